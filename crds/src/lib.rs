@@ -1,0 +1,1 @@
+//! Ambit's Kubernetes kinds.

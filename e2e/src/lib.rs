@@ -1,0 +1,1 @@
+//! A real Kubernetes cluster, embedded, and the tests on it.

@@ -1,0 +1,1 @@
+//! The operator: control plane, reconcilers, index.

@@ -1,0 +1,1 @@
+//! SPIFFE identities, certificates, TLS and HBONE.

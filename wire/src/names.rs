@@ -1,0 +1,59 @@
+//! Names and numbers that two parts must agree on.
+
+/// Outbound connections of a captured pod arrive here.
+pub const PORT_OUTBOUND: u16 = 15001;
+/// Inbound plaintext of a captured pod arrives here.
+pub const PORT_INBOUND: u16 = 15006;
+/// HBONE: HTTP/2 CONNECT in mutual TLS.
+pub const PORT_HBONE: u16 = 15008;
+/// Admin on localhost: config dump.
+pub const PORT_ADMIN: u16 = 15000;
+/// The control plane: delta xDS, CA, agent reports, over TLS.
+pub const PORT_CONTROL: u16 = 15012;
+/// Prometheus metrics.
+pub const PORT_METRICS: u16 = 15020;
+/// Readiness.
+pub const PORT_READY: u16 = 15021;
+
+/// Socket mark of the proxy's own connections in a pod: they are not redirected again.
+pub const MARK_PROXY: u32 = 0x539;
+/// Connection mark under which replies to a foreign source address find back to the proxy.
+pub const MARK_REPLY: u32 = 0x111;
+/// Routing table for [`MARK_REPLY`].
+pub const ROUTE_TABLE: u32 = 100;
+/// Source address that kubelet probes get on the node, so that a pod can tell them from everything else.
+pub const PROBE_SOURCE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 7, 127);
+
+/// Uid and gid of the unprivileged proxies.
+pub const PROXY_UID: u32 = 65532;
+/// Audience of the service-account tokens that authenticate callers of the control plane.
+pub const TOKEN_AUDIENCE: &str = "istio-ca";
+/// Where the agent listens for ztunnels (`SOCK_SEQPACKET`).
+pub const BROKER_SOCKET: &str = "/run/ambit/broker/ztunnel.sock";
+/// Where the agent listens for its CNI plugin.
+pub const CNI_SOCKET: &str = "/run/ambit/cni/cni.sock";
+/// Version of the broker protocol, in `Hello`.
+pub const BROKER_VERSION: u32 = 1;
+/// Most descriptors in one broker message.
+pub const BROKER_MAX_SOCKETS: usize = 64;
+
+/// Type URL of `istio.workload.Address`.
+pub const TYPE_ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+/// Type URL of `istio.workload.Workload`.
+pub const TYPE_WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";
+/// Type URL of `istio.security.Authorization`.
+pub const TYPE_AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type URL of `ambit.agent.v1.PodCapture`.
+pub const TYPE_POD_CAPTURE: &str = "type.googleapis.com/ambit.agent.v1.PodCapture";
+/// Type URL of `ambit.agent.v1.EnrolledNamespace`.
+pub const TYPE_ENROLLED_NAMESPACE: &str = "type.googleapis.com/ambit.agent.v1.EnrolledNamespace";
+/// Type URL of `ambit.agent.v1.NodeConfig`.
+pub const TYPE_NODE_CONFIG: &str = "type.googleapis.com/ambit.agent.v1.NodeConfig";
+
+/// Namespace of Ambit's own pods unless configured otherwise.
+pub const SYSTEM_NAMESPACE: &str = "ambit-system";
+/// Name (`namespace/name`, namespace [`SYSTEM_NAMESPACE`]) of the authorization that strict mTLS becomes: it denies callers
+/// without a principal.
+pub const STRICT_POLICY: &str = "strict-mtls";
+/// Default SPIFFE trust domain.
+pub const TRUST_DOMAIN: &str = "cluster.local";
