@@ -1,0 +1,171 @@
+//! Policies, and which of them apply to a workload.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::matching::{Connection, Rule};
+
+/// `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyName {
+    /// The namespace it was written in.
+    pub namespace: String,
+    /// Its name there.
+    pub name: String,
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, name) = text
+            .split_once('/')
+            .ok_or_else(|| format!("policy name {text:?} is not namespace/name"))?;
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl Serialize for PolicyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Which workloads a policy applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Scope {
+    /// All of the mesh.
+    Global,
+    /// All of the policy's namespace.
+    Namespace,
+    /// Those that name it.
+    WorkloadSelector,
+}
+
+/// What a match means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Action {
+    /// Let it through.
+    Allow,
+    /// Refuse it.
+    Deny,
+}
+
+/// One authorization policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// Its name.
+    pub name: PolicyName,
+    /// Where it applies.
+    pub scope: Scope,
+    /// What a match means.
+    pub action: Action,
+    /// One rule that matches is enough; without rules nothing matches.
+    pub rules: Vec<Rule>,
+    /// Report only: it never decides.
+    pub audit: bool,
+}
+
+impl Policy {
+    pub(crate) fn matches(&self, connection: &Connection) -> bool {
+        self.rules.iter().any(|rule| rule.matches(connection))
+    }
+}
+
+/// The workload that is called, as far as policies care.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The policies it names (`namespace/name`).
+    pub policies: &'a [String],
+}
+
+/// Every policy known, and an index of which applies where.
+#[derive(Debug, Clone, Default)]
+pub struct Policies {
+    by_name: BTreeMap<String, Arc<Policy>>,
+    global: BTreeSet<String>,
+    by_namespace: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Policies {
+    /// Adds a policy, or puts it in the place of the one of the same name.
+    pub fn insert(&mut self, policy: Policy) {
+        let key = policy.name.to_string();
+        self.remove(&key);
+        match policy.scope {
+            Scope::Global => {
+                self.global.insert(key.clone());
+            }
+            Scope::Namespace => {
+                self.by_namespace
+                    .entry(policy.name.namespace.clone())
+                    .or_default()
+                    .insert(key.clone());
+            }
+            Scope::WorkloadSelector => {}
+        }
+        self.by_name.insert(key, Arc::new(policy));
+    }
+
+    /// Takes a policy (`namespace/name`) out; whether it was there.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let Some(policy) = self.by_name.remove(name) else {
+            return false;
+        };
+        match policy.scope {
+            Scope::Global => {
+                self.global.remove(name);
+            }
+            Scope::Namespace => {
+                if let Some(names) = self.by_namespace.get_mut(&policy.name.namespace) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.by_namespace.remove(&policy.name.namespace);
+                    }
+                }
+            }
+            Scope::WorkloadSelector => {}
+        }
+        true
+    }
+
+    /// The policy of that name (`namespace/name`).
+    pub fn get(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.by_name.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.by_name.values()
+    }
+
+    /// What applies to a workload; `Err` with the name where it names a policy that is not known.
+    pub(crate) fn applying<'a>(
+        &'a self,
+        target: Target<'a>,
+    ) -> impl Iterator<Item = Result<&'a Policy, &'a str>> {
+        let named = target.policies.iter();
+        self.by_namespace
+            .get(target.namespace)
+            .into_iter()
+            .flatten()
+            .chain(&self.global)
+            .chain(named)
+            .map(|name| self.by_name.get(name).map(Arc::as_ref).ok_or(name.as_str()))
+    }
+}
