@@ -2,6 +2,8 @@
 //!
 //! The protobuf modules are named as their packages. [`names`] has the constants that both ends must agree on.
 
+pub mod authorization;
+pub mod broker_channel;
 pub mod names;
 
 macro_rules! protobuf {
