@@ -1,1 +1,62 @@
-//! Ambit's Kubernetes kinds.
+//! Ambit's Kubernetes kinds, group `ambit.dev`: [`Mesh`] and [`AmbientNamespace`].
+//!
+//! The doc comments of the types are what `kubectl explain` prints, and their CEL rules are what the API server refuses
+//! bad input with; [`generate`] makes the CustomResourceDefinitions of them. [`labels`] has the labels, annotations and
+//! names that the parts of Ambit agree on.
+
+#![expect(
+    unreachable_pub,
+    reason = "the schema derive copies each public struct into a function"
+)]
+
+mod ambient_namespace;
+mod generate;
+pub mod labels;
+mod mesh;
+mod mtls;
+
+pub use ambient_namespace::{
+    AmbientNamespace, AmbientNamespaceSpec, AmbientNamespaceStatus, EnforcedRule, Enrollment, FailedPod,
+    NamespacePods,
+    rule::{Action, AuthorizationRule, Mode, PodSelector, Source},
+};
+pub use generate::{GenerateError, generate};
+pub use mesh::{
+    AccessLog, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, Resources, Telemetry,
+    Ztunnel, ZtunnelStatus,
+};
+pub use mtls::{Mtls, MtlsMode, NamespaceMtls};
+
+/// API group of Ambit's kinds.
+pub const GROUP: &str = "ambit.dev";
+
+/// Parses a duration as the kinds write it (`90s`, `24h`, `1h30m`).
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, DurationError> {
+    let parsed: kube::core::Duration =
+        text.parse()
+            .map_err(|e: kube::core::duration::ParseError| DurationError {
+                text: text.to_owned(),
+                reason: e.to_string(),
+            })?;
+    if parsed.is_negative() {
+        return Err(DurationError {
+            text: text.to_owned(),
+            reason: "it is negative".to_owned(),
+        });
+    }
+    Ok(parsed.into())
+}
+
+/// A duration that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is no duration ({reason}): write it like 90s, 30m or 24h")]
+pub struct DurationError {
+    text: String,
+    reason: String,
+}
+
+#[cfg(test)]
+mod testing;

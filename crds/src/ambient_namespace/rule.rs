@@ -1,0 +1,113 @@
+//! L4 authorization rules.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a rule that matches does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Action {
+    /// Lets the connection pass.
+    Allow,
+    /// Refuses the connection.
+    Deny,
+}
+
+/// Whether a rule decides or only reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// It decides.
+    #[default]
+    Enforce,
+    /// What it would deny is counted and logged.
+    Audit,
+}
+
+/// Who may connect, or may not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(has(self.from) && size(self.from) > 0) || (has(self.ports) && size(self.ports) > 0)")
+        .message("a rule needs 'from' or 'ports': for every caller, write from: [{ipBlocks: [\"0.0.0.0/0\", \"::/0\"]}]")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationRule {
+    /// Name of the rule, unique in the namespace: logs and the status name it.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+
+    /// Allow: a connection that matches may pass, and one that no Allow rule matches may not. Deny: a connection that matches is
+    /// refused, whatever Allow rules say.
+    pub action: Action,
+
+    /// Enforce: the rule decides. Audit: the rule decides nothing; connections that it would refuse are counted and logged. Defaults to
+    /// Enforce.
+    #[serde(default)]
+    pub mode: Mode,
+
+    /// The pods that the rule protects; all of the namespace where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_selector: Option<PodSelector>,
+
+    /// Callers; one entry must match. Left out: every caller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub from: Vec<Source>,
+
+    /// Ports of the pod (not of a Service in front of it), 1 to 65535; one must match. Left out: every port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(range(min = 1, max = 65535)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub ports: Vec<u16>,
+}
+
+/// Selects pods by their labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSelector {
+    /// Labels that a pod must have, all of them; at least one.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 16))]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// Callers. Of each list that is given, one element must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(has(self.principals) && size(self.principals) > 0) || (has(self.namespaces) && size(self.namespaces) > 0) || (has(self.ipBlocks) && size(self.ipBlocks) > 0)")
+        .message("an entry of 'from' needs one of principals, namespaces, ipBlocks"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Identities, as `<trust domain>/ns/<namespace>/sa/<service account>`, without `spiffe://`: cluster.local/ns/shop/sa/cart.
+    /// A `*` at the beginning or the end stands for anything: cluster.local/ns/shop/*, */sa/cart; `*` alone for every caller that
+    /// has an identity. Plaintext callers have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 320)))]
+    #[x_kube(
+        validation = Rule::new("self.all(p, !p.contains('://'))")
+            .message("principals are written without a scheme: cluster.local/ns/<namespace>/sa/<service account>, not spiffe://…"),
+        validation = Rule::new("self.all(p, p.contains('://') || p.matches('^([*]?[^*]+|[^*]+[*]|[*])$'))")
+            .message("principals take one '*', as the first or the last character"),
+        validation = Rule::new("self.all(p, p.contains('://') || p.contains('*') || p.matches('^[^/]+/ns/[^/]+/sa/[^/]+$'))")
+            .message("principals without '*' are <trust domain>/ns/<namespace>/sa/<service account>")
+    )]
+    pub principals: Vec<String>,
+
+    /// Namespaces of callers that have an identity. A `*` at the beginning or the end stands for anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("self.all(n, n.matches('^([*]?[-a-z0-9]+|[-a-z0-9]+[*]|[*])$'))")
+        .message("namespaces are names of namespaces; they take one '*', as the first or the last character"))]
+    pub namespaces: Vec<String>,
+
+    /// IP addresses of callers: CIDR blocks (10.1.0.0/16, fd00::/8) or single addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 2, max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(b, isCIDR(b) || isIP(b))")
+        .message("ipBlocks are CIDR blocks like 10.1.0.0/16 or IP addresses"))]
+    pub ip_blocks: Vec<String>,
+}

@@ -1,0 +1,59 @@
+//! Labels, annotations and names. Those of `istio.io` are honoured as Istio's ambient mode does, so that manifests carry over.
+
+/// On a namespace (`ambient`) or a pod (`none`, to opt out; `ambient` says no more than the namespace does).
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// Value of [`DATAPLANE_MODE`] that enrolls a namespace.
+pub const DATAPLANE_MODE_AMBIENT: &str = "ambient";
+/// Value of [`DATAPLANE_MODE`] that opts out.
+pub const DATAPLANE_MODE_NONE: &str = "none";
+
+/// Annotation: the capture mark. A pod that carries it with [`CAPTURED`] is reached over HBONE.
+pub const CAPTURE_MARK: &str = "ambient.istio.io/redirection";
+/// Value of [`CAPTURE_MARK`].
+pub const CAPTURED: &str = "enabled";
+/// Annotation on a pod whose capture failed: `<Reason>: <message>`.
+pub const CAPTURE_FAILURE: &str = "ambit.dev/capture-failure";
+/// Annotation on an agent's own pod, [`TRUE`] when it has undone all of its work on the node.
+pub const UNINSTALLED: &str = "ambit.dev/uninstalled";
+/// Annotation on pods with a sidecar proxy: they are left alone.
+pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+/// Annotation: hash of the desired state an object was applied from.
+pub const APPLIED_HASH: &str = "ambit.dev/applied-hash";
+
+/// Label on what the operator made by itself, with value [`OPERATOR`].
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const OPERATOR: &str = "ambit-operator";
+/// Label: name of the application.
+pub const NAME: &str = "app.kubernetes.io/name";
+/// Label: the whole it belongs to.
+pub const PART_OF: &str = "app.kubernetes.io/part-of";
+/// Value of [`PART_OF`].
+pub const AMBIT: &str = "ambit";
+/// Label: version of the application.
+pub const VERSION: &str = "app.kubernetes.io/version";
+
+/// Label that overrides a workload's canonical name.
+pub const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+/// Label that overrides a workload's canonical revision.
+pub const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
+
+/// Finalizer on the Mesh: every pod is released before the agents go.
+pub const FINALIZER: &str = "ambit.dev/unenroll";
+/// The one Mesh.
+pub const MESH: &str = "default";
+/// The one AmbientNamespace of a namespace.
+pub const AMBIENT_NAMESPACE: &str = "ambient";
+
+/// "true", as annotations say it.
+pub const TRUE: &str = "true";
+
+/// Condition: all is as the spec says.
+pub const CONDITION_READY: &str = "Ready";
+/// Condition: something is being changed.
+pub const CONDITION_PROGRESSING: &str = "Progressing";
+/// Condition: something a person should look at.
+pub const CONDITION_DEGRADED: &str = "Degraded";
+
+/// Namespaces that are never enrolled besides Ambit's own: capture there could keep a node from starting.
+pub const NEVER_ENROLLED: &[&str] = &["kube-system"];

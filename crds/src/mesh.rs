@@ -1,0 +1,287 @@
+//! The Mesh: one per cluster.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Mtls;
+
+/// Settings of the mesh.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "ambit.dev",
+    version = "v1alpha1",
+    kind = "Mesh",
+    plural = "meshes",
+    shortname = "amesh",
+    category = "ambit",
+    status = "MeshStatus",
+    derive = "PartialEq",
+    doc = "Mesh is the service mesh of this cluster. Creating the one named `default` rolls Ambit's data plane out to every node: \
+           an agent, which captures pods, and a ztunnel, which carries their connections in mutual TLS. Which pods are captured \
+           is said per namespace: by the label `istio.io/dataplane-mode: ambient` or by an AmbientNamespace. Deleting the Mesh \
+           releases every pod and restores the nodes first.",
+    validation = Rule::new("self.metadata.name == 'default'")
+        .message("a cluster has one Mesh, and its name is 'default'")
+        .field_path(".metadata.name"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes", description = "Nodes with a ready ztunnel, of all"),
+    printcolumn(name = "Captured", type_ = "integer", json_path = ".status.pods.captured"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshSpec {
+    /// SPIFFE trust domain: the first part of every identity, as in
+    /// `spiffe://cluster.local/ns/shop/sa/cart`. It cannot be changed, as every certificate and every authorization rule
+    /// would have to change with it: delete the Mesh and create it anew. Defaults to cluster.local.
+    #[serde(default = "default_trust_domain")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("trustDomain cannot be changed: delete the Mesh and create it anew"))]
+    pub trust_domain: String,
+
+    /// Certificates of workloads.
+    #[serde(default)]
+    pub identity: Identity,
+
+    /// Mutual TLS mode of the whole mesh; an AmbientNamespace can override it.
+    #[serde(default)]
+    pub mtls: Mtls,
+
+    /// The node proxies.
+    #[serde(default)]
+    pub ztunnel: Ztunnel,
+
+    /// What the proxies report.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+}
+
+impl Default for MeshSpec {
+    fn default() -> Self {
+        Self {
+            trust_domain: default_trust_domain(),
+            identity: Identity::default(),
+            mtls: Mtls::default(),
+            ztunnel: Ztunnel::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+/// Certificates of workloads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// How long a workload's certificate lasts, from 1m to 720h. Proxies renew at half of it. A change applies to
+    /// certificates issued from then on. Defaults to 24h.
+    #[serde(rename = "leafTTL", default = "default_leaf_ttl")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')")
+        .message("leafTTL must be between 1m and 720h"))]
+    pub leaf_ttl: String,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            leaf_ttl: default_leaf_ttl(),
+        }
+    }
+}
+
+/// The node proxies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ztunnel {
+    /// CPU and memory of each ztunnel. Defaults to requests of 100m and 64Mi, and no limits.
+    #[serde(default)]
+    pub resources: Resources,
+
+    /// What ztunnels and agents log: one of error, warn, info, debug, trace, off; or such levels by module, as in
+    /// `info,ambit_ztunnel=debug`. Defaults to info.
+    #[serde(default = "default_log_level")]
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([a-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$')")
+        .message("logLevel must be a level (off, error, warn, info, debug, trace) or a list like 'info,ambit_ztunnel=debug'"))]
+    pub log_level: String,
+
+    /// How long connections that are open get to end by themselves, when a ztunnel is replaced or a pod leaves the mesh,
+    /// from 0s to 24h. New connections go on meanwhile. Defaults to 1m.
+    #[serde(default = "default_drain_deadline")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainDeadline must be at most 24h"))]
+    pub drain_deadline: String,
+}
+
+impl Default for Ztunnel {
+    fn default() -> Self {
+        Self {
+            resources: Resources::default(),
+            log_level: default_log_level(),
+            drain_deadline: default_drain_deadline(),
+        }
+    }
+}
+
+/// Compute resources of a container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler sets aside on the node, by resource name (cpu, memory). Defaults to cpu 100m and memory 64Mi.
+    #[serde(default = "default_requests")]
+    #[schemars(schema_with = "quantities")]
+    pub requests: BTreeMap<String, Quantity>,
+
+    /// The most that the container may use, by resource name. No limits by default: a proxy that is throttled or killed
+    /// slows or breaks every pod of its node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            requests: default_requests(),
+            limits: BTreeMap::new(),
+        }
+    }
+}
+
+/// Whether connections are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccessLog {
+    /// Every connection.
+    #[default]
+    Enabled,
+    /// None. Denials and errors are logged still.
+    Disabled,
+}
+
+/// What the proxies report.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Telemetry {
+    /// Whether ztunnels log a line for each connection, with both identities, addresses and byte counts: Enabled or
+    /// Disabled. Denials and errors are logged in both cases. Defaults to Enabled.
+    #[serde(default)]
+    pub access_log: AccessLog,
+}
+
+/// What was found and done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshStatus {
+    /// Ready: every node's agent and ztunnel run what the spec says. Progressing: a roll-out or the uninstallation is under way.
+    /// Degraded: something needs a person; the message says what. Each has a reason to act on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// The metadata.generation that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Version of Ambit that is being rolled out or runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+
+    /// Nodes with a ready ztunnel, of all that should have one, as in `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<String>,
+
+    /// The node proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ztunnel: Option<ZtunnelStatus>,
+
+    /// The node agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<ComponentStatus>,
+
+    /// How many namespaces are enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolled_namespaces: Option<i32>,
+
+    /// Pods of the enrolled namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<MeshPods>,
+}
+
+/// Counts of the node proxies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ZtunnelStatus {
+    /// Nodes that should run one.
+    pub desired: i32,
+    /// Nodes that run one of the present version and settings.
+    pub updated: i32,
+    /// Nodes whose ztunnel is ready.
+    pub ready: i32,
+}
+
+/// Counts of a component that runs on every node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentStatus {
+    /// Nodes that should run one.
+    pub desired: i32,
+    /// Nodes where it is ready.
+    pub ready: i32,
+}
+
+/// Counts of pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshPods {
+    /// Pods whose connections the mesh carries.
+    pub captured: i32,
+    /// Pods that should be captured and could not be; their namespace's AmbientNamespace says why.
+    pub failed: i32,
+}
+
+fn default_trust_domain() -> String {
+    "cluster.local".to_owned()
+}
+
+fn default_leaf_ttl() -> String {
+    "24h".to_owned()
+}
+
+fn default_log_level() -> String {
+    "info".to_owned()
+}
+
+fn default_drain_deadline() -> String {
+    "1m".to_owned()
+}
+
+/// A map of quantities, as Kubernetes' own definitions write them.
+fn quantities(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 8,
+        "additionalProperties": {
+            "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+            "x-kubernetes-int-or-string": true,
+        },
+    })
+}
+
+fn default_requests() -> BTreeMap<String, Quantity> {
+    BTreeMap::from([
+        ("cpu".to_owned(), Quantity("100m".to_owned())),
+        ("memory".to_owned(), Quantity("64Mi".to_owned())),
+    ])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! Mutual TLS mode, of the mesh and of a namespace.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What captured pods accept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MtlsMode {
+    /// Mutual TLS and plaintext.
+    #[default]
+    Permissive,
+    /// Mutual TLS only.
+    Strict,
+}
+
+/// Mutual TLS towards captured pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Mtls {
+    /// What captured pods accept from others. Permissive: mutual TLS and plaintext, so that callers outside of the mesh keep
+    /// working. Strict: mutual TLS only; plaintext is refused, but for the kubelet's probes. Between captured pods traffic
+    /// is mutual TLS in both modes. Defaults to Permissive.
+    #[serde(default)]
+    pub mode: MtlsMode,
+}
+
+/// Mutual TLS towards the captured pods of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceMtls {
+    /// What the namespace's captured pods accept, instead of what the Mesh says. Permissive: mutual TLS and plaintext.
+    /// Strict: mutual TLS only; plaintext is refused, but for the kubelet's probes.
+    pub mode: MtlsMode,
+}

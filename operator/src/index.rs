@@ -1,0 +1,1 @@
+//! Cluster objects in, configuration out.
