@@ -1,0 +1,198 @@
+//! One HBONE connection as its client sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::keepalive::{Ended, ping_until_dead};
+use super::{HboneConfig, HboneStream, OpenError};
+
+/// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
+/// all streams have let go of it.
+#[derive(Debug)]
+pub(super) struct ConnectionState {
+    /// Takes no new streams.
+    closed: AtomicBool,
+    streams: AtomicU32,
+    max_streams: u32,
+    idle_since: Mutex<Instant>,
+    /// Own certificate's end: no new stream after it.
+    expires: SystemTime,
+}
+
+impl ConnectionState {
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire) && SystemTime::now() < self.expires
+    }
+
+    fn has_been_idle(&self, timeout: Duration) -> bool {
+        self.streams.load(Ordering::Acquire) == 0 && self.idle_since.lock().elapsed() >= timeout
+    }
+}
+
+/// A pooled connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<Bytes>,
+    pub(super) state: Arc<ConnectionState>,
+}
+
+/// A stream's place on its connection.
+#[derive(Debug)]
+pub(super) struct StreamPermit(Arc<ConnectionState>);
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        if self.0.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.0.idle_since.lock() = Instant::now();
+        }
+    }
+}
+
+impl Connection {
+    /// A place on this connection, if it takes streams and has one left.
+    pub(super) fn reserve(&self) -> Option<StreamPermit> {
+        if !self.state.is_open() {
+            return None;
+        }
+        self.state
+            .streams
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < self.state.max_streams).then_some(n + 1)
+            })
+            .ok()
+            .map(|_| StreamPermit(Arc::clone(&self.state)))
+    }
+
+    /// Sends CONNECT and awaits the answer.
+    pub(super) async fn connect(
+        &self,
+        authority: &http::uri::Authority,
+        permit: StreamPermit,
+        timeout: Duration,
+    ) -> Result<HboneStream, OpenError> {
+        let mut uri = http::uri::Parts::default();
+        uri.authority = Some(authority.clone());
+        let mut request = http::Request::new(());
+        *request.method_mut() = http::Method::CONNECT;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = http::Uri::from_parts(uri)
+            .map_err(|error| OpenError::Authority(authority.clone(), error.to_string()))?;
+        let exchange = async {
+            let mut sender = self.sender.clone().ready().await.map_err(unsent)?;
+            let (response, send) = sender.send_request(request, false).map_err(unsent)?;
+            let response = response.await.map_err(|error| {
+                // A server that is going away says which streams it has not looked at: those may be sent again.
+                let unseen = error.is_remote()
+                    && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                        || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)));
+                if unseen {
+                    unsent(error)
+                } else {
+                    OpenError::Stream(Arc::new(error))
+                }
+            })?;
+            Ok((response, send))
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok((response, send))) if response.status().is_success() => Ok(HboneStream {
+                send,
+                recv: response.into_body(),
+                permit: Some(permit),
+            }),
+            Ok(Ok((response, _))) => Err(OpenError::Refused(response.status())),
+            Ok(Err(error)) => {
+                if matches!(error, OpenError::Unsent(_)) {
+                    self.state.close();
+                }
+                Err(error)
+            }
+            Err(_) => {
+                // It may hang: others shall not wait on it too.
+                self.state.close();
+                Err(OpenError::ResponseTimeout(timeout))
+            }
+        }
+    }
+}
+
+fn unsent(error: h2::Error) -> OpenError {
+    OpenError::Unsent(Arc::new(error))
+}
+
+/// Opens HTTP/2 over `io`. The second value drives the connection and must be polled until it ends.
+pub(super) async fn handshake<IO>(
+    io: IO,
+    config: &HboneConfig,
+    expires: SystemTime,
+) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), h2::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, mut connection) = h2::client::Builder::new()
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.max_frame_size)
+        .max_send_buffer_size(config.send_buffer)
+        .data_frame_budget(config.data_frame_budget())
+        .max_header_list_size(16 << 10)
+        .header_table_size(0)
+        .enable_push(false)
+        .handshake(io)
+        .await?;
+    let state = Arc::new(ConnectionState {
+        closed: AtomicBool::new(false),
+        streams: AtomicU32::new(0),
+        max_streams: config.max_streams.max(1),
+        idle_since: Mutex::new(Instant::now()),
+        expires,
+    });
+    let driver = {
+        let state = Arc::clone(&state);
+        let (interval, timeout, idle) = (config.ping_interval, config.ping_timeout, config.idle_timeout);
+        async move {
+            let Some(pings) = connection.ping_pong() else {
+                return;
+            };
+            let watched = Arc::clone(&state);
+            let tick = move || {
+                if watched.has_been_idle(idle) {
+                    watched.close();
+                }
+                watched.is_open() || watched.streams.load(Ordering::Acquire) > 0
+            };
+            let pings = ping_until_dead(pings, interval, timeout, tick);
+            tokio::pin!(pings);
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    result = &mut connection => {
+                        tracing::debug!(error = ?result.err(), "connection ended");
+                        break;
+                    }
+                    ended = &mut pings, if !told => match ended {
+                        // No stream is left; it ends when the pool lets go of it.
+                        Ended::Told => told = true,
+                        Ended::Closed => told = true,
+                        Ended::Unanswered => {
+                            tracing::info!(timeout_seconds = timeout.as_secs(), "peer does not answer PING: closing");
+                            break;
+                        }
+                    },
+                }
+            }
+            state.close();
+        }
+    };
+    Ok((Connection { sender, state }, driver))
+}

@@ -1,0 +1,232 @@
+//! Copying between TCP connections and CONNECT streams: both directions at once, each with its own end.
+
+mod buffer;
+
+use std::cell::Cell;
+use std::io;
+use std::task::Poll;
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use super::HboneStream;
+use buffer::GrowingBuffer;
+
+/// Told of every chunk copied.
+pub trait Meter: Sync {
+    /// Bytes of the first argument of a copy that went to the second.
+    fn forward(&self, bytes: u64);
+    /// Bytes that came back.
+    fn backward(&self, bytes: u64);
+}
+
+/// Why copying ended before both sides had said all they had to say.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The first of the two connections failed.
+    #[error("{0}")]
+    Tcp(#[source] io::Error),
+    /// The second of two TCP connections failed.
+    #[error("{0}")]
+    OtherTcp(#[source] io::Error),
+    /// The CONNECT stream was reset or its connection failed.
+    #[error("{0}")]
+    Tunnel(#[source] h2::Error),
+}
+
+/// Copies between a TCP connection (forward is what is read from it) and a CONNECT stream until both directions have ended.
+/// An end of one direction is passed on and leaves the other open; a failure on one side resets the other.
+///
+/// # Errors
+/// The first failure.
+pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter) -> Result<(), CopyError> {
+    let mut tcp = tcp;
+    let HboneStream {
+        mut send,
+        mut recv,
+        permit,
+    } = stream;
+    let result = {
+        let (mut read, mut write) = tcp.split();
+        let received_all = Cell::new(false);
+        let forward = tcp_to_stream(&mut read, &mut send, &received_all, |n| meter.forward(n));
+        let backward = async {
+            stream_to_tcp(&mut recv, &mut write, |n| meter.backward(n)).await?;
+            received_all.set(true);
+            // Once more round both, so that the other direction begins to watch for a reset.
+            tokio::task::yield_now().await;
+            Ok(())
+        };
+        tokio::try_join!(forward, backward).map(|_| ())
+    };
+    match &result {
+        Ok(()) => {}
+        // RFC 9113 §8.5: an error of the TCP connection is a stream error of type CONNECT_ERROR.
+        Err(CopyError::Tcp(_) | CopyError::OtherTcp(_)) => send.send_reset(Reason::CONNECT_ERROR),
+        Err(CopyError::Tunnel(_)) => {
+            send.send_reset(Reason::CANCEL);
+            reset_on_close(&tcp);
+        }
+    }
+    drop(permit);
+    result
+}
+
+/// Copies between two TCP connections (forward is what is read from the first) until both directions have ended.
+///
+/// # Errors
+/// The first failure; both connections are reset then.
+pub async fn copy_tcp(mut one: TcpStream, mut other: TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+    let result = {
+        let (mut read_one, mut write_one) = one.split();
+        let (mut read_other, mut write_other) = other.split();
+        let forward = tcp_to_tcp(
+            &mut read_one,
+            &mut write_other,
+            CopyError::Tcp,
+            CopyError::OtherTcp,
+            |n| {
+                meter.forward(n);
+            },
+        );
+        let backward = tcp_to_tcp(
+            &mut read_other,
+            &mut write_one,
+            CopyError::OtherTcp,
+            CopyError::Tcp,
+            |n| {
+                meter.backward(n);
+            },
+        );
+        tokio::try_join!(forward, backward).map(|_| ())
+    };
+    if result.is_err() {
+        reset_on_close(&one);
+        reset_on_close(&other);
+    }
+    result
+}
+
+/// Lets the peer see a reset instead of an end when the socket is closed.
+fn reset_on_close(tcp: &TcpStream) {
+    if let Err(error) = tcp.set_zero_linger() {
+        tracing::debug!(%error, "SO_LINGER");
+    }
+}
+
+async fn tcp_to_stream(
+    read: &mut ReadHalf<'_>,
+    send: &mut SendStream<Bytes>,
+    received_all: &Cell<bool>,
+    count: impl Fn(u64),
+) -> Result<(), CopyError> {
+    let mut buffer = GrowingBuffer::new();
+    loop {
+        // No buffer is held while nothing is to be read. A reset by the peer shows on the receiving half while that is open.
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(ready) = read.as_ref().poll_read_ready(cx) {
+                return Poll::Ready(ready.map_err(CopyError::Tcp));
+            }
+            if received_all.get() {
+                match send.poll_reset(cx) {
+                    Poll::Ready(Ok(reason)) => return Poll::Ready(Err(CopyError::Tunnel(reason.into()))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(CopyError::Tunnel(error))),
+                    Poll::Pending => {}
+                }
+            }
+            buffer.idle();
+            Poll::Pending
+        })
+        .await?;
+        let n = read.read_buf(buffer.space()).await.map_err(CopyError::Tcp)?;
+        if n == 0 {
+            return send.send_data(Bytes::new(), true).map_err(CopyError::Tunnel);
+        }
+        send_all(send, buffer.take(n)).await?;
+        count(n as u64);
+    }
+}
+
+async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), CopyError> {
+    loop {
+        send.reserve_capacity(data.len());
+        let mut capacity = send.capacity();
+        if capacity == 0 {
+            capacity = match std::future::poll_fn(|cx| send.poll_capacity(cx)).await {
+                Some(capacity) => capacity.map_err(CopyError::Tunnel)?,
+                None => return Err(CopyError::Tunnel(Reason::CANCEL.into())),
+            };
+        }
+        if capacity >= data.len() {
+            return send.send_data(data, false).map_err(CopyError::Tunnel);
+        }
+        if capacity > 0 {
+            send.send_data(data.split_to(capacity), false)
+                .map_err(CopyError::Tunnel)?;
+        }
+    }
+}
+
+async fn stream_to_tcp(
+    recv: &mut RecvStream,
+    write: &mut WriteHalf<'_>,
+    count: impl Fn(u64),
+) -> Result<(), CopyError> {
+    while let Some(data) = recv.data().await {
+        let mut data = match data {
+            Ok(data) => data,
+            // Some servers say so when they have ended their side and want no more from us.
+            Err(error) if error.reason() == Some(Reason::NO_ERROR) => break,
+            Err(error) => return Err(CopyError::Tunnel(error)),
+        };
+        let n = data.remaining();
+        write.write_all_buf(&mut data).await.map_err(CopyError::Tcp)?;
+        // Only now may the peer send more: what waits for a slow reader waits at the sender.
+        recv.flow_control()
+            .release_capacity(n)
+            .map_err(CopyError::Tunnel)?;
+        count(n as u64);
+    }
+    shutdown(write).await.map_err(CopyError::Tcp)
+}
+
+async fn tcp_to_tcp(
+    read: &mut ReadHalf<'_>,
+    write: &mut WriteHalf<'_>,
+    read_error: fn(io::Error) -> CopyError,
+    write_error: fn(io::Error) -> CopyError,
+    count: impl Fn(u64),
+) -> Result<(), CopyError> {
+    let mut buffer = GrowingBuffer::new();
+    loop {
+        std::future::poll_fn(|cx| {
+            let ready = read.as_ref().poll_read_ready(cx);
+            if ready.is_pending() {
+                buffer.idle();
+            }
+            ready
+        })
+        .await
+        .map_err(read_error)?;
+        let n = read.read_buf(buffer.space()).await.map_err(read_error)?;
+        if n == 0 {
+            return shutdown(write).await.map_err(write_error);
+        }
+        write
+            .write_all_buf(&mut buffer.take(n))
+            .await
+            .map_err(write_error)?;
+        count(n as u64);
+    }
+}
+
+async fn shutdown(write: &mut WriteHalf<'_>) -> io::Result<()> {
+    match write.shutdown().await {
+        // The peer is gone already; it has all that it wanted.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}

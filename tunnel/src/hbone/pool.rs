@@ -1,0 +1,303 @@
+//! The client's pool of HBONE connections.
+
+mod flight;
+
+use std::collections::HashMap;
+use std::collections::hash_map;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::uri::Authority;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::client::Connection;
+use super::{HboneConfig, HboneStream};
+use crate::certificate::{CertificateError, IdentityLease};
+use crate::identity::SpiffeId;
+
+/// What connections may be shared among. Two requests with the same key may use one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// As whom we connect.
+    pub source: SpiffeId,
+    /// Whom we accept at the other end.
+    pub destination: Arc<[SpiffeId]>,
+    /// Where to.
+    pub address: SocketAddr,
+    /// The destination workload's UID: a reused address is another workload.
+    pub workload: Arc<str>,
+    /// UID of the pod in whose network namespace the connection is made.
+    pub pod: Arc<str>,
+}
+
+/// Why there is no connection. Shared by all who waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// No certificate for the source identity.
+    #[error("no certificate for {identity}: {error}")]
+    Certificate {
+        /// As whom the connection was to be made.
+        identity: SpiffeId,
+        /// Why.
+        error: CertificateError,
+    },
+    /// TCP failed.
+    #[error("connecting to {address}: {error}")]
+    Dial {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        error: Arc<std::io::Error>,
+    },
+    /// The TLS handshake failed: the peer is not who it should be, or does not accept us.
+    #[error("TLS with {address}: {reason}")]
+    Tls {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// HTTP/2 failed.
+    #[error("HTTP/2 with {address}: {error}")]
+    Http2 {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        error: Arc<h2::Error>,
+    },
+    /// It took longer than [`HboneConfig::connect_timeout`].
+    #[error("no connection to {address} within {}s", .waited.as_secs_f32())]
+    Timeout {
+        /// Where to.
+        address: SocketAddr,
+        /// How long it was tried.
+        waited: std::time::Duration,
+    },
+    /// The pool has shut down.
+    #[error("shutting down")]
+    Closed,
+}
+
+/// Why there is no stream.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The destination's proxy answered something else than 200: 401 where its policy denies, 400 and 405 where it refuses the
+    /// request, 503 where the application does not take the connection.
+    #[error("the destination's proxy answered {0}")]
+    Refused(http::StatusCode),
+    /// The request was certainly not looked at.
+    #[error("the connection ended: {0}")]
+    Unsent(Arc<h2::Error>),
+    /// The stream or its connection failed.
+    #[error("the connection failed: {0}")]
+    Stream(Arc<h2::Error>),
+    /// No answer came.
+    #[error("no answer within {}s", .0.as_secs_f32())]
+    ResponseTimeout(std::time::Duration),
+    /// The destination cannot be written as an authority.
+    #[error("{0} is no authority: {1}")]
+    Authority(Authority, String),
+}
+
+/// Pooled HBONE connections. No lock is held while connecting; those who need the same connection at the same time share one
+/// attempt, and its failure.
+#[derive(Clone)]
+pub struct HbonePool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: HboneConfig,
+    slots: Mutex<HashMap<PoolKey, Slot>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+#[derive(Default)]
+struct Slot {
+    connections: Vec<Arc<Connection>>,
+    flight: Option<Flight>,
+}
+
+type Flight = watch::Receiver<Option<Result<(), ConnectError>>>;
+
+enum Step {
+    Use(Arc<Connection>, super::client::StreamPermit),
+    Wait(Flight),
+}
+
+impl HbonePool {
+    /// An empty pool.
+    pub fn new(config: HboneConfig) -> Self {
+        let inner = Inner {
+            config,
+            slots: Mutex::default(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Opens a CONNECT stream to `authority`, over a pooled connection or over a new one made with `lease`'s certificate and a
+    /// socket from `dial`.
+    ///
+    /// # Errors
+    /// When no connection can be made, or the destination's proxy refuses.
+    pub async fn open<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        // A connection that turns out to be going away costs a turn; so does losing the race for a full one's last place.
+        let mut stale = 0;
+        loop {
+            match self.step(key, lease, &dial)? {
+                Step::Use(connection, permit) => {
+                    match connection
+                        .connect(authority, permit, self.inner.config.response_timeout)
+                        .await
+                    {
+                        Err(OpenError::Unsent(error)) if stale < 3 => {
+                            stale += 1;
+                            tracing::debug!(%error, address = %key.address, "pooled connection was stale: trying again");
+                        }
+                        result => return result,
+                    }
+                }
+                Step::Wait(mut flight) => {
+                    match flight.wait_for(Option::is_some).await.map(|done| done.clone()) {
+                        Ok(Some(Ok(()))) => {}
+                        Ok(Some(Err(error))) => return Err(error.into()),
+                        Ok(None) | Err(_) => return Err(ConnectError::Closed.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn step<D, F>(&self, key: &PoolKey, lease: &IdentityLease, dial: &D) -> Result<Step, ConnectError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        let mut slots = self.inner.slots.lock();
+        if self.inner.shutdown.is_cancelled() {
+            return Err(ConnectError::Closed);
+        }
+        let slot = match slots.get_mut(key) {
+            Some(slot) => slot,
+            None => slots.entry(key.clone()).or_default(),
+        };
+        slot.connections.retain(|connection| connection.state.is_open());
+        let free = slot
+            .connections
+            .iter()
+            .find_map(|c| c.reserve().map(|permit| (Arc::clone(c), permit)));
+        if let Some((connection, permit)) = free {
+            return Ok(Step::Use(connection, permit));
+        }
+        if let Some(flight) = &slot.flight {
+            return Ok(Step::Wait(flight.clone()));
+        }
+        let flight = flight::start(&self.inner, key.clone(), lease.clone(), dial());
+        slot.flight = Some(flight.clone());
+        Ok(Step::Wait(flight))
+    }
+
+    /// Takes the connections to a workload out of the pool. Streams that are open go on.
+    pub fn evict_workload(&self, workload: &str) {
+        self.evict(|key| &*key.workload == workload);
+    }
+
+    /// Takes the connections from a pod out of the pool. Streams that are open go on.
+    pub fn evict_pod(&self, pod: &str) {
+        self.evict(|key| &*key.pod == pod);
+    }
+
+    fn evict(&self, which: impl Fn(&PoolKey) -> bool) {
+        self.inner.slots.lock().retain(|key, slot| {
+            let evicted = which(key);
+            if evicted {
+                slot.connections
+                    .iter()
+                    .for_each(|connection| connection.state.close());
+            }
+            !evicted
+        });
+    }
+
+    /// Connections that take new streams.
+    pub fn len(&self) -> usize {
+        self.inner
+            .slots
+            .lock()
+            .values()
+            .map(|slot| slot.connections.iter().filter(|c| c.state.is_open()).count())
+            .sum()
+    }
+
+    /// Whether there is no connection that takes new streams.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Opens nothing more; resolves when the last stream has ended.
+    pub async fn drain(&self) {
+        self.inner.shutdown.cancel();
+        self.evict(|_| true);
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    /// Puts a new connection in, unless the slot was evicted while it was made.
+    fn finish(&self, key: &PoolKey, flight: &Flight, made: Option<&Arc<Connection>>) {
+        let mut slots = self.slots.lock();
+        let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {
+            return;
+        };
+        if !slot
+            .get()
+            .flight
+            .as_ref()
+            .is_some_and(|current| current.same_channel(flight))
+        {
+            return;
+        }
+        slot.get_mut().flight = None;
+        slot.get_mut().connections.extend(made.cloned());
+        if slot.get().connections.is_empty() {
+            slot.remove();
+        }
+    }
+
+    /// Takes a connection out that has ended.
+    fn forget(&self, key: &PoolKey) {
+        let mut slots = self.slots.lock();
+        let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {
+            return;
+        };
+        slot.get_mut()
+            .connections
+            .retain(|connection| connection.state.is_open());
+        if slot.get().connections.is_empty() && slot.get().flight.is_none() {
+            slot.remove();
+        }
+    }
+}
