@@ -5,6 +5,7 @@
 pub mod authorization;
 pub mod broker_channel;
 pub mod names;
+pub mod xds;
 
 macro_rules! protobuf {
     ($(#[$doc:meta])* $module:ident, $package:literal) => {

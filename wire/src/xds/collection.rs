@@ -1,0 +1,298 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hasher};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// Removals that are remembered. A reader further behind than this starts anew.
+const REMEMBERED_REMOVALS: usize = 65_536;
+
+/// All resources of one type that one kind of client may see, by name, with an order of change.
+///
+/// Readers keep a cursor into that order instead of a copy of what each client holds: a change costs every client the change,
+/// not the size of the collection. Each name stands in the order once, at its latest change. Versions are hashes of the
+/// content, so that replicas agree on them.
+///
+/// A new collection is not ready: servers say nothing from it (a client that holds resources from before must not be told that
+/// they are all gone). [`Collection::replace`] makes it ready.
+#[derive(Debug)]
+pub struct Collection {
+    state: RwLock<State>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: bool,
+    /// The latest change.
+    sequence: u64,
+    resources: HashMap<Arc<str>, Stored>,
+    removals: HashMap<Arc<str>, u64>,
+    order: BTreeMap<u64, Arc<str>>,
+    removal_order: BTreeMap<u64, Arc<str>>,
+    /// Removals up to here are forgotten.
+    forgotten: u64,
+}
+
+#[derive(Debug)]
+struct Stored {
+    sequence: u64,
+    version: u64,
+    bytes: Bytes,
+}
+
+/// A resource as a [`Collection`] holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredResource {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Hash of its content.
+    pub version: u64,
+    /// The encoded message.
+    pub bytes: Bytes,
+}
+
+/// Part of what changed after a cursor, see [`Collection::changes`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New or changed resources.
+    pub updated: Vec<StoredResource>,
+    /// Names that are gone.
+    pub removed: Vec<Arc<str>>,
+    /// Where to go on.
+    pub cursor: u64,
+    /// Nothing is left after `cursor`.
+    pub complete: bool,
+}
+
+/// So many resources were removed since the reader's cursor that not all removals are remembered: start anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("fell too far behind the changes")]
+pub struct FellBehind;
+
+impl Default for Collection {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Collection {
+    /// An empty collection that is not ready.
+    pub fn new() -> Self {
+        Self {
+            state: RwLock::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// Makes `resources` (name, encoded message) the whole content, and the collection ready. What is equal to before does not
+    /// count as changed.
+    pub fn replace(&self, resources: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        self.modify(|state| {
+            let mut kept = HashSet::new();
+            for (name, bytes) in resources {
+                let name: Arc<str> = name.into();
+                state.put(Arc::clone(&name), bytes);
+                kept.insert(name);
+            }
+            let gone: Vec<_> = state
+                .resources
+                .keys()
+                .filter(|name| !kept.contains(*name))
+                .cloned()
+                .collect();
+            for name in gone {
+                state.remove(&name);
+            }
+            state.ready = true;
+        });
+    }
+
+    /// Sets (`Some`, the encoded message) or removes (`None`) resources by name, all at once for readers. What is equal to before
+    /// does not count as changed. Does not make the collection ready.
+    pub fn update(&self, changes: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
+        self.modify(|state| {
+            for (name, bytes) in changes {
+                match bytes {
+                    Some(bytes) => state.put(name.into(), bytes),
+                    None => state.remove(&name),
+                }
+            }
+        });
+    }
+
+    /// Whether the content is complete, so that it may be served.
+    pub fn is_ready(&self) -> bool {
+        self.read().ready
+    }
+
+    /// Number of resources.
+    pub fn len(&self) -> usize {
+        self.read().resources.len()
+    }
+
+    /// Whether there is no resource.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One resource.
+    pub fn get(&self, name: &str) -> Option<StoredResource> {
+        let state = self.read();
+        let (name, stored) = state.resources.get_key_value(name)?;
+        Some(stored.resource(name))
+    }
+
+    /// The number of the latest change. Cursors at or past it have seen everything.
+    pub fn latest(&self) -> u64 {
+        self.read().sequence
+    }
+
+    /// Notified after each change, and when the collection becomes ready.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// What changed after `cursor`, in order of change, until `more` (given each resource's name and version, and the number of
+    /// resources and bytes taken so far) ends the part. Removals are included only when they came after `removals_after`
+    /// (a reader that starts at `cursor` 0 has no use for earlier ones).
+    ///
+    /// `wanted` says which names are of interest with which version; others are passed over.
+    pub fn changes(
+        &self,
+        cursor: u64,
+        removals_after: u64,
+        wanted: impl Fn(&str, Option<u64>) -> bool,
+        limit: PartLimit,
+    ) -> Result<Changes, FellBehind> {
+        let state = self.read();
+        if cursor.max(removals_after) < state.forgotten {
+            return Err(FellBehind);
+        }
+        let mut part = Changes {
+            cursor,
+            ..Changes::default()
+        };
+        let mut bytes = 0;
+        for (&sequence, name) in state.order.range((Bound::Excluded(cursor), Bound::Unbounded)) {
+            if part.updated.len() + part.removed.len() >= limit.resources || bytes >= limit.bytes {
+                return Ok(part);
+            }
+            part.cursor = sequence;
+            match state.resources.get(name) {
+                Some(stored) if wanted(name, Some(stored.version)) => {
+                    bytes += name.len() + stored.bytes.len();
+                    part.updated.push(stored.resource(name));
+                }
+                None if sequence > removals_after && wanted(name, None) => {
+                    bytes += name.len();
+                    part.removed.push(Arc::clone(name));
+                }
+                _ => {}
+            }
+        }
+        part.cursor = state.sequence.max(cursor);
+        part.complete = true;
+        Ok(part)
+    }
+
+    /// Those of `names` that are not in the collection, and the number of the latest change at that moment.
+    pub fn absent<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> (Vec<String>, u64) {
+        let state = self.read();
+        let absent = names
+            .into_iter()
+            .filter(|name| !state.resources.contains_key(*name))
+            .map(str::to_owned);
+        (absent.collect(), state.sequence)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn modify(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let before = (state.sequence, state.ready);
+        change(&mut state);
+        state.forget_old_removals();
+        let after = (state.sequence, state.ready);
+        drop(state);
+        if after != before {
+            self.changed.send_replace(after.0);
+        }
+    }
+}
+
+/// When a part of the changes is large enough.
+#[derive(Debug, Clone, Copy)]
+pub struct PartLimit {
+    /// Resources and removals together.
+    pub resources: usize,
+    /// Names and content together; exceeded by at most one resource.
+    pub bytes: usize,
+}
+
+impl Stored {
+    fn resource(&self, name: &Arc<str>) -> StoredResource {
+        StoredResource {
+            name: Arc::clone(name),
+            version: self.version,
+            bytes: self.bytes.clone(),
+        }
+    }
+}
+
+impl State {
+    fn put(&mut self, name: Arc<str>, bytes: Vec<u8>) {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&bytes);
+        let version = hasher.finish();
+        if let Some(stored) = self.resources.get(&name) {
+            if stored.version == version {
+                return;
+            }
+            self.order.remove(&stored.sequence);
+        }
+        if let Some(removed) = self.removals.remove(&name) {
+            self.order.remove(&removed);
+            self.removal_order.remove(&removed);
+        }
+        self.sequence += 1;
+        self.order.insert(self.sequence, Arc::clone(&name));
+        self.resources.insert(
+            name,
+            Stored {
+                sequence: self.sequence,
+                version,
+                bytes: bytes.into(),
+            },
+        );
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some((name, stored)) = self.resources.remove_entry(name) else {
+            return;
+        };
+        self.order.remove(&stored.sequence);
+        self.sequence += 1;
+        self.order.insert(self.sequence, Arc::clone(&name));
+        self.removal_order.insert(self.sequence, Arc::clone(&name));
+        self.removals.insert(name, self.sequence);
+    }
+
+    fn forget_old_removals(&mut self) {
+        while self.removal_order.len() > REMEMBERED_REMOVALS {
+            let Some((sequence, name)) = self.removal_order.pop_first() else {
+                return;
+            };
+            self.order.remove(&sequence);
+            self.removals.remove(&name);
+            self.forgotten = sequence;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
