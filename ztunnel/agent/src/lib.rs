@@ -1,1 +1,4 @@
 //! The node agent: CNI plugin, redirection, socket broker.
+
+pub mod netlink;
+pub mod netns;

@@ -1,0 +1,413 @@
+//! The life of one pod's capture as a pure state machine: events in, effects out, no I/O.
+//!
+//! ```text
+//!            Locate           MakeListeners        AddPod              ApplyRules
+//!  Idle ──► Pending(Locating) ──► Pending(…) ──► ListenersReady ──► Acknowledged ──► Captured
+//!               ▲     any step that fails ──► Failed ──(back-off)──┐                    │ Release
+//!               └──────────────────────────────────────────────────┘                    ▼
+//!  Released ◄── Releasing(Undoing) ◄── (Draining) ◄── (Emptying) ◄── (Withdrawing) ◄── (Swapping)
+//! ```
+//!
+//! Effects run concurrently with everything else, so each carries the epoch in which it was ordered; what comes back from an
+//! earlier epoch is dropped by the caller. A new epoch begins whenever the machine leaves the path it was on.
+
+use super::failure::{Failure, Reason};
+use crate::netlink::PodTable;
+use ambit_wire::agent::CaptureState;
+use std::time::Duration;
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long a ztunnel has to answer AddPod.
+pub(super) const ACK_TIME: Duration = Duration::from_secs(5);
+/// How long an agent that was restarted waits for a ztunnel that holds a pod's listeners.
+pub(super) const HELD_TIME: Duration = Duration::from_secs(5);
+/// From the mark's removal to the last accept: other nodes' ztunnels hear of the removal meanwhile and stop sending HBONE.
+const LINGER: Duration = Duration::from_secs(1);
+/// The same when nobody acknowledges the removal.
+const LINGER_UNACKNOWLEDGED: Duration = Duration::from_secs(3);
+
+/// Where a pod stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not to be captured; nothing of ours is known to be in it.
+    Idle,
+    /// On the way to listeners.
+    Pending(Pending),
+    /// Listeners stand; a ztunnel is to acknowledge them.
+    ListenersReady,
+    /// A ztunnel serves them; rules come next.
+    Acknowledged,
+    /// Rules are in force.
+    Captured,
+    /// A step failed and will be tried again.
+    Failed(Failure),
+    /// On the way out.
+    Releasing(Releasing),
+    /// Nothing of ours is left.
+    Released,
+}
+
+/// Steps of [`State::Pending`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// Looking for the pod's network namespace.
+    Locating,
+    /// An earlier agent captured the pod: a ztunnel may hold its listeners.
+    AwaitingHeld,
+    /// Making the listeners.
+    MakingListeners,
+}
+
+/// Steps of [`State::Releasing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Releasing {
+    /// Emptying the nat chains.
+    Swapping,
+    /// No new redirection; the mark is being removed and the others hear of it.
+    Withdrawing,
+    /// Connections that wait to be accepted still are.
+    Emptying,
+    /// Earlier connections end by themselves.
+    Draining,
+    /// Removing table, rule, route and listeners.
+    Undoing,
+}
+
+/// What is wanted of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Captured,
+    Released,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The pod is to be captured.
+    Capture,
+    /// The pod is to be released.
+    Release,
+    /// Look at the pod even if it is not to be captured: an earlier agent may have.
+    Inspect,
+    /// The sandbox is gone, and its namespace with it.
+    SandboxGone,
+    /// A sandbox other than the known one was made (the CNI call).
+    SandboxMade,
+    /// The namespace is found, with this of our table in it.
+    Located(PodTable),
+    /// Listeners were made, or taken over from a ztunnel.
+    ListenersReady,
+    /// A ztunnel connected and did not bring this pod's listeners, or none connected in time.
+    NotHeld,
+    /// The ztunnel serves the pod.
+    Acknowledged,
+    /// The table, rule and route stand.
+    RulesInForce,
+    /// The nat chains are empty.
+    Swapped,
+    /// The operator has recorded that the pod is being released.
+    Withdrawn,
+    /// The time for others to hear of it is over.
+    LingerOver,
+    /// No connection waits to be accepted.
+    QueueEmpty,
+    /// No ztunnel has a connection of the pod any more.
+    ZtunnelDone,
+    /// The drain deadline has passed.
+    DrainDeadline,
+    /// Table, rule and route are removed.
+    Undone,
+    /// The step under way failed.
+    Failed(Failure),
+    /// Time to try again.
+    RetryDue,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Find the namespace and look at the table: answers Located or Failed.
+    Locate,
+    /// Answers NotHeld after [`HELD_TIME`], unless a ztunnel brings the listeners.
+    AwaitHeld,
+    /// Answers ListenersReady or Failed.
+    MakeListeners,
+    /// Tell the newest ztunnel, now or when there is one: answers Acknowledged or Failed.
+    AddPod,
+    /// Answers RulesInForce or Failed.
+    ApplyRules,
+    /// Answers Swapped or Failed.
+    SwapRules,
+    /// Answers LingerOver.
+    Linger(Duration),
+    /// Answers QueueEmpty or Failed.
+    EmptyQueue,
+    /// Tell every ztunnel that has the pod; without `force` answers ZtunnelDone.
+    RemovePod {
+        /// End its connections too.
+        force: bool,
+    },
+    /// Answers DrainDeadline.
+    DrainTimer,
+    /// Remove table, rule, route: answers Undone or Failed.
+    Undo,
+    /// Close listeners and namespace.
+    DropDescriptors,
+    /// Answers RetryDue.
+    Retry(Duration),
+}
+
+/// One pod's machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    state: State,
+    wanted: Wanted,
+    epoch: u64,
+    attempts: u32,
+    located: bool,
+    listeners: bool,
+    /// New connections are redirected now.
+    in_force: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            state: State::Idle,
+            wanted: Wanted::Released,
+            epoch: 0,
+            attempts: 0,
+            located: false,
+            listeners: false,
+            in_force: false,
+        }
+    }
+}
+
+impl Machine {
+    /// Where the pod stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The epoch that effects ordered now belong to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether the pod is to be captured.
+    pub fn wants_capture(&self) -> bool {
+        self.wanted == Wanted::Captured
+    }
+
+    /// Whether listeners are to be served by a ztunnel now.
+    pub fn wants_ztunnel(&self) -> bool {
+        self.listeners && matches!(self.state, State::ListenersReady | State::Acknowledged | State::Captured)
+            || self.listeners && self.in_force
+    }
+
+    /// Whether probes must reach the pod past the redirection.
+    pub fn needs_probes(&self) -> bool {
+        self.in_force || matches!(self.state, State::ListenersReady | State::Acknowledged | State::Captured)
+    }
+
+    /// Whether nothing of ours is in the pod.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.state, State::Idle | State::Released)
+    }
+
+    /// The state as the operator is told. A pod that an earlier agent captured stays captured while this one takes it over.
+    pub fn reported(&self) -> CaptureState {
+        match &self.state {
+            State::Idle | State::Released => CaptureState::Released,
+            State::Releasing(_) => CaptureState::Releasing,
+            State::Captured => CaptureState::Captured,
+            State::Failed(failure) if !failure.reason.is_waiting() => CaptureState::Failed,
+            _ if self.wanted == Wanted::Released => CaptureState::Releasing,
+            _ if self.in_force => CaptureState::Captured,
+            _ => CaptureState::Pending,
+        }
+    }
+
+    /// Takes an event; returns what is to be done, in order.
+    pub fn handle(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Capture => self.capture(),
+            Event::Release => self.release(),
+            Event::Inspect => self.inspect(),
+            Event::SandboxGone => self.sandbox_gone(),
+            Event::SandboxMade => {
+                let mut effects = self.forget();
+                effects.extend(self.locate());
+                effects
+            }
+            Event::Located(table) => self.on_located(table),
+            Event::ListenersReady => self.on_listeners(),
+            Event::NotHeld if self.state == State::Pending(Pending::AwaitingHeld) => self.make_listeners(),
+            Event::Acknowledged if self.state == State::ListenersReady => {
+                self.go(State::Acknowledged, vec![Effect::ApplyRules])
+            }
+            Event::RulesInForce if self.state == State::Acknowledged => {
+                self.in_force = true;
+                self.attempts = 0;
+                self.go(State::Captured, vec![])
+            }
+            Event::Failed(failure) => self.fail(failure),
+            Event::RetryDue if matches!(self.state, State::Failed(_)) => self.locate(),
+            other => self.on_releasing(other),
+        }
+    }
+
+    fn capture(&mut self) -> Vec<Effect> {
+        self.wanted = Wanted::Captured;
+        match self.state {
+            State::Idle | State::Released => self.locate(),
+            // Rules are being deleted: afterwards, from the start.
+            State::Releasing(Releasing::Undoing) => vec![],
+            State::Releasing(_) => self.locate(),
+            _ => vec![],
+        }
+    }
+
+    fn release(&mut self) -> Vec<Effect> {
+        self.wanted = Wanted::Released;
+        match self.state {
+            State::Idle | State::Released | State::Releasing(_) | State::Pending(Pending::Locating) => vec![],
+            _ if !self.located => self.go(State::Released, vec![Effect::DropDescriptors]),
+            _ => self.swap(),
+        }
+    }
+
+    fn inspect(&mut self) -> Vec<Effect> {
+        match self.state {
+            State::Idle | State::Released => self.locate(),
+            _ => vec![],
+        }
+    }
+
+    fn sandbox_gone(&mut self) -> Vec<Effect> {
+        let effects = self.forget();
+        if self.wanted == Wanted::Captured {
+            // The CNI call for the next sandbox, if there is to be one, begins again.
+            self.state = State::Failed(Failure::new(Reason::SandboxNotFound, "the pod's sandbox has ended"));
+        }
+        effects
+    }
+
+    /// Back to nothing: what the pod had is gone.
+    fn forget(&mut self) -> Vec<Effect> {
+        self.located = false;
+        self.listeners = false;
+        self.in_force = false;
+        self.attempts = 0;
+        self.go(State::Released, vec![Effect::RemovePod { force: true }, Effect::DropDescriptors])
+    }
+
+    fn on_located(&mut self, table: PodTable) -> Vec<Effect> {
+        if self.state != State::Pending(Pending::Locating) {
+            return vec![];
+        }
+        self.located = true;
+        self.in_force = table == PodTable::Redirecting;
+        match (self.wanted, table) {
+            (Wanted::Released, PodTable::Absent) if !self.listeners => {
+                self.go(State::Released, vec![Effect::DropDescriptors])
+            }
+            (Wanted::Released, _) => self.swap(),
+            (Wanted::Captured, _) if self.listeners => self.listeners_ready(),
+            (Wanted::Captured, PodTable::Absent) => self.make_listeners(),
+            (Wanted::Captured, _) => {
+                self.go(State::Pending(Pending::AwaitingHeld), vec![Effect::AwaitHeld])
+            }
+        }
+    }
+
+    fn on_listeners(&mut self) -> Vec<Effect> {
+        self.listeners = true;
+        match self.state {
+            State::Pending(Pending::AwaitingHeld | Pending::MakingListeners) => self.listeners_ready(),
+            // Brought by a ztunnel: what was tried (and found the ports taken) need not be tried again.
+            State::Failed(_) if self.wanted == Wanted::Captured => self.locate(),
+            _ => vec![],
+        }
+    }
+
+    fn on_releasing(&mut self, event: Event) -> Vec<Effect> {
+        let State::Releasing(step) = self.state else { return vec![] };
+        match (step, event) {
+            (Releasing::Swapping, Event::Swapped) => {
+                self.in_force = false;
+                self.releasing(Releasing::Withdrawing, vec![Effect::Linger(LINGER_UNACKNOWLEDGED)])
+            }
+            (Releasing::Withdrawing, Event::Withdrawn) => {
+                self.releasing(Releasing::Withdrawing, vec![Effect::Linger(LINGER)])
+            }
+            (Releasing::Withdrawing, Event::LingerOver) => {
+                self.releasing(Releasing::Emptying, vec![Effect::EmptyQueue])
+            }
+            (Releasing::Emptying, Event::QueueEmpty) => {
+                self.releasing(Releasing::Draining, vec![Effect::DrainTimer, Effect::RemovePod { force: false }])
+            }
+            (Releasing::Draining, Event::ZtunnelDone) => self.releasing(Releasing::Undoing, vec![Effect::Undo]),
+            (Releasing::Draining, Event::DrainDeadline) => {
+                self.releasing(Releasing::Undoing, vec![Effect::RemovePod { force: true }, Effect::Undo])
+            }
+            (Releasing::Undoing, Event::Undone) => self.on_undone(),
+            _ => vec![],
+        }
+    }
+
+    fn on_undone(&mut self) -> Vec<Effect> {
+        self.located = false;
+        self.listeners = false;
+        self.attempts = 0;
+        let mut effects = self.go(State::Released, vec![Effect::DropDescriptors]);
+        if self.wanted == Wanted::Captured {
+            effects.extend(self.locate());
+        }
+        effects
+    }
+
+    fn fail(&mut self, failure: Failure) -> Vec<Effect> {
+        if self.is_clean() {
+            return vec![];
+        }
+        // A pod whose sandbox is not there has nothing of ours either.
+        if failure.reason == Reason::SandboxNotFound && self.wanted == Wanted::Released {
+            return self.forget();
+        }
+        let wait = FIRST_RETRY.saturating_mul(1 << self.attempts.min(10)).min(LAST_RETRY);
+        self.attempts += 1;
+        self.go(State::Failed(failure), vec![Effect::Retry(wait)])
+    }
+
+    fn locate(&mut self) -> Vec<Effect> {
+        self.go(State::Pending(Pending::Locating), vec![Effect::Locate])
+    }
+
+    fn make_listeners(&mut self) -> Vec<Effect> {
+        self.go(State::Pending(Pending::MakingListeners), vec![Effect::MakeListeners])
+    }
+
+    fn listeners_ready(&mut self) -> Vec<Effect> {
+        self.go(State::ListenersReady, vec![Effect::AddPod])
+    }
+
+    fn swap(&mut self) -> Vec<Effect> {
+        self.releasing(Releasing::Swapping, vec![Effect::SwapRules])
+    }
+
+    fn releasing(&mut self, step: Releasing, effects: Vec<Effect>) -> Vec<Effect> {
+        self.go(State::Releasing(step), effects)
+    }
+
+    fn go(&mut self, state: State, effects: Vec<Effect>) -> Vec<Effect> {
+        self.epoch += 1;
+        self.state = state;
+        effects
+    }
+}
+
+#[cfg(test)]
+mod tests;

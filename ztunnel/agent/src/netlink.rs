@@ -1,0 +1,52 @@
+//! nf_tables and rtnetlink, spoken directly: the image holds no `nft` and no `ip`, and the rules are few.
+//!
+//! Everything here acts on the network namespace of the calling thread; see [`crate::netns`] for how a thread gets there. The
+//! calls block, for microseconds.
+
+mod expr;
+mod message;
+mod node;
+mod pod;
+mod route;
+mod socket;
+mod table;
+
+pub use node::{install_node_table, remove_node_table, set_probes};
+pub use pod::{PodTable, drain_pod_table, install_pod_table, pod_table, remove_pod_table};
+pub use route::{add_reply_route, raise_loopback, remove_reply_route};
+
+use rustix::io::Errno;
+
+/// Why the kernel did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The kernel refused one message; nothing of the transaction is in force.
+    #[error("kernel refused to {step}: {errno} ({errno:?})")]
+    Refused {
+        /// What the message would have done, for a person.
+        step: String,
+        /// The kernel's error number.
+        errno: Errno,
+    },
+    /// The netlink socket itself failed.
+    #[error("netlink socket: could not {action}: {errno} ({errno:?})")]
+    Socket {
+        /// What was being done.
+        action: &'static str,
+        /// The error number.
+        errno: Errno,
+    },
+    /// An answer that is not netlink, or none at all.
+    #[error("netlink: {0}")]
+    Answer(&'static str),
+}
+
+impl NetlinkError {
+    /// The kernel's error number, if it gave one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } | Self::Socket { errno, .. } => Some(*errno),
+            Self::Answer(_) => None,
+        }
+    }
+}

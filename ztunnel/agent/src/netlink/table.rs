@@ -1,0 +1,153 @@
+//! Tables, chains, rules and sets of nf_tables as netlink messages.
+
+use super::expr::Rule;
+use super::message::{APPEND, Attributes, CREATE, DUMP, Message};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const NEWTABLE: u16 = SUBSYSTEM;
+const GETTABLE: u16 = SUBSYSTEM | 1;
+const DELTABLE: u16 = SUBSYSTEM | 2;
+const NEWCHAIN: u16 = SUBSYSTEM | 3;
+/// Type of the messages in the answer to [`Table::list_rules`].
+pub(super) const NEWRULE: u16 = SUBSYSTEM | 6;
+const GETRULE: u16 = SUBSYSTEM | 7;
+const DELRULE: u16 = SUBSYSTEM | 8;
+const NEWSET: u16 = SUBSYSTEM | 9;
+const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const DELSETELEM: u16 = SUBSYSTEM | 14;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// `NFNL_SUBSYS_NFTABLES`, the batch's resource id.
+const RESOURCE: u16 = 10;
+const POLICY_ACCEPT: u32 = 1;
+
+const LIST_ELEM: u16 = 1;
+const DATA_VALUE: u16 = 1;
+/// Most elements in one message: an attribute holds less than 64 KiB.
+const ELEMENTS: usize = 1000;
+/// `nft`'s number for the key type `ipv4_addr . inet_service`, by which it lists the set.
+const KEY_IPV4_SERVICE: u32 = (7 << 6) | 13;
+
+/// Family of a table.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Family {
+    Inet = 1,
+    Ip = 2,
+}
+
+/// Where a base chain hooks in (`NF_INET_*`).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hook {
+    PreRouting = 0,
+    Forward = 2,
+    Output = 3,
+    PostRouting = 4,
+}
+
+/// One table, as the maker of messages about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table {
+    pub(super) family: Family,
+    pub(super) name: &'static str,
+}
+
+impl Table {
+    pub(super) fn create(self) -> Message {
+        let attributes = Attributes::new().string(1, self.name).be32(2, 0);
+        self.message(NEWTABLE, CREATE, attributes, format!("create table {}", self.name))
+    }
+
+    pub(super) fn delete(self) -> Message {
+        self.message(DELTABLE, 0, Attributes::new().string(1, self.name), format!("delete table {}", self.name))
+    }
+
+    pub(super) fn get(self) -> Message {
+        self.message(GETTABLE, 0, Attributes::new().string(1, self.name), format!("look up table {}", self.name))
+    }
+
+    /// A base chain with policy accept; `kind` is `nat`, `route` or `filter`.
+    pub(super) fn chain(self, chain: &'static str, kind: &'static str, hook: Hook, priority: i32) -> Message {
+        let hook = Attributes::new().be32(1, hook as u32).bytes(2, &priority.to_be_bytes());
+        let attributes = Attributes::new()
+            .string(1, self.name)
+            .string(3, chain)
+            .string(7, kind)
+            .be32(5, POLICY_ACCEPT)
+            .nested(4, hook);
+        self.message(NEWCHAIN, CREATE, attributes, format!("create {kind} chain {chain} of table {}", self.name))
+    }
+
+    /// Appends `rule`; `text` is the rule in `nft`'s words, for the error.
+    pub(super) fn rule(self, chain: &'static str, text: &str, rule: Rule) -> Message {
+        let attributes =
+            Attributes::new().string(1, self.name).string(2, chain).nested(4, rule.into_attributes());
+        let step = format!("add rule \"{text}\" to chain {chain} of table {}", self.name);
+        self.message(NEWRULE, CREATE | APPEND, attributes, step)
+    }
+
+    /// Removes every rule of a chain and keeps its hook.
+    pub(super) fn flush(self, chain: &'static str) -> Message {
+        let attributes = Attributes::new().string(1, self.name).string(2, chain);
+        self.message(DELRULE, 0, attributes, format!("empty chain {chain} of table {}", self.name))
+    }
+
+    pub(super) fn list_rules(self, chain: &'static str) -> Message {
+        let attributes = Attributes::new().string(1, self.name).string(2, chain);
+        self.message(GETRULE, DUMP, attributes, format!("list chain {chain} of table {}", self.name))
+    }
+
+    /// A set with keys `ipv4_addr . inet_service`.
+    pub(super) fn address_port_set(self, set: &'static str, id: u32) -> Message {
+        // Eight bytes: each field of a concatenation is padded to four.
+        let attributes = Attributes::new()
+            .string(1, self.name)
+            .string(2, set)
+            .be32(3, 0)
+            .be32(4, KEY_IPV4_SERVICE)
+            .be32(5, 8)
+            .be32(10, id);
+        self.message(NEWSET, CREATE, attributes, format!("create set {set} of table {}", self.name))
+    }
+
+    /// Removes every element of a set.
+    pub(super) fn flush_set(self, set: &'static str) -> Message {
+        let attributes = Attributes::new().string(1, self.name).string(2, set);
+        self.message(DELSETELEM, 0, attributes, format!("empty set {set} of table {}", self.name))
+    }
+
+    /// Adds elements to an address-and-port set.
+    pub(super) fn add_elements<'a>(
+        self,
+        set: &'static str,
+        elements: &'a [std::net::SocketAddrV4],
+    ) -> impl Iterator<Item = Message> + 'a {
+        elements.chunks(ELEMENTS).map(move |chunk| {
+            let list = chunk.iter().fold(Attributes::new(), |list, element| {
+                let mut key = element.ip().octets().to_vec();
+                key.extend_from_slice(&element.port().to_be_bytes());
+                key.extend_from_slice(&[0, 0]);
+                let key = Attributes::new().bytes(DATA_VALUE, &key);
+                list.nested(LIST_ELEM, Attributes::new().nested(1, key))
+            });
+            let attributes = Attributes::new().string(1, self.name).string(2, set).nested(3, list);
+            let step = format!("add {} elements to set {set} of table {}", chunk.len(), self.name);
+            self.message(NEWSETELEM, CREATE, attributes, step)
+        })
+    }
+
+    fn message(self, kind: u16, flags: u16, attributes: Attributes, step: String) -> Message {
+        Message::new(kind, flags, &[self.family as u8, 0, 0, 0], attributes, step)
+    }
+}
+
+/// The messages as one transaction: all of it comes into force, or none.
+pub(super) fn transaction(messages: Vec<Message>) -> Vec<Message> {
+    let [high, low] = RESOURCE.to_be_bytes();
+    let bound = |kind, step| Message::new(kind, 0, &[0, 0, high, low], Attributes::new(), step);
+    let mut batch = vec![bound(BATCH_BEGIN, "commit the transaction")];
+    let last = messages.len().saturating_sub(1);
+    // Refusals always come back; of the successes the last one's is enough.
+    batch.extend(messages.into_iter().enumerate().map(|(i, m)| if i == last { m.acknowledged() } else { m }));
+    batch.push(bound(BATCH_END, "end the transaction"));
+    batch
+}
