@@ -10,6 +10,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	ctl "k8s.io/kubectl/pkg/cmd"
+	ctlutil "k8s.io/kubectl/pkg/cmd/util"
 	kubeapiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	kubecontrollermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	kubeproxy "k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -44,7 +45,7 @@ func proxy() int {
 
 func kubectl() int {
 	if err := cli.RunNoErrOutput(ctl.NewDefaultKubectlCommand()); err != nil {
-		ctl.CheckErr(err)
+		ctlutil.CheckErr(err)
 	}
 	return 0
 }

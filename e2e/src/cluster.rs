@@ -1,0 +1,239 @@
+//! A cluster of upstream Kubernetes on this machine: made, found again, asked about, and taken away without a trace.
+//!
+//! All that a cluster consists of carries its name or its slot, so several stand side by side, and its state lies in one folder
+//! (`~/.cache/ambit/clusters/NAME`: logs, keys, etcd, the nodes' disks). Nothing depends on the process that made it.
+
+mod cgroup;
+mod control_plane;
+mod dns;
+mod layout;
+mod network;
+mod node;
+mod pki;
+mod process;
+mod state;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::tools::{self, IMAGES};
+use crate::wait;
+
+pub use layout::Spec;
+pub use node::Node;
+pub use status::{NodeStatus, Status};
+
+use layout::Layout;
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// A cluster that was made, by this process or by an earlier one.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    layout: Layout,
+    kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// Makes the cluster, once what it takes is installed. A healthy one is left as it is; what is left of a broken one, or of a
+    /// run that was killed half-way, is removed first.
+    pub fn up(spec: &Spec, progress: &dyn Fn(&str)) -> Result<Self> {
+        spec.validate()?;
+        state::require_root()?;
+        tools::ensure_packages(progress)?;
+        let programs = tools::kubernetes(progress)?;
+        let _lock = state::lock(&spec.name)?;
+        if let Some(layout) = state::load(&spec.name)? {
+            let cluster = Self::of(layout);
+            if cluster.inspect().healthy() {
+                if cluster.layout.nodes != spec.nodes {
+                    bail!(
+                        "cluster {} is up with {} nodes, not {}: take it down first",
+                        spec.name,
+                        cluster.layout.nodes,
+                        spec.nodes
+                    );
+                }
+                progress(&format!("cluster {} is up already", spec.name));
+                return Ok(cluster);
+            }
+            progress(&format!(
+                "cluster {} is not whole: removing what is left of it",
+                spec.name
+            ));
+        }
+        state::remove(&spec.name)?;
+        let cluster = Self::of(state::create(spec, programs.dir())?);
+        cluster.make(progress).with_context(|| {
+            format!(
+                "cluster {} did not come up; its logs are in {}",
+                spec.name,
+                cluster.layout.dir.join("log").display()
+            )
+        })?;
+        Ok(cluster)
+    }
+
+    /// The cluster of this name, which must have been made.
+    pub fn attach(name: &str) -> Result<Self> {
+        layout::validate_name(name)?;
+        state::require_root()?;
+        let layout = state::load(name)?;
+        let layout = layout
+            .with_context(|| format!("there is no cluster {name}: `cargo xtask cluster up --name {name}`"))?;
+        Ok(Self::of(layout))
+    }
+
+    /// Removes the cluster and all that belongs to it. It is no error if there is none.
+    pub fn down(name: &str) -> Result<()> {
+        layout::validate_name(name)?;
+        state::require_root()?;
+        let _lock = state::lock(name)?;
+        state::remove(name)
+    }
+
+    /// What there is of a cluster, and in which state.
+    pub fn status(name: &str) -> Result<Status> {
+        layout::validate_name(name)?;
+        state::require_root()?;
+        Ok(match state::load(name)? {
+            Some(layout) => Self::of(layout).inspect(),
+            None => Status::absent(name),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.layout.name
+    }
+
+    /// The folder of its state: `log` in it holds every program's log.
+    pub fn dir(&self) -> &Path {
+        &self.layout.dir
+    }
+
+    /// The folder of the programs it was made with; `kubectl` is among them.
+    pub fn programs(&self) -> &Path {
+        &self.layout.programs
+    }
+
+    /// The administrator's kubeconfig. It works from this machine.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// kubectl, as administrator of this cluster.
+    pub fn kubectl(&self) -> Command {
+        control_plane::kubectl(&self.layout)
+    }
+
+    /// Helm, as administrator of this cluster, with caches of the cluster's own. It is built first if it never was.
+    pub fn helm(&self, progress: &dyn Fn(&str)) -> Result<Command> {
+        let mut command = Command::new(tools::helm(progress)?);
+        let home = self.layout.dir.join("helm");
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HELM_CACHE_HOME", home.join("cache"));
+        command
+            .env("HELM_CONFIG_HOME", home.join("config"))
+            .env("HELM_DATA_HOME", home.join("data"));
+        Ok(command)
+    }
+
+    /// Loads every image of a docker archive into every node.
+    pub fn load_image(&self, docker_archive: &Path) -> Result<()> {
+        self.on_every_node(|node| node.load_image(docker_archive))
+    }
+
+    /// Its nodes, in order.
+    pub fn nodes(&self) -> Vec<Node> {
+        (1..=self.layout.nodes)
+            .map(|index| Node::new(&self.layout, index))
+            .collect()
+    }
+
+    /// The network namespace of the control plane. The bridge `wire` in it carries all traffic between the nodes, each of which
+    /// is plugged in by an interface of its name.
+    pub fn wire_netns(&self) -> String {
+        self.layout.control_plane_netns()
+    }
+
+    fn of(layout: Layout) -> Self {
+        Self {
+            kubeconfig: layout.kubeconfig("admin"),
+            layout,
+        }
+    }
+
+    fn make(&self, progress: &dyn Fn(&str)) -> Result<()> {
+        let layout = &self.layout;
+        progress(&format!(
+            "starting the control plane of {} on {}",
+            layout.name,
+            layout.server()
+        ));
+        pki::create(layout)?;
+        network::create_wire(layout)?;
+        control_plane::start(layout)?;
+        progress(&format!("booting {} nodes", layout.nodes));
+        self.on_every_node(|node| {
+            node.boot()?;
+            IMAGES
+                .iter()
+                .try_for_each(|image| node.load_image(&layout.program(image)))
+        })?;
+        control_plane::wait_ready(layout)?;
+        progress("the API server is ready; the nodes join");
+        self.on_every_node(Node::join)?;
+        dns::apply(layout)?;
+        self.wait_nodes_ready()?;
+        progress("all nodes are ready; waiting for the cluster's DNS");
+        dns::wait_answer(layout)?;
+        progress(&format!("cluster {} is up", layout.name));
+        Ok(())
+    }
+
+    fn wait_nodes_ready(&self) -> Result<()> {
+        let logs = self.layout.dir.join("log");
+        wait::until(
+            "every node to be Ready",
+            READY_LIMIT,
+            || format!("see {}", logs.display()),
+            || {
+                let status = self.inspect();
+                if status.healthy() {
+                    Ok(())
+                } else {
+                    bail!("{status}")
+                }
+            },
+        )
+    }
+
+    /// Does the same on all nodes at once; every failure is told.
+    fn on_every_node(&self, work: impl Fn(&Node) -> Result<()> + Sync) -> Result<()> {
+        let nodes = self.nodes();
+        let results: Vec<Result<()>> = thread::scope(|scope| {
+            let running: Vec<_> = nodes.iter().map(|node| scope.spawn(|| work(node))).collect();
+            let joined = running.into_iter().map(|thread| thread.join());
+            joined
+                .map(|result| result.unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
+                .collect()
+        });
+        let failed = nodes
+            .iter()
+            .zip(results)
+            .filter_map(|(node, result)| Some((node.name(), result.err()?)));
+        let failed: Vec<String> = failed.map(|(name, error)| format!("{name}: {error:#}")).collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            bail!("{}", failed.join("; "))
+        }
+    }
+}

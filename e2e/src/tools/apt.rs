@@ -1,0 +1,160 @@
+//! Packages of a Debian-like distribution.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::Progress;
+use crate::shell;
+
+/// A program that is needed, the package that has it, and what it is needed for.
+struct Package {
+    name: &'static str,
+    /// A program looked up in PATH, or an absolute path.
+    program: &'static str,
+    why: &'static str,
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "iproute2",
+        program: "ip",
+        why: "the networks of the nodes",
+    },
+    Package {
+        name: "util-linux",
+        program: "nsenter",
+        why: "the namespaces of the nodes",
+    },
+    Package {
+        name: "containerd",
+        program: "containerd",
+        why: "the container runtime of the nodes",
+    },
+    Package {
+        name: "runc",
+        program: "runc",
+        why: "what containerd starts containers with",
+    },
+    Package {
+        name: "containernetworking-plugins",
+        program: "/usr/lib/cni/bridge",
+        why: "the network of the pods",
+    },
+    Package {
+        name: "nftables",
+        program: "nft",
+        why: "kube-proxy's rules, and to look at a pod's",
+    },
+    Package {
+        name: "iptables",
+        program: "iptables",
+        why: "host ports of pods (the portmap plugin)",
+    },
+    Package {
+        name: "conntrack",
+        program: "conntrack",
+        why: "kube-proxy's clean-up of old connections",
+    },
+    Package {
+        name: "buildah",
+        program: "buildah",
+        why: "building images without a daemon",
+    },
+    Package {
+        name: "tcpdump",
+        program: "tcpdump",
+        why: "looking at the wire between the nodes",
+    },
+];
+
+/// Installs the packages whose programs are missing.
+pub fn ensure_packages(progress: Progress) -> Result<()> {
+    let missing: Vec<&Package> = PACKAGES
+        .iter()
+        .filter(|package| !present(package.program))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    if !present("apt-get") {
+        bail!(
+            "these programs are missing: {}; on Debian they are in the packages {}, install what corresponds to them here",
+            missing
+                .iter()
+                .map(|package| package.program)
+                .collect::<Vec<_>>()
+                .join(", "),
+            names.join(", ")
+        );
+    }
+    for package in &missing {
+        progress(&format!(
+            "installing {} with apt-get: {}",
+            package.name, package.why
+        ));
+    }
+    shell::run(apt_get().args(["update", "-qq"])).context("cannot refresh the package lists")?;
+    let install = ["install", "--yes", "-qq", "--no-install-recommends"];
+    shell::run(apt_get().args(install).args(&names)).context("cannot install the packages")?;
+    let still: Vec<&str> = missing
+        .iter()
+        .filter(|package| !present(package.program))
+        .map(|package| package.program)
+        .collect();
+    if !still.is_empty() {
+        bail!(
+            "installed {}, but {} is still not found in PATH",
+            names.join(", "),
+            still.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Names of the packages, for those who want to remove them.
+pub(super) fn names() -> Vec<&'static str> {
+    let essential = ["iproute2", "util-linux"];
+    PACKAGES
+        .iter()
+        .map(|package| package.name)
+        .filter(|name| !essential.contains(name))
+        .collect()
+}
+
+/// Whether `program` is in PATH, or in the system folders that a user's PATH may lack.
+pub(super) fn present(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presence_is_by_path_or_by_name() {
+        assert!(present("sh"));
+        assert!(present("/proc/self/exe"));
+        assert!(!present("no-such-program"));
+        assert!(!present("/no/such/program"));
+    }
+
+    #[test]
+    fn the_hint_never_removes_what_the_system_needs() {
+        assert!(!names().contains(&"util-linux"));
+        assert!(names().contains(&"containerd"));
+    }
+}

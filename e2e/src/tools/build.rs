@@ -1,0 +1,212 @@
+//! What is built with Go: the embedded Kubernetes, and Helm.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use super::{Progress, apt, cache_dir, image, lock};
+use crate::shell;
+
+/// The version of Kubernetes that the cluster runs; `e2e/cluster/go.mod` requires the same.
+pub const KUBERNETES_VERSION: &str = "1.34.4";
+
+/// The version of Helm that installs the chart.
+pub const HELM_VERSION: &str = "3.22.0";
+
+/// The image of CoreDNS.
+pub(crate) const COREDNS_IMAGE: &str = "localhost/coredns:1";
+
+/// The image of the process that holds a pod's namespaces.
+pub(crate) const PAUSE_IMAGE: &str = "localhost/pause:1";
+
+/// Names under which the one binary of Kubernetes is linked, beside it.
+const COMPONENTS: &[&str] = &[
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+];
+
+/// The programs built from `e2e/cluster`.
+#[derive(Debug, Clone)]
+pub struct Kubernetes {
+    dir: PathBuf,
+}
+
+impl Kubernetes {
+    /// The folder that holds them all; put it into PATH to have `kubectl`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of one program: `kubectl`, `kubelet`, `etcd`, `kube-apiserver`, …, `coredns`, `pause`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+/// Where, beside the programs, the images are that every node needs.
+pub(crate) const IMAGES: &[&str] = &["pause.tar", "coredns.tar"];
+
+/// The embedded Kubernetes, built first if this version of its sources never was.
+pub fn kubernetes(progress: Progress) -> Result<Kubernetes> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
+    let cache = cache_dir()?.join("tools");
+    let dir = cache.join(format!(
+        "kubernetes-{KUBERNETES_VERSION}-{}",
+        &fingerprint(&module)?[..16]
+    ));
+    let _lock = lock(&cache.join("kubernetes.lock"))?;
+    if dir.is_dir() {
+        return Ok(Kubernetes { dir });
+    }
+    progress(&format!(
+        "building Kubernetes {KUBERNETES_VERSION}, CoreDNS and pause from Go modules: the test cluster runs them (about 5 minutes, once)"
+    ));
+    let (major, rest) = KUBERNETES_VERSION
+        .split_once('.')
+        .context("a version has a minor part")?;
+    let minor = rest.split('.').next().unwrap_or_default();
+    let package = "k8s.io/component-base/version";
+    let flags = format!(
+        "-s -w -X {package}.gitVersion=v{KUBERNETES_VERSION} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+    );
+    install(&dir, |out| {
+        let mut go = go()?;
+        go.current_dir(&module)
+            .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"]);
+        go.args(["-ldflags", &flags, "-o"])
+            .arg(format!("{}/", out.display()));
+        shell::run(go.args(["./pause", "./coredns", "./kube"])).context("cannot build e2e/cluster")?;
+        for component in COMPONENTS {
+            symlink("kube", out.join(component)).with_context(|| format!("cannot link {component}"))?;
+        }
+        for (program, reference) in [("coredns", COREDNS_IMAGE), ("pause", PAUSE_IMAGE)] {
+            image::write(&out.join(format!("{program}.tar")), reference, &out.join(program))?;
+        }
+        Ok(())
+    })?;
+    Ok(Kubernetes { dir })
+}
+
+/// The path of Helm, built first if it never was.
+pub fn helm(progress: Progress) -> Result<PathBuf> {
+    let cache = cache_dir()?.join("tools");
+    let dir = cache.join(format!("helm-{HELM_VERSION}"));
+    let _lock = lock(&cache.join("helm.lock"))?;
+    if !dir.is_dir() {
+        progress(&format!(
+            "building Helm {HELM_VERSION} from its Go module: charts are installed with it (about 3 minutes, once)"
+        ));
+        install(&dir, |out| {
+            let mut go = go()?;
+            go.env("GOBIN", out)
+                .args(["install", "-trimpath", "-ldflags", "-s -w"]);
+            shell::run(go.arg(format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}")))
+                .context("cannot build Helm")?;
+            Ok(())
+        })?;
+    }
+    Ok(dir.join("helm"))
+}
+
+/// Fills a folder beside `dir` and moves it there when it is complete: `dir` is whole or absent.
+fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let part = dir.with_extension("part");
+    if part.exists() {
+        fs::remove_dir_all(&part).with_context(|| format!("cannot remove {}", part.display()))?;
+    }
+    fs::create_dir_all(&part).with_context(|| format!("cannot create {}", part.display()))?;
+    fill(&part)?;
+    fs::rename(&part, dir).with_context(|| format!("cannot move {} into place", part.display()))
+}
+
+fn go() -> Result<Command> {
+    if !apt::present("go") {
+        bail!(
+            "`go` is not in PATH: install Go 1.25 or later (https://go.dev/dl), the embedded cluster is built with it"
+        );
+    }
+    let mut command = Command::new("go");
+    command.env("CGO_ENABLED", "0");
+    Ok(command)
+}
+
+/// A hash over every file of the module: names and contents.
+fn fingerprint(module: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    list(module, &mut files)?;
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        let content = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let name = file
+            .strip_prefix(module)
+            .unwrap_or(&file)
+            .to_string_lossy()
+            .into_owned();
+        hash.update(format!("{name} {}\n", content.len()));
+        hash.update(content);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            list(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("ambit-e2e-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_version_is_the_one_that_go_mod_requires() {
+        let module = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/go.mod")).unwrap();
+        assert!(module.contains(&format!("k8s.io/kubernetes v{KUBERNETES_VERSION}")));
+    }
+
+    #[test]
+    fn the_fingerprint_follows_names_and_contents() {
+        let dir = scratch("fingerprint");
+        fs::write(dir.join("a"), "1").unwrap();
+        let first = fingerprint(&dir).unwrap();
+        assert_eq!(first, fingerprint(&dir).unwrap());
+        fs::write(dir.join("a"), "2").unwrap();
+        let second = fingerprint(&dir).unwrap();
+        fs::rename(dir.join("a"), dir.join("b")).unwrap();
+        let third = fingerprint(&dir).unwrap();
+        assert!(first != second && second != third);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_install_that_fails_leaves_nothing_in_place() {
+        let dir = scratch("install").join("tool");
+        assert!(install(&dir, |_| bail!("no")).is_err());
+        assert!(!dir.exists());
+        install(&dir, |out| Ok(fs::write(out.join("bin"), "x")?)).unwrap();
+        assert!(dir.join("bin").exists());
+        fs::remove_dir_all(dir.parent().unwrap()).unwrap();
+    }
+}

@@ -1,0 +1,111 @@
+//! Images of one static binary, written as archives: no builder and no registry is needed for them.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+const BLOCK: usize = 512;
+
+/// Writes a docker archive at `archive`: an image called `reference` that holds only `program`, as `/NAME`, and runs it.
+pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<()> {
+    let name = program
+        .file_name()
+        .context("a program has a name")?
+        .to_string_lossy()
+        .into_owned();
+    let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let mut layer = Vec::with_capacity(content.len() + 4 * BLOCK);
+    entry(&mut layer, &name, 0o755, &content)?;
+    end(&mut layer)?;
+    let config = json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": { "Entrypoint": [format!("/{name}")], "WorkingDir": "/" },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))] },
+    });
+    let config = serde_json::to_vec(&config)?;
+    let config_name = format!("{}.json", digest(&config));
+    let manifest = json!([{ "Config": config_name, "RepoTags": [reference], "Layers": ["layer.tar"] }]);
+    let mut file = File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
+    entry(&mut file, &config_name, 0o644, &config)?;
+    entry(&mut file, "layer.tar", 0o644, &layer)?;
+    entry(&mut file, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
+    end(&mut file)
+}
+
+/// One file in the ustar format.
+fn entry(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+    let mut header = [0_u8; BLOCK];
+    let mut field =
+        |offset: usize, value: &str| header[offset..offset + value.len()].copy_from_slice(value.as_bytes());
+    field(0, name);
+    field(100, &format!("{mode:07o}"));
+    field(108, "0000000");
+    field(116, "0000000");
+    field(124, &format!("{:011o}", content.len()));
+    field(136, "00000000000");
+    field(148, "        ");
+    field(156, "0");
+    field(257, "ustar\u{0}00");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    out.write_all(&header)?;
+    out.write_all(content)?;
+    out.write_all(&vec![0; content.len().next_multiple_of(BLOCK) - content.len()])?;
+    Ok(())
+}
+
+fn end(out: &mut impl Write) -> Result<()> {
+    Ok(out.write_all(&[0; 2 * BLOCK])?)
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn digest(content: &[u8]) -> String {
+    Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn tar_reads_what_is_written() {
+        let dir = std::env::temp_dir().join(format!("ambit-e2e-image-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("tool"), "x".repeat(700)).unwrap();
+        let archive = dir.join("image.tar");
+        write(&archive, "localhost/tool:1", &dir.join("tool")).unwrap();
+        let tar = |arguments: &[&str], archive: &Path| {
+            let out = Command::new("tar")
+                .args(arguments)
+                .arg(archive)
+                .current_dir(&dir)
+                .output()
+                .unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap()
+        };
+        assert!(tar(&["-tf"], &archive).ends_with("layer.tar\nmanifest.json\n"));
+        tar(&["-xf"], &archive);
+        assert!(tar(&["-tvf"], &dir.join("layer.tar")).starts_with("-rwxr-xr-x"));
+        let manifest = fs::read_to_string(dir.join("manifest.json")).unwrap();
+        assert!(manifest.contains("localhost/tool:1"), "{manifest}");
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,64 @@
+//! Waiting for a condition, never for a time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+const STEP: Duration = Duration::from_millis(100);
+
+/// Tries `probe` until it succeeds. Past `limit`, the error says `what` was awaited, what was seen last, and `hint`:
+/// where to look further.
+pub(crate) fn until<T>(
+    what: &str,
+    limit: Duration,
+    hint: impl Fn() -> String,
+    mut probe: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match probe() {
+            Ok(value) => return Ok(value),
+            Err(seen) if start.elapsed() >= limit => {
+                bail!(
+                    "waited {} s for {what}; last seen: {seen:#}; {}",
+                    limit.as_secs(),
+                    hint()
+                )
+            }
+            Err(_) => thread::sleep(STEP),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_says_what_when_and_where() {
+        let error = until::<()>(
+            "rain",
+            Duration::ZERO,
+            || "see /var/log/sky".into(),
+            || bail!("sun"),
+        );
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "waited 0 s for rain; last seen: sun; see /var/log/sky"
+        );
+    }
+
+    #[test]
+    fn it_ends_with_the_first_success() {
+        let mut left = 2;
+        let probe = || {
+            left -= 1;
+            if left == 0 { Ok(7) } else { bail!("not yet") }
+        };
+        assert_eq!(
+            until("seven", Duration::from_secs(5), String::new, probe).unwrap(),
+            7
+        );
+    }
+}
