@@ -1,19 +1,53 @@
 //! Developer commands: `cargo xtask help`.
 
+mod cluster;
+mod crds;
+mod lint;
+mod progress;
+mod tools;
+mod workspace;
+
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use progress::Progress;
+
 /// Ambit's developer commands.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// A real Kubernetes on this machine: up, down, status.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Generate the CustomResourceDefinitions in the chart from the types in `crds/`.
+    Crds(crds::Arguments),
+    /// Format, clippy, dependencies and generated files: what a change must pass before any test.
+    Lint,
+}
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {}
+fn main() -> ExitCode {
+    let progress = Progress::new();
+    match run(Arguments::parse().command, &progress) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, progress: &Progress) -> Result<()> {
+    match command {
+        Command::Cluster(command) => cluster::run(command, progress),
+        Command::Crds(arguments) => crds::run(&arguments, progress),
+        Command::Lint => lint::run(progress),
+    }
 }

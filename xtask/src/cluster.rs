@@ -1,0 +1,89 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+
+use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::tools;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+use crate::progress::Progress;
+
+/// What to do with a cluster.
+#[derive(Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Make a cluster; what it takes is installed first
+    Up {
+        #[command(flatten)]
+        which: Which,
+        /// Number of nodes
+        #[arg(long, default_value_t = 2)]
+        nodes: usize,
+    },
+    /// Remove a cluster and all that belongs to it
+    Down(Which),
+    /// Tell what there is of a cluster; fails unless it is healthy
+    Status(Which),
+    /// Print what to evaluate in a shell so that kubectl speaks to the cluster
+    Env(Which),
+    /// Run kubectl on a cluster
+    Kubectl {
+        #[command(flatten)]
+        which: Which,
+        /// kubectl's own arguments
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Which cluster is meant.
+#[derive(Args)]
+pub(crate) struct Which {
+    /// The cluster's name
+    #[arg(long, default_value = "ambit")]
+    name: String,
+}
+
+/// Does what was asked for.
+pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
+    match command {
+        ClusterCommand::Up { which, nodes } => up(which.name, nodes, progress),
+        ClusterCommand::Down(which) => {
+            Cluster::down(&which.name)?;
+            println!(
+                "cluster {} is gone; to undo the installations too: {}",
+                which.name,
+                tools::uninstall_hint()
+            );
+            Ok(())
+        }
+        ClusterCommand::Status(which) => {
+            let status = Cluster::status(&which.name)?;
+            println!("{status}");
+            if status.healthy() {
+                Ok(())
+            } else {
+                bail!("cluster {} is not healthy", which.name)
+            }
+        }
+        ClusterCommand::Env(which) => {
+            let cluster = Cluster::attach(&which.name)?;
+            println!("export KUBECONFIG={}", cluster.kubeconfig().display());
+            println!("export PATH={}:$PATH", cluster.programs().display());
+            Ok(())
+        }
+        ClusterCommand::Kubectl { which, arguments } => {
+            let error = Cluster::attach(&which.name)?.kubectl().args(arguments).exec();
+            Err(error).context("cannot start kubectl")
+        }
+    }
+}
+
+fn up(name: String, nodes: usize, progress: &Progress) -> Result<()> {
+    let spec = Spec { name, nodes };
+    let title = format!("cluster {} of {nodes} nodes", spec.name);
+    let cluster = progress.step(&title, || Cluster::up(&spec, &|message| progress.note(message)))?;
+    println!("kubeconfig: {}", cluster.kubeconfig().display());
+    Ok(())
+}

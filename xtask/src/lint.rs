@@ -1,0 +1,47 @@
+//! `cargo xtask lint`: what needs no cluster and no test.
+
+use anyhow::Result;
+
+use crate::progress::Progress;
+use crate::workspace::{self, cargo};
+use crate::{crds, tools};
+
+/// Runs every check; the first that fails ends it.
+pub(crate) fn run(progress: &Progress) -> Result<()> {
+    progress.step("format", || {
+        workspace::run(&mut cargo(&["fmt", "--all", "--check"]))
+    })?;
+    progress.step("generated definitions", || crds::check(progress))?;
+    progress.step("clippy", || {
+        let clippy = [
+            "clippy",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        workspace::run(&mut cargo(&clippy))
+    })?;
+    progress.step("dependencies: licences, bans, sources", || {
+        let deny = tools::cargo_deny(progress)?;
+        // The advisories' database has to be fetched from the net: an own, deliberate command.
+        let check = [
+            "--offline",
+            "--workspace",
+            "--log-level",
+            "error",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ];
+        workspace::run(
+            std::process::Command::new(deny)
+                .args(check)
+                .current_dir(workspace::root()),
+        )
+    })
+}

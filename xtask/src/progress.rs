@@ -1,0 +1,93 @@
+//! What a person at the terminal sees: steps with their elapsed time, and what is installed on the way.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// Reports the steps of one command on standard error; what a command produces goes to standard output.
+pub(crate) struct Progress {
+    start: Instant,
+    /// Steps that are under way: they nest.
+    depth: AtomicUsize,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            depth: AtomicUsize::new(0),
+        }
+    }
+
+    /// Runs one step and reports its name, when it began and how long it took.
+    pub(crate) fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.line("▸", name);
+        let start = Instant::now();
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        let result = work();
+        self.depth.fetch_sub(1, Ordering::Relaxed);
+        let took = seconds(start.elapsed());
+        match &result {
+            Ok(_) => self.line("✓", &format!("{name} ({took})")),
+            Err(_) => self.line("✗", &format!("{name} (failed after {took})")),
+        }
+        result
+    }
+
+    /// One line about what is being done within a step.
+    pub(crate) fn note(&self, text: &str) {
+        for line in text.lines() {
+            self.line("·", line);
+        }
+    }
+
+    /// The end of a command that failed: what went wrong, then each cause.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        self.line("✗", &format!("{error:#}"));
+    }
+
+    /// Since the command began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn line(&self, sign: &str, text: &str) {
+        let depth = "  ".repeat(self.depth.load(Ordering::Relaxed));
+        let at = seconds(self.start.elapsed());
+        // A closed terminal is no reason to stop.
+        let _ = writeln!(std::io::stderr().lock(), "[{at:>7}] {depth}{sign} {text}");
+    }
+}
+
+/// A duration as people read it: `3.2s`, `2m 05s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    let tenths = duration.as_millis() / 100;
+    if tenths < 600 {
+        format!("{}.{}s", tenths / 10, tenths % 10)
+    } else {
+        format!("{}m {:02}s", tenths / 600, tenths / 10 % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(seconds(Duration::from_millis(3_249)), "3.2s");
+        assert_eq!(seconds(Duration::from_millis(59_990)), "59.9s");
+        assert_eq!(seconds(Duration::from_secs(65)), "1m 05s");
+        assert_eq!(seconds(Duration::from_secs(3_600)), "60m 00s");
+    }
+
+    #[test]
+    fn a_step_hands_its_result_on() {
+        let progress = Progress::new();
+        assert_eq!(progress.step("seven", || Ok(7)).unwrap(), 7);
+        assert!(progress.step::<()>("fails", || anyhow::bail!("no")).is_err());
+        assert_eq!(progress.depth.load(Ordering::Relaxed), 0);
+    }
+}
