@@ -2,8 +2,8 @@
 
 mod buffer;
 
-use std::cell::Cell;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use bytes::{Buf, Bytes};
@@ -51,11 +51,11 @@ pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter
     } = stream;
     let result = {
         let (mut read, mut write) = tcp.split();
-        let received_all = Cell::new(false);
+        let received_all = AtomicBool::new(false);
         let forward = tcp_to_stream(&mut read, &mut send, &received_all, |n| meter.forward(n));
         let backward = async {
             stream_to_tcp(&mut recv, &mut write, |n| meter.backward(n)).await?;
-            received_all.set(true);
+            received_all.store(true, Ordering::Relaxed);
             // Once more round both, so that the other direction begins to watch for a reset.
             tokio::task::yield_now().await;
             Ok(())
@@ -120,7 +120,7 @@ fn reset_on_close(tcp: &TcpStream) {
 async fn tcp_to_stream(
     read: &mut ReadHalf<'_>,
     send: &mut SendStream<Bytes>,
-    received_all: &Cell<bool>,
+    received_all: &AtomicBool,
     count: impl Fn(u64),
 ) -> Result<(), CopyError> {
     let mut buffer = GrowingBuffer::new();
@@ -130,7 +130,7 @@ async fn tcp_to_stream(
             if let Poll::Ready(ready) = read.as_ref().poll_read_ready(cx) {
                 return Poll::Ready(ready.map_err(CopyError::Tcp));
             }
-            if received_all.get() {
+            if received_all.load(Ordering::Relaxed) {
                 match send.poll_reset(cx) {
                     Poll::Ready(Ok(reason)) => return Poll::Ready(Err(CopyError::Tunnel(reason.into()))),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(CopyError::Tunnel(error))),

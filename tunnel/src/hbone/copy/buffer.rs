@@ -25,7 +25,10 @@ impl GrowingBuffer {
         debug_assert!(self.buffer.is_empty());
         // Some leftover room is used up before there is a new allocation.
         if self.buffer.capacity() < self.size / 4 {
-            self.buffer.reserve(self.size);
+            // In place if all that was read has been sent; reserve() would grow it without bound.
+            if !self.buffer.try_reclaim(self.size) {
+                self.buffer = BytesMut::with_capacity(self.size);
+            }
         }
         &mut self.buffer
     }
