@@ -4,8 +4,11 @@
 
 pub mod authorization;
 pub mod broker_channel;
+mod control_channel;
 pub mod names;
 pub mod xds;
+
+pub use control_channel::{ControlChannelError, TokenFile, control_channel};
 
 macro_rules! protobuf {
     ($(#[$doc:meta])* $module:ident, $package:literal) => {

@@ -1,0 +1,174 @@
+//! The way to the control plane: a gRPC channel over TLS that trusts the mesh root only, and the token that authenticates its
+//! calls.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A control plane that has gone without a word is noticed within twice this.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+const WINDOW: u32 = 4 << 20;
+
+/// Why no channel to a control plane can be made from a URL.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlChannelError {
+    /// Not a URL of the form `https://host[:port]`.
+    #[error("control plane URL {url:?} is not of the form https://host[:port]")]
+    Url {
+        /// The text given.
+        url: String,
+    },
+    /// The host cannot stand in a certificate.
+    #[error("control plane URL {url:?}: {source}")]
+    Host {
+        /// The text given.
+        url: String,
+        /// What is wrong with its host.
+        source: InvalidDnsNameError,
+    },
+    /// gRPC refuses the URL.
+    #[error(transparent)]
+    Endpoint(#[from] tonic::transport::Error),
+}
+
+/// A channel to the control plane at `url` (`https://host[:port]`, default port 443) which connects at first use and again after each
+/// loss. TLS 1.3; the server must show a certificate for the URL's host under the roots in `root_cert` (PEM), which is read at each
+/// connect. A peer that no longer answers is noticed within 10 s.
+pub fn control_channel(url: &str, root_cert: &Path) -> Result<Channel, ControlChannelError> {
+    let malformed = || ControlChannelError::Url { url: url.to_owned() };
+    let uri: Uri = url.parse().map_err(|_| malformed())?;
+    let host = uri
+        .host()
+        .filter(|_| uri.scheme_str() == Some("https"))
+        .ok_or_else(malformed)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let server_name = ServerName::try_from(host.clone()).map_err(|source| ControlChannelError::Host {
+        url: url.to_owned(),
+        source,
+    })?;
+    let server = Arc::new(Server {
+        host,
+        port: uri.port_u16().unwrap_or(443),
+        server_name,
+        root_cert: root_cert.to_owned(),
+    });
+    let connector = tower::service_fn(move |_: Uri| {
+        let server = Arc::clone(&server);
+        async move { server.connect().await.map(TokioIo::new) }
+    });
+    // The connector does the TLS, so towards tonic the endpoint is plain; the requests say https.
+    let plain = format!("http://{}", uri.authority().map_or("", |a| a.as_str()));
+    let endpoint = Endpoint::from_shared(plain)?
+        .origin(uri)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+struct Server {
+    host: String,
+    port: u16,
+    server_name: ServerName<'static>,
+    root_cert: PathBuf,
+}
+
+impl Server {
+    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+        let pem = tokio::fs::read(&self.root_cert)
+            .await
+            .map_err(|e| self.root_error(&e))?;
+        let config = client_config(&pem).map_err(|e| self.root_error(&e))?;
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tcp.set_nodelay(true)?;
+        TlsConnector::from(Arc::new(config))
+            .connect(self.server_name.clone(), tcp)
+            .await
+    }
+
+    fn root_error(&self, error: &io::Error) -> io::Error {
+        io::Error::new(
+            error.kind(),
+            format!("mesh root {}: {error}", self.root_cert.display()),
+        )
+    }
+}
+
+fn client_config(root_pem: &[u8]) -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(root_pem) {
+        roots
+            .add(certificate.map_err(io::Error::other)?)
+            .map_err(io::Error::other)?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "holds no certificate"));
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// Authenticates each call (or stream) with the bearer token that the file holds at that moment: projected service-account tokens are
+/// rotated.
+#[derive(Debug, Clone)]
+pub struct TokenFile {
+    path: Arc<Path>,
+}
+
+impl TokenFile {
+    /// The token in the file at `path`, which is read at each call.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into().into(),
+        }
+    }
+
+    /// The token as it is now, without the white space around it.
+    pub fn read(&self) -> io::Result<String> {
+        let token = std::fs::read_to_string(&self.path).map_err(|e| {
+            io::Error::new(
+                e.kind(),
+                format!("service-account token {}: {e}", self.path.display()),
+            )
+        })?;
+        Ok(token.trim().to_owned())
+    }
+}
+
+impl Interceptor for TokenFile {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let token = self.read().map_err(|e| Status::unauthenticated(e.to_string()))?;
+        let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Status::unauthenticated(format!("{} holds no token", self.path.display())))?;
+        bearer.set_sensitive(true);
+        request.metadata_mut().insert("authorization", bearer);
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests;

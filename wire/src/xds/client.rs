@@ -1,0 +1,347 @@
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use super::PARTIAL;
+use crate::control_channel::TokenFile;
+use crate::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use crate::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// Foreign control planes send everything in one response.
+const MAX_RESPONSE: usize = 512 << 20;
+/// Names that a NACK spells out; the others are counted.
+const NAMES_IN_NACK: usize = 20;
+
+/// What to subscribe to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The resources' type.
+    pub type_url: String,
+    /// Their names; `None` for all there are.
+    pub names: Option<Vec<String>>,
+}
+
+impl Subscription {
+    /// All resources of the type.
+    pub fn wildcard(type_url: impl Into<String>) -> Self {
+        Self {
+            type_url: type_url.into(),
+            names: None,
+        }
+    }
+}
+
+/// A resource that is new or has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name.
+    pub name: String,
+    /// The server's version of it.
+    pub version: String,
+    /// The encoded message.
+    pub bytes: Vec<u8>,
+}
+
+/// One response of the server: changes of one type, to be applied together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The resources' type.
+    pub type_url: String,
+    /// New and changed resources.
+    pub added: Vec<Resource>,
+    /// Names that are gone. A name that was never here may be among them.
+    pub removed: Vec<String>,
+    /// Whether this brings the client up to date, as far as the server knows; otherwise more follows at once. An Ambit server cuts
+    /// large responses; every response of a foreign one is complete.
+    pub complete: bool,
+}
+
+/// A resource that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
+    }
+}
+
+/// Takes what the control plane sends.
+pub trait Handler: Send {
+    /// Applies a batch. Resources that are not understood are named in the answer, and what was known of them before must stay in
+    /// force; all others of the batch count as applied.
+    fn apply(&mut self, batch: Batch) -> impl Future<Output = Vec<Rejection>> + Send;
+}
+
+/// Whether a control plane is answering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// A stream is open and the server has answered on it.
+    Connected,
+    /// No server has answered since the stream was lost, or ever; `error` says why the latest attempt failed.
+    Disconnected {
+        /// Attempts that failed in succession.
+        attempts: u32,
+        /// Why the latest failed.
+        error: Option<String>,
+    },
+}
+
+impl ConnectionState {
+    /// Whether a control plane is answering.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected)
+    }
+}
+
+/// The client half of delta xDS: keeps one ADS stream open, over which it subscribes to several types, and hands what arrives to a
+/// [`Handler`]. After a loss it connects again (exponential backoff with jitter, at most 5 s) and tells the server what it holds, so that
+/// only differences are sent.
+pub struct Client<H> {
+    service: AggregatedDiscoveryServiceClient<InterceptedService<Channel, TokenFile>>,
+    node: Node,
+    types: Vec<Type>,
+    handler: H,
+    state: watch::Sender<ConnectionState>,
+}
+
+struct Type {
+    subscription: Subscription,
+    /// Name to version of what has been applied.
+    held: HashMap<String, String>,
+}
+
+impl<H: Handler> Client<H> {
+    /// A client that will subscribe over `channel`, authenticated by `token`, as `node`.
+    pub fn new(
+        channel: Channel,
+        token: TokenFile,
+        node: Node,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+        handler: H,
+    ) -> Self {
+        let types = subscriptions
+            .into_iter()
+            .map(|subscription| Type {
+                subscription,
+                held: HashMap::new(),
+            })
+            .collect();
+        Self {
+            service: AggregatedDiscoveryServiceClient::with_interceptor(channel, token)
+                .max_decoding_message_size(MAX_RESPONSE),
+            node,
+            types,
+            handler,
+            state: watch::Sender::new(ConnectionState::Disconnected {
+                attempts: 0,
+                error: None,
+            }),
+        }
+    }
+
+    /// Whether a control plane is answering, as it changes.
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.subscribe()
+    }
+
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut attempts = 0;
+        loop {
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => return,
+                ended = self.stream() => ended,
+            };
+            if self.state.borrow().is_connected() {
+                attempts = 0;
+            }
+            attempts += 1;
+            let delay = delay(attempts);
+            warn!(error = describe(&ended), attempts, retry_in = ?delay, "no stream to the control plane");
+            self.state.send_replace(ConnectionState::Disconnected {
+                attempts,
+                error: Some(describe(&ended)),
+            });
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    /// One stream, until it ends.
+    async fn stream(&mut self) -> Status {
+        let (requests, outgoing) = mpsc::channel(self.types.len() * 2 + 1);
+        for (index, t) in self.types.iter().enumerate() {
+            let first = t.first_request((index == 0).then(|| self.node.clone()));
+            if requests.send(first).await.is_err() {
+                return Status::cancelled("the stream ended before it began");
+            }
+        }
+        let mut responses = match self
+            .service
+            .delta_aggregated_resources(ReceiverStream::new(outgoing))
+            .await
+        {
+            Ok(responses) => responses.into_inner(),
+            Err(status) => return status,
+        };
+        loop {
+            let response = match responses.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Status::unavailable("the control plane ended the stream"),
+                Err(status) => return status,
+            };
+            if !self.state.borrow().is_connected() {
+                info!("the control plane answers");
+                self.state.send_replace(ConnectionState::Connected);
+            }
+            let Some(answer) = self.apply(response).await else {
+                continue;
+            };
+            if requests.send(answer).await.is_err() {
+                return Status::unavailable("the control plane closed its side");
+            }
+        }
+    }
+
+    /// Applies a response; what to answer.
+    async fn apply(&mut self, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+        let DeltaDiscoveryResponse {
+            system_version_info,
+            resources,
+            type_url,
+            removed_resources,
+            nonce,
+        } = response;
+        let Some(t) = self
+            .types
+            .iter_mut()
+            .find(|t| t.subscription.type_url == type_url)
+        else {
+            warn!(type_url, "the control plane sent a type that was not asked for");
+            return None;
+        };
+        debug!(
+            type_url,
+            added = resources.len(),
+            removed = removed_resources.len(),
+            "configuration received"
+        );
+        let added: Vec<_> = resources.into_iter().map(Resource::from).collect();
+        let versions: Vec<_> = added
+            .iter()
+            .map(|r| (r.name.clone(), r.version.clone()))
+            .collect();
+        for name in &removed_resources {
+            t.held.remove(name);
+        }
+        let complete = system_version_info != PARTIAL;
+        let batch = Batch {
+            type_url: type_url.clone(),
+            added,
+            removed: removed_resources,
+            complete,
+        };
+        let rejections = self.handler.apply(batch).await;
+        for (name, version) in versions {
+            if !rejections.iter().any(|r| r.name == name) {
+                t.held.insert(name, version);
+            }
+        }
+        let error_detail = (!rejections.is_empty()).then(|| {
+            for rejection in &rejections {
+                warn!(
+                    type_url,
+                    resource = rejection.name,
+                    reason = rejection.reason,
+                    "configuration rejected"
+                );
+            }
+            nack(&rejections)
+        });
+        Some(DeltaDiscoveryRequest {
+            type_url,
+            response_nonce: nonce,
+            error_detail,
+            ..Default::default()
+        })
+    }
+}
+
+impl Type {
+    fn first_request(&self, node: Option<Node>) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            node,
+            type_url: self.subscription.type_url.clone(),
+            resource_names_subscribe: self.subscription.names.clone().unwrap_or_default(),
+            initial_resource_versions: self.held.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+impl From<discovery::Resource> for Resource {
+    fn from(from: discovery::Resource) -> Self {
+        Self {
+            name: from.name,
+            version: from.version,
+            bytes: from.resource.map(|any| any.value).unwrap_or_default(),
+        }
+    }
+}
+
+fn nack(rejections: &[Rejection]) -> discovery::Status {
+    let mut message = String::new();
+    for rejection in rejections.iter().take(NAMES_IN_NACK) {
+        let separator = if message.is_empty() { "" } else { "; " };
+        // Writing to a string cannot fail.
+        let _ = write!(message, "{separator}{rejection}");
+    }
+    if let Some(more) = rejections.len().checked_sub(NAMES_IN_NACK + 1) {
+        let _ = write!(message, "; and {} more", more + 1);
+    }
+    discovery::Status {
+        code: Code::InvalidArgument as i32,
+        message,
+    }
+}
+
+/// Half to the whole of a delay that doubles with each attempt.
+fn delay(attempts: u32) -> Duration {
+    let whole = FIRST_DELAY
+        .saturating_mul(1 << (attempts - 1).min(10))
+        .min(LONGEST_DELAY);
+    whole.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+/// With the causes below, which tonic leaves out of its own text.
+fn describe(status: &Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let this = error.to_string();
+        if !text.contains(&this) {
+            let _ = write!(text, ": {this}");
+        }
+        cause = error.source();
+    }
+    text
+}

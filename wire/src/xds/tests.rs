@@ -1,0 +1,201 @@
+//! The client half against the server half.
+
+mod harness;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use self::harness::{A, B, ControlPlane, Fake, TestClient, map, resources};
+use super::{ConnectionState, Subscription};
+
+fn both() -> Vec<Subscription> {
+    vec![Subscription::wildcard(A), Subscription::wildcard(B)]
+}
+
+#[tokio::test]
+async fn changes_and_removals_arrive_for_each_type_apart() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("x", "1"), ("y", "1")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let mut client = TestClient::start(server.address, both());
+    assert_eq!(
+        client.next().await,
+        (A.into(), map(&[("x", "1"), ("y", "1")]), vec![])
+    );
+
+    // B was not ready: nothing was said of it, A goes on.
+    fake.a
+        .update([("y".into(), None), ("z".into(), Some(b"1".to_vec()))]);
+    assert_eq!(
+        client.next().await,
+        (A.into(), map(&[("z", "1")]), vec!["y".into()])
+    );
+    fake.b.replace([]);
+    let empty = client.batch().await;
+    assert_eq!(
+        (empty.type_url.as_str(), empty.added.len(), empty.complete),
+        (B, 0, true)
+    );
+    fake.b.replace(resources(&[("b", "1")]));
+    assert_eq!(client.next().await, (B.into(), map(&[("b", "1")]), vec![]));
+    assert!(client.state.borrow().is_connected());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reconnect_brings_the_differences_and_nothing_twice() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[
+        ("same", "1"),
+        ("changed", "1"),
+        ("gone", "1"),
+        ("flapped", "1"),
+    ]));
+    let server = ControlPlane::start(&fake, None).await;
+    let address = server.address;
+    let mut client = TestClient::start(address, vec![Subscription::wildcard(A)]);
+    assert_eq!(client.next().await.1.len(), 4);
+    server.stop().await;
+    client.wait_connected(false).await;
+    assert!(matches!(
+        &*client.state.borrow(),
+        ConnectionState::Disconnected { error: Some(_), .. }
+    ));
+
+    fake.a.update([
+        ("flapped".into(), None),
+        ("gone".into(), None),
+        ("changed".into(), Some(b"2".to_vec())),
+    ]);
+    fake.a.update([("flapped".into(), Some(b"1".to_vec()))]);
+    std::fs::write(client.token.path(), "second\n").unwrap();
+    let server = ControlPlane::start(&fake, Some(address)).await;
+    assert_eq!(
+        client.next().await,
+        (A.into(), map(&[("changed", "2")]), vec!["gone".into()])
+    );
+    client.wait_connected(true).await;
+    server.stop().await;
+    client.wait_connected(false).await;
+
+    let server = ControlPlane::start(&fake, Some(address)).await;
+    assert_eq!(client.next().await, (A.into(), map(&[]), vec![]));
+    assert_eq!(*fake.sent.lock().unwrap(), 6);
+    let tokens = fake.tokens.lock().unwrap().clone();
+    assert_eq!(tokens.first().unwrap(), "Bearer first");
+    assert_eq!(tokens.last().unwrap(), "Bearer second");
+    server.stop().await;
+}
+
+/// Another replica, just started, must not tell clients that everything is gone.
+#[tokio::test]
+async fn a_server_that_knows_nothing_yet_takes_nothing_away() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("x", "1"), ("y", "1")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let address = server.address;
+    let mut client = TestClient::start(address, both());
+    client.batch().await;
+    server.stop().await;
+
+    let fresh = Arc::new(Fake::default());
+    fresh.b.replace([]);
+    let server = ControlPlane::start(&fresh, Some(address)).await;
+    assert_eq!(client.next().await.0, B);
+    fresh.a.update([("x".into(), Some(b"1".to_vec()))]);
+    fresh.a.replace(resources(&[("x", "1")]));
+    assert_eq!(client.next().await, (A.into(), map(&[]), vec!["y".into()]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_rejected_resource_comes_again_only_when_it_changes() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("x", "1")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let mut client = TestClient::start(server.address, vec![Subscription::wildcard(A)]);
+    client.batch().await;
+
+    fake.a.update([
+        ("x".into(), Some(b"bad".to_vec())),
+        ("y".into(), Some(b"1".to_vec())),
+    ]);
+    assert_eq!(client.next().await.1, map(&[("x", "bad"), ("y", "1")]));
+    fake.a.update([("y".into(), Some(b"2".to_vec()))]);
+    assert_eq!(client.next().await.1, map(&[("y", "2")]));
+    assert_eq!(*fake.rejections.lock().unwrap(), [A]);
+    fake.a.update([("x".into(), Some(b"3".to_vec()))]);
+    assert_eq!(client.next().await.1, map(&[("x", "3")]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn many_resources_come_in_parts_of_which_only_the_last_is_complete() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace((0..12_000).map(|i| (format!("r{i}"), vec![b'x'])));
+    fake.b
+        .replace((0..5).map(|i| (format!("r{i}"), vec![0; 1 << 20])));
+    let server = ControlPlane::start(&fake, None).await;
+    let mut client = TestClient::start(server.address, both());
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let mut names = HashSet::new();
+    while a.last() != Some(&true) || b.last() != Some(&true) {
+        let batch = client.batch().await;
+        assert!(batch.added.len() <= 5_000);
+        names.extend(
+            batch
+                .added
+                .iter()
+                .map(|r| (batch.type_url.clone(), r.name.clone())),
+        );
+        if batch.type_url == A { &mut a } else { &mut b }.push(batch.complete);
+    }
+    assert_eq!((a, b), (vec![false, false, true], vec![false, false, true]));
+    assert_eq!(names.len(), 12_005);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn names_get_what_they_name_and_no_more() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("x", "1"), ("y", "1")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let named = Subscription {
+        type_url: A.into(),
+        names: Some(vec!["x".into(), "later".into()]),
+    };
+    let mut client = TestClient::start(server.address, vec![named]);
+    assert_eq!(
+        client.next().await,
+        (A.into(), map(&[("x", "1")]), vec!["later".into()])
+    );
+    fake.a.update([
+        ("y".into(), Some(b"2".to_vec())),
+        ("later".into(), Some(b"1".to_vec())),
+    ]);
+    assert_eq!(client.next().await, (A.into(), map(&[("later", "1")]), vec![]));
+    fake.a.update([("y".into(), None), ("x".into(), None)]);
+    assert_eq!(client.next().await, (A.into(), map(&[]), vec!["x".into()]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_says_why() {
+    let fake = Arc::new(Fake::default());
+    let server = ControlPlane::start(&fake, None).await;
+    let mut client = TestClient::start(
+        server.address,
+        vec![Subscription::wildcard("type.googleapis.com/test.C")],
+    );
+    let refused = |state: &ConnectionState| {
+        let ConnectionState::Disconnected {
+            error: Some(error), ..
+        } = state
+        else {
+            return false;
+        };
+        error.contains("test client may not have type.googleapis.com/test.C")
+    };
+    client.state.wait_for(refused).await.unwrap();
+    server.stop().await;
+}
