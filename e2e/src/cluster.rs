@@ -179,7 +179,7 @@ impl Cluster {
         ));
         pki::create(layout)?;
         network::create_wire(layout)?;
-        control_plane::start(layout)?;
+        let started = control_plane::start(layout)?;
         progress(&format!("booting {} nodes", layout.nodes));
         self.on_every_node(|node| {
             node.boot()?;
@@ -187,13 +187,14 @@ impl Cluster {
                 .iter()
                 .try_for_each(|image| node.load_image(&layout.program(image)))
         })?;
-        control_plane::wait_ready(layout)?;
+        control_plane::wait_ready(layout, &started)?;
         progress("the API server is ready; the nodes join");
         self.on_every_node(Node::join)?;
         dns::apply(layout)?;
         self.wait_nodes_ready()?;
         progress("all nodes are ready; waiting for the cluster's DNS");
         dns::wait_answer(layout)?;
+        state::complete(layout)?;
         progress(&format!("cluster {} is up", layout.name));
         Ok(())
     }
@@ -206,7 +207,7 @@ impl Cluster {
             || format!("see {}", logs.display()),
             || {
                 let status = self.inspect();
-                if status.healthy() {
+                if status.ready() {
                     Ok(())
                 } else {
                     bail!("{status}")

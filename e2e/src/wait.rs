@@ -13,10 +13,22 @@ pub(crate) fn until<T>(
     what: &str,
     limit: Duration,
     hint: impl Fn() -> String,
+    probe: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    until_unless(what, limit, hint, || Ok(()), probe)
+}
+
+/// The same, given up at once when `go_on` fails: what is awaited cannot come any more.
+pub(crate) fn until_unless<T>(
+    what: &str,
+    limit: Duration,
+    hint: impl Fn() -> String,
+    go_on: impl Fn() -> Result<()>,
     mut probe: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let start = Instant::now();
     loop {
+        go_on()?;
         match probe() {
             Ok(value) => return Ok(value),
             Err(seen) if start.elapsed() >= limit => {
@@ -47,6 +59,13 @@ mod tests {
             error.unwrap_err().to_string(),
             "waited 0 s for rain; last seen: sun; see /var/log/sky"
         );
+    }
+
+    #[test]
+    fn it_gives_up_when_there_is_nothing_to_wait_for() {
+        let limit = Duration::from_secs(600);
+        let error = until_unless::<()>("rain", limit, String::new, || bail!("no clouds"), || bail!("sun"));
+        assert_eq!(error.unwrap_err().to_string(), "no clouds");
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::layout::Layout;
-use super::{network, process};
+use super::network;
+use super::process::{self, Started};
 use crate::{shell, wait};
 
 /// The roles of the control plane's processes.
@@ -21,30 +22,21 @@ pub(super) const ROLES: &[&str] = &[
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts all four; they wait for one another.
-pub(super) fn start(layout: &Layout) -> Result<()> {
-    for role in ROLES {
+pub(super) fn start(layout: &Layout) -> Result<Vec<Started>> {
+    let start = |role: &&str| {
         let mut words = network::within(&layout.control_plane_netns());
         words.push(layout.program(role).display().to_string());
         words.extend(arguments(layout, role));
-        process::spawn(&layout.dir, role, &layout.log(role), &words)?;
-    }
-    Ok(())
+        process::spawn(&layout.dir, role, &layout.log(role), &words)
+    };
+    ROLES.iter().map(start).collect()
 }
 
 /// Waits until the API server says that it is ready.
-pub(super) fn wait_ready(layout: &Layout) -> Result<()> {
+pub(super) fn wait_ready(layout: &Layout, started: &[Started]) -> Result<()> {
     let hint = || format!("see {}", layout.log("kube-apiserver").display());
-    wait::until("the API server to be ready", READY_LIMIT, hint, || {
-        let alive = process::list(&layout.dir)?;
-        if let Some(missing) = ROLES
-            .iter()
-            .find(|role| !alive.iter().any(|process| process.role == **role))
-        {
-            bail!(
-                "{missing} is not running (log: {})",
-                layout.log(missing).display()
-            );
-        }
+    let alive = || started.iter().try_for_each(Started::check);
+    wait::until_unless("the API server to be ready", READY_LIMIT, hint, alive, || {
         ready(layout)
     })
 }

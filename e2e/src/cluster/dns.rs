@@ -20,7 +20,7 @@ use crate::{shell, wait};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Names outside the cluster do not exist in it: tests do not depend on the world.
-const COREFILE: &str = ".:53 {
+const COREFILE: &str = "cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {
     errors
     health {
         lameduck 2s
@@ -31,11 +31,14 @@ const COREFILE: &str = ".:53 {
         pods insecure
         ttl 5
     }
-    template ANY ANY . {
-        rcode NXDOMAIN
-    }
     cache 5
     reload
+}
+.:53 {
+    errors
+    template ANY ANY {
+        rcode NXDOMAIN
+    }
 }
 ";
 

@@ -172,6 +172,12 @@ impl Layout {
         self.programs.join(name)
     }
 
+    /// A file that is there once the cluster was made to its end.
+    pub(super) fn complete(&self) -> PathBuf {
+        self.dir.join("complete")
+    }
+
+    /// Where a cluster's facts are kept.
     pub(super) fn file(dir: &Path) -> PathBuf {
         dir.join("cluster.json")
     }

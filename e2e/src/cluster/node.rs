@@ -165,6 +165,7 @@ impl Node {
     /// Network, first process, mounts and containerd: all that needs no API server.
     pub(super) fn boot(&self) -> Result<()> {
         network::create_node(&self.layout, self.index)?;
+        cgroup::create(&self.layout.node_cgroup(self.index))?;
         config::write(&self.layout, self.index)?;
         boot::first_process(self)?;
         boot::containerd(self)
@@ -217,8 +218,7 @@ impl Node {
             filter,
         ])?;
         for id in listed.lines().map(str::trim).filter(|id| !id.is_empty()) {
-            let group = format!("{}/{id}", self.layout.node_cgroup(self.index));
-            if let Some(pid) = cgroup::processes(&group)?.first() {
+            if let Some(pid) = cgroup::processes(&self.layout.node_cgroup(self.index), id)?.first() {
                 return Ok(*pid);
             }
         }

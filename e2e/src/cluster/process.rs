@@ -4,16 +4,16 @@
 //! written down when one starts, a run that was killed half-way leaves nothing unknown, and no foreign process is ever hit.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::wait;
+use crate::{shell, wait};
 
 const CLUSTER: &str = "AMBIT_CLUSTER_DIR";
 const ROLE: &str = "AMBIT_CLUSTER_ROLE";
@@ -26,8 +26,32 @@ pub(super) struct Process {
     pub(super) role: String,
 }
 
+/// A process that this one started, and how it ended if it did.
+#[derive(Debug)]
+pub(super) struct Started {
+    role: String,
+    log: PathBuf,
+    end: Arc<OnceLock<ExitStatus>>,
+}
+
+impl Started {
+    /// An error that quotes the log if the process has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        let Some(status) = self.end.get() else {
+            return Ok(());
+        };
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        bail!(
+            "{} ended with {status}; the end of {}:\n{}",
+            self.role,
+            self.log.display(),
+            shell::tail(&text, 10)
+        )
+    }
+}
+
 /// Starts `program` in the background, in a session of its own, its output appended to `log`.
-pub(super) fn spawn(dir: &Path, role: &str, log: &Path, program: &[String]) -> Result<()> {
+pub(super) fn spawn(dir: &Path, role: &str, log: &Path, program: &[String]) -> Result<Started> {
     if let Some(parent) = log.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     }
@@ -38,13 +62,22 @@ pub(super) fn spawn(dir: &Path, role: &str, log: &Path, program: &[String]) -> R
         .args(program)
         .env(CLUSTER, dir)
         .env(ROLE, role)
-        .current_dir("/")
-        .process_group(0);
+        .current_dir("/");
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let mut child = command.spawn().with_context(|| format!("cannot start {role}"))?;
     // Reaped when it ends before we do, or else by the system.
-    thread::spawn(move || child.wait());
-    Ok(())
+    let end = Arc::new(OnceLock::new());
+    let started = Started {
+        role: role.into(),
+        log: log.into(),
+        end: Arc::clone(&end),
+    };
+    thread::spawn(move || {
+        if let Ok(status) = child.wait() {
+            let _ = end.set(status);
+        }
+    });
+    Ok(started)
 }
 
 /// The cluster's processes that live now.
@@ -68,6 +101,8 @@ pub(super) fn list(dir: &Path) -> Result<Vec<Process>> {
 /// Ends every process whose role `chosen` accepts, at once, and waits until they are gone.
 pub(super) fn kill(dir: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
     let what = format!("the processes of {} to end", dir.display());
+    // A process shows no environment at the moment in which it turns into another program: one look is not enough.
+    let mut looks_without = 0;
     wait::until(&what, END_LIMIT, String::new, || {
         let left: Vec<Process> = list(dir)?
             .into_iter()
@@ -76,7 +111,8 @@ pub(super) fn kill(dir: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
         for process in &left {
             kill_one(dir, process)?;
         }
-        if !left.is_empty() {
+        looks_without = if left.is_empty() { looks_without + 1 } else { 0 };
+        if looks_without < 2 {
             bail!("{left:?} still there");
         }
         Ok(())

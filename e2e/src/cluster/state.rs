@@ -58,6 +58,13 @@ pub(super) fn create(spec: &Spec, programs: &Path) -> Result<Layout> {
     Ok(layout)
 }
 
+/// Notes that a cluster was made to its end.
+pub(super) fn complete(layout: &Layout) -> Result<()> {
+    let file = layout.complete();
+    File::create(&file).with_context(|| format!("cannot create {}", file.display()))?;
+    Ok(())
+}
+
 /// Removes all there is of a cluster; each step passes over what is gone already.
 pub(super) fn remove(name: &str) -> Result<()> {
     let dir = folder()?.join(name);

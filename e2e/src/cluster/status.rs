@@ -15,6 +15,8 @@ pub struct Status {
     pub name: String,
     /// Whether anything of it is there.
     pub exists: bool,
+    /// Whether it was made to its end.
+    pub complete: bool,
     /// Programs that should run and do not.
     pub not_running: Vec<String>,
     /// What is wrong with the API server.
@@ -37,8 +39,12 @@ pub struct NodeStatus {
 }
 
 impl Status {
-    /// Whether everything runs and every node is Ready.
+    /// Whether it was made to its end, everything runs and every node is Ready.
     pub fn healthy(&self) -> bool {
+        self.complete && self.ready()
+    }
+
+    pub(super) fn ready(&self) -> bool {
         self.exists
             && self.not_running.is_empty()
             && self.api_error.is_none()
@@ -49,6 +55,7 @@ impl Status {
         Self {
             name: name.into(),
             exists: false,
+            complete: false,
             not_running: Vec::new(),
             api_error: None,
             nodes: Vec::new(),
@@ -83,6 +90,7 @@ impl Cluster {
         Status {
             name: layout.name.clone(),
             exists: true,
+            complete: layout.complete().exists(),
             not_running: expected,
             api_error,
             nodes: nodes.collect(),
@@ -110,6 +118,9 @@ impl fmt::Display for Status {
         for node in &self.nodes {
             let ready = if node.ready { "Ready" } else { "not Ready" };
             write!(out, "\n  {} {} {ready}", node.name, node.ip)?;
+        }
+        if !self.complete {
+            write!(out, "\n  it was not made to its end")?;
         }
         if !self.not_running.is_empty() {
             write!(out, "\n  not running: {}", self.not_running.join(", "))?;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::{Node, config};
-use crate::cluster::{network, process};
+use crate::cluster::network;
+use crate::cluster::process::{self, Started};
 use crate::{shell, wait};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -51,13 +52,14 @@ pub(super) fn first_process(node: &Node) -> Result<()> {
         node.layout.program("pause").display().to_string(),
     ]);
     let log = node.log("init");
-    process::spawn(&node.layout.dir, &node.role("init"), &log, &words)?;
+    let started = process::spawn(&node.layout.dir, &node.role("init"), &log, &words)?;
     // Until it is `pause`, the process is still making its namespaces.
     let what = format!("the first process of {}", node.name());
-    wait::until(
+    wait::until_unless(
         &what,
         LIMIT,
         || format!("see {}", log.display()),
+        || started.check(),
         || {
             let pid = node.init_pid()?;
             let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
@@ -85,9 +87,9 @@ pub(super) fn containerd(node: &Node) -> Result<()> {
         .join("containerd.toml")
         .display()
         .to_string();
-    start(node, "containerd", &["containerd", "--config", &config])?;
+    let started = start(node, "containerd", &["containerd", "--config", &config])?;
     let socket = format!("/proc/{}/root/run/containerd/containerd.sock", node.init_pid()?);
-    awaited(node, "containerd", || {
+    awaited(node, "containerd", &started, || {
         UnixStream::connect(&socket).with_context(|| format!("connecting to {socket}"))?;
         Ok(())
     })
@@ -111,50 +113,25 @@ pub(super) fn kubernetes(node: &Node) -> Result<()> {
         format!("--hostname-override={name}"),
         format!("--node-ip={}", node.ip()),
     ];
-    start(node, "kubelet", &kubelet.each_ref().map(String::as_str))?;
+    let started = start(node, "kubelet", &kubelet.each_ref().map(String::as_str))?;
     let address = SocketAddr::from((node.ip(), 10250));
-    awaited(node, "kubelet", || {
+    awaited(node, "kubelet", &started, || {
         TcpStream::connect_timeout(&address, Duration::from_secs(1))
             .with_context(|| format!("connecting to {address}"))?;
         Ok(())
     })
 }
 
-fn start(node: &Node, program: &str, words: &[&str]) -> Result<()> {
+fn start(node: &Node, program: &str, words: &[&str]) -> Result<Started> {
     let command: Command = node.exec(words)?;
     let mut all = vec![command.get_program().to_string_lossy().into_owned()];
     all.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     process::spawn(&node.layout.dir, &node.role(program), &node.log(program), &all)
 }
 
-/// Waits for `probe`, and gives up early when the program has ended.
-fn awaited(node: &Node, program: &str, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
-    let role = node.role(program);
-    let log = node.log(program);
-    let mut ended = false;
-    let awaited = wait::until(
-        &format!("{program} of {}", node.name()),
-        LIMIT,
-        || format!("see {}", log.display()),
-        || {
-            let alive = process::list(&node.layout.dir)?
-                .iter()
-                .any(|process| process.role == role);
-            if !alive {
-                ended = true;
-                return Ok(());
-            }
-            probe()
-        },
-    );
-    if ended {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        bail!(
-            "{program} of {} ended; the end of {}:\n{}",
-            node.name(),
-            log.display(),
-            shell::tail(&text, 10)
-        );
-    }
-    awaited
+/// Waits for `probe`, and gives up when the program has ended.
+fn awaited(node: &Node, program: &str, started: &Started, probe: impl FnMut() -> Result<()>) -> Result<()> {
+    let what = format!("{program} of {} to answer", node.name());
+    let hint = || format!("see {}", node.log(program).display());
+    wait::until_unless(&what, LIMIT, hint, || started.check(), probe)
 }

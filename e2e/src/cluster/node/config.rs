@@ -92,7 +92,7 @@ fn kubelet(layout: &Layout, index: usize) -> Value {
         // Each node of each cluster has a cgroup of its own: no kubelet touches another's pods.
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": format!("/{}", layout.node_cgroup(index)),
-        "cgroupsPerQOS": false,
+        "cgroupsPerQOS": true,
         "enforceNodeAllocatable": ["none"],
         "failSwapOn": false,
         "oomScoreAdj": 0,
