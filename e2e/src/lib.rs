@@ -4,6 +4,7 @@
 //! with its own network, containerd, kubelet and kube-proxy. [`tools`] installs what that takes.
 
 pub mod cluster;
+pub mod sample;
 mod shell;
 pub mod tools;
 mod wait;

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crds;
+mod images;
 mod lint;
 mod progress;
 mod tools;
@@ -29,6 +30,8 @@ enum Command {
     Cluster(cluster::ClusterCommand),
     /// Generate the CustomResourceDefinitions in the chart from the types in `crds/`.
     Crds(crds::Arguments),
+    /// Build static binaries and an image of each, as docker archives under target/images.
+    Images(images::Arguments),
     /// Format, clippy, dependencies and generated files: what a change must pass before any test.
     Lint,
 }
@@ -48,6 +51,7 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
     match command {
         Command::Cluster(command) => cluster::run(command, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
+        Command::Images(arguments) => images::run(&arguments, progress),
         Command::Lint => lint::run(progress),
     }
 }

@@ -1,0 +1,28 @@
+# The images, one target each. Every one holds a single static binary; nothing is fetched, so docker, podman and buildah
+# build them offline from a folder with the binaries in it:
+#
+#   docker build --target ztunnel --tag localhost/ambit/ztunnel:dev --file Dockerfile target/images/context
+#
+# `cargo xtask images` makes the binaries, then the images with buildah.
+
+FROM scratch AS operator
+COPY ambit-operator /ambit-operator
+USER 65532:65532
+ENTRYPOINT ["/ambit-operator"]
+
+# The only privileged part. Group 65532 lets it open its socket to the ztunnel without CAP_CHOWN.
+FROM scratch AS agent
+COPY ambit-agent /ambit-agent
+USER 0:65532
+ENTRYPOINT ["/ambit-agent"]
+
+FROM scratch AS ztunnel
+COPY ambit-ztunnel /ambit-ztunnel
+USER 65532:65532
+ENTRYPOINT ["/ambit-ztunnel"]
+
+# The application of the demonstration and the tests.
+FROM scratch AS sample
+COPY ambit-sample /ambit-sample
+USER 65532:65532
+ENTRYPOINT ["/ambit-sample"]

@@ -1,0 +1,222 @@
+//! `cargo xtask images`: static binaries, and an image of each.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ambit_e2e::cluster::Cluster;
+use ambit_e2e::tools;
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::progress::Progress;
+use crate::workspace::{self, cargo};
+
+/// What to do with the images.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Load them into the cluster of this name, too.
+    #[arg(long, value_name = "CLUSTER")]
+    load: Option<String>,
+}
+
+/// An image: the Dockerfile's target and the binary in it.
+struct Image {
+    target: &'static str,
+    package: &'static str,
+    binary: &'static str,
+}
+
+const IMAGES: &[Image] = &[
+    Image {
+        target: "operator",
+        package: "ambit-operator",
+        binary: "ambit-operator",
+    },
+    Image {
+        target: "agent",
+        package: "ambit-agent",
+        binary: "ambit-agent",
+    },
+    Image {
+        target: "ztunnel",
+        package: "ambit-ztunnel",
+        binary: "ambit-ztunnel",
+    },
+    Image {
+        target: "sample",
+        package: "ambit-e2e",
+        binary: "ambit-sample",
+    },
+];
+
+const TAG: &str = "dev";
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    let archives = build(progress)?;
+    if let Some(name) = &arguments.load {
+        load(&Cluster::attach(name)?, &archives, progress)?;
+    }
+    for archive in archives {
+        println!("{}", archive.display());
+    }
+    Ok(())
+}
+
+/// Makes every image and returns their docker archives.
+pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
+    tools::ensure_packages(&|message| progress.note(message))?;
+    let binaries = progress.step("build static binaries", binaries)?;
+    progress.step("build images", || {
+        let dir = workspace::target().join("images");
+        let context = dir.join("context");
+        fs::create_dir_all(&context).with_context(|| format!("cannot create {}", context.display()))?;
+        IMAGES
+            .iter()
+            .map(|image| image.archive(&binaries, &dir, &context, progress))
+            .collect()
+    })
+}
+
+/// Loads images into every node of a cluster.
+pub(crate) fn load(cluster: &Cluster, archives: &[PathBuf], progress: &Progress) -> Result<()> {
+    progress.step("load images into the nodes", || {
+        archives
+            .iter()
+            .try_for_each(|archive| cluster.load_image(archive))
+    })
+}
+
+/// One run of cargo for all binaries; returns the folder they are in. With `--target`, the flags that make them static do not
+/// reach build scripts and macros, and what is built so lies apart from everyday builds.
+fn binaries() -> Result<PathBuf> {
+    let host = host()?;
+    let mut build = cargo(&["build", "--quiet", "--release", "--locked", "--target", &host]);
+    for image in IMAGES {
+        build.args(["--package", image.package, "--bin", image.binary]);
+    }
+    workspace::run(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(workspace::target().join(host).join("release"))
+}
+
+/// The triple of this machine.
+fn host() -> Result<String> {
+    let version = workspace::output(Command::new("rustc").arg("-vV").current_dir(workspace::root()))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("`rustc -vV` names no host")?.to_owned())
+}
+
+impl Image {
+    fn reference(&self) -> String {
+        format!("localhost/ambit/{}:{TAG}", self.target)
+    }
+
+    /// Its docker archive, built unless the one that is there came from the same binary and the same Dockerfile.
+    fn archive(&self, binaries: &Path, dir: &Path, context: &Path, progress: &Progress) -> Result<PathBuf> {
+        let archive = dir.join(format!("{}.tar", self.target));
+        let recorded = dir.join(format!("{}.sha256", self.target));
+        let dockerfile = workspace::root().join("Dockerfile");
+        let binary = binaries.join(self.binary);
+        let digest = digest(&[&binary, &dockerfile])?;
+        if archive.exists() && fs::read_to_string(&recorded).is_ok_and(|found| found == digest) {
+            return Ok(archive);
+        }
+        fs::copy(&binary, context.join(self.binary))
+            .with_context(|| format!("cannot copy {}", binary.display()))?;
+        for old in [&archive, &recorded] {
+            if old.exists() {
+                fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
+            }
+        }
+        // A store of its own, removed again: the machine's images are left alone.
+        let store = dir.join("store");
+        let result = self.buildah(&store, &dockerfile, context, &archive);
+        if store.exists() {
+            fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))?;
+        }
+        result?;
+        fs::write(&recorded, digest).with_context(|| format!("cannot write {}", recorded.display()))?;
+        let size = fs::metadata(&archive)?.len() / 1_000_000;
+        progress.note(&format!("{} ({size} MB)", self.reference()));
+        Ok(archive)
+    }
+
+    fn buildah(&self, store: &Path, dockerfile: &Path, context: &Path, archive: &Path) -> Result<()> {
+        let buildah = || {
+            let mut command = Command::new("buildah");
+            command
+                .arg("--root")
+                .arg(store.join("root"))
+                .arg("--runroot")
+                .arg(store.join("run"));
+            command.args(["--storage-driver", "vfs"]);
+            command
+        };
+        let reference = self.reference();
+        let mut build = buildah();
+        build.args([
+            "bud",
+            "--quiet",
+            "--isolation",
+            "chroot",
+            "--target",
+            self.target,
+            "--tag",
+            &reference,
+        ]);
+        build.arg("--file").arg(dockerfile).arg(context);
+        workspace::output(&mut build)?;
+        let destination = format!("docker-archive:{}:{reference}", archive.display());
+        workspace::output(buildah().args(["push", "--quiet", &reference, &destination]))?;
+        if !archive.exists() {
+            bail!("buildah wrote no {}", archive.display());
+        }
+        Ok(())
+    }
+}
+
+fn digest(files: &[&Path]) -> Result<String> {
+    let mut hash = Sha256::new();
+    for file in files {
+        let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        hash.update(Sha256::digest(content));
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dockerfile_has_every_target_with_its_binary_and_no_other() {
+        let text = fs::read_to_string(workspace::root().join("Dockerfile")).unwrap();
+        let targets: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("FROM scratch AS "))
+            .collect();
+        assert_eq!(
+            targets,
+            IMAGES.iter().map(|image| image.target).collect::<Vec<_>>()
+        );
+        for image in IMAGES {
+            let entrypoint = format!("COPY {0} /{0}\n", image.binary);
+            assert!(text.contains(&entrypoint), "{entrypoint}");
+            assert!(text.contains(&format!("ENTRYPOINT [\"/{}\"]", image.binary)));
+        }
+    }
+
+    #[test]
+    fn a_digest_follows_every_file() {
+        let dir = std::env::temp_dir().join(format!("ambit-xtask-digest-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (a, b) = (dir.join("a"), dir.join("b"));
+        fs::write(&a, "1").unwrap();
+        fs::write(&b, "1").unwrap();
+        let first = digest(&[&a, &b]).unwrap();
+        fs::write(&b, "2").unwrap();
+        assert_ne!(first, digest(&[&a, &b]).unwrap());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
