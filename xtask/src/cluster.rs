@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
-use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::cluster::{Cluster, Node, Spec};
 use ambit_e2e::tools;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -27,6 +28,25 @@ pub(crate) enum ClusterCommand {
     Status(Which),
     /// Print what to evaluate in a shell so that kubectl speaks to the cluster
     Env(Which),
+    /// Load the images of a docker archive into every node
+    Load {
+        #[command(flatten)]
+        which: Which,
+        /// The archive
+        archive: PathBuf,
+    },
+    /// Cut a node's power: all its processes end at once, its disk stays
+    Kill(OneNode),
+    /// Give a node its power back
+    Start(OneNode),
+    /// Run a command inside a node
+    Exec {
+        #[command(flatten)]
+        node: OneNode,
+        /// The command
+        #[arg(last = true, required = true)]
+        arguments: Vec<String>,
+    },
     /// Run kubectl on a cluster
     Kubectl {
         #[command(flatten)]
@@ -43,6 +63,33 @@ pub(crate) struct Which {
     /// The cluster's name
     #[arg(long, default_value = "ambit")]
     name: String,
+}
+
+/// Which node of which cluster is meant.
+#[derive(Args)]
+pub(crate) struct OneNode {
+    #[command(flatten)]
+    which: Which,
+    /// The node's name: n1, n2, …
+    node: String,
+}
+
+impl OneNode {
+    fn find(&self) -> Result<Node> {
+        let nodes = Cluster::attach(&self.which.name)?.nodes();
+        let names: Vec<String> = nodes.iter().map(Node::name).collect();
+        nodes
+            .into_iter()
+            .find(|node| node.name() == self.node)
+            .with_context(|| {
+                format!(
+                    "cluster {} has no node {}, only {}",
+                    self.which.name,
+                    self.node,
+                    names.join(", ")
+                )
+            })
+    }
 }
 
 /// Does what was asked for.
@@ -72,6 +119,13 @@ pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
             println!("export KUBECONFIG={}", cluster.kubeconfig().display());
             println!("export PATH={}:$PATH", cluster.programs().display());
             Ok(())
+        }
+        ClusterCommand::Load { which, archive } => Cluster::attach(&which.name)?.load_image(&archive),
+        ClusterCommand::Kill(node) => node.find()?.kill(),
+        ClusterCommand::Start(node) => node.find()?.start(),
+        ClusterCommand::Exec { node, arguments } => {
+            let error = node.find()?.exec(&arguments)?.exec();
+            Err(error).context("cannot start nsenter")
         }
         ClusterCommand::Kubectl { which, arguments } => {
             let error = Cluster::attach(&which.name)?.kubectl().args(arguments).exec();
