@@ -2,6 +2,22 @@
 //! replica serves it. What it serves, and about whom, comes through [`Directory`] and [`Sources`] from the index; what agents
 //! report goes to a [`CaptureSink`].
 
+mod auth;
+mod ca;
+mod certificates;
+mod discovery;
 mod interfaces;
+mod metrics;
+mod refusal;
+mod reports;
+mod server;
+mod serving;
 
+pub use auth::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
+pub use ca::{
+    AuthorityError, CertificateAuthority, IssueError, Issued, RequestError, StoreError, load_or_create,
+};
 pub use interfaces::{AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, RecordError, Sources};
+pub use server::{ControlPlane, ControlPlaneError, ControlPlaneParts, service_names};
+
+use server::Shared;

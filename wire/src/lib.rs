@@ -4,7 +4,7 @@
 
 pub mod authorization;
 pub mod broker_channel;
-mod control_channel;
+pub mod control_channel;
 pub mod names;
 pub mod xds;
 

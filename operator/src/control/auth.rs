@@ -1,0 +1,188 @@
+//! Who calls, and what callers of that kind may do.
+
+mod review;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tonic::metadata::MetadataMap;
+
+use super::interfaces::{AgentPod, Directory, PodInfo};
+use super::refusal::{Reason, Refusal};
+use review::ReviewCache;
+pub use review::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
+
+/// Service account of the node agents.
+const AGENT: &str = "ambit-agent";
+/// Service account of the ztunnels.
+const ZTUNNEL: &str = "ambit-ztunnel";
+
+/// What a caller is to the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Gets workloads, services and authorizations, and certificates for the pods of its node.
+    Ztunnel,
+    /// Gets the pods of its node to capture, and reports on them.
+    Agent,
+}
+
+impl Role {
+    /// As a metric label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Ztunnel => "ztunnel",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// An authenticated caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) role: Role,
+    pub(super) pod: PodInfo,
+    pub(super) peer: Option<SocketAddr>,
+}
+
+impl Caller {
+    pub(super) fn node(&self) -> &str {
+        &self.pod.node
+    }
+
+    pub(super) fn agent_pod(&self) -> AgentPod {
+        AgentPod {
+            namespace: self.pod.namespace.clone(),
+            name: self.pod.name.clone(),
+            uid: self.pod.uid.clone(),
+            node: self.pod.node.clone(),
+        }
+    }
+
+    pub(super) fn refuse(&self, reason: Reason, message: impl Into<String>) -> Refusal {
+        Refusal {
+            reason,
+            caller: self.to_string(),
+            peer: self.peer,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PodInfo {
+            namespace,
+            name,
+            node,
+            ..
+        } = &self.pod;
+        write!(f, "{} {namespace}/{name} on node {node}", self.role.label())
+    }
+}
+
+/// Finds out who calls, from the bearer token.
+pub(super) struct Authenticator {
+    system_namespace: String,
+    reviews: ReviewCache,
+    directory: Arc<dyn Directory>,
+}
+
+impl Authenticator {
+    pub(super) fn new(
+        system_namespace: String,
+        reviewer: Arc<dyn TokenReviewer>,
+        directory: Arc<dyn Directory>,
+    ) -> Self {
+        Self {
+            system_namespace,
+            reviews: ReviewCache::new(reviewer),
+            directory,
+        }
+    }
+
+    /// The caller behind a request's metadata, if it is one that has any business here.
+    pub(super) async fn authenticate(
+        &self,
+        metadata: &MetadataMap,
+        peer: Option<SocketAddr>,
+    ) -> Result<Caller, Refusal> {
+        let anonymous = |reason, message: String| Refusal {
+            reason,
+            caller: "unknown".to_owned(),
+            peer,
+            message,
+        };
+        let token = bearer(metadata).ok_or_else(|| {
+            anonymous(
+                Reason::NoToken,
+                "no bearer token in the call's metadata".to_owned(),
+            )
+        })?;
+        let review = self.reviews.review(token).await.map_err(|e| match e {
+            ReviewError::Invalid(why) => anonymous(Reason::InvalidToken, why),
+            ReviewError::Unavailable(why) => anonymous(
+                Reason::Unavailable,
+                format!("the token cannot be reviewed: {why}"),
+            ),
+        })?;
+        let refuse = |reason, message: String| Refusal {
+            reason,
+            caller: review.username.clone(),
+            peer,
+            message,
+        };
+        let Some((namespace, service_account)) = review.service_account() else {
+            return Err(refuse(
+                Reason::NotAllowed,
+                "only service accounts may call the control plane".to_owned(),
+            ));
+        };
+        let role = match service_account {
+            AGENT if namespace == self.system_namespace => Role::Agent,
+            ZTUNNEL if namespace == self.system_namespace => Role::Ztunnel,
+            _ => {
+                let message = format!(
+                    "service account {namespace}/{service_account} may not use the control plane: only {AGENT} and \
+                     {ZTUNNEL} of {} may",
+                    self.system_namespace
+                );
+                return Err(refuse(Reason::NotAllowed, message));
+            }
+        };
+        if !self.directory.is_ready() {
+            let message = "this replica has not read the cluster's pods yet: come again".to_owned();
+            return Err(refuse(Reason::Unavailable, message));
+        }
+        let Some(uid) = &review.pod_uid else {
+            return Err(refuse(
+                Reason::UnboundToken,
+                "the token is not bound to a pod".to_owned(),
+            ));
+        };
+        let pod = self.directory.pod(uid).filter(|pod| pod.live);
+        let pod = pod.ok_or_else(|| refuse(Reason::PodUnknown, format!("its pod {uid} is not live")))?;
+        // Token and cache are from the same API server: a difference means that one of them is not what it seems.
+        let consistent = pod.namespace == namespace
+            && pod.service_account == service_account
+            && review.pod_name.as_ref().is_none_or(|name| *name == pod.name)
+            && review.node_name.as_ref().is_none_or(|node| *node == pod.node)
+            && !pod.node.is_empty();
+        if !consistent {
+            let message = format!(
+                "the token's pod {:?} on node {:?} is {}/{} ({}) on node {:?} in the cluster",
+                review.pod_name, review.node_name, pod.namespace, pod.name, pod.service_account, pod.node
+            );
+            return Err(refuse(Reason::PodUnknown, message));
+        }
+        Ok(Caller { role, pod, peer })
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Option<&str> {
+    let (scheme, token) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ambit_wire::names::TOKEN_AUDIENCE;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use kube::api::{Api, PostParams};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+/// How long a review is believed.
+const BELIEVED: Duration = Duration::from_secs(60);
+const MOST_BELIEVED: usize = 10_000;
+/// Reviews under way at once: callers with made-up tokens must not drown the API server.
+const REVIEWS_AT_ONCE: usize = 16;
+const LONGEST_TOKEN: usize = 16 * 1024;
+
+/// What the API server says of a token.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Review {
+    /// Who it is: `system:serviceaccount:<namespace>:<name>` for service accounts.
+    pub username: String,
+    /// Name of the pod it is bound to.
+    pub pod_name: Option<String>,
+    /// UID of the pod it is bound to.
+    pub pod_uid: Option<String>,
+    /// Node of that pod (Kubernetes 1.32 and later).
+    pub node_name: Option<String>,
+}
+
+impl Review {
+    /// Namespace and name of the service account.
+    pub(super) fn service_account(&self) -> Option<(&str, &str)> {
+        self.username
+            .strip_prefix("system:serviceaccount:")?
+            .split_once(':')
+    }
+}
+
+/// Why a token says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReviewError {
+    /// The token is not good (for this audience).
+    #[error("{0}")]
+    Invalid(String),
+    /// The API server did not answer; the caller may come again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Asks whose a token is.
+#[tonic::async_trait]
+pub trait TokenReviewer: Send + Sync + 'static {
+    /// Who the holder of `token` (for the audience `istio-ca`) is.
+    async fn review(&self, token: &str) -> Result<Review, ReviewError>;
+}
+
+/// Asks the API server, by `TokenReview`.
+pub struct KubeTokenReviewer {
+    reviews: Api<TokenReview>,
+}
+
+impl KubeTokenReviewer {
+    /// Asks over `client`, whose account must have the right to create TokenReviews.
+    pub fn new(client: kube::Client) -> Self {
+        Self {
+            reviews: Api::all(client),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl TokenReviewer for KubeTokenReviewer {
+    async fn review(&self, token: &str) -> Result<Review, ReviewError> {
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
+                token: Some(token.to_owned()),
+            },
+            ..Default::default()
+        };
+        let answer = self.reviews.create(&PostParams::default(), &review).await;
+        interpret(answer.map_err(|e| ReviewError::Unavailable(e.to_string()))?)
+    }
+}
+
+fn interpret(review: TokenReview) -> Result<Review, ReviewError> {
+    let status = review.status.unwrap_or_default();
+    if status.authenticated != Some(true) {
+        let why = status
+            .error
+            .filter(|e| !e.is_empty())
+            .unwrap_or_else(|| "the API server does not know it".to_owned());
+        return Err(ReviewError::Invalid(format!("the token is not valid: {why}")));
+    }
+    if !status
+        .audiences
+        .unwrap_or_default()
+        .iter()
+        .any(|audience| audience == TOKEN_AUDIENCE)
+    {
+        return Err(ReviewError::Invalid(format!(
+            "the token is not for the audience {TOKEN_AUDIENCE}"
+        )));
+    }
+    let user = status.user.unwrap_or_default();
+    let extra = |user: &UserInfo, key: &str| {
+        user.extra
+            .as_ref()?
+            .get(&format!("authentication.kubernetes.io/{key}"))?
+            .first()
+            .cloned()
+    };
+    Ok(Review {
+        pod_name: extra(&user, "pod-name"),
+        pod_uid: extra(&user, "pod-uid"),
+        node_name: extra(&user, "node-name"),
+        username: user.username.unwrap_or_default(),
+    })
+}
+
+/// Believes a review for a minute, but never beyond the token's own expiry. Refusals are not remembered.
+pub(super) struct ReviewCache {
+    reviewer: Arc<dyn TokenReviewer>,
+    believed: Mutex<HashMap<[u8; 32], (Review, SystemTime)>>,
+    under_way: Semaphore,
+}
+
+impl ReviewCache {
+    pub(super) fn new(reviewer: Arc<dyn TokenReviewer>) -> Self {
+        Self {
+            reviewer,
+            believed: Mutex::default(),
+            under_way: Semaphore::new(REVIEWS_AT_ONCE),
+        }
+    }
+
+    pub(super) async fn review(&self, token: &str) -> Result<Review, ReviewError> {
+        let now = SystemTime::now();
+        let expiry = expiry(token)
+            .ok_or_else(|| ReviewError::Invalid("the token is not a service account's".to_owned()))?;
+        if expiry <= now {
+            return Err(ReviewError::Invalid("the token has expired".to_owned()));
+        }
+        let key: [u8; 32] = Sha256::digest(token).into();
+        let believed = self
+            .believed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .cloned();
+        if let Some((review, until)) = believed
+            && until > now
+        {
+            return Ok(review);
+        }
+        let Ok(_permit) = self.under_way.acquire().await else {
+            return Err(ReviewError::Unavailable("shutting down".to_owned()));
+        };
+        let review = self.reviewer.review(token).await?;
+        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        if believed.len() >= MOST_BELIEVED {
+            believed.retain(|_, (_, until)| *until > now);
+        }
+        if believed.len() < MOST_BELIEVED {
+            believed.insert(key, (review.clone(), expiry.min(now + BELIEVED)));
+        }
+        Ok(review)
+    }
+}
+
+/// When a JSON web token expires, by its own word: enough to bound a cache, and to spare the API server what is plainly no token.
+fn expiry(token: &str) -> Option<SystemTime> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: u64,
+    }
+    if token.len() > LONGEST_TOKEN {
+        return None;
+    }
+    let mut parts = token.split('.');
+    let (_header, claims, _signature, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
+    else {
+        return None;
+    };
+    let claims: Claims = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_tunnel::SpiffeId;
+use ambit_wire::ca::istio_certificate_service_server::IstioCertificateService;
+use ambit_wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use prost_types::value::Kind;
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use super::Shared;
+use super::auth::{Caller, Role};
+use super::ca::{IssueError, Issued};
+use super::refusal::{Reason, Refusal};
+
+const WHAT: &str = "a certificate";
+const IDENTITY_FIELD: &str = "ImpersonatedIdentity";
+
+/// `IstioCertificateService`: certificates for the pods of the calling ztunnel's node.
+pub(super) struct Certificates(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl IstioCertificateService for Certificates {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let caller = self.0.caller(&request, WHAT).await?;
+        let (identity, issued) = self
+            .issue(&caller, request.get_ref())
+            .await
+            .map_err(|e| e.record(&self.0.metrics, WHAT))?;
+        self.0.metrics.issued();
+        let not_after = chrono::DateTime::<chrono::Utc>::from(issued.not_after).to_rfc3339();
+        info!(%identity, %caller, not_after, "certificate issued");
+        Ok(Response::new(IstioCertificateResponse {
+            cert_chain: issued.chain,
+        }))
+    }
+}
+
+impl Certificates {
+    async fn issue(
+        &self,
+        caller: &Caller,
+        request: &IstioCertificateRequest,
+    ) -> Result<(SpiffeId, Issued), Refusal> {
+        if caller.role != Role::Ztunnel {
+            let message = format!("a caller of type {} gets no certificates", caller.role.label());
+            return Err(caller.refuse(Reason::NotAllowed, message));
+        }
+        let identity = identity(request).map_err(|message| caller.refuse(Reason::BadRequest, message))?;
+        let mesh = self.0.directory.mesh();
+        if identity.trust_domain() != mesh.trust_domain {
+            let message = format!("{identity} is not of the trust domain {}", mesh.trust_domain);
+            return Err(caller.refuse(Reason::TrustDomain, message));
+        }
+        let (namespace, account) = (identity.namespace(), identity.service_account());
+        let find = || self.0.directory.enrolled_pod(caller.node(), namespace, account);
+        if self.0.once_known(caller.node(), find).await.is_none() {
+            let message = format!(
+                "no pod on node {} that is enrolled, live and not on the host network runs as {identity}",
+                caller.node()
+            );
+            return Err(caller.refuse(Reason::NotOnNode, message));
+        }
+        let requested = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or_default());
+        let issued = self
+            .0
+            .authority
+            .issue(&request.csr, &identity, requested, mesh.leaf_ttl);
+        let issued = issued.map_err(|e| match e {
+            IssueError::Request(_) => caller.refuse(Reason::BadRequest, e.to_string()),
+            IssueError::Authority(_) => caller.refuse(Reason::Unavailable, e.to_string()),
+        })?;
+        Ok((identity, issued))
+    }
+}
+
+fn identity(request: &IstioCertificateRequest) -> Result<SpiffeId, String> {
+    let value = request
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.fields.get(IDENTITY_FIELD));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(text)) => text.parse().map_err(|e| format!("{IDENTITY_FIELD}: {e}")),
+        _ => Err(format!(
+            "the request's metadata has no text {IDENTITY_FIELD}, the SPIFFE id asked for"
+        )),
+    }
+}

@@ -1,0 +1,85 @@
+use std::fmt;
+use std::sync::Arc;
+
+use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use ambit_wire::names::{
+    TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_ENROLLED_NAMESPACE, TYPE_NODE_CONFIG, TYPE_POD_CAPTURE,
+};
+use ambit_wire::xds::{self, Collection};
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
+
+use super::Shared;
+use super::auth::{Caller, Role};
+use super::metrics::StreamGuard;
+use super::refusal::Reason;
+
+const WHAT: &str = "configuration";
+
+/// Delta xDS, as far as the caller's role goes.
+pub(super) struct Discovery(pub(super) Arc<Shared>);
+
+/// A caller with an open stream.
+pub(super) struct Subscriber {
+    caller: Caller,
+    _open: StreamGuard,
+}
+
+impl fmt::Display for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.caller.fmt(f)
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type DeltaAggregatedResourcesStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let caller = self.0.caller(&request, WHAT).await?;
+        info!(%caller, peer = ?caller.peer, "configuration stream opened");
+        let open = self.0.metrics.stream(caller.role.label());
+        let subscriber = Subscriber { caller, _open: open };
+        let shutdown = self.0.shutdown.clone();
+        Ok(Response::new(xds::serve(
+            Arc::clone(&self.0),
+            subscriber,
+            request.into_inner(),
+            shutdown,
+        )))
+    }
+}
+
+impl xds::Source for Shared {
+    type Client = Subscriber;
+
+    fn collection(&self, client: &Subscriber, type_url: &str) -> Result<Arc<Collection>, Status> {
+        let (caller, sources) = (&client.caller, &self.sources);
+        match (caller.role, type_url) {
+            (Role::Ztunnel, TYPE_ADDRESS) => Ok(sources.addresses()),
+            (Role::Ztunnel, TYPE_AUTHORIZATION) => Ok(sources.authorizations()),
+            (Role::Agent, TYPE_POD_CAPTURE) => Ok(sources.pod_captures(caller.node())),
+            (Role::Agent, TYPE_ENROLLED_NAMESPACE) => Ok(sources.enrolled_namespaces()),
+            (Role::Agent, TYPE_NODE_CONFIG) => Ok(sources.node_config(caller.node())),
+            (role, _) => {
+                let message = format!("a caller of type {} may not have {type_url:?}", role.label());
+                Err(caller
+                    .refuse(Reason::NotAllowed, message)
+                    .record(&self.metrics, WHAT))
+            }
+        }
+    }
+
+    fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {
+        self.metrics.sent(client.caller.role.label(), type_url, resources);
+    }
+
+    fn rejected(&self, client: &Subscriber, type_url: &str) {
+        self.metrics.rejected(client.caller.role.label(), type_url);
+    }
+}

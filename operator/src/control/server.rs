@@ -1,0 +1,193 @@
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_wire::agent::node_agent_server::NodeAgentServer;
+use ambit_wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::{Request, Status};
+use tracing::info;
+
+use super::auth::{Authenticator, Caller, TokenReviewer};
+use super::ca::{CertificateAuthority, IssueError};
+use super::certificates::Certificates;
+use super::discovery::Discovery;
+use super::interfaces::{CaptureSink, Directory, Sources};
+use super::metrics::Metrics;
+use super::reports::Reports;
+use super::serving::TlsListener;
+
+/// How long a pod that someone speaks of may take to show in this replica's caches.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+/// A client that reconnects tells the version of each resource it holds, in one message.
+const LONGEST_REQUEST: usize = 64 << 20;
+/// A caller that has gone without a word is noticed within twice this.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const READY_CONNECTIONS: usize = 64;
+
+/// Why the control plane does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlPlaneError {
+    /// No serving certificate.
+    #[error("serving certificate: {0}")]
+    Certificate(#[from] IssueError),
+    /// The TLS library refuses the configuration.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Serving failed.
+    #[error("serving: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// A metric of the same name is there already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What the control plane is made of.
+pub struct ControlPlaneParts {
+    /// The namespace of Ambit's own pods: only service accounts of it are served.
+    pub system_namespace: String,
+    /// The DNS names that callers know the control plane by.
+    pub serving_names: Vec<String>,
+    /// Signs serving and workload certificates.
+    pub authority: Arc<CertificateAuthority>,
+    /// Says whose a token is.
+    pub reviewer: Arc<dyn TokenReviewer>,
+    /// Who runs where.
+    pub directory: Arc<dyn Directory>,
+    /// What callers are told.
+    pub sources: Arc<dyn Sources>,
+    /// Where agents' reports go.
+    pub sink: Arc<dyn CaptureSink>,
+}
+
+/// The names under which the Service `ambit-operator` of `namespace` is reached.
+pub fn service_names(namespace: &str) -> Vec<String> {
+    let service = format!("ambit-operator.{namespace}");
+    vec![
+        format!("{service}.svc"),
+        format!("{service}.svc.cluster.local"),
+        service,
+    ]
+}
+
+/// The gRPC server that ztunnels and agents talk to.
+pub struct ControlPlane {
+    shared: Arc<Shared>,
+    serving_names: Vec<String>,
+}
+
+/// What all services need.
+pub(super) struct Shared {
+    authenticator: Authenticator,
+    pub(super) authority: Arc<CertificateAuthority>,
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) sources: Arc<dyn Sources>,
+    pub(super) sink: Arc<dyn CaptureSink>,
+    pub(super) metrics: Metrics,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl ControlPlane {
+    /// Puts the parts together; its metrics go to `registry`. It serves until `shutdown`.
+    pub fn new(
+        parts: ControlPlaneParts,
+        registry: &Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, ControlPlaneError> {
+        let ControlPlaneParts {
+            system_namespace,
+            serving_names,
+            authority,
+            reviewer,
+            directory,
+            sources,
+            sink,
+        } = parts;
+        let shared = Shared {
+            authenticator: Authenticator::new(system_namespace, reviewer, Arc::clone(&directory)),
+            authority,
+            directory,
+            sources,
+            sink,
+            metrics: Metrics::new(registry)?,
+            shutdown,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            serving_names,
+        })
+    }
+
+    /// Serves on `listener` until the shutdown given at the start; then ends all streams, so that callers go to another replica, and
+    /// finishes what is under way.
+    pub async fn run(self, listener: TcpListener) -> Result<(), ControlPlaneError> {
+        let Self {
+            shared,
+            serving_names,
+        } = self;
+        info!(address = ?listener.local_addr().ok(), names = ?serving_names, "control plane serves");
+        let listener = TlsListener::new(listener, Arc::clone(&shared.authority), serving_names)?;
+        let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
+        let shutdown = shared.shutdown.clone();
+        let discovery = AggregatedDiscoveryServiceServer::new(Discovery(Arc::clone(&shared)));
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(discovery.max_decoding_message_size(LONGEST_REQUEST))
+            .add_service(IstioCertificateServiceServer::new(Certificates(Arc::clone(
+                &shared,
+            ))))
+            .add_service(NodeAgentServer::new(Reports(shared)))
+            .serve_with_incoming_shutdown(
+                ReceiverStream::new(connections),
+                shutdown.clone().cancelled_owned(),
+            );
+        let accepting = async {
+            listener.run(ready, shutdown).await;
+            // The server decides when all is done.
+            pending::<()>().await;
+        };
+        tokio::select! {
+            served = server => Ok(served?),
+            () = accepting => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    /// Who makes a call; a refusal is recorded.
+    pub(super) async fn caller<T>(&self, request: &Request<T>, what: &'static str) -> Result<Caller, Status> {
+        let authenticated = self
+            .authenticator
+            .authenticate(request.metadata(), request.remote_addr())
+            .await;
+        authenticated.map_err(|refusal| refusal.record(&self.metrics, what))
+    }
+
+    /// What `find` finds among the pods of `node`, at once or shortly: proxies hear of a pod from its node, and may be faster than the
+    /// API server's watch.
+    pub(super) async fn once_known<T>(&self, node: &str, find: impl Fn() -> Option<T>) -> Option<T> {
+        let mut changed = self.sources.pod_captures(node).subscribe();
+        let found = timeout(KNOWN_WITHIN, async {
+            loop {
+                if let Some(found) = find() {
+                    return found;
+                }
+                if changed.changed().await.is_err() {
+                    return pending().await;
+                }
+            }
+        });
+        found.await.ok().or_else(find)
+    }
+}
+
+#[cfg(test)]
+mod tests;
