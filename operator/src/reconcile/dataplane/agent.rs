@@ -1,0 +1,65 @@
+//! The node agent's pods: the only privileged ones.
+
+use ambit_crds::MeshSpec;
+use serde_json::{Value, json};
+
+use super::super::settings::Settings;
+use super::{AGENT, ROOT_CONFIG_MAP, environment, pod, trust, variable};
+
+/// Where the agent answers its probes and metrics: on the host's network, so on a port of its own.
+const STATUS_PORT: u16 = 15031;
+
+pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
+    let (mut volumes, mut mounts) = trust(ROOT_CONFIG_MAP);
+    let host = [
+        ("run", "/run/ambit", "/run/ambit", "DirectoryOrCreate"),
+        ("state", "/var/lib/ambit", "/var/lib/ambit", "DirectoryOrCreate"),
+        ("cri", "/run/containerd/containerd.sock", "/run/containerd/containerd.sock", "Socket"),
+        ("cni-bin", "/opt/cni/bin", "/host/cni-bin", "DirectoryOrCreate"),
+        ("cni-conf", "/etc/cni/net.d", "/host/cni-conf", "DirectoryOrCreate"),
+    ];
+    for (name, path, mount, kind) in host {
+        volumes.push(json!({ "name": name, "hostPath": { "path": path, "type": kind } }));
+        mounts.push(json!({ "name": name, "mountPath": mount }));
+    }
+    // Network namespaces of pods that come later appear here only by propagation.
+    volumes.push(json!({ "name": "netns", "hostPath": { "path": "/run/netns", "type": "DirectoryOrCreate" } }));
+    mounts.push(
+        json!({ "name": "netns", "mountPath": "/run/netns", "readOnly": true, "mountPropagation": "HostToContainer" }),
+    );
+    let mut env = environment(settings, mesh);
+    env.push(variable("AMBIT_CRI_SOCKET", "/run/containerd/containerd.sock"));
+    env.push(variable("AMBIT_CNI_BIN", "/host/cni-bin"));
+    env.push(variable("AMBIT_CNI_CONF", "/host/cni-conf"));
+    env.push(variable("AMBIT_EXEMPT_NAMESPACES", &format!("{},kube-system", settings.namespace)));
+    let probe = |path: &str| json!({ "httpGet": { "host": "127.0.0.1", "path": path, "port": STATUS_PORT } });
+    let mut readiness = probe("/healthz/ready");
+    readiness["periodSeconds"] = json!(2);
+    pod(
+        AGENT,
+        AGENT,
+        json!({
+            "hostNetwork": true,
+            "hostPID": true,
+            "dnsPolicy": "ClusterFirstWithHostNet",
+            "terminationGracePeriodSeconds": 10,
+            // The group is the proxies': the agent gives them the directory of its socket without CAP_CHOWN.
+            "securityContext": { "runAsUser": 0, "runAsGroup": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{
+                "name": "agent",
+                "image": settings.image("agent"),
+                "imagePullPolicy": settings.images.pull_policy,
+                "env": env,
+                "readinessProbe": readiness,
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"] },
+                },
+                "resources": { "requests": { "cpu": "20m", "memory": "32Mi" } },
+                "volumeMounts": mounts,
+            }],
+            "volumes": volumes,
+        }),
+    )
+}

@@ -1,0 +1,108 @@
+use ambit_crds::{Mesh, MeshSpec};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use super::*;
+use crate::reconcile::settings::ImageSettings;
+
+fn settings() -> Settings {
+    Settings {
+        namespace: "ambit-system".into(),
+        identity: "operator-0".into(),
+        images: ImageSettings {
+            registry: "registry.example/ambit".into(),
+            tag: "1.2.3".into(),
+            pull_policy: "IfNotPresent".into(),
+        },
+        cluster_id: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        log_format: "text".into(),
+        root_certificate: "PEM".into(),
+    }
+}
+
+fn mesh() -> Mesh {
+    let mut mesh = Mesh::new("default", MeshSpec::default());
+    mesh.metadata.uid = Some("1234".into());
+    mesh
+}
+
+fn pod_of(name: &str, mesh: &Mesh) -> (PodSpec, Container) {
+    let rendered = render(&settings(), mesh).into_iter().find(|r| r.gvk.kind == "DaemonSet" && r.name == name).unwrap();
+    let set: DaemonSet = serde_json::from_value(rendered.object).unwrap();
+    let spec = set.spec.unwrap();
+    let labels = spec.template.metadata.clone().unwrap().labels.unwrap();
+    let selector = spec.selector.match_labels.unwrap();
+    assert!(selector.iter().all(|(key, value)| labels.get(key) == Some(value)), "the selector finds its own pods");
+    let pod = spec.template.spec.unwrap();
+    let container = pod.containers[0].clone();
+    (pod, container)
+}
+
+#[test]
+fn the_ztunnel_has_no_privilege() {
+    let (pod, container) = pod_of(ZTUNNEL, &mesh());
+    let security = container.security_context.unwrap();
+    assert_eq!(security.capabilities.as_ref().unwrap().drop.as_deref(), Some(&["ALL".to_owned()][..]));
+    assert_eq!(security.capabilities.unwrap().add, None);
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    assert_eq!(security.privileged, None);
+    let pod_security = pod.security_context.unwrap();
+    assert_eq!(pod_security.run_as_user, Some(65532));
+    assert_eq!(pod_security.run_as_non_root, Some(true));
+    assert_ne!(pod.host_network, Some(true));
+    assert_ne!(pod.host_pid, Some(true));
+    assert!(container.volume_mounts.unwrap().iter().all(|m| m.read_only == Some(true)));
+}
+
+#[test]
+fn neither_has_a_token_for_the_api_server() {
+    for name in [AGENT, ZTUNNEL] {
+        let (pod, _) = pod_of(name, &mesh());
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let tokens: Vec<_> = pod
+            .volumes
+            .unwrap()
+            .into_iter()
+            .filter_map(|v| v.projected?.sources)
+            .flatten()
+            .filter_map(|s| s.service_account_token?.audience)
+            .collect();
+        assert_eq!(tokens, ["istio-ca"]);
+    }
+}
+
+#[test]
+fn the_agent_has_three_capabilities_and_is_not_privileged() {
+    let (_, container) = pod_of(AGENT, &mesh());
+    let security = container.security_context.unwrap();
+    assert_eq!(security.capabilities.unwrap().add.unwrap(), ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]);
+    assert_eq!(security.privileged, None);
+}
+
+#[test]
+fn settings_of_the_mesh_reach_the_proxies() {
+    let mut mesh = mesh();
+    mesh.spec.ztunnel.log_level = "debug".into();
+    mesh.spec.ztunnel.drain_deadline = "90s".into();
+    mesh.spec.telemetry.access_log = AccessLog::Disabled;
+    let (pod, container) = pod_of(ZTUNNEL, &mesh);
+    let env = container.env.unwrap();
+    let value = |name: &str| env.iter().find(|v| v.name == name).and_then(|v| v.value.clone()).unwrap();
+    assert_eq!(value("AMBIT_LOG"), "debug");
+    assert_eq!(value("AMBIT_DRAIN_DEADLINE"), "90");
+    assert_eq!(value("AMBIT_ACCESS_LOG"), "false");
+    assert!(pod.termination_grace_period_seconds.unwrap() > 90, "the kubelet must outwait the drain");
+    assert_eq!(container.image.as_deref(), Some("registry.example/ambit/ztunnel:1.2.3"));
+}
+
+#[test]
+fn everything_goes_with_the_mesh() {
+    for rendered in render(&settings(), &mesh()) {
+        let owner = &rendered.object["metadata"]["ownerReferences"][0];
+        assert_eq!(owner["kind"], "Mesh", "{}", rendered.name);
+        assert_eq!(owner["uid"], "1234", "{}", rendered.name);
+        assert_eq!(rendered.object["metadata"]["namespace"], "ambit-system");
+    }
+}
