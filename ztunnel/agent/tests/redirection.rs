@@ -45,7 +45,9 @@ fn in_new_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
             body()
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -56,7 +58,12 @@ fn run(program: &str, arguments: &[&str], input: &str) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap_or_else(|e| panic!("{program} cannot be started: {e}"));
-    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes())
+        .expect("written");
     let output = child.wait_with_output().expect("ended");
     assert!(output.status.success(), "{program} {arguments:?} failed");
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -97,7 +104,10 @@ fn pod_rules_are_replaced_drained_and_removed() {
         netlink::drain_pod_table().expect("drained");
         assert_eq!(netlink::pod_table().expect("looked"), PodTable::Draining);
         let drained = ruleset();
-        assert!(!drained.contains("redirect to") && drained.contains("ct mark set"), "{drained}");
+        assert!(
+            !drained.contains("redirect to") && drained.contains("ct mark set"),
+            "{drained}"
+        );
         netlink::remove_pod_table().expect("removed");
         assert_eq!(ruleset(), "");
     });
@@ -111,12 +121,22 @@ fn reply_route_is_added_once_and_removed() {
         let before = rules();
         netlink::add_reply_route().expect("added");
         netlink::add_reply_route().expect("added again");
-        assert_eq!(rules().matches("fwmark 0x111 lookup 100").count(), 1, "{}", rules());
+        assert_eq!(
+            rules().matches("fwmark 0x111 lookup 100").count(),
+            1,
+            "{}",
+            rules()
+        );
         assert!(run("ip", &["route", "list", "table", "100"], "").contains("local default dev lo"));
         netlink::remove_reply_route().expect("removed");
         netlink::remove_reply_route().expect("removed again");
         assert_eq!(rules(), before);
-        assert_eq!(run("ip", &["route", "list", "table", "all"], "").matches("table 100").count(), 0);
+        assert_eq!(
+            run("ip", &["route", "list", "table", "all"], "")
+                .matches("table 100")
+                .count(),
+            0
+        );
     });
 }
 
@@ -145,7 +165,9 @@ fn sorted_elements(text: &str) -> Vec<&str> {
 #[test]
 fn many_probes_fit_one_transaction() {
     in_new_netns(|| {
-        let many: Vec<_> = (0..4000u32).map(|i| SocketAddrV4::new((0x0a00_0000 + i).into(), 8080)).collect();
+        let many: Vec<_> = (0..4000u32)
+            .map(|i| SocketAddrV4::new((0x0a00_0000 + i).into(), 8080))
+            .collect();
         netlink::install_node_table(&many).expect("installed");
         assert!(ruleset().contains("10.0.15.159 . 8080"));
     });
@@ -155,6 +177,9 @@ fn many_probes_fit_one_transaction() {
 fn a_refusal_names_what_was_refused() {
     in_new_netns(|| {
         let error = netlink::set_probes(&[]).expect_err("there is no table");
-        assert!(error.to_string().contains("empty set probes of table ambit_node"), "{error}");
+        assert!(
+            error.to_string().contains("empty set probes of table ambit_node"),
+            "{error}"
+        );
     });
 }

@@ -27,6 +27,8 @@ pub enum Reason {
     ListenersFailed,
     /// The kernel refused the nftables rules or the route.
     RulesRejected,
+    /// Nothing is wrong; the message says what is being done.
+    InProgress,
     /// The operator has sent no record of the pod.
     PodUnknown,
     /// The agent stops.
@@ -47,6 +49,7 @@ impl Reason {
             Self::PortInUse => "PortInUse",
             Self::ListenersFailed => "ListenersFailed",
             Self::RulesRejected => "RulesRejected",
+            Self::InProgress => "InProgress",
             Self::PodUnknown => "PodUnknown",
             Self::ShuttingDown => "ShuttingDown",
         }
@@ -54,7 +57,7 @@ impl Reason {
 
     /// Whether it is a matter of waiting rather than something that went wrong.
     pub fn is_waiting(self) -> bool {
-        matches!(self, Self::SandboxNotFound | Self::NoZtunnel)
+        matches!(self, Self::SandboxNotFound | Self::NoZtunnel | Self::InProgress)
     }
 }
 
@@ -77,7 +80,25 @@ pub struct Failure {
 impl Failure {
     /// A failure for `reason`.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn shutting_down() -> Self {
+        Self::new(
+            Reason::ShuttingDown,
+            "the node agent is stopping; its successor takes the call",
+        )
+    }
+
+    pub(super) fn ztunnel_silent(waited: std::time::Duration) -> Self {
+        let message = format!(
+            "a ztunnel is connected and did not acknowledge the pod within {}s",
+            waited.as_secs()
+        );
+        Self::new(Reason::ZtunnelSilent, message)
     }
 }
 
@@ -89,7 +110,9 @@ impl From<NetnsError> for Failure {
             }
             NetnsError::PortInUse { port } => Self::new(
                 Reason::PortInUse,
-                format!("{e}: the application must not listen on {port}, or its ztunnel is not connected yet"),
+                format!(
+                    "{e}: the application must not listen on {port}, or its ztunnel is not connected yet"
+                ),
             ),
             NetnsError::Socket { .. } => Self::new(Reason::ListenersFailed, e.to_string()),
         }

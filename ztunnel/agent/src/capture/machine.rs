@@ -100,6 +100,8 @@ pub enum Event {
     ListenersReady,
     /// A ztunnel connected and did not bring this pod's listeners, or none connected in time.
     NotHeld,
+    /// Nothing but that what is reported may differ.
+    Look,
     /// The ztunnel serves the pod.
     Acknowledged,
     /// The table, rule and route stand.
@@ -201,15 +203,23 @@ impl Machine {
         self.wanted == Wanted::Captured
     }
 
-    /// Whether listeners are to be served by a ztunnel now.
+    /// Whether a ztunnel is to accept on the pod's listeners: also while an agent that was restarted still looks the pod up, and
+    /// while connections can still arrive at a pod that is being released.
     pub fn wants_ztunnel(&self) -> bool {
-        self.listeners && matches!(self.state, State::ListenersReady | State::Acknowledged | State::Captured)
-            || self.listeners && self.in_force
+        let accepting = matches!(
+            self.state,
+            State::Releasing(Releasing::Swapping | Releasing::Withdrawing | Releasing::Emptying)
+        );
+        self.listeners && (accepting || self.wanted == Wanted::Captured)
     }
 
     /// Whether probes must reach the pod past the redirection.
     pub fn needs_probes(&self) -> bool {
-        self.in_force || matches!(self.state, State::ListenersReady | State::Acknowledged | State::Captured)
+        self.in_force
+            || matches!(
+                self.state,
+                State::ListenersReady | State::Acknowledged | State::Captured
+            )
     }
 
     /// Whether nothing of ours is in the pod.
@@ -274,7 +284,8 @@ impl Machine {
         self.wanted = Wanted::Released;
         match self.state {
             State::Idle | State::Released | State::Releasing(_) | State::Pending(Pending::Locating) => vec![],
-            _ if !self.located => self.go(State::Released, vec![Effect::DropDescriptors]),
+            // Failed before this agent found the pod: an earlier one may have left something in it.
+            _ if !self.located => self.locate(),
             _ => self.swap(),
         }
     }
@@ -287,10 +298,14 @@ impl Machine {
     }
 
     fn sandbox_gone(&mut self) -> Vec<Effect> {
-        let effects = self.forget();
+        let mut effects = self.forget();
         if self.wanted == Wanted::Captured {
-            // The CNI call for the next sandbox, if there is to be one, begins again.
-            self.state = State::Failed(Failure::new(Reason::SandboxNotFound, "the pod's sandbox has ended"));
+            // The CNI call for the next sandbox, if there is to be one, begins again; a look now and then costs little.
+            self.state = State::Failed(Failure::new(
+                Reason::SandboxNotFound,
+                "the pod's sandbox has ended",
+            ));
+            effects.push(Effect::Retry(LAST_RETRY));
         }
         effects
     }
@@ -301,7 +316,10 @@ impl Machine {
         self.listeners = false;
         self.in_force = false;
         self.attempts = 0;
-        self.go(State::Released, vec![Effect::RemovePod { force: true }, Effect::DropDescriptors])
+        self.go(
+            State::Released,
+            vec![Effect::RemovePod { force: true }, Effect::DropDescriptors],
+        )
     }
 
     fn on_located(&mut self, table: PodTable) -> Vec<Effect> {
@@ -317,9 +335,7 @@ impl Machine {
             (Wanted::Released, _) => self.swap(),
             (Wanted::Captured, _) if self.listeners => self.listeners_ready(),
             (Wanted::Captured, PodTable::Absent) => self.make_listeners(),
-            (Wanted::Captured, _) => {
-                self.go(State::Pending(Pending::AwaitingHeld), vec![Effect::AwaitHeld])
-            }
+            (Wanted::Captured, _) => self.go(State::Pending(Pending::AwaitingHeld), vec![Effect::AwaitHeld]),
         }
     }
 
@@ -334,11 +350,16 @@ impl Machine {
     }
 
     fn on_releasing(&mut self, event: Event) -> Vec<Effect> {
-        let State::Releasing(step) = self.state else { return vec![] };
+        let State::Releasing(step) = self.state else {
+            return vec![];
+        };
         match (step, event) {
             (Releasing::Swapping, Event::Swapped) => {
                 self.in_force = false;
-                self.releasing(Releasing::Withdrawing, vec![Effect::Linger(LINGER_UNACKNOWLEDGED)])
+                self.releasing(
+                    Releasing::Withdrawing,
+                    vec![Effect::Linger(LINGER_UNACKNOWLEDGED)],
+                )
             }
             (Releasing::Withdrawing, Event::Withdrawn) => {
                 self.releasing(Releasing::Withdrawing, vec![Effect::Linger(LINGER)])
@@ -346,13 +367,17 @@ impl Machine {
             (Releasing::Withdrawing, Event::LingerOver) => {
                 self.releasing(Releasing::Emptying, vec![Effect::EmptyQueue])
             }
-            (Releasing::Emptying, Event::QueueEmpty) => {
-                self.releasing(Releasing::Draining, vec![Effect::DrainTimer, Effect::RemovePod { force: false }])
+            (Releasing::Emptying, Event::QueueEmpty) => self.releasing(
+                Releasing::Draining,
+                vec![Effect::DrainTimer, Effect::RemovePod { force: false }],
+            ),
+            (Releasing::Draining, Event::ZtunnelDone) => {
+                self.releasing(Releasing::Undoing, vec![Effect::Undo])
             }
-            (Releasing::Draining, Event::ZtunnelDone) => self.releasing(Releasing::Undoing, vec![Effect::Undo]),
-            (Releasing::Draining, Event::DrainDeadline) => {
-                self.releasing(Releasing::Undoing, vec![Effect::RemovePod { force: true }, Effect::Undo])
-            }
+            (Releasing::Draining, Event::DrainDeadline) => self.releasing(
+                Releasing::Undoing,
+                vec![Effect::RemovePod { force: true }, Effect::Undo],
+            ),
             (Releasing::Undoing, Event::Undone) => self.on_undone(),
             _ => vec![],
         }
@@ -377,7 +402,9 @@ impl Machine {
         if failure.reason == Reason::SandboxNotFound && self.wanted == Wanted::Released {
             return self.forget();
         }
-        let wait = FIRST_RETRY.saturating_mul(1 << self.attempts.min(10)).min(LAST_RETRY);
+        let wait = FIRST_RETRY
+            .saturating_mul(1 << self.attempts.min(10))
+            .min(LAST_RETRY);
         self.attempts += 1;
         self.go(State::Failed(failure), vec![Effect::Retry(wait)])
     }
@@ -387,7 +414,10 @@ impl Machine {
     }
 
     fn make_listeners(&mut self) -> Vec<Effect> {
-        self.go(State::Pending(Pending::MakingListeners), vec![Effect::MakeListeners])
+        self.go(
+            State::Pending(Pending::MakingListeners),
+            vec![Effect::MakeListeners],
+        )
     }
 
     fn listeners_ready(&mut self) -> Vec<Effect> {

@@ -75,7 +75,8 @@ impl Rule {
 
     /// `meta mark set`.
     pub(super) fn set_mark(self, mark: u32) -> Self {
-        self.immediate(&mark.to_ne_bytes()).expr("meta", Attributes::new().be32(2, META_MARK).be32(3, REGISTER_1))
+        self.immediate(&mark.to_ne_bytes())
+            .expr("meta", Attributes::new().be32(2, META_MARK).be32(3, REGISTER_1))
     }
 
     /// `meta skuid`.
@@ -85,7 +86,9 @@ impl Rule {
 
     /// `tcp dport`, with the protocol match it depends on.
     pub(super) fn tcp_dport_is(self, port: u16) -> Self {
-        self.is_tcp().load_payload(TRANSPORT_HEADER, 2, 2, REGISTER_1).compare(EQ, &port.to_be_bytes())
+        self.is_tcp()
+            .load_payload(TRANSPORT_HEADER, 2, 2, REGISTER_1)
+            .compare(EQ, &port.to_be_bytes())
     }
 
     /// `tcp flags & (fin|syn|rst|ack) == syn`: the first packet of a connection, and no other.
@@ -100,12 +103,15 @@ impl Rule {
 
     /// `ip saddr`, with the family match that an `inet` table needs.
     pub(super) fn inet_ip_saddr_is(self, address: std::net::Ipv4Addr) -> Self {
-        self.load_meta(META_NFPROTO).compare(EQ, &[NFPROTO_IPV4]).ip_saddr_is(address)
+        self.load_meta(META_NFPROTO)
+            .compare(EQ, &[NFPROTO_IPV4])
+            .ip_saddr_is(address)
     }
 
     /// `ip saddr` in an `ip` table.
     pub(super) fn ip_saddr_is(self, address: std::net::Ipv4Addr) -> Self {
-        self.load_payload(NETWORK_HEADER, 12, 4, REGISTER_1).compare(EQ, &address.octets())
+        self.load_payload(NETWORK_HEADER, 12, 4, REGISTER_1)
+            .compare(EQ, &address.octets())
     }
 
     /// `ip daddr . tcp dport @set` in an `ip` table.
@@ -113,7 +119,13 @@ impl Rule {
         self.is_tcp()
             .load_payload(NETWORK_HEADER, 16, 4, REGISTER_1)
             .load_payload(TRANSPORT_HEADER, 2, 2, REGISTER_AFTER_IPV4)
-            .expr("lookup", Attributes::new().be32(2, REGISTER_1).string(1, set).be32(4, set_id))
+            .expr(
+                "lookup",
+                Attributes::new()
+                    .be32(2, REGISTER_1)
+                    .string(1, set)
+                    .be32(4, set_id),
+            )
     }
 
     pub(super) fn fib_daddr_is_local(self) -> Self {
@@ -129,7 +141,9 @@ impl Rule {
     }
 
     pub(super) fn ct_state_new(self) -> Self {
-        self.load_ct(CT_STATE).mask(&STATE_NEW.to_ne_bytes()).compare(NEQ, &0u32.to_ne_bytes())
+        self.load_ct(CT_STATE)
+            .mask(&STATE_NEW.to_ne_bytes())
+            .compare(NEQ, &0u32.to_ne_bytes())
     }
 
     pub(super) fn ct_direction_reply(self) -> Self {
@@ -137,7 +151,9 @@ impl Rule {
     }
 
     pub(super) fn ct_status_not_dnat(self) -> Self {
-        self.load_ct(CT_STATUS).mask(&STATUS_DNAT.to_ne_bytes()).compare(EQ, &0u32.to_ne_bytes())
+        self.load_ct(CT_STATUS)
+            .mask(&STATUS_DNAT.to_ne_bytes())
+            .compare(EQ, &0u32.to_ne_bytes())
     }
 
     pub(super) fn ct_mark_is(self, mark: u32) -> Self {
@@ -146,7 +162,8 @@ impl Rule {
 
     /// `ct mark set`.
     pub(super) fn set_ct_mark(self, mark: u32) -> Self {
-        self.immediate(&mark.to_ne_bytes()).expr("ct", Attributes::new().be32(2, CT_MARK).be32(4, REGISTER_1))
+        self.immediate(&mark.to_ne_bytes())
+            .expr("ct", Attributes::new().be32(2, CT_MARK).be32(4, REGISTER_1))
     }
 
     pub(super) fn counter(self) -> Self {
@@ -155,14 +172,19 @@ impl Rule {
     }
 
     pub(super) fn redirect_to(self, port: u16) -> Self {
-        self.immediate(&port.to_be_bytes())
-            .expr("redir", Attributes::new().be32(1, REGISTER_1).be32(3, NAT_PROTO_SPECIFIED))
+        self.immediate(&port.to_be_bytes()).expr(
+            "redir",
+            Attributes::new().be32(1, REGISTER_1).be32(3, NAT_PROTO_SPECIFIED),
+        )
     }
 
     pub(super) fn snat_to(self, address: std::net::Ipv4Addr) -> Self {
         self.immediate(&address.octets()).expr(
             "nat",
-            Attributes::new().be32(1, NAT_SOURCE).be32(2, u32::from(NFPROTO_IPV4)).be32(3, REGISTER_1),
+            Attributes::new()
+                .be32(1, NAT_SOURCE)
+                .be32(2, u32::from(NFPROTO_IPV4))
+                .be32(3, REGISTER_1),
         )
     }
 
@@ -188,11 +210,24 @@ impl Rule {
     }
 
     fn load_fib(self, flags: u32) -> Self {
-        self.expr("fib", Attributes::new().be32(3, flags).be32(2, FIB_RESULT_ADDRTYPE).be32(1, REGISTER_1))
+        self.expr(
+            "fib",
+            Attributes::new()
+                .be32(3, flags)
+                .be32(2, FIB_RESULT_ADDRTYPE)
+                .be32(1, REGISTER_1),
+        )
     }
 
     fn load_payload(self, base: u32, offset: u32, length: u32, register: u32) -> Self {
-        self.expr("payload", Attributes::new().be32(1, register).be32(2, base).be32(3, offset).be32(4, length))
+        self.expr(
+            "payload",
+            Attributes::new()
+                .be32(1, register)
+                .be32(2, base)
+                .be32(3, offset)
+                .be32(4, length),
+        )
     }
 
     fn mask(self, mask: &[u8]) -> Self {
@@ -210,7 +245,13 @@ impl Rule {
 
     fn compare(self, operator: u32, value: &[u8]) -> Self {
         let data = Attributes::new().bytes(DATA_VALUE, value);
-        self.expr("cmp", Attributes::new().be32(1, REGISTER_1).be32(2, operator).nested(3, data))
+        self.expr(
+            "cmp",
+            Attributes::new()
+                .be32(1, REGISTER_1)
+                .be32(2, operator)
+                .nested(3, data),
+        )
     }
 
     fn immediate(self, value: &[u8]) -> Self {
@@ -221,7 +262,10 @@ impl Rule {
     fn verdict(self, code: i32) -> Self {
         let verdict = Attributes::new().bytes(VERDICT_CODE, &code.to_be_bytes());
         let data = Attributes::new().nested(DATA_VERDICT, verdict);
-        self.expr("immediate", Attributes::new().be32(1, REGISTER_VERDICT).nested(2, data))
+        self.expr(
+            "immediate",
+            Attributes::new().be32(1, REGISTER_VERDICT).nested(2, data),
+        )
     }
 
     fn expr(self, name: &str, data: Attributes) -> Self {

@@ -77,8 +77,20 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn new(kind: u16, flags: u16, fixed: &[u8], attributes: Attributes, step: impl Into<String>) -> Self {
-        Self { kind, flags, fixed: fixed.to_vec(), attributes, step: step.into() }
+    pub(super) fn new(
+        kind: u16,
+        flags: u16,
+        fixed: &[u8],
+        attributes: Attributes,
+        step: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            flags,
+            fixed: fixed.to_vec(),
+            attributes,
+            step: step.into(),
+        }
     }
 
     /// With [`ACK`] asked for.
@@ -116,7 +128,11 @@ pub(super) fn split(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
         let sequence = u32::from_ne_bytes(datagram.get(8..12)?.try_into().ok()?);
         let payload = datagram.get(HEADER..length)?;
         datagram = datagram.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
-        Some(Received { kind, sequence, payload })
+        Some(Received {
+            kind,
+            sequence,
+            payload,
+        })
     })
 }
 
@@ -127,7 +143,12 @@ mod tests {
     #[test]
     fn attributes_are_aligned_and_their_length_is_not() {
         let encoded = Attributes::new().string(1, "ambit").be32(2, 1).0;
-        assert_eq!(encoded, [10, 0, 1, 0, b'a', b'm', b'b', b'i', b't', 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 1]);
+        assert_eq!(
+            encoded,
+            [
+                10, 0, 1, 0, b'a', b'm', b'b', b'i', b't', 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 1
+            ]
+        );
     }
 
     #[test]

@@ -10,7 +10,10 @@ use super::table::{Family, Hook, Table, transaction};
 use ambit_wire::names::PROBE_SOURCE;
 use std::net::SocketAddrV4;
 
-const TABLE: Table = Table { family: Family::Ip, name: "ambit_node" };
+const TABLE: Table = Table {
+    family: Family::Ip,
+    name: "ambit_node",
+};
 const SET: &str = "probes";
 const SET_ID: u32 = 1;
 /// Before kube-proxy's masquerade, which sits at `srcnat` (100).
@@ -33,7 +36,11 @@ pub fn install_node_table(probes: &[SocketAddrV4]) -> Result<(), NetlinkError> {
         TABLE.chain("guard", "filter", Hook::Forward, PRIORITY_BEFORE_FILTER),
         TABLE.address_port_set(SET, SET_ID),
         TABLE.rule("postrouting", "probes snat", snat),
-        TABLE.rule("guard", "probe source drop", Rule::new().ip_saddr_is(PROBE_SOURCE).drop()),
+        TABLE.rule(
+            "guard",
+            "probe source drop",
+            Rule::new().ip_saddr_is(PROBE_SOURCE).drop(),
+        ),
     ];
     messages.extend(TABLE.add_elements(SET, probes));
     NetlinkSocket::netfilter()?.transact(&transaction(messages))

@@ -8,7 +8,10 @@ use super::table::{Family, Hook, NEWRULE, Table, transaction};
 use ambit_wire::names::{MARK_PROXY, MARK_REPLY, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PROBE_SOURCE};
 use rustix::io::Errno;
 
-const TABLE: Table = Table { family: Family::Inet, name: "ambit" };
+const TABLE: Table = Table {
+    family: Family::Inet,
+    name: "ambit",
+};
 const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
@@ -54,7 +57,11 @@ pub fn pod_table() -> Result<PodTable, NetlinkError> {
         other => other?,
     }
     let rules = socket.dump(&TABLE.list_rules("pre"), NEWRULE)?;
-    Ok(if rules == 0 { PodTable::Draining } else { PodTable::Redirecting })
+    Ok(if rules == 0 {
+        PodTable::Draining
+    } else {
+        PodTable::Redirecting
+    })
 }
 
 fn chains() -> [Message; 4] {
@@ -71,25 +78,64 @@ fn rules() -> Vec<Message> {
     vec![
         rule("pre", "iifname lo return", Rule::new().iifname_is("lo").back()),
         rule("pre", "mark return", Rule::new().mark_is(MARK_PROXY).back()),
-        rule("pre", "tcp dport 15008 return", Rule::new().tcp_dport_is(PORT_HBONE).back()),
-        rule("pre", "probes return", Rule::new().inet_ip_saddr_is(PROBE_SOURCE).back()),
+        rule(
+            "pre",
+            "tcp dport 15008 return",
+            Rule::new().tcp_dport_is(PORT_HBONE).back(),
+        ),
+        rule(
+            "pre",
+            "probes return",
+            Rule::new().inet_ip_saddr_is(PROBE_SOURCE).back(),
+        ),
         // Conntrack begins with these rules: without the match on SYN it would take running connections up in mid-stream.
         rule(
             "pre",
             "tcp syn fib daddr type local redirect",
-            Rule::new().is_tcp_syn().fib_daddr_is_local().counter().redirect_to(PORT_INBOUND),
+            Rule::new()
+                .is_tcp_syn()
+                .fib_daddr_is_local()
+                .counter()
+                .redirect_to(PORT_INBOUND),
         ),
         rule("out", "mark return", Rule::new().mark_is(MARK_PROXY).back()),
-        rule("out", "fib daddr type local return", Rule::new().fib_daddr_is_local().back()),
-        rule("out", "tcp syn redirect", Rule::new().is_tcp_syn().counter().redirect_to(PORT_OUTBOUND)),
+        rule(
+            "out",
+            "fib daddr type local return",
+            Rule::new().fib_daddr_is_local().back(),
+        ),
+        rule(
+            "out",
+            "tcp syn redirect",
+            Rule::new().is_tcp_syn().counter().redirect_to(PORT_OUTBOUND),
+        ),
         // The proxy connects to the application from the client's address; the answers must come back to the proxy.
-        rule("mrk", "ct mark set", Rule::new().mark_is(MARK_PROXY).ct_state_new().set_ct_mark(MARK_REPLY)),
-        rule("mrk", "mark set", Rule::new().ct_direction_reply().ct_mark_is(MARK_REPLY).set_mark(MARK_REPLY)),
+        rule(
+            "mrk",
+            "ct mark set",
+            Rule::new()
+                .mark_is(MARK_PROXY)
+                .ct_state_new()
+                .set_ct_mark(MARK_REPLY),
+        ),
+        rule(
+            "mrk",
+            "mark set",
+            Rule::new()
+                .ct_direction_reply()
+                .ct_mark_is(MARK_REPLY)
+                .set_mark(MARK_REPLY),
+        ),
         // A proxy that was broken into must not send from foreign addresses to the world.
         rule(
             "nospoof",
             "mark fib saddr type != local drop",
-            Rule::new().mark_is(MARK_PROXY).oifname_is_not("lo").fib_saddr_is_not_local().counter().drop(),
+            Rule::new()
+                .mark_is(MARK_PROXY)
+                .oifname_is_not("lo")
+                .fib_saddr_is_not_local()
+                .counter()
+                .drop(),
         ),
     ]
 }

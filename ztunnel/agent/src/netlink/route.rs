@@ -43,11 +43,21 @@ pub fn raise_loopback() -> Result<(), NetlinkError> {
 /// namespace has it, IPv6. What is there already is left.
 pub fn add_reply_route() -> Result<(), NetlinkError> {
     each_family(|socket, family| {
-        match socket.transact(&[rule(family, NEWRULE, CREATE | EXCL, "add the rule for marked replies")]) {
+        match socket.transact(&[rule(
+            family,
+            NEWRULE,
+            CREATE | EXCL,
+            "add the rule for marked replies",
+        )]) {
             Err(e) if e.errno() == Some(Errno::EXIST) => {}
             other => other?,
         }
-        socket.transact(&[route(family, NEWROUTE, CREATE | REPLACE, "add the route for marked replies")])
+        socket.transact(&[route(
+            family,
+            NEWROUTE,
+            CREATE | REPLACE,
+            "add the route for marked replies",
+        )])
     })
 }
 
@@ -83,18 +93,38 @@ fn each_family(
 }
 
 fn no_ipv6(errno: Errno) -> bool {
-    matches!(errno, Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV | Errno::ACCESS)
+    matches!(
+        errno,
+        Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV | Errno::ACCESS
+    )
 }
 
 fn rule(family: u8, kind: u16, flags: u16, step: &str) -> Message {
     let fixed = [family, 0, 0, 0, TABLE_UNSPEC, 0, 0, ACTION_TO_TABLE, 0, 0, 0, 0];
-    let attributes =
-        Attributes::new().ne32(FRA_PRIORITY, PRIORITY).ne32(FRA_FWMARK, MARK_REPLY).ne32(FRA_TABLE, ROUTE_TABLE);
+    let attributes = Attributes::new()
+        .ne32(FRA_PRIORITY, PRIORITY)
+        .ne32(FRA_FWMARK, MARK_REPLY)
+        .ne32(FRA_TABLE, ROUTE_TABLE);
     Message::new(kind, flags, &fixed, attributes, step).acknowledged()
 }
 
 fn route(family: u8, kind: u16, flags: u16, step: &str) -> Message {
-    let fixed = [family, 0, 0, 0, TABLE_UNSPEC, PROTOCOL_STATIC, SCOPE_HOST, TYPE_LOCAL, 0, 0, 0, 0];
-    let attributes = Attributes::new().ne32(RTA_TABLE, ROUTE_TABLE).ne32(RTA_OIF, LOOPBACK_INDEX);
+    let fixed = [
+        family,
+        0,
+        0,
+        0,
+        TABLE_UNSPEC,
+        PROTOCOL_STATIC,
+        SCOPE_HOST,
+        TYPE_LOCAL,
+        0,
+        0,
+        0,
+        0,
+    ];
+    let attributes = Attributes::new()
+        .ne32(RTA_TABLE, ROUTE_TABLE)
+        .ne32(RTA_OIF, LOOPBACK_INDEX);
     Message::new(kind, flags, &fixed, attributes, step).acknowledged()
 }

@@ -26,8 +26,16 @@ impl NetlinkSocket {
     }
 
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, NetlinkError> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-            .map_err(|errno| NetlinkError::Socket { action: "open", errno })?;
+        let fd = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )
+        .map_err(|errno| NetlinkError::Socket {
+            action: "open",
+            errno,
+        })?;
         Ok(Self { fd, sequence: 0 })
     }
 
@@ -39,7 +47,9 @@ impl NetlinkSocket {
         let mut refused: Option<(u32, Errno)> = None;
         let mut buffer = vec![0; BUFFER];
         while let Some(datagram) = self.receive(&mut buffer, RecvFlags::DONTWAIT)? {
-            for answer in split(datagram).filter(|a| (a.sequence.wrapping_sub(first) as usize) < messages.len()) {
+            for answer in
+                split(datagram).filter(|a| (a.sequence.wrapping_sub(first) as usize) < messages.len())
+            {
                 if answer.kind != NLMSG_ERROR {
                     continue;
                 }
@@ -52,7 +62,9 @@ impl NetlinkSocket {
         match refused {
             Some((sequence, errno)) => {
                 let index = sequence.wrapping_sub(first) as usize;
-                let step = messages.get(index).map_or_else(|| "do it".to_owned(), |m| m.step.clone());
+                let step = messages
+                    .get(index)
+                    .map_or_else(|| "do it".to_owned(), |m| m.step.clone());
                 Err(NetlinkError::Refused { step, errno })
             }
             None if acknowledged => Ok(()),
@@ -74,7 +86,10 @@ impl NetlinkSocket {
                     NLMSG_DONE => return Ok(count),
                     NLMSG_ERROR => {
                         if let Some(errno) = error_number(answer.payload)? {
-                            return Err(NetlinkError::Refused { step: request.step.clone(), errno });
+                            return Err(NetlinkError::Refused {
+                                step: request.step.clone(),
+                                errno,
+                            });
                         }
                     }
                     other if other == kind => count += 1,
@@ -92,8 +107,10 @@ impl NetlinkSocket {
             self.sequence = self.sequence.wrapping_add(1);
             message.encode(self.sequence, &mut datagram);
         }
-        rustix::net::send(&self.fd, &datagram, SendFlags::empty())
-            .map_err(|errno| NetlinkError::Socket { action: "send", errno })?;
+        rustix::net::send(&self.fd, &datagram, SendFlags::empty()).map_err(|errno| NetlinkError::Socket {
+            action: "send",
+            errno,
+        })?;
         Ok(first)
     }
 
@@ -103,7 +120,12 @@ impl NetlinkSocket {
                 Ok((0, _)) | Err(Errno::AGAIN) => return Ok(None),
                 Ok((length, _)) => return Ok(buffer.get(..length)),
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(NetlinkError::Socket { action: "receive", errno }),
+                Err(errno) => {
+                    return Err(NetlinkError::Socket {
+                        action: "receive",
+                        errno,
+                    });
+                }
             }
         }
     }
@@ -111,7 +133,10 @@ impl NetlinkSocket {
 
 /// The error number in an `nlmsgerr`; `None` is an acknowledgement.
 fn error_number(payload: &[u8]) -> Result<Option<Errno>, NetlinkError> {
-    let number = payload.get(..4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
+    let number = payload
+        .get(..4)
+        .and_then(|b| b.try_into().ok())
+        .map(i32::from_ne_bytes);
     match number {
         None => Err(NetlinkError::Answer("an error message without a number")),
         Some(0) => Ok(None),

@@ -54,33 +54,57 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn create(self) -> Message {
         let attributes = Attributes::new().string(1, self.name).be32(2, 0);
-        self.message(NEWTABLE, CREATE, attributes, format!("create table {}", self.name))
+        self.message(
+            NEWTABLE,
+            CREATE,
+            attributes,
+            format!("create table {}", self.name),
+        )
     }
 
     pub(super) fn delete(self) -> Message {
-        self.message(DELTABLE, 0, Attributes::new().string(1, self.name), format!("delete table {}", self.name))
+        self.message(
+            DELTABLE,
+            0,
+            Attributes::new().string(1, self.name),
+            format!("delete table {}", self.name),
+        )
     }
 
     pub(super) fn get(self) -> Message {
-        self.message(GETTABLE, 0, Attributes::new().string(1, self.name), format!("look up table {}", self.name))
+        self.message(
+            GETTABLE,
+            0,
+            Attributes::new().string(1, self.name),
+            format!("look up table {}", self.name),
+        )
     }
 
     /// A base chain with policy accept; `kind` is `nat`, `route` or `filter`.
     pub(super) fn chain(self, chain: &'static str, kind: &'static str, hook: Hook, priority: i32) -> Message {
-        let hook = Attributes::new().be32(1, hook as u32).bytes(2, &priority.to_be_bytes());
+        let hook = Attributes::new()
+            .be32(1, hook as u32)
+            .bytes(2, &priority.to_be_bytes());
         let attributes = Attributes::new()
             .string(1, self.name)
             .string(3, chain)
             .string(7, kind)
             .be32(5, POLICY_ACCEPT)
             .nested(4, hook);
-        self.message(NEWCHAIN, CREATE, attributes, format!("create {kind} chain {chain} of table {}", self.name))
+        self.message(
+            NEWCHAIN,
+            CREATE,
+            attributes,
+            format!("create {kind} chain {chain} of table {}", self.name),
+        )
     }
 
     /// Appends `rule`; `text` is the rule in `nft`'s words, for the error.
     pub(super) fn rule(self, chain: &'static str, text: &str, rule: Rule) -> Message {
-        let attributes =
-            Attributes::new().string(1, self.name).string(2, chain).nested(4, rule.into_attributes());
+        let attributes = Attributes::new()
+            .string(1, self.name)
+            .string(2, chain)
+            .nested(4, rule.into_attributes());
         let step = format!("add rule \"{text}\" to chain {chain} of table {}", self.name);
         self.message(NEWRULE, CREATE | APPEND, attributes, step)
     }
@@ -88,12 +112,22 @@ impl Table {
     /// Removes every rule of a chain and keeps its hook.
     pub(super) fn flush(self, chain: &'static str) -> Message {
         let attributes = Attributes::new().string(1, self.name).string(2, chain);
-        self.message(DELRULE, 0, attributes, format!("empty chain {chain} of table {}", self.name))
+        self.message(
+            DELRULE,
+            0,
+            attributes,
+            format!("empty chain {chain} of table {}", self.name),
+        )
     }
 
     pub(super) fn list_rules(self, chain: &'static str) -> Message {
         let attributes = Attributes::new().string(1, self.name).string(2, chain);
-        self.message(GETRULE, DUMP, attributes, format!("list chain {chain} of table {}", self.name))
+        self.message(
+            GETRULE,
+            DUMP,
+            attributes,
+            format!("list chain {chain} of table {}", self.name),
+        )
     }
 
     /// A set with keys `ipv4_addr . inet_service`.
@@ -106,13 +140,23 @@ impl Table {
             .be32(4, KEY_IPV4_SERVICE)
             .be32(5, 8)
             .be32(10, id);
-        self.message(NEWSET, CREATE, attributes, format!("create set {set} of table {}", self.name))
+        self.message(
+            NEWSET,
+            CREATE,
+            attributes,
+            format!("create set {set} of table {}", self.name),
+        )
     }
 
     /// Removes every element of a set.
     pub(super) fn flush_set(self, set: &'static str) -> Message {
         let attributes = Attributes::new().string(1, self.name).string(2, set);
-        self.message(DELSETELEM, 0, attributes, format!("empty set {set} of table {}", self.name))
+        self.message(
+            DELSETELEM,
+            0,
+            attributes,
+            format!("empty set {set} of table {}", self.name),
+        )
     }
 
     /// Adds elements to an address-and-port set.
@@ -129,7 +173,10 @@ impl Table {
                 let key = Attributes::new().bytes(DATA_VALUE, &key);
                 list.nested(LIST_ELEM, Attributes::new().nested(1, key))
             });
-            let attributes = Attributes::new().string(1, self.name).string(2, set).nested(3, list);
+            let attributes = Attributes::new()
+                .string(1, self.name)
+                .string(2, set)
+                .nested(3, list);
             let step = format!("add {} elements to set {set} of table {}", chunk.len(), self.name);
             self.message(NEWSETELEM, CREATE, attributes, step)
         })
@@ -147,7 +194,12 @@ pub(super) fn transaction(messages: Vec<Message>) -> Vec<Message> {
     let mut batch = vec![bound(BATCH_BEGIN, "commit the transaction")];
     let last = messages.len().saturating_sub(1);
     // Refusals always come back; of the successes the last one's is enough.
-    batch.extend(messages.into_iter().enumerate().map(|(i, m)| if i == last { m.acknowledged() } else { m }));
+    batch.extend(
+        messages
+            .into_iter()
+            .enumerate()
+            .map(|(i, m)| if i == last { m.acknowledged() } else { m }),
+    );
     batch.push(bound(BATCH_END, "end the transaction"));
     batch
 }

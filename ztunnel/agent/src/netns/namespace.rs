@@ -28,7 +28,10 @@ impl Netns {
             }
             Self::from_fd(OwnedFd::from(file))
         };
-        open().map_err(|source| NetnsError::Open { path: path.display().to_string(), source })
+        open().map_err(|source| NetnsError::Open {
+            path: path.display().to_string(),
+            source,
+        })
     }
 
     /// The namespace of the calling thread.
@@ -38,7 +41,10 @@ impl Netns {
 
     fn from_fd(fd: OwnedFd) -> Result<Self, std::io::Error> {
         let inode = rustix::fs::fstat(&fd)?.st_ino;
-        Ok(Self { file: Arc::new(fd), inode })
+        Ok(Self {
+            file: Arc::new(fd),
+            inode,
+        })
     }
 
     /// The namespace's inode: what tells it from every other one that lives now.
@@ -47,8 +53,12 @@ impl Netns {
     }
 
     fn enter(&self) -> Result<(), NetnsError> {
-        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|e| NetnsError::Enter { inode: self.inode, source: e.into() })
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| {
+            NetnsError::Enter {
+                inode: self.inode,
+                source: e.into(),
+            }
+        })
     }
 }
 
@@ -64,7 +74,9 @@ pub struct NetnsRunner {
 impl NetnsRunner {
     /// At most `threads` jobs run at once; others wait.
     pub fn new(threads: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(threads)) }
+        Self {
+            slots: Arc::new(Semaphore::new(threads)),
+        }
     }
 
     /// Runs `job` on a thread of its own inside `netns`.
@@ -91,7 +103,9 @@ impl NetnsRunner {
             .name("netns".to_owned())
             .spawn(work)
             .map_err(|e| NetnsError::Thread(e.to_string()))?;
-        receive.await.map_err(|_| NetnsError::Thread("its thread panicked".to_owned()))?
+        receive
+            .await
+            .map_err(|_| NetnsError::Thread("its thread panicked".to_owned()))?
     }
 }
 

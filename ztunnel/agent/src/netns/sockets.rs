@@ -31,8 +31,9 @@ impl Listeners {
     /// # Errors
     /// A sentence saying which socket is wrong and how.
     pub fn adopt(sockets: Vec<OwnedFd>, inode: u64) -> Result<Self, String> {
-        let sockets: [OwnedFd; 3] =
-            sockets.try_into().map_err(|s: Vec<_>| format!("{} descriptors in place of three", s.len()))?;
+        let sockets: [OwnedFd; 3] = sockets
+            .try_into()
+            .map_err(|s: Vec<_>| format!("{} descriptors in place of three", s.len()))?;
         for (socket, port) in sockets.iter().zip(PORTS) {
             check_listener(socket.as_fd(), port, inode).map_err(|why| format!("listener {port}: {why}"))?;
         }
@@ -41,7 +42,9 @@ impl Listeners {
 
     /// Makes the sockets listen again, should a proxy have shut one down.
     pub fn repair(&self) -> io::Result<()> {
-        self.sockets.iter().try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
+        self.sockets
+            .iter()
+            .try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
     }
 }
 
@@ -61,8 +64,14 @@ fn check_listener(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), S
     }
     if !socket.is_listener().map_err(|e| e.to_string())? {
         // A shut-down listener keeps its port; so does one that was never listening, which this makes what it should be.
-        socket.listen(BACKLOG).map_err(|e| format!("it does not listen and cannot: {e}"))?;
-        tracing::warn!(port, netns_inode = inode, "a listener had been shut down; it listens again");
+        socket
+            .listen(BACKLOG)
+            .map_err(|e| format!("it does not listen and cannot: {e}"))?;
+        tracing::warn!(
+            port,
+            netns_inode = inode,
+            "a listener had been shut down; it listens again"
+        );
     }
     Ok(())
 }
@@ -73,7 +82,13 @@ fn check_listener(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), S
 /// [`NetnsError::PortInUse`] when something listens already: the pod's application, or a proxy that holds earlier sockets.
 pub fn make_listeners() -> Result<Listeners, NetnsError> {
     let [outbound, inbound, hbone] = PORTS;
-    Ok(Listeners { sockets: [make_listener(outbound)?, make_listener(inbound)?, make_listener(hbone)?] })
+    Ok(Listeners {
+        sockets: [
+            make_listener(outbound)?,
+            make_listener(inbound)?,
+            make_listener(hbone)?,
+        ],
+    })
 }
 
 fn make_listener(port: u16) -> Result<OwnedFd, NetnsError> {
@@ -84,12 +99,18 @@ fn make_listener(port: u16) -> Result<OwnedFd, NetnsError> {
     .map(OwnedFd::from)
     .map_err(|source| match Errno::from_io_error(&source) {
         Some(Errno::ADDRINUSE) => NetnsError::PortInUse { port },
-        _ => NetnsError::Socket { action: format!("listen on port {port}"), source },
+        _ => NetnsError::Socket {
+            action: format!("listen on port {port}"),
+            source,
+        },
     })
 }
 
 fn no_ipv6(e: &io::Error) -> bool {
-    matches!(Errno::from_io_error(e), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::OPNOTSUPP))
+    matches!(
+        Errno::from_io_error(e),
+        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::OPNOTSUPP)
+    )
 }
 
 fn listen_on(port: u16, domain: Domain) -> io::Result<Socket> {
@@ -121,7 +142,10 @@ pub fn make_outbound_sockets(ipv6: bool, count: usize) -> Result<Vec<OwnedFd>, N
     (0..count)
         .map(|_| make())
         .collect::<io::Result<_>>()
-        .map_err(|source| NetnsError::Socket { action: "make an outbound socket".to_owned(), source })
+        .map_err(|source| NetnsError::Socket {
+            action: "make an outbound socket".to_owned(),
+            source,
+        })
 }
 
 fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {

@@ -1,0 +1,188 @@
+//! One conversation with a ztunnel.
+
+use crate::capture::{FromSession, Handle, Outgoing, SessionId};
+use ambit_wire::broker::from_agent::Message as ToZtunnel;
+use ambit_wire::broker::from_ztunnel::Message as FromZtunnelMessage;
+use ambit_wire::broker::{FromAgent, FromZtunnel, Hello, PodIdentity};
+use ambit_wire::broker_channel::{Channel, Error as ChannelError};
+use ambit_wire::names::BROKER_VERSION;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+
+/// How long a ztunnel has to say hello and what it holds.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+/// More pods than a node can have.
+const MOST_HELD: usize = 4096;
+/// Batches of sockets that are being made for one ztunnel.
+const BATCHES: usize = 8;
+
+/// Why a conversation ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(
+        "its broker protocol is version {theirs}, ours is {BROKER_VERSION}: agent and ztunnel must be of releases that fit"
+    )]
+    Version { theirs: u32 },
+    #[error("expected {expected}, received {received}")]
+    Unexpected {
+        expected: &'static str,
+        received: &'static str,
+    },
+    #[error("it did not greet and name its pods within {}s", GREETING_TIME.as_secs())]
+    Silent,
+    #[error("it holds listeners of more than {MOST_HELD} pods")]
+    TooMany,
+}
+
+struct Greeting {
+    revision: String,
+    held: Vec<(PodIdentity, Vec<OwnedFd>)>,
+}
+
+/// Talks with a ztunnel until it closes the connection or breaks the protocol.
+pub(super) async fn converse(
+    channel: Channel,
+    id: SessionId,
+    manager: &Handle,
+    our_revision: &str,
+) -> Result<(), SessionError> {
+    let hello = Hello {
+        version: BROKER_VERSION,
+        revision: our_revision.to_owned(),
+    };
+    channel
+        .send(
+            &FromAgent {
+                message: Some(ToZtunnel::Hello(hello)),
+            },
+            &[],
+        )
+        .await?;
+    let greeting = tokio::time::timeout(GREETING_TIME, greet(&channel))
+        .await
+        .map_err(|_| SessionError::Silent)??;
+    let Some(Greeting { revision, held }) = greeting else {
+        return Ok(());
+    };
+
+    let (outbox, outgoing) = mpsc::unbounded_channel();
+    manager.ztunnel(FromSession::Ready {
+        id,
+        revision,
+        outbox,
+        held,
+    });
+    // Both directions at once: a ztunnel that waits for us to read must not keep us from writing to it.
+    let ended = tokio::select! {
+        ended = write(&channel, outgoing) => ended,
+        ended = read(&channel, id, manager) => ended,
+    };
+    manager.ztunnel(FromSession::Gone(id));
+    ended
+}
+
+/// Hello, HeldListeners of each pod, HeldDone. `None` when the ztunnel has closed the connection.
+async fn greet(channel: &Channel) -> Result<Option<Greeting>, SessionError> {
+    let revision = match receive(channel).await? {
+        None => return Ok(None),
+        Some((FromZtunnelMessage::Hello(hello), _)) if hello.version == BROKER_VERSION => hello.revision,
+        Some((FromZtunnelMessage::Hello(hello), _)) => {
+            return Err(SessionError::Version {
+                theirs: hello.version,
+            });
+        }
+        Some((other, _)) => {
+            return Err(SessionError::Unexpected {
+                expected: "Hello",
+                received: name(&other),
+            });
+        }
+    };
+    let mut held = vec![];
+    loop {
+        match receive(channel).await? {
+            None => return Ok(None),
+            Some((FromZtunnelMessage::HeldDone(_), _)) => return Ok(Some(Greeting { revision, held })),
+            Some((FromZtunnelMessage::HeldListeners(listeners), sockets)) => {
+                if held.len() >= MOST_HELD {
+                    return Err(SessionError::TooMany);
+                }
+                held.push((listeners.pod.unwrap_or_default(), sockets));
+            }
+            Some((other, _)) => {
+                return Err(SessionError::Unexpected {
+                    expected: "HeldListeners or HeldDone",
+                    received: name(&other),
+                });
+            }
+        }
+    }
+}
+
+async fn write(
+    channel: &Channel,
+    mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+) -> Result<(), SessionError> {
+    while let Some(next) = outgoing.recv().await {
+        let message = FromAgent {
+            message: Some(next.message.clone()),
+        };
+        channel.send(&message, &next.descriptors()).await?;
+    }
+    Ok(())
+}
+
+async fn read(channel: &Channel, id: SessionId, manager: &Handle) -> Result<(), SessionError> {
+    let batches = Arc::new(Semaphore::new(BATCHES));
+    while let Some((message, _)) = receive(channel).await? {
+        match message {
+            FromZtunnelMessage::Ack(ack) => manager.ztunnel(FromSession::Ack(id, ack)),
+            FromZtunnelMessage::NeedSockets(request) => {
+                // One that asks faster than it is served waits here. The semaphore is never closed.
+                let Ok(permit) = Arc::clone(&batches).acquire_owned().await else {
+                    return Ok(());
+                };
+                manager.ztunnel(FromSession::NeedSockets(id, request, permit));
+            }
+            other => {
+                return Err(SessionError::Unexpected {
+                    expected: "Ack or NeedSockets",
+                    received: name(&other),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn receive(channel: &Channel) -> Result<Option<(FromZtunnelMessage, Vec<OwnedFd>)>, SessionError> {
+    loop {
+        match channel.recv::<FromZtunnel>().await? {
+            None => return Ok(None),
+            Some((
+                FromZtunnel {
+                    message: Some(message),
+                },
+                descriptors,
+            )) => return Ok(Some((message, descriptors))),
+            // A kind of message that a later minor version may have; it asks for nothing of ours.
+            Some((FromZtunnel { message: None }, _)) => {
+                tracing::debug!("a message of an unknown kind was passed over")
+            }
+        }
+    }
+}
+
+fn name(message: &FromZtunnelMessage) -> &'static str {
+    match message {
+        FromZtunnelMessage::Hello(_) => "Hello",
+        FromZtunnelMessage::Ack(_) => "Ack",
+        FromZtunnelMessage::NeedSockets(_) => "NeedSockets",
+        FromZtunnelMessage::HeldListeners(_) => "HeldListeners",
+        FromZtunnelMessage::HeldDone(_) => "HeldDone",
+    }
+}

@@ -1,0 +1,187 @@
+//! CNI calls: a new pod is captured before its first process, or the call fails and the kubelet tries again.
+
+use super::effects::Answer;
+use super::failure::{Failure, Reason};
+use super::location::SandboxRecord;
+use super::machine::Event;
+use super::manager::Manager;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How long a call waits for the operator's record of its pod.
+const RECORD_TIME: Duration = Duration::from_secs(5);
+/// How long a call waits for the capture.
+const CAPTURE_TIME: Duration = Duration::from_secs(10);
+
+/// A CNI ADD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdmissionRequest {
+    /// The pod's UID.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its sandbox.
+    pub sandbox: SandboxRecord,
+}
+
+/// How a CNI ADD may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Rules are in force and a ztunnel serves the pod.
+    Captured,
+    /// The pod is not to be captured.
+    NotCaptured,
+}
+
+/// A call that waits for a pod's capture.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    due: Instant,
+    reply: oneshot::Sender<Result<Admission, Failure>>,
+}
+
+impl Waiter {
+    pub(super) fn answer(self, answer: Result<Admission, Failure>) {
+        // Fails when the plugin has given up.
+        _ = self.reply.send(answer);
+    }
+}
+
+/// A call for a pod that the operator has not spoken of yet.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    request: AdmissionRequest,
+    waiter: Waiter,
+}
+
+impl Manager {
+    pub(super) fn on_add(
+        &mut self,
+        request: AdmissionRequest,
+        reply: oneshot::Sender<Result<Admission, Failure>>,
+    ) {
+        let waiter = |time| Waiter {
+            due: Instant::now() + time,
+            reply,
+        };
+        if self.uninstalling {
+            return waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured));
+        }
+        let record = self.pods.get(&request.uid).and_then(|pod| pod.record.as_ref());
+        match record.map(|record| record.capture) {
+            Some(true) => self.begin(request, waiter(CAPTURE_TIME)),
+            Some(false) => waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured)),
+            None if self.connected => {
+                let uid = request.uid.clone();
+                self.remind(uid.clone(), RECORD_TIME);
+                self.undecided.insert(
+                    uid,
+                    Undecided {
+                        request,
+                        waiter: waiter(RECORD_TIME),
+                    },
+                );
+            }
+            None => self.answer_unknown(&request, waiter(RECORD_TIME)),
+        }
+    }
+
+    fn begin(&mut self, request: AdmissionRequest, waiter: Waiter) {
+        let uid = request.uid;
+        let Some(pod) = self.pods.get_mut(&uid) else {
+            return;
+        };
+        let known = pod.location.as_ref().map(|location| location.netns.inode());
+        let same = known == Some(request.sandbox.netns_inode);
+        pod.sandbox = Some(request.sandbox);
+        pod.waiters.push(waiter);
+        self.remind(uid.clone(), CAPTURE_TIME);
+        if !same {
+            self.feed(&uid, Event::SandboxMade);
+        }
+        self.feed(&uid, Event::Capture);
+    }
+
+    fn remind(&mut self, uid: String, time: Duration) {
+        self.tasks.spawn(async move {
+            tokio::time::sleep(time).await;
+            Answer::AdmissionDue { uid }
+        });
+    }
+
+    /// The operator's record of a pod has come: calls that waited for it go on.
+    pub(super) fn decide_undecided(&mut self, uid: &str) {
+        if let Some(Undecided { request, waiter }) = self.undecided.remove(uid) {
+            self.on_add(request, waiter.reply);
+        }
+    }
+
+    /// No operator is connected any more: calls are answered from what is known.
+    pub(super) fn decide_all_undecided(&mut self) {
+        for (_, Undecided { request, waiter }) in std::mem::take(&mut self.undecided) {
+            self.answer_unknown(&request, waiter);
+        }
+    }
+
+    /// No record of the pod: whether its namespace is enrolled decides.
+    fn answer_unknown(&self, request: &AdmissionRequest, waiter: Waiter) {
+        if !self.namespaces.contains(&request.namespace) {
+            return waiter.answer(Ok(Admission::NotCaptured));
+        }
+        let operator = if self.connected {
+            "has not spoken of the pod yet"
+        } else {
+            "is not connected"
+        };
+        let message = format!(
+            "namespace {} is enrolled and the operator {operator}: pod {} is not started outside the mesh",
+            request.namespace, request.name
+        );
+        waiter.answer(Err(Failure::new(Reason::PodUnknown, message)));
+    }
+
+    /// The time of one or more calls of this pod is over.
+    pub(super) fn admission_due(&mut self, uid: &str) {
+        let now = Instant::now();
+        if self
+            .undecided
+            .get(uid)
+            .is_some_and(|undecided| undecided.waiter.due <= now)
+            && let Some(Undecided { request, waiter }) = self.undecided.remove(uid)
+        {
+            self.answer_unknown(&request, waiter);
+        }
+        let has_ztunnel = !self.sessions.is_empty();
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let obstacle = pod.obstacle(has_ztunnel);
+        let (due, waiting): (Vec<_>, Vec<_>) = pod.waiters.drain(..).partition(|waiter| waiter.due <= now);
+        pod.waiters = waiting;
+        for waiter in due {
+            let failure = obstacle
+                .clone()
+                .unwrap_or_else(|| Failure::new(Reason::InProgress, "not captured yet"));
+            waiter.answer(Err(failure));
+        }
+    }
+
+    /// A CNI DEL. A call for a sandbox that is not the pod's present one changes nothing.
+    pub(super) fn on_sandbox_gone(&mut self, uid: Option<&str>, sandbox_id: &str) {
+        let is_its = |pod: &super::pod::Pod| {
+            let located = pod.location.as_ref().map(|location| location.sandbox_id.as_str());
+            located.or(pod.sandbox.as_ref().map(|sandbox| sandbox.sandbox_id.as_str())) == Some(sandbox_id)
+        };
+        let found = self
+            .pods
+            .iter()
+            .find(|(of, pod)| uid.is_none_or(|uid| uid == *of) && is_its(pod));
+        let Some(uid) = found.map(|(uid, _)| uid.clone()) else {
+            return;
+        };
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.sandbox = None;
+        }
+        self.feed(&uid, Event::SandboxGone);
+    }
+}

@@ -1,0 +1,391 @@
+//! The one task that owns every pod's state. It never waits for anything but its next message: what takes time runs beside it
+//! and comes back as an event.
+
+use super::admission::{Admission, AdmissionRequest, Undecided};
+use super::control::ControlEvent;
+use super::effects::{Answer, Effects};
+use super::failure::Failure;
+use super::machine::{Effect, Event, HELD_TIME, State};
+use super::pod::Pod;
+use super::ztunnels::{FromSession, Session};
+use crate::metrics::Metrics;
+use crate::netns::NetnsRunner;
+use crate::probes::Probes;
+use crate::report::Reports;
+use crate::runtime::Runtime;
+use crate::snapshot::Snapshot;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A pod's UID.
+pub(super) type Uid = String;
+
+/// What the manager works with.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where sandboxes are looked up.
+    pub runtime: Arc<dyn Runtime>,
+    /// Threads in pods' namespaces.
+    pub netns: NetnsRunner,
+    /// Inode of the host's network namespace, which is never touched as a pod's.
+    pub host_netns_inode: u64,
+    /// Trust domain until the operator says one.
+    pub trust_domain: String,
+    /// The probes table.
+    pub probes: Arc<Probes>,
+    /// What the operator is to be told.
+    pub reports: Reports,
+    /// What is kept on disk.
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// Whether everything was released, while uninstalling.
+    pub released: watch::Sender<bool>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Messages to the manager.
+#[derive(Debug)]
+pub(super) enum Message {
+    Control(ControlEvent),
+    Ztunnel(FromSession),
+    Add(AdmissionRequest, oneshot::Sender<Result<Admission, Failure>>),
+    SandboxGone { uid: Option<Uid>, sandbox_id: String },
+    Reported { uid: Uid, state: i32 },
+}
+
+/// What other tasks tell the manager through.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    sender: mpsc::UnboundedSender<Message>,
+}
+
+impl Handle {
+    /// Something from the operator.
+    pub fn control(&self, event: ControlEvent) {
+        self.send(Message::Control(event));
+    }
+
+    /// Something from a ztunnel.
+    pub fn ztunnel(&self, event: FromSession) {
+        self.send(Message::Ztunnel(event));
+    }
+
+    /// A CNI ADD: answers when the pod is captured, or is not to be.
+    ///
+    /// # Errors
+    /// Why it could not be captured in time.
+    pub async fn admit(&self, request: AdmissionRequest) -> Result<Admission, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Add(request, reply));
+        answer.await.unwrap_or_else(|_| Err(Failure::shutting_down()))
+    }
+
+    /// A CNI DEL: the sandbox and its namespace go.
+    pub fn sandbox_gone(&self, uid: Option<String>, sandbox_id: String) {
+        self.send(Message::SandboxGone { uid, sandbox_id });
+    }
+
+    /// The operator has recorded a report.
+    pub fn reported(&self, uid: String, state: i32) {
+        self.send(Message::Reported { uid, state });
+    }
+
+    fn send(&self, message: Message) {
+        // Fails only when the agent is stopping.
+        _ = self.sender.send(message);
+    }
+}
+
+/// Owner of all pods.
+#[derive(Debug)]
+pub struct Manager {
+    pub(super) settings: Settings,
+    receiver: mpsc::UnboundedReceiver<Message>,
+    pub(super) pods: BTreeMap<Uid, Pod>,
+    /// In the order in which they connected.
+    pub(super) sessions: Vec<Session>,
+    pub(super) undecided: HashMap<Uid, Undecided>,
+    pub(super) namespaces: BTreeSet<String>,
+    pub(super) trust_domain: String,
+    pub(super) drain_deadline: Duration,
+    /// An operator's stream is open.
+    pub(super) connected: bool,
+    /// Every pod of the node has been heard of from an operator since this agent began.
+    pub(super) synced: bool,
+    pub(super) uninstalling: bool,
+    pub(super) tasks: JoinSet<Answer>,
+    queue: VecDeque<(Uid, Event)>,
+}
+
+pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Manager {
+    /// A manager that begins with what was on disk, and the handle to it.
+    pub fn new(settings: Settings, snapshot: &Snapshot) -> (Self, Handle) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut manager = Self {
+            trust_domain: settings.trust_domain.clone(),
+            settings,
+            receiver,
+            pods: BTreeMap::new(),
+            sessions: vec![],
+            undecided: HashMap::new(),
+            namespaces: BTreeSet::new(),
+            drain_deadline: DRAIN_DEADLINE,
+            connected: false,
+            synced: false,
+            uninstalling: false,
+            tasks: JoinSet::new(),
+            queue: VecDeque::new(),
+        };
+        manager.restore(snapshot);
+        (manager, Handle { sender })
+    }
+
+    /// Works until `stop`. Pods are left as they are: only an uninstallation undoes.
+    pub async fn run(mut self, stop: CancellationToken) {
+        for uid in self.pods.keys().cloned().collect::<Vec<_>>() {
+            self.reconsider(&uid);
+        }
+        loop {
+            self.work_off();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                message = self.receiver.recv() => match message {
+                    Some(message) => self.on_message(message),
+                    None => break,
+                },
+                Some(answer) = self.tasks.join_next() => match answer {
+                    Ok(answer) => self.on_answer(answer),
+                    Err(e) => tracing::error!(error = %e, "a task of a pod's capture panicked"),
+                },
+            }
+        }
+        for pod in self.pods.values_mut() {
+            pod.waiters
+                .drain(..)
+                .for_each(|waiter| waiter.answer(Err(Failure::shutting_down())));
+        }
+        self.tasks.shutdown().await;
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Control(event) => self.on_control(event),
+            Message::Ztunnel(event) => self.on_session(event),
+            Message::Add(request, reply) => self.on_add(request, reply),
+            Message::SandboxGone { uid, sandbox_id } => self.on_sandbox_gone(uid.as_deref(), &sandbox_id),
+            Message::Reported { uid, state } => self.on_reported(uid, state),
+        }
+    }
+
+    fn on_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Pod { uid, epoch, event } => {
+                if self.is_current(&uid, epoch) {
+                    self.feed(&uid, event);
+                }
+            }
+            Answer::Located {
+                uid,
+                epoch,
+                location,
+                table,
+            } => {
+                if !self.is_current(&uid, epoch) {
+                    return;
+                }
+                let Some(pod) = self.pods.get_mut(&uid) else {
+                    return;
+                };
+                let inode = location.netns.inode();
+                pod.location = Some(location);
+                if pod.listeners.as_ref().is_some_and(|(_, of)| *of != inode) {
+                    tracing::warn!(
+                        pod.uid = uid,
+                        "the listeners belong to an earlier sandbox of the pod; beginning anew"
+                    );
+                    self.feed(&uid, Event::SandboxMade);
+                } else {
+                    self.feed(&uid, Event::Located(table));
+                }
+            }
+            Answer::Listeners {
+                uid,
+                epoch,
+                listeners,
+                inode,
+            } => {
+                if self.is_current(&uid, epoch)
+                    && let Some(pod) = self.pods.get_mut(&uid)
+                {
+                    pod.listeners = Some((Arc::new(listeners), inode));
+                    self.feed(&uid, Event::ListenersReady);
+                }
+            }
+            Answer::Sockets { session, sockets } => self.send_sockets(session, sockets),
+            Answer::AdmissionDue { uid } => self.admission_due(&uid),
+        }
+    }
+
+    fn is_current(&self, uid: &str, epoch: u64) -> bool {
+        self.pods.get(uid).is_some_and(|pod| pod.machine.epoch() == epoch)
+    }
+
+    /// Queues an event of a pod; [`Self::work_off`] takes it.
+    pub(super) fn feed(&mut self, uid: &str, event: Event) {
+        self.queue.push_back((uid.to_owned(), event));
+    }
+
+    /// Takes queued events until none is left, and tells the world.
+    pub(super) fn work_off(&mut self) {
+        let mut touched = BTreeSet::new();
+        while let Some((uid, event)) = self.queue.pop_front() {
+            self.step(&uid, event);
+            touched.insert(uid);
+        }
+        if !touched.is_empty() {
+            touched.iter().for_each(|uid| self.publish(uid));
+            self.publish_all();
+        }
+    }
+
+    fn step(&mut self, uid: &str, event: Event) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let before = pod.machine.state().clone();
+        let text = format!("{event:?}");
+        let effects = pod.machine.handle(event);
+        let after = pod.machine.state();
+        if before != *after {
+            if let State::Failed(failure) = after {
+                if failure.reason.is_waiting() {
+                    tracing::debug!(pod.uid = uid, reason = %failure.reason, message = failure.message, "pod waits");
+                } else {
+                    tracing::warn!(pod.uid = uid, reason = %failure.reason, message = failure.message, "capture failed; it will be tried again");
+                    self.settings.metrics.failure(failure.reason);
+                }
+            }
+            tracing::debug!(pod.uid = uid, from = ?before, to = ?after, event = text, "capture state");
+            self.note_transition(uid, &before);
+        }
+        for effect in effects {
+            self.perform(uid, effect);
+        }
+    }
+
+    /// Logs and measures what a person would call an event.
+    fn note_transition(&mut self, uid: &str, before: &State) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let name = pod
+            .record
+            .as_ref()
+            .map(|r| format!("{}/{}", r.namespace, r.name))
+            .unwrap_or_default();
+        match pod.machine.state() {
+            State::Captured => {
+                let took = pod.began.take().map(|began| began.elapsed());
+                if let Some(took) = took {
+                    self.settings.metrics.captured_after(took);
+                }
+                tracing::info!(
+                    pod.uid = uid,
+                    pod = name,
+                    took_ms = took.map(|t| t.as_millis()),
+                    "pod is captured"
+                );
+            }
+            State::Released if *before != State::Idle => {
+                tracing::info!(pod.uid = uid, pod = name, "pod is released")
+            }
+            State::Pending(_) if pod.began.is_none() => pod.began = Some(Instant::now()),
+            _ => {}
+        }
+    }
+
+    fn perform(&mut self, uid: &str, effect: Effect) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let effects = Effects {
+            uid: uid.to_owned(),
+            epoch: pod.machine.epoch(),
+        };
+        let netns = pod.location.as_ref().map(|location| location.netns.clone());
+        let runner = self.settings.netns.clone();
+        match effect {
+            Effect::Locate => {
+                let runtime = Arc::clone(&self.settings.runtime);
+                let host = self.settings.host_netns_inode;
+                self.tasks
+                    .spawn(effects.locate(runtime, runner, pod.sandbox.clone(), host));
+            }
+            Effect::AwaitHeld => _ = self.tasks.spawn(effects.after(HELD_TIME, Event::NotHeld)),
+            Effect::MakeListeners => _ = self.tasks.spawn(effects.make_listeners(runner, netns)),
+            Effect::AddPod => self.give(uid),
+            Effect::ApplyRules => {
+                let probes = Arc::clone(&self.settings.probes);
+                self.want_probes();
+                self.tasks.spawn(effects.apply_rules(runner, netns, probes));
+            }
+            Effect::SwapRules => _ = self.tasks.spawn(effects.swap_rules(runner, netns)),
+            Effect::EmptyQueue => _ = self.tasks.spawn(effects.empty_queue(runner, netns)),
+            Effect::Undo => _ = self.tasks.spawn(effects.undo(runner, netns)),
+            Effect::Linger(time) => _ = self.tasks.spawn(effects.after(time, Event::LingerOver)),
+            Effect::DrainTimer => {
+                _ = self
+                    .tasks
+                    .spawn(effects.after(self.drain_deadline, Event::DrainDeadline));
+            }
+            Effect::Retry(time) => _ = self.tasks.spawn(effects.after(time, Event::RetryDue)),
+            Effect::RemovePod { force } => self.remove_pod(uid, force),
+            Effect::DropDescriptors => {
+                pod.location = None;
+                pod.listeners = None;
+                pod.told = None;
+            }
+        }
+    }
+
+    /// Tells the operator, CNI calls that wait, and the metrics, how the pod stands.
+    fn publish(&mut self, uid: &str) {
+        let has_ztunnel = !self.sessions.is_empty();
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return self.settings.reports.set_pod(uid, None);
+        };
+        self.settings.reports.set_pod(uid, pod.report(uid, has_ztunnel));
+        if *pod.machine.state() == State::Captured {
+            pod.waiters
+                .drain(..)
+                .for_each(|waiter| waiter.answer(Ok(Admission::Captured)));
+        } else if !pod.machine.wants_capture() && pod.machine.is_clean() {
+            pod.waiters
+                .drain(..)
+                .for_each(|waiter| waiter.answer(Ok(Admission::NotCaptured)));
+        }
+        // One that nobody speaks of any more and that is clean is forgotten.
+        if pod.record.is_none() && pod.machine.is_clean() && pod.listeners.is_none() && self.synced {
+            self.pods.remove(uid);
+            self.settings.reports.set_pod(uid, None);
+        }
+    }
+
+    pub(super) fn publish_all(&mut self) {
+        self.want_probes();
+        self.settings
+            .metrics
+            .pods(self.pods.values().map(|pod| pod.machine.reported()));
+        let released = self.uninstalling && self.pods.values().all(|pod| pod.machine.is_clean());
+        self.settings
+            .released
+            .send_if_modified(|value| std::mem::replace(value, released) != released);
+        self.persist();
+    }
+
+    fn want_probes(&self) {
+        self.settings
+            .probes
+            .want(self.pods.values().flat_map(Pod::probes).collect());
+    }
+}

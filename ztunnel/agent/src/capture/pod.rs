@@ -1,0 +1,143 @@
+//! What the agent holds of one pod.
+
+use super::admission::Waiter;
+use super::failure::{Failure, Reason};
+use super::location::{Location, SandboxRecord};
+use super::machine::{Machine, Pending, Releasing, State};
+use crate::netns::Listeners;
+use ambit_wire::agent::{CaptureState, PodCapture, PodReport};
+use ambit_wire::broker::PodIdentity;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// One pod of the node.
+#[derive(Debug, Default)]
+pub(super) struct Pod {
+    /// What the operator says of it; `None` for one that only a ztunnel or an earlier agent knew.
+    pub(super) record: Option<PodCapture>,
+    /// The identity that a ztunnel brought the listeners under.
+    pub(super) held_as: Option<PodIdentity>,
+    /// What the CNI call said.
+    pub(super) sandbox: Option<SandboxRecord>,
+    pub(super) machine: Machine,
+    pub(super) location: Option<Location>,
+    /// The listeners and the inode of the namespace they were checked against.
+    pub(super) listeners: Option<(Arc<Listeners>, u64)>,
+    /// CNI calls that wait for the capture.
+    pub(super) waiters: Vec<Waiter>,
+    /// The identity as a ztunnel was last told.
+    pub(super) told: Option<PodIdentity>,
+    /// When the capture under way began, for the metric.
+    pub(super) began: Option<Instant>,
+}
+
+impl Pod {
+    /// The pod's addresses: the operator's word, and the CNI call's until the operator knows them.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let known = self
+            .record
+            .as_ref()
+            .map(|record| record.addresses.clone())
+            .unwrap_or_default();
+        if !known.is_empty() {
+            return known;
+        }
+        let held = self
+            .held_as
+            .as_ref()
+            .map(|pod| pod.addresses.clone())
+            .unwrap_or_default();
+        self.sandbox
+            .as_ref()
+            .map_or(held, |sandbox| sandbox.addresses.clone())
+    }
+
+    /// Who the pod is, for a ztunnel; `None` while nobody said.
+    pub(super) fn identity(&self, uid: &str, trust_domain: &str) -> Option<PodIdentity> {
+        let netns_inode = self.netns_inode();
+        let Some(record) = &self.record else {
+            return self.held_as.clone();
+        };
+        Some(PodIdentity {
+            uid: uid.to_owned(),
+            name: record.name.clone(),
+            namespace: record.namespace.clone(),
+            service_account: record.service_account.clone(),
+            addresses: self.addresses(),
+            trust_domain: trust_domain.to_owned(),
+            netns_inode,
+        })
+    }
+
+    /// Inode of the network namespace, 0 while unknown.
+    pub(super) fn netns_inode(&self) -> u64 {
+        let located = self.location.as_ref().map(|location| location.netns.inode());
+        located
+            .or_else(|| self.listeners.as_ref().map(|(_, inode)| *inode))
+            .unwrap_or_default()
+    }
+
+    /// Where the kubelet probes the pod.
+    pub(super) fn probes(&self) -> BTreeSet<SocketAddrV4> {
+        let Some(record) = self.record.as_ref().filter(|_| self.machine.needs_probes()) else {
+            return BTreeSet::new();
+        };
+        let ports: Vec<u16> = record
+            .probe_ports
+            .iter()
+            .filter_map(|port| u16::try_from(*port).ok())
+            .collect();
+        let addresses = self
+            .addresses()
+            .into_iter()
+            .filter_map(|address| address.parse::<Ipv4Addr>().ok());
+        addresses
+            .flat_map(|address| ports.iter().map(move |port| SocketAddrV4::new(address, *port)))
+            .collect()
+    }
+
+    /// What the operator is to be told; `None` when there is nothing to say.
+    pub(super) fn report(&self, uid: &str, has_ztunnel: bool) -> Option<PodReport> {
+        let state = self.machine.reported();
+        let marked = self.record.as_ref().is_some_and(|record| record.marked);
+        if *self.machine.state() == State::Idle && !marked {
+            return None;
+        }
+        let why = match state {
+            CaptureState::Captured | CaptureState::Released => None,
+            _ => self.obstacle(has_ztunnel),
+        };
+        let (reason, message) = why.map_or_else(Default::default, |f| (f.reason.to_string(), f.message));
+        Some(PodReport {
+            uid: uid.to_owned(),
+            state: state.into(),
+            reason,
+            message,
+            netns_inode: self.netns_inode(),
+        })
+    }
+
+    /// What the pod waits for, or what went wrong.
+    pub(super) fn obstacle(&self, has_ztunnel: bool) -> Option<Failure> {
+        let waiting = |what: &str| Some(Failure::new(Reason::InProgress, what));
+        match self.machine.state() {
+            State::Failed(failure) => Some(failure.clone()),
+            State::ListenersReady if !has_ztunnel => Some(Failure::new(
+                Reason::NoZtunnel,
+                "no ztunnel of this node is connected to the agent; the pod is captured when one is",
+            )),
+            State::ListenersReady => waiting("waiting for the ztunnel to acknowledge the listeners"),
+            State::Pending(Pending::Locating) => waiting("looking for the pod's network namespace"),
+            State::Pending(Pending::AwaitingHeld) => {
+                waiting("waiting for a ztunnel that may hold the pod's listeners")
+            }
+            State::Pending(Pending::MakingListeners) => waiting("making the listening sockets"),
+            State::Acknowledged => waiting("putting the rules in force"),
+            State::Releasing(Releasing::Draining) => waiting("redirected connections are ending"),
+            State::Releasing(_) => waiting("undoing the redirection"),
+            State::Idle | State::Released | State::Captured => None,
+        }
+    }
+}

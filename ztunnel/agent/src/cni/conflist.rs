@@ -1,0 +1,221 @@
+//! The node's CNI configuration as text in, text out: with the plugin, and without it again.
+
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// The plugin's name: its `type` in a conflist and its file's name.
+pub(super) const PLUGIN: &str = "ambit-cni";
+/// Marks a list that was made of a single plugin's file, so that the file can be made again.
+const CONVERTED: &str = "ambit.dev/converted-from";
+
+/// The configuration cannot be edited.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON.
+    #[error("it is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Not a CNI configuration.
+    #[error("it is not a CNI configuration: {0}")]
+    Shape(&'static str),
+}
+
+/// What the plugin is told in its entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PluginConfig {
+    pub(super) exempt_namespaces: Vec<String>,
+    pub(super) socket: std::path::PathBuf,
+}
+
+impl PluginConfig {
+    fn entry(&self) -> Value {
+        json!({"type": PLUGIN, "exemptNamespaces": self.exempt_namespaces, "socket": self.socket})
+    }
+}
+
+/// The conflist in `text` with the plugin as its last entry; `None` when it stands there already. A single plugin's
+/// configuration (`name` is its file's name) becomes a list.
+pub(super) fn with_plugin(
+    text: &str,
+    name: &str,
+    plugin: &PluginConfig,
+) -> Result<Option<String>, ConfigError> {
+    let config: Value = serde_json::from_str(text)?;
+    let mut list = as_list(config, name)?;
+    let entries = plugins(&mut list)?;
+    let ours = plugin.entry();
+    if entries.last() == Some(&ours)
+        && entries.iter().filter(|entry| is_ours(entry)).count() == 1
+        && is_conflist(name)
+    {
+        return Ok(None);
+    }
+    entries.retain(|entry| !is_ours(entry));
+    entries.push(ours);
+    pretty(&list).map(Some)
+}
+
+/// The configuration in `text` without the plugin, and the name of the file it belongs into if that was another one; `None`
+/// when the plugin is not in it.
+pub(super) fn without_plugin(text: &str) -> Result<Option<(String, Option<String>)>, ConfigError> {
+    let mut list: Value = serde_json::from_str(text)?;
+    let converted = list.as_object_mut().and_then(|object| object.remove(CONVERTED));
+    let original = converted.as_ref().and_then(Value::as_str).map(str::to_owned);
+    let version = list.get("cniVersion").cloned();
+    let network = list.get("name").cloned();
+    let entries = plugins(&mut list)?;
+    let before = entries.len();
+    entries.retain(|entry| !is_ours(entry));
+    if entries.len() == before {
+        return Ok(None);
+    }
+    match (original, entries.as_mut_slice()) {
+        (Some(original), [single]) => {
+            let object = single
+                .as_object_mut()
+                .ok_or(ConfigError::Shape("an entry is not an object"))?;
+            for (key, value) in [("cniVersion", version), ("name", network)] {
+                if let Some(value) = value {
+                    object.insert(key.to_owned(), value);
+                }
+            }
+            Ok(Some((pretty(single)?, Some(original))))
+        }
+        _ => Ok(Some((pretty(&list)?, None))),
+    }
+}
+
+/// Whether the file is a list, by its name.
+pub(super) fn is_conflist(name: &str) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "conflist")
+}
+
+/// The name of the list that a single plugin's file becomes: the same place in the order of names.
+pub(super) fn list_name(name: &str) -> String {
+    if is_conflist(name) {
+        name.to_owned()
+    } else {
+        format!(
+            "{}.conflist",
+            name.trim_end_matches(".conf").trim_end_matches(".json")
+        )
+    }
+}
+
+fn as_list(config: Value, name: &str) -> Result<Value, ConfigError> {
+    let Value::Object(mut object) = config else {
+        return Err(ConfigError::Shape("it is not an object"));
+    };
+    if object.contains_key("plugins") {
+        return Ok(Value::Object(object));
+    }
+    if !object.contains_key("type") {
+        return Err(ConfigError::Shape("it has neither plugins nor a type"));
+    }
+    let mut list = Map::new();
+    list.insert(
+        "cniVersion".to_owned(),
+        object.remove("cniVersion").unwrap_or_else(|| json!("0.3.1")),
+    );
+    list.insert(
+        "name".to_owned(),
+        object.remove("name").unwrap_or_else(|| json!("network")),
+    );
+    list.insert(CONVERTED.to_owned(), json!(name));
+    list.insert("plugins".to_owned(), json!([object]));
+    Ok(Value::Object(list))
+}
+
+fn plugins(list: &mut Value) -> Result<&mut Vec<Value>, ConfigError> {
+    list.get_mut("plugins")
+        .and_then(Value::as_array_mut)
+        .ok_or(ConfigError::Shape("it has no list of plugins"))
+}
+
+fn is_ours(entry: &Value) -> bool {
+    entry.get("type").and_then(Value::as_str) == Some(PLUGIN)
+}
+
+fn pretty(value: &Value) -> Result<String, ConfigError> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin() -> PluginConfig {
+        PluginConfig {
+            exempt_namespaces: vec!["kube-system".into()],
+            socket: "/run/ambit/cni/cni.sock".into(),
+        }
+    }
+
+    fn value(text: &str) -> Value {
+        serde_json::from_str(text).expect("JSON")
+    }
+
+    const LIST: &str =
+        r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","mtu":1400},{"type":"portmap"}]}"#;
+
+    #[test]
+    fn the_plugin_is_appended_once_and_removed_without_a_trace() {
+        let with = with_plugin(LIST, "10-pods.conflist", &plugin())
+            .expect("edited")
+            .expect("changed");
+        assert_eq!(value(&with)["plugins"][2]["type"], "ambit-cni");
+        assert_eq!(
+            with_plugin(&with, "10-pods.conflist", &plugin()).expect("read"),
+            None
+        );
+        let (without, original) = without_plugin(&with).expect("edited").expect("changed");
+        assert_eq!((value(&without), original), (value(LIST), None));
+        assert_eq!(without_plugin(&without).expect("read"), None);
+    }
+
+    #[test]
+    fn changed_settings_and_a_wrong_place_are_corrected() {
+        let with = with_plugin(LIST, "10-pods.conflist", &plugin())
+            .expect("edited")
+            .expect("changed");
+        let other = PluginConfig {
+            exempt_namespaces: vec![],
+            ..plugin()
+        };
+        let again = with_plugin(&with, "10-pods.conflist", &other)
+            .expect("edited")
+            .expect("changed");
+        assert_eq!(value(&again)["plugins"].as_array().map(Vec::len), Some(3));
+        let moved = r#"{"cniVersion":"1.0.0","name":"p","plugins":[{"type":"ambit-cni"},{"type":"bridge"}]}"#;
+        let put_right = with_plugin(moved, "a.conflist", &plugin())
+            .expect("edited")
+            .expect("changed");
+        assert_eq!(value(&put_right)["plugins"][1], plugin().entry());
+    }
+
+    #[test]
+    fn a_single_plugins_file_becomes_a_list_and_back() {
+        let single = r#"{"cniVersion":"0.4.0","name":"pods","type":"bridge","mtu":1400}"#;
+        let with = with_plugin(single, "10-pods.conf", &plugin())
+            .expect("edited")
+            .expect("changed");
+        assert_eq!(
+            value(&with)["plugins"][0],
+            value(r#"{"type":"bridge","mtu":1400}"#)
+        );
+        assert_eq!(list_name("10-pods.conf"), "10-pods.conflist");
+        let (without, original) = without_plugin(&with).expect("edited").expect("changed");
+        assert_eq!(
+            (value(&without), original.as_deref()),
+            (value(single), Some("10-pods.conf"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_left_alone() {
+        assert!(with_plugin("[1]", "a.conf", &plugin()).is_err());
+        assert!(with_plugin("{", "a.conflist", &plugin()).is_err());
+        assert!(with_plugin(r#"{"name":"x"}"#, "a.conflist", &plugin()).is_err());
+    }
+}

@@ -1,0 +1,122 @@
+use super::*;
+use std::cell::RefCell;
+
+fn environment(command: &str, namespace: &str) -> HashMap<String, String> {
+    let arguments = format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=web-1;K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1"
+    );
+    [
+        ("CNI_COMMAND", command),
+        ("CNI_CONTAINERID", "c1"),
+        ("CNI_NETNS", "/var/run/netns/n1"),
+        ("CNI_ARGS", &arguments),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn previous() -> Value {
+    json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.1.7/24", "interface": 1}, {"address": "fd00::7/64"}]})
+}
+
+fn config() -> String {
+    json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "ambit-cni",
+        "exemptNamespaces": ["kube-system"], "prevResult": previous(),
+    })
+    .to_string()
+}
+
+fn unreachable(_: &Path, _: &Request) -> io::Result<Answer> {
+    Err(io::Error::from(io::ErrorKind::ConnectionRefused))
+}
+
+#[test]
+fn add_asks_the_agent_and_passes_the_result_on() {
+    let asked = RefCell::new(None);
+    let ask = |socket: &Path, request: &Request| {
+        assert_eq!(socket, Path::new(ambit_wire::names::CNI_SOCKET));
+        asked.replace(Some(request.clone()));
+        Ok(Answer::Captured)
+    };
+    let result = call(&environment("ADD", "shop"), &config(), &ask).expect("succeeds");
+    assert_eq!(result, Some(previous()));
+    let expected = Request {
+        version: VERSION,
+        operation: Operation::Add,
+        container_id: "c1".into(),
+        netns: "/var/run/netns/n1".into(),
+        pod_namespace: "shop".into(),
+        pod_name: "web-1".into(),
+        pod_uid: Some("u1".into()),
+        addresses: vec!["10.0.1.7".into(), "fd00::7".into()],
+    };
+    assert_eq!(asked.into_inner(), Some(expected));
+}
+
+#[test]
+fn exempt_namespaces_start_without_the_agent() {
+    let result = call(&environment("ADD", "kube-system"), &config(), &unreachable);
+    assert_eq!(result, Ok(Some(previous())));
+}
+
+#[test]
+fn an_unreachable_agent_is_a_named_reason_to_try_again() {
+    let error = call(&environment("ADD", "shop"), &config(), &unreachable).expect_err("fails");
+    assert_eq!(
+        (error.code, error.msg.as_str()),
+        (TRY_AGAIN_LATER, "ambit: AgentUnreachable")
+    );
+    assert!(error.details.contains("kube-system"), "{}", error.details);
+}
+
+#[test]
+fn the_agents_reason_is_passed_on() {
+    let ask = |_: &Path, _: &Request| {
+        Ok(Answer::Failed {
+            reason: "NoZtunnel".into(),
+            message: "no ztunnel is connected".into(),
+        })
+    };
+    let error = call(&environment("ADD", "shop"), &config(), &ask).expect_err("fails");
+    assert_eq!(
+        error,
+        CniError::new(TRY_AGAIN_LATER, "ambit: NoZtunnel", "no ztunnel is connected")
+    );
+}
+
+#[test]
+fn del_never_fails() {
+    assert_eq!(
+        call(&environment("DEL", "shop"), &config(), &unreachable),
+        Ok(None)
+    );
+    assert_eq!(call(&environment("DEL", "shop"), "{", &unreachable), Ok(None));
+}
+
+#[test]
+fn version_and_check_need_no_agent() {
+    let version = call(
+        &environment("VERSION", ""),
+        "{\"cniVersion\":\"1.0.0\"}",
+        &unreachable,
+    );
+    let versions = version.expect("succeeds").expect("a result");
+    assert_eq!(versions["supportedVersions"], json!(VERSIONS));
+    assert_eq!(
+        call(&environment("CHECK", "shop"), &config(), &unreachable),
+        Ok(None)
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_specifications_codes() {
+    let code = |environment: &HashMap<String, String>, input: &str| {
+        call(environment, input, &unreachable).expect_err("fails").code
+    };
+    let add = environment("ADD", "shop");
+    assert_eq!(code(&add, "not json"), DECODING_FAILURE);
+    assert_eq!(code(&add, r#"{"cniVersion":"9.9.9"}"#), INCOMPATIBLE_VERSION);
+    assert_eq!(code(&add, r#"{"cniVersion":"1.0.0"}"#), INVALID_CONFIG);
+    assert_eq!(code(&environment("GC", "shop"), &config()), INVALID_ENVIRONMENT);
+}

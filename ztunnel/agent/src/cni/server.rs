@@ -1,0 +1,142 @@
+//! The agent's end of the plugin's socket.
+
+use super::protocol::{Answer, MAX_LINE, Operation, Request, VERSION};
+use crate::broker::private_directory;
+use crate::capture::{Admission, AdmissionRequest, Handle, SandboxRecord};
+use crate::netns::Netns;
+use crate::runtime::in_this_mount_namespace;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const READ_TIME: Duration = Duration::from_secs(5);
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
+
+/// Answers CNI calls. Its directory is root's alone, which is who the container runtime runs plugins as.
+#[derive(Debug)]
+pub struct CniServer {
+    listener: UnixListener,
+    manager: Handle,
+}
+
+impl CniServer {
+    /// Listens at `socket`, whose directory is made, or set, to mode 0700.
+    ///
+    /// # Errors
+    /// The directory or the socket cannot be made.
+    pub fn bind(socket: &Path, manager: Handle) -> io::Result<Self> {
+        if let Some(directory) = socket.parent() {
+            private_directory(directory, 0o700, None)?;
+        }
+        match std::fs::remove_file(socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        Ok(Self {
+            listener: UnixListener::bind(socket)?,
+            manager,
+        })
+    }
+
+    /// Answers until `stop`. Calls under way end with an answer: the manager gives each one.
+    pub async fn run(self, stop: CancellationToken) {
+        let calls = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let manager = self.manager.clone();
+                    calls.spawn(async move {
+                        if let Err(e) = answer(stream, &manager).await {
+                            tracing::warn!(error = %e, "a CNI call could not be answered");
+                        }
+                    });
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "the CNI socket cannot accept a connection; trying again");
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                }
+            }
+        }
+        calls.close();
+        calls.wait().await;
+    }
+}
+
+async fn answer(stream: UnixStream, manager: &Handle) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(read.take(MAX_LINE));
+    tokio::time::timeout(READ_TIME, reader.read_line(&mut line)).await??;
+    let answer = match serde_json::from_str::<Request>(&line) {
+        Ok(request) if request.version == VERSION => decide(request, manager).await,
+        Ok(request) => failed(
+            "VersionMismatch",
+            format!(
+                "the plugin speaks version {}, the agent {VERSION}; the agent replaces the plugin as it starts",
+                request.version
+            ),
+        ),
+        Err(e) => failed("BadRequest", format!("the question is not understood: {e}")),
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}
+
+async fn decide(request: Request, manager: &Handle) -> Answer {
+    if request.operation == Operation::Del {
+        manager.sandbox_gone(request.pod_uid, request.container_id);
+        return Answer::Passed;
+    }
+    let pod = format!("{}/{}", request.pod_namespace, request.pod_name);
+    let Some(uid) = request.pod_uid.filter(|uid| !uid.is_empty()) else {
+        tracing::warn!(
+            pod,
+            "the container runtime does not say pods' UIDs; the pod is captured once the operator has named it"
+        );
+        return Answer::Passed;
+    };
+    let netns_path = in_this_mount_namespace(&request.netns);
+    let netns_inode = match Netns::open(&netns_path) {
+        Ok(netns) => netns.inode(),
+        Err(e) => return failed("NetnsUnreachable", e.to_string()),
+    };
+    let sandbox = SandboxRecord {
+        sandbox_id: request.container_id,
+        netns_path,
+        netns_inode,
+        addresses: request.addresses,
+    };
+    let admission = AdmissionRequest {
+        uid,
+        namespace: request.pod_namespace,
+        name: request.pod_name,
+        sandbox,
+    };
+    match manager.admit(admission).await {
+        Ok(Admission::Captured) => {
+            tracing::info!(pod, "captured before its first process");
+            Answer::Captured
+        }
+        Ok(Admission::NotCaptured) => Answer::Passed,
+        Err(failure) => {
+            tracing::warn!(pod, reason = %failure.reason, message = failure.message, "a CNI ADD is answered with a failure; the kubelet tries again");
+            failed(failure.reason.as_str(), failure.message)
+        }
+    }
+}
+
+fn failed(reason: impl Into<String>, message: impl Into<String>) -> Answer {
+    Answer::Failed {
+        reason: reason.into(),
+        message: message.into(),
+    }
+}

@@ -1,0 +1,112 @@
+//! The agent's settings: flags, each with an environment variable.
+
+use ambit_wire::names;
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The node agent of Ambit: captures pods, hands their sockets to ztunnels. Run by the container runtime (CNI_COMMAND in the
+/// environment) the same program is the CNI plugin.
+#[derive(Debug, Clone, Parser)]
+#[command(version, about)]
+pub struct Config {
+    /// The operator's control plane.
+    #[arg(
+        long,
+        env = "AMBIT_CONTROL_PLANE",
+        default_value = "https://ambit-operator.ambit-system.svc:15012"
+    )]
+    pub control_plane: String,
+    /// PEM file of the mesh root certificate.
+    #[arg(
+        long,
+        env = "AMBIT_ROOT_CERT",
+        default_value = "/var/run/ambit/root/root-cert.pem"
+    )]
+    pub root_cert: PathBuf,
+    /// File of the service-account token (audience istio-ca); read at each use.
+    #[arg(long, env = "AMBIT_TOKEN", default_value = "/var/run/ambit/token/token")]
+    pub token: PathBuf,
+    /// Name of this node, for logs; the operator takes it from the token.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
+    /// Name of this pod, for logs.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub pod_name: String,
+    /// Namespace of Ambit's pods: where ztunnels are looked for.
+    #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
+    pub pod_namespace: String,
+    /// Revision, told to ztunnels.
+    #[arg(long, env = "AMBIT_REVISION", default_value = "default")]
+    pub revision: String,
+    /// Id of the cluster.
+    #[arg(long, env = "AMBIT_CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Trust domain until the operator has said one.
+    #[arg(long, env = "AMBIT_TRUST_DOMAIN", default_value = names::TRUST_DOMAIN)]
+    pub trust_domain: String,
+    /// Socket of the container runtime.
+    #[arg(
+        long,
+        env = "AMBIT_CRI_SOCKET",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub cri_socket: PathBuf,
+    /// The host's directory of CNI plugins, as mounted here.
+    #[arg(long, env = "AMBIT_CNI_BIN", default_value = "/host/cni-bin")]
+    pub cni_bin: PathBuf,
+    /// The host's directory of CNI configurations, as mounted here.
+    #[arg(long, env = "AMBIT_CNI_CONF", default_value = "/host/cni-conf")]
+    pub cni_conf: PathBuf,
+    /// Where the CNI plugin reaches the agent; the same path here and on the host.
+    #[arg(long, env = "AMBIT_CNI_SOCKET", default_value = names::CNI_SOCKET)]
+    pub cni_socket: PathBuf,
+    /// Where ztunnels reach the agent.
+    #[arg(long, env = "AMBIT_BROKER_SOCKET", default_value = names::BROKER_SOCKET)]
+    pub broker_socket: PathBuf,
+    /// Directory of what must outlive the agent.
+    #[arg(long, env = "AMBIT_STATE", default_value = "/var/lib/ambit")]
+    pub state: PathBuf,
+    /// Namespaces whose pods start without the agent.
+    #[arg(
+        long,
+        env = "AMBIT_EXEMPT_NAMESPACES",
+        value_delimiter = ',',
+        default_value = "ambit-system,kube-system"
+    )]
+    pub exempt_namespaces: Vec<String>,
+    /// Address of readiness and metrics.
+    #[arg(long, env = "AMBIT_AGENT_ADDRESS", default_value = "127.0.0.1:15031")]
+    pub address: SocketAddr,
+    /// Threads that work in pods' network namespaces at once.
+    #[arg(long, env = "AMBIT_NETNS_THREADS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    pub netns_threads: u8,
+    /// Log filter (tracing's).
+    #[arg(long, env = "AMBIT_LOG", default_value = "info")]
+    pub log: String,
+    /// Log format.
+    #[arg(long, env = "AMBIT_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// For a machine.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent_and_every_one_has_a_default() {
+        Config::command().debug_assert();
+        let config = Config::try_parse_from(["ambit-agent"]).expect("defaults");
+        assert_eq!(config.exempt_namespaces, ["ambit-system", "kube-system"]);
+    }
+}

@@ -1,0 +1,315 @@
+//! The agent as a whole: puts the parts together, and takes the node's part in an uninstallation.
+
+use crate::broker::{Broker, ZtunnelPeers};
+use crate::capture::{Manager, Settings};
+use crate::cni::{CniServer, Installation, Installer};
+use crate::config::Config;
+use crate::control::{Reporter, Updates, subscriptions};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::netns::{Netns, NetnsRunner};
+use crate::probes::Probes;
+use crate::report::Reports;
+use crate::runtime::{CriRuntime, Runtime};
+use crate::snapshot::{Snapshot, keep_snapshot};
+use ambit_wire::agent::NodeState;
+use ambit_wire::discovery::Node;
+use ambit_wire::names::PROXY_UID;
+use ambit_wire::xds::Client;
+use ambit_wire::{TokenFile, control_channel};
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Time for tasks to end after a signal; what is left then is cut off.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(10);
+const UNINSTALL_RETRY: Duration = Duration::from_secs(2);
+
+/// Runs the agent until `stop`. Pods, rules and the plugin are left in place: only an uninstallation undoes them.
+///
+/// # Errors
+/// Something without which there is no agent: a socket, a directory, a malformed address of the control plane.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    std::fs::create_dir_all(&config.state)
+        .with_context(|| format!("state directory {}", config.state.display()))?;
+    let snapshot_path = config.state.join("snapshot.json");
+    let snapshot = Snapshot::load(&snapshot_path);
+    tracing::info!(
+        node = config.node_name,
+        pod = config.pod_name,
+        known_pods = snapshot.pods.len(),
+        "agent starts"
+    );
+
+    let metrics = Metrics::new()?;
+    let reports = Reports::default();
+    let probes = Arc::new(Probes::default());
+    let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&config.cri_socket, &config.pod_namespace));
+    let snapshots = watch::Sender::new(Arc::new(snapshot.clone()));
+    let (released, is_released) = watch::channel(false);
+    let settings = Settings {
+        runtime: Arc::clone(&runtime),
+        netns: NetnsRunner::new(config.netns_threads.into()),
+        host_netns_inode: Netns::current()?.inode(),
+        trust_domain: config.trust_domain.clone(),
+        probes: Arc::clone(&probes),
+        reports: reports.clone(),
+        snapshot: snapshots.clone(),
+        released,
+        metrics: metrics.clone(),
+    };
+    let (manager, handle) = Manager::new(settings, &snapshot);
+
+    let peers = Arc::new(ZtunnelPeers::new(runtime));
+    let broker = Broker::bind(
+        &config.broker_socket,
+        PROXY_UID,
+        peers,
+        handle.clone(),
+        metrics.clone(),
+        config.revision.clone(),
+    )
+    .with_context(|| format!("broker socket {}", config.broker_socket.display()))?;
+    let cni = CniServer::bind(&config.cni_socket, handle.clone())
+        .with_context(|| format!("CNI socket {}", config.cni_socket.display()))?;
+    let web = TcpListener::bind(config.address)
+        .await
+        .with_context(|| format!("address {}", config.address))?;
+    let channel = control_channel(&config.control_plane, &config.root_cert)?;
+    let token = TokenFile::new(&config.token);
+    let updates = Updates::new(handle.clone());
+    let client = Client::new(
+        channel.clone(),
+        token.clone(),
+        xds_node(&config),
+        subscriptions(),
+        updates,
+    );
+    let mut connection = client.state();
+    let reporter = Reporter::new(channel, token, reports.clone(), handle.clone());
+    let installer = Arc::new(Installer::new(installation(&config), metrics.clone()));
+    let (obstacle, obstacles) = watch::channel(Some("the CNI plugin is not installed yet"));
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(named(
+        "snapshot",
+        keep_snapshot(snapshot_path, snapshots.subscribe()),
+    ));
+    drop(snapshots);
+    tasks.spawn(named("manager", manager.run(stop.clone())));
+    tasks.spawn(named("broker", broker.run(stop.clone())));
+    tasks.spawn(named("cni", cni.run(stop.clone())));
+    tasks.spawn(named("http", http::serve(web, metrics, obstacles, stop.clone())));
+    tasks.spawn(named("control plane", client.run(stop.clone())));
+    tasks.spawn(named("reports", reporter.run(stop.clone())));
+    let presence = Presence {
+        installer,
+        probes,
+        reports,
+        released: is_released,
+        obstacle,
+        config,
+    };
+    tasks.spawn(named("node", presence.keep(stop.clone())));
+    let watched = stop.clone();
+    tasks.spawn(named("connection", async move {
+        loop {
+            let connected = connection.borrow_and_update().is_connected();
+            handle.control(crate::capture::ControlEvent::Connected(connected));
+            tokio::select! {
+                () = watched.cancelled() => return,
+                changed = connection.changed() => if changed.is_err() { return },
+            }
+        }
+    }));
+    supervise(tasks, stop).await
+}
+
+/// A task that ends before it is told to takes the agent with it: the kubelet starts a whole one.
+async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    tokio::select! {
+        () = stop.cancelled() => tracing::info!("agent stops; captured pods stay as they are"),
+        Some(ended) = tasks.join_next() => {
+            outcome = Err(match ended {
+                Ok(name) => anyhow::anyhow!("the task {name:?} ended by itself"),
+                Err(e) => anyhow::anyhow!("a task panicked: {e}"),
+            });
+            stop.cancel();
+        }
+    }
+    let drained = tokio::time::timeout(SHUTDOWN_TIME, async {
+        while tasks.join_next().await.is_some() {}
+    })
+    .await;
+    if drained.is_err() {
+        tracing::warn!(
+            "tasks did not end within {}s and are cut off",
+            SHUTDOWN_TIME.as_secs()
+        );
+    }
+    outcome
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+/// What the agent puts on the node itself: plugin and probe rules.
+struct Presence {
+    installer: Arc<Installer>,
+    probes: Arc<Probes>,
+    reports: Reports,
+    released: watch::Receiver<bool>,
+    obstacle: watch::Sender<Option<&'static str>>,
+    config: Config,
+}
+
+impl Presence {
+    /// Keeps both while there are pods to capture; takes both away once all are released, and puts them back when the mesh
+    /// returns.
+    async fn keep(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            if *self.released.borrow_and_update() {
+                self.leave(&stop).await;
+            } else {
+                self.stay(&stop).await;
+            }
+        }
+    }
+
+    async fn stay(&mut self, stop: &CancellationToken) {
+        let staying = stop.child_token();
+        let mut installed = self.installer.installed();
+        self.probes.restore();
+        let mut tasks = JoinSet::new();
+        let (installer, probes) = (Arc::clone(&self.installer), Arc::clone(&self.probes));
+        let (of_installer, of_probes) = (staying.clone(), staying.clone());
+        tasks.spawn(async move { installer.keep(of_installer).await });
+        tasks.spawn(async move { probes.keep(of_probes).await });
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = becomes(&mut self.released, true) => break,
+                changed = installed.changed() => {
+                    let there = changed.is_ok() && *installed.borrow_and_update();
+                    self.obstacle.send_replace(if there { None } else { Some("the CNI plugin is not in place") });
+                    if there {
+                        self.reports.set_node(NodeState::Installed);
+                    }
+                }
+            }
+        }
+        staying.cancel();
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn leave(&mut self, stop: &CancellationToken) {
+        while let Err(e) = self.undo().await {
+            tracing::warn!(
+                error = format!("{e:#}"),
+                "the node could not be left as it was; trying again"
+            );
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(UNINSTALL_RETRY) => {}
+            }
+        }
+        tracing::info!("nothing of the mesh is left on this node but this agent");
+        self.reports.set_node(NodeState::Uninstalled);
+        self.obstacle.send_replace(None);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = becomes(&mut self.released, false) => {}
+        }
+    }
+
+    async fn undo(&self) -> anyhow::Result<()> {
+        self.installer.uninstall().await?;
+        self.probes.remove().await?;
+        Ok(())
+    }
+}
+
+/// Never ends once the manager is gone: the agent is ending then.
+async fn becomes(released: &mut watch::Receiver<bool>, wanted: bool) {
+    if released.wait_for(|released| *released == wanted).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        // After an uninstallation the agent's own files go as well; the sockets are of no use to anybody without it.
+        if *self.released.borrow() {
+            for file in [
+                &self.config.broker_socket,
+                &self.config.cni_socket,
+                &self.config.state.join("snapshot.json"),
+            ] {
+                _ = std::fs::remove_file(file);
+            }
+            for directory in [
+                self.config.broker_socket.parent(),
+                self.config.cni_socket.parent(),
+            ]
+            .into_iter()
+            .flatten()
+            {
+                _ = std::fs::remove_dir(directory);
+            }
+        }
+    }
+}
+
+fn installation(config: &Config) -> Installation {
+    Installation {
+        binaries: config.cni_bin.clone(),
+        configs: config.cni_conf.clone(),
+        backup: config.state.join("cni-original.json"),
+        exempt_namespaces: config.exempt_namespaces.clone(),
+        socket: config.cni_socket.clone(),
+    }
+}
+
+/// For the operator's logs only: who the caller is comes from its token.
+fn xds_node(config: &Config) -> Node {
+    let text = |value: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(value.to_owned())),
+    };
+    let fields = [
+        ("NODE_NAME", config.node_name.as_str()),
+        ("CLUSTER_ID", config.cluster_id.as_str()),
+    ];
+    let fields: BTreeMap<_, _> = fields
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), text(value)))
+        .collect();
+    Node {
+        id: format!("agent~{}~{}", config.pod_namespace, config.pod_name),
+        cluster: "ambit-agent".to_owned(),
+        metadata: Some(prost_types::Struct { fields }),
+    }
+}
+
+/// Four descriptors a pod, and a batch of sockets on its way to a ztunnel: the soft limit of 1024 is soon reached.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    ) {
+        tracing::warn!(error = %e, "the limit on open files could not be raised");
+    }
+}

@@ -1,0 +1,95 @@
+//! The node's table of probes, kept as wanted.
+
+use crate::netlink::{self, NetlinkError};
+use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How often the table is put in force anew, in case something else flushed it.
+const REPAIR: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Keeper of the table `ip ambit_node` in the namespace of this process (the node's).
+#[derive(Debug, Default)]
+pub struct Probes {
+    wanted: Mutex<Wanted>,
+    /// What is in force; held while it is being changed.
+    current: tokio::sync::Mutex<Option<BTreeSet<SocketAddrV4>>>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Wanted {
+    probes: BTreeSet<SocketAddrV4>,
+    /// No table at all.
+    removed: bool,
+}
+
+impl Probes {
+    /// Sets which addresses and ports are probed.
+    pub fn want(&self, probes: BTreeSet<SocketAddrV4>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.probes != probes {
+            wanted.probes = probes;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Brings the table to what is wanted now; returns when it is in force.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn settle(&self) -> Result<(), NetlinkError> {
+        let mut current = self.current.lock().await;
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if wanted.removed || current.as_ref() == Some(&wanted.probes) {
+            return Ok(());
+        }
+        let probes: Vec<_> = wanted.probes.iter().copied().collect();
+        // A few messages to the kernel: shorter than handing the work to another thread.
+        match &*current {
+            Some(_) => netlink::set_probes(&probes)?,
+            None => netlink::install_node_table(&probes)?,
+        }
+        *current = Some(wanted.probes);
+        Ok(())
+    }
+
+    /// Removes the table, and keeps it away until [`Self::restore`].
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn remove(&self) -> Result<(), NetlinkError> {
+        let mut current = self.current.lock().await;
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).removed = true;
+        *current = None;
+        netlink::remove_node_table()
+    }
+
+    /// Allows the table again.
+    pub fn restore(&self) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).removed = false;
+        self.changed.notify_one();
+    }
+
+    /// Keeps the table until `stop`; leaves it in force.
+    pub async fn keep(&self, stop: CancellationToken) {
+        loop {
+            let next = match self.settle().await {
+                Ok(()) => REPAIR,
+                Err(e) => {
+                    tracing::warn!(error = %e, "the node's probe rules could not be set; trying again");
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(next) => *self.current.lock().await = None,
+            }
+        }
+    }
+}

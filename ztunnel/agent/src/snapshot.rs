@@ -1,0 +1,177 @@
+//! What the agent keeps on disk, so that a node can boot and pods can be captured while no operator answers.
+
+use crate::capture::SandboxRecord;
+use ambit_wire::agent::PodCapture;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The content of `snapshot.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The operator's last word on each pod of the node.
+    pub pods: Vec<PodEntry>,
+    /// The sandboxes that pods were found in.
+    pub sandboxes: Vec<CapturedPod>,
+    /// Namespaces whose pods are captured by default.
+    pub enrolled_namespaces: Vec<String>,
+    /// The mesh's trust domain.
+    pub trust_domain: Option<String>,
+    /// Seconds that connections of a released pod get.
+    pub drain_deadline_seconds: Option<u32>,
+    /// The mesh is going.
+    pub uninstall: bool,
+}
+
+/// A `PodCapture` on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of ambit.agent.v1.PodCapture")]
+pub struct PodEntry {
+    pub uid: String,
+    pub name: String,
+    pub namespace: String,
+    pub service_account: String,
+    pub capture: bool,
+    pub probe_ports: Vec<u32>,
+    pub addresses: Vec<String>,
+    pub marked: bool,
+}
+
+/// A pod's sandbox on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CapturedPod {
+    /// The pod.
+    pub uid: String,
+    /// Where it was found.
+    #[serde(flatten)]
+    pub sandbox: SandboxRecord,
+}
+
+impl From<&PodCapture> for PodEntry {
+    fn from(pod: &PodCapture) -> Self {
+        let pod = pod.clone();
+        Self {
+            uid: pod.uid,
+            name: pod.name,
+            namespace: pod.namespace,
+            service_account: pod.service_account,
+            capture: pod.capture,
+            probe_ports: pod.probe_ports,
+            addresses: pod.addresses,
+            marked: pod.marked,
+        }
+    }
+}
+
+impl From<&PodEntry> for PodCapture {
+    fn from(pod: &PodEntry) -> Self {
+        let pod = pod.clone();
+        Self {
+            uid: pod.uid,
+            name: pod.name,
+            namespace: pod.namespace,
+            service_account: pod.service_account,
+            capture: pod.capture,
+            reason: String::new(),
+            probe_ports: pod.probe_ports,
+            addresses: pod.addresses,
+            marked: pod.marked,
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reads the snapshot; an absent one is empty. One that cannot be read is reported and taken for absent: the operator sends
+    /// everything again.
+    pub fn load(path: &Path) -> Self {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(e) => {
+                tracing::warn!(path = %path.display(), error = %e, "the snapshot cannot be read; starting without one");
+                return Self::default();
+            }
+        };
+        serde_json::from_slice(&text).unwrap_or_else(|e| {
+            tracing::warn!(path = %path.display(), error = %e, "the snapshot is damaged; starting without one");
+            Self::default()
+        })
+    }
+
+    fn save(&self, path: &Path) -> io::Result<()> {
+        write_atomically(path, &serde_json::to_vec_pretty(self)?, 0o600)
+    }
+}
+
+/// Writes each new snapshot to `path`; ends when no more can come, with the last one written.
+pub async fn keep_snapshot(path: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    while snapshots.changed().await.is_ok() {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let path = path.clone();
+        let saved = tokio::task::spawn_blocking(move || (snapshot.save(&path), path)).await;
+        if let Ok((Err(e), path)) = saved {
+            tracing::error!(path = %path.display(), error = %e,
+                "the snapshot cannot be written; a restart while no operator answers would begin from an older one");
+        }
+    }
+}
+
+/// Replaces the file at `path` in one step, on disk when it returns.
+pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    // Begins with a dot and ends in neither .conf nor .conflist: nobody takes it for configuration.
+    name.push(".tmp");
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    let temporary = path.with_file_name(hidden);
+    _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("snapshot.json");
+        assert_eq!(Snapshot::load(&path), Snapshot::default());
+        let pod = PodEntry {
+            uid: "u".into(),
+            capture: true,
+            probe_ports: vec![8080],
+            ..Default::default()
+        };
+        let snapshot = Snapshot {
+            pods: vec![pod],
+            enrolled_namespaces: vec!["shop".into()],
+            ..Default::default()
+        };
+        snapshot.save(&path).expect("saved");
+        assert_eq!(Snapshot::load(&path), snapshot);
+        let names: Vec<_> = std::fs::read_dir(directory.path()).expect("listed").collect();
+        assert_eq!(names.len(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("snapshot.json");
+        std::fs::write(&path, "{\"pods\": [").expect("written");
+        assert_eq!(Snapshot::load(&path), Snapshot::default());
+    }
+}
