@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::identity::SpiffeId;
 use crate::tls::{self, ALPN, ExpectedPeer, MeshClientVerifier, PeerIdentityError, certificate_identity};
 
-pub use istio::{IstioCa, TokenSource};
+pub use istio::IstioCa;
 pub use manager::{
     CertificateDump, CertificateManager, CertificateState, ChainDump, IdentityLease, ManagerConfig,
 };

@@ -17,7 +17,7 @@ mod tls;
 
 pub use certificate::{
     CertificateDump, CertificateError, CertificateManager, CertificateSource, CertificateState, ChainDump,
-    IdentityLease, IstioCa, ManagerConfig, TokenSource, WorkloadCertificate,
+    IdentityLease, IstioCa, ManagerConfig, WorkloadCertificate,
 };
 pub use hbone::{
     ConnectError, ConnectRequest, CopyError, HboneConfig, HboneHandler, HbonePool, HboneStream, Meter,

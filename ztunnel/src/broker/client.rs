@@ -1,0 +1,204 @@
+//! The conversation with the agent (`wire/proto/broker.proto`, `docs/protocols.md`).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ambit_wire::broker::{
+    Ack, AddPod, FromAgent, FromZtunnel, HeldDone, HeldListeners, Hello, PodIdentity, RemovePod, from_agent,
+    from_ztunnel::Message,
+};
+use ambit_wire::broker_channel::{Channel, Error};
+use ambit_wire::names::BROKER_VERSION;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Outbox;
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// What the agent's messages lead to.
+pub(crate) trait PodEvents: Send + Sync + 'static {
+    /// The pods served, with their three listeners.
+    fn held(&self) -> Vec<(PodIdentity, [OwnedFd; 3])>;
+    /// Serves a pod, or goes on to serve it with other listeners.
+    fn add(&self, pod: PodIdentity, listeners: [OwnedFd; 3]) -> Result<(), String>;
+    /// Stops to serve a pod; the future ends when none of its connections is left.
+    fn remove(&self, uid: &str, force: bool) -> impl Future<Output = ()> + Send + 'static;
+    /// Sockets that were asked for.
+    fn sockets(&self, uid: &str, ip_version: u32, sockets: Vec<OwnedFd>, error: &str);
+    /// There is a new agent, which has been told what is held.
+    fn connected(&self);
+    /// The agent has named all pods: `named`. Others are gone.
+    fn snapshot_done(&self, named: &[String]);
+    /// There is no agent.
+    fn disconnected(&self);
+}
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the agent closed the connection")]
+    Closed,
+    #[error(transparent)]
+    Channel(#[from] Error),
+    #[error(
+        "the agent speaks version {0} of the protocol, this ztunnel {BROKER_VERSION}: upgrade the older one"
+    )]
+    Version(u32),
+    #[error("the agent broke the protocol: {0}")]
+    Protocol(&'static str),
+}
+
+/// Keeps a conversation with the agent going.
+pub(crate) struct Broker<E> {
+    pub(crate) path: PathBuf,
+    pub(crate) revision: String,
+    pub(crate) outbox: Outbox,
+    pub(crate) events: std::sync::Arc<E>,
+}
+
+impl<E: PodEvents> Broker<E> {
+    /// Runs until `shutdown`: connects, again after each loss; pods are served with what is held meanwhile.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            let ended = match Channel::connect(&self.path) {
+                Ok(channel) => {
+                    delay = FIRST_DELAY;
+                    tracing::info!(socket = %self.path.display(), "connected to the node agent");
+                    let ended = shutdown.run_until_cancelled(self.converse(&channel)).await;
+                    self.outbox.close();
+                    self.events.disconnected();
+                    match ended {
+                        Some(ended) => ended,
+                        None => return,
+                    }
+                }
+                Err(error) => Ended::Channel(error.into()),
+            };
+            tracing::warn!(
+                socket = %self.path.display(),
+                error = %ended,
+                retry_in_seconds = delay.as_secs_f32(),
+                "no node agent; pods are served with the sockets at hand"
+            );
+            if shutdown
+                .run_until_cancelled(tokio::time::sleep(delay))
+                .await
+                .is_none()
+            {
+                return;
+            }
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    async fn converse(&self, channel: &Channel) -> Ended {
+        match self.exchange(channel).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn exchange(&self, channel: &Channel) -> Result<std::convert::Infallible, Ended> {
+        let mut queue = self.outbox.open();
+        send(
+            channel,
+            Message::Hello(Hello {
+                version: BROKER_VERSION,
+                revision: self.revision.clone(),
+            }),
+            &[],
+        )
+        .await?;
+        for (pod, listeners) in self.events.held() {
+            send(
+                channel,
+                Message::HeldListeners(HeldListeners { pod: Some(pod) }),
+                &listeners,
+            )
+            .await?;
+        }
+        send(channel, Message::HeldDone(HeldDone {}), &[]).await?;
+        let (first, _) = channel.recv::<FromAgent>().await?.ok_or(Ended::Closed)?;
+        match first.message {
+            Some(from_agent::Message::Hello(hello)) if hello.version == BROKER_VERSION => {}
+            Some(from_agent::Message::Hello(hello)) => return Err(Ended::Version(hello.version)),
+            _ => return Err(Ended::Protocol("its first message was not Hello")),
+        }
+        self.events.connected();
+        tokio::try_join!(send_all(channel, &mut queue), self.receive_all(channel)).map(|(never, _)| never)
+    }
+
+    async fn receive_all(&self, channel: &Channel) -> Result<std::convert::Infallible, Ended> {
+        // Ends with this conversation, and the acknowledgements that wait for connections with it.
+        let mut removals = tokio::task::JoinSet::new();
+        // The pods named so far; none after the snapshot.
+        let mut named = Some(Vec::new());
+        loop {
+            let (message, descriptors) = tokio::select! {
+                received = channel.recv::<FromAgent>() => received?.ok_or(Ended::Closed)?,
+                Some(_) = removals.join_next(), if !removals.is_empty() => continue,
+            };
+            match message.message {
+                Some(from_agent::Message::AddPod(AddPod { sequence, pod })) => {
+                    let pod = pod.ok_or(Ended::Protocol("AddPod without a pod"))?;
+                    let listeners = <[OwnedFd; 3]>::try_from(descriptors)
+                        .map_err(|_| Ended::Protocol("AddPod without three descriptors"))?;
+                    if let Some(named) = &mut named {
+                        named.push(pod.uid.clone());
+                    }
+                    let error = self.events.add(pod, listeners).err().unwrap_or_default();
+                    self.outbox.send(Message::Ack(Ack { sequence, error }));
+                }
+                Some(from_agent::Message::RemovePod(RemovePod { sequence, uid, force })) => {
+                    let removed = self.events.remove(&uid, force);
+                    let outbox = self.outbox.clone();
+                    removals.spawn(async move {
+                        removed.await;
+                        outbox.send(Message::Ack(Ack {
+                            sequence,
+                            error: String::new(),
+                        }));
+                    });
+                }
+                Some(from_agent::Message::Sockets(sockets)) => {
+                    self.events
+                        .sockets(&sockets.uid, sockets.ip_version, descriptors, &sockets.error);
+                }
+                Some(from_agent::Message::SnapshotDone(_)) => {
+                    if let Some(named) = named.take() {
+                        self.events.snapshot_done(&named);
+                    }
+                }
+                Some(from_agent::Message::Hello(_)) => return Err(Ended::Protocol("a second Hello")),
+                // Of a newer agent, which knows our version and does without an answer.
+                None => tracing::debug!("unknown message from the agent"),
+            }
+        }
+    }
+}
+
+async fn send_all(
+    channel: &Channel,
+    queue: &mut mpsc::UnboundedReceiver<FromZtunnel>,
+) -> Result<std::convert::Infallible, Ended> {
+    while let Some(message) = queue.recv().await {
+        channel.send(&message, &[]).await?;
+    }
+    Err(Ended::Closed)
+}
+
+async fn send(channel: &Channel, message: Message, descriptors: &[OwnedFd]) -> Result<(), Ended> {
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    Ok(channel
+        .send(
+            &FromZtunnel {
+                message: Some(message),
+            },
+            &descriptors,
+        )
+        .await?)
+}

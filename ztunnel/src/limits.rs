@@ -1,0 +1,134 @@
+//! The limits of one ztunnel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What one ztunnel takes on at most. Past a limit a new connection is reset and counted
+/// (`ambit_ztunnel_connections_refused_total`); those that are open go on.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// For the TCP connection to a destination, and for a socket from the node agent to make it with. Default 10 s.
+    pub connect_timeout: Duration,
+    /// For the TLS handshake of an HBONE client, certificate included. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
+    /// Default 5 s.
+    pub workload_timeout: Duration,
+    /// Endpoints of a service tried for one connection. Default 3.
+    pub connect_attempts: usize,
+    /// Open connections of one pod, both directions together. Default 16384.
+    pub connections_per_pod: usize,
+    /// Descriptors for proxied connections, two for each. Default: nine tenths of RLIMIT_NOFILE, which is raised to its hard
+    /// limit.
+    pub descriptors: usize,
+    /// Unconnected sockets kept for a pod without traffic, by IP version. Default 4.
+    pub idle_sockets_low: usize,
+    /// The same for a pod with much traffic: the number doubles when a connection finds none. Default 256.
+    pub idle_sockets_high: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            workload_timeout: Duration::from_secs(5),
+            connect_attempts: 3,
+            connections_per_pod: 16_384,
+            descriptors: 900,
+            idle_sockets_low: 4,
+            idle_sockets_high: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// The defaults, with the descriptor budget of this process, whose soft limit is raised to the hard one.
+    pub fn of_process() -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        let current = match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limit.maximum,
+            Err(error) => {
+                tracing::warn!(%error, "RLIMIT_NOFILE stays at its soft limit");
+                limit.current
+            }
+        };
+        // Without a limit, the kernel's own default for one process.
+        let descriptors = usize::try_from(current.unwrap_or(1 << 20))
+            .unwrap_or(1 << 20)
+            .min(1 << 20);
+        Self {
+            descriptors: descriptors / 10 * 9,
+            ..Self::default()
+        }
+    }
+}
+
+/// Counts something against a limit.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    used: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+/// One place in a [`Budget`].
+#[derive(Debug)]
+pub(crate) struct BudgetPermit {
+    used: Arc<AtomicUsize>,
+    amount: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            used: Arc::default(),
+            limit,
+        }
+    }
+
+    /// Takes `amount`, if that much is left.
+    pub(crate) fn take(&self, amount: usize) -> Option<BudgetPermit> {
+        let fits = |used: usize| used.checked_add(amount).filter(|sum| *sum <= self.limit);
+        self.used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+            .ok()?;
+        Some(BudgetPermit {
+            used: Arc::clone(&self.used),
+            amount,
+        })
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for BudgetPermit {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.amount, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_gives_no_more_than_it_has_and_takes_back() {
+        let budget = Budget::new(5);
+        let first = budget.take(3).unwrap();
+        assert!(budget.take(3).is_none());
+        let second = budget.take(2).unwrap();
+        assert!(budget.take(1).is_none());
+        drop(first);
+        assert!(budget.take(3).is_some());
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+}

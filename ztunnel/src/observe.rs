@@ -1,0 +1,9 @@
+//! What people and Prometheus see of connections.
+
+mod metrics;
+mod record;
+mod refusal;
+
+pub(crate) use metrics::{Gauges, Metrics};
+pub(crate) use record::{Flag, Flipped, Peer, Record, Reporter, Traffic};
+pub(crate) use refusal::Refusal;

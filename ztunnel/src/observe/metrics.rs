@@ -1,0 +1,271 @@
+//! Prometheus metrics: Istio's standard TCP metrics under their own names and labels, and ours under `ambit_ztunnel_`.
+
+use prometheus::{
+    Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use super::{Flag, Refusal, Traffic};
+use crate::proxy::Direction;
+
+/// Labels of Istio's TCP metrics.
+const TRAFFIC_LABELS: [&str; 23] = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];
+
+/// All metrics of one ztunnel.
+pub(crate) struct Metrics {
+    registry: Registry,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    sent_bytes: IntCounterVec,
+    received_bytes: IntCounterVec,
+    refused: IntCounterVec,
+    failed: IntCounterVec,
+    denied: IntCounterVec,
+    audited: IntCounterVec,
+    gauges: [IntGauge; GAUGES.len()],
+}
+
+/// Values that are read when they are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gauges {
+    pub(crate) pods: usize,
+    pub(crate) draining_pods: usize,
+    pub(crate) workloads: usize,
+    pub(crate) services: usize,
+    pub(crate) policies: usize,
+    pub(crate) hbone_connections: usize,
+    pub(crate) descriptors: usize,
+    pub(crate) control_plane: bool,
+    pub(crate) agent: bool,
+}
+
+const GAUGES: [(&str, &str); 9] = [
+    ("pods", "Captured pods that are served"),
+    ("draining_pods", "Released pods that have connections left"),
+    ("workloads", "Workloads known"),
+    ("services", "Services known"),
+    ("policies", "Authorization policies known"),
+    ("hbone_connections", "Pooled HBONE connections"),
+    ("descriptors_in_use", "Descriptors of proxied connections"),
+    ("control_plane_connected", "1 while a control plane answers"),
+    ("agent_connected", "1 while the node agent is connected"),
+];
+
+impl Metrics {
+    /// Registers all of them.
+    ///
+    /// # Errors
+    /// Never, as long as the names above are legal and differ.
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            register(&registry, &counters)?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let gauge = |(name, help): (&str, &str)| {
+            let gauge = IntGauge::new(format!("ambit_ztunnel_{name}"), help)?;
+            register(&registry, &gauge)?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let [a, b, c, d, e, f, g, h, i] = GAUGES;
+        Ok(Self {
+            opened: counters(
+                "istio_tcp_connections_opened_total",
+                "TCP connections opened",
+                &TRAFFIC_LABELS,
+            )?,
+            closed: counters(
+                "istio_tcp_connections_closed_total",
+                "TCP connections closed",
+                &TRAFFIC_LABELS,
+            )?,
+            sent_bytes: counters(
+                "istio_tcp_sent_bytes_total",
+                "Bytes that destinations sent to sources",
+                &TRAFFIC_LABELS,
+            )?,
+            received_bytes: counters(
+                "istio_tcp_received_bytes_total",
+                "Bytes that destinations received from sources",
+                &TRAFFIC_LABELS,
+            )?,
+            refused: counters(
+                "ambit_ztunnel_connections_refused_total",
+                "Connections and requests that were not served, by listener and reason",
+                &["direction", "reason"],
+            )?,
+            failed: counters(
+                "ambit_ztunnel_connections_failed_total",
+                "Connections whose destination was not reached, by reporter and reason",
+                &["reporter", "reason"],
+            )?,
+            denied: counters(
+                "ambit_ztunnel_connections_denied_total",
+                "Connections that authorization denied, by the policy that decided",
+                &["policy", "destination_workload_namespace"],
+            )?,
+            audited: counters(
+                "ambit_ztunnel_audit_denials_total",
+                "Connections that an audit policy would have denied",
+                &["policy", "destination_workload_namespace"],
+            )?,
+            gauges: [
+                gauge(a)?,
+                gauge(b)?,
+                gauge(c)?,
+                gauge(d)?,
+                gauge(e)?,
+                gauge(f)?,
+                gauge(g)?,
+                gauge(h)?,
+                gauge(i)?,
+            ],
+            registry,
+        })
+    }
+
+    pub(crate) fn refused(&self, direction: Direction, refusal: Refusal) {
+        self.refused
+            .with_label_values(&[direction.name(), refusal.reason()])
+            .inc();
+    }
+
+    pub(super) fn failed(&self, traffic: &Traffic, reason: &str) {
+        self.failed
+            .with_label_values(&[traffic.reporter.name(), reason])
+            .inc();
+    }
+
+    pub(crate) fn denied(&self, policy: &str, namespace: &str) {
+        self.denied.with_label_values(&[policy, namespace]).inc();
+    }
+
+    pub(crate) fn audited(&self, policy: &str, namespace: &str) {
+        self.audited.with_label_values(&[policy, namespace]).inc();
+    }
+
+    /// Counts an opened connection; gives the counters of bytes sent and received.
+    pub(super) fn opened(&self, traffic: &Traffic) -> (IntCounter, IntCounter) {
+        let labels = labels(traffic, Flag::None);
+        let labels = labels.each_ref().map(AsRef::as_ref);
+        self.opened.with_label_values(&labels).inc();
+        (
+            self.sent_bytes.with_label_values(&labels),
+            self.received_bytes.with_label_values(&labels),
+        )
+    }
+
+    pub(super) fn closed(&self, traffic: &Traffic, flag: Flag) {
+        let labels = labels(traffic, flag);
+        self.closed
+            .with_label_values(&labels.each_ref().map(AsRef::as_ref))
+            .inc();
+    }
+
+    /// The text format, with these gauges.
+    ///
+    /// # Errors
+    /// When the metrics cannot be written as text.
+    pub(crate) fn render(&self, values: Gauges) -> Result<String, prometheus::Error> {
+        let values = [
+            values.pods,
+            values.draining_pods,
+            values.workloads,
+            values.services,
+            values.policies,
+            values.hbone_connections,
+            values.descriptors,
+            usize::from(values.control_plane),
+            usize::from(values.agent),
+        ];
+        for (gauge, value) in self.gauges.iter().zip(values) {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+fn register(
+    registry: &Registry,
+    collector: &(impl Collector + Clone + 'static),
+) -> Result<(), prometheus::Error> {
+    registry.register(Box::new(collector.clone()))
+}
+
+type Label<'a> = std::borrow::Cow<'a, str>;
+
+fn labels(traffic: &Traffic, flag: Flag) -> [Label<'_>; TRAFFIC_LABELS.len()] {
+    const UNKNOWN: &str = "unknown";
+    fn or_unknown(text: &str) -> Label<'_> {
+        Label::Borrowed(if text.is_empty() { UNKNOWN } else { text })
+    }
+    let unknown = || Label::Borrowed(UNKNOWN);
+    let source = traffic.source.workload.as_deref();
+    let destination = traffic.destination.workload.as_deref();
+    let service = traffic.service.as_deref();
+    let principal = |peer: &super::Peer| {
+        peer.identity
+            .as_ref()
+            .map_or_else(unknown, |id| id.to_string().into())
+    };
+    macro_rules! of {
+        ($subject:expr, $field:ident) => {
+            $subject.map_or_else(unknown, |subject| or_unknown(&subject.$field))
+        };
+    }
+    [
+        Label::Borrowed(traffic.reporter.name()),
+        of!(source, workload_name),
+        of!(source, canonical_name),
+        of!(source, canonical_revision),
+        of!(source, namespace),
+        principal(&traffic.source),
+        of!(source, canonical_name),
+        of!(source, canonical_revision),
+        of!(source, cluster),
+        of!(service, hostname),
+        of!(service, namespace),
+        of!(service, name),
+        of!(destination, workload_name),
+        of!(destination, canonical_name),
+        of!(destination, canonical_revision),
+        of!(destination, namespace),
+        principal(&traffic.destination),
+        of!(destination, canonical_name),
+        of!(destination, canonical_revision),
+        of!(destination, cluster),
+        Label::Borrowed("tcp"),
+        Label::Borrowed(flag.name()),
+        if traffic.is_secure() {
+            Label::Borrowed("mutual_tls")
+        } else {
+            unknown()
+        },
+    ]
+}

@@ -1,0 +1,241 @@
+//! One proxied connection: its metrics, and the line in the access log when it ends.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use ambit_tunnel::{Meter, SpiffeId};
+use prometheus::IntCounter;
+
+use crate::pod::PodInfo;
+use crate::proxy::Proxy;
+use crate::state::{Service, Workload};
+
+/// Whose ztunnel reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reporter {
+    Source,
+    Destination,
+}
+
+impl Reporter {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+
+    fn direction(self) -> &'static str {
+        match self {
+            Self::Source => "outbound",
+            Self::Destination => "inbound",
+        }
+    }
+}
+
+/// How a connection ended, in Istio's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flag {
+    None,
+    Denied,
+    NotConnected,
+}
+
+impl Flag {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Denied => "DENY",
+            Self::NotConnected => "CONNECT",
+        }
+    }
+}
+
+/// One end of a connection, as far as it is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Proven by its certificate.
+    pub(crate) identity: Option<SpiffeId>,
+    pub(crate) workload: Option<Arc<Workload>>,
+    /// What the agent says, where the pod is this node's.
+    pub(crate) pod: Option<Arc<PodInfo>>,
+}
+
+impl Peer {
+    fn name(&self) -> Option<&str> {
+        let of_pod = self.pod.as_deref().map(|pod| pod.identity.name.as_str());
+        of_pod.or(self.workload.as_deref().map(|workload| workload.name.as_str()))
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        let of_pod = self.pod.as_deref().map(|pod| pod.identity.namespace.as_str());
+        of_pod.or(self
+            .workload
+            .as_deref()
+            .map(|workload| workload.namespace.as_str()))
+    }
+}
+
+/// Who connects to whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Traffic {
+    pub(crate) reporter: Reporter,
+    pub(crate) source: Peer,
+    pub(crate) destination: Peer,
+    /// The CONNECT authority, for HBONE.
+    pub(crate) hbone: Option<SocketAddr>,
+    pub(crate) service: Option<Arc<Service>>,
+}
+
+impl Traffic {
+    pub(super) fn is_secure(&self) -> bool {
+        self.hbone.is_some()
+    }
+}
+
+/// Counts a connection from its beginning; one of [`Record::end`], [`Record::fail`] and [`Record::deny`] ends it, or dropping it.
+pub(crate) struct Record {
+    proxy: Arc<Proxy>,
+    traffic: Traffic,
+    start: Instant,
+    sent: AtomicU64,
+    received: AtomicU64,
+    sent_total: IntCounter,
+    received_total: IntCounter,
+    ended: bool,
+}
+
+impl Record {
+    pub(crate) fn open(proxy: &Arc<Proxy>, traffic: Traffic) -> Self {
+        let (sent_total, received_total) = proxy.metrics.opened(&traffic);
+        Self {
+            proxy: Arc::clone(proxy),
+            traffic,
+            start: Instant::now(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent_total,
+            received_total,
+            ended: false,
+        }
+    }
+
+    /// Both sides have ended, or one has failed.
+    pub(crate) fn end(mut self, error: Option<&dyn Display>) {
+        self.close(Flag::None, error);
+    }
+
+    /// The destination was not reached.
+    pub(crate) fn fail(mut self, reason: &'static str, error: &dyn Display) {
+        self.proxy.metrics.failed(&self.traffic, reason);
+        self.close(Flag::NotConnected, Some(error));
+    }
+
+    /// Authorization said no, at once or after a change of policy.
+    pub(crate) fn deny(mut self, decision: &ambit_policy::Decision) {
+        let destination = &self.traffic.destination;
+        let policy = decision.reason.policy().unwrap_or("none");
+        self.proxy
+            .metrics
+            .denied(policy, destination.namespace().unwrap_or("unknown"));
+        let source = match &self.traffic.source.identity {
+            Some(identity) => identity.to_string(),
+            None => "unauthenticated".to_owned(),
+        };
+        let target = destination
+            .identity
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let error = format!("policy rejection: {}: {source} to {target}", decision.reason);
+        self.close(Flag::Denied, Some(&error));
+    }
+
+    fn close(&mut self, flag: Flag, error: Option<&dyn Display>) {
+        self.ended = true;
+        self.proxy.metrics.closed(&self.traffic, flag);
+        if self.proxy.access_log {
+            self.log(error);
+        }
+    }
+
+    fn log(&self, error: Option<&dyn Display>) {
+        let Traffic {
+            reporter,
+            source,
+            destination,
+            hbone,
+            service,
+        } = &self.traffic;
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    target: "access",
+                    parent: None,
+                    $level,
+                    src.addr = %source.address,
+                    src.workload = source.name(),
+                    src.namespace = source.namespace(),
+                    src.identity = source.identity.as_ref().map(display),
+                    dst.addr = %destination.address,
+                    dst.hbone_addr = hbone.as_ref().map(display),
+                    dst.service = service.as_deref().map(|service| service.hostname.as_str()),
+                    dst.workload = destination.name(),
+                    dst.namespace = destination.namespace(),
+                    dst.identity = destination.identity.as_ref().map(display),
+                    direction = reporter.direction(),
+                    bytes_sent = self.sent.load(Ordering::Relaxed),
+                    bytes_recv = self.received.load(Ordering::Relaxed),
+                    duration = %format_args!("{}ms", self.start.elapsed().as_millis()),
+                    error = error.map(display),
+                    "connection complete"
+                )
+            };
+        }
+        match error {
+            None => line!(tracing::Level::INFO),
+            Some(_) => line!(tracing::Level::WARN),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.close(
+                Flag::None,
+                Some(&"ended by the proxy: the pod is gone, or the drain deadline has passed"),
+            );
+        }
+    }
+}
+
+/// Forward is from the source to the destination.
+impl Meter for Record {
+    fn forward(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+        self.received_total.inc_by(bytes);
+    }
+
+    fn backward(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        self.sent_total.inc_by(bytes);
+    }
+}
+
+/// For copies whose first argument is the destination.
+pub(crate) struct Flipped<'a>(pub(crate) &'a Record);
+
+impl Meter for Flipped<'_> {
+    fn forward(&self, bytes: u64) {
+        self.0.backward(bytes);
+    }
+
+    fn backward(&self, bytes: u64) {
+        self.0.forward(bytes);
+    }
+}

@@ -1,0 +1,40 @@
+//! Connections that are not served at all.
+
+use std::net::SocketAddr;
+
+/// Why a connection or request was refused before its destination was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("it was not redirected: it was made to the proxy's own port")]
+    NoOriginalDestination,
+    #[error("{0} is one of the proxy's own ports")]
+    OwnPort(SocketAddr),
+    #[error("CONNECT to {0}, which is not the address the connection came to")]
+    Authority(SocketAddr),
+    #[error("not a request that is served")]
+    Request,
+    #[error("TLS handshake failed")]
+    Tls,
+    #[error("the control plane has not said which workload this pod is")]
+    UnknownWorkload,
+    #[error("the pod has as many connections as one may have")]
+    PodLimit,
+    #[error("the proxy is near its limit of open files; raise the limit, or spread the pods")]
+    Descriptors,
+}
+
+impl Refusal {
+    /// The metrics' word for it.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::NoOriginalDestination => "no_original_destination",
+            Self::OwnPort(_) => "own_port",
+            Self::Authority(_) => "authority",
+            Self::Request => "request",
+            Self::Tls => "tls",
+            Self::UnknownWorkload => "unknown_workload",
+            Self::PodLimit => "pod_limit",
+            Self::Descriptors => "descriptors",
+        }
+    }
+}

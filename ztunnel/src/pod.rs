@@ -1,0 +1,137 @@
+//! One captured pod, as the ztunnel serves it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ambit_tunnel::{CertificateManager, IdentityLease, ParseIdentityError, SpiffeId};
+use ambit_wire::broker::PodIdentity;
+use ambit_wire::names::TRUST_DOMAIN;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{Outbox, SocketPool};
+use crate::limits::{Budget, Limits};
+
+/// Who the pod is; replaced when the agent says otherwise.
+#[derive(Debug)]
+pub(crate) struct PodInfo {
+    pub(crate) identity: PodIdentity,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// A captured pod.
+pub(crate) struct Pod {
+    pub(crate) uid: Arc<str>,
+    pub(crate) info: ArcSwap<PodInfo>,
+    /// Its certificate.
+    pub(crate) lease: ArcSwap<IdentityLease>,
+    pub(crate) sockets: SocketPool,
+    /// Open connections.
+    pub(crate) connections: TaskTracker,
+    pub(crate) budget: Budget,
+    /// Nothing new is served.
+    pub(crate) drain: CancellationToken,
+    /// Nothing is served.
+    pub(crate) kill: CancellationToken,
+    plaintext_peers: PlaintextPeers,
+}
+
+impl Pod {
+    pub(crate) fn new(
+        identity: PodIdentity,
+        certificates: &CertificateManager,
+        outbox: Outbox,
+        limits: &Limits,
+    ) -> Result<Self, ParseIdentityError> {
+        let uid: Arc<str> = identity.uid.as_str().into();
+        let lease = certificates.lease(spiffe_id(&identity)?);
+        Ok(Self {
+            sockets: SocketPool::new(
+                Arc::clone(&uid),
+                outbox,
+                limits.idle_sockets_low,
+                limits.idle_sockets_high,
+            ),
+            uid,
+            info: ArcSwap::from_pointee(PodInfo::new(identity)),
+            lease: ArcSwap::from_pointee(lease),
+            connections: TaskTracker::new(),
+            budget: Budget::new(limits.connections_per_pod),
+            drain: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            plaintext_peers: PlaintextPeers::default(),
+        })
+    }
+
+    /// Takes over what the agent says of a pod that is served already.
+    pub(crate) fn update(
+        &self,
+        identity: PodIdentity,
+        certificates: &CertificateManager,
+    ) -> Result<(), ParseIdentityError> {
+        let id = spiffe_id(&identity)?;
+        if *self.lease.load().identity() != id {
+            self.lease.store(Arc::new(certificates.lease(id)));
+        }
+        self.info.store(Arc::new(PodInfo::new(identity)));
+        Ok(())
+    }
+
+    /// Marks a plaintext peer's address as taken for as long as the guard lives.
+    pub(crate) fn plaintext_peer(&self, peer: SocketAddr) -> PlaintextPeer {
+        *self.plaintext_peers.lock().entry(peer).or_default() += 1;
+        PlaintextPeer {
+            peers: Arc::clone(&self.plaintext_peers),
+            peer,
+        }
+    }
+
+    /// Whether a live plaintext peer has this very address, so that a connection from it would meet the peer's in the pod's
+    /// connection tracking.
+    pub(crate) fn is_plaintext_peer(&self, address: SocketAddr) -> bool {
+        self.plaintext_peers.lock().contains_key(&address)
+    }
+}
+
+impl PodInfo {
+    fn new(identity: PodIdentity) -> Self {
+        let addresses = identity
+            .addresses
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        Self { identity, addresses }
+    }
+}
+
+fn spiffe_id(identity: &PodIdentity) -> Result<SpiffeId, ParseIdentityError> {
+    let trust_domain = if identity.trust_domain.is_empty() {
+        TRUST_DOMAIN
+    } else {
+        &identity.trust_domain
+    };
+    SpiffeId::new(trust_domain, &identity.namespace, &identity.service_account)
+}
+
+type PlaintextPeers = Arc<Mutex<HashMap<SocketAddr, usize>>>;
+
+/// See [`Pod::plaintext_peer`].
+pub(crate) struct PlaintextPeer {
+    peers: PlaintextPeers,
+    peer: SocketAddr,
+}
+
+impl Drop for PlaintextPeer {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock();
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
+}

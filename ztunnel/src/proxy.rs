@@ -1,0 +1,182 @@
+//! The data path: what happens to an accepted connection.
+
+mod authorize;
+mod connect;
+mod inbound;
+mod outbound;
+mod plaintext;
+mod refuse;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool};
+use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::Instrument;
+
+use crate::limits::{Budget, Limits};
+use crate::observe::{Metrics, Refusal};
+use crate::pod::Pod;
+use crate::state::MeshState;
+use refuse::Arrival;
+
+/// Tells where a redirected connection was going.
+pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
+
+/// Descriptors of one proxied connection.
+const DESCRIPTORS: usize = 2;
+
+/// Which of a pod's three listeners a connection came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Outbound,
+    InboundPlaintext,
+    Inbound,
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::InboundPlaintext => "inbound_plaintext",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Proxy {
+    pub(crate) state: Arc<MeshState>,
+    pub(crate) certificates: CertificateManager,
+    pub(crate) pool: HbonePool,
+    pub(crate) hbone: HboneConfig,
+    pub(crate) limits: Limits,
+    pub(crate) descriptors: Budget,
+    pub(crate) metrics: Metrics,
+    pub(crate) access_log: bool,
+    pub(crate) original_destination: OriginalDestination,
+}
+
+impl Proxy {
+    /// Accepts until the future is dropped. Connections belong to the pod and end with it.
+    pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener, pod: Arc<Pod>, direction: Direction) {
+        let mut failing = false;
+        loop {
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    failing = false;
+                    self.admit(tcp, canonical(peer), &pod, direction);
+                }
+                Err(error) => {
+                    if is_of_the_connection(&error) {
+                        continue;
+                    }
+                    // Out of descriptors or memory, or another process has shut the listener down (the agent repairs it).
+                    if !failing {
+                        tracing::error!(%error, "cannot accept; connections wait in the queue");
+                    }
+                    failing = true;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, pod: &Arc<Pod>, direction: Direction) {
+        let refusal = match (pod.budget.take(1), self.descriptors.take(DESCRIPTORS)) {
+            (Some(connection), Some(descriptors)) => {
+                let (proxy, pod) = (Arc::clone(self), Arc::clone(pod));
+                let tasks = pod.connections.clone();
+                let span = tracing::debug_span!("connection", %peer);
+                tasks.spawn(
+                    async move {
+                        let _permits = (connection, descriptors);
+                        let kill = pod.kill.clone();
+                        kill.run_until_cancelled(proxy.serve(tcp, peer, pod, direction))
+                            .await;
+                    }
+                    .instrument(span),
+                );
+                return;
+            }
+            (None, _) => Refusal::PodLimit,
+            (_, None) => Refusal::Descriptors,
+        };
+        let local = tcp.local_addr().ok().map(canonical);
+        reset(tcp);
+        Arrival {
+            proxy: self,
+            pod,
+            direction,
+            peer,
+            local,
+            identity: None,
+        }
+        .refused(refusal, None);
+    }
+
+    async fn serve(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, pod: Arc<Pod>, direction: Direction) {
+        if let Err(error) = prepare(&tcp) {
+            tracing::debug!(%error, "the connection ended at once");
+            return;
+        }
+        match direction {
+            Direction::Outbound => outbound::serve(&self, &pod, tcp, peer).await,
+            Direction::Inbound => inbound::serve(self, pod, tcp, peer).await,
+            Direction::InboundPlaintext => plaintext::serve(&self, &pod, tcp, peer).await,
+        }
+    }
+}
+
+/// Errors of `accept` that concern the connection that was to be accepted, not the listener.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused
+    )
+}
+
+/// Every socket of the data path: no delay, and dead peers are noticed.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(180))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(9);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// Closes so that the peer sees a reset.
+fn reset(tcp: TcpStream) {
+    // The connection may be gone already.
+    let _ = tcp.set_zero_linger();
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Ports that are the proxy's in every captured pod.
+fn is_own_port(port: u16) -> bool {
+    matches!(port, PORT_OUTBOUND | PORT_INBOUND | PORT_HBONE)
+}
+
+/// `SO_ORIGINAL_DST`: where the connection was going before the redirection.
+pub(crate) fn original_destination(tcp: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(tcp);
+    let v4 = tcp.local_addr()?.ip().to_canonical().is_ipv4();
+    let address = if v4 {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    }?;
+    address
+        .as_socket()
+        .map(canonical)
+        .ok_or_else(|| io::Error::other("the original destination is not an IP address"))
+}

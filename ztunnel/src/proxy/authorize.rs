@@ -1,0 +1,128 @@
+//! Whether an inbound connection may be made, and may go on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambit_policy::{Connection, Decision};
+use ambit_tunnel::{CopyError, SpiffeId};
+
+use super::Proxy;
+use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
+use crate::pod::Pod;
+use crate::state::Workload;
+
+/// An inbound connection before and while it is served.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    pub(super) proxy: &'a Arc<Proxy>,
+    pub(super) pod: &'a Arc<Pod>,
+    pub(super) peer: SocketAddr,
+    /// The client's identity, proven by HBONE; `None` for plaintext.
+    pub(super) principal: Option<&'a SpiffeId>,
+    /// The application's address in the pod.
+    pub(super) destination: SocketAddr,
+}
+
+impl Attempt<'_> {
+    /// Which workload the pod is, by the control plane's account: without it nobody knows which policies apply. A pod is young
+    /// when it is not known, so a while is waited for it.
+    pub(super) async fn workload(&self) -> Result<Arc<Workload>, Refusal> {
+        let mut changes = self.proxy.state.workloads_changed();
+        let find = async {
+            loop {
+                changes.borrow_and_update();
+                let known = self.proxy.state.workload(self.destination.ip());
+                let info = self.pod.info.load();
+                // Another name is that of a pod which had the address before.
+                if let Some(workload) = known.filter(|workload| {
+                    workload.name == info.identity.name && workload.namespace == info.identity.namespace
+                }) {
+                    return Some(workload);
+                }
+                drop(info);
+                changes.changed().await.ok()?;
+            }
+        };
+        let found = tokio::time::timeout(self.proxy.limits.workload_timeout, find).await;
+        found.ok().flatten().ok_or(Refusal::UnknownWorkload)
+    }
+
+    /// What the policies in force say; counts what audit policies would deny.
+    pub(super) fn decide(&self, workload: &Workload) -> Decision {
+        let connection = Connection {
+            principal: self.principal.map(SpiffeId::principal),
+            source: self.peer.ip(),
+            destination: self.destination,
+        };
+        self.proxy.state.decide(workload, &connection)
+    }
+
+    /// Counts and logs what audit policies would have denied.
+    pub(super) fn report_audit(&self, workload: &Workload, decision: &Decision) {
+        for policy in &decision.audited {
+            self.proxy.metrics.audited(policy, &workload.namespace);
+            tracing::info!(
+                policy,
+                src.addr = %self.peer,
+                src.identity = self.principal.map(tracing::field::display),
+                dst.addr = %self.destination,
+                dst.identity = %workload.identity,
+                "audit: would be denied"
+            );
+        }
+    }
+
+    pub(super) fn record(&self, workload: &Arc<Workload>) -> Record {
+        let traffic = Traffic {
+            reporter: Reporter::Destination,
+            source: Peer {
+                address: self.peer,
+                identity: self.principal.cloned(),
+                workload: self.proxy.state.workload(self.peer.ip()),
+                pod: None,
+            },
+            destination: Peer {
+                address: self.destination,
+                identity: Some(workload.identity.clone()),
+                workload: Some(Arc::clone(workload)),
+                pod: Some(self.pod.info.load_full()),
+            },
+            hbone: self.principal.map(|_| self.destination),
+            service: self.proxy.state.service_of(workload, self.destination.port()),
+        };
+        Record::open(self.proxy, traffic)
+    }
+
+    /// Copies until the end, or until the policies deny what they allowed before.
+    pub(super) async fn proceed(
+        &self,
+        record: Record,
+        copy: impl AsyncFnOnce(&Record) -> Result<(), CopyError>,
+    ) {
+        let mut changes = self.proxy.state.authorization_changed();
+        changes.mark_unchanged();
+        let denied = async {
+            loop {
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let Some(workload) = self.proxy.state.workload(self.destination.ip()) else {
+                    continue;
+                };
+                let decision = self.decide(&workload);
+                if !decision.is_allowed() {
+                    return decision;
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = copy(&record) => Ok(result),
+            decision = denied => Err(decision),
+        };
+        match result {
+            Ok(Ok(())) => record.end(None),
+            Ok(Err(error)) => record.end(Some(&error)),
+            Err(decision) => record.deny(&decision),
+        }
+    }
+}

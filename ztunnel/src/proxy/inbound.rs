@@ -1,0 +1,160 @@
+//! HBONE that arrives at a pod (15008).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambit_tunnel::{
+    ConnectRequest, HboneHandler, RequestRefusal, SpiffeId, copy_tunnel, describe_tls_error, peer_identity,
+    serve_hbone,
+};
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::authorize::Attempt;
+use super::connect::connect_from;
+use super::refuse::Arrival;
+use super::{Direction, Proxy, canonical, is_own_port};
+use crate::observe::{Flipped, Refusal};
+use crate::pod::Pod;
+
+pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+    let Ok(local) = tcp.local_addr().map(canonical) else {
+        return;
+    };
+    let timeout = proxy.limits.handshake_timeout;
+    let result = tokio::time::timeout(timeout, handshake(&proxy, &pod, tcp)).await;
+    let (tls, identity) = match result.unwrap_or_else(|_| Err(format!("no handshake within {timeout:?}"))) {
+        Ok(authenticated) => authenticated,
+        Err(reason) => {
+            let direction = Direction::Inbound;
+            let arrival = Arrival {
+                proxy: &proxy,
+                pod: &pod,
+                direction,
+                peer,
+                local: Some(local),
+                identity: None,
+            };
+            return arrival.refused(Refusal::Tls, Some(&reason));
+        }
+    };
+    let drain = pod.drain.clone();
+    let config = proxy.hbone.clone();
+    let handler = Arc::new(Handler {
+        proxy,
+        pod,
+        peer,
+        identity,
+        local,
+    });
+    if let Err(error) = serve_hbone(tls, &config, drain, handler).await {
+        tracing::debug!(%error, "HBONE connection failed");
+    }
+}
+
+async fn handshake(
+    proxy: &Proxy,
+    pod: &Pod,
+    tcp: TcpStream,
+) -> Result<(TlsStream<TcpStream>, SpiffeId), String> {
+    let lease = pod.lease.load_full();
+    let certificate = lease
+        .certificate(proxy.limits.handshake_timeout)
+        .await
+        .map_err(|error| error.to_string())?;
+    let acceptor = TlsAcceptor::from(certificate.server_config());
+    let tls = acceptor
+        .accept(tcp)
+        .await
+        .map_err(|error| describe_tls_error(&error))?;
+    let identity = peer_identity(tls.get_ref().1).map_err(|error| error.to_string())?;
+    Ok((tls, identity))
+}
+
+/// Serves the CONNECT requests of one HBONE connection.
+struct Handler {
+    proxy: Arc<Proxy>,
+    pod: Arc<Pod>,
+    peer: SocketAddr,
+    identity: SpiffeId,
+    local: SocketAddr,
+}
+
+impl HboneHandler for Handler {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        let destination = canonical(request.authority());
+        let arrival = self.arrival();
+        if destination.ip() != self.local.ip() {
+            request.refuse(StatusCode::BAD_REQUEST);
+            return arrival.refused(Refusal::Authority(destination), None);
+        }
+        if is_own_port(destination.port()) {
+            request.refuse(StatusCode::BAD_REQUEST);
+            return arrival.refused(Refusal::OwnPort(destination), None);
+        }
+        let (proxy, pod) = (&self.proxy, &self.pod);
+        // One descriptor more for each stream: its HBONE connection is counted already.
+        let Some(_in_pod) = pod.budget.take(1) else {
+            request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return arrival.refused(Refusal::PodLimit, None);
+        };
+        let Some(_in_process) = proxy.descriptors.take(1) else {
+            request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return arrival.refused(Refusal::Descriptors, None);
+        };
+        let attempt = Attempt {
+            proxy,
+            pod,
+            peer: self.peer,
+            principal: Some(&self.identity),
+            destination,
+        };
+        let workload = match attempt.workload().await {
+            Ok(workload) => workload,
+            Err(refusal) => {
+                request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                return arrival.refused(refusal, None);
+            }
+        };
+        let decision = attempt.decide(&workload);
+        attempt.report_audit(&workload, &decision);
+        let record = attempt.record(&workload);
+        if !decision.is_allowed() {
+            request.refuse(StatusCode::UNAUTHORIZED);
+            return record.deny(&decision);
+        }
+        match connect_from(pod, self.peer.ip(), destination, proxy.limits.connect_timeout).await {
+            Ok(tcp) => match request.accept() {
+                Ok(stream) => {
+                    let copy = async |record: &_| copy_tunnel(tcp, stream, &Flipped(record)).await;
+                    attempt.proceed(record, copy).await;
+                }
+                Err(error) => record.end(Some(&error)),
+            },
+            Err(failure) => {
+                request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                record.fail("connect", &failure);
+            }
+        }
+    }
+
+    fn refused(&self, refusal: &RequestRefusal) {
+        self.arrival()
+            .refused(Refusal::Request, Some(&refusal.to_string()));
+    }
+}
+
+impl Handler {
+    fn arrival(&self) -> Arrival<'_> {
+        Arrival {
+            proxy: &self.proxy,
+            pod: &self.pod,
+            direction: Direction::Inbound,
+            peer: self.peer,
+            local: Some(self.local),
+            identity: Some(&self.identity),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Connections that a pod makes (15001).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambit_tunnel::{CopyError, HboneStream, IdentityLease, OpenError, PoolKey, copy_tcp, copy_tunnel};
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+use super::connect::{ConnectFailure, connect};
+use super::refuse::Arrival;
+use super::{Direction, Proxy, canonical, is_own_port, reset};
+use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
+use crate::pod::Pod;
+use crate::state::{Route, RouteError, Workload};
+
+/// Why a destination was not reached.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error(transparent)]
+    Tunnel(#[from] OpenError),
+    #[error(transparent)]
+    Plaintext(#[from] ConnectFailure),
+}
+
+impl Failure {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Route(error) => error.reason(),
+            Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+                "denied_by_destination"
+            }
+            Self::Tunnel(OpenError::Refused(_)) => "refused_by_destination",
+            Self::Tunnel(OpenError::Connect(_)) => "hbone_connect",
+            Self::Tunnel(_) => "hbone_stream",
+            Self::Plaintext(_) => "connect",
+        }
+    }
+
+    /// Whether another endpoint may do better. A denial is meant for the client, whichever endpoint says it.
+    fn is_of_the_endpoint(&self) -> bool {
+        !matches!(
+            self,
+            Self::Route(_)
+                | Self::Tunnel(OpenError::Refused(
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+                ))
+                | Self::Plaintext(ConnectFailure::Socket(_))
+        )
+    }
+}
+
+enum Upstream {
+    Tunnel(HboneStream),
+    Plain(TcpStream),
+}
+
+pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+    let local = tcp.local_addr().ok().map(canonical);
+    let destination = match destination(proxy, pod, &tcp, local) {
+        Ok(destination) => destination,
+        Err(refusal) => {
+            reset(tcp);
+            let direction = Direction::Outbound;
+            return Arrival {
+                proxy,
+                pod,
+                direction,
+                peer,
+                local,
+                identity: None,
+            }
+            .refused(refusal, None);
+        }
+    };
+    let lease = pod.lease.load_full();
+    let mut tried = Vec::new();
+    let mut last = None;
+    let (route, result) = loop {
+        let route = match proxy.state.route(destination, &tried) {
+            Ok(route) => route,
+            Err(error) => {
+                // The failure of the last endpoint says more than that there is no other.
+                break match last {
+                    Some((route, failure)) => (Some(route), Err(failure)),
+                    None => (None, Err(Failure::from(error))),
+                };
+            }
+        };
+        match reach(proxy, pod, &lease, &route).await {
+            Ok(upstream) => break (Some(route), Ok(upstream)),
+            Err(failure) => {
+                let endpoint = route
+                    .in_use
+                    .as_ref()
+                    .and(route.workload.as_ref())
+                    .map(|w| Arc::clone(&w.uid));
+                let more = failure.is_of_the_endpoint() && tried.len() + 1 < proxy.limits.connect_attempts;
+                let Some(endpoint) = endpoint.filter(|_| more) else {
+                    break (Some(route), Err(failure));
+                };
+                tracing::debug!(error = %failure, "endpoint not reached: trying another");
+                tried.push(endpoint);
+                last = Some((route, failure));
+            }
+        }
+    };
+    let record = record(
+        proxy,
+        pod,
+        &lease,
+        peer,
+        destination,
+        route.as_ref(),
+        result.as_ref().err(),
+    );
+    match result {
+        Ok(Upstream::Tunnel(stream)) => {
+            let result = copy_tunnel(tcp, stream, &record).await;
+            finish(record, result);
+        }
+        Ok(Upstream::Plain(upstream)) => {
+            let result = copy_tcp(tcp, upstream, &record).await;
+            finish(record, result);
+        }
+        Err(failure) => {
+            reset(tcp);
+            record.fail(failure.reason(), &failure);
+        }
+    }
+}
+
+fn finish(record: Record, result: Result<(), CopyError>) {
+    match result {
+        Ok(()) => record.end(None),
+        Err(error) => record.end(Some(&error)),
+    }
+}
+
+/// Where the application wanted to connect to.
+fn destination(
+    proxy: &Proxy,
+    pod: &Pod,
+    tcp: &TcpStream,
+    local: Option<SocketAddr>,
+) -> Result<SocketAddr, Refusal> {
+    let original = (proxy.original_destination)(tcp).map_err(|_| Refusal::NoOriginalDestination)?;
+    // A connection that nothing redirected was made to the proxy itself, and would be passed on to itself for ever.
+    if Some(original) == local {
+        return Err(Refusal::NoOriginalDestination);
+    }
+    if is_own_port(original.port()) && pod.info.load().addresses.contains(&original.ip()) {
+        return Err(Refusal::OwnPort(original));
+    }
+    Ok(original)
+}
+
+async fn reach(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    lease: &IdentityLease,
+    route: &Route,
+) -> Result<Upstream, Failure> {
+    let timeout = proxy.limits.connect_timeout;
+    let (Some(address), Some(workload)) = (route.hbone, &route.workload) else {
+        return Ok(Upstream::Plain(connect(pod, route.target, timeout).await?));
+    };
+    let key = PoolKey {
+        source: lease.identity().clone(),
+        destination: [workload.identity.clone()].into(),
+        address,
+        workload: Arc::clone(&workload.uid),
+        pod: Arc::clone(&pod.uid),
+    };
+    let target = route.target.to_string();
+    let authority = target.parse().map_err(|error: http::uri::InvalidUri| {
+        // An address and port always are an authority; this only keeps the data path free of panics.
+        ConnectFailure::Io(route.target, std::io::Error::other(error))
+    })?;
+    let dial = || {
+        let pod = Arc::clone(pod);
+        async move { Ok(connect(&pod, address, timeout).await?) }
+    };
+    Ok(Upstream::Tunnel(
+        proxy.pool.open(&key, lease, &authority, dial).await?,
+    ))
+}
+
+fn record(
+    proxy: &Arc<Proxy>,
+    pod: &Pod,
+    lease: &IdentityLease,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    route: Option<&Route>,
+    failure: Option<&Failure>,
+) -> Record {
+    let info = pod.info.load_full();
+    let source = info.addresses.first().and_then(|ip| proxy.state.workload(*ip));
+    let of_route = route.and_then(|route| route.workload.clone());
+    let secure = route.is_some_and(|route| route.hbone.is_some());
+    let service = route
+        .and_then(|route| route.service.clone())
+        .or_else(|| match failure {
+            Some(Failure::Route(error)) => error.service().cloned(),
+            _ => None,
+        });
+    Record::open(
+        proxy,
+        Traffic {
+            reporter: Reporter::Source,
+            source: Peer {
+                address: peer,
+                identity: secure.then(|| lease.identity().clone()),
+                workload: source,
+                pod: Some(info),
+            },
+            destination: Peer {
+                address: route.map_or(destination, |route| route.hbone.unwrap_or(route.target)),
+                identity: of_route
+                    .as_deref()
+                    .filter(|_| secure)
+                    .map(|w: &Workload| w.identity.clone()),
+                workload: of_route,
+                pod: None,
+            },
+            hbone: route
+                .filter(|route| route.hbone.is_some())
+                .map(|route| route.target),
+            service,
+        },
+    )
+}

@@ -1,0 +1,77 @@
+//! Plaintext that arrives at a pod (15006).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambit_tunnel::copy_tcp;
+use tokio::net::TcpStream;
+
+use super::authorize::Attempt;
+use super::connect::connect_from;
+use super::refuse::Arrival;
+use super::{Direction, Proxy, canonical, is_own_port, reset};
+use crate::observe::Refusal;
+use crate::pod::Pod;
+
+pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+    let local = tcp.local_addr().ok().map(canonical);
+    let arrival = Arrival {
+        proxy,
+        pod,
+        direction: Direction::InboundPlaintext,
+        peer,
+        local,
+        identity: None,
+    };
+    let destination = match destination(proxy, &tcp, local) {
+        Ok(destination) => destination,
+        Err(refusal) => {
+            reset(tcp);
+            return arrival.refused(refusal, None);
+        }
+    };
+    let _peer = pod.plaintext_peer(peer);
+    let attempt = Attempt {
+        proxy,
+        pod,
+        peer,
+        principal: None,
+        destination,
+    };
+    let workload = match attempt.workload().await {
+        Ok(workload) => workload,
+        Err(refusal) => {
+            reset(tcp);
+            return arrival.refused(refusal, None);
+        }
+    };
+    let decision = attempt.decide(&workload);
+    attempt.report_audit(&workload, &decision);
+    let record = attempt.record(&workload);
+    if !decision.is_allowed() {
+        reset(tcp);
+        return record.deny(&decision);
+    }
+    match connect_from(pod, peer.ip(), destination, proxy.limits.connect_timeout).await {
+        Ok(upstream) => {
+            attempt
+                .proceed(record, async |record| copy_tcp(tcp, upstream, record).await)
+                .await
+        }
+        Err(failure) => {
+            reset(tcp);
+            record.fail("connect", &failure);
+        }
+    }
+}
+
+fn destination(proxy: &Proxy, tcp: &TcpStream, local: Option<SocketAddr>) -> Result<SocketAddr, Refusal> {
+    let original = (proxy.original_destination)(tcp).map_err(|_| Refusal::NoOriginalDestination)?;
+    if Some(original) == local {
+        return Err(Refusal::NoOriginalDestination);
+    }
+    if is_own_port(original.port()) {
+        return Err(Refusal::OwnPort(original));
+    }
+    Ok(original)
+}

@@ -1,0 +1,39 @@
+//! Refusals in the log and the metrics, with both addresses.
+
+use std::net::SocketAddr;
+
+use ambit_tunnel::SpiffeId;
+
+use super::{Direction, Proxy};
+use crate::observe::Refusal;
+use crate::pod::Pod;
+
+/// A connection to one of a pod's listeners.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    pub(super) proxy: &'a Proxy,
+    pub(super) pod: &'a Pod,
+    pub(super) direction: Direction,
+    pub(super) peer: SocketAddr,
+    pub(super) local: Option<SocketAddr>,
+    /// Of the peer, proven.
+    pub(super) identity: Option<&'a SpiffeId>,
+}
+
+impl Arrival<'_> {
+    /// Counts and logs that it is refused; `detail` where more is known than the kind.
+    pub(super) fn refused(&self, refusal: Refusal, detail: Option<&str>) {
+        self.proxy.metrics.refused(self.direction, refusal);
+        let pod = self.pod.info.load();
+        tracing::warn!(
+            src.addr = %self.peer,
+            src.identity = self.identity.map(display),
+            dst.addr = self.local.map(display),
+            dst.workload = pod.identity.name,
+            dst.namespace = pod.identity.namespace,
+            direction = self.direction.name(),
+            detail,
+            "refused: {refusal}"
+        );
+    }
+}

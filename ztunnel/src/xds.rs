@@ -1,0 +1,100 @@
+//! What the control plane sends, into the state.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ambit_policy::Policy;
+use ambit_tunnel::HbonePool;
+use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
+use ambit_wire::security::Authorization;
+use ambit_wire::workload::Address;
+use ambit_wire::xds::{Batch, Handler, Rejection};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::state::{AddressChange, MeshState};
+
+/// Applies batches; tells when the first complete one of each type has come.
+pub(crate) struct StateUpdater {
+    pub(crate) state: Arc<MeshState>,
+    pub(crate) pool: HbonePool,
+    pub(crate) synced: watch::Sender<Synced>,
+}
+
+/// Which types have been received completely, once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Synced(HashSet<&'static str>);
+
+impl Synced {
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.len() == 2
+    }
+}
+
+impl Handler for StateUpdater {
+    async fn apply(&mut self, batch: Batch) -> Vec<Rejection> {
+        let complete = batch.complete;
+        let (kind, rejections) = match batch.type_url.as_str() {
+            TYPE_ADDRESS => (TYPE_ADDRESS, self.addresses(batch)),
+            TYPE_AUTHORIZATION => (TYPE_AUTHORIZATION, self.authorizations(batch)),
+            // Only these two are subscribed to.
+            _ => return Vec::new(),
+        };
+        if complete {
+            self.synced.send_if_modified(|synced| synced.0.insert(kind));
+        }
+        rejections
+    }
+}
+
+impl StateUpdater {
+    fn addresses(&self, batch: Batch) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        let mut changes = Vec::with_capacity(batch.added.len() + batch.removed.len());
+        // Removals first: an address may have passed from one workload to another.
+        changes.extend(
+            batch
+                .removed
+                .into_iter()
+                .map(|name| (name.clone(), AddressChange::Removed(name))),
+        );
+        for resource in batch.added {
+            match Address::decode(resource.bytes.as_slice()) {
+                Ok(address) => changes.push((resource.name, AddressChange::Set(address))),
+                Err(error) => rejections.push(Rejection {
+                    name: resource.name,
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        let (moved, invalid) = self.state.apply_addresses(changes);
+        for workload in moved {
+            self.pool.evict_workload(&workload);
+        }
+        let invalid = invalid.into_iter().map(|(name, error)| Rejection {
+            name,
+            reason: error.to_string(),
+        });
+        rejections.extend(invalid);
+        rejections
+    }
+
+    fn authorizations(&self, batch: Batch) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        let mut policies = Vec::with_capacity(batch.added.len());
+        for resource in batch.added {
+            let policy = Authorization::decode(resource.bytes.as_slice())
+                .map_err(|error| error.to_string())
+                .and_then(|authorization| Policy::try_from(authorization).map_err(|error| error.to_string()));
+            match policy {
+                Ok(policy) => policies.push(policy),
+                Err(reason) => rejections.push(Rejection {
+                    name: resource.name,
+                    reason,
+                }),
+            }
+        }
+        self.state.apply_policies(policies, &batch.removed);
+        rejections
+    }
+}

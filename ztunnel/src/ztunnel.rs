@@ -1,0 +1,309 @@
+//! All parts together, from start to the last connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ambit_tunnel::{
+    CertificateDump, CertificateManager, CertificateSource, HboneConfig, HbonePool, IstioCa, ManagerConfig,
+};
+use ambit_wire::control_channel::{TokenFile, control_channel};
+use ambit_wire::discovery::Node;
+use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
+use ambit_wire::xds::{Client, ConnectionState, Subscription};
+use anyhow::Context;
+use http::StatusCode;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+use tracing::Instrument;
+
+use crate::broker::{Broker, Outbox};
+use crate::config::Config;
+use crate::limits::{Budget, Limits};
+use crate::observe::{Gauges, Metrics};
+use crate::pods::Pods;
+use crate::proxy::{OriginalDestination, Proxy, original_destination};
+use crate::serve::{Answer, serve_http};
+use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
+use crate::xds::{StateUpdater, Synced};
+
+/// What a ztunnel is made of, where it may be something else in a test.
+pub struct Parts {
+    /// The control plane's xDS server.
+    pub control_plane: Channel,
+    /// The token for it.
+    pub token: TokenFile,
+    /// The CA.
+    pub certificates: Arc<dyn CertificateSource>,
+    /// Tells where redirected connections were going.
+    pub original_destination: OriginalDestination,
+    /// What it takes on at most.
+    pub limits: Limits,
+}
+
+impl Parts {
+    /// The real ones.
+    ///
+    /// # Errors
+    /// When the control plane's URL is none.
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        let control_plane = control_channel(&config.control_plane, &config.root_cert)?;
+        let token = TokenFile::new(&config.token);
+        let ca = IstioCa::new(control_plane.clone(), token.clone(), config.certificate_lifetime);
+        Ok(Self {
+            control_plane,
+            token,
+            certificates: Arc::new(ca),
+            original_destination: Arc::new(original_destination),
+            limits: Limits::of_process(),
+        })
+    }
+}
+
+/// A ztunnel that is running.
+pub struct Ztunnel {
+    shared: Arc<Shared>,
+    config: Config,
+    broker: CancellationToken,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct Shared {
+    proxy: Arc<Proxy>,
+    pods: Arc<Pods>,
+    xds: watch::Receiver<ConnectionState>,
+    synced: watch::Receiver<Synced>,
+    draining: AtomicBool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigDump {
+    version: &'static str,
+    revision: String,
+    workloads: BTreeMap<String, WorkloadDump>,
+    services: BTreeMap<String, ServiceDump>,
+    policies: BTreeMap<String, PolicyDump>,
+    certificates: Vec<CertificateDump>,
+}
+
+impl Ztunnel {
+    /// Opens the HTTP ports and starts everything.
+    ///
+    /// # Errors
+    /// When a port cannot be opened.
+    pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
+        let admin = listen(config.admin_address).await?;
+        let metrics = listen(config.metrics_address).await?;
+        let ready = listen(config.ready_address).await?;
+        let hbone = HboneConfig {
+            connect_timeout: parts.limits.connect_timeout,
+            ..HboneConfig::default()
+        };
+        let proxy = Arc::new(Proxy {
+            state: Arc::new(MeshState::new()),
+            certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
+            pool: HbonePool::new(hbone.clone()),
+            hbone,
+            descriptors: Budget::new(parts.limits.descriptors),
+            limits: parts.limits,
+            metrics: Metrics::new()?,
+            access_log: config.access_log,
+            original_destination: parts.original_destination,
+        });
+        let outbox = Outbox::default();
+        let pods = Arc::new(Pods::new(Arc::clone(&proxy), outbox.clone()));
+        let (synced_sender, synced) = watch::channel(Synced::default());
+        let updater = StateUpdater {
+            state: Arc::clone(&proxy.state),
+            pool: proxy.pool.clone(),
+            synced: synced_sender,
+        };
+        let subscriptions = [TYPE_ADDRESS, TYPE_AUTHORIZATION].map(Subscription::wildcard);
+        let client = Client::new(
+            parts.control_plane,
+            parts.token,
+            node(&config),
+            subscriptions,
+            updater,
+        );
+        let shared = Arc::new(Shared {
+            proxy,
+            pods: Arc::clone(&pods),
+            xds: client.state(),
+            synced,
+            draining: AtomicBool::new(false),
+        });
+        let (broker, shutdown, tasks) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            TaskTracker::new(),
+        );
+        let agent = Broker {
+            path: config.broker_socket.clone(),
+            revision: config.revision.clone(),
+            outbox,
+            events: pods,
+        };
+        tasks.spawn(
+            agent
+                .run(broker.clone())
+                .instrument(tracing::info_span!("broker")),
+        );
+        tasks.spawn(
+            client
+                .run(shutdown.clone())
+                .instrument(tracing::info_span!("xds")),
+        );
+        let this = Self {
+            shared,
+            config,
+            broker,
+            shutdown,
+            tasks,
+        };
+        this.serve(admin, metrics, ready);
+        Ok(this)
+    }
+
+    fn serve(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
+        let spawn = |name, listener, answer: Box<dyn Fn(&str) -> Option<Answer> + Send + Sync>| {
+            self.tasks
+                .spawn(serve_http(name, listener, self.shutdown.clone(), answer));
+        };
+        let (shared, revision) = (Arc::clone(&self.shared), self.config.revision.clone());
+        spawn(
+            "admin",
+            admin,
+            Box::new(move |path| (path == "/config_dump").then(|| shared.config_dump(&revision))),
+        );
+        let shared = Arc::clone(&self.shared);
+        spawn(
+            "metrics",
+            metrics,
+            Box::new(move |path| matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())),
+        );
+        let shared = Arc::clone(&self.shared);
+        spawn(
+            "ready",
+            ready,
+            Box::new(move |path| (path == "/healthz/ready").then(|| shared.ready())),
+        );
+    }
+
+    /// Whether the control plane and the agent have both said all they know.
+    pub fn is_ready(&self) -> bool {
+        self.shared.not_ready().is_none()
+    }
+
+    /// Ends: no new connections, and the open ones get until the drain deadline.
+    pub async fn stop(self) {
+        self.shared.draining.store(true, Ordering::Release);
+        // First, so that the agent gives the listeners to the next ztunnel before this one stops to accept.
+        self.broker.cancel();
+        let pods = &self.shared.pods;
+        let deadline = self.config.drain_deadline;
+        tracing::info!(deadline_seconds = deadline.as_secs(), "draining");
+        if tokio::time::timeout(deadline, pods.drain()).await.is_err() {
+            tracing::warn!("the drain deadline has passed: ending what is left");
+            pods.kill();
+            pods.drain().await;
+        }
+        self.shutdown.cancel();
+        self.shared.proxy.pool.drain().await;
+        self.shared.proxy.certificates.shutdown().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        tracing::info!("all connections have ended");
+    }
+}
+
+impl Shared {
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Acquire) {
+            Some("draining")
+        } else if !self.synced.borrow().is_complete() {
+            Some("waiting for the control plane's configuration")
+        } else if !self.pods.is_synced() {
+            Some("waiting for the node agent's pods")
+        } else {
+            None
+        }
+    }
+
+    fn ready(&self) -> Answer {
+        match self.not_ready() {
+            None => Answer::text(StatusCode::OK, "ready\n"),
+            Some(reason) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let (pods, draining_pods) = self.pods.counts();
+        let (workloads, services, policies) = self.proxy.state.counts();
+        let gauges = Gauges {
+            pods,
+            draining_pods,
+            workloads,
+            services,
+            policies,
+            hbone_connections: self.proxy.pool.len(),
+            descriptors: self.proxy.descriptors.used(),
+            control_plane: self.xds.borrow().is_connected(),
+            agent: self.pods.is_connected(),
+        };
+        match self.proxy.metrics.render(gauges) {
+            Ok(text) => Answer::text(StatusCode::OK, text),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    fn config_dump(&self, revision: &str) -> Answer {
+        let dump = ConfigDump {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: revision.to_owned(),
+            workloads: self.proxy.state.dump_workloads(),
+            services: self.proxy.state.dump_services(),
+            policies: self.proxy.state.dump_policies(),
+            certificates: self.proxy.certificates.dump(),
+        };
+        match serde_json::to_string_pretty(&dump) {
+            Ok(json) => Answer::json(json),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+}
+
+async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))
+}
+
+/// As Istio's ztunnel names itself, so that a foreign control plane understands.
+fn node(config: &Config) -> Node {
+    use prost_types::{Struct, Value, value::Kind};
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    let metadata = BTreeMap::from([
+        ("NAME".to_owned(), text(&config.pod_name)),
+        ("NAMESPACE".to_owned(), text(&config.pod_namespace)),
+        ("NODE_NAME".to_owned(), text(&config.node_name)),
+        ("CLUSTER_ID".to_owned(), text(&config.cluster_id)),
+    ]);
+    Node {
+        id: format!(
+            "ztunnel~0.0.0.0~{name}.{namespace}~{namespace}.svc.cluster.local",
+            name = config.pod_name,
+            namespace = config.pod_namespace
+        ),
+        metadata: Some(Struct { fields: metadata }),
+        ..Node::default()
+    }
+}
