@@ -1,10 +1,17 @@
 //! A real Kubernetes cluster, embedded, and the tests on it.
 //!
 //! [`cluster::Cluster`] runs upstream Kubernetes on this machine alone, as root: a control plane and any number of nodes, each
-//! with its own network, containerd, kubelet and kube-proxy. [`tools`] installs what that takes.
+//! with its own network, containerd, kubelet and kube-proxy. [`tools`] installs what that takes. [`mesh`] puts Ambit on it with
+//! Helm, [`sample`] an application, and [`wire`] records what goes between the nodes.
 
 pub mod cluster;
+pub mod http;
+pub mod kube;
+pub mod mesh;
 pub mod sample;
 mod shell;
 pub mod tools;
 mod wait;
+pub mod wire;
+
+pub use wait::eventually;

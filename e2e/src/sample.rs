@@ -1,12 +1,14 @@
 //! The sample application: what it says, what it counts, and how it stands on a cluster. The program itself is the binary
 //! `ambit-sample` of this crate.
 
+mod shop;
 mod stats;
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use shop::Shop;
 pub use stats::{Failure, Flow, Stats, millis};
 
 /// Reference of the application's image.

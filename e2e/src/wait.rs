@@ -7,6 +7,14 @@ use anyhow::{Result, bail};
 
 const STEP: Duration = Duration::from_millis(100);
 
+/// Tries `probe` until it succeeds. Past `limit`, the error says `what` was awaited and what was seen last.
+///
+/// # Errors
+/// When `limit` has passed.
+pub fn eventually<T>(what: &str, limit: Duration, probe: impl FnMut() -> Result<T>) -> Result<T> {
+    until(what, limit, || "that was the last look".into(), probe)
+}
+
 /// Tries `probe` until it succeeds. Past `limit`, the error says `what` was awaited, what was seen last, and `hint`:
 /// where to look further.
 pub(crate) fn until<T>(

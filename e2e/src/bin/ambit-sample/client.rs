@@ -6,10 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use ambit_e2e::http::{self, Url};
 use ambit_e2e::sample::{MARKER, Stats};
 use anyhow::{Context, Result, bail};
-
-use crate::http::{self, Url};
 
 /// What to ask for, and how often. Each kind of traffic runs by itself; only `--stream` keeps its connection.
 #[derive(clap::Args, Debug, Clone)]

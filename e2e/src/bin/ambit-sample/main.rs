@@ -2,13 +2,13 @@
 //! tests look at it while the mesh changes around it.
 
 mod client;
-mod http;
 mod server;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ambit_e2e::http;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 

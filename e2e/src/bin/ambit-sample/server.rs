@@ -5,10 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use ambit_e2e::http;
 use ambit_e2e::sample::{MARKER, Seen, millis};
 use anyhow::{Context, Result};
-
-use crate::http;
 
 /// Listening, not serving yet.
 pub(crate) struct Bound {

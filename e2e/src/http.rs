@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a request a connection needs.
+//! As much of HTTP/1.1 as one request a connection needs: for the sample application, and for looking at the proxies' ports.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,14 +10,17 @@ const LIMIT: u64 = 256 * 1024;
 
 /// A target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Url {
+pub struct Url {
     authority: String,
     path: String,
 }
 
 impl Url {
     /// Reads `http://HOST:PORT/PATH`; the port may be left out.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it begins with anything else.
+    pub fn parse(text: &str) -> Result<Self> {
         let rest = text
             .strip_prefix("http://")
             .with_context(|| format!("`{text}` does not begin with http://"))?;
@@ -34,13 +37,16 @@ impl Url {
     }
 
     /// Host and port.
-    pub(crate) fn authority(&self) -> &str {
+    pub fn authority(&self) -> &str {
         &self.authority
     }
 }
 
 /// Makes one request on a connection of its own and returns the body of a 200.
-pub(crate) fn get(mut stream: TcpStream, url: &Url) -> Result<String> {
+///
+/// # Errors
+/// When the connection breaks, and when the answer is cut or another than 200.
+pub fn get(mut stream: TcpStream, url: &Url) -> Result<String> {
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
         url.path, url.authority
@@ -66,7 +72,10 @@ pub(crate) fn get(mut stream: TcpStream, url: &Url) -> Result<String> {
 }
 
 /// Reads one request and returns its path.
-pub(crate) fn read_request(stream: &TcpStream) -> Result<String> {
+///
+/// # Errors
+/// When the connection breaks or what comes is no request.
+pub fn read_request(stream: &TcpStream) -> Result<String> {
     let mut reader = BufReader::new(stream).take(LIMIT);
     let head = read_head(&mut reader)?;
     let path = head
@@ -77,7 +86,10 @@ pub(crate) fn read_request(stream: &TcpStream) -> Result<String> {
 }
 
 /// Answers and says that the connection ends.
-pub(crate) fn answer(mut stream: &TcpStream, status: &str, body: &str) -> Result<()> {
+///
+/// # Errors
+/// When the connection breaks.
+pub fn answer(mut stream: &TcpStream, status: &str, body: &str) -> Result<()> {
     let kind = if body.starts_with('{') {
         "application/json"
     } else {
