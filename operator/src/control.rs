@@ -21,3 +21,6 @@ pub use interfaces::{AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, Re
 pub use server::{ControlPlane, ControlPlaneError, ControlPlaneParts, service_names};
 
 use server::Shared;
+
+#[cfg(test)]
+mod testing;

@@ -21,7 +21,7 @@ pub enum StoreError {
         /// The Secret's namespace.
         namespace: String,
         /// The API's error.
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
     /// The Secret is there without one of its keys.
     #[error(
@@ -52,9 +52,9 @@ pub async fn load_or_create(
     namespace: &str,
 ) -> Result<CertificateAuthority, StoreError> {
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
-    let api_error = |source| StoreError::Api {
+    let api_error = |source: kube::Error| StoreError::Api {
         namespace: namespace.to_owned(),
-        source,
+        source: Box::new(source),
     };
     if let Some(secret) = secrets.get_opt(SECRET).await.map_err(api_error)? {
         return read(&secret, namespace);

@@ -1,0 +1,279 @@
+//! A control plane in memory, with made-up pods and tokens, and clients of it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use ambit_wire::agent::{NodeState, PodReport};
+use ambit_wire::xds::Collection;
+use ambit_wire::{TokenFile, control_channel};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use prometheus::Registry;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::*;
+
+/// A token that says of itself that it expires in an hour, told apart by `name`.
+pub(super) fn token(name: &str) -> String {
+    token_until(name, SystemTime::now() + Duration::from_secs(3600))
+}
+
+pub(super) fn token_until(name: &str, expiry: SystemTime) -> String {
+    let exp = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    format!(
+        "{}.{}.{}",
+        part("{}"),
+        part(&format!("{{\"exp\":{exp}}}")),
+        part(name)
+    )
+}
+
+/// A live, enrolled pod; its UID is `<name>-uid`.
+pub(super) fn pod(namespace: &str, name: &str, service_account: &str, node: &str) -> PodInfo {
+    PodInfo {
+        uid: format!("{name}-uid"),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        service_account: service_account.to_owned(),
+        node: node.to_owned(),
+        host_network: false,
+        enrolled: true,
+        live: true,
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Cluster {
+    pods: Mutex<HashMap<String, PodInfo>>,
+    captures: Mutex<HashMap<String, Arc<Collection>>>,
+    pub(super) addresses: Arc<Collection>,
+    pub(super) authorizations: Arc<Collection>,
+    pub(super) namespaces: Arc<Collection>,
+    pub(super) not_ready: AtomicBool,
+    reviews: Mutex<HashMap<String, Review>>,
+    pub(super) asked: AtomicUsize,
+    pub(super) api_down: AtomicBool,
+}
+
+impl Cluster {
+    pub(super) fn add(&self, pod: PodInfo) {
+        let (uid, node) = (pod.uid.clone(), pod.node.clone());
+        self.pods.lock().unwrap().insert(uid.clone(), pod);
+        self.pod_captures(&node).update([(uid, Some(b"pod".to_vec()))]);
+    }
+
+    /// A token of the pod, which is added too.
+    pub(super) fn token_of(&self, pod: PodInfo) -> String {
+        let token = token(&pod.uid);
+        self.know(&token, review_of(&pod));
+        self.add(pod);
+        token
+    }
+
+    pub(super) fn know(&self, token: &str, review: Review) {
+        self.reviews.lock().unwrap().insert(token.to_owned(), review);
+    }
+
+    pub(super) fn ztunnel(&self, node: &str) -> String {
+        self.token_of(pod(
+            "ambit-system",
+            &format!("ztunnel-{node}"),
+            "ambit-ztunnel",
+            node,
+        ))
+    }
+
+    pub(super) fn agent(&self, node: &str) -> String {
+        self.token_of(pod("ambit-system", &format!("agent-{node}"), "ambit-agent", node))
+    }
+}
+
+pub(super) fn review_of(pod: &PodInfo) -> Review {
+    Review {
+        username: format!("system:serviceaccount:{}:{}", pod.namespace, pod.service_account),
+        pod_name: Some(pod.name.clone()),
+        pod_uid: Some(pod.uid.clone()),
+        node_name: Some(pod.node.clone()),
+    }
+}
+
+#[tonic::async_trait]
+impl TokenReviewer for Cluster {
+    async fn review(&self, token: &str) -> Result<Review, ReviewError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.api_down.load(Ordering::SeqCst) {
+            return Err(ReviewError::Unavailable("connection refused".into()));
+        }
+        let known = self.reviews.lock().unwrap().get(token).cloned();
+        known.ok_or_else(|| ReviewError::Invalid("the token is not valid".into()))
+    }
+}
+
+impl Directory for Cluster {
+    fn is_ready(&self) -> bool {
+        !self.not_ready.load(Ordering::SeqCst)
+    }
+
+    fn pod(&self, uid: &str) -> Option<PodInfo> {
+        self.pods.lock().unwrap().get(uid).cloned()
+    }
+
+    fn enrolled_pod(&self, node: &str, namespace: &str, service_account: &str) -> Option<PodInfo> {
+        let pods = self.pods.lock().unwrap();
+        let fits = |pod: &&PodInfo| {
+            pod.live
+                && pod.enrolled
+                && !pod.host_network
+                && (&*pod.node, &*pod.namespace, &*pod.service_account) == (node, namespace, service_account)
+        };
+        pods.values().find(fits).cloned()
+    }
+
+    fn mesh(&self) -> MeshSettings {
+        MeshSettings {
+            trust_domain: "cluster.local".to_owned(),
+            leaf_ttl: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl Sources for Cluster {
+    fn addresses(&self) -> Arc<Collection> {
+        Arc::clone(&self.addresses)
+    }
+
+    fn authorizations(&self) -> Arc<Collection> {
+        Arc::clone(&self.authorizations)
+    }
+
+    fn pod_captures(&self, node: &str) -> Arc<Collection> {
+        let mut captures = self.captures.lock().unwrap();
+        let collection = captures.entry(node.to_owned()).or_insert_with(|| {
+            let collection = Collection::new();
+            collection.replace([]);
+            Arc::new(collection)
+        });
+        Arc::clone(collection)
+    }
+
+    fn enrolled_namespaces(&self) -> Arc<Collection> {
+        Arc::clone(&self.namespaces)
+    }
+
+    fn node_config(&self, node: &str) -> Arc<Collection> {
+        let collection = Collection::new();
+        collection.replace([("node".to_owned(), node.as_bytes().to_vec())]);
+        Arc::new(collection)
+    }
+}
+
+/// Passes on what is to be recorded; fails for pods named `unwritable`.
+pub(super) struct Sink(mpsc::UnboundedSender<(String, String)>);
+
+#[tonic::async_trait]
+impl CaptureSink for Sink {
+    async fn record_pod(&self, pod: &PodInfo, report: &PodReport) -> Result<(), RecordError> {
+        if pod.name == "unwritable" {
+            return Err(RecordError("the API server says no".into()));
+        }
+        self.0
+            .send((pod.name.clone(), report.state().as_str_name().to_owned()))
+            .unwrap();
+        Ok(())
+    }
+
+    async fn record_node(&self, agent: &AgentPod, state: NodeState) -> Result<(), RecordError> {
+        self.0
+            .send((agent.name.clone(), state.as_str_name().to_owned()))
+            .unwrap();
+        Ok(())
+    }
+}
+
+pub(super) struct Running {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) records: mpsc::UnboundedReceiver<(String, String)>,
+    pub(super) authority: Arc<CertificateAuthority>,
+    registry: Registry,
+    address: SocketAddr,
+    files: TempDir,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), ControlPlaneError>>,
+}
+
+impl Running {
+    pub(super) async fn start() -> Self {
+        let (sink, records) = mpsc::unbounded_channel();
+        let (cluster, registry) = (Arc::new(Cluster::default()), Registry::new());
+        let authority = Arc::new(CertificateAuthority::generate().unwrap());
+        let parts = ControlPlaneParts {
+            system_namespace: "ambit-system".to_owned(),
+            serving_names: vec!["localhost".to_owned()],
+            authority: Arc::clone(&authority),
+            reviewer: Arc::clone(&cluster) as _,
+            directory: Arc::clone(&cluster) as _,
+            sources: Arc::clone(&cluster) as _,
+            sink: Arc::new(Sink(sink)),
+        };
+        let shutdown = CancellationToken::new();
+        let control_plane = ControlPlane::new(parts, &registry, shutdown.clone()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let files = TempDir::new().unwrap();
+        std::fs::write(files.path().join("root-cert.pem"), authority.root_pem()).unwrap();
+        let task = tokio::spawn(control_plane.run(listener));
+        Self {
+            cluster,
+            records,
+            authority,
+            registry,
+            address,
+            files,
+            shutdown,
+            task,
+        }
+    }
+
+    pub(super) fn channel(&self) -> Channel {
+        let url = format!("https://localhost:{}", self.address.port());
+        control_channel(&url, &self.files.path().join("root-cert.pem")).unwrap()
+    }
+
+    pub(super) fn file(&self, token: &str) -> TokenFile {
+        let path = tempfile::NamedTempFile::new_in(self.files.path())
+            .unwrap()
+            .into_temp_path()
+            .keep()
+            .unwrap();
+        std::fs::write(&path, token).unwrap();
+        TokenFile::new(path)
+    }
+
+    /// Calls refused for this reason so far.
+    pub(super) fn refused(&self, reason: &str) -> u64 {
+        let families = self.registry.gather();
+        let family = families
+            .iter()
+            .find(|family| family.name() == "ambit_control_refused_total");
+        let mut metrics = family.into_iter().flat_map(|family| family.get_metric());
+        let of_reason = metrics.find(|metric| metric.get_label().iter().any(|label| label.value() == reason));
+        of_reason.map_or(0, |metric| metric.get_counter().get_value() as u64)
+    }
+
+    pub(super) fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub(super) async fn ended(self) {
+        self.task.await.unwrap().unwrap();
+    }
+}
