@@ -1,1 +1,26 @@
-//! Cluster objects in, configuration out.
+//! Cluster objects in, configuration out. No I/O: the reconcilers' watchers feed an [`Index`], and what came of it goes to the
+//! data plane through the [`SharedIndex`], which is what the control plane serves from.
+//!
+//! An event marks what it touches; [`Index::flush`] recomputes that and nothing else.
+
+mod authorization;
+mod build;
+mod endpoints;
+mod enrollment;
+mod owner;
+mod pod;
+mod probes;
+mod service;
+mod shared;
+mod state;
+mod summary;
+
+pub use enrollment::{AmbientRecord, Exclusion, MeshRecord};
+pub use pod::PodRecord;
+pub use service::{EndpointRecord, ServiceRecord, SliceRecord};
+pub use shared::SharedIndex;
+pub use state::{Config, Index, Key, Update};
+pub use summary::{MeshSummary, NamespaceSummary, PodFailure, RuleSummary};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,70 @@
-//! What the cluster holds.
+//! What the cluster holds: watchers that feed the index (on every replica), and the writers of objects and statuses (on the
+//! replica that holds the lease). Level-triggered: each pass compares what is with what should be.
+
+mod conditions;
+mod dataplane;
+mod lease;
+mod mesh;
+mod namespace;
+mod objects;
+mod recorder;
+mod settings;
+mod watch;
+mod writer;
+
+pub use lease::{Leadership, Lease};
+pub use mesh::{LEAST_KUBERNETES, uninstall};
+pub use objects::Objects;
+pub use recorder::Recorder;
+pub use settings::{ImageSettings, Settings};
+pub use watch::watch;
+pub use writer::Writer;
+
+/// Field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = ambit_crds::labels::OPERATOR;
+
+/// Why something could not be reconciled; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server refused or did not answer.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was attempted.
+        what: String,
+        /// The cause.
+        source: Box<kube::Error>,
+    },
+    /// An object has no JSON form.
+    #[error("{what}: {source}")]
+    Json {
+        /// What was attempted.
+        what: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+}
+
+impl ReconcileError {
+    fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Api {
+            what,
+            source: Box::new(source),
+        }
+    }
+
+    fn json(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Json { what, source }
+    }
+}
+
+/// Whether the API server says that the object is not there.
+fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether the API server says that somebody else was faster.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}

@@ -83,14 +83,14 @@ fn the_schema_carries_defaults_bounds_and_list_keys() {
             &namespace,
             &format!("{rules}/items/properties/ports/items/minimum")
         ),
-        json!(1)
+        json!(1.0)
     );
     assert_eq!(
         at(
             &namespace,
             &format!("{rules}/items/properties/ports/items/maximum")
         ),
-        json!(65535)
+        json!(65535.0)
     );
     assert_eq!(
         at(

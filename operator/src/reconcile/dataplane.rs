@@ -13,29 +13,29 @@ use serde_json::{Value, json};
 use super::settings::Settings;
 
 /// Name of the agents' DaemonSet and ServiceAccount.
-pub const AGENT: &str = "ambit-agent";
+pub(super) const AGENT: &str = "ambit-agent";
 /// Name of the ztunnels' DaemonSet.
-pub const ZTUNNEL: &str = "ztunnel";
+pub(super) const ZTUNNEL: &str = "ztunnel";
 /// Name of the ztunnels' ServiceAccount.
-pub const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
+pub(super) const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
 /// Name of the ConfigMap with the root certificate.
-pub const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
+pub(super) const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
 
 const ROOT_KEY: &str = "root-cert.pem";
 
 /// One object to apply.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rendered {
+pub(super) struct Rendered {
     /// Its group, version and kind.
-    pub gvk: GroupVersionKind,
+    pub(super) gvk: GroupVersionKind,
     /// Its name, in the operator's namespace.
-    pub name: String,
+    pub(super) name: String,
     /// All of it.
-    pub object: Value,
+    pub(super) object: Value,
 }
 
 /// Everything the data plane needs, in the order to apply it.
-pub fn render(settings: &Settings, mesh: &Mesh) -> Vec<Rendered> {
+pub(super) fn render(settings: &Settings, mesh: &Mesh) -> Vec<Rendered> {
     let mut objects = vec![
         service_account(AGENT),
         service_account(ZTUNNEL_ACCOUNT),
@@ -108,14 +108,19 @@ fn pod(name: &str, account: &str, mut spec: Value) -> Value {
 
 /// Environment that agent and ztunnel read alike.
 fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
-    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let field =
+        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     vec![
         field("NODE_NAME", "spec.nodeName"),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         variable(
             "AMBIT_CONTROL_PLANE",
-            &format!("https://ambit-operator.{}.svc:{}", settings.namespace, names::PORT_CONTROL),
+            &format!(
+                "https://ambit-operator.{}.svc:{}",
+                settings.namespace,
+                names::PORT_CONTROL
+            ),
         ),
         variable("AMBIT_CLUSTER_ID", &settings.cluster_id),
         variable("AMBIT_TRUST_DOMAIN", &mesh.trust_domain),

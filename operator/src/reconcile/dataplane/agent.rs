@@ -14,16 +14,27 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let host = [
         ("run", "/run/ambit", "/run/ambit", "DirectoryOrCreate"),
         ("state", "/var/lib/ambit", "/var/lib/ambit", "DirectoryOrCreate"),
-        ("cri", "/run/containerd/containerd.sock", "/run/containerd/containerd.sock", "Socket"),
+        (
+            "cri",
+            "/run/containerd/containerd.sock",
+            "/run/containerd/containerd.sock",
+            "Socket",
+        ),
         ("cni-bin", "/opt/cni/bin", "/host/cni-bin", "DirectoryOrCreate"),
-        ("cni-conf", "/etc/cni/net.d", "/host/cni-conf", "DirectoryOrCreate"),
+        (
+            "cni-conf",
+            "/etc/cni/net.d",
+            "/host/cni-conf",
+            "DirectoryOrCreate",
+        ),
     ];
     for (name, path, mount, kind) in host {
         volumes.push(json!({ "name": name, "hostPath": { "path": path, "type": kind } }));
         mounts.push(json!({ "name": name, "mountPath": mount }));
     }
     // Network namespaces of pods that come later appear here only by propagation.
-    volumes.push(json!({ "name": "netns", "hostPath": { "path": "/run/netns", "type": "DirectoryOrCreate" } }));
+    volumes
+        .push(json!({ "name": "netns", "hostPath": { "path": "/run/netns", "type": "DirectoryOrCreate" } }));
     mounts.push(
         json!({ "name": "netns", "mountPath": "/run/netns", "readOnly": true, "mountPropagation": "HostToContainer" }),
     );
@@ -31,7 +42,10 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     env.push(variable("AMBIT_CRI_SOCKET", "/run/containerd/containerd.sock"));
     env.push(variable("AMBIT_CNI_BIN", "/host/cni-bin"));
     env.push(variable("AMBIT_CNI_CONF", "/host/cni-conf"));
-    env.push(variable("AMBIT_EXEMPT_NAMESPACES", &format!("{},kube-system", settings.namespace)));
+    env.push(variable(
+        "AMBIT_EXEMPT_NAMESPACES",
+        &format!("{},kube-system", settings.namespace),
+    ));
     let probe = |path: &str| json!({ "httpGet": { "host": "127.0.0.1", "path": path, "port": STATUS_PORT } });
     let mut readiness = probe("/healthz/ready");
     readiness["periodSeconds"] = json!(2);

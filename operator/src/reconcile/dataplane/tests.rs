@@ -28,12 +28,18 @@ fn mesh() -> Mesh {
 }
 
 fn pod_of(name: &str, mesh: &Mesh) -> (PodSpec, Container) {
-    let rendered = render(&settings(), mesh).into_iter().find(|r| r.gvk.kind == "DaemonSet" && r.name == name).unwrap();
+    let rendered = render(&settings(), mesh)
+        .into_iter()
+        .find(|r| r.gvk.kind == "DaemonSet" && r.name == name)
+        .unwrap();
     let set: DaemonSet = serde_json::from_value(rendered.object).unwrap();
     let spec = set.spec.unwrap();
     let labels = spec.template.metadata.clone().unwrap().labels.unwrap();
     let selector = spec.selector.match_labels.unwrap();
-    assert!(selector.iter().all(|(key, value)| labels.get(key) == Some(value)), "the selector finds its own pods");
+    assert!(
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value)),
+        "the selector finds its own pods"
+    );
     let pod = spec.template.spec.unwrap();
     let container = pod.containers[0].clone();
     (pod, container)
@@ -43,7 +49,10 @@ fn pod_of(name: &str, mesh: &Mesh) -> (PodSpec, Container) {
 fn the_ztunnel_has_no_privilege() {
     let (pod, container) = pod_of(ZTUNNEL, &mesh());
     let security = container.security_context.unwrap();
-    assert_eq!(security.capabilities.as_ref().unwrap().drop.as_deref(), Some(&["ALL".to_owned()][..]));
+    assert_eq!(
+        security.capabilities.as_ref().unwrap().drop.as_deref(),
+        Some(&["ALL".to_owned()][..])
+    );
     assert_eq!(security.capabilities.unwrap().add, None);
     assert_eq!(security.read_only_root_filesystem, Some(true));
     assert_eq!(security.allow_privilege_escalation, Some(false));
@@ -53,7 +62,13 @@ fn the_ztunnel_has_no_privilege() {
     assert_eq!(pod_security.run_as_non_root, Some(true));
     assert_ne!(pod.host_network, Some(true));
     assert_ne!(pod.host_pid, Some(true));
-    assert!(container.volume_mounts.unwrap().iter().all(|m| m.read_only == Some(true)));
+    assert!(
+        container
+            .volume_mounts
+            .unwrap()
+            .iter()
+            .all(|m| m.read_only == Some(true))
+    );
 }
 
 #[test]
@@ -77,7 +92,10 @@ fn neither_has_a_token_for_the_api_server() {
 fn the_agent_has_three_capabilities_and_is_not_privileged() {
     let (_, container) = pod_of(AGENT, &mesh());
     let security = container.security_context.unwrap();
-    assert_eq!(security.capabilities.unwrap().add.unwrap(), ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]);
+    assert_eq!(
+        security.capabilities.unwrap().add.unwrap(),
+        ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]
+    );
     assert_eq!(security.privileged, None);
 }
 
@@ -89,12 +107,23 @@ fn settings_of_the_mesh_reach_the_proxies() {
     mesh.spec.telemetry.access_log = AccessLog::Disabled;
     let (pod, container) = pod_of(ZTUNNEL, &mesh);
     let env = container.env.unwrap();
-    let value = |name: &str| env.iter().find(|v| v.name == name).and_then(|v| v.value.clone()).unwrap();
+    let value = |name: &str| {
+        env.iter()
+            .find(|v| v.name == name)
+            .and_then(|v| v.value.clone())
+            .unwrap()
+    };
     assert_eq!(value("AMBIT_LOG"), "debug");
     assert_eq!(value("AMBIT_DRAIN_DEADLINE"), "90");
     assert_eq!(value("AMBIT_ACCESS_LOG"), "false");
-    assert!(pod.termination_grace_period_seconds.unwrap() > 90, "the kubelet must outwait the drain");
-    assert_eq!(container.image.as_deref(), Some("registry.example/ambit/ztunnel:1.2.3"));
+    assert!(
+        pod.termination_grace_period_seconds.unwrap() > 90,
+        "the kubelet must outwait the drain"
+    );
+    assert_eq!(
+        container.image.as_deref(),
+        Some("registry.example/ambit/ztunnel:1.2.3")
+    );
 }
 
 #[test]

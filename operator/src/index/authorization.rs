@@ -1,0 +1,127 @@
+//! Rules of an AmbientNamespace as authorizations on the wire.
+
+use std::net::IpAddr;
+
+use ambit_crds::{Action, AuthorizationRule, Mode, PodSelector, Source};
+use ambit_wire::{names, security};
+use ipnet::IpNet;
+use security::string_match::MatchType;
+
+use super::PodRecord;
+
+/// Why a rule cannot be sent. The API server's validation lets none of these pass; this is for objects from before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ipBlocks: {0:?} is neither a CIDR block nor an IP address")]
+pub(super) struct RuleError(String);
+
+/// `rule` of `namespace`, on the wire.
+pub(super) fn encode(
+    namespace: &str,
+    rule: &AuthorizationRule,
+) -> Result<security::Authorization, RuleError> {
+    let mut clauses = Vec::new();
+    if !rule.from.is_empty() {
+        let matches = rule.from.iter().map(source).collect::<Result<_, _>>()?;
+        clauses.push(security::Clause { matches });
+    }
+    if !rule.ports.is_empty() {
+        let destination_ports = rule.ports.iter().copied().map(u32::from).collect();
+        clauses.push(security::Clause {
+            matches: vec![security::Match {
+                destination_ports,
+                ..Default::default()
+            }],
+        });
+    }
+    let scope = match rule.pod_selector {
+        None => security::Scope::Namespace,
+        Some(_) => security::Scope::WorkloadSelector,
+    };
+    let action = match rule.action {
+        Action::Allow => security::Action::Allow,
+        Action::Deny => security::Action::Deny,
+    };
+    Ok(security::Authorization {
+        name: rule.name.clone(),
+        namespace: namespace.to_owned(),
+        scope: scope.into(),
+        action: action.into(),
+        rules: vec![security::Rule { clauses }],
+        dry_run: rule.mode == Mode::Audit,
+        extensions: Vec::new(),
+    })
+}
+
+/// Strict mTLS: callers without an identity are denied.
+pub(super) fn strict(system_namespace: &str) -> security::Authorization {
+    let presence = security::StringMatch {
+        match_type: Some(MatchType::Presence(())),
+    };
+    let deny = security::Match {
+        not_principals: vec![presence],
+        ..Default::default()
+    };
+    security::Authorization {
+        name: names::STRICT_POLICY.to_owned(),
+        namespace: system_namespace.to_owned(),
+        scope: security::Scope::WorkloadSelector.into(),
+        action: security::Action::Deny.into(),
+        rules: vec![security::Rule {
+            clauses: vec![security::Clause { matches: vec![deny] }],
+        }],
+        ..Default::default()
+    }
+}
+
+/// Whether `selector` selects `pod`. No selector selects all.
+pub(super) fn selects(selector: Option<&PodSelector>, pod: &PodRecord) -> bool {
+    selector.is_none_or(|s| s.match_labels.iter().all(|(k, v)| pod.labels.get(k) == Some(v)))
+}
+
+fn source(source: &Source) -> Result<security::Match, RuleError> {
+    Ok(security::Match {
+        principals: source.principals.iter().map(|p| string_match(p)).collect(),
+        namespaces: source.namespaces.iter().map(|n| string_match(n)).collect(),
+        source_ips: source
+            .ip_blocks
+            .iter()
+            .map(|b| block(b))
+            .collect::<Result<_, _>>()?,
+        ..Default::default()
+    })
+}
+
+fn string_match(text: &str) -> security::StringMatch {
+    let match_type = if text == "*" {
+        MatchType::Presence(())
+    } else if let Some(suffix) = text.strip_prefix('*') {
+        MatchType::Suffix(suffix.to_owned())
+    } else if let Some(prefix) = text.strip_suffix('*') {
+        MatchType::Prefix(prefix.to_owned())
+    } else {
+        MatchType::Exact(text.to_owned())
+    };
+    security::StringMatch {
+        match_type: Some(match_type),
+    }
+}
+
+fn block(text: &str) -> Result<security::Address, RuleError> {
+    let net = match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
+        (Ok(net), _) => net.trunc(),
+        (_, Ok(address)) => IpNet::from(address),
+        _ => return Err(RuleError(text.to_owned())),
+    };
+    Ok(security::Address {
+        address: bytes(net.addr()),
+        length: u32::from(net.prefix_len()),
+    })
+}
+
+/// The address in network byte order, as the wire has it.
+pub(super) fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Which pods stand behind which Services, from EndpointSlices.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{EndpointRecord, Key, ServiceRecord, SliceRecord};
+use ambit_wire::workload::Port;
+
+/// All EndpointSlices, by Service, and the way back from pods.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    /// Service → slice's name → slice.
+    by_service: BTreeMap<Key, BTreeMap<String, SliceRecord>>,
+    /// Slice → Service.
+    service_of: BTreeMap<Key, Key>,
+    /// Pod → Services.
+    by_pod: BTreeMap<Key, BTreeSet<Key>>,
+}
+
+impl Endpoints {
+    /// Sets or removes a slice; the pods whose Services may have changed by it.
+    pub(super) fn set(&mut self, slice: &Key, record: Option<SliceRecord>) -> BTreeSet<Key> {
+        let old = self.service_of.get(slice).cloned();
+        let new = record.as_ref().map(|r| slice.sibling(&r.service));
+        let services: BTreeSet<Key> = old.iter().chain(&new).cloned().collect();
+        if let (Some(service), Some(record)) = (&old, &record)
+            && new.as_ref() == Some(service)
+            && self.get(slice) == Some(record)
+        {
+            return BTreeSet::new();
+        }
+        let mut touched = self.pods_of(&services);
+        if let Some(service) = self.service_of.remove(slice)
+            && let Some(slices) = self.by_service.get_mut(&service)
+        {
+            slices.remove(&slice.name);
+            if slices.is_empty() {
+                self.by_service.remove(&service);
+            }
+        }
+        if let (Some(service), Some(record)) = (new, record) {
+            self.by_service
+                .entry(service.clone())
+                .or_default()
+                .insert(slice.name.clone(), record);
+            self.service_of.insert(slice.clone(), service);
+        }
+        let now = self.pods_of(&services);
+        for pod in touched.iter().chain(&now) {
+            let mut of_pod = self.by_pod.remove(pod).unwrap_or_default();
+            for service in &services {
+                if self.lists(service, &pod.name) {
+                    of_pod.insert(service.clone());
+                } else {
+                    of_pod.remove(service);
+                }
+            }
+            if !of_pod.is_empty() {
+                self.by_pod.insert(pod.clone(), of_pod);
+            }
+        }
+        touched.extend(now);
+        touched
+    }
+
+    /// A slice.
+    pub(super) fn get(&self, slice: &Key) -> Option<&SliceRecord> {
+        self.by_service.get(self.service_of.get(slice)?)?.get(&slice.name)
+    }
+
+    /// The slices of a Service.
+    pub(super) fn slices(&self, service: &Key) -> impl Iterator<Item = Key> {
+        self.by_service
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .map(|name| service.sibling(name))
+    }
+
+    /// The pods behind a Service, ready or not.
+    pub(super) fn pods(&self, service: &Key) -> BTreeSet<Key> {
+        self.pods_of(std::iter::once(service))
+    }
+
+    /// The Services in front of a pod, ready or not.
+    pub(super) fn services(&self, pod: &Key) -> impl Iterator<Item = &Key> {
+        self.by_pod.get(pod).into_iter().flatten()
+    }
+
+    /// Ports on which a pod takes connections for a Service; `None` while it takes none. A pod that is on its way out does
+    /// only where no other is ready.
+    pub(super) fn ports(&self, service: &Key, record: &ServiceRecord, pod: &str) -> Option<Vec<Port>> {
+        let slices = self.by_service.get(service)?;
+        let any_ready = slices.values().flat_map(|s| &s.endpoints).any(|e| e.ready);
+        let mut found = BTreeMap::new();
+        let mut member = false;
+        for slice in slices.values() {
+            let of_pod = slice.endpoints.iter().filter(|e| e.pod.as_deref() == Some(pod));
+            if of_pod.into_iter().any(|e| takes(e, any_ready)) {
+                member = true;
+                found.extend(ports(record, slice));
+            }
+        }
+        member.then(|| found.into_values().collect())
+    }
+
+    fn pods_of<'a>(&self, services: impl IntoIterator<Item = &'a Key>) -> BTreeSet<Key> {
+        let mut found = BTreeSet::new();
+        for service in services {
+            let slices = self
+                .by_service
+                .get(service)
+                .into_iter()
+                .flat_map(BTreeMap::values);
+            found.extend(
+                slices
+                    .flat_map(|s| &s.endpoints)
+                    .filter_map(|e| Some(service.sibling(e.pod.as_ref()?))),
+            );
+        }
+        found
+    }
+
+    fn lists(&self, service: &Key, pod: &str) -> bool {
+        let slices = self
+            .by_service
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        slices
+            .flat_map(|s| &s.endpoints)
+            .any(|e| e.pod.as_deref() == Some(pod))
+    }
+}
+
+/// One that is not ready stays listed (its workload is unhealthy then, which a Service may overlook).
+fn takes(endpoint: &EndpointRecord, any_ready: bool) -> bool {
+    endpoint.ready || !endpoint.terminating || (endpoint.serving && !any_ready)
+}
+
+/// The Service's ports as a slice resolves them, by number.
+pub(super) fn ports(service: &ServiceRecord, slice: &SliceRecord) -> BTreeMap<u16, Port> {
+    let resolved = service.ports.iter().filter_map(|(name, port)| {
+        let target = slice.ports.get(name)?;
+        let port_map = Port {
+            service_port: port.port.into(),
+            target_port: (*target).into(),
+            app_protocol: port.protocol.into(),
+        };
+        Some((port.port, port_map))
+    });
+    resolved.collect()
+}

@@ -1,0 +1,139 @@
+//! Who is in the mesh: namespaces by label or AmbientNamespace, and the pods of them that are left alone.
+
+use std::time::Duration;
+
+use ambit_crds::{
+    AmbientNamespace, AuthorizationRule, Enrollment, Mesh, MeshSpec, MtlsMode, labels, parse_duration,
+};
+use k8s_openapi::api::core::v1::Namespace;
+
+use super::PodRecord;
+
+/// What the index keeps of the Mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshRecord {
+    /// It is being deleted: everything is released.
+    pub deleting: bool,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// Longest life of a leaf certificate.
+    pub leaf_ttl: Duration,
+    /// mTLS mode.
+    pub mtls: MtlsMode,
+    /// How long open connections get when a pod is released.
+    pub drain_deadline: Duration,
+}
+
+impl MeshRecord {
+    /// The record of `mesh`. Durations that the API server let pass and that cannot be read count as the default.
+    pub fn of(mesh: &Mesh) -> Self {
+        Self {
+            deleting: mesh.metadata.deletion_timestamp.is_some(),
+            ..Self::of_spec(&mesh.spec)
+        }
+    }
+
+    fn of_spec(spec: &MeshSpec) -> Self {
+        Self {
+            deleting: false,
+            trust_domain: spec.trust_domain.clone(),
+            leaf_ttl: parse_duration(&spec.identity.leaf_ttl).unwrap_or(Duration::from_secs(24 * 3600)),
+            mtls: spec.mtls.mode,
+            drain_deadline: parse_duration(&spec.ztunnel.drain_deadline).unwrap_or(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Default for MeshRecord {
+    fn default() -> Self {
+        Self::of_spec(&MeshSpec::default())
+    }
+}
+
+/// What the index keeps of an AmbientNamespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AmbientRecord {
+    /// Whether it enrolls.
+    pub enrollment: Enrollment,
+    /// Its own mTLS mode.
+    pub mtls: Option<MtlsMode>,
+    /// Its rules.
+    pub rules: Vec<AuthorizationRule>,
+    /// The operator made it, to carry the status, and nobody else has written to it: it does not enroll by itself, and goes when
+    /// the namespace's label goes.
+    pub ours: bool,
+}
+
+impl AmbientRecord {
+    /// The record of `object`.
+    pub fn of(object: &AmbientNamespace) -> Self {
+        let meta = &object.metadata;
+        let labelled = meta
+            .labels
+            .as_ref()
+            .and_then(|l| l.get(labels::MANAGED_BY))
+            .is_some_and(|v| v == labels::OPERATOR);
+        let others = meta.managed_fields.iter().flatten().any(|f| {
+            f.subresource.as_deref().is_none_or(str::is_empty)
+                && f.manager.as_deref() != Some(labels::OPERATOR)
+        });
+        Self {
+            enrollment: object.spec.enrollment,
+            mtls: object.spec.mtls.as_ref().map(|m| m.mode),
+            rules: object.spec.authorization.clone(),
+            ours: labelled && !others,
+        }
+    }
+}
+
+/// Whether `namespace` carries the label that enrolls it.
+pub(super) fn labelled(namespace: &Namespace) -> bool {
+    let labels = namespace.metadata.labels.as_ref();
+    labels
+        .and_then(|l| l.get(labels::DATAPLANE_MODE))
+        .is_some_and(|m| m == labels::DATAPLANE_MODE_AMBIENT)
+}
+
+/// Whether a namespace asks to be in the mesh.
+pub(super) fn wants(labelled: bool, object: Option<&AmbientRecord>) -> bool {
+    match object {
+        Some(object) if object.enrollment == Enrollment::None => false,
+        Some(object) if !object.ours => true,
+        _ => labelled,
+    }
+}
+
+/// Why a pod of an enrolled namespace is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// It has no network namespace of its own.
+    HostNetwork,
+    /// Label `istio.io/dataplane-mode: none`.
+    OptedOut,
+    /// A sidecar proxy has its connections already.
+    Sidecar,
+}
+
+impl Exclusion {
+    /// As the node agent is told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "HostNetwork",
+            Self::OptedOut => "OptedOut",
+            Self::Sidecar => "Sidecar",
+        }
+    }
+
+    /// Why `pod` is left alone, if it is.
+    pub fn of(pod: &PodRecord) -> Option<Self> {
+        if pod.host_network {
+            Some(Self::HostNetwork)
+        } else if pod.opted_out {
+            Some(Self::OptedOut)
+        } else if pod.sidecar {
+            Some(Self::Sidecar)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the index keeps of a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ambit_crds::labels;
+use ambit_wire::workload::WorkloadType;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{owner, probes};
+
+/// What the index keeps of a live pod. Two equal records mean the same configuration, so an event that changes nothing of it is
+/// passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRecord {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `spec.nodeName`; empty while it is not scheduled.
+    pub node: String,
+    /// `spec.serviceAccountName`.
+    pub service_account: String,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+    /// The Ready condition.
+    pub ready: bool,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.creationTimestamp`, seconds since 1970: of two pods with one address, the newer one has it.
+    pub created: i64,
+    /// Carries the capture mark.
+    pub marked: bool,
+    /// What is said to have failed, as the annotation has it.
+    pub failure: Option<String>,
+    /// Has a sidecar proxy.
+    pub sidecar: bool,
+    /// Label `istio.io/dataplane-mode: none`.
+    pub opted_out: bool,
+    /// Ports that the kubelet connects to.
+    pub probe_ports: BTreeSet<u16>,
+    /// Name of the workload (Deployment, Job, …).
+    pub workload_name: String,
+    /// Type of the workload.
+    pub workload_type: WorkloadType,
+}
+
+impl PodRecord {
+    /// The record of `pod`; `None` when it has ended (Succeeded or Failed): its address may be another's by now.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let spec = pod.spec.as_ref()?;
+        let status = pod.status.clone().unwrap_or_default();
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let annotation = |key: &str| {
+            meta.annotations
+                .as_ref()
+                .and_then(|a| a.get(key))
+                .map(String::as_str)
+        };
+        let labels = meta.labels.clone().unwrap_or_default();
+        let (workload_name, workload_type) = owner::workload(pod);
+        Some(Self {
+            uid: meta.uid.clone()?,
+            node: spec.node_name.clone().unwrap_or_default(),
+            service_account: spec
+                .service_account_name
+                .clone()
+                .filter(|s| !s.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
+            host_network: spec.host_network.unwrap_or_default(),
+            ready: status
+                .conditions
+                .iter()
+                .flatten()
+                .any(|c| c.type_ == "Ready" && c.status == "True"),
+            addresses: addresses(&status.pod_ips.unwrap_or_default(), status.pod_ip.as_deref()),
+            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            marked: annotation(labels::CAPTURE_MARK) == Some(labels::CAPTURED),
+            failure: annotation(labels::CAPTURE_FAILURE).map(str::to_owned),
+            sidecar: annotation(labels::SIDECAR_STATUS).is_some_and(|s| !s.is_empty()),
+            opted_out: labels
+                .get(labels::DATAPLANE_MODE)
+                .is_some_and(|m| m == labels::DATAPLANE_MODE_NONE),
+            probe_ports: probes::ports(pod),
+            labels,
+            workload_name,
+            workload_type,
+        })
+    }
+
+    /// Canonical name and revision, as metrics carry them.
+    pub fn canonical(&self) -> (&str, &str) {
+        let first = |keys: &[&str]| {
+            keys.iter()
+                .find_map(|k| self.labels.get(*k))
+                .filter(|v| !v.is_empty())
+                .map(String::as_str)
+        };
+        let name = first(&[labels::CANONICAL_NAME, labels::NAME, "app"]).unwrap_or(&self.workload_name);
+        let revision = first(&[labels::CANONICAL_REVISION, labels::VERSION, "version"]).unwrap_or("latest");
+        (name, revision)
+    }
+}
+
+fn addresses(all: &[k8s_openapi::api::core::v1::PodIP], first: Option<&str>) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = all.iter().filter_map(|ip| ip.ip.parse().ok()).collect();
+    if found.is_empty() {
+        found.extend(first.and_then(|ip| ip.parse::<IpAddr>().ok()));
+    }
+    found
+}

@@ -1,0 +1,168 @@
+//! What the index keeps of Services and EndpointSlices.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ambit_wire::workload::{AppProtocol, IpFamilies};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PortRecord {
+    pub(super) port: u16,
+    /// 0 when it is a name, which every endpoint resolves by itself.
+    pub(super) target: u16,
+    pub(super) protocol: AppProtocol,
+}
+
+/// What the index keeps of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRecord {
+    /// Virtual addresses; none for a headless Service.
+    pub(super) addresses: Vec<IpAddr>,
+    /// By port name (empty for the only port of a Service).
+    pub(super) ports: BTreeMap<String, PortRecord>,
+    pub(super) families: IpFamilies,
+    /// `publishNotReadyAddresses`.
+    pub(super) unready_too: bool,
+    /// `internalTrafficPolicy: Local`.
+    pub(super) local: bool,
+}
+
+impl ServiceRecord {
+    /// The record of `service`; `None` for an ExternalName, which has no endpoints.
+    pub fn of(service: &Service) -> Option<Self> {
+        let spec = service.spec.as_ref()?;
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return None;
+        }
+        let all = spec.cluster_ips.clone().unwrap_or_default();
+        let addresses = if all.is_empty() {
+            spec.cluster_ip.iter().cloned().collect()
+        } else {
+            all
+        };
+        Some(Self {
+            addresses: addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+            ports: spec
+                .ports
+                .iter()
+                .flatten()
+                .filter(|p| is_tcp(p.protocol.as_deref()))
+                .filter_map(port)
+                .collect(),
+            families: families(spec.ip_families.as_deref().unwrap_or_default()),
+            unready_too: spec.publish_not_ready_addresses.unwrap_or_default(),
+            local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        })
+    }
+}
+
+fn families(families: &[String]) -> IpFamilies {
+    match families {
+        [] => IpFamilies::Automatic,
+        [_, _, ..] => IpFamilies::Dual,
+        [one] if one == "IPv6" => IpFamilies::Ipv6Only,
+        [_] => IpFamilies::Ipv4Only,
+    }
+}
+
+fn port(port: &ServicePort) -> Option<(String, PortRecord)> {
+    let number = u16::try_from(port.port).ok()?;
+    let target = match &port.target_port {
+        None => number,
+        Some(IntOrString::Int(target)) => u16::try_from(*target).ok()?,
+        Some(IntOrString::String(_)) => 0,
+    };
+    let protocol = app_protocol(port.app_protocol.as_deref());
+    Some((
+        port.name.clone().unwrap_or_default(),
+        PortRecord {
+            port: number,
+            target,
+            protocol,
+        },
+    ))
+}
+
+fn app_protocol(name: Option<&str>) -> AppProtocol {
+    match name.map(str::to_ascii_lowercase).as_deref() {
+        Some("http" | "kubernetes.io/ws") => AppProtocol::Http11,
+        Some("http2" | "h2c" | "kubernetes.io/h2c") => AppProtocol::Http2,
+        Some("grpc" | "grpc-web") => AppProtocol::Grpc,
+        Some("tcp") => AppProtocol::Tcp,
+        Some("tls" | "https" | "kubernetes.io/wss") => AppProtocol::Tls,
+        _ => AppProtocol::Unknown,
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    matches!(protocol, None | Some("" | "TCP"))
+}
+
+/// What an EndpointSlice says of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointRecord {
+    /// Name of the pod, in the slice's namespace; `None` for an endpoint that is no pod.
+    pub pod: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, though it may be on its way out.
+    pub serving: bool,
+    /// Is on its way out.
+    pub terminating: bool,
+}
+
+/// What the index keeps of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceRecord {
+    /// Name of the Service, in the slice's namespace.
+    pub service: String,
+    /// TCP ports: name of the Service's port → number at the endpoints.
+    pub ports: BTreeMap<String, u16>,
+    /// The endpoints.
+    pub endpoints: Vec<EndpointRecord>,
+}
+
+impl SliceRecord {
+    /// The record of `slice`; `None` when it belongs to no Service or holds names instead of addresses.
+    pub fn of(slice: &EndpointSlice) -> Option<Self> {
+        let service = slice
+            .metadata
+            .labels
+            .as_ref()?
+            .get("kubernetes.io/service-name")?
+            .clone();
+        if slice.address_type == "FQDN" {
+            return None;
+        }
+        let ports = slice
+            .ports
+            .iter()
+            .flatten()
+            .filter(|p| is_tcp(p.protocol.as_deref()))
+            .filter_map(|p| Some((p.name.clone().unwrap_or_default(), u16::try_from(p.port?).ok()?)));
+        let endpoints = slice.endpoints.iter().map(|e| {
+            let conditions = e.conditions.clone().unwrap_or_default();
+            let target = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
+            // What is not said counts as ready, as the API says.
+            let ready = conditions.ready.unwrap_or(true);
+            EndpointRecord {
+                pod: target.and_then(|t| t.name.clone()),
+                addresses: e.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+                ready,
+                serving: conditions.serving.unwrap_or(ready),
+                terminating: conditions.terminating.unwrap_or_default(),
+            }
+        });
+        Some(Self {
+            service,
+            ports: ports.collect(),
+            endpoints: endpoints.collect(),
+        })
+    }
+}

@@ -1,0 +1,179 @@
+//! What the statuses say, counted from the index.
+
+use ambit_crds::{AuthorizationRule, Mode, MtlsMode};
+
+use super::{Exclusion, Index, PodRecord, authorization, build};
+
+/// A pod that should be captured and could not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFailure {
+    /// Its name.
+    pub pod: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, for a person.
+    pub message: String,
+}
+
+/// A rule and whom it protects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSummary {
+    /// Its name.
+    pub name: String,
+    /// Whether it decides.
+    pub mode: Mode,
+    /// Captured pods that it selects.
+    pub pods: usize,
+    /// Pods that it selects and that are left alone: nothing enforces it there.
+    pub excluded: usize,
+    /// What is wrong with it, when it cannot be sent.
+    pub invalid: Option<String>,
+}
+
+/// A namespace in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceSummary {
+    /// It exists and is not yet gone.
+    pub exists: bool,
+    /// It carries the label that enrolls.
+    pub labelled: bool,
+    /// It asks to be enrolled.
+    pub asks: bool,
+    /// Its pods are captured by default.
+    pub enrolled: bool,
+    /// It is one that is never enrolled.
+    pub exempt: bool,
+    /// A Mesh is there.
+    pub mesh: bool,
+    /// The mTLS mode that holds in it.
+    pub mtls: MtlsMode,
+    /// Live pods.
+    pub total: usize,
+    /// Pods that carry the capture mark and are to be captured.
+    pub captured: usize,
+    /// Pods on a node that are to be captured, and are neither yet nor have failed.
+    pub pending: usize,
+    /// Pods that are left alone.
+    pub excluded: usize,
+    /// Pods that carry the capture mark and are not to be captured.
+    pub releasing: usize,
+    /// Pods whose capture failed.
+    pub failures: Vec<PodFailure>,
+    /// The AmbientNamespace's rules.
+    pub rules: Vec<RuleSummary>,
+}
+
+/// The mesh in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshSummary {
+    /// Enrolled namespaces.
+    pub enrolled_namespaces: usize,
+    /// Pods with the capture mark.
+    pub captured: usize,
+    /// Pods whose capture failed.
+    pub failed: usize,
+    /// Namespaces that have such pods.
+    pub failing_namespaces: Vec<String>,
+}
+
+/// Splits what the annotation has, `<Reason>: <message>`.
+fn failure(text: &str) -> (String, String) {
+    match text.split_once(": ") {
+        Some((reason, message)) if !reason.contains(' ') => (reason.to_owned(), message.to_owned()),
+        _ => ("Unknown".to_owned(), text.to_owned()),
+    }
+}
+
+fn failed(pod: &PodRecord) -> Option<&str> {
+    pod.failure.as_deref().filter(|_| !pod.marked)
+}
+
+/// The counters of those rules that select `pod`.
+fn selecting<'a>(
+    rules: &'a [AuthorizationRule],
+    counters: &'a mut [RuleSummary],
+    pod: &'a PodRecord,
+) -> impl Iterator<Item = &'a mut RuleSummary> {
+    let both = rules.iter().zip(counters);
+    both.filter(|(rule, _)| authorization::selects(rule.pod_selector.as_ref(), pod))
+        .map(|(_, counter)| counter)
+}
+
+impl Index {
+    /// Namespaces that ask to be enrolled by their label.
+    pub fn asking(&self) -> Vec<String> {
+        self.labelled.iter().cloned().collect()
+    }
+
+    /// A namespace in numbers.
+    pub fn namespace_summary(&self, namespace: &str) -> NamespaceSummary {
+        let enrolled = self.is_enrolled(namespace);
+        let mut summary = NamespaceSummary {
+            exists: self.existing.contains(namespace),
+            labelled: self.labelled.contains(namespace),
+            asks: self.asks(namespace),
+            enrolled,
+            exempt: self.is_exempt(namespace),
+            mesh: self.active_mesh().is_some(),
+            mtls: self.mtls(namespace),
+            ..NamespaceSummary::default()
+        };
+        let object = self.ambient.get(namespace);
+        let rules = object.map(|a| a.rules.as_slice()).unwrap_or_default();
+        summary.rules = rules
+            .iter()
+            .map(|r| RuleSummary {
+                name: r.name.clone(),
+                mode: r.mode,
+                pods: 0,
+                excluded: 0,
+                invalid: authorization::encode(namespace, r).err().map(|e| e.to_string()),
+            })
+            .collect();
+        for (key, pod) in self.pods_in(namespace) {
+            summary.total += 1;
+            if !build::wanted(enrolled, pod) {
+                summary.releasing += usize::from(pod.marked);
+                if enrolled && Exclusion::of(pod).is_some() {
+                    summary.excluded += 1;
+                    for counted in selecting(rules, &mut summary.rules, pod) {
+                        counted.excluded += 1;
+                    }
+                }
+            } else if pod.marked {
+                summary.captured += 1;
+                for counted in selecting(rules, &mut summary.rules, pod) {
+                    counted.pods += 1;
+                }
+            } else if let Some(text) = failed(pod) {
+                let (reason, message) = failure(text);
+                summary.failures.push(PodFailure {
+                    pod: key.name.clone(),
+                    reason,
+                    message,
+                });
+            } else if !pod.node.is_empty() {
+                summary.pending += 1;
+            }
+        }
+        summary
+    }
+
+    /// The mesh in numbers.
+    pub fn mesh_summary(&self) -> MeshSummary {
+        let mut summary = MeshSummary {
+            enrolled_namespaces: self.existing.iter().filter(|n| self.is_enrolled(n)).count(),
+            ..MeshSummary::default()
+        };
+        for (key, pod) in &self.pods {
+            summary.captured += usize::from(pod.marked);
+            if failed(pod).is_some() && build::wanted(self.is_enrolled(&key.namespace), pod) {
+                summary.failed += 1;
+                if summary.failing_namespaces.last() != Some(&key.namespace) {
+                    summary.failing_namespaces.push(key.namespace.clone());
+                }
+            }
+        }
+        summary
+    }
+}

@@ -1,0 +1,137 @@
+use super::*;
+
+#[test]
+fn every_pod_of_a_node_is_sent_and_says_why_it_is_left_alone() {
+    let mut world = World::enrolled();
+    world.pod(&pod("plain", "10.0.0.1"));
+    world.pod(&with(
+        pod("host", "192.168.0.1"),
+        "/spec/hostNetwork",
+        json!(true),
+    ));
+    world.pod(&with(
+        pod("out", "10.0.0.2"),
+        "/metadata/labels/istio.io~1dataplane-mode",
+        json!("none"),
+    ));
+    world.pod(&with(
+        pod("side", "10.0.0.3"),
+        "/metadata/annotations/sidecar.istio.io~1status",
+        json!("{}"),
+    ));
+    world.pod(&with(pod("waiting", ""), "/status", json!({"phase": "Pending"})));
+    let got: Vec<_> = ["plain", "host", "out", "side", "waiting"]
+        .map(|n| world.capture(&format!("u-{n}")).unwrap())
+        .map(|c| (c.capture, c.reason.as_str()))
+        .into();
+    assert_eq!(
+        got,
+        [
+            (true, ""),
+            (false, "HostNetwork"),
+            (false, "OptedOut"),
+            (false, "Sidecar"),
+            (true, "")
+        ]
+    );
+
+    let summary = world.index.namespace_summary("shop");
+    assert_eq!(
+        (summary.total, summary.captured, summary.pending, summary.excluded),
+        (5, 0, 2, 3)
+    );
+    // Outside of the mesh there is no reason to give.
+    world.namespace("shop", None);
+    assert_eq!(world.capture("u-host").unwrap().reason, "");
+    assert_eq!(world.index.namespace_summary("shop").excluded, 0);
+}
+
+#[test]
+fn a_pod_is_sent_to_its_node_once_it_has_one_and_until_it_ends() {
+    let mut world = World::enrolled();
+    world.pod(&with(pod("a", "10.0.0.1"), "/spec/nodeName", json!("")));
+    assert!(world.captures.is_empty());
+    world.pod(&pod("a", "10.0.0.1"));
+    let sent = &world.captures[&("n1".to_owned(), "u-a".to_owned())];
+    assert_eq!(
+        (
+            sent.name.as_str(),
+            sent.namespace.as_str(),
+            sent.service_account.as_str()
+        ),
+        ("a", "shop", "cart")
+    );
+    assert_eq!(sent.addresses, ["10.0.0.1"]);
+    // The same name again, on another node: a StatefulSet's.
+    let again = with(
+        with(pod("a", "10.0.0.9"), "/metadata/uid", json!("u-2")),
+        "/spec/nodeName",
+        json!("n2"),
+    );
+    world.pod(&again);
+    assert_eq!(
+        world.captures.keys().cloned().collect::<Vec<_>>(),
+        [("n2".to_owned(), "u-2".to_owned())]
+    );
+    assert!(world.index.pod("u-a").is_none());
+    world.pod(&with(again, "/status/phase", json!("Succeeded")));
+    assert!(world.captures.is_empty());
+}
+
+#[test]
+fn ports_the_kubelet_connects_to() {
+    let containers = json!([
+        {
+            "name": "c",
+            "ports": [{"name": "web", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"port": "web", "path": "/"}},
+            "livenessProbe": {"tcpSocket": {"port": 9000}},
+            "startupProbe": {"grpc": {"port": 9001}},
+            "lifecycle": {"postStart": {"httpGet": {"port": 9002}}, "preStop": {"exec": {"command": ["x"]}}},
+        },
+        {"name": "elsewhere", "livenessProbe": {"httpGet": {"port": 1, "host": "127.0.0.1"}}},
+        {"name": "quoted", "livenessProbe": {"httpGet": {"port": "9003"}}},
+        {"name": "unknown", "livenessProbe": {"httpGet": {"port": "nowhere"}}},
+        {"name": "exec", "livenessProbe": {"exec": {"command": ["x"]}}},
+    ]);
+    let sidecar =
+        json!([{"name": "s", "restartPolicy": "Always", "startupProbe": {"tcpSocket": {"port": 9004}}}]);
+    let mut world = World::enrolled();
+    let value = with(pod("a", "10.0.0.1"), "/spec/containers", containers);
+    world.pod(&with(value, "/spec/initContainers", sidecar));
+    assert_eq!(
+        world.capture("u-a").unwrap().probe_ports,
+        [8080, 9000, 9001, 9002, 9003, 9004]
+    );
+}
+
+#[test]
+fn what_failed_is_counted_until_the_pod_is_captured() {
+    let mut world = World::enrolled();
+    let failed = with(
+        pod("a", "10.0.0.1"),
+        "/metadata/annotations/ambit.dev~1capture-failure",
+        json!("NetnsNotFound: no sandbox: is containerd running?"),
+    );
+    world.pod(&failed);
+    let summary = world.index.namespace_summary("shop");
+    assert_eq!(
+        summary.failures,
+        [PodFailure {
+            pod: "a".to_owned(),
+            reason: "NetnsNotFound".to_owned(),
+            message: "no sandbox: is containerd running?".to_owned(),
+        }]
+    );
+    assert_eq!(world.index.mesh_summary().failing_namespaces, ["shop"]);
+    world.pod(&marked(failed));
+    let summary = world.index.namespace_summary("shop");
+    assert_eq!(
+        (summary.captured, summary.failures.len(), summary.pending),
+        (1, 0, 0)
+    );
+    assert_eq!(world.index.mesh_summary().captured, 1);
+    // Un-labelled, the mark stays until the node has released it.
+    world.namespace("shop", None);
+    assert_eq!(world.index.namespace_summary("shop").releasing, 1);
+}

@@ -1,0 +1,108 @@
+use super::*;
+
+/// (label, AmbientNamespace spec, enrolled)
+#[test]
+fn label_or_object_enrolls_and_none_excludes() {
+    let cases = [
+        (None, None, false),
+        (Some("ambient"), None, true),
+        (Some("none"), None, false),
+        (None, Some(json!({"enrollment": "Ambient"})), true),
+        (None, Some(json!({})), true),
+        (Some("ambient"), Some(json!({"enrollment": "None"})), false),
+        (Some("none"), Some(json!({"enrollment": "Ambient"})), true),
+    ];
+    for (label, object, enrolled) in cases {
+        let mut world = World::empty();
+        world.mesh(json!({}));
+        world.namespace("shop", label);
+        if let Some(spec) = &object {
+            world.ambient("shop", spec.clone());
+        }
+        world.pod(&pod("a", "10.0.0.1"));
+        let case = format!("label {label:?}, object {object:?}");
+        assert_eq!(world.enrolled.contains_key("shop"), enrolled, "{case}");
+        assert_eq!(world.capture("u-a").unwrap().capture, enrolled, "{case}");
+    }
+}
+
+#[test]
+fn the_operators_own_object_does_not_enroll_until_somebody_else_writes_to_it() {
+    let mut world = World::empty();
+    world.mesh(json!({}));
+    world.namespace("shop", None);
+    let ours = |managers: Value| {
+        json!({
+            "metadata": {
+                "name": "ambient", "namespace": "shop",
+                "labels": {"app.kubernetes.io/managed-by": "ambit-operator"}, "managedFields": managers,
+            },
+            "spec": {"enrollment": "Ambient"},
+        })
+    };
+    let status = json!({"manager": "other", "subresource": "status"});
+    world.ambient_object(ours(json!([{"manager": "ambit-operator"}, status])));
+    assert!(!world.index.is_enrolled("shop"));
+    world.ambient_object(ours(
+        json!([{"manager": "ambit-operator"}, {"manager": "kubectl"}]),
+    ));
+    assert!(world.index.is_enrolled("shop"));
+}
+
+#[test]
+fn system_namespaces_are_never_enrolled() {
+    let mut world = World::empty();
+    world.mesh(json!({}));
+    for name in ["kube-system", "ambit-system"] {
+        world.namespace(name, Some("ambient"));
+        world.ambient(name, json!({}));
+        assert!(!world.index.is_enrolled(name), "{name}");
+        let summary = world.index.namespace_summary(name);
+        assert!(summary.exempt && summary.asks && !summary.enrolled);
+    }
+    assert!(world.enrolled.is_empty());
+}
+
+#[test]
+fn without_a_mesh_nothing_is_captured_and_a_deleted_one_releases_all() {
+    let mut world = World::empty();
+    world.namespace("shop", Some("ambient"));
+    world.pod(&marked(pod("a", "10.0.0.1")));
+    assert!(!world.capture("u-a").unwrap().capture);
+    assert!(world.node_config.uninstall);
+
+    world.mesh(json!({"ztunnel": {"drainDeadline": "90s"}, "trustDomain": "td"}));
+    assert!(world.capture("u-a").unwrap().capture);
+    assert_eq!(
+        world.node_config,
+        agent::NodeConfig {
+            uninstall: false,
+            drain_deadline_seconds: 90,
+            trust_domain: "td".to_owned()
+        }
+    );
+    assert_eq!(world.workload("a").unwrap().trust_domain, "td");
+
+    let deleting = MeshRecord {
+        deleting: true,
+        ..world.index.mesh.clone().unwrap()
+    };
+    world.index.set_mesh(Some(deleting));
+    world.flush();
+    assert!(!world.capture("u-a").unwrap().capture);
+    assert!(world.node_config.uninstall);
+    assert!(world.enrolled.is_empty());
+    assert_eq!(
+        world.workload("a").unwrap().tunnel_protocol().as_str_name(),
+        "NONE"
+    );
+}
+
+#[test]
+fn a_namespace_that_is_gone_is_not_enrolled() {
+    let mut world = World::enrolled();
+    assert!(world.enrolled.contains_key("shop"));
+    world.index.set_namespace("shop", None);
+    world.flush();
+    assert!(world.enrolled.is_empty());
+}

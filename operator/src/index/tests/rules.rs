@@ -1,0 +1,151 @@
+use super::*;
+use security::string_match::MatchType;
+use security::{Action, Scope};
+
+fn rule_of(world: &World, name: &str) -> security::Authorization {
+    world.authorizations[&format!("shop/{name}")].clone()
+}
+
+#[test]
+fn strict_mtls_is_an_authorization_that_pods_name() {
+    let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
+    let strict = &world.authorizations["ambit-system/strict-mtls"];
+    assert_eq!(
+        (strict.scope(), strict.action()),
+        (Scope::WorkloadSelector, Action::Deny)
+    );
+    let deny = &strict.rules[0].clauses[0].matches[0];
+    assert_eq!(deny.not_principals[0].match_type, Some(MatchType::Presence(())));
+
+    // (the Mesh's, the namespace's, strict in force)
+    for (mesh, namespace, expected) in [
+        ("Permissive", None, false),
+        ("Strict", None, true),
+        ("Strict", Some("Permissive"), false),
+        ("Permissive", Some("Strict"), true),
+    ] {
+        world.mesh(json!({"mtls": {"mode": mesh}}));
+        world.ambient(
+            "shop",
+            namespace.map_or(json!({}), |m| json!({"mtls": {"mode": m}})),
+        );
+        let named = &world.workload("a").unwrap().authorization_policies;
+        let got = named.contains(&"ambit-system/strict-mtls".to_owned());
+        assert_eq!(got, expected, "mesh {mesh}, namespace {namespace:?}");
+    }
+    // A pod that is left alone is not protected, and must not look so.
+    world.mesh(json!({"mtls": {"mode": "Strict"}}));
+    world.ambient("shop", json!({}));
+    world.pod(&with(pod("a", "10.0.0.1"), "/spec/hostNetwork", json!(true)));
+    assert!(world.workload("a").unwrap().authorization_policies.is_empty());
+}
+
+#[test]
+fn a_rule_on_the_wire() {
+    let mut world = World::enrolled();
+    world.ambient(
+        "shop",
+        json!({"authorization": [{
+            "name": "r", "action": "Deny", "mode": "Audit", "ports": [80, 443],
+            "from": [
+                {"principals": ["cluster.local/ns/a/sa/b", "cluster.local/ns/a/*", "*/sa/b", "*"], "namespaces": ["x"]},
+                {"ipBlocks": ["10.1.2.3/16", "fd00::1"]},
+            ],
+        }]}),
+    );
+    let sent = rule_of(&world, "r");
+    assert_eq!(
+        (sent.scope(), sent.action(), sent.dry_run),
+        (Scope::Namespace, Action::Deny, true)
+    );
+    let clauses = &sent.rules[0].clauses;
+    // From one of two callers, and to one of two ports.
+    assert_eq!(clauses.len(), 2);
+    assert_eq!(clauses[1].matches[0].destination_ports, [80, 443]);
+    let [identities, addresses] = clauses[0].matches.as_slice() else {
+        panic!("two callers")
+    };
+    let kinds: Vec<_> = identities
+        .principals
+        .iter()
+        .map(|p| p.match_type.clone().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            MatchType::Exact("cluster.local/ns/a/sa/b".to_owned()),
+            MatchType::Prefix("cluster.local/ns/a/".to_owned()),
+            MatchType::Suffix("/sa/b".to_owned()),
+            MatchType::Presence(()),
+        ]
+    );
+    assert_eq!(identities.namespaces.len(), 1);
+    assert_eq!(
+        (
+            addresses.source_ips[0].address.as_slice(),
+            addresses.source_ips[0].length
+        ),
+        (&[10, 1, 0, 0][..], 16)
+    );
+    assert_eq!(
+        (
+            addresses.source_ips[1].address.len(),
+            addresses.source_ips[1].length
+        ),
+        (16, 128)
+    );
+    // What is sent is what the proxies understand.
+    assert!(ambit_policy::Policy::try_from(sent).is_ok());
+}
+
+#[test]
+fn a_selecting_rule_is_named_by_the_pods_it_selects() {
+    let mut world = World::enrolled();
+    world.pod(&marked(pod("a", "10.0.0.1")));
+    world.pod(&marked(pod("b", "10.0.0.2")));
+    let rule =
+        json!({"name": "r", "action": "Allow", "ports": [80], "podSelector": {"matchLabels": {"app": "a"}}});
+    world.ambient("shop", json!({"authorization": [rule]}));
+    assert_eq!(rule_of(&world, "r").scope(), Scope::WorkloadSelector);
+    assert_eq!(world.workload("a").unwrap().authorization_policies, ["shop/r"]);
+    assert!(world.workload("b").unwrap().authorization_policies.is_empty());
+    let summary = world.index.namespace_summary("shop");
+    assert_eq!((summary.rules[0].name.as_str(), summary.rules[0].pods), ("r", 1));
+    // The pod's labels change.
+    world.pod(&with(
+        marked(pod("b", "10.0.0.2")),
+        "/metadata/labels/app",
+        json!("a"),
+    ));
+    assert_eq!(world.workload("b").unwrap().authorization_policies, ["shop/r"]);
+    // The rule goes.
+    world.ambient("shop", json!({}));
+    assert!(!world.authorizations.contains_key("shop/r"));
+    assert!(world.workload("a").unwrap().authorization_policies.is_empty());
+}
+
+#[test]
+fn rules_hold_only_in_enrolled_namespaces() {
+    let mut world = World::enrolled();
+    let rule = json!({"name": "r", "action": "Deny", "ports": [80]});
+    world.ambient("shop", json!({"authorization": [rule]}));
+    assert!(world.authorizations.contains_key("shop/r"));
+    world.ambient("shop", json!({"enrollment": "None", "authorization": [rule]}));
+    assert!(!world.authorizations.contains_key("shop/r"));
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_leaves_the_last_good_one_in_force() {
+    let mut world = World::enrolled();
+    let rule = |block: &str| json!({"authorization": [{"name": "r", "action": "Deny", "from": [{"ipBlocks": [block]}]}]});
+    world.ambient("shop", rule("10.0.0.0/8"));
+    let good = rule_of(&world, "r");
+    world.ambient("shop", rule("ten"));
+    assert_eq!(rule_of(&world, "r"), good);
+    let invalid = world.index.namespace_summary("shop").rules[0]
+        .invalid
+        .clone()
+        .unwrap();
+    assert!(invalid.contains("\"ten\" is neither"), "{invalid}");
+}

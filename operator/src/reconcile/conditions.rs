@@ -1,0 +1,143 @@
+//! Conditions of a status.
+
+use ambit_crds::labels;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+/// Longest message that the API takes, in bytes.
+const LONGEST: usize = 32_768;
+
+/// What a status says of its object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// All is as the spec says.
+    pub(super) ready: bool,
+    /// Something is being changed.
+    pub(super) progressing: bool,
+    /// A person should look.
+    pub(super) degraded: bool,
+    /// Why, in one word: the reason of Ready, and of the others where they are true.
+    pub(super) reason: &'static str,
+    /// Why, and what to do.
+    pub(super) message: String,
+}
+
+impl Finding {
+    /// All is well.
+    pub(super) fn ready(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            ready: true,
+            progressing: false,
+            degraded: false,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// On the way.
+    pub(super) fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            ready: false,
+            progressing: true,
+            degraded: false,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// Needs a person.
+    pub(super) fn degraded(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            ready: false,
+            progressing: false,
+            degraded: true,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The conditions, of `generation`. A condition whose status stays keeps its time.
+    pub(super) fn conditions(&self, before: &[Condition], generation: Option<i64>) -> Vec<Condition> {
+        let all = [
+            (labels::CONDITION_READY, self.ready, ""),
+            (labels::CONDITION_PROGRESSING, self.progressing, "Settled"),
+            (labels::CONDITION_DEGRADED, self.degraded, "AsExpected"),
+        ];
+        all.into_iter()
+            .map(|(kind, holds, otherwise)| {
+                let status = if holds { "True" } else { "False" };
+                let told = holds || otherwise.is_empty();
+                let same = before.iter().find(|c| c.type_ == kind && c.status == status);
+                Condition {
+                    type_: kind.to_owned(),
+                    status: status.to_owned(),
+                    reason: if told { self.reason } else { otherwise }.to_owned(),
+                    message: if told {
+                        shortened(&self.message)
+                    } else {
+                        String::new()
+                    },
+                    observed_generation: generation,
+                    last_transition_time: same
+                        .map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone()),
+                }
+            })
+            .collect()
+    }
+}
+
+fn shortened(message: &str) -> String {
+    let mut end = message.len().min(LONGEST);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_its_time_while_its_status_stays() {
+        let old = Finding::progressing("RollingOut", "1 of 2").conditions(&[], Some(1));
+        let old: Vec<_> = old
+            .into_iter()
+            .map(|c| Condition {
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+                ..c
+            })
+            .collect();
+        let new = Finding::degraded("PodsFailing", "x").conditions(&old, Some(2));
+        let changed: Vec<_> = new
+            .iter()
+            .map(|c| {
+                (
+                    c.type_.as_str(),
+                    c.status.as_str(),
+                    c.last_transition_time.0 != Timestamp::UNIX_EPOCH,
+                )
+            })
+            .collect();
+        assert_eq!(
+            changed,
+            [
+                ("Ready", "False", false),
+                ("Progressing", "False", true),
+                ("Degraded", "True", true)
+            ]
+        );
+        assert!(new.iter().all(|c| c.observed_generation == Some(2)));
+        assert_eq!(
+            (new[0].reason.as_str(), new[1].reason.as_str()),
+            ("PodsFailing", "Settled")
+        );
+    }
+
+    #[test]
+    fn long_messages_end_at_a_character() {
+        let text = "é".repeat(LONGEST);
+        let finding = Finding::ready("R", text);
+        assert!(finding.conditions(&[], None)[0].message.len() <= LONGEST);
+    }
+}

@@ -1,0 +1,60 @@
+//! Deletes the Mesh and waits until it is gone: the chart runs this before it removes the operator.
+
+use std::time::{Duration, Instant};
+
+use ambit_crds::{Mesh, labels};
+use kube::api::DeleteParams;
+use kube::{Api, Client};
+use tracing::info;
+
+use crate::reconcile::{ReconcileError, is_not_found};
+
+/// Why the Mesh is not gone.
+#[derive(Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// The API server refused or did not answer.
+    #[error(transparent)]
+    Api(#[from] ReconcileError),
+    /// It took too long.
+    #[error("the Mesh was not gone after {0:?}: {1}")]
+    Timeout(Duration, String),
+}
+
+/// Deletes the Mesh, if there is one, and waits for at most `timeout` until every node has been cleared and it is gone.
+///
+/// # Errors
+/// When the API server refuses, or time is up; then the Mesh goes on being deleted.
+pub async fn uninstall(client: Client, timeout: Duration) -> Result<(), UninstallError> {
+    let api: Api<Mesh> = Api::all(client);
+    match api.delete(labels::MESH, &DeleteParams::default()).await {
+        Ok(_) => {}
+        // Also when the kind itself is not there.
+        Err(error) if is_not_found(&error) => {
+            info!("there is no Mesh");
+            return Ok(());
+        }
+        Err(error) => return Err(ReconcileError::api("deleting the Mesh")(error).into()),
+    }
+    let begin = Instant::now();
+    let mut said = String::new();
+    loop {
+        let mesh = api
+            .get_opt(labels::MESH)
+            .await
+            .map_err(ReconcileError::api("reading the Mesh"))?;
+        let Some(mesh) = mesh else {
+            info!("the Mesh is gone");
+            return Ok(());
+        };
+        let conditions = mesh.status.map(|s| s.conditions).unwrap_or_default();
+        let now = conditions.first().map(|c| c.message.clone()).unwrap_or_default();
+        if begin.elapsed() > timeout {
+            return Err(UninstallError::Timeout(timeout, now));
+        }
+        if now != said {
+            info!(progress = %now, "waiting for the Mesh to go");
+            said = now;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

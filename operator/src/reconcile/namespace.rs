@@ -1,0 +1,263 @@
+//! AmbientNamespaces: made where only the label enrolls, and kept up to date.
+
+mod status;
+
+use std::sync::Arc;
+
+use ambit_crds::{AmbientNamespace, labels};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::events::EventType;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tracing::{debug, info};
+
+use super::conditions::Finding;
+use super::mesh::status_patch;
+use super::recorder::Events;
+use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found};
+use crate::index::{AmbientRecord, NamespaceSummary, SharedIndex};
+
+/// Reconciles AmbientNamespaces.
+#[derive(Clone)]
+pub(super) struct NamespaceReconciler {
+    client: Client,
+    index: Arc<SharedIndex>,
+    objects: Arc<Objects>,
+    events: Events,
+}
+
+/// What is to be done about a namespace's object.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Create,
+    Delete,
+    Status,
+    Nothing,
+}
+
+fn step(summary: &NamespaceSummary, object: Option<&AmbientRecord>) -> Step {
+    match object {
+        None if summary.exists && summary.labelled && summary.mesh => Step::Create,
+        None => Step::Nothing,
+        // It says what is left to release, until nothing is.
+        Some(object) if object.ours && !(summary.labelled && summary.mesh) && summary.releasing == 0 => {
+            Step::Delete
+        }
+        Some(_) => Step::Status,
+    }
+}
+
+impl NamespaceReconciler {
+    pub(super) fn new(
+        client: Client,
+        index: Arc<SharedIndex>,
+        objects: Arc<Objects>,
+        events: Events,
+    ) -> Self {
+        Self {
+            client,
+            index,
+            objects,
+            events,
+        }
+    }
+
+    /// One pass over one namespace.
+    pub(super) async fn reconcile(&self, namespace: &str) -> Result<(), ReconcileError> {
+        let object = self.objects.ambient(namespace);
+        let record = object.as_deref().map(AmbientRecord::of);
+        let summary = self.index.read(|index| index.namespace_summary(namespace));
+        match (step(&summary, record.as_ref()), object) {
+            (Step::Create, _) => self.create(namespace).await,
+            (Step::Delete, Some(object)) => self.delete(namespace, &object).await,
+            (Step::Status, Some(object)) => self.write_status(namespace, &object, &summary).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn api(&self, namespace: &str) -> Api<AmbientNamespace> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn create(&self, namespace: &str) -> Result<(), ReconcileError> {
+        let name = labels::AMBIENT_NAMESPACE;
+        let object = json!({
+            "apiVersion": "ambit.dev/v1alpha1", "kind": "AmbientNamespace",
+            "metadata": {"name": name, "namespace": namespace, "labels": {labels::MANAGED_BY: labels::OPERATOR}},
+            "spec": {"enrollment": "Ambient"},
+        });
+        match self
+            .api(namespace)
+            .patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&object))
+            .await
+        {
+            Ok(_) => {}
+            // The namespace is on its way out, or the object was made by somebody else meanwhile.
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {
+                debug!(%namespace, error = %status.message, "no AmbientNamespace was made");
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(ReconcileError::api(format!("AmbientNamespace of {namespace}"))(
+                    error,
+                ));
+            }
+        }
+        info!(%namespace, "enrolled by its label");
+        self.tell(
+            namespace,
+            "Enrolled",
+            "the label enrolls it: its pods are captured without a restart",
+        )
+        .await;
+        Ok(())
+    }
+
+    async fn delete(&self, namespace: &str, object: &AmbientNamespace) -> Result<(), ReconcileError> {
+        if object.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        // This very state of it: what somebody else has written to meanwhile is theirs.
+        let preconditions = Preconditions {
+            uid: object.uid(),
+            resource_version: object.resource_version(),
+        };
+        let parameters = DeleteParams {
+            preconditions: Some(preconditions),
+            ..Default::default()
+        };
+        match self.api(namespace).delete(&object.name_any(), &parameters).await {
+            Ok(_) => {}
+            Err(error) if is_not_found(&error) || is_conflict(&error) => return Ok(()),
+            Err(error) => {
+                return Err(ReconcileError::api(format!("AmbientNamespace of {namespace}"))(
+                    error,
+                ));
+            }
+        }
+        info!(%namespace, "no longer enrolled");
+        self.tell(namespace, "Unenrolled", "its pods are out of the mesh")
+            .await;
+        Ok(())
+    }
+
+    async fn write_status(
+        &self,
+        namespace: &str,
+        object: &AmbientNamespace,
+        summary: &NamespaceSummary,
+    ) -> Result<(), ReconcileError> {
+        let finding = status::finding(summary);
+        let status = status::status(object, summary, &finding);
+        if object.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let name = object.name_any();
+        let patch = status_patch("AmbientNamespace", &name, Some(namespace), &status)?;
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        match self
+            .api(namespace)
+            .patch_status(&name, &parameters, &Patch::Apply(&patch))
+            .await
+        {
+            Ok(_) => {}
+            Err(error) if is_not_found(&error) => return Ok(()),
+            Err(error) => {
+                return Err(ReconcileError::api(format!("status of {namespace}/{name}"))(
+                    error,
+                ));
+            }
+        }
+        self.tell_change(object, &finding).await;
+        Ok(())
+    }
+
+    /// An Event on the object where the reason is another than before.
+    async fn tell_change(&self, object: &AmbientNamespace, finding: &Finding) {
+        let before = object
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.first())
+            .map(|c| c.reason.as_str());
+        if before != Some(finding.reason) {
+            let kind = if finding.degraded {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            self.events
+                .publish(object, kind, finding.reason, &finding.message)
+                .await;
+        }
+    }
+
+    /// An Event on the namespace, which stands in it.
+    async fn tell(&self, namespace: &str, reason: &str, note: &str) {
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Namespace".to_owned()),
+            name: Some(namespace.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..Default::default()
+        };
+        self.events
+            .publish_on(&reference, EventType::Normal, reason, note)
+            .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(ours: bool) -> AmbientRecord {
+        AmbientRecord {
+            enrollment: ambit_crds::Enrollment::Ambient,
+            mtls: None,
+            rules: Vec::new(),
+            ours,
+        }
+    }
+
+    #[test]
+    fn an_object_of_ours_follows_the_label() {
+        let labelled = NamespaceSummary {
+            exists: true,
+            labelled: true,
+            mesh: true,
+            ..Default::default()
+        };
+        let plain = NamespaceSummary {
+            labelled: false,
+            ..labelled.clone()
+        };
+        let releasing = NamespaceSummary {
+            releasing: 2,
+            ..plain.clone()
+        };
+        let meshless = NamespaceSummary {
+            mesh: false,
+            ..labelled.clone()
+        };
+        let gone = NamespaceSummary {
+            exists: false,
+            ..labelled.clone()
+        };
+        let (ours, theirs) = (record(true), record(false));
+        for (summary, object, expected) in [
+            (&labelled, None, Step::Create),
+            (&gone, None, Step::Nothing),
+            (&plain, None, Step::Nothing),
+            (&meshless, None, Step::Nothing),
+            (&labelled, Some(&ours), Step::Status),
+            (&plain, Some(&ours), Step::Delete),
+            (&releasing, Some(&ours), Step::Status),
+            (&meshless, Some(&ours), Step::Delete),
+            (&plain, Some(&theirs), Step::Status),
+            (&meshless, Some(&theirs), Step::Status),
+        ] {
+            assert_eq!(step(summary, object), expected, "{summary:?} {object:?}");
+        }
+    }
+}

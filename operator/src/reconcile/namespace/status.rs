@@ -1,0 +1,146 @@
+//! What an AmbientNamespace's status says.
+
+use ambit_crds::{
+    AmbientNamespace, AmbientNamespaceStatus, EnforcedRule, FailedPod, MtlsMode, NamespacePods, labels,
+};
+
+use crate::index::{NamespaceSummary, RuleSummary};
+use crate::reconcile::conditions::Finding;
+use crate::reconcile::mesh::count;
+
+/// Most failures that a status lists.
+const LISTED: usize = 20;
+
+/// What is to be said of a namespace.
+pub(super) fn finding(summary: &NamespaceSummary) -> Finding {
+    let to_capture = summary.captured + summary.pending + summary.failures.len();
+    if summary.enrolled {
+        return enrolled(summary, to_capture);
+    }
+    if summary.releasing > 0 {
+        return Finding::progressing(
+            "Releasing",
+            format!("{} pods are yet to be released", summary.releasing),
+        );
+    }
+    if summary.asks && summary.exempt {
+        let message = "this namespace is never enrolled: capturing its pods could keep nodes from starting";
+        return Finding::degraded("NeverEnrolled", message);
+    }
+    if summary.asks && !summary.mesh {
+        let message = format!("there is no Mesh: create the one named `{}`", labels::MESH);
+        return Finding::degraded("NoMesh", message);
+    }
+    let unenforced: Vec<_> = summary.rules.iter().map(|r| r.name.as_str()).collect();
+    if !unenforced.is_empty() {
+        let message = format!(
+            "the namespace is not enrolled, so nothing enforces: {}",
+            unenforced.join(", ")
+        );
+        return Finding {
+            ready: true,
+            ..Finding::degraded("RulesNotEnforced", message)
+        };
+    }
+    Finding::ready("NotEnrolled", "the namespace's pods are left alone")
+}
+
+fn enrolled(summary: &NamespaceSummary, to_capture: usize) -> Finding {
+    let captured = format!("{} of {to_capture} pods are captured", summary.captured);
+    if let Some(first) = summary.failures.first() {
+        let message = format!(
+            "{} of {to_capture} pods could not be captured, and will be tried again; the first is {}: {}: {}",
+            summary.failures.len(),
+            first.pod,
+            first.reason,
+            first.message
+        );
+        return Finding {
+            progressing: summary.pending > 0,
+            ..Finding::degraded("CaptureFailed", message)
+        };
+    }
+    if let Some((name, why)) = summary
+        .rules
+        .iter()
+        .find_map(|r| Some((&r.name, r.invalid.as_ref()?)))
+    {
+        let message = format!("rule {name} cannot be read, and what it was before stays in force: {why}");
+        return Finding::degraded("RuleInvalid", message);
+    }
+    if summary.releasing > 0 {
+        return Finding::progressing(
+            "Releasing",
+            format!("{captured}, and {} are yet to be released", summary.releasing),
+        );
+    }
+    if summary.pending > 0 {
+        return Finding::progressing("Capturing", captured);
+    }
+    if let Some(rule) = summary.rules.iter().find(|r| r.excluded > 0) {
+        let message = format!(
+            "rule {} selects {} pods that are left alone (host network, sidecar, or opted out): nothing enforces it there",
+            rule.name, rule.excluded
+        );
+        return Finding {
+            ready: true,
+            ..Finding::degraded("RulesNotEnforced", message)
+        };
+    }
+    if to_capture == 0 {
+        return Finding::ready("Enrolled", "pods are captured as they come");
+    }
+    Finding::ready("Captured", captured)
+}
+
+/// The whole status of `object`.
+pub(super) fn status(
+    object: &AmbientNamespace,
+    summary: &NamespaceSummary,
+    finding: &Finding,
+) -> AmbientNamespaceStatus {
+    let before = object
+        .status
+        .as_ref()
+        .map(|s| s.conditions.as_slice())
+        .unwrap_or_default();
+    let generation = object.metadata.generation;
+    let failures = summary.failures.iter().take(LISTED).map(|f| FailedPod {
+        pod: f.pod.clone(),
+        reason: f.reason.clone(),
+        message: f.message.clone(),
+    });
+    let omitted = summary.failures.len().saturating_sub(LISTED);
+    let mode = match (summary.enrolled, summary.mtls) {
+        (false, _) => "Disabled",
+        (true, MtlsMode::Permissive) => "Permissive",
+        (true, MtlsMode::Strict) => "Strict",
+    };
+    AmbientNamespaceStatus {
+        conditions: finding.conditions(before, generation),
+        observed_generation: generation,
+        mtls_mode: Some(mode.to_owned()),
+        pods: Some(NamespacePods {
+            total: count(summary.total),
+            captured: count(summary.captured),
+            failed: count(summary.failures.len()),
+            excluded: count(summary.excluded),
+        }),
+        failures: failures.collect(),
+        failures_omitted: (omitted > 0).then(|| count(omitted)),
+        rules: summary.rules.iter().map(|r| rule(r, summary.enrolled)).collect(),
+    }
+}
+
+fn rule(rule: &RuleSummary, enrolled: bool) -> EnforcedRule {
+    let enforced = enrolled && rule.pods > 0;
+    EnforcedRule {
+        name: rule.name.clone(),
+        mode: rule.mode,
+        enforced_by: if enforced { "ztunnel" } else { "nothing" }.to_owned(),
+        pods: count(rule.pods),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! Records what agents report, on the pods; and Kubernetes Events.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ambit_crds::labels;
+use ambit_wire::agent::{CaptureState, NodeState, PodReport};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::{self, EventType, Reporter};
+use kube::{Api, Client, Resource};
+use serde_json::json;
+use tracing::{debug, info, warn};
+
+use super::{FIELD_MANAGER, is_conflict, is_not_found};
+use crate::control::{AgentPod, CaptureSink, PodInfo, RecordError};
+use crate::index::SharedIndex;
+
+/// Longest failure that is written on a pod, in bytes.
+const LONGEST_FAILURE: usize = 1024;
+/// Pods whose last record is remembered, before those that are gone are swept out.
+const REMEMBERED: usize = 4096;
+
+/// Publishes Kubernetes Events. One that cannot be published is logged, and no error.
+#[derive(Clone)]
+pub(super) struct Events {
+    recorder: events::Recorder,
+}
+
+impl Events {
+    pub(super) fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter {
+            controller: "ambit.dev/operator".to_owned(),
+            instance: Some(identity.to_owned()),
+        };
+        Self {
+            recorder: events::Recorder::new(client, reporter),
+        }
+    }
+
+    /// About `object`.
+    pub(super) async fn publish<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        kind: EventType,
+        reason: &str,
+        note: &str,
+    ) {
+        self.publish_on(&object.object_ref(&()), kind, reason, note).await;
+    }
+
+    /// About what `reference` names.
+    pub(super) async fn publish_on(
+        &self,
+        reference: &ObjectReference,
+        kind: EventType,
+        reason: &str,
+        note: &str,
+    ) {
+        let event = events::Event {
+            type_: kind,
+            reason: reason.to_owned(),
+            note: Some(clipped(note, LONGEST_FAILURE).to_owned()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, reference).await {
+            debug!(%error, %reason, object = ?reference.name, "the Event could not be published");
+        }
+    }
+}
+
+/// The capture mark and the failure of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    marked: bool,
+    failure: Option<String>,
+}
+
+impl Record {
+    /// What `report` makes of the record so far; `None` when it says nothing about it.
+    fn after(&self, report: &PodReport) -> Option<Self> {
+        match report.state() {
+            CaptureState::Captured => Some(Self {
+                marked: true,
+                failure: None,
+            }),
+            CaptureState::Failed => {
+                let reason = if report.reason.is_empty() {
+                    "Unknown"
+                } else {
+                    &report.reason
+                };
+                let text = format!("{reason}: {}", report.message);
+                Some(Self {
+                    marked: false,
+                    failure: Some(clipped(&text, LONGEST_FAILURE).to_owned()),
+                })
+            }
+            // New connections go past the proxy from now on.
+            CaptureState::Releasing => Some(Self {
+                marked: false,
+                ..self.clone()
+            }),
+            CaptureState::Released => Some(Self {
+                marked: false,
+                failure: None,
+            }),
+            // An agent that has just started looks at pods that are captured: they stay so.
+            CaptureState::Pending | CaptureState::Unspecified => None,
+        }
+    }
+}
+
+/// Writes capture marks and failures on pods, as the replica that holds the agent's stream.
+pub struct Recorder {
+    client: Client,
+    index: Arc<SharedIndex>,
+    events: Events,
+    /// What this replica wrote last, by pod UID: the index may not have heard of it yet.
+    written: Mutex<HashMap<String, Record>>,
+}
+
+impl Recorder {
+    /// A recorder that looks into `index` to write nothing twice. `identity` names this replica in Events.
+    pub fn new(client: Client, index: Arc<SharedIndex>, identity: &str) -> Self {
+        let events = Events::new(client.clone(), identity);
+        Self {
+            client,
+            index,
+            events,
+            written: Mutex::default(),
+        }
+    }
+
+    fn indexed(&self, uid: &str) -> Option<Record> {
+        self.index.read(|index| {
+            let (_, pod) = index.pod(uid)?;
+            Some(Record {
+                marked: pod.marked,
+                failure: pod.failure.clone(),
+            })
+        })
+    }
+
+    fn written(&self, uid: &str) -> Option<Record> {
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned()
+    }
+
+    fn remember(&self, uid: &str, record: Record) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.insert(uid.to_owned(), record);
+        if written.len() > REMEMBERED {
+            self.index
+                .read(|index| written.retain(|uid, _| index.pod(uid).is_some()));
+        }
+    }
+
+    /// Patches annotations of a pod; `false` when that very pod is gone.
+    async fn annotate(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        annotations: serde_json::Value,
+    ) -> Result<bool, RecordError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        // The UID makes it fail on another pod of the same name.
+        let patch = json!({"metadata": {"uid": uid, "annotations": annotations}});
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..Default::default()
+        };
+        match api.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(false),
+            Err(error) => Err(RecordError(format!(
+                "pod {namespace}/{name} could not be annotated: {error}"
+            ))),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl CaptureSink for Recorder {
+    async fn record_pod(&self, pod: &PodInfo, report: &PodReport) -> Result<(), RecordError> {
+        let Some(indexed) = self.indexed(&pod.uid) else {
+            return Ok(());
+        };
+        let written = self.written(&pod.uid);
+        let Some(next) = written.as_ref().unwrap_or(&indexed).after(report) else {
+            return Ok(());
+        };
+        if next == indexed && written.as_ref().is_none_or(|w| *w == next) {
+            return Ok(());
+        }
+        let annotations = json!({
+            labels::CAPTURE_MARK: next.marked.then_some(labels::CAPTURED),
+            labels::CAPTURE_FAILURE: next.failure,
+        });
+        if !self
+            .annotate(&pod.namespace, &pod.name, &pod.uid, annotations)
+            .await?
+        {
+            return Ok(());
+        }
+        let (namespace, name) = (&pod.namespace, &pod.name);
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(namespace.clone()),
+            name: Some(name.clone()),
+            uid: Some(pod.uid.clone()),
+            ..Default::default()
+        };
+        let before = written.unwrap_or(indexed);
+        if let Some(failure) = &next.failure {
+            warn!(%namespace, %name, node = %pod.node, %failure, "capture failed");
+            if before.failure.as_ref() != Some(failure) {
+                self.events
+                    .publish_on(&reference, EventType::Warning, "CaptureFailed", failure)
+                    .await;
+            }
+        } else if next.marked != before.marked {
+            info!(%namespace, %name, node = %pod.node, captured = next.marked, "capture recorded");
+            let (reason, note) = if next.marked {
+                ("Captured", "connections go through the mesh")
+            } else {
+                ("Released", "new connections go past the mesh")
+            };
+            self.events
+                .publish_on(&reference, EventType::Normal, reason, note)
+                .await;
+        }
+        self.remember(&pod.uid, next);
+        Ok(())
+    }
+
+    async fn record_node(&self, agent: &AgentPod, state: NodeState) -> Result<(), RecordError> {
+        let done = match state {
+            NodeState::Uninstalled => true,
+            NodeState::Installed => false,
+            NodeState::Unspecified => return Ok(()),
+        };
+        info!(node = %agent.node, agent = %agent.name, uninstalled = done, "the agent reports");
+        let annotations = json!({labels::UNINSTALLED: done.then_some(labels::TRUE)});
+        self.annotate(&agent.namespace, &agent.name, &agent.uid, annotations)
+            .await
+            .map(|_| ())
+    }
+}
+
+fn clipped(text: &str, longest: usize) -> &str {
+    let mut end = text.len().min(longest);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: CaptureState) -> PodReport {
+        PodReport {
+            state: state.into(),
+            reason: "NoZtunnel".into(),
+            message: "none is ready".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_reports_make_of_a_record() {
+        let captured = Record {
+            marked: true,
+            failure: None,
+        };
+        let failed = Record {
+            marked: false,
+            failure: Some("NoZtunnel: none is ready".to_owned()),
+        };
+        let plain = Record {
+            marked: false,
+            failure: None,
+        };
+        for (before, state, after) in [
+            (&plain, CaptureState::Captured, Some(&captured)),
+            (&failed, CaptureState::Captured, Some(&captured)),
+            (&plain, CaptureState::Failed, Some(&failed)),
+            (&captured, CaptureState::Failed, Some(&failed)),
+            (&captured, CaptureState::Pending, None),
+            (&captured, CaptureState::Releasing, Some(&plain)),
+            (&failed, CaptureState::Releasing, Some(&failed)),
+            (&failed, CaptureState::Released, Some(&plain)),
+        ] {
+            assert_eq!(
+                before.after(&report(state)).as_ref(),
+                after,
+                "{before:?} {state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_is_clipped_at_a_character() {
+        assert_eq!(clipped("aéb", 2), "a");
+        assert_eq!(clipped("ab", 9), "ab");
+    }
+}

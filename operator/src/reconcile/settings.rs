@@ -1,0 +1,49 @@
+//! What the operator is told by its environment.
+
+/// Where the data plane's images come from.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ImageSettings {
+    /// Registry and path in front of the image names.
+    #[arg(
+        long = "image-registry",
+        env = "AMBIT_IMAGE_REGISTRY",
+        default_value = "localhost/ambit"
+    )]
+    pub registry: String,
+    /// Tag of the images.
+    #[arg(long = "image-tag", env = "AMBIT_IMAGE_TAG", default_value = "dev")]
+    pub tag: String,
+    /// When the kubelet pulls them: Always, IfNotPresent or Never.
+    #[arg(
+        long = "image-pull-policy",
+        env = "AMBIT_IMAGE_PULL_POLICY",
+        default_value = "IfNotPresent"
+    )]
+    pub pull_policy: String,
+}
+
+/// What every reconciler needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace: the data plane goes there.
+    pub namespace: String,
+    /// Name of this replica, for the lease and for Events.
+    pub identity: String,
+    /// The data plane's images.
+    pub images: ImageSettings,
+    /// First part of workload UIDs.
+    pub cluster_id: String,
+    /// What Services' names end in.
+    pub cluster_domain: String,
+    /// Log format of the data plane: text or json.
+    pub log_format: String,
+    /// Root certificate of the mesh's certificate authority, PEM.
+    pub root_certificate: String,
+}
+
+impl Settings {
+    /// An image of Ambit's.
+    pub(super) fn image(&self, name: &str) -> String {
+        format!("{}/{name}:{}", self.images.registry, self.images.tag)
+    }
+}

@@ -1,0 +1,227 @@
+//! Watchers: from the API server into the index.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use ambit_crds::{AmbientNamespace, Mesh, labels};
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Objects;
+use crate::index::{
+    AmbientRecord, Index, Key, MeshRecord, PodRecord, ServiceRecord, SharedIndex, SliceRecord,
+};
+
+/// Most events that are taken into the index at once.
+const BATCH: usize = 512;
+
+/// What an event does to the index.
+type Change = Box<dyn FnOnce(&mut Index) + Send>;
+
+enum Step {
+    Change(Change),
+    /// All objects of a kind have been read.
+    Complete,
+}
+
+type Steps = Pin<Box<dyn Stream<Item = Step> + Send>>;
+
+/// A kind that the index is made from.
+trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+    /// The object, as it is now.
+    fn apply(self, key: &Key, objects: &Objects) -> Change;
+    /// The object is gone.
+    fn remove(key: Key, objects: &Objects) -> Change;
+}
+
+/// Watches until `stop`, feeding `index` and `objects`. The index is set ready once everything has been read. What cannot be watched is tried
+/// again, with growing pauses.
+pub async fn watch(
+    client: Client,
+    namespace: &str,
+    index: &SharedIndex,
+    objects: &Arc<Objects>,
+    stop: &CancellationToken,
+) {
+    let all = watcher::Config::default();
+    let ours = all
+        .clone()
+        .labels(&format!("{}={}", labels::PART_OF, labels::AMBIT));
+    let kinds: [Steps; 7] = [
+        steps(Api::<Mesh>::all(client.clone()), all.clone(), objects),
+        steps(Api::<Namespace>::all(client.clone()), all.clone(), objects),
+        steps(Api::<AmbientNamespace>::all(client.clone()), all.clone(), objects),
+        steps(Api::<Service>::all(client.clone()), all.clone(), objects),
+        steps(Api::<EndpointSlice>::all(client.clone()), all.clone(), objects),
+        steps(Api::<Pod>::all(client.clone()), all, objects),
+        steps(Api::<DaemonSet>::namespaced(client, namespace), ours, objects),
+    ];
+    let mut missing = kinds.len();
+    let mut steps = stream::select_all(kinds).ready_chunks(BATCH);
+    while let Some(Some(batch)) = stop.run_until_cancelled(steps.next()).await {
+        index.change(|index| {
+            for step in batch {
+                match step {
+                    Step::Change(change) => change(index),
+                    Step::Complete => missing = missing.saturating_sub(1),
+                }
+            }
+        });
+        if missing == 0 && !crate::control::Directory::is_ready(index) {
+            index.set_ready();
+            info!("the cluster's objects have been read");
+        }
+    }
+}
+
+fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: &Arc<Objects>) -> Steps {
+    let mut known = HashSet::new();
+    let mut listed = HashSet::new();
+    let mut complete = false;
+    let objects = Arc::clone(objects);
+    let kind = K::kind(&()).into_owned();
+    let events = watcher::watcher(api, config).default_backoff();
+    let steps = events.flat_map(move |event| {
+        let mut steps = Vec::new();
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(object)) => {
+                let key = key_of(&object);
+                listed.insert(key.clone());
+                steps.push(Step::Change(object.apply(&key, &objects)));
+            }
+            Ok(Event::InitDone) => {
+                let gone = known.difference(&listed).cloned();
+                steps.extend(gone.map(|key| Step::Change(K::remove(key, &objects))));
+                known = std::mem::take(&mut listed);
+                if !complete {
+                    complete = true;
+                    steps.push(Step::Complete);
+                }
+            }
+            Ok(Event::Apply(object)) => {
+                let key = key_of(&object);
+                known.insert(key.clone());
+                steps.push(Step::Change(object.apply(&key, &objects)));
+            }
+            Ok(Event::Delete(object)) => {
+                let key = key_of(&object);
+                known.remove(&key);
+                steps.push(Step::Change(K::remove(key, &objects)));
+            }
+            Err(error) => warn!(%kind, %error, "cannot watch; will try again"),
+        }
+        stream::iter(steps)
+    });
+    Box::pin(steps)
+}
+
+fn key_of<K: Resource>(object: &K) -> Key {
+    Key::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Watched for Mesh {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        if key.name != labels::MESH {
+            return Box::new(|_| ());
+        }
+        let record = MeshRecord::of(&self);
+        objects.set_mesh(Some(self));
+        Box::new(|index| index.set_mesh(Some(record)))
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        if key.name != labels::MESH {
+            return Box::new(|_| ());
+        }
+        objects.set_mesh(None);
+        Box::new(|index| index.set_mesh(None))
+    }
+}
+
+impl Watched for Namespace {
+    fn apply(self, key: &Key, _: &Objects) -> Change {
+        let (name, namespace) = (key.name.clone(), self);
+        Box::new(move |index| index.apply_namespace(&name, &namespace))
+    }
+
+    fn remove(key: Key, _: &Objects) -> Change {
+        Box::new(move |index| index.set_namespace(&key.name, None))
+    }
+}
+
+impl Watched for AmbientNamespace {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        if key.name != labels::AMBIENT_NAMESPACE {
+            return Box::new(|_| ());
+        }
+        let namespace = key.namespace.clone();
+        let record = AmbientRecord::of(&self);
+        objects.set_ambient(&namespace, Some(self));
+        // Its own status counts as a change too: the writer compares, and writes nothing.
+        Box::new(move |index| index.set_ambient(&namespace, Some(record)))
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        if key.name != labels::AMBIENT_NAMESPACE {
+            return Box::new(|_| ());
+        }
+        objects.set_ambient(&key.namespace, None);
+        Box::new(move |index| index.set_ambient(&key.namespace, None))
+    }
+}
+
+impl Watched for Service {
+    fn apply(self, key: &Key, _: &Objects) -> Change {
+        let (key, record) = (key.clone(), ServiceRecord::of(&self));
+        Box::new(move |index| index.set_service(&key, record))
+    }
+
+    fn remove(key: Key, _: &Objects) -> Change {
+        Box::new(move |index| index.set_service(&key, None))
+    }
+}
+
+impl Watched for EndpointSlice {
+    fn apply(self, key: &Key, _: &Objects) -> Change {
+        let (key, record) = (key.clone(), SliceRecord::of(&self));
+        Box::new(move |index| index.set_slice(&key, record))
+    }
+
+    fn remove(key: Key, _: &Objects) -> Change {
+        Box::new(move |index| index.set_slice(&key, None))
+    }
+}
+
+impl Watched for Pod {
+    fn apply(self, key: &Key, _: &Objects) -> Change {
+        let (key, record) = (key.clone(), PodRecord::of(&self));
+        Box::new(move |index| index.set_pod(&key, record))
+    }
+
+    fn remove(key: Key, _: &Objects) -> Change {
+        Box::new(move |index| index.set_pod(&key, None))
+    }
+}
+
+impl Watched for DaemonSet {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        objects.set_daemon_set(&key.name, Some(self));
+        Box::new(|_| ())
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_daemon_set(&key.name, None);
+        Box::new(|_| ())
+    }
+}

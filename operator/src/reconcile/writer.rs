@@ -1,0 +1,146 @@
+//! The replica that holds the lease writes objects and statuses.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use kube::Client;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::mesh::MeshReconciler;
+use super::namespace::NamespaceReconciler;
+use super::recorder::Events;
+use super::{Leadership, Objects, Settings};
+use crate::control::Directory;
+use crate::index::SharedIndex;
+
+/// Changes that come within this time of one another are reconciled at once.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Everything is looked at anew this often, whatever the watches say.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// Namespaces that are written at once.
+const PARALLEL: usize = 8;
+
+/// Reconciles everything while this replica leads.
+pub struct Writer {
+    mesh: MeshReconciler,
+    namespaces: NamespaceReconciler,
+    index: Arc<SharedIndex>,
+    objects: Arc<Objects>,
+    leadership: Leadership,
+}
+
+impl Writer {
+    /// A writer of what `index` and `objects` hold, while `leadership` says so.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        index: Arc<SharedIndex>,
+        objects: Arc<Objects>,
+        leadership: Leadership,
+    ) -> Self {
+        let events = Events::new(client.clone(), &settings.identity);
+        let namespaces = NamespaceReconciler::new(
+            client.clone(),
+            Arc::clone(&index),
+            Arc::clone(&objects),
+            events.clone(),
+        );
+        let mesh = MeshReconciler::new(client, settings, Arc::clone(&index), Arc::clone(&objects), events);
+        Self {
+            mesh,
+            namespaces,
+            index,
+            objects,
+            leadership,
+        }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut index_changed = self.index.subscribe();
+        let mut objects_changed = self.objects.subscribe();
+        let mut pending = BTreeSet::new();
+        let mut next = Instant::now();
+        let mut resync = Instant::now();
+        let mut led = false;
+        loop {
+            let wake = async {
+                tokio::select! {
+                    _ = index_changed.changed() => {}
+                    _ = objects_changed.changed() => {}
+                    _ = self.leadership.changed() => {}
+                    () = sleep_until(next) => {}
+                }
+                // What else comes at the same time.
+                let settled = Instant::now() + SETTLE;
+                let _ = timeout_at(settled, std::future::pending::<()>()).await;
+            };
+            if stop.run_until_cancelled(wake).await.is_none() {
+                return;
+            }
+            index_changed.mark_unchanged();
+            objects_changed.mark_unchanged();
+            let leads = *self.leadership.borrow_and_update() && self.index.is_ready();
+            if leads && (!led || Instant::now() >= resync) {
+                // What another replica did meanwhile, or somebody by hand.
+                self.mesh.forget();
+                pending.extend(self.objects.ambient_namespaces());
+                pending.extend(self.index.read(|index| index.asking()));
+                resync = Instant::now() + RESYNC;
+            }
+            led = leads;
+            next = resync.max(Instant::now() + RETRY);
+            let touched = self.index.take_touched();
+            if !leads {
+                pending.clear();
+                continue;
+            }
+            pending.extend(touched);
+            let pass = self.pass(std::mem::take(&mut pending));
+            let Some((failed, again)) = stop.run_until_cancelled(pass).await else {
+                return;
+            };
+            if let Some(again) = again {
+                next = Instant::now() + again;
+            }
+            pending = failed;
+        }
+    }
+
+    /// Reconciles the Mesh and `namespaces`; those that failed, and when to come again.
+    async fn pass(&mut self, mut namespaces: BTreeSet<String>) -> (BTreeSet<String>, Option<Duration>) {
+        let mut again = match self.mesh.reconcile().await {
+            Ok(again) => again,
+            Err(error) => {
+                warn!(%error, "the Mesh could not be reconciled; will try again");
+                Some(RETRY)
+            }
+        };
+        // An object may have changed that the index takes no notice of: its status, or its generation.
+        namespaces.extend(self.objects.take_touched());
+        let reconciler = &self.namespaces;
+        let results = stream::iter(namespaces).map(|namespace| async move {
+            let result = reconciler.reconcile(&namespace).await;
+            result.err().map(|error| (namespace, error))
+        });
+        let failed: BTreeSet<String> = results
+            .buffer_unordered(PARALLEL)
+            .filter_map(|failure| async move {
+                let (namespace, error) = failure?;
+                warn!(%namespace, %error, "the namespace could not be reconciled; will try again");
+                Some(namespace)
+            })
+            .collect()
+            .await;
+        if !failed.is_empty() {
+            again = Some(RETRY);
+        }
+        (failed, again)
+    }
+}
