@@ -207,11 +207,7 @@ impl Cluster {
             || format!("see {}", logs.display()),
             || {
                 let status = self.inspect();
-                if status.ready() {
-                    Ok(())
-                } else {
-                    bail!("{status}")
-                }
+                if status.ready() { Ok(()) } else { bail!("{status}") }
             },
         )
     }

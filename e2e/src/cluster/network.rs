@@ -2,6 +2,7 @@
 //! which lies in the control plane's namespace. The machine itself gets one interface and one route.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
@@ -44,8 +45,10 @@ pub(super) fn create_node(layout: &Layout, index: usize) -> Result<()> {
     let plug = layout.node_name(index);
     ip(&format!("netns add {netns}"))?;
     ip(&format!("-n {netns} link set lo up"))?;
+    // A machine keeps its hardware address over a restart: its peers need not find it anew.
+    let address = hardware_address(layout.node_ip(index));
     ip(&format!(
-        "-n {wire} link add {plug} type veth peer name eth0 netns {netns}"
+        "-n {wire} link add {plug} type veth peer name eth0 address {address} netns {netns}"
     ))?;
     ip(&format!("-n {wire} link set {plug} master wire up"))?;
     ip(&format!(
@@ -79,12 +82,9 @@ pub(super) fn create_node(layout: &Layout, index: usize) -> Result<()> {
 
 /// Unplugs node `index` without a word to its peers, as a power cut does.
 pub(super) fn unplug_node(layout: &Layout, index: usize) -> Result<()> {
-    if exists(&layout.control_plane_netns()) && exists(&layout.node_netns(index)) {
-        ip(&format!(
-            "-n {} link delete {}",
-            layout.control_plane_netns(),
-            layout.node_name(index)
-        ))?;
+    let (wire, plug) = (layout.control_plane_netns(), layout.node_name(index));
+    if exists(&wire) && ip(&format!("-n {wire} link show dev {plug}")).is_ok() {
+        ip(&format!("-n {wire} link delete {plug}"))?;
     }
     Ok(())
 }
@@ -127,6 +127,12 @@ pub(super) fn within(netns: &str) -> Vec<String> {
     vec!["nsenter".into(), format!("--net=/run/netns/{netns}"), "--".into()]
 }
 
+/// A locally administered hardware address for an IP address.
+fn hardware_address(ip: Ipv4Addr) -> String {
+    let [a, b, c, d] = ip.octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
 fn exists(netns: &str) -> bool {
     Path::new("/run/netns").join(netns).exists()
 }
@@ -155,4 +161,17 @@ fn set(netns: &str, settings: &[(&str, u8)]) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardware_address_follows_from_the_ip() {
+        assert_eq!(
+            hardware_address(Ipv4Addr::new(10, 88, 0, 11)),
+            "02:00:0a:58:00:0b"
+        );
+    }
 }

@@ -108,7 +108,10 @@ pub(super) fn kill(dir: &Path, chosen: impl Fn(&str) -> bool) -> Result<()> {
             .into_iter()
             .filter(|process| chosen(&process.role))
             .collect();
-        for process in &left {
+        // Those in a namespace of their own go first: who started them then sees them end, and ends itself.
+        let (inner, outer): (Vec<&Process>, Vec<&Process>) =
+            left.iter().partition(|process| inner_pid(process.pid).is_some());
+        for process in if inner.is_empty() { outer } else { inner } {
             kill_one(dir, process)?;
         }
         looks_without = if left.is_empty() { looks_without + 1 } else { 0 };
