@@ -29,6 +29,18 @@ struct Wanted {
 }
 
 impl Probes {
+    /// A keeper without a table: where the node's own namespace is not to be touched.
+    pub fn disabled() -> Self {
+        let wanted = Wanted {
+            removed: true,
+            ..Wanted::default()
+        };
+        Self {
+            wanted: Mutex::new(wanted),
+            ..Self::default()
+        }
+    }
+
     /// Sets which addresses and ports are probed.
     pub fn want(&self, probes: BTreeSet<SocketAddrV4>) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);

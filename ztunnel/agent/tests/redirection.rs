@@ -1,6 +1,8 @@
 //! The rules as the kernel holds them, against the same rules loaded by `nft`. Needs root; each test makes a network
 //! namespace that ends with its thread.
 
+#![allow(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
 use ambit_agent::netlink::{self, PodTable};
 use std::io::Write;
 use std::net::SocketAddrV4;

@@ -86,16 +86,16 @@ impl Rule {
 
     /// `tcp dport`, with the protocol match it depends on.
     pub(super) fn tcp_dport_is(self, port: u16) -> Self {
-        self.is_tcp()
+        self.tcp()
             .load_payload(TRANSPORT_HEADER, 2, 2, REGISTER_1)
             .compare(EQ, &port.to_be_bytes())
     }
 
     /// `tcp flags & (fin|syn|rst|ack) == syn`: the first packet of a connection, and no other.
-    pub(super) fn is_tcp_syn(self) -> Self {
+    pub(super) fn tcp_syn(self) -> Self {
         const FIN_SYN_RST_ACK: u8 = 0x17;
         const SYN: u8 = 0x02;
-        self.is_tcp()
+        self.tcp()
             .load_payload(TRANSPORT_HEADER, 13, 1, REGISTER_1)
             .mask(&[FIN_SYN_RST_ACK])
             .compare(EQ, &[SYN])
@@ -116,7 +116,7 @@ impl Rule {
 
     /// `ip daddr . tcp dport @set` in an `ip` table.
     pub(super) fn ip_daddr_tcp_dport_in(self, set: &str, set_id: u32) -> Self {
-        self.is_tcp()
+        self.tcp()
             .load_payload(NETWORK_HEADER, 16, 4, REGISTER_1)
             .load_payload(TRANSPORT_HEADER, 2, 2, REGISTER_AFTER_IPV4)
             .expr(
@@ -197,7 +197,7 @@ impl Rule {
         self.verdict(DROP)
     }
 
-    fn is_tcp(self) -> Self {
+    fn tcp(self) -> Self {
         self.load_meta(META_L4PROTO).compare(EQ, &[TCP])
     }
 

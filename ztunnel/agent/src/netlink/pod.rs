@@ -93,7 +93,7 @@ fn rules() -> Vec<Message> {
             "pre",
             "tcp syn fib daddr type local redirect",
             Rule::new()
-                .is_tcp_syn()
+                .tcp_syn()
                 .fib_daddr_is_local()
                 .counter()
                 .redirect_to(PORT_INBOUND),
@@ -107,7 +107,7 @@ fn rules() -> Vec<Message> {
         rule(
             "out",
             "tcp syn redirect",
-            Rule::new().is_tcp_syn().counter().redirect_to(PORT_OUTBOUND),
+            Rule::new().tcp_syn().counter().redirect_to(PORT_OUTBOUND),
         ),
         // The proxy connects to the application from the client's address; the answers must come back to the proxy.
         rule(

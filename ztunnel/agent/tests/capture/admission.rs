@@ -1,0 +1,156 @@
+//! CNI calls.
+
+use crate::harness::{Node, Pod};
+use crate::ztunnel::{Held, Ztunnel};
+use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, Reason, SandboxRecord};
+use ambit_agent::snapshot::Snapshot;
+use ambit_wire::agent::CaptureState;
+
+fn request(pod: &Pod) -> AdmissionRequest {
+    let sandbox = SandboxRecord {
+        sandbox_id: format!("sandbox-{}", pod.uid),
+        netns_path: pod.path.clone(),
+        netns_inode: pod.netns.inode(),
+        addresses: vec!["10.0.1.9".into()],
+    };
+    AdmissionRequest {
+        uid: pod.uid.clone(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        sandbox,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_pod_starts_once_its_rules_are_in_force() {
+    let pod = Pod::new("a");
+    // The runtime does not list the sandbox while its network is being made.
+    let node = Node::new(&[]);
+    let agent = node.agent(&Snapshot::default());
+    let mut record = pod.record(true);
+    record.addresses.clear();
+    agent.tell(vec![record]);
+    agent
+        .reports_that(&pod, |report| report.reason == "SandboxNotFound")
+        .await;
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    let handle = agent.handle.clone();
+    let add = tokio::spawn({
+        let request = request(&pod);
+        async move { handle.admit(request).await }
+    });
+    ztunnel.serves("a").await;
+    assert_eq!(add.await.expect("answered"), Ok(Admission::Captured));
+    assert!(pod.ruleset().contains("redirect to :15001"));
+    assert_eq!(
+        ztunnel.pods["a"].0.addresses,
+        ["10.0.1.9"],
+        "from the call: the operator does not know them yet"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_operator_names_later_waits_for_it() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[]);
+    let agent = node.agent(&Snapshot::default());
+    agent.tell(vec![]);
+    let handle = agent.handle.clone();
+    let add = tokio::spawn({
+        let request = request(&pod);
+        async move { handle.admit(request).await }
+    });
+    agent.handle.control(ControlEvent::Pods(vec![pod.record(false)]));
+    assert_eq!(add.await.expect("answered"), Ok(Admission::NotCaptured));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_operator_enrolled_namespaces_wait_and_others_start() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[]);
+    let snapshot = Snapshot {
+        enrolled_namespaces: vec!["shop".into()],
+        ..Default::default()
+    };
+    let agent = node.agent(&snapshot);
+    let failure = agent
+        .handle
+        .admit(request(&pod))
+        .await
+        .expect_err("not outside the mesh");
+    assert_eq!(failure.reason, Reason::PodUnknown);
+    assert!(failure.message.contains("shop"), "{failure}");
+    let elsewhere = AdmissionRequest {
+        namespace: "other".into(),
+        ..request(&pod)
+    };
+    assert_eq!(agent.handle.admit(elsewhere).await, Ok(Admission::NotCaptured));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_ztunnel_the_call_fails_with_that_reason() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[]);
+    let agent = node.agent(&Snapshot::default());
+    agent.tell(vec![pod.record(true)]);
+    let failure = agent
+        .handle
+        .admit(request(&pod))
+        .await
+        .expect_err("nobody serves it");
+    assert_eq!(failure.reason, Reason::NoZtunnel);
+    assert_eq!(pod.ruleset(), "");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_goes_takes_its_descriptors_along() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    agent
+        .handle
+        .sandbox_gone(Some("a".into()), "an-earlier-sandbox".into());
+    agent.handle.sandbox_gone(Some("a".into()), "sandbox-a".into());
+    ztunnel.until(|ztunnel| !ztunnel.removed.is_empty()).await;
+    assert!(ztunnel.removed[0].force);
+    assert_eq!(pod.output("ss", &["-Htln"]), "", "nobody holds a listener");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_next_sandbox_is_captured_anew() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+
+    // The node was rebooted: the same pod, another namespace.
+    let next = Pod::new("a");
+    let handle = agent.handle.clone();
+    let add = tokio::spawn({
+        let request = request(&next);
+        async move { handle.admit(request).await }
+    });
+    ztunnel
+        .until(|ztunnel| {
+            ztunnel
+                .pods
+                .get("a")
+                .is_some_and(|(pod, _)| pod.netns_inode == next.netns.inode())
+        })
+        .await;
+    assert_eq!(add.await.expect("answered"), Ok(Admission::Captured));
+    assert!(next.ruleset().contains("redirect to :15001"));
+    agent.stop().await;
+}

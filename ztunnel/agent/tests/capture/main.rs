@@ -1,0 +1,164 @@
+//! Pods captured, handed over and released, in network namespaces of their own. Needs root.
+
+#![allow(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+mod admission;
+mod harness;
+mod takeover;
+mod ztunnel;
+
+use ambit_agent::snapshot::Snapshot;
+use ambit_wire::agent::CaptureState;
+use harness::{Node, Pod};
+use std::os::fd::AsFd;
+use ztunnel::{Held, Ztunnel, read_text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_captured_and_its_connections_come_to_the_ztunnel() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    let report = agent.reaches(&pod, CaptureState::Captured).await;
+    assert_eq!(report.netns_inode, pod.netns.inode());
+
+    let identity = &ztunnel.pods["a"].0;
+    assert_eq!(
+        (identity.namespace.as_str(), identity.service_account.as_str()),
+        ("shop", "web")
+    );
+    assert_eq!(
+        (identity.addresses.as_slice(), identity.netns_inode),
+        (["10.0.1.7".to_owned()].as_slice(), pod.netns.inode())
+    );
+    let mut client = pod.connect().expect("redirected to the ztunnel");
+    ztunnel.answer_one("a", "hello");
+    assert_eq!(read_text(&mut client, 5), "hello");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_ztunnel_nothing_is_redirected_and_the_reason_is_told() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    agent.tell(vec![pod.record(true)]);
+    let report = agent
+        .reports_that(&pod, |report| report.reason == "NoZtunnel")
+        .await;
+    assert_eq!(report.state(), CaptureState::Pending);
+    assert_eq!(pod.ruleset(), "");
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_the_application_has_is_a_named_failure() {
+    let pod = Pod::new("a");
+    let listener = pod.run(|| std::net::TcpListener::bind("0.0.0.0:15006").expect("bound"));
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    agent.tell(vec![pod.record(true)]);
+    let report = agent.reaches(&pod, CaptureState::Failed).await;
+    assert_eq!(report.reason, "PortInUse");
+    assert!(report.message.contains("15006"), "{}", report.message);
+    drop(listener);
+    agent
+        .reports_that(&pod, |report| report.reason == "NoZtunnel")
+        .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_pod_keeps_its_connections_until_they_end_and_then_has_nothing_of_ours() {
+    let pod = Pod::new("a");
+    let before = (
+        pod.output("ip", &["rule"]),
+        pod.output("ip", &["route", "list", "table", "all"]),
+    );
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    let mut client = pod.connect().expect("redirected");
+    let mut server = ztunnel.answer_one("a", "first");
+    assert_eq!(read_text(&mut client, 5), "first");
+
+    agent.tell(vec![pod.record(false)]);
+    agent.reaches(&pod, CaptureState::Releasing).await;
+    agent.record_release(&pod);
+    while pod.ruleset().contains("redirect to") {
+        tokio::task::yield_now().await;
+    }
+    std::io::Write::write_all(&mut server, b"later").expect("still translated");
+    assert_eq!(read_text(&mut client, 5), "later");
+    drop((client, server));
+    ztunnel.until(|ztunnel| !ztunnel.removed.is_empty()).await;
+    assert!(!ztunnel.removed[0].force, "its connections may end by themselves");
+    agent.reaches(&pod, CaptureState::Released).await;
+    assert_eq!(pod.ruleset(), "");
+    let after = (
+        pod.output("ip", &["rule"]),
+        pod.output("ip", &["route", "list", "table", "all"]),
+    );
+    assert_eq!(after, before);
+    ztunnel.die();
+    assert_eq!(pod.output("ss", &["-Htln"]), "", "no listener is left");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_are_made_in_the_pod_marked_and_transparent() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    let (answer, sockets) = ztunnel.need_sockets("a", 4, 64).await;
+    assert_eq!(
+        (answer.uid.as_str(), answer.error.as_str(), sockets.len()),
+        ("a", "", 64)
+    );
+    for socket in &sockets {
+        let inode = ambit_agent::netns::socket_netns_inode(socket.as_fd()).expect("asked");
+        assert_eq!(inode, pod.netns.inode());
+        let socket = socket2::SockRef::from(socket);
+        assert_eq!(socket.mark().expect("asked"), 0x539);
+        assert!(socket.ip_transparent_v4().expect("asked") && socket.nonblocking().expect("asked"));
+    }
+    let (answer, sockets) = ztunnel.need_sockets("another", 4, 1).await;
+    assert!(
+        !answer.error.is_empty() && sockets.is_empty(),
+        "only for pods that the ztunnel was given"
+    );
+    let (answer, _) = ztunnel.need_sockets("a", 5, 1).await;
+    assert!(answer.error.contains("IP version 5"), "{}", answer.error);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_operator_no_longer_names_is_released() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    agent
+        .handle
+        .control(ambit_agent::capture::ControlEvent::PodsGone(vec!["a".into()]));
+    ztunnel.until(|ztunnel| !ztunnel.removed.is_empty()).await;
+    while pod.ruleset() != "" {
+        tokio::task::yield_now().await;
+    }
+    agent.stop().await;
+}
