@@ -82,6 +82,31 @@ impl TryFrom<security::Authorization> for Policy {
     }
 }
 
+/// What to enforce in the place of an authorization that was not understood, where no earlier version of it can stay in force: a
+/// `DENY` matches everything it applies to, an `ALLOW` nothing. Only audit policies still decide nothing. What the policy applies to
+/// counts as its namespace where its scope is not understood either.
+pub fn closed(from: &security::Authorization) -> Policy {
+    let deny = !matches!(
+        security::Action::try_from(from.action),
+        Ok(security::Action::Allow)
+    );
+    Policy {
+        name: PolicyName {
+            namespace: from.namespace.clone(),
+            name: from.name.clone(),
+        },
+        scope: match security::Scope::try_from(from.scope) {
+            Ok(security::Scope::Global) => Scope::Global,
+            Ok(security::Scope::WorkloadSelector) => Scope::WorkloadSelector,
+            Ok(security::Scope::Namespace) | Err(_) => Scope::Namespace,
+        },
+        action: if deny { Action::Deny } else { Action::Allow },
+        // A rule without clauses matches every connection.
+        rules: if deny { vec![Rule::default()] } else { Vec::new() },
+        audit: from.dry_run,
+    }
+}
+
 fn rule(from: security::Rule) -> Result<Rule, AuthorizationError> {
     let clause = |c: security::Clause| {
         c.matches
@@ -206,6 +231,43 @@ mod tests {
         let only = &policy.rules[0].0[0].0[0];
         assert_eq!(only.source_ips, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
         assert_eq!(only.destination_ports, [443]);
+    }
+
+    #[test]
+    fn what_is_not_understood_closes() {
+        use ambit_policy::{Connection, Policies, Target};
+        let connection = Connection {
+            principal: Some("cluster.local/ns/shop/sa/cart"),
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+        };
+        let target = Target {
+            namespace: "shop",
+            policies: &[],
+        };
+        let decide = |authorization: &security::Authorization| {
+            let mut policies = Policies::default();
+            policies.insert(closed(authorization));
+            policies.evaluate(&connection, target)
+        };
+        let bad = |action| security::Authorization {
+            scope: security::Scope::Namespace.into(),
+            action,
+            ..with(security::Match {
+                destination_ports: vec![70_000],
+                ..Default::default()
+            })
+        };
+        for action in [security::Action::Deny.into(), security::Action::Allow.into(), 7] {
+            assert!(Policy::try_from(bad(action)).is_err());
+            assert!(!decide(&bad(action)).is_allowed(), "action {action}");
+        }
+        let audit = security::Authorization {
+            dry_run: true,
+            ..bad(security::Action::Deny.into())
+        };
+        assert!(decide(&audit).is_allowed());
+        assert_eq!(decide(&audit).audited, ["shop/stop"]);
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl xds::Source for Shared {
         }
     }
 
+    /// A workload that names an authorization which is not there is closed: first the workload stops naming it.
+    fn removes_last(&self, type_url: &str) -> bool {
+        type_url == TYPE_AUTHORIZATION
+    }
+
     fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {
         self.metrics.sent(client.caller.role.label(), type_url, resources);
     }

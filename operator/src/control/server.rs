@@ -174,7 +174,9 @@ impl Shared {
     /// What `find` finds among the pods of `node`, at once or shortly: proxies hear of a pod from its node, and may be faster than the
     /// API server's watch.
     pub(super) async fn once_known<T>(&self, node: &str, find: impl Fn() -> Option<T>) -> Option<T> {
-        let mut changed = self.sources.pod_captures(node).subscribe();
+        // Held, so that its owner does not give it up as unused meanwhile.
+        let pods = self.sources.pod_captures(node);
+        let mut changed = pods.subscribe();
         let found = timeout(KNOWN_WITHIN, async {
             loop {
                 if let Some(found) = find() {

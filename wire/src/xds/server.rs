@@ -29,6 +29,12 @@ pub trait Source: Send + Sync + 'static {
     /// The resources of a type that `client` may see. An error ends its stream.
     fn collection(&self, client: &Self::Client, type_url: &str) -> Result<Arc<Collection>, Status>;
 
+    /// Whether removals of this type are told only when the client is up to date in all its other types: for types that others refer
+    /// to.
+    fn removes_last(&self, _type_url: &str) -> bool {
+        false
+    }
+
     /// Called for each response: so many resources and removals of the type are on their way.
     fn sent(&self, _client: &Self::Client, _type_url: &str, _resources: usize) {}
 
@@ -135,16 +141,37 @@ where
     }
 
     fn respond(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        for subscribed in &mut self.types {
-            let nonce = (self.nonces + 1).to_string();
-            if let Some(response) = subscribed.respond(nonce)? {
-                self.nonces += 1;
-                let count = response.resources.len() + response.removed_resources.len();
-                self.source.sent(&self.client, &response.type_url, count);
+        for index in 0..self.types.len() {
+            let removals = !self.source.removes_last(&self.types[index].type_url);
+            if let Some(response) = self.respond_with(index, removals)? {
+                return Ok(Some(response));
+            }
+        }
+        for index in 0..self.types.len() {
+            let mut others = self.types.iter().enumerate().filter(|(other, _)| *other != index);
+            if !self.types[index].gone.is_empty()
+                && others.all(|(_, other)| other.is_settled())
+                && let Some(response) = self.respond_with(index, true)?
+            {
                 return Ok(Some(response));
             }
         }
         Ok(None)
+    }
+
+    fn respond_with(
+        &mut self,
+        index: usize,
+        removals: bool,
+    ) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        let nonce = (self.nonces + 1).to_string();
+        let response = self.types[index].respond(nonce, removals)?;
+        if let Some(response) = &response {
+            self.nonces += 1;
+            let count = response.resources.len() + response.removed_resources.len();
+            self.source.sent(&self.client, &response.type_url, count);
+        }
+        Ok(response)
     }
 }
 
@@ -175,7 +202,7 @@ struct Subscribed {
     unanswered: BTreeSet<String>,
     /// What the client said it holds, until it has been compared.
     held: HashMap<String, Option<u64>>,
-    /// Names the client holds which are gone.
+    /// Removals to tell.
     gone: VecDeque<String>,
     /// Position in the collection's changes; `None` until the collection was ready.
     position: Option<Position>,
@@ -244,24 +271,28 @@ impl Subscribed {
         }
     }
 
-    fn respond(&mut self, nonce: String) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    /// Whether the client has acknowledged all there is, but for removals.
+    fn is_settled(&self) -> bool {
+        let caught_up = self
+            .position
+            .as_ref()
+            .is_some_and(|p| p.cursor >= self.collection.latest());
+        self.outstanding.is_none() && self.unanswered.is_empty() && caught_up
+    }
+
+    fn respond(&mut self, nonce: String, removals: bool) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         if self.outstanding.is_some() || !self.collection.is_ready() {
             return Ok(None);
         }
         self.changed.mark_unchanged();
         let (cursor, start) = self.position();
-        let (mut updated, mut removed) = self.answer_names();
-        while updated.len() + removed.len() < PART.resources {
-            let Some(name) = self.gone.pop_front() else { break };
-            removed.push(name);
-        }
+        let mut updated = self.answer_names();
         let subscribed = |name: &str| self.wildcard || self.names.contains(name);
         let wanted = |name: &str, version: Option<u64>| {
             subscribed(name) && (version.is_none() || self.held.get(name).copied().flatten() != version)
         };
-        let room = PART.resources - updated.len() - removed.len();
         let limit = PartLimit {
-            resources: room,
+            resources: PART.resources - updated.len(),
             bytes: PART.bytes,
         };
         let changes = self
@@ -275,15 +306,26 @@ impl Subscribed {
             start,
         });
         updated.extend(changes.updated);
-        removed.extend(changes.removed.iter().map(ToString::to_string));
-        let complete = changes.complete && self.gone.is_empty() && self.unanswered.is_empty();
         for name in updated
             .iter()
             .map(|r| &*r.name)
-            .chain(removed.iter().map(String::as_str))
+            .chain(changes.removed.iter().map(AsRef::as_ref))
         {
             self.held.remove(name);
         }
+        if !self.gone.is_empty() {
+            // Told as gone, but there again.
+            let again: HashSet<&str> = updated.iter().map(|r| &*r.name).collect();
+            self.gone.retain(|name| !again.contains(name.as_str()));
+        }
+        self.gone.extend(changes.removed.iter().map(ToString::to_string));
+        let room = if removals {
+            PART.resources.saturating_sub(updated.len())
+        } else {
+            0
+        };
+        let removed: Vec<_> = self.gone.drain(..room.min(self.gone.len())).collect();
+        let complete = changes.complete && self.unanswered.is_empty() && (self.gone.is_empty() || !removals);
         if complete {
             self.held = HashMap::new();
         }
@@ -320,9 +362,9 @@ impl Subscribed {
     }
 
     /// What is now known under the names newly subscribed to; those without a resource count as removed.
-    fn answer_names(&mut self) -> (Vec<StoredResource>, Vec<String>) {
-        let (mut updated, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while updated.len() + removed.len() < PART.resources && bytes < PART.bytes {
+    fn answer_names(&mut self) -> Vec<StoredResource> {
+        let (mut updated, mut bytes) = (Vec::new(), 0);
+        while updated.len() < PART.resources && bytes < PART.bytes {
             let Some(name) = self.unanswered.pop_first() else {
                 break;
             };
@@ -333,10 +375,10 @@ impl Subscribed {
                     updated.push(stored);
                 }
                 None if self.gone.contains(&name) => {}
-                None => removed.push(name),
+                None => self.gone.push_back(name),
             }
         }
-        (updated, removed)
+        updated
     }
 
     fn encode(&self, stored: StoredResource) -> Resource {

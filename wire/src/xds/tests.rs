@@ -155,6 +155,49 @@ async fn many_resources_come_in_parts_of_which_only_the_last_is_complete() {
     server.stop().await;
 }
 
+/// What a resource of one type refers to in another goes after the reference to it.
+#[tokio::test]
+async fn removals_of_what_is_referred_to_come_last() {
+    let fake = Arc::new(Fake::default());
+    fake.a
+        .replace((0..12_000).map(|i| (format!("r{i}"), b"refers".to_vec())));
+    fake.b.replace(resources(&[("referred", "1"), ("other", "1")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let address = server.address;
+    let subscriptions = vec![Subscription::wildcard(B), Subscription::wildcard(A)];
+    let mut client = TestClient::start(address, subscriptions);
+    let mut complete = HashSet::new();
+    while complete.len() < 2 {
+        let batch = client.batch().await;
+        complete.extend(batch.complete.then_some(batch.type_url));
+    }
+
+    let change = |content: &'static [u8], removed: &str, changed: &str| {
+        fake.b.update([(changed.to_owned(), Some(content.to_vec()))]);
+        fake.a
+            .update((0..12_000).map(|i| (format!("r{i}"), Some(content.to_vec()))));
+        fake.b.update([(removed.to_owned(), None)]);
+    };
+    change(b"2", "referred", "other");
+    assert_eq!(client.next().await, (B.into(), map(&[("other", "2")]), vec![]));
+    for _ in 0..3 {
+        assert_eq!(client.next().await.0, A);
+    }
+    assert_eq!(client.next().await, (B.into(), map(&[]), vec!["referred".into()]));
+
+    // The same when it happened while there was no stream.
+    server.stop().await;
+    client.wait_connected(false).await;
+    change(b"3", "other", "new");
+    let server = ControlPlane::start(&fake, Some(address)).await;
+    assert_eq!(client.next().await, (B.into(), map(&[("new", "3")]), vec![]));
+    for _ in 0..3 {
+        assert_eq!(client.next().await.0, A);
+    }
+    assert_eq!(client.next().await, (B.into(), map(&[]), vec!["other".into()]));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn names_get_what_they_name_and_no_more() {
     let fake = Arc::new(Fake::default());

@@ -51,6 +51,10 @@ impl Source for Fake {
         }
     }
 
+    fn removes_last(&self, type_url: &str) -> bool {
+        type_url == B
+    }
+
     fn sent(&self, _client: &String, _type_url: &str, resources: usize) {
         *self.sent.lock().unwrap() += resources;
     }
