@@ -111,7 +111,7 @@ pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
                 "cluster {} is gone; to undo the installations too: {}",
                 which.name,
                 tools::uninstall_hint()
-            );
+            ));
             Ok(())
         }
         ClusterCommand::Status(which) => {
