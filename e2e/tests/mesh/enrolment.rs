@@ -1,0 +1,283 @@
+//! Namespaces join and leave the mesh while their pods talk.
+
+use std::net::Ipv4Addr;
+
+use ambit_e2e::eventually;
+use ambit_e2e::mesh::{Pod, is_ready};
+use ambit_e2e::sample::{MARKER, Shop};
+use ambit_e2e::wire::Packet;
+use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
+use anyhow::{Result, bail, ensure};
+
+use crate::lab::{LIMIT, Lab};
+
+/// What must not change when a pod joins or leaves the mesh.
+fn lives(pods: &[Pod]) -> Vec<(&str, &str, i64, &str)> {
+    pods.iter()
+        .map(|pod| {
+            (
+                pod.name.as_str(),
+                pod.uid.as_str(),
+                pod.restarts,
+                pod.started.as_str(),
+            )
+        })
+        .collect()
+}
+
+fn ensure_no_failure(shop: &Shop, clients: &[&str]) -> Result<()> {
+    for client in clients {
+        let stats = shop.stats(client)?;
+        ensure!(
+            stats.total_failed() == 0,
+            "{client} had failures: {:?}",
+            stats.failures
+        );
+        ensure!(stats.total_ok() > 0, "{client} was never answered");
+    }
+    Ok(())
+}
+
+fn concerns_any(packet: &Packet, addresses: &[Ipv4Addr]) -> bool {
+    addresses.iter().any(|address| packet.concerns(*address))
+}
+
+/// Packets with the application's payload in clear, to any of its ports.
+fn in_clear(packets: &[Packet], port: u16) -> usize {
+    packets
+        .iter()
+        .filter(|packet| packet.has_port(port) && packet.carries(MARKER))
+        .count()
+}
+
+/// Fails unless what the pods at `addresses` sent each other over the wire is TLS to the HBONE port, and there is some.
+pub(crate) fn ensure_only_hbone(packets: &[Packet], addresses: &[Ipv4Addr]) -> Result<()> {
+    let ours: Vec<&Packet> = packets
+        .iter()
+        .filter(|packet| concerns_any(packet, addresses))
+        .collect();
+    if let Some(packet) = ours.iter().find(|packet| !packet.has_port(PORT_HBONE)) {
+        bail!("this went past HBONE: {packet}");
+    }
+    if let Some(packet) = packets
+        .iter()
+        .find(|packet| packet.carries(MARKER) && concerns_any(packet, addresses))
+    {
+        bail!("the payload is readable: {packet}");
+    }
+    let records = ours.iter().filter(|packet| packet.begins_tls_record()).count();
+    ensure!(
+        records > 0,
+        "no TLS among {} packets of {addresses:?}",
+        ours.len()
+    );
+    Ok(())
+}
+
+#[test]
+fn labelling_a_namespace_moves_its_traffic_into_mtls_without_a_restart() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("enrol", |shop| {
+        shop.run_pod(
+            "stream",
+            "stream",
+            &["client", "--stream=server:9090", "--interval=50"],
+        )?;
+        eventually("an answer to the long connection", LIMIT, || {
+            let stats = shop.stats("stream")?;
+            ensure!(stats.total_ok() > 0, "{stats:?}");
+            Ok(())
+        })?;
+        let before = shop.pods()?;
+        let plain = lab.record(shop, 10)?;
+        for port in [8080, 9090, 9091] {
+            ensure!(
+                in_clear(&plain, port) > 0,
+                "nothing in clear to port {port}: the test would prove nothing"
+            );
+        }
+
+        shop.enroll()?;
+        let after = shop.pods()?;
+        for pod in &after {
+            // That these are seen here is what makes their absence elsewhere mean something.
+            ensure_in_mesh(&lab, pod)?;
+        }
+        let secret = lab.record(shop, 20)?;
+
+        ensure!(lives(&before) == lives(&after), "{before:?} became {after:?}");
+        // A connection from before keeps its way until it ends; every other is in the mesh.
+        let fresh: Vec<Ipv4Addr> = after
+            .iter()
+            .filter(|pod| pod.app != "stream")
+            .map(|pod| pod.ip)
+            .collect();
+        let stream = shop.pod_of("stream")?.ip;
+        let packets: Vec<Packet> = secret
+            .into_iter()
+            .filter(|packet| !packet.concerns(stream))
+            .collect();
+        ensure_only_hbone(&packets, &fresh)?;
+        ensure_no_failure(shop, &["client-a", "client-b", "stream"])?;
+        let stream = shop.stats("stream")?.flows["stream"];
+        ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_new_pod_is_in_the_mesh_before_its_first_packet() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("newcomer", |shop| {
+        shop.enroll()?;
+        // Plaintext is refused now: a pod whose first connection went past the mesh would fail.
+        lab.cluster.apply(
+            shop.namespace(),
+            "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {name: ambient}\nspec: {mtls: {mode: Strict}}\n",
+        )?;
+        eventually("Strict to be in force", LIMIT, || {
+            let object = shop.ambient()?;
+            is_ready(&object)?;
+            ensure!(object["status"]["mtlsMode"] == "Strict", "{}", object["status"]);
+            Ok(())
+        })?;
+        for attempt in ["first", "second", "third"] {
+            let (succeeded, said) = shop.run_to_end(attempt, "newcomer", &["get", "http://server:8080/"])?;
+            ensure!(succeeded, "the first request of pod {attempt} failed: {said}");
+        }
+        for pod in shop.pods_of("server")? {
+            ensure!(pod.ready && pod.restarts == 0, "probes did not pass: {pod:?}");
+        }
+        ensure_no_failure(shop, &["client-a", "client-b"])
+    })
+}
+
+#[test]
+fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("leave", |shop| {
+        shop.enroll()?;
+        let before = shop.pods()?;
+        lab.record(shop, 10)?;
+
+        shop.release()?;
+        let packets = lab.record(shop, 10)?;
+        for port in [8080, 9090, 9091] {
+            ensure!(in_clear(&packets, port) > 0, "nothing in clear to port {port}");
+        }
+        let after = shop.pods()?;
+        ensure!(lives(&before) == lives(&after), "{before:?} became {after:?}");
+        for pod in &after {
+            eventually(
+                &format!("nothing of Ambit's to be left in {}", pod.name),
+                LIMIT,
+                || ensure_untouched(&lab, pod),
+            )?;
+        }
+        ensure_no_failure(shop, &["client-a", "client-b"])
+    })
+}
+
+/// What the machine's own programs see in a pod's network namespace.
+struct InPod {
+    tables: String,
+    listening: String,
+    rules: String,
+    routes: String,
+}
+
+impl InPod {
+    fn look(lab: &Lab, pod: &Pod) -> Result<Self> {
+        let node = pod.node(&lab.cluster)?;
+        let look = |words: &[&str]| -> Result<String> {
+            let output = node.in_pod_network(&pod.uid, words)?.output()?;
+            // The tool calls a routing table that nothing is in an error.
+            ensure!(
+                output.status.success() || words.contains(&"100"),
+                "{words:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        Ok(Self {
+            tables: look(&["nft", "list", "tables"])?,
+            listening: look(&["ss", "--no-header", "--listening", "--tcp", "--numeric"])?,
+            rules: look(&["ip", "rule", "list"])?,
+            routes: look(&["ip", "route", "show", "table", "100"])?,
+        })
+    }
+
+    fn listens(&self, port: u16) -> bool {
+        self.listening.contains(&format!(":{port} "))
+    }
+}
+
+const PORTS: [u16; 3] = [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE];
+
+/// Fails where a rule, a socket or a route of ours is in a pod's network namespace.
+pub(crate) fn ensure_untouched(lab: &Lab, pod: &Pod) -> Result<()> {
+    let seen = InPod::look(lab, pod)?;
+    ensure!(seen.tables.trim().is_empty(), "nftables: {}", seen.tables);
+    ensure!(
+        !PORTS.iter().any(|port| seen.listens(*port)),
+        "a listener is left: {}",
+        seen.listening
+    );
+    ensure!(
+        !seen.rules.contains("0x111"),
+        "a routing rule is left: {}",
+        seen.rules
+    );
+    ensure!(seen.routes.trim().is_empty(), "a route is left: {}", seen.routes);
+    Ok(())
+}
+
+/// Fails unless all of them are there.
+pub(crate) fn ensure_in_mesh(lab: &Lab, pod: &Pod) -> Result<()> {
+    let seen = InPod::look(lab, pod)?;
+    ensure!(
+        seen.tables.contains("ambit"),
+        "no table of ours in {}: {}",
+        pod.name,
+        seen.tables
+    );
+    ensure!(
+        PORTS.iter().all(|port| seen.listens(*port)),
+        "listeners are missing in {}: {}",
+        pod.name,
+        seen.listening
+    );
+    ensure!(
+        seen.rules.contains("0x111") && !seen.routes.is_empty(),
+        "no route for replies in {}",
+        pod.name
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pod_opts_out_and_is_left_alone() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("optout", |shop| {
+        shop.enroll()?;
+        let loner = shop.pod_of("client-b")?;
+        lab.cluster.run_kubectl(&[
+            "label",
+            "pod",
+            &loner.name,
+            "-n",
+            shop.namespace(),
+            "istio.io/dataplane-mode=none",
+        ])?;
+        eventually("the pod to be released and counted", LIMIT, || {
+            let loner = shop.pod_of("client-b")?;
+            ensure!(!loner.captured, "it is captured still");
+            let pods = &shop.ambient()?["status"]["pods"];
+            ensure!(pods["excluded"] == 1 && pods["captured"] == 3, "{pods}");
+            ensure_untouched(&lab, &loner)
+        })?;
+        // It goes on, in plaintext, as the mesh is permissive.
+        shop.wait_more("client-b", 5)?;
+        ensure_no_failure(shop, &["client-a", "client-b"])
+    })
+}

@@ -1,0 +1,230 @@
+//! Parts of the mesh die, and traffic goes on.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use ambit_e2e::eventually;
+use ambit_e2e::mesh::{self, Pod};
+use ambit_e2e::sample::{Shop, Stats, millis};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::enrolment::{ensure_in_mesh, ensure_only_hbone};
+use crate::lab::{LIMIT, Lab};
+
+const OPERATOR: &str = "deployment/ambit-operator";
+
+/// A client that makes some hundred connections a second and keeps one, on the node of `near`.
+fn start_load(shop: &Shop) -> Result<Pod> {
+    let arguments = [
+        "client",
+        "--http=http://server:8080/",
+        "--tcp=server:9090",
+        "--stream=server:9090",
+        "--interval=5",
+    ];
+    shop.run_pod("load", "load", &arguments)?;
+    eventually("the load to run inside of the mesh", LIMIT, || {
+        let pod = shop.pod_of("load")?;
+        ensure!(pod.captured, "it is not captured");
+        let stats = shop.stats("load")?;
+        ensure!(
+            stats.flows.len() == 3 && stats.flows.values().all(|flow| flow.ok > 20),
+            "{stats:?}"
+        );
+        Ok(pod)
+    })
+}
+
+/// Ends the first process of a container with SIGKILL, and waits until it was started again and is Ready.
+fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
+    let pid = pod.node(&lab.cluster)?.container_pid(&pod.uid, container)?;
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status()?;
+    ensure!(status.success(), "cannot kill {container} of {}", pod.name);
+    eventually(&format!("{} to be started again", pod.name), LIMIT, || {
+        let now = Pod::list(&lab.cluster, &pod.namespace, "")?
+            .into_iter()
+            .find(|now| now.uid == pod.uid);
+        let now = now.context("it is gone")?;
+        ensure!(
+            now.restarts > pod.restarts && now.ready,
+            "restarts {}, ready {}",
+            now.restarts,
+            now.ready
+        );
+        Ok(())
+    })
+}
+
+fn failures(stats: &Stats) -> String {
+    stats
+        .failures
+        .iter()
+        .map(|failure| format!("\n  {failure:?}"))
+        .collect()
+}
+
+#[test]
+fn traffic_goes_on_without_any_operator() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("headless", |shop| {
+        shop.enroll()?;
+        let scale = |replicas: &str| {
+            let replicas = format!("--replicas={replicas}");
+            lab.cluster
+                .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
+        };
+        let headless = || -> Result<()> {
+            for operator in Pod::list(
+                &lab.cluster,
+                mesh::NAMESPACE,
+                "app.kubernetes.io/name=ambit-operator",
+            )? {
+                let now = ["--now", "--namespace", mesh::NAMESPACE];
+                lab.cluster
+                    .run_kubectl(&[&["delete", "pod", operator.name.as_str()], &now[..]].concat())?;
+            }
+            for client in ["client-a", "client-b"] {
+                shop.wait_more(client, 30)?;
+            }
+            shop.run_pod("late", "late", &["client", "--http=http://server:8080/"])
+        };
+        scale("0")?;
+        let result = headless();
+        scale("2")?;
+        result?;
+        let wait = [
+            "rollout",
+            "status",
+            OPERATOR,
+            "--timeout=60s",
+            "--namespace",
+            mesh::NAMESPACE,
+        ];
+        lab.cluster.run_kubectl(&wait)?;
+        eventually(
+            "the pod that came meanwhile to be captured and served",
+            LIMIT,
+            || {
+                ensure!(shop.pod_of("late")?.captured, "it is not captured");
+                let stats = shop.stats("late")?;
+                ensure!(stats.total_ok() > 10, "{stats:?}");
+                Ok(())
+            },
+        )?;
+        for client in ["client-a", "client-b"] {
+            let stats = shop.stats(client)?;
+            ensure!(stats.total_failed() == 0, "{client}: {}", failures(&stats));
+        }
+        mesh::wait_ready(&lab.cluster)
+    })
+}
+
+#[test]
+fn a_killed_ztunnel_fails_no_connection_begun_after_it() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("killz", |shop| {
+        shop.enroll()?;
+        let load = start_load(shop)?;
+        let near = lab.ztunnel_of(&load)?;
+        let far = mesh::ztunnels(&lab.cluster)?
+            .into_iter()
+            .find(|other| other.node != load.node);
+        let far = far.context("there is one node only")?;
+        for (place, ztunnel) in [("the client's", near), ("a server's", far)] {
+            let before = shop.stats("load")?.failures.len();
+            let killed = millis(SystemTime::now());
+            kill_container(&lab, &ztunnel, "ztunnel")?;
+            shop.wait_more("load", 100)?;
+            for client in ["load", "client-a", "client-b"] {
+                let stats = shop.stats(client)?;
+                // A connection that was begun in the instant between the clock's reading and the signal counts as earlier.
+                let begun_after = |begun: u64| begun > killed + 100;
+                if let Some(failure) = stats
+                    .failures
+                    .iter()
+                    .find(|failure| begun_after(failure.connection_begun))
+                {
+                    bail!("{place} ztunnel was killed at {killed}, and {client} had {failure:?}");
+                }
+            }
+            let cut = shop.stats("load")?.failures.len() - before;
+            println!("{place} ztunnel killed: {cut} connections that it had accepted were cut");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_killed_agent_fails_nothing() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("killa", |shop| {
+        shop.enroll()?;
+        start_load(shop)?;
+        for agent in Pod::list(
+            &lab.cluster,
+            mesh::NAMESPACE,
+            "app.kubernetes.io/name=ambit-agent",
+        )? {
+            kill_container(&lab, &agent, "agent")?;
+            shop.wait_more("load", 100)?;
+        }
+        for client in ["load", "client-a", "client-b"] {
+            let stats = shop.stats(client)?;
+            ensure!(stats.total_failed() == 0, "{client}: {}", failures(&stats));
+        }
+        let stream = shop.stats("load")?.flows["stream"];
+        ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
+        // The agent that came back works: it captures what is new.
+        let (succeeded, said) = shop.run_to_end("after", "after", &["get", "http://server:8080/"])?;
+        ensure!(succeeded, "a pod after the agents' return: {said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_lost_its_power_comes_back_by_itself() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("power", |shop| {
+        shop.enroll()?;
+        let victim = shop.pod_of("client-b")?;
+        let node = victim.node(&lab.cluster)?;
+        node.kill()?;
+        node.start()?;
+        eventually(
+            "the node's client to run again and be answered",
+            Duration::from_secs(120),
+            || {
+                // Its counts begin anew with it.
+                let stats = shop.stats("client-b")?;
+                ensure!(
+                    stats.flows.values().filter(|flow| flow.ok > 20).count() == 3,
+                    "{stats:?}"
+                );
+                Ok(())
+            },
+        )?;
+        let pods = eventually(
+            "every pod to be Ready and captured",
+            Duration::from_secs(120),
+            || {
+                let pods = shop.pods()?;
+                let bad: Vec<&Pod> = pods.iter().filter(|pod| !pod.ready || !pod.captured).collect();
+                ensure!(bad.is_empty(), "{bad:?}");
+                for pod in &pods {
+                    ensure_in_mesh(&lab, pod)?;
+                }
+                Ok(pods)
+            },
+        )?;
+        shop.wait_captured()?;
+        mesh::wait_ready(&lab.cluster)?;
+        let addresses: Vec<_> = pods.iter().map(|pod| pod.ip).collect();
+        ensure_only_hbone(&lab.record(shop, 20)?, &addresses)?;
+        ensure!(
+            fs::read_dir(node.disk().join("ambit"))?.next().is_some(),
+            "no snapshot is on the node's disk"
+        );
+        Ok(())
+    })
+}

@@ -1,0 +1,110 @@
+//! The cluster that all tests share, and what a test leaves for those who look into its failure.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{env, fs};
+
+use ambit_e2e::cluster::Cluster;
+use ambit_e2e::mesh::{self, Pod};
+use ambit_e2e::sample::Shop;
+use ambit_e2e::wire::{Packet, Recording};
+use anyhow::{Context, Result};
+
+/// One test at a time has the cluster.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// How long anything in the mesh may take that a test waits for.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The cluster with Ambit installed and a Mesh that is Ready.
+pub(crate) struct Lab {
+    pub(crate) cluster: Cluster,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// Waits for its turn, then sees to it that Ambit is installed and Ready.
+    pub(crate) fn enter() -> Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = env::var("AMBIT_TEST_CLUSTER").context(
+            "AMBIT_TEST_CLUSTER names no cluster: run `cargo xtask test`, or see e2e/tests/mesh/main.rs",
+        )?;
+        let cluster = Cluster::attach(&name)?;
+        let lab = Self { cluster, _turn: turn };
+        let there = lab
+            .cluster
+            .get(&["mesh", "default"])
+            .and_then(|mesh| mesh::is_ready(&mesh));
+        if there.is_err() {
+            lab.install()?;
+        }
+        Ok(lab)
+    }
+
+    /// Installs the chart and the Mesh.
+    pub(crate) fn install(&self) -> Result<()> {
+        crate::uninstall::remember_nodes(&self.cluster)?;
+        mesh::install(&self.cluster, &|message| println!("{message}"))?;
+        mesh::apply(&self.cluster, mesh::MESH)
+    }
+
+    /// Runs `test` on the sample application in a namespace of its own, and removes that again. Where it fails, what there is
+    /// to see is kept, and the error says where.
+    pub(crate) fn with_shop(&self, namespace: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
+        let result = Shop::deploy(&self.cluster, namespace).and_then(|shop| test(&shop));
+        let result = result.map_err(|error| match self.keep_evidence(namespace) {
+            Ok(kept) => error.context(format!("logs and objects are kept in {}", kept.display())),
+            Err(lost) => error.context(format!("no evidence could be kept: {lost:#}")),
+        });
+        self.cluster.run_kubectl(&[
+            "delete",
+            "namespace",
+            namespace,
+            "--ignore-not-found",
+            "--wait=false",
+        ])?;
+        result
+    }
+
+    /// Records what goes between the nodes while each client is answered `answers` times more.
+    pub(crate) fn record(&self, shop: &Shop, answers: u64) -> Result<Vec<Packet>> {
+        let file = self.folder(shop.namespace()).join("wire.pcap");
+        let recording = Recording::start(&self.cluster, &file)?;
+        for client in ["client-a", "client-b"] {
+            shop.wait_more(client, answers)?;
+        }
+        recording.stop()
+    }
+
+    /// The ztunnel of a pod's node.
+    pub(crate) fn ztunnel_of(&self, pod: &Pod) -> Result<Pod> {
+        let all = mesh::ztunnels(&self.cluster)?;
+        let here = all.into_iter().find(|ztunnel| ztunnel.node == pod.node);
+        here.with_context(|| format!("no ztunnel runs on {}", pod.node))
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.cluster.dir().join("tests").join(name)
+    }
+
+    fn keep_evidence(&self, namespace: &str) -> Result<PathBuf> {
+        let folder = self.folder(namespace);
+        fs::create_dir_all(&folder)?;
+        let all = "pods,events,ambientnamespaces,meshes,daemonsets,deployments";
+        let objects = self
+            .cluster
+            .run_kubectl(&["get", all, "--all-namespaces", "--output=yaml"])?;
+        fs::write(folder.join("objects.yaml"), objects)?;
+        for place in [mesh::NAMESPACE, namespace] {
+            for pod in Pod::list(&self.cluster, place, "")? {
+                let log = self
+                    .cluster
+                    .logs(place, &pod.name)
+                    .unwrap_or_else(|error| format!("{error:#}"));
+                fs::write(folder.join(format!("{}-{}.log", pod.name, pod.node)), log)?;
+            }
+        }
+        Ok(folder)
+    }
+}

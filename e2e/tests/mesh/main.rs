@@ -1,0 +1,19 @@
+//! Ambit on a real cluster. `cargo xtask test` makes the cluster and runs these; by hand:
+//!
+//! ```sh
+//! cargo xtask cluster up && cargo xtask images --load ambit
+//! AMBIT_TEST_CLUSTER=ambit cargo test -p ambit-e2e --features cluster --test mesh -- deny
+//! ```
+//!
+//! Each test brings what it needs into a namespace of its own. They take turns, as some of them kill what all share.
+
+mod authorization;
+mod bad_input;
+mod enrolment;
+mod failures;
+mod hbone;
+mod identity;
+mod lab;
+mod privileges;
+mod status;
+mod uninstall;

@@ -1,0 +1,158 @@
+//! What `kubectl` shows.
+
+use ambit_e2e::eventually;
+use ambit_e2e::mesh::{self, is_ready};
+use anyhow::{Result, bail, ensure};
+use serde_json::Value;
+
+use crate::lab::{LIMIT, Lab};
+
+fn number(object: &Value, path: &str) -> i64 {
+    object.pointer(path).and_then(Value::as_i64).unwrap_or_default()
+}
+
+#[test]
+fn the_objects_tell_the_truth_at_each_step() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("truth", |shop| {
+        let mesh = || lab.cluster.get(&["mesh", "default"]);
+        let before = mesh()?;
+        is_ready(&before)?;
+        let nodes = lab.cluster.nodes().len();
+        ensure!(
+            before["status"]["nodes"] == format!("{nodes}/{nodes}"),
+            "{}",
+            before["status"]
+        );
+        let none = lab
+            .cluster
+            .list(&["ambientnamespaces", "--namespace", shop.namespace()])?;
+        ensure!(none.is_empty(), "an object before the label: {none:?}");
+
+        shop.enroll()?;
+        eventually("the objects to say that four pods are captured", LIMIT, || {
+            let object = shop.ambient()?;
+            is_ready(&object)?;
+            let pods = &object["status"]["pods"];
+            ensure!(
+                pods["total"] == 4 && pods["captured"] == 4 && pods["failed"] == 0,
+                "{pods}"
+            );
+            let more = number(&mesh()?, "/status/pods/captured") - number(&before, "/status/pods/captured");
+            ensure!(more == 4, "the Mesh counts {more} more");
+            let more = number(&mesh()?, "/status/enrolledNamespaces")
+                - number(&before, "/status/enrolledNamespaces");
+            ensure!(more == 1, "the Mesh counts {more} more namespaces");
+            Ok(())
+        })?;
+        let table = lab
+            .cluster
+            .run_kubectl(&["get", "mesh,ambientnamespaces", "--all-namespaces"])?;
+        for word in [
+            "READY",
+            "REASON",
+            "VERSION",
+            "NODES",
+            "CAPTURED",
+            "FAILED",
+            "mesh.ambit.dev/default",
+            "True",
+            "truth",
+        ] {
+            ensure!(table.contains(word), "no {word} in\n{table}");
+        }
+        let events = lab.cluster.run_kubectl(&["get", "events", "--all-namespaces"])?;
+        ensure!(events.contains("Enrolled"), "no event tells of it:\n{events}");
+
+        shop.release()?;
+        eventually("the objects to say that no pod is captured", LIMIT, || {
+            let left = lab
+                .cluster
+                .list(&["ambientnamespaces", "--namespace", shop.namespace()])?;
+            ensure!(left.is_empty(), "what the operator made is left: {left:?}");
+            let now = number(&mesh()?, "/status/pods/captured");
+            ensure!(
+                now == number(&before, "/status/pods/captured"),
+                "the Mesh counts {now}"
+            );
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn kubectl_explain_reads_as_documentation() -> Result<()> {
+    let lab = Lab::enter()?;
+    let tree = lab
+        .cluster
+        .run_kubectl(&["explain", "mesh.spec", "--recursive"])?;
+    for field in [
+        "trustDomain",
+        "leafTTL",
+        "mode",
+        "ztunnel",
+        "accessLog",
+        "enum: Permissive, Strict",
+    ] {
+        ensure!(tree.contains(field), "no {field} in\n{tree}");
+    }
+    for path in [
+        "mesh",
+        "mesh.spec.identity.leafTTL",
+        "ambientnamespace.spec.authorization.from.principals",
+    ] {
+        let text = lab.cluster.run_kubectl(&["explain", path])?;
+        let Some((_, description)) = text.split_once("DESCRIPTION:") else {
+            bail!("no description of {path}:\n{text}")
+        };
+        ensure!(
+            description.split_whitespace().count() > 10 && !description.contains("<empty>"),
+            "{path}:\n{text}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_config_dump_shows_what_a_proxy_knows() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("dump", |shop| {
+        shop.enroll()?;
+        let client = shop.pod_of("client-a")?;
+        let ztunnel = lab.ztunnel_of(&client)?;
+        let dump = mesh::config_dump(&lab.cluster, &ztunnel)?;
+        let workload = &dump["workloads"][client.ip.to_string()];
+        for (field, value) in [
+            ("workloadIp", client.ip.to_string()),
+            ("protocol", "HBONE".into()),
+            ("name", client.name.clone()),
+            ("namespace", "dump".into()),
+            ("serviceAccount", "client-a".into()),
+            ("workloadName", "client-a".into()),
+            ("canonicalName", "client-a".into()),
+            ("canonicalRevision", "latest".into()),
+            ("node", client.node.clone()),
+            ("status", "Healthy".into()),
+        ] {
+            ensure!(workload[field] == value, "{field} is not {value} in {workload}");
+        }
+        ensure!(
+            workload["workloadType"]
+                .as_str()
+                .is_some_and(|kind| kind.eq_ignore_ascii_case("deployment")),
+            "{workload}"
+        );
+        ensure!(workload["authorizationPolicies"].is_array(), "{workload}");
+        let text = dump.to_string();
+        ensure!(
+            text.contains("server.dump.svc.cluster.local"),
+            "the Service is not in it"
+        );
+        ensure!(
+            text.contains("spiffe://cluster.local/ns/dump/sa/client-a"),
+            "the certificate is not in it"
+        );
+        ensure!(!text.contains("PRIVATE KEY"), "a key is in it");
+        Ok(())
+    })
+}
