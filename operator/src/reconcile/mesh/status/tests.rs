@@ -1,1 +1,115 @@
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use super::*;
+
+fn object<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// (metadata.generation, observedGeneration, updated, available)
+fn set(generation: i64, observed: i64, updated: i32, available: i32) -> DaemonSet {
+    object(json!({
+        "metadata": {"generation": generation},
+        "spec": {"selector": {}, "template": {}},
+        "status": {
+            "observedGeneration": observed, "desiredNumberScheduled": 2, "currentNumberScheduled": 2,
+            "numberMisscheduled": 0, "updatedNumberScheduled": updated, "numberAvailable": available, "numberReady": available,
+        },
+    }))
+}
+
+#[test]
+fn a_rollout_is_done_when_every_node_has_the_present_one_available() {
+    for (set, done) in [
+        (set(2, 2, 2, 2), true),
+        (set(2, 1, 2, 2), false),
+        (set(2, 2, 1, 2), false),
+        (set(2, 2, 2, 1), false),
+    ] {
+        assert_eq!(Rollout::of(Some(&set)).done, done, "{set:?}");
+    }
+    assert!(!Rollout::of(None).done, "not applied yet");
+    assert_eq!(
+        Rollout::of(Some(&set(2, 1, 2, 2))).updated,
+        0,
+        "counts of an older generation say nothing of this one"
+    );
+}
+
+fn told(finding: &Finding) -> (&str, bool, bool, bool) {
+    (
+        finding.reason,
+        finding.ready,
+        finding.progressing,
+        finding.degraded,
+    )
+}
+
+#[test]
+fn what_is_said_of_a_mesh() {
+    let done = Rollout::of(Some(&set(1, 1, 2, 2)));
+    let half = Rollout::of(Some(&set(1, 1, 2, 1)));
+    let quiet = MeshSummary::default();
+    let failing = MeshSummary {
+        failed: 2,
+        failing_namespaces: vec!["shop".to_owned()],
+        ..MeshSummary::default()
+    };
+    let trouble = ["ztunnel-x on n1: ImagePullBackOff: not found".to_owned()];
+
+    assert_eq!(
+        told(&finding(done, done, &[], &quiet)),
+        ("Ready", true, false, false)
+    );
+    assert_eq!(
+        told(&finding(done, half, &[], &quiet)),
+        ("RollingOut", false, true, false)
+    );
+    let failed = finding(done, half, &trouble, &quiet);
+    assert_eq!(told(&failed), ("PodsFailing", false, false, true));
+    assert!(
+        failed.message.starts_with("ztunnel-x on n1: ImagePullBackOff"),
+        "{}",
+        failed.message
+    );
+    let degraded = finding(done, done, &[], &failing);
+    assert_eq!(told(&degraded), ("CaptureFailed", true, false, true));
+    assert!(
+        degraded.message.contains("2 pods") && degraded.message.contains("shop"),
+        "{}",
+        degraded.message
+    );
+}
+
+#[test]
+fn pods_that_cannot_start_are_named_with_the_reason() {
+    let pod = |state: Value, conditions: Value| -> Pod {
+        object(json!({
+            "metadata": {"name": "ztunnel-x"}, "spec": {"nodeName": "n1", "containers": []},
+            "status": {"containerStatuses": [{
+                "name": "ztunnel", "ready": false, "restartCount": 0, "image": "i", "imageID": "", "state": state,
+            }], "conditions": conditions},
+        }))
+    };
+    let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "no such tag"}});
+    assert_eq!(
+        trouble(&pod(waiting("ErrImagePull"), json!([]))).unwrap(),
+        "ztunnel-x on n1: ErrImagePull: no such tag"
+    );
+    assert_eq!(trouble(&pod(waiting("ContainerCreating"), json!([]))), None);
+    assert_eq!(trouble(&pod(json!({"running": {}}), json!([]))), None);
+    let unschedulable =
+        json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}]);
+    assert_eq!(
+        trouble(&pod(json!({}), unschedulable)).unwrap(),
+        "ztunnel-x on n1: Unschedulable: no room"
+    );
+}
+
+#[test]
+fn long_lists_end_with_a_count() {
+    let all: Vec<_> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+    assert_eq!(named(&all), "a; b; c; and 2 more");
+    assert_eq!(named(&all[..2]), "a; b");
+}

@@ -1,1 +1,213 @@
+use ambit_crds::{AmbientNamespaceSpec, Mode};
 
+use super::*;
+use crate::index::PodFailure;
+
+fn enrolled() -> NamespaceSummary {
+    NamespaceSummary {
+        exists: true,
+        asks: true,
+        enrolled: true,
+        mesh: true,
+        ..Default::default()
+    }
+}
+
+fn failure(pod: &str) -> PodFailure {
+    PodFailure {
+        pod: pod.to_owned(),
+        reason: "PortInUse".to_owned(),
+        message: "15008 is taken".to_owned(),
+    }
+}
+
+fn rule_summary(pods: usize, excluded: usize) -> RuleSummary {
+    RuleSummary {
+        name: "r".to_owned(),
+        mode: Mode::Enforce,
+        pods,
+        excluded,
+        invalid: None,
+    }
+}
+
+#[test]
+fn what_is_said_of_a_namespace() {
+    let out = NamespaceSummary {
+        asks: false,
+        enrolled: false,
+        ..enrolled()
+    };
+    // (summary, reason, ready, progressing, degraded)
+    let cases = [
+        (enrolled(), "Enrolled", true, false, false),
+        (
+            NamespaceSummary {
+                captured: 2,
+                ..enrolled()
+            },
+            "Captured",
+            true,
+            false,
+            false,
+        ),
+        (
+            NamespaceSummary {
+                captured: 1,
+                pending: 1,
+                ..enrolled()
+            },
+            "Capturing",
+            false,
+            true,
+            false,
+        ),
+        (
+            NamespaceSummary {
+                captured: 1,
+                failures: vec![failure("a")],
+                ..enrolled()
+            },
+            "CaptureFailed",
+            false,
+            false,
+            true,
+        ),
+        (
+            NamespaceSummary {
+                captured: 1,
+                releasing: 1,
+                ..enrolled()
+            },
+            "Releasing",
+            false,
+            true,
+            false,
+        ),
+        (
+            NamespaceSummary {
+                captured: 1,
+                rules: vec![rule_summary(1, 1)],
+                ..enrolled()
+            },
+            "RulesNotEnforced",
+            true,
+            false,
+            true,
+        ),
+        (
+            NamespaceSummary {
+                captured: 1,
+                rules: vec![RuleSummary {
+                    invalid: Some("x".to_owned()),
+                    ..rule_summary(1, 0)
+                }],
+                ..enrolled()
+            },
+            "RuleInvalid",
+            false,
+            false,
+            true,
+        ),
+        (out.clone(), "NotEnrolled", true, false, false),
+        (
+            NamespaceSummary {
+                releasing: 3,
+                ..out.clone()
+            },
+            "Releasing",
+            false,
+            true,
+            false,
+        ),
+        (
+            NamespaceSummary {
+                rules: vec![rule_summary(0, 0)],
+                ..out.clone()
+            },
+            "RulesNotEnforced",
+            true,
+            false,
+            true,
+        ),
+        (
+            NamespaceSummary {
+                asks: true,
+                exempt: true,
+                ..out.clone()
+            },
+            "NeverEnrolled",
+            false,
+            false,
+            true,
+        ),
+        (
+            NamespaceSummary {
+                asks: true,
+                mesh: false,
+                ..out
+            },
+            "NoMesh",
+            false,
+            false,
+            true,
+        ),
+    ];
+    for (summary, reason, ready, progressing, degraded) in cases {
+        let found = finding(&summary);
+        let got = (found.reason, found.ready, found.progressing, found.degraded);
+        assert_eq!(got, (reason, ready, progressing, degraded), "{summary:?}");
+    }
+}
+
+#[test]
+fn failures_are_listed_up_to_a_limit_and_counted_beyond() {
+    let failures: Vec<_> = (0..25).map(|n| failure(&format!("p{n:02}"))).collect();
+    let summary = NamespaceSummary {
+        total: 25,
+        failures,
+        ..enrolled()
+    };
+    let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
+    let found = finding(&summary);
+    let status = status(&object, &summary, &found);
+    assert_eq!((status.failures.len(), status.failures_omitted), (20, Some(5)));
+    assert_eq!(status.pods.unwrap().failed, 25);
+    assert!(
+        found.message.contains("p00: PortInUse: 15008 is taken"),
+        "{}",
+        found.message
+    );
+}
+
+#[test]
+fn a_rules_status_names_who_enforces_it() {
+    let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
+    let told = |summary: NamespaceSummary| {
+        let status = status(&object, &summary, &finding(&summary));
+        (
+            status.rules[0].enforced_by.clone(),
+            status.rules[0].pods,
+            status.mtls_mode.unwrap(),
+        )
+    };
+    let protects = NamespaceSummary {
+        rules: vec![rule_summary(2, 0)],
+        mtls: MtlsMode::Strict,
+        ..enrolled()
+    };
+    assert_eq!(
+        told(protects.clone()),
+        ("ztunnel".to_owned(), 2, "Strict".to_owned())
+    );
+    let nobody = NamespaceSummary {
+        rules: vec![rule_summary(0, 0)],
+        ..enrolled()
+    };
+    assert_eq!(told(nobody), ("nothing".to_owned(), 0, "Permissive".to_owned()));
+    let outside = NamespaceSummary {
+        enrolled: false,
+        ..protects
+    };
+    assert_eq!(told(outside), ("nothing".to_owned(), 2, "Disabled".to_owned()));
+}
