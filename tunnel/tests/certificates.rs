@@ -1,4 +1,5 @@
 //! The certificate manager, with a certificate authority in memory.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -39,15 +39,16 @@ impl Answer {
     }
 }
 
-/// Answers GET requests by path until `shutdown`; `None` is 404.
-pub(crate) async fn serve_http<F>(
+/// Answers a path; `None` is 404.
+pub(crate) type Answers = Box<dyn Fn(&str) -> Option<Answer> + Send + Sync>;
+
+/// Answers GET requests by path until `shutdown`.
+pub(crate) async fn serve_http(
     name: &'static str,
     listener: TcpListener,
     shutdown: CancellationToken,
-    answer: F,
-) where
-    F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
-{
+    answer: Answers,
+) {
     let answer = Arc::new(answer);
     let connections = TaskTracker::new();
     loop {

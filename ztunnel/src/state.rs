@@ -77,34 +77,27 @@ pub(crate) struct MeshState {
     authorization_changed: watch::Sender<u64>,
 }
 
-/// One change of an address: new content, or gone.
-pub(crate) enum AddressChange {
-    Set(Address),
-    Removed(String),
-}
-
 impl MeshState {
     pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// Applies changes in order. Returns the UIDs of workloads that are gone or live elsewhere now (whose pooled connections must
-    /// not be used again), and what was not understood, by name.
+    /// Removes addresses by name, then sets others. Returns the UIDs of workloads that are gone or live elsewhere now (whose
+    /// pooled connections must not be used again), and what was not understood, by name.
     pub(crate) fn apply_addresses(
         &self,
-        changes: impl IntoIterator<Item = (String, AddressChange)>,
+        removed: &[String],
+        set: impl IntoIterator<Item = (String, Address)>,
     ) -> (Vec<Arc<str>>, Vec<(String, InvalidAddress)>) {
         let mut moved = Vec::new();
         let mut invalid = Vec::new();
         let mut authorization = false;
         {
             let mut tables = self.tables.write();
-            for (name, change) in changes {
-                let result = match change {
-                    AddressChange::Set(address) => tables.set(address),
-                    AddressChange::Removed(name) => Ok(tables.remove(&name)),
-                };
-                match result {
+            // Removals first: an address may have passed from one workload to another.
+            moved.extend(removed.iter().filter_map(|name| tables.remove(name).moved));
+            for (name, address) in set {
+                match tables.set(address) {
                     Ok(effect) => {
                         moved.extend(effect.moved);
                         authorization |= effect.authorization;

@@ -12,7 +12,7 @@ use ambit_wire::xds::{Batch, Handler, Rejection};
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::state::{AddressChange, MeshState};
+use crate::state::MeshState;
 
 /// Applies batches; tells when the first complete one of each type has come.
 pub(crate) struct StateUpdater {
@@ -50,24 +50,19 @@ impl Handler for StateUpdater {
 impl StateUpdater {
     fn addresses(&self, batch: Batch) -> Vec<Rejection> {
         let mut rejections = Vec::new();
-        let mut changes = Vec::with_capacity(batch.added.len() + batch.removed.len());
-        // Removals first: an address may have passed from one workload to another.
-        changes.extend(
-            batch
-                .removed
-                .into_iter()
-                .map(|name| (name.clone(), AddressChange::Removed(name))),
-        );
+        let mut addresses = Vec::with_capacity(batch.added.len());
         for resource in batch.added {
             match Address::decode(resource.bytes.as_slice()) {
-                Ok(address) => changes.push((resource.name, AddressChange::Set(address))),
-                Err(error) => rejections.push(Rejection {
-                    name: resource.name,
-                    reason: error.to_string(),
-                }),
+                Ok(address) => addresses.push((resource.name, address)),
+                Err(error) => {
+                    rejections.push(Rejection {
+                        name: resource.name,
+                        reason: error.to_string(),
+                    });
+                }
             }
         }
-        let (moved, invalid) = self.state.apply_addresses(changes);
+        let (moved, invalid) = self.state.apply_addresses(&batch.removed, addresses);
         for workload in moved {
             self.pool.evict_workload(&workload);
         }

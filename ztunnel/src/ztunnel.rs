@@ -27,7 +27,7 @@ use crate::limits::{Budget, Limits};
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
 use crate::proxy::{OriginalDestination, Proxy, original_destination};
-use crate::serve::{Answer, serve_http};
+use crate::serve::{Answer, Answers, serve_http};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, Synced};
 
@@ -172,7 +172,7 @@ impl Ztunnel {
     }
 
     fn serve(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
-        let spawn = |name, listener, answer: Box<dyn Fn(&str) -> Option<Answer> + Send + Sync>| {
+        let spawn = |name, listener, answer: Answers| {
             self.tasks
                 .spawn(serve_http(name, listener, self.shutdown.clone(), answer));
         };

@@ -24,15 +24,22 @@ pub struct IstioCa {
 impl IstioCa {
     /// Asks over `channel`, authenticated by `token`, for certificates that last `validity` (the CA may shorten it).
     pub fn new(channel: Channel, token: TokenFile, validity: Duration) -> Self {
-        Self { client: IstioCertificateServiceClient::with_interceptor(channel, token), validity }
+        Self {
+            client: IstioCertificateServiceClient::with_interceptor(channel, token),
+            validity,
+        }
     }
 
     fn request(&self, identity: &SpiffeId, csr: String) -> IstioCertificateRequest {
-        let impersonated = Value { kind: Some(Kind::StringValue(identity.to_string())) };
+        let impersonated = Value {
+            kind: Some(Kind::StringValue(identity.to_string())),
+        };
         IstioCertificateRequest {
             csr,
             validity_duration: i64::try_from(self.validity.as_secs()).unwrap_or(i64::MAX),
-            metadata: Some(Struct { fields: BTreeMap::from([("ImpersonatedIdentity".to_owned(), impersonated)]) }),
+            metadata: Some(Struct {
+                fields: BTreeMap::from([("ImpersonatedIdentity".to_owned(), impersonated)]),
+            }),
         }
     }
 }

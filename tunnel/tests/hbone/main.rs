@@ -1,4 +1,5 @@
 //! HBONE end to end over loopback: mutual TLS, CONNECT, copying and the pool, with a certificate authority in memory.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod copying;
 mod peers;

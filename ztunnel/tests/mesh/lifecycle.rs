@@ -1,0 +1,193 @@
+//! Capture, release, and restarts of either side.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ambit_tunnel::testing::TestCa;
+use ambit_wire::workload::TunnelProtocol;
+use tokio::io::AsyncReadExt;
+
+use crate::agent::{Agent, identity};
+use crate::control_plane::{ControlPlane, workload};
+use crate::node::{Node, WAIT, address, echo, greeting, talk, until};
+
+struct Pair {
+    control_plane: ControlPlane,
+    ca: Arc<TestCa>,
+    node: Node,
+    client: Ipv4Addr,
+    application: SocketAddr,
+}
+
+/// A client and a server on one node.
+async fn pair() -> Pair {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let mut node = Node::start(&control_plane, &ca).await;
+    let (client, server) = (address(), address());
+    let application = echo("server", server).await;
+    assert!(node.readiness().await.starts_with("not ready"));
+    for (name, ip) in [("client", client), ("server", server)] {
+        node.capture(name, ip).await;
+        control_plane.set_workload(workload(name, ip, TunnelProtocol::Hbone));
+    }
+    node.ready().await;
+    until("both are known", async || {
+        node.config_dump().await["workloads"]
+            .as_object()
+            .is_some_and(|workloads| workloads.len() == 2)
+    })
+    .await;
+    Pair {
+        control_plane,
+        ca,
+        node,
+        client,
+        application,
+    }
+}
+
+#[tokio::test]
+async fn a_released_pods_connections_go_on_and_the_last_one_brings_the_acknowledgement() {
+    let Pair {
+        mut node,
+        client,
+        application,
+        ..
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    node.agent.remove("client-uid", false).await;
+    node.until_metric("ambit_ztunnel_draining_pods", &[], 1).await;
+    talk(&mut open, "not over yet").await;
+    assert!(!node.agent.has_ack());
+    drop(open);
+    assert_eq!(node.agent.ack().await.error, "");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_takes_its_connections_along() {
+    let Pair {
+        mut node,
+        client,
+        application,
+        ..
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    node.agent.remove("client-uid", true).await;
+    assert_eq!(node.agent.ack().await.error, "");
+    assert!(matches!(
+        tokio::time::timeout(WAIT, open.read(&mut [0])).await.unwrap(),
+        Ok(0) | Err(_)
+    ));
+    // A second time there is nothing left to do.
+    node.agent.remove("client-uid", true).await;
+    assert_eq!(node.agent.ack().await.error, "");
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_cuts_nothing_and_its_successor_gets_the_listeners() {
+    let Pair {
+        mut node,
+        client,
+        application,
+        ..
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    node.agent.die().await;
+    talk(&mut open, "nobody noticed").await;
+    // Begun while there is no agent.
+    let mut begun = node.connect(client, application).await;
+
+    node.agent = Agent::accept(&node.broker).await;
+    let mut held: Vec<_> = node
+        .agent
+        .held
+        .iter()
+        .map(|(pod, fds)| (pod.name.clone(), fds.len()))
+        .collect();
+    held.sort();
+    assert_eq!(held, [("client".to_owned(), 3), ("server".to_owned(), 3)]);
+    for (pod, listeners) in std::mem::take(&mut node.agent.held) {
+        node.agent.add(pod, &listeners).await;
+    }
+    node.ready().await;
+    greeting(&mut begun).await.unwrap();
+    talk(&mut open, "and on").await;
+    greeting(&mut node.connect(client, application).await)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_that_a_new_agent_does_not_name_is_gone() {
+    let Pair {
+        mut node,
+        client,
+        application,
+        ..
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    node.agent.die().await;
+    node.agent = Agent::accept(&node.broker).await;
+    let held = std::mem::take(&mut node.agent.held);
+    let (pod, listeners) = held.into_iter().find(|(pod, _)| pod.name == "server").unwrap();
+    node.agent.add(pod, &listeners).await;
+    node.agent.snapshot_done().await;
+    node.until_metric("ambit_ztunnel_pods", &[], 1).await;
+    assert!(matches!(
+        tokio::time::timeout(WAIT, open.read(&mut [0])).await.unwrap(),
+        Ok(0) | Err(_)
+    ));
+}
+
+#[tokio::test]
+async fn an_upgrade_refuses_no_connection_and_cuts_none() {
+    let Pair {
+        control_plane,
+        ca,
+        mut node,
+        client,
+        application,
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    let mut next = Node::start(&control_plane, &ca).await;
+    // The agent keeps the listeners, as the real one does.
+    let kept = kept_listeners(&mut node).await;
+    let old = tokio::spawn(node.ztunnel.stop());
+    node.agent.closed().await;
+    for (name, ip, listeners) in kept {
+        next.agent.add(identity(&name, ip), &listeners).await;
+    }
+    next.ready().await;
+    until("configured", async || {
+        next.config_dump().await["workloads"]
+            .as_object()
+            .is_some_and(|workloads| workloads.len() == 2)
+    })
+    .await;
+    let mut fresh = next.connect(client, application).await;
+    greeting(&mut fresh).await.unwrap();
+    talk(&mut open, "as before").await;
+    assert!(!old.is_finished());
+    drop(open);
+    tokio::time::timeout(WAIT, old).await.unwrap().unwrap();
+    talk(&mut fresh, "and without the old one").await;
+}
+
+/// Has the ztunnel reconnect to another agent, which learns the listeners from it.
+async fn kept_listeners(node: &mut Node) -> Vec<(String, Ipv4Addr, Vec<std::os::fd::OwnedFd>)> {
+    node.agent.die().await;
+    node.agent = Agent::accept(&node.broker).await;
+    let held = std::mem::take(&mut node.agent.held);
+    let mut kept = Vec::new();
+    for (pod, listeners) in held {
+        node.agent.add(pod.clone(), &listeners).await;
+        kept.push((pod.name.clone(), pod.addresses[0].parse().unwrap(), listeners));
+    }
+    node.ready().await;
+    kept
+}

@@ -1,0 +1,144 @@
+//! What is refused before anybody looks for a destination.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_tunnel::testing::TestCa;
+use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool, ManagerConfig, OpenError, PoolKey, SpiffeId};
+use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
+use ambit_wire::workload::TunnelProtocol;
+use ambit_ztunnel::Limits;
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+use crate::agent::at;
+use crate::control_plane::{ControlPlane, workload};
+use crate::node::{Node, address, echo, greeting, talk};
+
+const REFUSED: &str = "ambit_ztunnel_connections_refused_total";
+
+#[tokio::test]
+async fn the_proxys_own_ports_lead_nowhere() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let mut node = Node::start(&control_plane, &ca).await;
+    let pod = address();
+    node.capture("pod", pod).await;
+    node.ready().await;
+    // Not redirected at all.
+    for port in [PORT_OUTBOUND, PORT_INBOUND] {
+        let mut tcp = TcpStream::connect(at(pod, port)).await.unwrap();
+        assert!(greeting(&mut tcp).await.is_err());
+    }
+    node.until_metric(REFUSED, &["no_original_destination"], 2).await;
+    // Redirected, by rules that should not have done it.
+    for port in [PORT_INBOUND, PORT_HBONE] {
+        assert!(
+            greeting(&mut node.connect(pod, at(pod, port)).await)
+                .await
+                .is_err()
+        );
+    }
+    node.until_metric(REFUSED, &["own_port", "direction=\"outbound\""], 2)
+        .await;
+}
+
+#[tokio::test]
+async fn connect_to_another_address_than_the_pods_is_refused() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let mut node = Node::start(&control_plane, &ca).await;
+    let (pod, other) = (address(), address());
+    let forbidden = echo("forbidden", other).await;
+    node.capture("pod", pod).await;
+    control_plane.set_workload(workload("pod", pod, TunnelProtocol::Hbone));
+    node.ready().await;
+    let lease = CertificateManager::new(ca.clone(), ManagerConfig::default())
+        .lease(SpiffeId::new("cluster.local", "test", "client").unwrap());
+    let pool = HbonePool::new(HboneConfig::default());
+    let key = PoolKey {
+        source: lease.identity().clone(),
+        destination: [SpiffeId::new("cluster.local", "test", "pod").unwrap()].into(),
+        address: at(pod, PORT_HBONE),
+        workload: "w".into(),
+        pod: "p".into(),
+    };
+    let cases = [
+        (forbidden, "reason=\"authority\""),
+        (at(pod, PORT_HBONE), "reason=\"own_port\""),
+    ];
+    for (authority, reason) in cases {
+        let authority = authority.to_string().parse().unwrap();
+        let opened = pool
+            .open(&key, &lease, &authority, || {
+                TcpStream::connect(at(pod, PORT_HBONE))
+            })
+            .await;
+        assert!(
+            matches!(opened, Err(OpenError::Refused(StatusCode::BAD_REQUEST))),
+            "{opened:?}"
+        );
+        node.until_metric(REFUSED, &[reason, "direction=\"inbound\""], 1)
+            .await;
+    }
+    // Plaintext on the HBONE port.
+    let mut tcp = TcpStream::connect(at(pod, PORT_HBONE)).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut tcp, b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    node.until_metric(REFUSED, &["reason=\"tls\""], 1).await;
+}
+
+#[tokio::test]
+async fn past_its_limit_a_pod_gets_resets_and_keeps_what_it_has() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        connections_per_pod: 2,
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let (pod, outside) = (address(), address());
+    let application = echo("outside", outside).await;
+    node.capture("pod", pod).await;
+    node.ready().await;
+    let (mut one, mut two) = (
+        node.connect(pod, application).await,
+        node.connect(pod, application).await,
+    );
+    greeting(&mut one).await.unwrap();
+    greeting(&mut two).await.unwrap();
+    assert!(greeting(&mut node.connect(pod, application).await).await.is_err());
+    node.until_metric(REFUSED, &["reason=\"pod_limit\""], 1).await;
+    talk(&mut one, "one").await;
+    drop(two);
+    crate::node::until("room again", async || {
+        greeting(&mut node.connect(pod, application).await).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_control_plane_does_not_know_takes_nothing_in() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        workload_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let pod = address();
+    let application = echo("pod", pod).await;
+    node.capture("pod", pod).await;
+    node.ready().await;
+    assert!(
+        greeting(&mut node.connect_plaintext(address(), application).await)
+            .await
+            .is_err()
+    );
+    node.until_metric(REFUSED, &["unknown_workload"], 1).await;
+    // Another pod of the same address, before: its policies are not this one's.
+    control_plane.set_workload(workload("predecessor", pod, TunnelProtocol::Hbone));
+    assert!(
+        greeting(&mut node.connect_plaintext(address(), application).await)
+            .await
+            .is_err()
+    );
+    node.until_metric(REFUSED, &["unknown_workload"], 2).await;
+}
