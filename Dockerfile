@@ -26,3 +26,9 @@ FROM scratch AS sample
 COPY ambit-sample /ambit-sample
 USER 65532:65532
 ENTRYPOINT ["/ambit-sample"]
+
+# The load of the benchmarks.
+FROM scratch AS bench
+COPY ambit-bench /ambit-bench
+USER 65532:65532
+ENTRYPOINT ["/ambit-bench"]

@@ -48,6 +48,11 @@ const IMAGES: &[Image] = &[
         package: "ambit-e2e",
         binary: "ambit-sample",
     },
+    Image {
+        target: "bench",
+        package: "ambit-bench",
+        binary: "ambit-bench",
+    },
 ];
 
 const TAG: &str = "dev";

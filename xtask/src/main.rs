@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask help`.
 
+mod bench;
 mod cluster;
 mod crds;
 mod images;
@@ -25,6 +26,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what Ambit costs: l4.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// A real Kubernetes on this machine: up, down, status.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, progress: &Progress) -> Result<()> {
     match command {
+        Command::Bench(command) => bench::run(&command, progress),
         Command::Cluster(command) => cluster::run(command, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
         Command::Images(arguments) => images::run(&arguments, progress),

@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: what Ambit costs.
+
+mod l4;
+mod load;
+mod machine;
+mod proxy;
+mod stage;
+mod table;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::progress::Progress;
+
+/// Which benchmark.
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Throughput, requests and new connections through a pair of ztunnels, against the direct path in the same run.
+    L4(l4::Arguments),
+}
+
+/// Runs one.
+pub(crate) fn run(command: &BenchCommand, progress: &Progress) -> Result<()> {
+    match command {
+        BenchCommand::L4(arguments) => l4::run(arguments, progress),
+    }
+}
