@@ -26,8 +26,7 @@ use crate::{AuthorizationRule, Mode, NamespaceMtls};
            itself; where only the label `istio.io/dataplane-mode: ambient` enrolls it, the operator creates this object to \
            carry the status.",
     validation = Rule::new("self.metadata.name == 'ambient'")
-        .message("a namespace has one AmbientNamespace, and its name is 'ambient'")
-        .field_path(".metadata.name"),
+        .message("metadata.name must be 'ambient': a namespace has one AmbientNamespace"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "mTLS", type_ = "string", json_path = ".status.mtlsMode"),

@@ -25,8 +25,7 @@ use crate::Mtls;
            is said per namespace: by the label `istio.io/dataplane-mode: ambient` or by an AmbientNamespace. Deleting the Mesh \
            releases every pod and restores the nodes first.",
     validation = Rule::new("self.metadata.name == 'default'")
-        .message("a cluster has one Mesh, and its name is 'default'")
-        .field_path(".metadata.name"),
+        .message("metadata.name must be 'default': a cluster has one Mesh"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),

@@ -23,7 +23,7 @@ fn with_source(source: Value) -> String {
 #[test]
 fn another_name_is_refused() {
     assert_eq!(refused("ambient", json!({})), "");
-    assert!(refused("shop", json!({})).contains("its name is 'ambient'"));
+    assert!(refused("shop", json!({})).contains("must be 'ambient'"));
 }
 
 #[test]

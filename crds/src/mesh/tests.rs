@@ -32,7 +32,7 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
 
 #[test]
 fn a_second_mesh_is_refused() {
-    assert!(refused(&mesh("other", json!({}))).contains("its name is 'default'"));
+    assert!(refused(&mesh("other", json!({}))).contains("must be 'default'"));
 }
 
 #[test]
