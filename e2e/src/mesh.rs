@@ -16,6 +16,9 @@ pub use proxy::{LogLine, Pod, config_dump, ztunnels};
 /// Where Ambit's own pods run.
 pub const NAMESPACE: &str = "ambit-system";
 
+/// Where mutual TLS between pods goes to.
+pub const PORT_HBONE: u16 = 15008;
+
 /// Name of the Helm release.
 pub const RELEASE: &str = "ambit";
 

@@ -4,13 +4,15 @@ mod packet;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::Cluster;
+use crate::mesh::PORT_HBONE;
 
 pub use packet::{Packet, contains};
 
@@ -91,4 +93,40 @@ fn interrupt(child: &Child) -> Result<()> {
         .and_then(Pid::from_raw)
         .context("tcpdump has no pid")?;
     kill_process(pid, Signal::INT).context("cannot interrupt tcpdump")
+}
+
+/// The packets that carry `text` in clear.
+pub fn in_clear<'a>(packets: &'a [Packet], text: &'a str) -> impl Iterator<Item = &'a Packet> {
+    packets.iter().filter(move |packet| packet.carries(text))
+}
+
+/// Those packets to or from pods at `addresses` that carry something; all of them have to be HBONE: to or from its port, and
+/// TLS from the first byte of every connection whose beginning was recorded.
+///
+/// # Errors
+/// When one is not, or when there is none.
+pub fn only_hbone<'a>(packets: &'a [Packet], addresses: &[Ipv4Addr]) -> Result<Vec<&'a Packet>> {
+    let ours = || {
+        packets
+            .iter()
+            .filter(|packet| addresses.iter().any(|address| packet.concerns(*address)))
+    };
+    if let Some(packet) = ours().find(|packet| !packet.has_port(PORT_HBONE)) {
+        bail!("this went past HBONE: {packet}");
+    }
+    for opening in ours().filter(|packet| packet.opens) {
+        let from =
+            |packet: &&Packet| packet.source == opening.source && packet.destination == opening.destination;
+        let first = ours().filter(from).find(|packet| !packet.payload.is_empty());
+        if let Some(packet) = first.filter(|packet| !packet.begins_tls_record()) {
+            bail!("this connection does not begin with TLS: {packet}");
+        }
+    }
+    let loaded: Vec<&Packet> = ours().filter(|packet| !packet.payload.is_empty()).collect();
+    ensure!(
+        loaded.iter().any(|packet| packet.begins_tls_record()),
+        "no TLS among {} packets",
+        loaded.len()
+    );
+    Ok(loaded)
 }

@@ -3,9 +3,11 @@
 mod bench;
 mod cluster;
 mod crds;
+mod demo;
 mod images;
 mod lint;
 mod progress;
+mod test;
 mod tools;
 mod workspace;
 
@@ -34,10 +36,14 @@ enum Command {
     Cluster(cluster::ClusterCommand),
     /// Generate the CustomResourceDefinitions in the chart from the types in `crds/`.
     Crds(crds::Arguments),
+    /// Show on a real cluster what Ambit does: a running application joins the mesh.
+    Demo(demo::Arguments),
     /// Build static binaries and an image of each, as docker archives under target/images.
     Images(images::Arguments),
     /// Format, clippy, dependencies and generated files: what a change must pass before any test.
     Lint,
+    /// All tests, with those on a real cluster.
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +62,9 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
         Command::Bench(command) => bench::run(&command, progress),
         Command::Cluster(command) => cluster::run(command, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
+        Command::Demo(arguments) => demo::run(&arguments, progress),
         Command::Images(arguments) => images::run(&arguments, progress),
         Command::Lint => lint::run(progress),
+        Command::Test(arguments) => test::run(&arguments, progress),
     }
 }

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use ambit_e2e::eventually;
 use ambit_e2e::mesh::{Pod, is_ready};
 use ambit_e2e::sample::{MARKER, Shop};
-use ambit_e2e::wire::Packet;
+use ambit_e2e::wire::{self, Packet};
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::lab::{LIMIT, Lab};
 
@@ -38,42 +38,6 @@ fn ensure_no_failure(shop: &Shop, clients: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn concerns_any(packet: &Packet, addresses: &[Ipv4Addr]) -> bool {
-    addresses.iter().any(|address| packet.concerns(*address))
-}
-
-/// Packets with the application's payload in clear, to any of its ports.
-fn in_clear(packets: &[Packet], port: u16) -> usize {
-    packets
-        .iter()
-        .filter(|packet| packet.has_port(port) && packet.carries(MARKER))
-        .count()
-}
-
-/// Fails unless what the pods at `addresses` sent each other over the wire is TLS to the HBONE port, and there is some.
-pub(crate) fn ensure_only_hbone(packets: &[Packet], addresses: &[Ipv4Addr]) -> Result<()> {
-    let ours: Vec<&Packet> = packets
-        .iter()
-        .filter(|packet| concerns_any(packet, addresses))
-        .collect();
-    if let Some(packet) = ours.iter().find(|packet| !packet.has_port(PORT_HBONE)) {
-        bail!("this went past HBONE: {packet}");
-    }
-    if let Some(packet) = packets
-        .iter()
-        .find(|packet| packet.carries(MARKER) && concerns_any(packet, addresses))
-    {
-        bail!("the payload is readable: {packet}");
-    }
-    let records = ours.iter().filter(|packet| packet.begins_tls_record()).count();
-    ensure!(
-        records > 0,
-        "no TLS among {} packets of {addresses:?}",
-        ours.len()
-    );
-    Ok(())
-}
-
 #[test]
 fn labelling_a_namespace_moves_its_traffic_into_mtls_without_a_restart() -> Result<()> {
     let lab = Lab::enter()?;
@@ -92,7 +56,7 @@ fn labelling_a_namespace_moves_its_traffic_into_mtls_without_a_restart() -> Resu
         let plain = lab.record(shop, 10)?;
         for port in [8080, 9090, 9091] {
             ensure!(
-                in_clear(&plain, port) > 0,
+                wire::in_clear(&plain, MARKER).any(|packet| packet.has_port(port)),
                 "nothing in clear to port {port}: the test would prove nothing"
             );
         }
@@ -117,7 +81,7 @@ fn labelling_a_namespace_moves_its_traffic_into_mtls_without_a_restart() -> Resu
             .into_iter()
             .filter(|packet| !packet.concerns(stream))
             .collect();
-        ensure_only_hbone(&packets, &fresh)?;
+        wire::only_hbone(&packets, &fresh)?;
         ensure_no_failure(shop, &["client-a", "client-b", "stream"])?;
         let stream = shop.stats("stream")?.flows["stream"];
         ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
@@ -163,7 +127,10 @@ fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> 
         shop.release()?;
         let packets = lab.record(shop, 10)?;
         for port in [8080, 9090, 9091] {
-            ensure!(in_clear(&packets, port) > 0, "nothing in clear to port {port}");
+            ensure!(
+                wire::in_clear(&packets, MARKER).any(|packet| packet.has_port(port)),
+                "nothing in clear to port {port}"
+            );
         }
         let after = shop.pods()?;
         ensure!(lives(&before) == lives(&after), "{before:?} became {after:?}");

@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 use ambit_e2e::eventually;
 use ambit_e2e::mesh::{self, Pod};
 use ambit_e2e::sample::{Shop, Stats, millis};
+use ambit_e2e::wire;
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::enrolment::{ensure_in_mesh, ensure_only_hbone};
+use crate::enrolment::ensure_in_mesh;
 use crate::lab::{LIMIT, Lab};
 
 const OPERATOR: &str = "deployment/ambit-operator";
@@ -220,7 +221,7 @@ fn a_node_that_lost_its_power_comes_back_by_itself() -> Result<()> {
         shop.wait_captured()?;
         mesh::wait_ready(&lab.cluster)?;
         let addresses: Vec<_> = pods.iter().map(|pod| pod.ip).collect();
-        ensure_only_hbone(&lab.record(shop, 20)?, &addresses)?;
+        wire::only_hbone(&lab.record(shop, 20)?, &addresses)?;
         ensure!(
             fs::read_dir(node.disk().join("ambit"))?.next().is_some(),
             "no snapshot is on the node's disk"

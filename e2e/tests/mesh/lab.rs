@@ -1,6 +1,6 @@
 //! The cluster that all tests share, and what a test leaves for those who look into its failure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, fs};
@@ -69,7 +69,7 @@ impl Lab {
 
     /// Records what goes between the nodes while each client is answered `answers` times more.
     pub(crate) fn record(&self, shop: &Shop, answers: u64) -> Result<Vec<Packet>> {
-        let file = self.folder(shop.namespace()).join("wire.pcap");
+        let file = folder(shop.namespace()).join("wire.pcap");
         let recording = Recording::start(&self.cluster, &file)?;
         for client in ["client-a", "client-b"] {
             shop.wait_more(client, answers)?;
@@ -84,12 +84,8 @@ impl Lab {
         here.with_context(|| format!("no ztunnel runs on {}", pod.node))
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
-        self.cluster.dir().join("tests").join(name)
-    }
-
     fn keep_evidence(&self, namespace: &str) -> Result<PathBuf> {
-        let folder = self.folder(namespace);
+        let folder = folder(namespace);
         fs::create_dir_all(&folder)?;
         let all = "pods,events,ambientnamespaces,meshes,daemonsets,deployments";
         let objects = self
@@ -107,4 +103,9 @@ impl Lab {
         }
         Ok(folder)
     }
+}
+
+/// What a test leaves: it outlives the cluster.
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("mesh").join(name)
 }

@@ -1,0 +1,78 @@
+//! `cargo xtask demo`: an application that is running and talking joins the mesh, before the eyes of whoever started it.
+//! Everything that is claimed was measured in this run; where a claim does not hold, the demonstration fails.
+
+mod act;
+mod show;
+
+use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::sample::Shop;
+use ambit_e2e::{mesh, tools};
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::images;
+use crate::progress::Progress;
+
+/// The cluster of the demonstration.
+const CLUSTER: &str = "ambit-demo";
+
+/// How to demonstrate.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<DemoCommand>,
+    /// Leave the cluster up afterwards, to go on by hand.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Subcommand)]
+enum DemoCommand {
+    /// End a demonstration that was kept.
+    Down,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    if let Some(DemoCommand::Down) = arguments.command {
+        progress.step("remove the cluster", || Cluster::down(CLUSTER))?;
+        progress.note(&format!(
+            "what was installed on the way stays, for the next time; to remove it: {}",
+            tools::uninstall_hint()
+        ));
+        return Ok(());
+    }
+    // A demonstration begins at the beginning.
+    Cluster::down(CLUSTER)?;
+    let result = play(progress);
+    if arguments.keep {
+        show::how_to_go_on(CLUSTER);
+    } else {
+        progress.step("remove the cluster", || Cluster::down(CLUSTER))?;
+        if result.is_ok() {
+            show::line("\nTo look around yourself: cargo xtask demo --keep");
+        }
+    }
+    result
+}
+
+fn play(progress: &Progress) -> Result<()> {
+    let note = |message: &str| progress.note(message);
+    let archives = images::build(progress)?;
+    let cluster = progress.step("a Kubernetes cluster of two nodes", || {
+        let spec = Spec {
+            name: CLUSTER.to_owned(),
+            ..Spec::default()
+        };
+        Cluster::up(&spec, &note)
+    })?;
+    images::load(&cluster, &archives, progress)?;
+    progress.step("helm install ambit charts/ambit", || {
+        mesh::install(&cluster, &note)
+    })?;
+    let shop = progress.step("a sample application: two clients talk to a Service", || {
+        Shop::deploy(&cluster, "shop")
+    })?;
+    act::play(&cluster, &shop, progress)
+}

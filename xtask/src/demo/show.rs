@@ -1,0 +1,112 @@
+//! What the demonstration prints.
+
+use std::io::Write;
+
+use ambit_e2e::mesh::{LogLine, Pod};
+use ambit_e2e::sample::Stats;
+use ambit_e2e::wire::Packet;
+
+/// One line, or more.
+pub(super) fn line(text: &str) {
+    // A closed terminal is no reason to stop.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// What comes next.
+pub(super) fn heading(text: &str) {
+    line(&format!("\n━━ {text}"));
+}
+
+/// A command as a user would type it.
+pub(super) fn command(text: &str) {
+    line(&format!("\n   $ {text}"));
+}
+
+/// What a command printed.
+pub(super) fn output(text: &str) {
+    for printed in text.lines() {
+        line(&format!("     {printed}"));
+    }
+}
+
+/// Some packets, with who is at their ends.
+pub(super) fn packets<'a>(packets: impl Iterator<Item = &'a Packet>, pods: &[Pod]) {
+    let name = |ip| {
+        pods.iter()
+            .find(|pod| pod.ip == ip)
+            .map_or("?", |pod| pod.app.as_str())
+    };
+    for packet in packets.take(3) {
+        line(&format!("     {packet}"));
+        line(&format!(
+            "       ({} to {})",
+            name(*packet.source.ip()),
+            name(*packet.destination.ip())
+        ));
+    }
+}
+
+/// What of a pod must not change.
+pub(super) fn pods(pods: &[Pod]) {
+    line(&format!(
+        "     {:<26} {:<5} {:<38} {:<21} RESTARTS  CAPTURED",
+        "POD", "NODE", "UID", "STARTED"
+    ));
+    for pod in pods {
+        let Pod {
+            name,
+            node,
+            uid,
+            started,
+            restarts,
+            ..
+        } = pod;
+        let captured = if pod.captured { "yes" } else { "no" };
+        line(&format!(
+            "     {name:<26} {node:<5} {uid:<38} {started:<21} {restarts:<9} {captured}"
+        ));
+    }
+}
+
+/// What a client has counted.
+pub(super) fn counts(client: &str, stats: &Stats) {
+    let slowest = stats
+        .flows
+        .values()
+        .map(|flow| flow.max_micros)
+        .max()
+        .unwrap_or_default();
+    line(&format!(
+        "     {client}: {} requests answered, {} failed; the slowest took {}.{:03} ms",
+        stats.total_ok(),
+        stats.total_failed(),
+        slowest / 1000,
+        slowest % 1000
+    ));
+}
+
+/// A line of a log, field by field.
+pub(super) fn log_line(line_of_log: &LogLine, fields: &[&str]) {
+    for field in fields {
+        if let Some(value) = line_of_log.field(field) {
+            line(&format!("     {field:<16} {value}"));
+        }
+    }
+}
+
+/// For those who keep the cluster.
+pub(super) fn how_to_go_on(cluster: &str) {
+    line(&format!(
+        "
+The cluster stays up. In a shell of yours:
+
+   eval \"$(cargo xtask cluster env --name {cluster})\"
+   kubectl get mesh,ambientnamespaces -A
+   kubectl explain ambientnamespace.spec.authorization --recursive
+   kubectl -n ambit-system logs daemonset/ztunnel | grep access
+   kubectl -n shop edit ambientnamespace ambient       # another rule; mtls.mode: Strict
+   kubectl label namespace shop istio.io/dataplane-mode-    # and out of the mesh again
+
+   cargo xtask demo down"
+    ));
+}
