@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         arguments.rounds > 0,
         "--rounds is 0: there would be nothing to tell"
     );
-    let existing = Cluster::attach(&arguments.name).is_ok();
+    let existing = Cluster::status(&arguments.name)?.healthy();
     let result = measure(arguments, existing, progress);
     if !arguments.keep {
         let cleaned = if existing {
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 }
 
 fn measure(arguments: &Arguments, existing: bool, progress: &Progress) -> Result<Table> {
-    let machine = machine::line()?;
+    let mut machine = machine::line()?;
     let archives = images::build(progress)?;
     let spec = Spec {
         name: arguments.name.clone(),
@@ -95,6 +95,10 @@ fn measure(arguments: &Arguments, existing: bool, progress: &Progress) -> Result
     if existing && cluster.get(&["mesh", "default"]).is_ok() {
         progress.note(&format!("measuring the Ambit that runs on {} already", spec.name));
         mesh::wait_ready(&cluster)?;
+        machine.push_str(&format!(
+            "; the Ambit found on cluster {}, whatever it was built from",
+            spec.name
+        ));
     } else {
         progress.step("install Ambit", || {
             mesh::install(&cluster, &|message| progress.note(message))?;
