@@ -13,7 +13,7 @@ pub use control_channel::{ControlChannelError, TokenFile, control_channel};
 macro_rules! protobuf {
     ($(#[$doc:meta])* $module:ident, $package:literal) => {
         $(#[$doc])*
-        #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+        #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, rustdoc::all, unreachable_pub)]
         pub mod $module {
             tonic::include_proto!($package);
         }

@@ -1,4 +1,5 @@
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,10 +165,11 @@ impl ControlPlane {
 impl Shared {
     /// Who makes a call; a refusal is recorded.
     pub(super) async fn caller<T>(&self, request: &Request<T>, what: &'static str) -> Result<Caller, Status> {
-        let authenticated = self
-            .authenticator
-            .authenticate(request.metadata(), request.remote_addr())
-            .await;
+        // On a listener for both families an IPv4 peer comes as ::ffff:a.b.c.d.
+        let peer = request
+            .remote_addr()
+            .map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+        let authenticated = self.authenticator.authenticate(request.metadata(), peer).await;
         authenticated.map_err(|refusal| refusal.record(&self.metrics, what))
     }
 
