@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Time for tasks to end after a signal; what is left then is cut off.
-const SHUTDOWN_TIME: Duration = Duration::from_secs(10);
+/// Time for tasks to end after a signal, within the pod's grace period; what is left then is cut off.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
 const UNINSTALL_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs the agent until `stop`. Pods, rules and the plugin are left in place: only an uninstallation undoes them.

@@ -20,7 +20,7 @@ pub struct Sandbox {
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The call failed.
-    #[error("container runtime: {call}: {status}")]
+    #[error("container runtime: {call}: {}", .status.message())]
     Call {
         /// Which.
         call: &'static str,

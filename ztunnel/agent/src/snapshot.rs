@@ -4,6 +4,7 @@ use crate::capture::SandboxRecord;
 use ambit_wire::agent::PodCapture;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -123,22 +124,37 @@ pub async fn keep_snapshot(path: PathBuf, mut snapshots: watch::Receiver<Arc<Sna
 
 /// Replaces the file at `path` in one step, on disk when it returns.
 pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
+    let (temporary, file) = write_beside(path, content, mode)?;
+    drop(file);
+    std::fs::rename(temporary, path)
+}
+
+/// The same, with the rights and, as far as it is allowed, the owner of another file.
+pub(crate) fn write_atomically_like(path: &Path, content: &[u8], like: &std::fs::Metadata) -> io::Result<()> {
+    let (temporary, file) = write_beside(path, content, like.mode() & 0o777)?;
+    if let Err(e) = fchown(&file, Some(like.uid()), Some(like.gid())) {
+        tracing::debug!(path = %path.display(), error = %e, "the file's owner is this process's");
+    }
+    std::fs::rename(temporary, path)
+}
+
+fn write_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<(PathBuf, std::fs::File)> {
     // Begins with a dot and ends in neither .conf nor .conflist: nobody takes it for configuration.
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
     name.push(".tmp");
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    let temporary = path.with_file_name(hidden);
+    let temporary = path.with_file_name(name);
     _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(&temporary)?;
+    // Whatever the umask.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()?;
-    std::fs::rename(&temporary, path)
+    Ok((temporary, file))
 }
 
 #[cfg(test)]

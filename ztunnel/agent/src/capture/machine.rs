@@ -398,15 +398,20 @@ impl Machine {
         if self.is_clean() {
             return vec![];
         }
-        // A pod whose sandbox is not there has nothing of ours either.
-        if failure.reason == Reason::SandboxNotFound && self.wanted == Wanted::Released {
-            return self.forget();
+        let attempts = self.attempts;
+        let mut effects = vec![];
+        if failure.reason == Reason::SandboxNotFound {
+            // What was in it is gone too; holding on to it would keep a dead namespace alive.
+            effects = self.forget();
+            if self.wanted == Wanted::Released {
+                return effects;
+            }
         }
-        let wait = FIRST_RETRY
-            .saturating_mul(1 << self.attempts.min(10))
-            .min(LAST_RETRY);
-        self.attempts += 1;
-        self.go(State::Failed(failure), vec![Effect::Retry(wait)])
+        effects.push(Effect::Retry(
+            FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LAST_RETRY),
+        ));
+        self.attempts = attempts + 1;
+        self.go(State::Failed(failure), effects)
     }
 
     fn locate(&mut self) -> Vec<Effect> {

@@ -4,12 +4,11 @@ use super::conflist::{
     ConfigError, PLUGIN, PluginConfig, is_conflist, list_name, with_plugin, without_plugin,
 };
 use crate::metrics::Metrics;
-use crate::snapshot::write_atomically;
+use crate::snapshot::{write_atomically, write_atomically_like};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -99,13 +98,9 @@ impl Installation {
             let json = serde_json::to_vec(&backup).map_err(|e| in_config(&path)(e.into()))?;
             write_atomically(&self.backup, &json, 0o600).map_err(in_file(&self.backup))?;
         }
-        let mode = std::fs::metadata(&path)
-            .map_err(in_file(&path))?
-            .permissions()
-            .mode()
-            & 0o777;
+        let before = std::fs::metadata(&path).map_err(in_file(&path))?;
         let list = self.configs.join(list_name(&name));
-        write_atomically(&list, edited.as_bytes(), mode).map_err(in_file(&list))?;
+        write_atomically_like(&list, edited.as_bytes(), &before).map_err(in_file(&list))?;
         if list != path {
             remove(&path)?;
         }
@@ -131,12 +126,8 @@ impl Installation {
                 .as_ref()
                 .filter(|backup| backup.name == restored && same_json(&backup.text, &without))
                 .map_or(without, |backup| backup.text.clone());
-            let mode = std::fs::metadata(&path)
-                .map_err(in_file(&path))?
-                .permissions()
-                .mode()
-                & 0o777;
-            write_atomically(&target, content.as_bytes(), mode).map_err(in_file(&target))?;
+            let before = std::fs::metadata(&path).map_err(in_file(&path))?;
+            write_atomically_like(&target, content.as_bytes(), &before).map_err(in_file(&target))?;
             if target != path {
                 remove(&path)?;
             }

@@ -170,6 +170,7 @@ impl Node {
         let metrics = Metrics::new().expect("metrics");
         let reports = Reports::default();
         let snapshots = watch::Sender::new(Arc::new(snapshot.clone()));
+        let (released, is_released) = watch::channel(false);
         let settings = Settings {
             runtime: Arc::clone(&self.sandboxes) as Arc<dyn Runtime>,
             netns: NetnsRunner::new(4),
@@ -178,7 +179,7 @@ impl Node {
             probes: Arc::new(Probes::disabled()),
             reports: reports.clone(),
             snapshot: snapshots.clone(),
-            released: watch::Sender::new(false),
+            released,
             metrics: metrics.clone(),
         };
         let (manager, handle) = Manager::new(settings, snapshot);
@@ -198,6 +199,7 @@ impl Node {
         Agent {
             handle,
             reports,
+            released: is_released,
             snapshots,
             stop,
             tasks,
@@ -209,6 +211,7 @@ impl Node {
 pub(crate) struct Agent {
     pub(crate) handle: Handle,
     pub(crate) reports: Reports,
+    pub(crate) released: watch::Receiver<bool>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,

@@ -4,6 +4,7 @@
 
 mod admission;
 mod harness;
+mod operator;
 mod takeover;
 mod ztunnel;
 

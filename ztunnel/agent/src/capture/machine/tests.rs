@@ -207,6 +207,14 @@ fn a_dead_pods_descriptors_are_dropped_at_once() {
 }
 
 #[test]
+fn listeners_of_a_pod_that_died_while_there_was_no_agent_are_let_go() {
+    let missing = Event::Failed(Failure::new(Reason::SandboxNotFound, "gone"));
+    let (m, effects) = machine([Event::Capture, Event::ListenersReady, missing]);
+    assert!(effects.starts_with(&[Effect::RemovePod { force: true }, Effect::DropDescriptors]));
+    assert!(!m.wants_ztunnel());
+}
+
+#[test]
 fn a_new_sandbox_begins_from_the_start() {
     let (mut m, effects) = machine(captured().into_iter().chain([Event::SandboxMade]));
     assert_eq!(
