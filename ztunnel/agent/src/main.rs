@@ -4,6 +4,7 @@ use ambit_agent::config::{Config, LogFormat};
 use ambit_agent::{cni, node};
 use anyhow::Context;
 use clap::Parser;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ fn start(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?}", config.log))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => subscriber.init(),

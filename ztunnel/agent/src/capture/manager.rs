@@ -151,6 +151,7 @@ impl Manager {
         for uid in self.pods.keys().cloned().collect::<Vec<_>>() {
             self.reconsider(&uid);
         }
+        self.publish_all();
         loop {
             self.work_off();
             tokio::select! {
@@ -263,9 +264,9 @@ impl Manager {
         if before != *after {
             if let State::Failed(failure) = after {
                 if failure.reason.is_waiting() {
-                    tracing::debug!(pod.uid = uid, reason = %failure.reason, message = failure.message, "pod waits");
+                    tracing::debug!(pod.uid = uid, reason = %failure.reason, why = failure.message, "pod waits");
                 } else {
-                    tracing::warn!(pod.uid = uid, reason = %failure.reason, message = failure.message, "capture failed; it will be tried again");
+                    tracing::warn!(pod.uid = uid, reason = %failure.reason, why = failure.message, "capture failed; it will be tried again");
                     self.settings.metrics.failure(failure.reason);
                 }
             }

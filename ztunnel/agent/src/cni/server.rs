@@ -128,7 +128,7 @@ async fn decide(request: Request, manager: &Handle) -> Answer {
         }
         Ok(Admission::NotCaptured) => Answer::Passed,
         Err(failure) => {
-            tracing::warn!(pod, reason = %failure.reason, message = failure.message, "a CNI ADD is answered with a failure; the kubelet tries again");
+            tracing::warn!(pod, reason = %failure.reason, why = failure.message, "a CNI ADD is answered with a failure; the kubelet tries again");
             failed(failure.reason.as_str(), failure.message)
         }
     }
