@@ -80,8 +80,9 @@ impl Pod {
         Ok(())
     }
 
-    /// Marks a plaintext peer's address as taken for as long as the guard lives.
-    pub(crate) fn plaintext_peer(&self, peer: SocketAddr) -> PlaintextPeer {
+    /// Marks a plaintext peer's address as taken, towards a port of the pod, for as long as the guard lives.
+    pub(crate) fn plaintext_peer(&self, peer: SocketAddr, port: u16) -> PlaintextPeer {
+        let peer = (peer, port);
         *self.plaintext_peers.lock().entry(peer).or_default() += 1;
         PlaintextPeer {
             peers: Arc::clone(&self.plaintext_peers),
@@ -89,10 +90,10 @@ impl Pod {
         }
     }
 
-    /// Whether a live plaintext peer has this very address, so that a connection from it would meet the peer's in the pod's
-    /// connection tracking.
-    pub(crate) fn is_plaintext_peer(&self, address: SocketAddr) -> bool {
-        self.plaintext_peers.lock().contains_key(&address)
+    /// Whether a live plaintext peer of this port has this very address, so that a connection from it would be the peer's to the
+    /// pod's connection tracking.
+    pub(crate) fn is_plaintext_peer(&self, address: SocketAddr, port: u16) -> bool {
+        self.plaintext_peers.lock().contains_key(&(address, port))
     }
 }
 
@@ -116,12 +117,12 @@ fn spiffe_id(identity: &PodIdentity) -> Result<SpiffeId, ParseIdentityError> {
     SpiffeId::new(trust_domain, &identity.namespace, &identity.service_account)
 }
 
-type PlaintextPeers = Arc<Mutex<HashMap<SocketAddr, usize>>>;
+type PlaintextPeers = Arc<Mutex<HashMap<(SocketAddr, u16), usize>>>;
 
 /// See [`Pod::plaintext_peer`].
 pub(crate) struct PlaintextPeer {
     peers: PlaintextPeers,
-    peer: SocketAddr,
+    peer: (SocketAddr, u16),
 }
 
 impl Drop for PlaintextPeer {

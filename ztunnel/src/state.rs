@@ -128,6 +128,11 @@ impl MeshState {
         self.authorization_changed.send_modify(|n| *n += 1);
     }
 
+    /// Whether a policy of that name (`namespace/name`) is in force.
+    pub(crate) fn has_policy(&self, name: &str) -> bool {
+        self.policies.load().get(name).is_some()
+    }
+
     /// The workload at an address.
     pub(crate) fn workload(&self, address: IpAddr) -> Option<Arc<Workload>> {
         self.tables.read().workload(address).cloned()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ambit_policy::Policy;
 use ambit_tunnel::HbonePool;
+use ambit_wire::authorization::closed;
 use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
 use ambit_wire::security::Authorization;
 use ambit_wire::workload::Address;
@@ -78,15 +79,31 @@ impl StateUpdater {
         let mut rejections = Vec::new();
         let mut policies = Vec::with_capacity(batch.added.len());
         for resource in batch.added {
-            let policy = Authorization::decode(resource.bytes.as_slice())
-                .map_err(|error| error.to_string())
-                .and_then(|authorization| Policy::try_from(authorization).map_err(|error| error.to_string()));
-            match policy {
+            let name = resource.name;
+            let authorization = match Authorization::decode(resource.bytes.as_slice()) {
+                Ok(authorization) => authorization,
+                // Not even its name can be trusted; who names it is closed, because it is missing.
+                Err(error) => {
+                    rejections.push(Rejection {
+                        name,
+                        reason: error.to_string(),
+                    });
+                    continue;
+                }
+            };
+            // What takes its place if it is not understood, and no earlier version is there to stay in force.
+            let fallback = closed(&authorization);
+            match Policy::try_from(authorization) {
                 Ok(policy) => policies.push(policy),
-                Err(reason) => rejections.push(Rejection {
-                    name: resource.name,
-                    reason,
-                }),
+                Err(error) => {
+                    if !self.state.has_policy(&fallback.name.to_string()) {
+                        policies.push(fallback);
+                    }
+                    rejections.push(Rejection {
+                        name,
+                        reason: error.to_string(),
+                    });
+                }
             }
         }
         self.state.apply_policies(policies, &batch.removed);

@@ -124,7 +124,8 @@ impl Ztunnel {
             pool: proxy.pool.clone(),
             synced: synced_sender,
         };
-        let subscriptions = [TYPE_ADDRESS, TYPE_AUTHORIZATION].map(Subscription::wildcard);
+        // In this order: what workloads name should be there before them.
+        let subscriptions = [TYPE_AUTHORIZATION, TYPE_ADDRESS].map(Subscription::wildcard);
         let client = Client::new(
             parts.control_plane,
             parts.token,

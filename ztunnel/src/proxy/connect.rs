@@ -14,6 +14,9 @@ use crate::pod::Pod;
 
 /// Ports tried before a client's address is given up.
 const BIND_ATTEMPTS: usize = 16;
+/// An application on the same host answers at once or not at all. One that does not may be hidden behind a connection which was
+/// there before the pod was captured and has the same ports; then another port helps.
+const LOCAL_CONNECT: Duration = Duration::from_secs(2);
 
 /// Why the application was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -65,12 +68,13 @@ pub(crate) async fn connect_from(
         // The socket is IP_TRANSPARENT: the address need not be this host's.
         socket.bind(&SocketAddr::new(client, 0).into()).map_err(io)?;
         let bound = socket.local_addr().map_err(io)?.as_socket();
-        if bound.is_some_and(|bound| pod.is_plaintext_peer(bound)) {
+        if bound.is_some_and(|bound| pod.is_plaintext_peer(bound, to.port())) {
             continue;
         }
-        match dial(socket, to, deadline, timeout).await {
+        match dial(socket, to, deadline.min(Instant::now() + LOCAL_CONNECT), timeout).await {
             // The same four-tuple is in use already.
             Err(ConnectFailure::Io(_, error)) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(ConnectFailure::Timeout { .. }) if Instant::now() < deadline => {}
             result => return result,
         }
     }

@@ -30,7 +30,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
             return arrival.refused(refusal, None);
         }
     };
-    let _peer = pod.plaintext_peer(peer);
+    let _peer = pod.plaintext_peer(peer, destination.port());
     let attempt = Attempt {
         proxy,
         pod,

@@ -16,6 +16,9 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+/// Makes so many sockets of an IP version for a pod, by UID.
+pub(crate) type MakeSockets = Arc<dyn Fn(&str, u32, usize) -> Vec<OwnedFd> + Send + Sync>;
+
 /// One conversation with a ztunnel.
 pub(crate) struct Agent {
     channel: Arc<Channel>,
@@ -50,6 +53,15 @@ fn unconnected() -> OwnedFd {
 impl Agent {
     /// Waits for the ztunnel and exchanges greetings; the caller adds pods and ends the snapshot.
     pub(crate) async fn accept(listener: &Listener) -> Self {
+        Self::accept_with(
+            listener,
+            Arc::new(|_, _, count| (0..count).map(|_| unconnected()).collect()),
+        )
+        .await
+    }
+
+    /// The same, with sockets for pods (by UID) that are made otherwise.
+    pub(crate) async fn accept_with(listener: &Listener, make: MakeSockets) -> Self {
         let (channel, _) = listener.accept().await.unwrap();
         let channel = Arc::new(channel);
         let hello = Hello {
@@ -68,7 +80,7 @@ impl Agent {
             }
         }
         let (ack_sender, acks) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read(Arc::clone(&channel), ack_sender));
+        let reading = tokio::spawn(read(Arc::clone(&channel), ack_sender, make));
         Self {
             channel,
             sequence: 0,
@@ -146,13 +158,13 @@ impl Agent {
     }
 }
 
-async fn read(channel: Arc<Channel>, acks: mpsc::UnboundedSender<Ack>) {
+async fn read(channel: Arc<Channel>, acks: mpsc::UnboundedSender<Ack>, make: MakeSockets) {
     while let Ok(Some((message, _))) = channel.recv::<FromZtunnel>().await {
         match message.message.unwrap() {
             Message::Ack(ack) => acks.send(ack).unwrap(),
             Message::NeedSockets(need) => {
                 assert!((1..=64).contains(&need.count));
-                let made: Vec<_> = (0..need.count).map(|_| unconnected()).collect();
+                let made = make(&need.uid, need.ip_version, need.count as usize);
                 let sockets = Sockets {
                     uid: need.uid,
                     ip_version: need.ip_version,

@@ -6,6 +6,7 @@ mod agent;
 mod authorization;
 mod control_plane;
 mod lifecycle;
+mod namespaces;
 mod node;
 mod refusals;
 mod routing;

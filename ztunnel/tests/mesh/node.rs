@@ -10,13 +10,13 @@ use ambit_tunnel::testing::TestCa;
 use ambit_wire::broker_channel::Listener;
 use ambit_wire::control_channel::TokenFile;
 use ambit_wire::names::{PORT_INBOUND, PORT_OUTBOUND};
-use ambit_ztunnel::{Config, Limits, Parts, Ztunnel};
+use ambit_ztunnel::{Config, Limits, OriginalDestination, Parts, Ztunnel};
 use clap::Parser;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::agent::{Agent, at, identity, listen, listeners};
+use crate::agent::{Agent, MakeSockets, at, identity, listen, listeners};
 use crate::control_plane::ControlPlane;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -56,6 +56,24 @@ impl Node {
     }
 
     pub(crate) async fn with(control_plane: &ControlPlane, ca: &Arc<TestCa>, limits: Limits) -> Self {
+        let redirected = Redirected::default();
+        let lookup = Arc::clone(&redirected);
+        let original_destination: OriginalDestination = Arc::new(move |tcp| {
+            let known = lookup.lock().unwrap().get(&tcp.peer_addr()?).copied();
+            known.map_or_else(|| tcp.local_addr(), Ok)
+        });
+        let node = Self::start_parts(control_plane, ca, limits, Some(original_destination), None).await;
+        Self { redirected, ..node }
+    }
+
+    /// Without an `original_destination`, the kernel is asked.
+    pub(crate) async fn start_parts(
+        control_plane: &ControlPlane,
+        ca: &Arc<TestCa>,
+        limits: Limits,
+        original_destination: Option<OriginalDestination>,
+        make: Option<MakeSockets>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token");
         std::fs::write(&token, "token").unwrap();
@@ -75,20 +93,20 @@ impl Node {
             "--drain-deadline",
             "20",
         ]);
-        let redirected = Redirected::default();
-        let lookup = Arc::clone(&redirected);
+        let real = Parts::of(&config).unwrap();
         let parts = Parts {
             control_plane: control_plane.channel(),
             token: TokenFile::new(token),
             certificates: Arc::clone(ca) as _,
-            original_destination: Arc::new(move |tcp| {
-                let known = lookup.lock().unwrap().get(&tcp.peer_addr()?).copied();
-                known.map_or_else(|| tcp.local_addr(), Ok)
-            }),
+            original_destination: original_destination.unwrap_or(real.original_destination),
             limits,
         };
         let ztunnel = Ztunnel::start(config, parts).await.unwrap();
-        let agent = Agent::accept(&broker).await;
+        let agent = match make {
+            Some(make) => Agent::accept_with(&broker, make).await,
+            None => Agent::accept(&broker).await,
+        };
+        let redirected = Redirected::default();
         Self {
             ztunnel,
             agent,

@@ -1,0 +1,173 @@
+//! Network namespaces joined by a bridge. They end with the last descriptor of them.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use ambit_agent::netlink::{add_reply_route, install_pod_table, raise_loopback};
+use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners, make_outbound_sockets};
+
+use crate::agent::{MakeSockets, identity};
+use crate::node::Node;
+
+#[derive(Clone)]
+pub(crate) struct Net {
+    hub: Arc<Held>,
+    runner: NetnsRunner,
+}
+
+/// A namespace, and a path to it for `ip`.
+struct Held {
+    netns: Netns,
+    file: std::fs::File,
+}
+
+impl Held {
+    fn new() -> Self {
+        let make = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+            let file = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+            Self {
+                netns: Netns::current().unwrap(),
+                file,
+            }
+        };
+        std::thread::spawn(make).join().unwrap()
+    }
+
+    fn path(&self) -> String {
+        use std::os::fd::AsRawFd;
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Pod {
+    pub(crate) name: &'static str,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) net: Net,
+    held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Failed(String);
+
+impl From<NetnsError> for Failed {
+    fn from(error: NetnsError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn command(line: &str) -> std::io::Result<()> {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other(format!("{line}: {stderr}")))
+    }
+}
+
+impl Net {
+    pub(crate) fn new() -> Self {
+        Self {
+            hub: Arc::new(Held::new()),
+            runner: NetnsRunner::new(64),
+        }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        held: &Held,
+        job: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        let answer = self.runner.run(&held.netns, move || Ok::<_, Failed>(job())).await;
+        answer.unwrap_or_else(|Failed(why)| panic!("{why}"))
+    }
+
+    /// A pod at 10.9.0.`last`.
+    pub(crate) async fn pod(&self, name: &'static str, last: u8) -> Pod {
+        let (held, ip) = (Arc::new(Held::new()), Ipv4Addr::new(10, 9, 0, last));
+        let path = held.path();
+        let hub = move || {
+            if !Path::new("/sys/class/net/br0").exists() {
+                command("ip link add br0 type bridge").ok();
+                command("ip link set br0 up")?;
+            }
+            command(&format!(
+                "ip link add p{last} type veth peer name eth0 netns {path}"
+            ))?;
+            command(&format!("ip link set p{last} master br0 up"))
+        };
+        self.run(&self.hub, hub).await.unwrap();
+        let pod = Pod {
+            name,
+            ip,
+            net: self.clone(),
+            held,
+        };
+        let network = move || {
+            raise_loopback().map_err(std::io::Error::other)?;
+            command(&format!("ip addr add {ip}/24 dev eth0"))?;
+            command("ip link set eth0 up")?;
+            // Addresses elsewhere are asked for on the link too: nobody answers, and none is needed.
+            command("ip route add default dev eth0")
+        };
+        pod.run(network).await.unwrap();
+        pod
+    }
+}
+
+impl Pod {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        self.net.run(&self.held, job).await
+    }
+
+    pub(crate) async fn sysctl(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        let value = value.to_owned();
+        self.run(move || std::fs::write(path, value)).await.unwrap();
+    }
+
+    /// Listeners, the ztunnel's acknowledgement, then the rules, as the agent does it.
+    pub(crate) async fn capture(&self, node: &mut Node) {
+        let listeners = self
+            .run(|| make_listeners().map_err(std::io::Error::other))
+            .await
+            .unwrap();
+        let listeners: Vec<OwnedFd> = listeners
+            .as_fds()
+            .iter()
+            .map(|fd| fd.as_fd().try_clone_to_owned().unwrap())
+            .collect();
+        node.agent.add(identity(self.name, self.ip), &listeners).await;
+        let redirect = || {
+            add_reply_route().map_err(std::io::Error::other)?;
+            install_pod_table().map_err(std::io::Error::other)
+        };
+        self.run(redirect).await.unwrap();
+    }
+}
+
+/// Makes the sockets of these pods, in their namespaces.
+pub(crate) fn maker(pods: &[Pod]) -> MakeSockets {
+    let pods = pods.to_vec();
+    Arc::new(move |uid, ip_version, count| {
+        let pod = pods
+            .iter()
+            .find(|pod| identity(pod.name, pod.ip).uid == uid)
+            .unwrap()
+            .clone();
+        let made = async {
+            pod.run(move || make_outbound_sockets(ip_version == 6, count).map_err(std::io::Error::other))
+                .await
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(made)).unwrap()
+    })
+}
