@@ -6,6 +6,7 @@ mod dataplane;
 mod lease;
 mod mesh;
 mod namespace;
+mod nodes;
 mod objects;
 mod recorder;
 mod settings;

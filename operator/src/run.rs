@@ -178,7 +178,12 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         reviewer: Arc::new(KubeTokenReviewer::new(client.clone())),
         directory: index.clone(),
         sources: index.clone(),
-        sink: Arc::new(Recorder::new(client, Arc::clone(&index), &options.identity)),
+        sink: Arc::new(Recorder::new(
+            client,
+            Arc::clone(&index),
+            &options.namespace,
+            &options.identity,
+        )),
     };
     let control = ControlPlane::new(parts, &registry, stop.clone())?;
     let listener = listen(options.control_address).await?;

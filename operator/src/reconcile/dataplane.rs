@@ -44,8 +44,8 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh) -> Vec<Rendered> {
             name: ROOT_CONFIG_MAP.to_owned(),
             object: json!({ "data": { ROOT_KEY: settings.root_certificate } }),
         },
-        daemon_set(AGENT, agent::pod_template(settings, &mesh.spec)),
-        daemon_set(ZTUNNEL, ztunnel::pod_template(settings, &mesh.spec)),
+        daemon_set(AGENT, &ONE_BY_ONE, agent::pod_template(settings, &mesh.spec)),
+        daemon_set(ZTUNNEL, &SURGE, ztunnel::pod_template(settings, &mesh.spec)),
     ];
     for rendered in &mut objects {
         complete(rendered, settings, mesh);
@@ -81,13 +81,32 @@ fn service_account(name: &str) -> Rendered {
     }
 }
 
-fn daemon_set(name: &str, template: Value) -> Rendered {
+/// How a DaemonSet's pods are replaced on a node: how many may be missing, and how many may be there besides.
+struct Replacement {
+    unavailable: u32,
+    surge: u32,
+}
+
+/// The host's ports and files allow one agent at a time. Connections go on without it.
+const ONE_BY_ONE: Replacement = Replacement {
+    unavailable: 1,
+    surge: 0,
+};
+/// The new ztunnel takes over the pods' sockets before the old one drains: nothing waits for either.
+const SURGE: Replacement = Replacement {
+    unavailable: 0,
+    surge: 1,
+};
+
+fn daemon_set(name: &str, replacement: &Replacement, template: Value) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("apps", "v1", "DaemonSet"),
         name: name.to_owned(),
         object: json!({ "spec": {
             "selector": { "matchLabels": own_labels(name) },
-            "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 1, "maxSurge": 0 } },
+            "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": {
+                "maxUnavailable": replacement.unavailable, "maxSurge": replacement.surge,
+            } },
             "template": template,
         } }),
     }

@@ -22,6 +22,7 @@ pub(super) use status::count;
 pub use uninstall::uninstall;
 
 use super::conditions::Finding;
+use super::nodes::InstalledNodes;
 use super::recorder::Events;
 use super::{FIELD_MANAGER, Objects, ReconcileError, Settings, dataplane, is_conflict, is_not_found};
 use crate::index::{MeshSummary, SharedIndex};
@@ -40,6 +41,7 @@ pub(super) struct MeshReconciler {
     index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     events: Events,
+    installed: InstalledNodes,
     applied: Applied,
     /// Major and minor, once asked for.
     kubernetes: Option<(u32, u32)>,
@@ -53,7 +55,9 @@ impl MeshReconciler {
         objects: Arc<Objects>,
         events: Events,
     ) -> Self {
+        let installed = InstalledNodes::new(client.clone(), &settings.namespace);
         Self {
+            installed,
             client,
             settings,
             index,
@@ -125,7 +129,10 @@ impl MeshReconciler {
     }
 
     fn rollouts(&self) -> (Rollout, Rollout) {
-        let of = |name| Rollout::of(self.objects.daemon_set(name).as_deref());
+        let of = |name| {
+            let wanted = self.applied.generation("DaemonSet", name);
+            Rollout::of(self.objects.daemon_set(name).as_deref(), wanted)
+        };
         (of(dataplane::AGENT), of(dataplane::ZTUNNEL))
     }
 
@@ -175,26 +182,45 @@ impl MeshReconciler {
             .await
             .map_err(ReconcileError::api("nodes"))?
             .items;
+        let installed = self
+            .installed
+            .list()
+            .await
+            .map_err(ReconcileError::api("nodes with agents"))?;
+        let deployed = self.objects.daemon_set(dataplane::AGENT).is_some();
+        let agents = deletion::Agents {
+            pods: &agents,
+            installed: &installed,
+            deployed,
+        };
         let remains = self.index.read(|index| deletion::remains(&nodes, &agents, index));
         if !remains.nodes.is_empty() {
             let message = format!(
-                "{} of {} nodes have yet to be cleared: {}. A node that will not come back is no longer waited for once its Node object is deleted",
+                "{} nodes have yet to be cleared: {}. One that will not come back is no longer waited for once its Node object is deleted",
                 remains.nodes.len(),
-                remains.all,
                 status::named(&remains.nodes)
             );
             self.write_status(mesh, &Finding::progressing("Uninstalling", message))
                 .await?;
             return Ok(Some(POLL));
         }
-        self.events
-            .publish(
-                mesh,
+        let (kind, note) = if remains.given_up.is_empty() {
+            (
                 EventType::Normal,
-                "Uninstalled",
-                "every pod is released and every node is as it was",
+                "every pod is released, and every node is as it was".to_owned(),
             )
-            .await;
+        } else {
+            let given_up = status::named(&remains.given_up);
+            (
+                EventType::Warning,
+                format!("these nodes could not be cleared, and need a reboot: {given_up}"),
+            )
+        };
+        self.events.publish(mesh, kind, "Uninstalled", &note).await;
+        self.installed
+            .clear()
+            .await
+            .map_err(ReconcileError::api("nodes with agents"))?;
         let finalizers = mesh
             .finalizers()
             .iter()

@@ -12,6 +12,7 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
+use super::nodes::InstalledNodes;
 use super::{FIELD_MANAGER, is_conflict, is_not_found};
 use crate::control::{AgentPod, CaptureSink, PodInfo, RecordError};
 use crate::index::SharedIndex;
@@ -117,18 +118,22 @@ pub struct Recorder {
     client: Client,
     index: Arc<SharedIndex>,
     events: Events,
+    installed: InstalledNodes,
     /// What this replica wrote last, by pod UID: the index may not have heard of it yet.
     written: Mutex<HashMap<String, Record>>,
 }
 
 impl Recorder {
-    /// A recorder that looks into `index` to write nothing twice. `identity` names this replica in Events.
-    pub fn new(client: Client, index: Arc<SharedIndex>, identity: &str) -> Self {
+    /// A recorder that looks into `index` to write nothing twice. `namespace` is the operator's; `identity` names this replica in
+    /// Events.
+    pub fn new(client: Client, index: Arc<SharedIndex>, namespace: &str, identity: &str) -> Self {
+        let installed = InstalledNodes::new(client.clone(), namespace);
         let events = Events::new(client.clone(), identity);
         Self {
             client,
             index,
             events,
+            installed,
             written: Mutex::default(),
         }
     }
@@ -247,10 +252,21 @@ impl CaptureSink for Recorder {
             NodeState::Unspecified => return Ok(()),
         };
         info!(node = %agent.node, agent = %agent.name, uninstalled = done, "the agent reports");
+        let entered = async || {
+            let entered = self.installed.set(&agent.node, !done).await;
+            entered.map_err(|e| RecordError(format!("node {} could not be entered: {e}", agent.node)))
+        };
+        // At every moment one of both says that there is something to undo.
+        if !done {
+            entered().await?;
+        }
         let annotations = json!({labels::UNINSTALLED: done.then_some(labels::TRUE)});
         self.annotate(&agent.namespace, &agent.name, &agent.uid, annotations)
-            .await
-            .map(|_| ())
+            .await?;
+        if done {
+            entered().await?;
+        }
+        Ok(())
     }
 }
 

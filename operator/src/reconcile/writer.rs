@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use kube::Client;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -78,8 +78,7 @@ impl Writer {
                     () = sleep_until(next) => {}
                 }
                 // What else comes at the same time.
-                let settled = Instant::now() + SETTLE;
-                let _ = timeout_at(settled, std::future::pending::<()>()).await;
+                tokio::time::sleep(SETTLE).await;
             };
             if stop.run_until_cancelled(wake).await.is_none() {
                 return;

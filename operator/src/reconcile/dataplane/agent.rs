@@ -14,12 +14,8 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let host = [
         ("run", "/run/ambit", "/run/ambit", "DirectoryOrCreate"),
         ("state", "/var/lib/ambit", "/var/lib/ambit", "DirectoryOrCreate"),
-        (
-            "cri",
-            "/run/containerd/containerd.sock",
-            "/run/containerd/containerd.sock",
-            "Socket",
-        ),
+        // The directory, not the socket in it: that is another file once the runtime has restarted.
+        ("cri", "/run/containerd", "/run/containerd", "Directory"),
         ("cni-bin", "/opt/cni/bin", "/host/cni-bin", "DirectoryOrCreate"),
         (
             "cni-conf",

@@ -26,8 +26,13 @@ impl Applied {
         self.objects.clear();
     }
 
-    /// Applies `wanted` unless that was done already and the object, whose `generation` is given where it is watched, is as it was
-    /// left then.
+    /// The generation that applying an object made; `None` when that was not done here.
+    pub(super) fn generation(&self, kind: &str, name: &str) -> Option<i64> {
+        self.objects.get(&(kind.to_owned(), name.to_owned()))?.1
+    }
+
+    /// Applies `wanted` unless that was done already and the object, whose `generation` is given where it is watched (the watch may be
+    /// behind), is as it was left then.
     pub(super) async fn apply(
         &mut self,
         client: &Client,
@@ -44,7 +49,7 @@ impl Applied {
         let id = (gvk.kind.clone(), name.clone());
         if let Some((applied, left)) = self.objects.get(&id)
             && *applied == hash
-            && generation.is_none_or(|now| now == *left)
+            && generation.is_none_or(|now| now.is_some_and(|now| Some(now) <= *left))
         {
             return Ok(());
         }

@@ -22,13 +22,15 @@ pub(super) struct Rollout {
 }
 
 impl Rollout {
-    /// The counts of `set`; of an older generation, none are updated.
-    pub(super) fn of(set: Option<&DaemonSet>) -> Self {
+    /// The counts of `set`, which should be of generation `wanted` or newer: of an older one, none are updated.
+    pub(super) fn of(set: Option<&DaemonSet>, wanted: Option<i64>) -> Self {
         let Some((set, status)) = set.and_then(|s| Some((s, s.status.as_ref()?))) else {
             return Self::default();
         };
-        let current =
-            status.observed_generation.is_some() && status.observed_generation == set.metadata.generation;
+        let generation = set.metadata.generation;
+        let current = status.observed_generation.is_some()
+            && status.observed_generation == generation
+            && generation >= wanted;
         let desired = status.desired_number_scheduled;
         let updated = if current {
             status.updated_number_scheduled.unwrap_or_default()

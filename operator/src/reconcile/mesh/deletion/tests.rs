@@ -14,15 +14,24 @@ fn node(name: &str, ready: &str) -> Node {
     }))
 }
 
-fn agent(node: &str, done: bool) -> Pod {
+/// (runs, has finished)
+fn agent(node: &str, runs: bool, done: bool) -> Pod {
     let annotations = if done {
         json!({"ambit.dev/uninstalled": "true"})
     } else {
         json!({})
     };
+    let state = if runs {
+        json!({"running": {}})
+    } else {
+        json!({"waiting": {"reason": "ErrImagePull"}})
+    };
     object(json!({
         "metadata": {"name": format!("ambit-agent-{node}"), "annotations": annotations},
         "spec": {"nodeName": node, "containers": []},
+        "status": {"containerStatuses": [{
+            "name": "agent", "ready": runs, "restartCount": 0, "image": "i", "imageID": "", "state": state,
+        }]},
     }))
 }
 
@@ -40,24 +49,81 @@ fn marked_on(node: &str) -> Index {
     index
 }
 
-#[test]
-fn waits_for_marks_and_agents_of_live_nodes_only() {
+/// Two live nodes and a dead one; on all, agents have done their work, unless `installed` says otherwise.
+fn left(pods: &[Pod], installed: &[&str], deployed: bool, index: &Index) -> Remains {
     let nodes = [node("n1", "True"), node("n2", "True"), node("dead", "Unknown")];
-    let left = |agents: &[Pod], index: &Index| remains(&nodes, agents, index).nodes;
-    let both = [agent("n1", true), agent("n2", true), agent("dead", false)];
+    let installed = installed.iter().map(|n| (*n).to_owned()).collect();
+    remains(
+        &nodes,
+        &Agents {
+            pods,
+            installed: &installed,
+            deployed,
+        },
+        index,
+    )
+}
 
-    assert_eq!(left(&both, &marked_on("")), [] as [String; 0]);
+const ALL: &[&str] = &["n1", "n2", "dead"];
+
+#[test]
+fn waits_for_the_work_of_agents_on_live_nodes() {
+    let quiet = marked_on("");
+    let working = [
+        agent("n1", true, false),
+        agent("n2", true, true),
+        agent("dead", true, false),
+    ];
+    let found = left(&working, ALL, true, &quiet);
+    assert_eq!(found.nodes, ["n1: the agent has not finished"]);
+    assert_eq!(found.given_up, ["dead"]);
     assert_eq!(
-        left(&both, &marked_on("dead")),
-        [] as [String; 0],
-        "nobody there to clear up"
+        left(&working, ALL, true, &marked_on("n1")).nodes,
+        ["n1: 1 pods to release"]
     );
-    assert_eq!(left(&both, &marked_on("n1")), ["n1: 1 pods to release"]);
+    let finished = [agent("n1", true, true), agent("n2", true, true)];
+    assert_eq!(left(&finished, &["dead"], true, &quiet).nodes, [] as [String; 0]);
+    // It says that it has finished, but a mark could not be taken off yet.
     assert_eq!(
-        left(&[agent("n1", true), agent("n2", false)], &marked_on("")),
-        ["n2: the agent has not finished"]
+        left(&finished, &[], true, &marked_on("n2")).nodes,
+        ["n2: 1 pods to release"]
     );
-    // No agent on n2: nobody could report, so it is not waited for.
-    assert_eq!(left(&[agent("n1", true)], &marked_on("n2")), [] as [String; 0]);
-    assert_eq!(remains(&nodes, &both, &marked_on("")).all, 2);
+}
+
+#[test]
+fn an_agent_that_never_ran_is_not_waited_for_and_one_that_did_is() {
+    let quiet = marked_on("");
+    let broken = [agent("n1", false, false), agent("n2", false, false)];
+    assert_eq!(left(&broken, &[], true, &quiet).nodes, [] as [String; 0]);
+    assert_eq!(
+        left(&broken, &["n2"], true, &quiet).nodes,
+        ["n2: the agent does not run"]
+    );
+    // One that has just begun may be at work, though it has not said so yet.
+    let starting = [agent("n1", true, false)];
+    assert_eq!(
+        left(&starting, &[], true, &quiet).nodes,
+        ["n1: the agent has not finished"]
+    );
+}
+
+#[test]
+fn nobody_is_waited_for_who_cannot_come() {
+    let found = left(&[], &["n1"], false, &marked_on("n1"));
+    assert_eq!(
+        (found.nodes.len(), found.given_up.as_slice()),
+        (0, &["n1".to_owned()][..])
+    );
+    assert_eq!(
+        left(&[], &["n1"], true, &marked_on("")).nodes,
+        ["n1: the agent does not run"]
+    );
+    // Nodes that are no more are not asked about.
+    assert_eq!(
+        left(&[], &["gone"], true, &marked_on("")),
+        Remains {
+            nodes: vec![],
+            given_up: vec![]
+        }
+    );
 }

@@ -27,11 +27,15 @@ fn a_rollout_is_done_when_every_node_has_the_present_one_available() {
         (set(2, 2, 1, 2), false),
         (set(2, 2, 2, 1), false),
     ] {
-        assert_eq!(Rollout::of(Some(&set)).done, done, "{set:?}");
+        assert_eq!(Rollout::of(Some(&set), None).done, done, "{set:?}");
     }
-    assert!(!Rollout::of(None).done, "not applied yet");
+    assert!(!Rollout::of(None, None).done, "not applied yet");
+    assert!(
+        !Rollout::of(Some(&set(2, 2, 2, 2)), Some(3)).done,
+        "the watch has yet to hear of what was applied"
+    );
     assert_eq!(
-        Rollout::of(Some(&set(2, 1, 2, 2))).updated,
+        Rollout::of(Some(&set(2, 1, 2, 2)), None).updated,
         0,
         "counts of an older generation say nothing of this one"
     );
@@ -48,8 +52,8 @@ fn told(finding: &Finding) -> (&str, bool, bool, bool) {
 
 #[test]
 fn what_is_said_of_a_mesh() {
-    let done = Rollout::of(Some(&set(1, 1, 2, 2)));
-    let half = Rollout::of(Some(&set(1, 1, 2, 1)));
+    let done = Rollout::of(Some(&set(1, 1, 2, 2)), None);
+    let half = Rollout::of(Some(&set(1, 1, 2, 1)), None);
     let quiet = MeshSummary::default();
     let failing = MeshSummary {
         failed: 2,

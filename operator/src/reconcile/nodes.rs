@@ -1,0 +1,89 @@
+//! The nodes on which an agent has done its work and not undone it, in a ConfigMap: agents' pods come and go, their work stays.
+
+use std::collections::BTreeSet;
+
+use ambit_crds::labels;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+use super::{FIELD_MANAGER, is_conflict, is_not_found};
+
+const NAME: &str = "ambit-nodes";
+const INSTALLED: &str = "installed";
+
+/// The record of nodes that have something of ours.
+#[derive(Clone)]
+pub(super) struct InstalledNodes {
+    api: Api<ConfigMap>,
+}
+
+impl InstalledNodes {
+    pub(super) fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+        }
+    }
+
+    /// Enters or strikes out a node.
+    pub(super) async fn set(&self, node: &str, installed: bool) -> kube::Result<()> {
+        let patch = json!({"data": {node: installed.then_some(INSTALLED)}});
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..Default::default()
+        };
+        let patched = async || {
+            self.api
+                .patch(NAME, &parameters, &Patch::Merge(&patch))
+                .await
+                .map(|_| ())
+        };
+        match patched().await {
+            Err(error) if is_not_found(&error) => {}
+            other => return other,
+        }
+        if !installed {
+            return Ok(());
+        }
+        let metadata = ObjectMeta {
+            name: Some(NAME.to_owned()),
+            labels: Some(
+                [
+                    (labels::PART_OF, labels::AMBIT),
+                    (labels::MANAGED_BY, labels::OPERATOR),
+                ]
+                .map(owned)
+                .into(),
+            ),
+            ..Default::default()
+        };
+        let map = ConfigMap {
+            metadata,
+            data: Some([owned((node, INSTALLED))].into()),
+            ..Default::default()
+        };
+        match self.api.create(&PostParams::default(), &map).await {
+            Err(error) if is_conflict(&error) => patched().await,
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// The nodes.
+    pub(super) async fn list(&self) -> kube::Result<BTreeSet<String>> {
+        let map = self.api.get_opt(NAME).await?;
+        Ok(map.and_then(|m| m.data).unwrap_or_default().into_keys().collect())
+    }
+
+    /// Strikes out everything.
+    pub(super) async fn clear(&self) -> kube::Result<()> {
+        match self.api.delete(NAME, &DeleteParams::default()).await {
+            Err(error) if !is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn owned((key, value): (&str, &str)) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
