@@ -233,6 +233,10 @@ impl Machine {
             State::Idle | State::Released => CaptureState::Released,
             State::Releasing(_) => CaptureState::Releasing,
             State::Captured => CaptureState::Captured,
+            // Ports that are taken while rules are in force are taken by a ztunnel that is yet to connect.
+            State::Failed(failure) if self.in_force && failure.reason == Reason::PortInUse => {
+                CaptureState::Captured
+            }
             State::Failed(failure) if !failure.reason.is_waiting() => CaptureState::Failed,
             _ if self.wanted == Wanted::Released => CaptureState::Releasing,
             _ if self.in_force => CaptureState::Captured,

@@ -10,6 +10,9 @@ mod ztunnel;
 
 use ambit_agent::snapshot::Snapshot;
 use ambit_wire::agent::CaptureState;
+use ambit_wire::broker::from_ztunnel::Message as ToAgent;
+use ambit_wire::broker::{FromAgent, FromZtunnel, Hello};
+use ambit_wire::broker_channel::Channel;
 use harness::{Node, Pod};
 use std::os::fd::AsFd;
 use ztunnel::{Held, Ztunnel, read_text};
@@ -135,6 +138,13 @@ async fn sockets_are_made_in_the_pod_marked_and_transparent() {
         assert_eq!(socket.mark().expect("asked"), 0x539);
         assert!(socket.ip_transparent_v4().expect("asked") && socket.nonblocking().expect("asked"));
     }
+    let (answer, sockets) = ztunnel.need_sockets("a", 6, 1).await;
+    assert_eq!((answer.ip_version, answer.error.as_str()), (6, ""));
+    assert!(
+        socket2::SockRef::from(&sockets[0])
+            .ip_transparent_v6()
+            .expect("asked")
+    );
     let (answer, sockets) = ztunnel.need_sockets("another", 4, 1).await;
     assert!(
         !answer.error.is_empty() && sockets.is_empty(),
@@ -161,5 +171,53 @@ async fn a_pod_that_the_operator_no_longer_names_is_released() {
     while pod.ruleset() != "" {
         tokio::task::yield_now().await;
     }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_ztunnel_refuses_is_not_redirected_and_tried_again() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    ztunnel.refusal = "too many pods";
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.until(|ztunnel| ztunnel.refused == 1).await;
+    let report = agent.reaches(&pod, CaptureState::Failed).await;
+    assert_eq!(report.reason, "ZtunnelRefused");
+    assert!(report.message.contains("too many pods"), "{}", report.message);
+    assert_eq!(pod.ruleset(), "");
+    ztunnel.refusal = "";
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ztunnel_of_another_version_is_sent_away() {
+    let node = Node::new(&[]);
+    let agent = node.agent(&Snapshot::default());
+    let channel = Channel::connect(node.socket()).expect("connected");
+    let hello = ToAgent::Hello(Hello {
+        version: 99,
+        revision: "next".into(),
+    });
+    channel
+        .send(&FromZtunnel { message: Some(hello) }, &[])
+        .await
+        .expect("sent");
+    let (first, _) = channel
+        .recv::<FromAgent>()
+        .await
+        .expect("received")
+        .expect("greeted");
+    assert!(
+        first.message.is_some(),
+        "so that its log can say which version the agent has"
+    );
+    assert!(
+        channel.recv::<FromAgent>().await.expect("received").is_none(),
+        "closed"
+    );
     agent.stop().await;
 }

@@ -16,6 +16,9 @@ pub(crate) struct Ztunnel {
     pub(crate) pods: BTreeMap<String, (PodIdentity, Vec<OwnedFd>)>,
     pub(crate) removed: Vec<RemovePod>,
     pub(crate) snapshot_done: bool,
+    /// What it answers to AddPod.
+    pub(crate) refusal: &'static str,
+    pub(crate) refused: usize,
     sockets: Vec<(Sockets, Vec<OwnedFd>)>,
 }
 
@@ -31,6 +34,8 @@ impl Ztunnel {
             pods: held,
             removed: vec![],
             snapshot_done: false,
+            refusal: "",
+            refused: 0,
             sockets: vec![],
         };
         ztunnel
@@ -76,6 +81,11 @@ impl Ztunnel {
                 FromAgentMessage::Hello(hello) => assert_eq!(hello.version, 1),
                 FromAgentMessage::AddPod(add) => {
                     let pod = add.pod.expect("a pod");
+                    if !self.refusal.is_empty() {
+                        self.refused += 1;
+                        self.acknowledge(add.sequence, self.refusal).await;
+                        continue;
+                    }
                     self.pods.insert(pod.uid.clone(), (pod, descriptors));
                     self.acknowledge(add.sequence, "").await;
                 }
@@ -91,7 +101,7 @@ impl Ztunnel {
         }
     }
 
-    pub(crate) async fn acknowledge(&self, sequence: u64, error: &str) {
+    async fn acknowledge(&self, sequence: u64, error: &str) {
         self.send(
             ToAgent::Ack(Ack {
                 sequence,
