@@ -22,8 +22,10 @@ pub struct Stats {
 pub struct Flow {
     /// Requests answered as they should be.
     pub ok: u64,
-    /// Requests that were not.
+    /// Requests that were not, from the first good answer on.
     pub failed: u64,
+    /// Requests before the first good answer: the servers may start later than the client.
+    pub early: u64,
     /// Connections that were made.
     pub connections: u64,
     /// The slowest answer, in microseconds.
@@ -60,9 +62,14 @@ impl Stats {
         flow.max_micros = flow.max_micros.max(micros);
     }
 
-    /// Counts and keeps a failure.
+    /// Counts and keeps a failure; one before the first good answer is only counted.
     pub fn failed(&mut self, flow: &str, connection_begun: SystemTime, error: String) {
-        self.flow(flow).failed += 1;
+        let counted = self.flow(flow);
+        if counted.ok == 0 {
+            counted.early += 1;
+            return;
+        }
+        counted.failed += 1;
         if self.failures.len() == KEPT {
             self.failures.pop_front();
         }
@@ -102,6 +109,7 @@ mod tests {
     #[test]
     fn counts_add_up_and_failures_keep_their_circumstances() {
         let mut stats = Stats::default();
+        stats.failed("http", UNIX_EPOCH, "nobody is there yet".into());
         stats.connected("http");
         stats.ok("http", Duration::from_micros(900));
         stats.ok("http", Duration::from_micros(300));
@@ -112,6 +120,7 @@ mod tests {
             (http.connections, http.ok, http.max_micros, http.last_micros),
             (1, 2, 900, 300)
         );
+        assert_eq!((http.early, http.failed), (1, 0));
         assert_eq!((stats.total_ok(), stats.total_failed()), (3, 1));
         assert_eq!(
             (
@@ -125,6 +134,7 @@ mod tests {
     #[test]
     fn old_failures_give_way() {
         let mut stats = Stats::default();
+        stats.ok("tcp", Duration::ZERO);
         for index in 0..=KEPT {
             stats.failed("tcp", UNIX_EPOCH, index.to_string());
         }
