@@ -127,6 +127,9 @@ fn failures_are_kept_and_end_nothing() {
     let (tcp, banner) = (stats.flows["tcp"], stats.flows["banner"]);
     assert_eq!((tcp.ok, tcp.failed, tcp.connections, banner.ok), (0, 0, 0, 1));
     let failure = &stats.failures[0];
-    assert!(failure.flow == "banner" && !failure.error.is_empty(), "{failure:?}");
+    assert!(
+        failure.flow == "banner" && !failure.error.is_empty(),
+        "{failure:?}"
+    );
     assert!(failure.connection_begun <= failure.seen);
 }
