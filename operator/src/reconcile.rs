@@ -69,3 +69,6 @@ fn is_not_found(error: &kube::Error) -> bool {
 fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
+
+#[cfg(test)]
+mod testing;

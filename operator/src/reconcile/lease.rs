@@ -1,7 +1,7 @@
 //! Leader election by a Lease, as Kubernetes' own components do it: who sees a lease not renewed for its whole duration, by its own
 //! clock, may take it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -168,3 +169,6 @@ impl Lease {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

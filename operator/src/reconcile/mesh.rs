@@ -31,6 +31,9 @@ use crate::index::{MeshSummary, SharedIndex};
 /// addresses, and the control plane its bound tokens.
 pub const LEAST_KUBERNETES: (u32, u32) = (1, 30);
 
+/// Reason of the conditions while nodes are being cleared.
+const UNINSTALLING: &str = "Uninstalling";
+
 /// What is asked of nodes again, while waiting for them.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -200,7 +203,7 @@ impl MeshReconciler {
                 remains.nodes.len(),
                 status::named(&remains.nodes)
             );
-            self.write_status(mesh, &Finding::progressing("Uninstalling", message))
+            self.write_status(mesh, &Finding::progressing(UNINSTALLING, message))
                 .await?;
             return Ok(Some(POLL));
         }
@@ -315,11 +318,4 @@ fn number(text: &str) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn versions_of_managed_clusters_are_read() {
-        assert_eq!(super::number("30+"), 30);
-        assert_eq!(super::number("1"), 1);
-        assert!((super::number("1"), super::number("29")) < super::LEAST_KUBERNETES);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use kube::api::DeleteParams;
 use kube::{Api, Client};
 use tracing::info;
 
+use super::UNINSTALLING;
 use crate::reconcile::{ReconcileError, is_not_found};
 
 /// Why the Mesh is not gone.
@@ -47,7 +48,9 @@ pub async fn uninstall(client: Client, timeout: Duration) -> Result<(), Uninstal
             return Ok(());
         };
         let conditions = mesh.status.map(|s| s.conditions).unwrap_or_default();
-        let now = conditions.first().map(|c| c.message.clone()).unwrap_or_default();
+        // What was said of it before says nothing of its end.
+        let progress = conditions.into_iter().find(|c| c.reason == UNINSTALLING);
+        let now = progress.map_or_else(|| "the operator has yet to take notice".to_owned(), |c| c.message);
         if begin.elapsed() > timeout {
             return Err(UninstallError::Timeout(timeout, now));
         }

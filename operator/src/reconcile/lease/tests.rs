@@ -1,0 +1,72 @@
+use serde_json::json;
+
+use super::*;
+use crate::reconcile::testing::Server;
+
+const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/ambit-system/leases/ambit-operator";
+
+fn replica(server: &Server, identity: &str) -> (Lease, Leadership) {
+    Lease::new(server.client(), "ambit-system", "ambit-operator", identity)
+}
+
+fn holder(server: &Server) -> String {
+    server.get(PATH).unwrap()["spec"]["holderIdentity"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_replica_leads_and_another_when_it_has_not_renewed_for_the_whole_duration() {
+    let server = Server::default();
+    let (mut a, _) = replica(&server, "a");
+    let (mut b, _) = replica(&server, "b");
+    assert!(a.turn().await.unwrap());
+    assert!(!b.turn().await.unwrap());
+    tokio::time::advance(DURATION / 2).await;
+    assert!(a.turn().await.unwrap(), "renewed");
+    assert!(!b.turn().await.unwrap());
+    tokio::time::advance(DURATION - Duration::from_secs(1)).await;
+    assert!(!b.turn().await.unwrap(), "renewed since b last looked");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(b.turn().await.unwrap());
+    assert_eq!(holder(&server), "b");
+    assert_eq!(server.get(PATH).unwrap()["spec"]["leaseTransitions"], json!(1));
+    assert!(!a.turn().await.unwrap(), "back too late");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_stops_gives_the_lease_back() {
+    let server = Server::default();
+    let (a, mut leads) = replica(&server, "a");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(a.run(stop.clone()));
+    leads.wait_for(|leads| *leads).await.unwrap();
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(holder(&server), "");
+    let (mut b, _) = replica(&server, "b");
+    assert!(
+        b.turn().await.unwrap(),
+        "at once, without waiting for it to run out"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_cannot_renew_stops_leading_before_another_may_begin() {
+    let server = Server::default();
+    let (a, mut leads) = replica(&server, "a");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(a.run(stop.clone()));
+    leads.wait_for(|leads| *leads).await.unwrap();
+    // Somebody else's, from now on and without end.
+    let mut lease = server.get(PATH).unwrap();
+    lease["spec"]["holderIdentity"] = json!("b");
+    server.put(PATH, lease);
+    let before = Instant::now();
+    leads.wait_for(|leads| !*leads).await.unwrap();
+    assert!(before.elapsed() < DURATION);
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(holder(&server), "b", "what is another's is left alone");
+}

@@ -1,0 +1,189 @@
+use serde_json::json;
+
+use super::*;
+use crate::index::{Config, Key, PodRecord};
+use crate::reconcile::testing::Server;
+
+const POD: &str = "/api/v1/namespaces/shop/pods/a";
+
+fn report(state: CaptureState) -> PodReport {
+    PodReport {
+        state: state.into(),
+        reason: "NoZtunnel".into(),
+        message: "none is ready".into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn what_reports_make_of_a_record() {
+    let captured = Record {
+        marked: true,
+        failure: None,
+    };
+    let failed = Record {
+        marked: false,
+        failure: Some("NoZtunnel: none is ready".to_owned()),
+    };
+    let plain = Record {
+        marked: false,
+        failure: None,
+    };
+    for (before, state, after) in [
+        (&plain, CaptureState::Captured, Some(&captured)),
+        (&failed, CaptureState::Captured, Some(&captured)),
+        (&plain, CaptureState::Failed, Some(&failed)),
+        (&captured, CaptureState::Failed, Some(&failed)),
+        (&captured, CaptureState::Pending, None),
+        (&captured, CaptureState::Releasing, Some(&plain)),
+        (&failed, CaptureState::Releasing, Some(&failed)),
+        (&failed, CaptureState::Released, Some(&plain)),
+    ] {
+        assert_eq!(
+            before.after(&report(state)).as_ref(),
+            after,
+            "{before:?} {state:?}"
+        );
+    }
+}
+
+#[test]
+fn text_is_clipped_at_a_character() {
+    assert_eq!(clipped("aéb", 2), "a");
+    assert_eq!(clipped("ab", 9), "ab");
+}
+
+/// A pod on the server, which the index has read.
+fn pod(server: &Server, index: &SharedIndex) -> PodInfo {
+    server.put(
+        POD,
+        json!({
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u-a", "annotations": {}},
+            "spec": {"nodeName": "n1", "containers": []},
+        }),
+    );
+    learn(server, index);
+    PodInfo {
+        uid: "u-a".into(),
+        namespace: "shop".into(),
+        name: "a".into(),
+        service_account: "default".into(),
+        node: "n1".into(),
+        host_network: false,
+        enrolled: true,
+        live: true,
+    }
+}
+
+/// The index hears of what the server has.
+fn learn(server: &Server, index: &SharedIndex) {
+    let pod: Pod = serde_json::from_value(server.get(POD).unwrap()).unwrap();
+    index.change(|index| index.set_pod(&Key::new("shop", "a"), PodRecord::of(&pod)));
+}
+
+fn recorder(server: &Server) -> (Recorder, Arc<SharedIndex>) {
+    let index = Arc::new(SharedIndex::new(Config::default()));
+    (
+        Recorder::new(server.client(), Arc::clone(&index), "ambit-system", "op"),
+        index,
+    )
+}
+
+fn annotations(server: &Server) -> serde_json::Value {
+    server.get(POD).unwrap()["metadata"]["annotations"].clone()
+}
+
+#[tokio::test]
+async fn capture_is_written_on_the_pod_and_nothing_twice() {
+    let server = Server::default();
+    let (recorder, index) = recorder(&server);
+    let pod = pod(&server, &index);
+    recorder
+        .record_pod(&pod, &report(CaptureState::Failed))
+        .await
+        .unwrap();
+    assert_eq!(
+        annotations(&server),
+        json!({"ambit.dev/capture-failure": "NoZtunnel: none is ready"})
+    );
+    recorder
+        .record_pod(&pod, &report(CaptureState::Captured))
+        .await
+        .unwrap();
+    assert_eq!(
+        annotations(&server),
+        json!({"ambient.istio.io/redirection": "enabled"})
+    );
+    learn(&server, &index);
+    server.writes();
+    recorder
+        .record_pod(&pod, &report(CaptureState::Captured))
+        .await
+        .unwrap();
+    recorder
+        .record_pod(&pod, &report(CaptureState::Pending))
+        .await
+        .unwrap();
+    assert_eq!(server.writes(), []);
+}
+
+#[tokio::test]
+async fn a_release_is_written_though_the_index_has_not_heard_of_the_capture() {
+    let server = Server::default();
+    let (recorder, index) = recorder(&server);
+    let pod = pod(&server, &index);
+    recorder
+        .record_pod(&pod, &report(CaptureState::Captured))
+        .await
+        .unwrap();
+    recorder
+        .record_pod(&pod, &report(CaptureState::Released))
+        .await
+        .unwrap();
+    assert_eq!(annotations(&server), json!({}));
+}
+
+#[tokio::test]
+async fn another_pod_of_the_same_name_is_left_alone() {
+    let server = Server::default();
+    let (recorder, index) = recorder(&server);
+    let pod = pod(&server, &index);
+    server.put(
+        POD,
+        json!({"metadata": {"name": "a", "namespace": "shop", "uid": "u-2", "annotations": {}}}),
+    );
+    recorder
+        .record_pod(&pod, &report(CaptureState::Captured))
+        .await
+        .unwrap();
+    assert_eq!(annotations(&server), json!({}));
+}
+
+#[tokio::test]
+async fn a_node_is_entered_when_installed_and_struck_out_when_undone() {
+    let server = Server::default();
+    let (recorder, _) = recorder(&server);
+    let path = "/api/v1/namespaces/ambit-system/pods/ambit-agent-x";
+    server.put(
+        path,
+        json!({"metadata": {"name": "ambit-agent-x", "namespace": "ambit-system", "uid": "u-x"}}),
+    );
+    let agent = AgentPod {
+        namespace: "ambit-system".into(),
+        name: "ambit-agent-x".into(),
+        uid: "u-x".into(),
+        node: "n1".into(),
+    };
+    let nodes = InstalledNodes::new(server.client(), "ambit-system");
+    recorder.record_node(&agent, NodeState::Installed).await.unwrap();
+    assert_eq!(nodes.list().await.unwrap(), ["n1".to_owned()].into());
+    recorder
+        .record_node(&agent, NodeState::Uninstalled)
+        .await
+        .unwrap();
+    assert!(nodes.list().await.unwrap().is_empty());
+    assert_eq!(
+        server.get(path).unwrap()["metadata"]["annotations"],
+        json!({"ambit.dev/uninstalled": "true"})
+    );
+}

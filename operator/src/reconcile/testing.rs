@@ -1,0 +1,175 @@
+//! An API server in memory: objects by path, with resource versions. Enough for reconcilers; patches of any kind merge.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use http_body_util::BodyExt;
+use hyper::{Method, Request, Response, StatusCode};
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+/// A request that would write.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Write {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Value,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    writes: Vec<Write>,
+    version: u64,
+}
+
+/// The server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server(Arc<Mutex<State>>);
+
+impl Server {
+    /// A client of it.
+    pub(super) fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let bytes = body.collect().await.unwrap().to_bytes();
+                let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+                let (status, answer) = server.answer(&head.method, head.uri.path(), body);
+                let response = Response::builder()
+                    .status(status)
+                    .body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, Infallible>(response.unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Puts an object at `path`.
+    pub(super) fn put(&self, path: &str, object: Value) {
+        self.0.lock().unwrap().store(path, object);
+    }
+
+    /// The object at `path`.
+    pub(super) fn get(&self, path: &str) -> Option<Value> {
+        self.0.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// What was written since the last call, Events aside.
+    pub(super) fn writes(&self) -> Vec<Write> {
+        let mut writes = std::mem::take(&mut self.0.lock().unwrap().writes);
+        writes.retain(|w| !w.path.ends_with("/events"));
+        writes
+    }
+
+    fn answer(&self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        let mut state = self.0.lock().unwrap();
+        if *method != Method::GET {
+            state.writes.push(Write {
+                method: method.clone(),
+                path: path.to_owned(),
+                body: body.clone(),
+            });
+        }
+        // A status stands with its object.
+        let place = path.strip_suffix("/status").unwrap_or(path);
+        let found = state.objects.get(place).cloned();
+        match (method.as_str(), found) {
+            ("GET", Some(object)) => (StatusCode::OK, object),
+            ("GET", None) if path.ends_with("/nodes") || path.ends_with("/pods") => {
+                let inside = format!("{path}/");
+                let items: Vec<_> = state
+                    .objects
+                    .iter()
+                    .filter(|(p, _)| p.starts_with(&inside))
+                    .map(|(_, o)| o.clone())
+                    .collect();
+                (StatusCode::OK, json!({"metadata": {}, "items": items}))
+            }
+            ("POST", _) => {
+                let name = body
+                    .pointer("/metadata/name")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
+                let place = format!("{path}/{name}");
+                if state.objects.contains_key(&place) {
+                    return refusal(StatusCode::CONFLICT);
+                }
+                (StatusCode::CREATED, state.store(&place, body))
+            }
+            ("PUT", Some(object)) => {
+                let version = "/metadata/resourceVersion";
+                if body.pointer(version) != object.pointer(version) {
+                    return refusal(StatusCode::CONFLICT);
+                }
+                (StatusCode::OK, state.store(place, body))
+            }
+            ("PATCH", found) if found.is_some() || body.get("apiVersion").is_some() => {
+                let mut object = found.unwrap_or_else(|| json!({}));
+                let uid = "/metadata/uid";
+                if body
+                    .pointer(uid)
+                    .is_some_and(|wanted| object.pointer(uid) != Some(wanted))
+                {
+                    return refusal(StatusCode::CONFLICT);
+                }
+                merge(&mut object, body);
+                (StatusCode::OK, state.store(place, object))
+            }
+            ("DELETE", Some(object)) => {
+                state.objects.remove(place);
+                (StatusCode::OK, object)
+            }
+            _ => refusal(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+impl State {
+    fn store(&mut self, path: &str, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        if object["metadata"]["generation"].is_null() {
+            object["metadata"]["generation"] = 1.into();
+        }
+        self.objects.insert(path.to_owned(), object.clone());
+        object
+    }
+}
+
+fn refusal(code: StatusCode) -> (StatusCode, Value) {
+    let reason = if code == StatusCode::CONFLICT {
+        "Conflict"
+    } else {
+        "NotFound"
+    };
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason,
+        "code": code.as_u16(),
+    });
+    (code, status)
+}
+
+/// JSON merge patch (RFC 7386).
+fn merge(target: &mut Value, patch: Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    target.remove(&key);
+                } else {
+                    merge(target.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (target, Value::Object(patch)) => {
+            *target = json!({});
+            merge(target, Value::Object(patch));
+        }
+        (target, patch) => *target = patch,
+    }
+}
