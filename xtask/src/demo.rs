@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     // A demonstration begins at the beginning.
     Cluster::down(CLUSTER)?;
     let result = play(progress);
-    if arguments.keep {
+    if arguments.keep && Cluster::status(CLUSTER)?.exists {
         show::how_to_go_on(CLUSTER);
     } else {
         progress.step("remove the cluster", || Cluster::down(CLUSTER))?;
