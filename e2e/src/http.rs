@@ -5,8 +5,8 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, bail};
 
-/// Longest head or body that is read.
-const LIMIT: u64 = 256 * 1024;
+/// Longest answer that is read: the configuration of a large mesh.
+const LIMIT: u64 = 64 << 20;
 
 /// A target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,6 +20,8 @@ pub const MARKER: &str = "ambit-sample-payload-in-clear";
 /// What the server logs of a connection, and answers with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
+    /// [`MARKER`].
+    pub payload: String,
     /// In milliseconds since 1970.
     pub time: u64,
     /// The kind of traffic.
@@ -28,6 +30,4 @@ pub struct Seen {
     pub peer: SocketAddr,
     /// Name of the server's pod.
     pub server: String,
-    /// [`MARKER`].
-    pub payload: String,
 }

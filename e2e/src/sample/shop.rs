@@ -97,6 +97,16 @@ impl Shop {
         serde_json::from_str(&body).with_context(|| format!("{app} served no counts: {body}"))
     }
 
+    /// Has a client look for its slowest answer from now on.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn measure_anew(&self, app: &str) -> Result<()> {
+        self.pod_of(app)?
+            .loopback(&self.cluster, 8081, "/measure-anew")
+            .map(drop)
+    }
+
     /// Labels the namespace, as a user would, and waits until every pod is captured and every ztunnel knows it.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub struct Flow {
     pub early: u64,
     /// Connections that were made.
     pub connections: u64,
-    /// The slowest answer, in microseconds.
+    /// The slowest answer, in microseconds; of all, or since [`Stats::measure_anew`].
     pub max_micros: u64,
     /// The latest answer's, in microseconds.
     pub last_micros: u64,
@@ -79,6 +79,11 @@ impl Stats {
             seen: millis(SystemTime::now()),
             error,
         });
+    }
+
+    /// Forgets the slowest answers; nothing else.
+    pub fn measure_anew(&mut self) {
+        self.flows.values_mut().for_each(|flow| flow.max_micros = 0);
     }
 
     /// Good answers of all kinds.

@@ -54,8 +54,8 @@ fn a_deny_rule_refuses_one_client_and_not_the_other() -> Result<()> {
             let mut counted = 0.0;
             let mut logged = 0;
             for ztunnel in mesh::ztunnels(&lab.cluster)? {
-                counted += ztunnel.metric("ambit_ztunnel_connections_denied_total", &["no-client-a"])?;
-                for line in LogLine::find(&lab.cluster, &ztunnel, &["no-client-a", "direction=\"inbound\""])? {
+                counted += ztunnel.metric("ambit_ztunnel_connections_denied_total", &[&name])?;
+                for line in LogLine::find(&lab.cluster, &ztunnel, &[&name, "direction=\"inbound\""])? {
                     let ids = [principal(shop, "client-a"), principal(shop, "server"), name.clone()];
                     ensure!(ids.iter().all(|id| line.text().contains(id)), "{}", line.text());
                     logged += 1;

@@ -39,8 +39,14 @@ fn the_api_server_refuses_what_is_invalid_and_says_why() -> Result<()> {
             ["spec.trustDomain", "cannot be changed"],
         ),
         (mesh("default", "{nonsense: 1}"), ["nonsense", "unknown field"]),
-        (mesh("second", "{}"), ["metadata.name", "its name is 'default'"]),
-        (ambient("other", "{}"), ["metadata.name", "its name is 'ambient'"]),
+        (
+            mesh("second", "{}"),
+            ["metadata.name must be 'default'", "one Mesh"],
+        ),
+        (
+            ambient("other", "{}"),
+            ["metadata.name must be 'ambient'", "one AmbientNamespace"],
+        ),
         (
             rule("{name: r, action: Deny}"),
             ["spec.authorization[0]", "needs 'from' or 'ports'"],

@@ -96,7 +96,7 @@ fn uninstalling_leaves_nodes_and_pods_as_they_were() -> Result<()> {
         eventually("the nodes to be as they were", LIMIT, || {
             ensure_as_before(&lab.cluster)
         })?;
-        for kind in ["daemonsets", "deployments", "pods", "leases"] {
+        for kind in ["daemonsets", "deployments", "pods"] {
             eventually(&format!("no {kind} to be left"), LIMIT, || {
                 let left = lab.cluster.list(&[kind, "--namespace", mesh::NAMESPACE])?;
                 let names: Vec<_> = left.iter().map(|object| &object["metadata"]["name"]).collect();

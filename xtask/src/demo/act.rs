@@ -55,7 +55,18 @@ fn plain(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<Vec<Pod>
         "\n   On the wire between the nodes, {} packets can be read by anyone:",
         readable.len()
     ));
-    show::packets(readable.into_iter(), &pods);
+    // One of each kind of traffic.
+    let kinds = [8080, 9090, 9091].into_iter();
+    let examples = kinds.filter_map(|port| {
+        readable
+            .iter()
+            .copied()
+            .find(|packet| packet.source.port() == port)
+    });
+    show::packets(examples, &pods);
+    for client in CLIENTS {
+        shop.measure_anew(client)?;
+    }
     Ok(pods)
 }
 

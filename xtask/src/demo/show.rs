@@ -77,7 +77,7 @@ pub(super) fn counts(client: &str, stats: &Stats) {
         .max()
         .unwrap_or_default();
     line(&format!(
-        "     {client}: {} requests answered, {} failed; the slowest took {}.{:03} ms",
+        "     {client}: {} requests answered, {} failed; since the mesh came, the slowest took {}.{:03} ms",
         stats.total_ok(),
         stats.total_failed(),
         slowest / 1000,

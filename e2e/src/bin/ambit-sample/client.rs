@@ -185,7 +185,15 @@ fn serve_one(stream: &TcpStream, stats: &Mutex<Stats>) -> Result<()> {
             let body = serde_json::to_string(&*lock(stats))?;
             http::answer(stream, "200 OK", &body)
         }
-        _ => http::answer(stream, "404 Not Found", "there are /stats and /healthz\n"),
+        "/measure-anew" => {
+            lock(stats).measure_anew();
+            http::answer(stream, "200 OK", "the slowest answer is looked for from now on\n")
+        }
+        _ => http::answer(
+            stream,
+            "404 Not Found",
+            "there are /stats, /measure-anew and /healthz\n",
+        ),
     }
 }
 

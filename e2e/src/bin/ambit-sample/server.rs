@@ -95,11 +95,11 @@ fn serve_banner(mut stream: TcpStream, peer: SocketAddr, name: &str) -> Result<(
 /// Logs a connection, and returns what the answer says of it.
 fn note(flow: &str, peer: SocketAddr, name: &str) -> Result<String> {
     let seen = Seen {
+        payload: MARKER.to_owned(),
         time: millis(SystemTime::now()),
         flow: flow.to_owned(),
         peer,
         server: name.to_owned(),
-        payload: MARKER.to_owned(),
     };
     let line = serde_json::to_string(&seen)?;
     println!("{line}");
