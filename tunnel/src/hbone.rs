@@ -3,6 +3,7 @@
 mod client;
 mod copy;
 mod keepalive;
+mod pace;
 mod pool;
 mod server;
 mod stream;
@@ -13,6 +14,9 @@ pub use copy::{CopyError, Meter, copy_tcp, copy_tunnel};
 pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;
+
+/// Frames are gathered up to this size before they become TLS records: one system call for many small ones.
+const WRITE_BUFFER: usize = 32 << 10;
 
 /// How HBONE connections behave; the defaults are in each field's text.
 #[derive(Debug, Clone)]

@@ -24,4 +24,4 @@ pub use hbone::{
     OpenError, PoolKey, RequestRefusal, copy_tcp, copy_tunnel, serve_hbone,
 };
 pub use identity::{ParseIdentityError, SpiffeId};
-pub use tls::{PeerIdentityError, certificate_identity, describe as describe_tls_error, peer_identity};
+pub use tls::{PeerIdentityError, ServerTlsStream, accept_tls, certificate_identity, peer_identity};

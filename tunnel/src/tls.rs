@@ -1,5 +1,6 @@
 //! TLS for HBONE: version 1.3 only, X25519MLKEM768 first, both sides authenticated by SPIFFE id.
 
+mod stream;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -11,6 +12,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::{ParseIdentityError, SpiffeId};
 
+pub(crate) use stream::transport;
+pub use stream::{ServerTlsStream, accept_tls};
 pub(crate) use verify::{ExpectedPeer, MeshClientVerifier};
 
 /// ALPN protocol of HBONE.
@@ -86,7 +89,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// What a failed handshake means, with the verifier's own words where it was ours that refused.
-pub fn describe(error: &std::io::Error) -> String {
+pub(crate) fn describe(error: &std::io::Error) -> String {
     let verdict = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -165,6 +165,18 @@ impl PodEvents for Pods {
         let text = |error: &dyn std::fmt::Display| format!("pod {}: {error}", identity.uid);
         let uid = identity.uid.clone();
         let mut served = self.served.lock();
+        let elsewhere =
+            |served: &mut Served| served.pod.info.load().identity.netns_inode != identity.netns_inode;
+        if let Some(former) = served
+            .extract_if(|known, served| *known == uid && elsewhere(served))
+            .next()
+        {
+            // The pod's sandbox was made anew: sockets of the old one are of no use, and its connections are dead.
+            let (_, former) = former;
+            former.pod.kill.cancel();
+            former.pod.sockets.close();
+            self.release(former);
+        }
         if let Some(known) = served.get_mut(&uid) {
             known
                 .pod

@@ -1,17 +1,20 @@
 //! One HBONE connection as its client sees it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::ready;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::time::Instant;
 
 use super::keepalive::{Ended, ping_until_dead};
-use super::{HboneConfig, HboneStream, OpenError};
+use super::pace::Pace;
+use super::{HboneConfig, HboneStream, OpenError, WRITE_BUFFER};
 
 /// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
 /// all streams have let go of it.
@@ -148,7 +151,7 @@ where
         .max_header_list_size(16 << 10)
         .header_table_size(0)
         .enable_push(false)
-        .handshake(io)
+        .handshake(BufWriter::with_capacity(WRITE_BUFFER, io))
         .await?;
     let state = Arc::new(ConnectionState {
         closed: AtomicBool::new(false),
@@ -173,10 +176,14 @@ where
             };
             let pings = ping_until_dead(pings, interval, timeout, tick);
             tokio::pin!(pings);
-            let mut told = false;
+            let (mut told, mut pace) = (false, Pace::default());
             loop {
+                let ended = std::future::poll_fn(|cx| {
+                    ready!(pace.poll_turn(cx, state.streams.load(Ordering::Relaxed) as usize));
+                    Pin::new(&mut connection).poll(cx)
+                });
                 tokio::select! {
-                    result = &mut connection => {
+                    result = ended => {
                         tracing::debug!(error = ?result.err(), "connection ended");
                         break;
                     }

@@ -40,17 +40,19 @@ pub enum CopyError {
 /// Copies between a TCP connection (forward is what is read from it) and a CONNECT stream until both directions have ended.
 /// An end of one direction is passed on and leaves the other open; a failure on one side resets the other.
 ///
+/// Dropping the future before its end resets both sides, so that nobody takes a part of the bytes for all of them.
+///
 /// # Errors
 /// The first failure.
 pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter) -> Result<(), CopyError> {
-    let mut tcp = tcp;
+    let mut tcp = ResetUnlessDone::new(tcp);
     let HboneStream {
         mut send,
         mut recv,
         permit,
     } = stream;
     let result = {
-        let (mut read, mut write) = tcp.split();
+        let (mut read, mut write) = tcp.socket.split();
         let received_all = AtomicBool::new(false);
         let forward = tcp_to_stream(&mut read, &mut send, &received_all, |n| meter.forward(n));
         let backward = async {
@@ -63,26 +65,25 @@ pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter
         tokio::try_join!(forward, backward).map(|_| ())
     };
     match &result {
-        Ok(()) => {}
+        Ok(()) => tcp.done = true,
         // RFC 9113 §8.5: an error of the TCP connection is a stream error of type CONNECT_ERROR.
         Err(CopyError::Tcp(_) | CopyError::OtherTcp(_)) => send.send_reset(Reason::CONNECT_ERROR),
-        Err(CopyError::Tunnel(_)) => {
-            send.send_reset(Reason::CANCEL);
-            reset_on_close(&tcp);
-        }
+        Err(CopyError::Tunnel(_)) => send.send_reset(Reason::CANCEL),
     }
     drop(permit);
     result
 }
 
-/// Copies between two TCP connections (forward is what is read from the first) until both directions have ended.
+/// Copies between two TCP connections (forward is what is read from the first) until both directions have ended. Dropping the
+/// future before resets both.
 ///
 /// # Errors
 /// The first failure; both connections are reset then.
-pub async fn copy_tcp(mut one: TcpStream, mut other: TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+pub async fn copy_tcp(one: TcpStream, other: TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+    let (mut one, mut other) = (ResetUnlessDone::new(one), ResetUnlessDone::new(other));
     let result = {
-        let (mut read_one, mut write_one) = one.split();
-        let (mut read_other, mut write_other) = other.split();
+        let (mut read_one, mut write_one) = one.socket.split();
+        let (mut read_other, mut write_other) = other.socket.split();
         let forward = tcp_to_tcp(
             &mut read_one,
             &mut write_other,
@@ -103,17 +104,29 @@ pub async fn copy_tcp(mut one: TcpStream, mut other: TcpStream, meter: &impl Met
         );
         tokio::try_join!(forward, backward).map(|_| ())
     };
-    if result.is_err() {
-        reset_on_close(&one);
-        reset_on_close(&other);
-    }
+    (one.done, other.done) = (result.is_ok(), result.is_ok());
     result
 }
 
-/// Lets the peer see a reset instead of an end when the socket is closed.
-fn reset_on_close(tcp: &TcpStream) {
-    if let Err(error) = tcp.set_zero_linger() {
-        tracing::debug!(%error, "SO_LINGER");
+/// Lets the peer see a reset instead of an end when the socket is closed before all was said.
+struct ResetUnlessDone {
+    socket: TcpStream,
+    done: bool,
+}
+
+impl ResetUnlessDone {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, done: false }
+    }
+}
+
+impl Drop for ResetUnlessDone {
+    fn drop(&mut self) {
+        if !self.done
+            && let Err(error) = self.socket.set_zero_linger()
+        {
+            tracing::debug!(%error, "SO_LINGER");
+        }
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::ready;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::keepalive::{Ended, ping_until_dead};
-use super::{HboneConfig, HboneStream};
+use super::pace::Pace;
+use super::{HboneConfig, HboneStream, WRITE_BUFFER};
 
 /// Why a request was answered without the handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +115,7 @@ where
         .data_frame_budget(config.data_frame_budget())
         .max_concurrent_streams(config.max_streams.saturating_mul(2))
         .max_header_list_size(16 << 10)
-        .handshake::<_, Bytes>(io);
+        .handshake::<_, Bytes>(BufWriter::with_capacity(WRITE_BUFFER, io));
     let mut connection = match tokio::time::timeout(config.connect_timeout, handshake).await {
         Ok(connection) => connection?,
         Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
@@ -130,9 +132,15 @@ where
     tokio::pin!(dead);
     let mut streams = JoinSet::new();
     let (mut draining, mut pinging) = (false, true);
+    let mut pace = Pace::default();
     let result = loop {
+        let open = streams.len();
+        let accept = std::future::poll_fn(|cx| {
+            ready!(pace.poll_turn(cx, open));
+            connection.poll_accept(cx)
+        });
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = accept => match accepted {
                 Some(Ok((request, respond))) => dispatch(&mut streams, &handler, request, respond),
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),

@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambit_tunnel::{
-    ConnectRequest, HboneHandler, RequestRefusal, SpiffeId, copy_tunnel, describe_tls_error, peer_identity,
+    ConnectRequest, HboneHandler, RequestRefusal, ServerTlsStream, SpiffeId, accept_tls, copy_tunnel,
     serve_hbone,
 };
 use http::StatusCode;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::authorize::Attempt;
 use super::connect::connect_from;
@@ -54,23 +52,13 @@ pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer
     }
 }
 
-async fn handshake(
-    proxy: &Proxy,
-    pod: &Pod,
-    tcp: TcpStream,
-) -> Result<(TlsStream<TcpStream>, SpiffeId), String> {
+async fn handshake(proxy: &Proxy, pod: &Pod, tcp: TcpStream) -> Result<(ServerTlsStream, SpiffeId), String> {
     let lease = pod.lease.load_full();
     let certificate = lease
         .certificate(proxy.limits.handshake_timeout)
         .await
         .map_err(|error| error.to_string())?;
-    let acceptor = TlsAcceptor::from(certificate.server_config());
-    let tls = acceptor
-        .accept(tcp)
-        .await
-        .map_err(|error| describe_tls_error(&error))?;
-    let identity = peer_identity(tls.get_ref().1).map_err(|error| error.to_string())?;
-    Ok((tls, identity))
+    accept_tls(tcp, &certificate).await
 }
 
 /// Serves the CONNECT requests of one HBONE connection.

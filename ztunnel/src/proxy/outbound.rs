@@ -59,7 +59,7 @@ enum Upstream {
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let local = tcp.local_addr().ok().map(canonical);
-    let destination = match destination(proxy, pod, &tcp, local) {
+    let destination = match destination(proxy, pod, &tcp, peer, local) {
         Ok(destination) => destination,
         Err(refusal) => {
             reset(tcp);
@@ -144,6 +144,7 @@ fn destination(
     proxy: &Proxy,
     pod: &Pod,
     tcp: &TcpStream,
+    peer: SocketAddr,
     local: Option<SocketAddr>,
 ) -> Result<SocketAddr, Refusal> {
     let original = (proxy.original_destination)(tcp).map_err(|_| Refusal::NoOriginalDestination)?;
@@ -151,7 +152,8 @@ fn destination(
     if Some(original) == local {
         return Err(Refusal::NoOriginalDestination);
     }
-    if is_own_port(original.port()) && pod.info.load().addresses.contains(&original.ip()) {
+    let of_pod = |ip| ip == peer.ip() || pod.info.load().addresses.contains(&ip);
+    if is_own_port(original.port()) && of_pod(original.ip()) {
         return Err(Refusal::OwnPort(original));
     }
     Ok(original)
@@ -198,7 +200,10 @@ fn record(
     failure: Option<&Failure>,
 ) -> Record {
     let info = pod.info.load_full();
-    let source = info.addresses.first().and_then(|ip| proxy.state.workload(*ip));
+    // The agent may not know the pod's addresses yet, but it connects from one of them.
+    let source = proxy.state.workload(peer.ip()).filter(|workload| {
+        workload.name == info.identity.name && workload.namespace == info.identity.namespace
+    });
     let of_route = route.and_then(|route| route.workload.clone());
     let secure = route.is_some_and(|route| route.hbone.is_some());
     let service = route

@@ -191,3 +191,27 @@ async fn kept_listeners(node: &mut Node) -> Vec<(String, Ipv4Addr, Vec<std::os::
     node.ready().await;
     kept
 }
+
+#[tokio::test]
+async fn a_pod_whose_sandbox_was_made_anew_gets_nothing_of_the_old_one() {
+    let Pair {
+        mut node,
+        client,
+        application,
+        ..
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    let elsewhere = address();
+    let renewed = ambit_wire::broker::PodIdentity {
+        netns_inode: 2,
+        ..identity("client", elsewhere)
+    };
+    node.agent.add(renewed, &crate::agent::listeners(elsewhere)).await;
+    // A reset: what was said is not taken for all there was.
+    let ended = tokio::time::timeout(WAIT, open.read(&mut [0])).await.unwrap();
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    greeting(&mut node.connect(elsewhere, application).await)
+        .await
+        .unwrap();
+}

@@ -1,5 +1,6 @@
 //! Pods in network namespaces of their own, with the node agent's own sockets and nftables rules. Needs root, `ip` and `sysctl`.
 
+mod measure;
 mod net;
 
 use std::io::{Read, Write};
@@ -129,6 +130,26 @@ async fn the_application_sees_the_clients_address_through_hbone() {
     })
     .await;
     assert_eq!(ask(&client, at(vip, 80)).await.unwrap(), client.ip.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_reaches_itself_through_its_service() {
+    let Cluster {
+        control_plane,
+        node,
+        server,
+        ..
+    } = cluster().await;
+    let application = tell_peer(&server).await;
+    let vip = Ipv4Addr::new(10, 96, 7, 8);
+    let backend = workload("server", server.ip, TunnelProtocol::Hbone);
+    control_plane.set_workload(endpoint_of(backend, "self", 80, application.port()));
+    control_plane.set_service(service("self", vip, 80));
+    until("the service is known", async || {
+        node.config_dump().await["services"]["test/self.test.svc.cluster.local"]["endpoints"][0].is_string()
+    })
+    .await;
+    assert_eq!(ask(&server, at(vip, 80)).await.unwrap(), server.ip.to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

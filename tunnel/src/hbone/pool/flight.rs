@@ -13,7 +13,7 @@ use super::{ConnectError, Flight, Inner, PoolKey};
 use crate::certificate::IdentityLease;
 use crate::hbone::HboneConfig;
 use crate::hbone::client::{Connection, handshake};
-use crate::tls::describe;
+use crate::tls::{describe, transport};
 
 /// Starts the attempt on a task of its own, so that it does not end with the first who asked.
 pub(super) fn start<F>(inner: &Arc<Inner>, key: PoolKey, lease: IdentityLease, dial: F) -> Flight
@@ -98,7 +98,7 @@ where
                 error: Arc::new(error),
             })?;
             let tls = TlsConnector::from(certificate.client_config(Arc::clone(&key.destination)))
-                .connect(ServerName::IpAddress(address.ip().into()), tcp)
+                .connect(ServerName::IpAddress(address.ip().into()), transport(tcp))
                 .await
                 .map_err(|error| tls_error(address, &error))?;
             handshake(tls, config, certificate.not_after())
