@@ -165,14 +165,12 @@ impl PodEvents for Pods {
         let text = |error: &dyn std::fmt::Display| format!("pod {}: {error}", identity.uid);
         let uid = identity.uid.clone();
         let mut served = self.served.lock();
-        let elsewhere =
-            |served: &mut Served| served.pod.info.load().identity.netns_inode != identity.netns_inode;
-        if let Some(former) = served
-            .extract_if(|known, served| *known == uid && elsewhere(served))
-            .next()
-        {
+        let inode = |served: &Served| served.pod.info.load().identity.netns_inode;
+        let renewed = served
+            .get(&uid)
+            .is_some_and(|known| inode(known) != identity.netns_inode);
+        if renewed && let Some(former) = served.remove(&uid) {
             // The pod's sandbox was made anew: sockets of the old one are of no use, and its connections are dead.
-            let (_, former) = former;
             former.pod.kill.cancel();
             former.pod.sockets.close();
             self.release(former);

@@ -186,7 +186,7 @@ impl Record {
                     dst.service = service.as_deref().map(|service| service.hostname.as_str()),
                     dst.workload = destination.name(),
                     dst.namespace = destination.namespace(),
-                    dst.identity = destination.identity.as_ref().map(display),
+                    dst.identity = destination.identity.as_ref().filter(|_| hbone.is_some()).map(display),
                     direction = reporter.direction(),
                     bytes_sent = self.sent.load(Ordering::Relaxed),
                     bytes_recv = self.received.load(Ordering::Relaxed),

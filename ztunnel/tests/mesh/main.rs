@@ -1,6 +1,10 @@
 //! Two ztunnels of two nodes, over loopback: pods have addresses in 127.0.0.0/8, the node agent and the control plane are
 //! stand-ins that speak the real protocols.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod agent;
 mod authorization;

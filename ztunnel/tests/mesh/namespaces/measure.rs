@@ -64,7 +64,7 @@ async fn measure() {
     let limits = ambit_ztunnel::Limits::of_process;
     let mut nodes = Vec::new();
     for pod in [&client, &server] {
-        let make = net::maker(&[pod.clone()]);
+        let make = net::maker(std::slice::from_ref(pod));
         let mut node = Node::start_parts(&control_plane, &ca, limits(), None, Some(make)).await;
         pod.capture(&mut node).await;
         control_plane.set_workload(workload(pod.name, pod.ip, TunnelProtocol::Hbone));
