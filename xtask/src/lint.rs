@@ -13,16 +13,15 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
     })?;
     progress.step("generated definitions", || crds::check(progress))?;
     progress.step("clippy", || {
-        let clippy = [
-            "clippy",
-            "--quiet",
+        // With the tests that need a cluster.
+        let what = [
             "--workspace",
             "--all-targets",
+            "--features",
+            "ambit-e2e/cluster",
             "--locked",
-            "--",
-            "-D",
-            "warnings",
         ];
+        let clippy = [&["clippy", "--quiet"], &what[..], &["--", "-D", "warnings"]].concat();
         workspace::run(&mut cargo(&clippy))
     })?;
     progress.step("dependencies: licences, bans, sources", || {

@@ -248,3 +248,24 @@ fn a_pod_opts_out_and_is_left_alone() -> Result<()> {
         ensure_no_failure(shop, &["client-a", "client-b"])
     })
 }
+
+#[test]
+fn an_object_alone_enrolls_and_no_label_is_written() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("object", |shop| {
+        let manifest = "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {name: ambient}\nspec: {}\n";
+        lab.cluster.apply(shop.namespace(), manifest)?;
+        shop.wait_captured()?;
+        let namespace = lab.cluster.get(&["namespace", shop.namespace()])?;
+        let labels = &namespace["metadata"]["labels"];
+        ensure!(labels["istio.io/dataplane-mode"].is_null(), "{labels}");
+
+        let none = "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {name: ambient}\nspec: {enrollment: None}\n";
+        lab.cluster.apply(shop.namespace(), none)?;
+        for pod in shop.pods()? {
+            eventually(&format!("nothing of Ambit's to be left in {}", pod.name), LIMIT, || ensure_untouched(&lab, &pod))?;
+        }
+        ensure!(is_ready(&shop.ambient()?).is_ok(), "{:?}", shop.ambient()?["status"]);
+        ensure_no_failure(shop, &["client-a", "client-b"])
+    })
+}

@@ -9,11 +9,13 @@
 
 mod authorization;
 mod bad_input;
+mod certificates;
 mod enrolment;
 mod failures;
 mod hbone;
 mod identity;
 mod lab;
+mod node;
 mod privileges;
 mod status;
 mod uninstall;
