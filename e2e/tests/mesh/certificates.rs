@@ -46,7 +46,10 @@ fn certificates_are_renewed_at_half_of_their_life() -> Result<()> {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
                 let next = held(&lab, &ztunnel, identity)?;
                 ensure!(next["state"] == "Available", "{next}");
-                ensure!(next["serialNumber"] != first["serialNumber"], "it is the first one still");
+                ensure!(
+                    next["serialNumber"] != first["serialNumber"],
+                    "it is the first one still"
+                );
                 ensure!(now > end, "the first one lasts for another {} s", end - now);
                 Ok(())
             },
