@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ambit_wire::broker::PodIdentity;
 use parking_lot::Mutex;
@@ -35,6 +36,8 @@ struct Served {
     accepting: CancellationToken,
 }
 
+const SHRINK_INTERVAL: Duration = Duration::from_secs(30);
+
 const DIRECTIONS: [Direction; 3] = [
     Direction::Outbound,
     Direction::InboundPlaintext,
@@ -57,6 +60,20 @@ impl Pods {
     /// Whether the agent has named all pods of the node, once.
     pub(crate) fn is_synced(&self) -> bool {
         self.snapshot_done.load(Ordering::Acquire)
+    }
+
+    /// Gives back, from time to time, sockets that pods have no use for any more. Runs until it is dropped.
+    pub(crate) async fn shrink_stores(&self) {
+        loop {
+            tokio::time::sleep(SHRINK_INTERVAL).await;
+            let served: Vec<_> = self
+                .served
+                .lock()
+                .values()
+                .map(|served| Arc::clone(&served.pod))
+                .collect();
+            served.iter().for_each(|pod| pod.sockets.shrink());
+        }
     }
 
     /// Whether there is a node agent.

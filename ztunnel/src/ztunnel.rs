@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ambit_tunnel::{
     CertificateDump, CertificateManager, CertificateSource, HboneConfig, HbonePool, IstioCa, ManagerConfig,
@@ -30,6 +31,9 @@ use crate::proxy::{OriginalDestination, Proxy, original_destination};
 use crate::serve::{Answer, Answers, serve_http};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, Synced};
+
+/// For idle HBONE connections to say good-bye.
+const POOL_DRAIN: Duration = Duration::from_secs(2);
 
 /// What a ztunnel is made of, where it may be something else in a test.
 pub struct Parts {
@@ -156,6 +160,10 @@ impl Ztunnel {
                 .run(broker.clone())
                 .instrument(tracing::info_span!("broker")),
         );
+        let (stores, ending) = (Arc::clone(&shared.pods), shutdown.clone());
+        tasks.spawn(async move {
+            ending.run_until_cancelled(stores.shrink_stores()).await;
+        });
         tasks.spawn(
             client
                 .run(shutdown.clone())
@@ -216,7 +224,13 @@ impl Ztunnel {
             pods.drain().await;
         }
         self.shutdown.cancel();
-        self.shared.proxy.pool.drain().await;
+        // Peers that no longer answer are not waited for.
+        if tokio::time::timeout(POOL_DRAIN, self.shared.proxy.pool.drain())
+            .await
+            .is_err()
+        {
+            tracing::debug!("pooled connections did not close in time");
+        }
         self.shared.proxy.certificates.shutdown().await;
         self.tasks.close();
         self.tasks.wait().await;

@@ -63,10 +63,12 @@ impl<E: PodEvents> Broker<E> {
     /// Runs until `shutdown`: connects, again after each loss; pods are served with what is held meanwhile.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut delay = FIRST_DELAY;
+        let mut attempts: u32 = 0;
         loop {
             let ended = match Channel::connect(&self.path) {
                 Ok(channel) => {
                     delay = FIRST_DELAY;
+                    attempts = 0;
                     tracing::info!(socket = %self.path.display(), "connected to the node agent");
                     let ended = shutdown.run_until_cancelled(self.converse(&channel)).await;
                     self.outbox.close();
@@ -78,12 +80,15 @@ impl<E: PodEvents> Broker<E> {
                 }
                 Err(error) => Ended::Channel(error.into()),
             };
-            tracing::warn!(
-                socket = %self.path.display(),
-                error = %ended,
-                retry_in_seconds = delay.as_secs_f32(),
-                "no node agent; pods are served with the sockets at hand"
-            );
+            // Once when it is lost, then every half a minute.
+            if attempts.is_multiple_of(30) {
+                tracing::warn!(
+                    socket = %self.path.display(),
+                    error = %ended,
+                    "no node agent: pods are served with the sockets at hand; is the ambit-agent of this node running?"
+                );
+            }
+            attempts = attempts.wrapping_add(1);
             if shutdown
                 .run_until_cancelled(tokio::time::sleep(delay))
                 .await

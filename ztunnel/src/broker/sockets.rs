@@ -29,6 +29,7 @@ pub(crate) enum SocketError {
 pub(crate) struct SocketPool {
     uid: Arc<str>,
     outbox: Outbox,
+    low: usize,
     high: usize,
     v4: Mutex<Store>,
     v6: Mutex<Store>,
@@ -42,6 +43,8 @@ struct Store {
     asked: VecDeque<usize>,
     /// How many to keep. 0 until the first is needed.
     keep: usize,
+    /// Fewest that lay idle since the last [`SocketPool::shrink`].
+    fewest: usize,
     closed: bool,
 }
 
@@ -52,6 +55,7 @@ impl Store {
             waiting: VecDeque::new(),
             asked: VecDeque::new(),
             keep,
+            fewest: 0,
             closed: false,
         };
         Mutex::new(store)
@@ -78,6 +82,7 @@ impl SocketPool {
         let pool = Self {
             uid,
             outbox,
+            low,
             high: high.max(1),
             v4: Store::new(low),
             v6: Store::new(0),
@@ -99,9 +104,11 @@ impl SocketPool {
                 return Err(SocketError::Closed);
             }
             if let Some(socket) = store.idle.pop() {
+                store.fewest = store.fewest.min(store.idle.len());
                 self.ask(ip_version, &mut store);
                 return Ok(socket);
             }
+            store.fewest = 0;
             store.keep = (store.keep * 2).clamp(1, self.high);
             let (sender, receiver) = oneshot::channel();
             store.waiting.push_back(sender);
@@ -165,6 +172,19 @@ impl SocketPool {
             let mut store = self.store(ip_version).lock();
             store.asked.clear();
             self.ask(ip_version, &mut store);
+        }
+    }
+
+    /// Keeps half as many where half of them lay idle since the last call, but not fewer than at first.
+    pub(crate) fn shrink(&self) {
+        for (store, low) in [(&self.v4, self.low), (&self.v6, 0)] {
+            let mut store = store.lock();
+            if store.fewest * 2 >= store.keep {
+                store.keep = (store.keep / 2).max(low);
+                let keep = store.keep;
+                store.idle.truncate(keep);
+            }
+            store.fewest = store.idle.len();
         }
     }
 

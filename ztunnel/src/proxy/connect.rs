@@ -62,6 +62,8 @@ pub(crate) async fn connect_from(
 ) -> Result<TcpStream, ConnectFailure> {
     let deadline = Instant::now() + timeout;
     let io = |error| ConnectFailure::Io(to, error);
+    // Kept until the end, so that the kernel offers each of their ports once.
+    let mut taken = Vec::new();
     for _ in 0..BIND_ATTEMPTS {
         let left = deadline.saturating_duration_since(Instant::now());
         let socket = prepared(pod.sockets.take(to.ip(), left).await?).map_err(io)?;
@@ -69,6 +71,7 @@ pub(crate) async fn connect_from(
         socket.bind(&SocketAddr::new(client, 0).into()).map_err(io)?;
         let bound = socket.local_addr().map_err(io)?.as_socket();
         if bound.is_some_and(|bound| pod.is_plaintext_peer(bound, to.port())) {
+            taken.push(socket);
             continue;
         }
         match dial(socket, to, deadline.min(Instant::now() + LOCAL_CONNECT), timeout).await {

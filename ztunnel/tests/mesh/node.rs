@@ -9,7 +9,7 @@ use std::time::Duration;
 use ambit_tunnel::testing::TestCa;
 use ambit_wire::broker_channel::Listener;
 use ambit_wire::control_channel::TokenFile;
-use ambit_wire::names::{PORT_INBOUND, PORT_OUTBOUND};
+use ambit_wire::names::{PORT_ADMIN, PORT_INBOUND, PORT_METRICS, PORT_OUTBOUND, PORT_READY};
 use ambit_ztunnel::{Config, Limits, OriginalDestination, Parts, Ztunnel};
 use clap::Parser;
 use tempfile::TempDir;
@@ -74,12 +74,19 @@ impl Node {
         original_destination: Option<OriginalDestination>,
         make: Option<MakeSockets>,
     ) -> Self {
+        // AMBIT_LOG shows what the ztunnels of a failing test say.
+        let filter = tracing_subscriber::EnvFilter::from_env("AMBIT_LOG");
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer();
+        log.try_init().ok();
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token");
         std::fs::write(&token, "token").unwrap();
         let socket = directory.path().join("broker.sock");
         let broker = listen(&socket);
-        let [metrics, admin, ready] = [free_port(), free_port(), free_port()];
+        let own = address();
+        let [metrics, admin, ready] = [PORT_METRICS, PORT_ADMIN, PORT_READY].map(|port| at(own, port));
         let config = Config::parse_from([
             "ambit-ztunnel",
             "--broker-socket",
@@ -190,13 +197,6 @@ impl Node {
     pub(crate) async fn config_dump(&self) -> serde_json::Value {
         serde_json::from_str(&get(self.admin, "/config_dump").await).unwrap()
     }
-}
-
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {

@@ -110,3 +110,24 @@ async fn waiting_has_an_end() {
     pool.close();
     assert!(matches!(pool.take(V4, LONG).await, Err(SocketError::Closed)));
 }
+
+#[tokio::test]
+async fn what_lies_idle_is_given_back_step_by_step() {
+    let (pool, mut requests) = pool(4, 64);
+    let mut burst: Vec<_> = (0..16).map(|_| Box::pin(pool.take(V4, LONG))).collect();
+    for take in &mut burst {
+        assert!(take.as_mut().now_or_never().is_none());
+    }
+    let coming = asked(&mut requests);
+    pool.deliver(4, sockets(coming), "");
+    drop(burst);
+    let idle = || pool.v4.lock().idle.len();
+    let before = idle();
+    assert!(before >= 32, "{before}");
+    // The burst is in the first period.
+    for _ in 0..8 {
+        pool.shrink();
+    }
+    assert_eq!(idle(), 4);
+    assert_eq!(asked(&mut requests), 0);
+}
