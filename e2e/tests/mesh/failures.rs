@@ -37,11 +37,17 @@ fn start_load(shop: &Shop) -> Result<Pod> {
     })
 }
 
-/// Ends the first process of a container with SIGKILL, and waits until it was started again and is Ready.
-fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
+/// Ends the first process of a container with SIGKILL.
+fn kill(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
     let pid = pod.node(&lab.cluster)?.container_pid(&pod.uid, container)?;
     let status = Command::new("kill").args(["-9", &pid.to_string()]).status()?;
     ensure!(status.success(), "cannot kill {container} of {}", pod.name);
+    Ok(())
+}
+
+/// Ends the first process of a container with SIGKILL, and waits until it was started again and is Ready.
+fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
+    kill(lab, pod, container)?;
     eventually(&format!("{} to be started again", pod.name), LIMIT, || {
         let now = Pod::list(&lab.cluster, &pod.namespace, "")?
             .into_iter()
@@ -75,21 +81,28 @@ fn traffic_goes_on_without_any_operator() -> Result<()> {
             lab.cluster
                 .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
         };
-        let headless = || -> Result<()> {
-            for operator in Pod::list(
+        let operators = || {
+            Pod::list(
                 &lab.cluster,
                 mesh::NAMESPACE,
                 "app.kubernetes.io/name=ambit-operator",
-            )? {
-                let now = ["--now", "--namespace", mesh::NAMESPACE];
-                lab.cluster
-                    .run_kubectl(&[&["delete", "pod", operator.name.as_str()], &now[..]].concat())?;
-            }
+            )
+        };
+        let headless = || -> Result<()> {
+            eventually("both operators to be gone", LIMIT, || {
+                let left: Vec<_> = operators()?.into_iter().map(|pod| pod.name).collect();
+                ensure!(left.is_empty(), "{left:?}");
+                Ok(())
+            })?;
             for client in ["client-a", "client-b"] {
                 shop.wait_more(client, 30)?;
             }
             shop.run_pod("late", "late", &["client", "--http=http://server:8080/"])
         };
+        // Killed, not asked: no stream ends politely and no lease is released. Scaled down, so that they stay away for a while.
+        for operator in operators()? {
+            kill(&lab, &operator, "operator")?;
+        }
         scale("0")?;
         let result = headless();
         scale("2")?;

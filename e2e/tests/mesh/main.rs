@@ -10,6 +10,7 @@
 mod authorization;
 mod bad_input;
 mod certificates;
+mod cluster;
 mod enrolment;
 mod failures;
 mod hbone;

@@ -3,6 +3,7 @@
 use ambit_e2e::eventually;
 use ambit_e2e::mesh::{self, is_ready};
 use anyhow::{Result, bail, ensure};
+use serde_json::json;
 
 use crate::lab::{LIMIT, Lab};
 
@@ -70,8 +71,13 @@ fn the_objects_tell_the_truth_at_each_step() -> Result<()> {
         ] {
             ensure!(table.contains(word), "no {word} in\n{table}");
         }
-        let events = lab.cluster.run_kubectl(&["get", "events", "--all-namespaces"])?;
-        ensure!(events.contains("Enrolled"), "no event tells of it:\n{events}");
+        let told = [
+            "events",
+            "--field-selector=reason=Enrolled",
+            "--namespace",
+            shop.namespace(),
+        ];
+        ensure!(!lab.cluster.list(&told)?.is_empty(), "no event tells of it");
 
         shop.release()?;
         eventually("the objects to say that no pod is captured", LIMIT, || {
@@ -157,6 +163,27 @@ fn the_config_dump_shows_what_a_proxy_knows() -> Result<()> {
             "the certificate is not in it"
         );
         ensure!(!text.contains("PRIVATE KEY"), "a key is in it");
-        Ok(())
+
+        let principal = "cluster.local/ns/dump/sa/nobody";
+        let rule = json!({"name": "no-nobody", "action": "Deny", "from": [{"principals": [principal]}]});
+        let object = json!({
+            "apiVersion": "ambit.dev/v1alpha1",
+            "kind": "AmbientNamespace",
+            "metadata": {"name": "ambient"},
+            "spec": {"authorization": [rule]},
+        });
+        lab.cluster.apply(shop.namespace(), &object.to_string())?;
+        eventually("the rule to be in the dump", LIMIT, || {
+            let policy = &mesh::config_dump(&lab.cluster, &ztunnel)?["policies"]["dump/no-nobody"];
+            ensure!(
+                policy["namespace"] == "dump" && policy["name"] == "no-nobody" && policy["action"] == "Deny",
+                "{policy}"
+            );
+            ensure!(
+                policy.pointer("/groups/0/0/0/principals") == Some(&json!([{"Exact": principal}])),
+                "{policy}"
+            );
+            Ok(())
+        })
     })
 }
