@@ -6,6 +6,8 @@ mod inbound;
 mod outbound;
 mod plaintext;
 mod refuse;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::io;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ambit_policy::{Connection, Decision};
 use ambit_tunnel::{CopyError, SpiffeId};
+use tokio::sync::watch;
 
 use super::Proxy;
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
@@ -12,7 +13,6 @@ use crate::pod::Pod;
 use crate::state::Workload;
 
 /// An inbound connection before and while it is served.
-#[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
     pub(super) proxy: &'a Arc<Proxy>,
     pub(super) pod: &'a Arc<Pod>,
@@ -21,6 +21,9 @@ pub(super) struct Attempt<'a> {
     pub(super) principal: Option<&'a SpiffeId>,
     /// The application's address in the pod.
     pub(super) destination: SocketAddr,
+    /// Tells of what may change the decision, from before it is made: between it and [`Attempt::proceed`] the application is
+    /// connected to, which may take long.
+    pub(super) changes: watch::Receiver<u64>,
 }
 
 impl Attempt<'_> {
@@ -99,8 +102,7 @@ impl Attempt<'_> {
         record: Record,
         copy: impl AsyncFnOnce(&Record) -> Result<(), CopyError>,
     ) {
-        let mut changes = self.proxy.state.authorization_changed();
-        changes.mark_unchanged();
+        let mut changes = self.changes.clone();
         let denied = async {
             loop {
                 if changes.changed().await.is_err() {
@@ -116,8 +118,10 @@ impl Attempt<'_> {
             }
         };
         let result = tokio::select! {
-            result = copy(&record) => Ok(result),
+            // Nothing more is copied once policies deny it.
+            biased;
             decision = denied => Err(decision),
+            result = copy(&record) => Ok(result),
         };
         match result {
             Ok(Ok(())) => record.end(None),
@@ -126,3 +130,6 @@ impl Attempt<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,6 +98,7 @@ impl HboneHandler for Handler {
             peer: self.peer,
             principal: Some(&self.identity),
             destination,
+            changes: proxy.state.authorization_changed(),
         };
         let workload = match attempt.workload().await {
             Ok(workload) => workload,

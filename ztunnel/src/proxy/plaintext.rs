@@ -37,6 +37,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         peer,
         principal: None,
         destination,
+        changes: proxy.state.authorization_changed(),
     };
     let workload = match attempt.workload().await {
         Ok(workload) => workload,

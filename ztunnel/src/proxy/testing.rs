@@ -1,0 +1,49 @@
+//! A proxy and a pod without a node, for tests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambit_tunnel::testing::TestCa;
+use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool, ManagerConfig};
+use ambit_wire::broker::PodIdentity;
+
+use super::{Proxy, original_destination};
+use crate::broker::Outbox;
+use crate::limits::{Budget, Limits};
+use crate::observe::Metrics;
+use crate::pod::Pod;
+use crate::state::MeshState;
+
+/// Where the application of [`pod`] would listen.
+pub(crate) const APPLICATION: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 0, 3)), 80);
+
+/// Knows no workload and no policy.
+pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
+    let (hbone, limits) = (HboneConfig::default(), Limits::default());
+    Arc::new(Proxy {
+        state: Arc::new(MeshState::new()),
+        certificates: CertificateManager::new(Arc::new(TestCa::new().unwrap()), ManagerConfig::default()),
+        pool: HbonePool::new(hbone.clone()),
+        hbone,
+        descriptors: Budget::new(limits.descriptors),
+        limits,
+        metrics: Metrics::new().unwrap(),
+        access_log,
+        original_destination: Arc::new(original_destination),
+    })
+}
+
+/// The pod `server` in namespace `test`.
+pub(crate) fn pod(proxy: &Proxy) -> Arc<Pod> {
+    let identity = PodIdentity {
+        uid: "server-uid".into(),
+        name: "server".into(),
+        namespace: "test".into(),
+        service_account: "server".into(),
+        addresses: vec![APPLICATION.ip().to_string()],
+        trust_domain: "cluster.local".into(),
+        netns_inode: 1,
+    };
+    Arc::new(Pod::new(identity, &proxy.certificates, Outbox::default(), &proxy.limits).unwrap())
+}
