@@ -55,7 +55,7 @@ pub struct Config {
     /// The cluster's id.
     #[arg(long, env = "AMBIT_CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster_id: String,
-    /// Whether each connection is logged when it ends.
+    /// Whether each connection is logged when it ends; denials and errors are logged in any case.
     #[arg(long, env = "AMBIT_ACCESS_LOG", default_value_t = true, action = clap::ArgAction::Set)]
     pub access_log: bool,
     /// Seconds that connections get to end by themselves after SIGTERM.

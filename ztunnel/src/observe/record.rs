@@ -158,7 +158,8 @@ impl Record {
     fn close(&mut self, flag: Flag, error: Option<&dyn Display>) {
         self.ended = true;
         self.proxy.metrics.closed(&self.traffic, flag);
-        if self.proxy.access_log {
+        // Denials and errors are for whoever runs the mesh, whether or not there is an access log.
+        if self.proxy.access_log || error.is_some() {
             self.log(error);
         }
     }
@@ -239,3 +240,6 @@ impl Meter for Flipped<'_> {
         self.0.forward(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests;
