@@ -56,7 +56,12 @@ async fn measure() {
         .run(move || Command::new(program).arg("server").spawn())
         .await
         .unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    // It opens all its ports before it serves any.
+    until("the server listens", async || {
+        let connect = || std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, 5203));
+        server.run(connect).await.is_ok()
+    })
+    .await;
     if std::env::var("DIRECT").is_ok() {
         all("direct", &client, &server).await;
     }
