@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use ambit_crds::{Action, AuthorizationRule, Mode, PodSelector, Source};
 use ambit_wire::{names, security};
 use ipnet::IpNet;
+use prost::Message as _;
 use security::string_match::MatchType;
 
 use super::PodRecord;
 
-/// Why a rule cannot be sent. The API server's validation lets none of these pass; this is for objects from before it.
+/// Why a rule cannot be read. The API server's validation lets none of these pass; this is for objects from before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("ipBlocks: {0:?} is neither a CIDR block nor an IP address")]
 pub(super) struct RuleError(String);
@@ -33,6 +34,44 @@ pub(super) fn encode(
             }],
         });
     }
+    Ok(security::Authorization {
+        rules: vec![security::Rule { clauses }],
+        ..head(namespace, rule)
+    })
+}
+
+/// What is sent for `rule`. Where it cannot be read, what was sent before (`old`, encoded) stays in force, if that applied in the
+/// same way; where there is no such thing, as after a restart, the rule closes.
+pub(super) fn in_force(
+    namespace: &str,
+    rule: &AuthorizationRule,
+    old: Option<&[u8]>,
+) -> security::Authorization {
+    encode(namespace, rule).unwrap_or_else(|_| {
+        let closed = closed(namespace, rule);
+        let same = |old: &security::Authorization| {
+            (old.scope, old.action, old.dry_run) == (closed.scope, closed.action, closed.dry_run)
+        };
+        let old = old.and_then(|bytes| security::Authorization::decode(bytes).ok());
+        old.filter(same).unwrap_or(closed)
+    })
+}
+
+/// In the place of a rule that cannot be read: a Deny matches every connection in its scope, an Allow none.
+fn closed(namespace: &str, rule: &AuthorizationRule) -> security::Authorization {
+    let rules = match rule.action {
+        Action::Allow => Vec::new(),
+        // A rule without clauses matches everything.
+        Action::Deny => vec![security::Rule::default()],
+    };
+    security::Authorization {
+        rules,
+        ..head(namespace, rule)
+    }
+}
+
+/// All of `rule` but what it matches.
+fn head(namespace: &str, rule: &AuthorizationRule) -> security::Authorization {
     let scope = match rule.pod_selector {
         None => security::Scope::Namespace,
         Some(_) => security::Scope::WorkloadSelector,
@@ -41,15 +80,15 @@ pub(super) fn encode(
         Action::Allow => security::Action::Allow,
         Action::Deny => security::Action::Deny,
     };
-    Ok(security::Authorization {
+    security::Authorization {
         name: rule.name.clone(),
         namespace: namespace.to_owned(),
         scope: scope.into(),
         action: action.into(),
-        rules: vec![security::Rule { clauses }],
+        rules: Vec::new(),
         dry_run: rule.mode == Mode::Audit,
         extensions: Vec::new(),
-    })
+    }
 }
 
 /// Strict mTLS: callers without an identity are denied.

@@ -373,13 +373,9 @@ impl Index {
             .map(|a| a.rules.as_slice())
             .unwrap_or_default();
         for rule in rules {
-            // What cannot be read leaves the last good one in force; the namespace's status says so.
-            let encoded = authorization::encode(namespace, rule)
-                .ok()
-                .map(|a| a.encode_to_vec());
-            if let Some(bytes) = encoded.or_else(|| old.get(&rule.name).cloned()) {
-                new.insert(rule.name.clone(), bytes);
-            }
+            let old = old.get(&rule.name).map(Vec::as_slice);
+            let authorization = authorization::in_force(namespace, rule, old);
+            new.insert(rule.name.clone(), authorization.encode_to_vec());
         }
         for gone in old.keys().filter(|name| !new.contains_key(*name)) {
             update.authorizations.insert(format!("{namespace}/{gone}"), None);
@@ -484,12 +480,9 @@ impl Index {
             .get(&key.namespace)
             .map(|a| a.rules.as_slice())
             .unwrap_or_default();
-        let sent = self.sent.rules.get(&key.namespace);
-        let selecting = rules.iter().filter(|r| {
-            r.pod_selector.is_some()
-                && authorization::selects(r.pod_selector.as_ref(), pod)
-                && sent.is_some_and(|s| s.contains_key(&r.name))
-        });
+        let selecting = rules
+            .iter()
+            .filter(|r| r.pod_selector.is_some() && authorization::selects(r.pod_selector.as_ref(), pod));
         found.extend(selecting.map(|r| format!("{}/{}", key.namespace, r.name)));
         found.sort();
         found

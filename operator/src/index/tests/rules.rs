@@ -149,3 +149,52 @@ fn a_rule_that_cannot_be_read_leaves_the_last_good_one_in_force() {
         .unwrap();
     assert!(invalid.contains("\"ten\" is neither"), "{invalid}");
 }
+
+#[test]
+fn a_rule_that_never_could_be_read_closes() {
+    use ambit_policy::{Connection, Policies, Target};
+    let connection = Connection {
+        principal: Some("cluster.local/ns/shop/sa/cart"),
+        source: "10.0.0.9".parse().unwrap(),
+        destination: "10.0.0.1:80".parse().unwrap(),
+    };
+    for (action, mode, selecting, allowed) in [
+        ("Deny", "Enforce", false, false),
+        ("Allow", "Enforce", false, false),
+        ("Deny", "Enforce", true, false),
+        ("Allow", "Enforce", true, false),
+        ("Deny", "Audit", false, true),
+    ] {
+        // As an operator that has just been started sees it.
+        let mut world = World::enrolled();
+        world.pod(&marked(pod("a", "10.0.0.1")));
+        let mut rule = json!({"name": "r", "action": action, "mode": mode, "from": [{"ipBlocks": ["10.0.0.0/8", "ten"]}]});
+        if selecting {
+            rule["podSelector"] = json!({"matchLabels": {"app": "a"}});
+        }
+        world.ambient("shop", json!({"authorization": [rule]}));
+        let mut policies = Policies::default();
+        policies.insert(rule_of(&world, "r").try_into().unwrap());
+        let named = world.workload("a").unwrap().authorization_policies.clone();
+        assert_eq!(named == ["shop/r"], selecting);
+        let target = Target {
+            namespace: "shop",
+            policies: &named,
+        };
+        let decision = policies.evaluate(&connection, target);
+        assert_eq!(decision.is_allowed(), allowed, "{action} {mode} {selecting}");
+        assert!(world.index.namespace_summary("shop").rules[0].invalid.is_some());
+    }
+}
+
+#[test]
+fn an_older_version_that_applied_otherwise_does_not_stand_in() {
+    let mut world = World::enrolled();
+    world.pod(&marked(pod("a", "10.0.0.1")));
+    let rule = |mode: &str, block: &str| json!({"authorization": [{"name": "r", "action": "Deny", "mode": mode, "from": [{"ipBlocks": [block]}]}]});
+    world.ambient("shop", rule("Audit", "10.0.0.0/8"));
+    world.ambient("shop", rule("Enforce", "ten"));
+    let sent = rule_of(&world, "r");
+    assert!(!sent.dry_run);
+    assert_eq!(sent.rules, [security::Rule::default()]);
+}

@@ -65,7 +65,10 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize) -> Finding {
         .iter()
         .find_map(|r| Some((&r.name, r.invalid.as_ref()?)))
     {
-        let message = format!("rule {name} cannot be read, and what it was before stays in force: {why}");
+        let message = format!(
+            "rule {name} cannot be read: {why}; until it is put right, its last readable version stays in force, or, where the \
+             operator has none, it closes: a Deny refuses every connection, an Allow lets none through"
+        );
         return Finding::degraded("RuleInvalid", message);
     }
     if summary.releasing > 0 {
