@@ -3,13 +3,12 @@
 mod review;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tonic::metadata::MetadataMap;
 
 use super::interfaces::{AgentPod, Directory, PodInfo};
-use super::refusal::{Reason, Refusal};
+use super::refusal::{Addresses, Reason, Refusal};
 use review::ReviewCache;
 pub use review::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
 
@@ -42,7 +41,7 @@ impl Role {
 pub(super) struct Caller {
     pub(super) role: Role,
     pub(super) pod: PodInfo,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) addresses: Addresses,
 }
 
 impl Caller {
@@ -63,7 +62,7 @@ impl Caller {
         Refusal {
             reason,
             caller: self.to_string(),
-            peer: self.peer,
+            addresses: self.addresses,
             message: message.into(),
         }
     }
@@ -105,12 +104,12 @@ impl Authenticator {
     pub(super) async fn authenticate(
         &self,
         metadata: &MetadataMap,
-        peer: Option<SocketAddr>,
+        addresses: Addresses,
     ) -> Result<Caller, Refusal> {
         let anonymous = |reason, message: String| Refusal {
             reason,
             caller: "unknown".to_owned(),
-            peer,
+            addresses,
             message,
         };
         let token = bearer(metadata).ok_or_else(|| {
@@ -129,7 +128,7 @@ impl Authenticator {
         let refuse = |reason, message: String| Refusal {
             reason,
             caller: review.username.clone(),
-            peer,
+            addresses,
             message,
         };
         let Some((namespace, service_account)) = review.service_account() else {
@@ -175,7 +174,7 @@ impl Authenticator {
             );
             return Err(refuse(Reason::PodUnknown, message));
         }
-        Ok(Caller { role, pod, peer })
+        Ok(Caller { role, pod, addresses })
     }
 }
 

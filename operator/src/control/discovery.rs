@@ -42,7 +42,7 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = self.0.caller(&request, WHAT).await?;
-        info!(%caller, peer = ?caller.peer, "configuration stream opened");
+        info!(%caller, peer = ?caller.addresses.peer, "configuration stream opened");
         let open = self.0.metrics.stream(caller.role.label());
         let subscriber = Subscriber { caller, _open: open };
         let shutdown = self.0.shutdown.clone();

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tracing::warn;
 
 use super::metrics::Metrics;
@@ -47,12 +47,30 @@ impl Reason {
     }
 }
 
+/// Both ends of a call's connection, as far as they are known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Addresses {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
+}
+
+impl Addresses {
+    pub(super) fn of<T>(request: &Request<T>) -> Self {
+        // On a listener for both families an IPv4 address comes as ::ffff:a.b.c.d.
+        let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        Self {
+            peer: request.remote_addr().map(canonical),
+            local: request.local_addr().map(canonical),
+        }
+    }
+}
+
 /// A call that is not served.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,
     pub(super) caller: String,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) addresses: Addresses,
     pub(super) message: String,
 }
 
@@ -62,16 +80,70 @@ impl Refusal {
         let Self {
             reason,
             caller,
-            peer,
+            addresses: Addresses { peer, local },
             message,
         } = self;
         let label = reason.label();
-        let peer = peer.map_or_else(|| "unknown".to_owned(), |p| p.to_string());
-        warn!(what, caller, peer, reason = label, message, "call refused");
+        let [peer, local] = [peer, local].map(|a| a.map_or_else(|| "unknown".to_owned(), |a| a.to_string()));
+        warn!(what, caller, peer, local, reason = label, message, "call refused");
         metrics.refused(label);
         Status::new(
             reason.code(),
-            format!("{what} refused to {caller} ({peer}): {message}"),
+            format!("{what} refused to {caller} ({peer}) by {local}: {message}"),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use prometheus::Registry;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_log_has_both_addresses() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let refusal = Refusal {
+            reason: Reason::NotOnNode,
+            caller: "ztunnel ambit-system/z on node a".to_owned(),
+            addresses: Addresses {
+                peer: Some("10.0.0.1:4000".parse().unwrap()),
+                local: Some("10.0.0.2:15012".parse().unwrap()),
+            },
+            message: "no such pod here".to_owned(),
+        };
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let status =
+            tracing::subscriber::with_default(subscriber, || refusal.record(&metrics, "a certificate"));
+        assert_eq!(status.code(), Code::PermissionDenied);
+        let line = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        for part in [
+            "peer=\"10.0.0.1:4000\"",
+            "local=\"10.0.0.2:15012\"",
+            "identity_not_on_node",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
     }
 }

@@ -40,7 +40,7 @@ impl NodeAgent for Reports {
                 .refuse(Reason::NotAllowed, message)
                 .record(&self.0.metrics, WHAT));
         }
-        info!(%caller, peer = ?caller.peer, "report stream opened");
+        info!(%caller, peer = ?caller.addresses.peer, "report stream opened");
         let session = Session {
             shutdown: self.0.shutdown.clone(),
             recorder: Arc::new(Recorder {

@@ -1,5 +1,4 @@
 use std::future::pending;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::certificates::Certificates;
 use super::discovery::Discovery;
 use super::interfaces::{CaptureSink, Directory, Sources};
 use super::metrics::Metrics;
+use super::refusal::Addresses;
 use super::reports::Reports;
 use super::serving::TlsListener;
 
@@ -165,11 +165,11 @@ impl ControlPlane {
 impl Shared {
     /// Who makes a call; a refusal is recorded.
     pub(super) async fn caller<T>(&self, request: &Request<T>, what: &'static str) -> Result<Caller, Status> {
-        // On a listener for both families an IPv4 peer comes as ::ffff:a.b.c.d.
-        let peer = request
-            .remote_addr()
-            .map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
-        let authenticated = self.authenticator.authenticate(request.metadata(), peer).await;
+        let addresses = Addresses::of(request);
+        let authenticated = self
+            .authenticator
+            .authenticate(request.metadata(), addresses)
+            .await;
         authenticated.map_err(|refusal| refusal.record(&self.metrics, what))
     }
 

@@ -204,7 +204,7 @@ pub(super) struct Running {
     pub(super) records: mpsc::UnboundedReceiver<(String, String)>,
     pub(super) authority: Arc<CertificateAuthority>,
     registry: Registry,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     files: TempDir,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ControlPlaneError>>,

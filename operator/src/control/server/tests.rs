@@ -250,7 +250,10 @@ async fn callers_without_business_here_are_turned_away_with_the_reason() {
         (status.code(), running.refused("no_token")),
         (Code::Unauthenticated, 1)
     );
-    assert!(status.message().contains("127.0.0.1"), "{status}");
+    // Both ends of the connection are named.
+    assert!(status.message().contains("unknown (127.0.0.1:"), "{status}");
+    let local = format!("by {}: ", running.address);
+    assert!(status.message().contains(&local), "{status}");
 
     cluster.not_ready.store(true, Ordering::SeqCst);
     let status = certificate(&running, &good, Some(CART), &csr())
