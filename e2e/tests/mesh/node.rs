@@ -6,22 +6,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::lab::{LIMIT, Lab};
+use crate::uninstall::original_cni;
 
 /// Where the network plugins' configuration lies, as seen from the node.
-const CONFIGURATION: &str = "/etc/cni/net.d/10-bridge.conflist";
+const FOLDER: &str = "/etc/cni/net.d";
+const FILE: &str = "10-bridge.conflist";
 
 fn read(node: &Node) -> Result<String> {
-    node.run(&["cat", CONFIGURATION])
-}
-
-/// The configuration as the network plugin's own installer would write it.
-fn without_ours(text: &str) -> Result<String> {
-    let mut list: Value = serde_json::from_str(text)?;
-    let plugins = list["plugins"]
-        .as_array_mut()
-        .context("it is no list of plugins")?;
-    plugins.retain(|plugin| plugin["type"] != "ambit-cni");
-    Ok(list.to_string())
+    node.run(&["cat", &format!("{FOLDER}/{FILE}")])
 }
 
 #[test]
@@ -32,10 +24,10 @@ fn a_cni_configuration_that_something_else_overwrites_is_repaired() -> Result<()
         for node in lab.cluster.nodes() {
             let ours = read(&node)?;
             ensure!(ours.contains("ambit-cni"), "the plugin is not in it: {ours}");
-            let overwrite = format!(
-                "printf %s '{}' > {CONFIGURATION}.new && mv {CONFIGURATION}.new {CONFIGURATION}",
-                without_ours(&ours)?
-            );
+            // As the network plugin's own installer would.
+            let theirs = original_cni(&lab.cluster, &node, FILE)?;
+            let path = format!("{FOLDER}/{FILE}");
+            let overwrite = format!("printf %s '{theirs}' > {path}.new && mv {path}.new {path}");
             node.run(&["sh", "-c", &overwrite])?;
             eventually(
                 &format!("the plugin to be back on {}", node.name()),

@@ -15,11 +15,13 @@ use crate::lab::{LIMIT, Lab};
 /// What Ambit could have changed of a node, by what it is.
 type Traces = BTreeMap<String, String>;
 
+const CNI: &str = "CNI configuration";
+
 /// Pods come and go, so the rules of kube-proxy and of the network plugin do too: of tables, the names count.
 fn traces(node: &Node) -> Result<Traces> {
     let looks: [(&str, &[&str]); 6] = [
         (
-            "CNI configuration",
+            CNI,
             &[
                 "sh",
                 "-c",
@@ -67,9 +69,29 @@ pub(crate) fn remember_nodes(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+fn remembered(cluster: &Cluster, node: &Node) -> Result<Traces> {
+    let file = memory(cluster, node);
+    let text = fs::read_to_string(&file).with_context(|| {
+        format!(
+            "{} is missing: Ambit was installed on this cluster by other means than these tests",
+            file.display()
+        )
+    })?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// The text of a file of the node's CNI configuration, from before Ambit.
+pub(crate) fn original_cni(cluster: &Cluster, node: &Node, file: &str) -> Result<String> {
+    let all = remembered(cluster, node)?[CNI].clone();
+    let (_, rest) = all
+        .split_once(&format!("== {file}\n"))
+        .with_context(|| format!("no {file} in {all}"))?;
+    Ok(rest.split("\n== ").next().unwrap_or(rest).to_owned())
+}
+
 fn ensure_as_before(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
-        let before: Traces = serde_json::from_str(&fs::read_to_string(memory(cluster, &node))?)?;
+        let before = remembered(cluster, &node)?;
         let now = traces(&node)?;
         for (what, was) in &before {
             ensure!(
