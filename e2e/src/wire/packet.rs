@@ -49,7 +49,7 @@ impl Packet {
 /// One line for a person: both ends, and what is readable of the load.
 impl fmt::Display for Packet {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 128;
+        const SHOWN: usize = 152;
         write!(out, "{} > {}: ", self.source, self.destination)?;
         for byte in self.payload.iter().take(SHOWN) {
             let shown = char::from(*byte);
