@@ -29,7 +29,8 @@ fn traces(node: &Node) -> Result<Traces> {
             ],
         ),
         ("CNI plugins", &["ls", "/opt/cni/bin"]),
-        ("nftables", &["nft", "list", "tables"]),
+        // Listed in the order they were made in, which a restart of the node changes.
+        ("nftables", &["sh", "-c", "nft list tables | sort"]),
         ("routing rules", &["ip", "rule", "list"]),
         (
             "routing tables",
