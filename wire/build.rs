@@ -2,8 +2,17 @@
 
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=proto");
-    let files =
-        ["workload", "authorization", "ca", "xds", "agent", "broker", "cri"].map(|n| format!("{n}.proto"));
+    let files = [
+        "workload",
+        "authorization",
+        "ca",
+        "xds",
+        "agent",
+        "waypoint",
+        "broker",
+        "cri",
+    ]
+    .map(|n| format!("{n}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure()
         .btree_map(".")

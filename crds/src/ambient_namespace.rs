@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AuthorizationRule, Mode, NamespaceMtls};
+use crate::{AuthorizationRule, Mode, NamespaceMtls, Scaling, WaypointStatus};
 
 /// Settings of a namespace.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -33,6 +33,7 @@ use crate::{AuthorizationRule, Mode, NamespaceMtls};
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.total"),
     printcolumn(name = "Captured", type_ = "integer", json_path = ".status.pods.captured"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.pods.failed"),
+    printcolumn(name = "Waypoint", type_ = "string", json_path = ".status.waypoints[*].replicas", description = "Ready replicas of the waypoints, of all"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +53,11 @@ pub struct AmbientNamespaceSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub authorization: Vec<AuthorizationRule>,
+
+    /// How the namespace's waypoints scale; what is left out is as the Mesh has it. Waypoints themselves appear where a WaypointPolicy or the
+    /// label `istio.io/use-waypoint` asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waypoint: Option<Scaling>,
 }
 
 /// Whether a namespace's pods are captured.
@@ -102,6 +108,12 @@ pub struct AmbientNamespaceStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<EnforcedRule>,
+
+    /// The namespace's waypoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub waypoints: Vec<WaypointStatus>,
 }
 
 /// Counts of a namespace's pods.

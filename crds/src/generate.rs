@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::{AmbientNamespace, Mesh};
+use crate::{AmbientNamespace, Mesh, WaypointPolicy};
 
 /// Why the definitions could not be generated.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum GenerateError {
 /// # Errors
 /// When a type has no JSON or YAML form, which is a mistake in the type.
 pub fn generate() -> Result<Vec<(String, String)>, GenerateError> {
-    [Mesh::crd(), AmbientNamespace::crd()]
+    [Mesh::crd(), AmbientNamespace::crd(), WaypointPolicy::crd()]
         .into_iter()
         .map(|crd| definition(&crd))
         .collect()

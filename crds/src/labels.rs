@@ -6,6 +6,28 @@ pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub const DATAPLANE_MODE_AMBIENT: &str = "ambient";
 /// Value of [`DATAPLANE_MODE`] that opts out.
 pub const DATAPLANE_MODE_NONE: &str = "none";
+/// On a Service, a pod or a namespace: the waypoint (of the same namespace) that it is reached through; [`USE_WAYPOINT_NONE`] for
+/// none, whatever policies say. A pod's and a Service's own label goes before its namespace's.
+pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// Value of [`USE_WAYPOINT`] for no waypoint.
+pub const USE_WAYPOINT_NONE: &str = "none";
+/// On a namespace: what its waypoints are for, [`WAYPOINT_FOR_SERVICE`] unless it says otherwise.
+pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// Value of [`WAYPOINT_FOR`]: connections to a Service's virtual address.
+pub const WAYPOINT_FOR_SERVICE: &str = "service";
+/// Value of [`WAYPOINT_FOR`]: connections to a pod's own address.
+pub const WAYPOINT_FOR_WORKLOAD: &str = "workload";
+/// Value of [`WAYPOINT_FOR`]: both.
+pub const WAYPOINT_FOR_ALL: &str = "all";
+/// Value of [`WAYPOINT_FOR`]: neither.
+pub const WAYPOINT_FOR_NONE: &str = "none";
+/// Name of the waypoint that a policy brings about where no label names one.
+pub const WAYPOINT: &str = "waypoint";
+/// Label on a waypoint's objects and pods: the waypoint's name.
+pub const WAYPOINT_NAME: &str = "ambit.dev/waypoint";
+/// Annotation on a waypoint's Service, [`TRUE`] from the first ready replica on: from then on what is bound to the waypoint is
+/// reached through it or not at all.
+pub const WAYPOINT_BOUND: &str = "ambit.dev/bound";
 
 /// Annotation: the capture mark. A pod that carries it with [`CAPTURED`] is reached over HBONE.
 pub const CAPTURE_MARK: &str = "ambient.istio.io/redirection";
@@ -54,6 +76,10 @@ pub const CONDITION_READY: &str = "Ready";
 pub const CONDITION_PROGRESSING: &str = "Progressing";
 /// Condition: something a person should look at.
 pub const CONDITION_DEGRADED: &str = "Degraded";
+/// Condition of a policy: it is understood, and its target is there.
+pub const CONDITION_ACCEPTED: &str = "Accepted";
+/// Condition of a policy: a waypoint enforces it.
+pub const CONDITION_PROGRAMMED: &str = "Programmed";
 
 /// Namespaces that are never enrolled besides Ambit's own: capture there could keep a node from starting.
 pub const NEVER_ENROLLED: &[&str] = &["kube-system"];

@@ -1,4 +1,4 @@
-//! Ambit's Kubernetes kinds, group `ambit.dev`: [`Mesh`] and [`AmbientNamespace`].
+//! Ambit's Kubernetes kinds, group `ambit.dev`: [`Mesh`], [`AmbientNamespace`] and [`WaypointPolicy`].
 //!
 //! The doc comments of the types are what `kubectl explain` prints, and their CEL rules are what the API server refuses
 //! bad input with; [`generate`] makes the CustomResourceDefinitions of them. [`labels`] has the labels, annotations and
@@ -14,6 +14,8 @@ mod generate;
 pub mod labels;
 mod mesh;
 mod mtls;
+mod waypoint;
+mod waypoint_policy;
 
 pub use ambient_namespace::{
     AmbientNamespace, AmbientNamespaceSpec, AmbientNamespaceStatus, EnforcedRule, Enrollment, FailedPod,
@@ -22,10 +24,16 @@ pub use ambient_namespace::{
 };
 pub use generate::{GenerateError, generate};
 pub use mesh::{
-    AccessLog, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, Resources, Telemetry,
-    Ztunnel, ZtunnelStatus,
+    AccessLog, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, MeshWaypoint, Resources,
+    Telemetry, Ztunnel, ZtunnelStatus,
 };
 pub use mtls::{Mtls, MtlsMode, NamespaceMtls};
+pub use waypoint::{ConfigurationStatus, Scaling, WaypointStatus};
+pub use waypoint_policy::{
+    PolicyAncestor, TargetKind, TargetRef, WaypointPolicy, WaypointPolicySpec, WaypointPolicyStatus,
+    retry::{Retry, RetryCondition},
+    rule::{HeaderMatch, HttpRule, HttpSource, PathMatch},
+};
 
 /// API group of Ambit's kinds.
 pub const GROUP: &str = "ambit.dev";

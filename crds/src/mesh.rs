@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Mtls;
+use crate::{ConfigurationStatus, Mtls, Scaling};
 
 /// Settings of the mesh.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -58,6 +58,10 @@ pub struct MeshSpec {
     #[serde(default)]
     pub ztunnel: Ztunnel,
 
+    /// The waypoints; they appear in the namespaces that need one.
+    #[serde(default)]
+    pub waypoint: MeshWaypoint,
+
     /// What the proxies report.
     #[serde(default)]
     pub telemetry: Telemetry,
@@ -70,6 +74,7 @@ impl Default for MeshSpec {
             identity: Identity::default(),
             mtls: Mtls::default(),
             ztunnel: Ztunnel::default(),
+            waypoint: MeshWaypoint::default(),
             telemetry: Telemetry::default(),
         }
     }
@@ -126,6 +131,37 @@ impl Default for Ztunnel {
             resources: Resources::default(),
             log_level: default_log_level(),
             drain_deadline: default_drain_deadline(),
+        }
+    }
+}
+
+/// The waypoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshWaypoint {
+    /// How waypoints scale; an AmbientNamespace can say otherwise.
+    #[serde(default)]
+    pub scaling: Scaling,
+
+    /// CPU and memory of each waypoint. Defaults to requests of 100m and 64Mi, and no limits.
+    #[serde(default)]
+    pub resources: Resources,
+
+    /// How long a client's connection through a waypoint lasts, from 1s to 24h: then it is ended between two requests, and the client's next
+    /// one may reach a new replica. Requests and streams under way are not cut. Defaults to 10s.
+    #[serde(default = "default_max_connection_age")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("maxConnectionAge must be between 1s and 24h"))]
+    pub max_connection_age: String,
+}
+
+impl Default for MeshWaypoint {
+    fn default() -> Self {
+        Self {
+            scaling: Scaling::default(),
+            resources: Resources::default(),
+            max_connection_age: default_max_connection_age(),
         }
     }
 }
@@ -213,6 +249,10 @@ pub struct MeshStatus {
     /// Pods of the enrolled namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<MeshPods>,
+
+    /// What waypoints were told, against what sidecars would have been told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationStatus>,
 }
 
 /// Counts of the node proxies.
@@ -253,6 +293,10 @@ fn default_trust_domain() -> String {
 
 fn default_leaf_ttl() -> String {
     "24h".to_owned()
+}
+
+fn default_max_connection_age() -> String {
+    "10s".to_owned()
 }
 
 fn default_log_level() -> String {

@@ -33,6 +33,18 @@ pub mod istio {
 }
 pub use istio::{security, workload};
 
+/// As [`istio`], for the types that refer to its.
+pub mod ambit {
+    /// `ambit.waypoint`.
+    pub mod waypoint {
+        protobuf!(
+            /// `ambit.waypoint.v1`: operator and waypoint.
+            v1, "ambit.waypoint.v1"
+        );
+    }
+}
+pub use ambit::waypoint::v1 as waypoint;
+
 protobuf!(
     /// `istio.v1.auth`: the CA call.
     ca, "istio.v1.auth"

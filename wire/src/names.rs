@@ -49,6 +49,14 @@ pub const TYPE_POD_CAPTURE: &str = "type.googleapis.com/ambit.agent.v1.PodCaptur
 pub const TYPE_ENROLLED_NAMESPACE: &str = "type.googleapis.com/ambit.agent.v1.EnrolledNamespace";
 /// Type URL of `ambit.agent.v1.NodeConfig`.
 pub const TYPE_NODE_CONFIG: &str = "type.googleapis.com/ambit.agent.v1.NodeConfig";
+/// Type URL of `ambit.waypoint.v1.Settings`.
+pub const TYPE_WAYPOINT_SETTINGS: &str = "type.googleapis.com/ambit.waypoint.v1.Settings";
+/// Type URL of `ambit.waypoint.v1.Service`.
+pub const TYPE_WAYPOINT_SERVICE: &str = "type.googleapis.com/ambit.waypoint.v1.Service";
+/// Type URL of `ambit.waypoint.v1.Policy`.
+pub const TYPE_WAYPOINT_POLICY: &str = "type.googleapis.com/ambit.waypoint.v1.Policy";
+/// Name of the one `ambit.waypoint.v1.Settings`.
+pub const WAYPOINT_SETTINGS: &str = "waypoint";
 
 /// Namespace of Ambit's own pods unless configured otherwise.
 pub const SYSTEM_NAMESPACE: &str = "ambit-system";

@@ -1,0 +1,134 @@
+//! The WaypointPolicy: L7 rules for Services.
+
+pub(crate) mod retry;
+pub(crate) mod rule;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use retry::Retry;
+use rule::HttpRule;
+
+/// L7 rules.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "ambit.dev",
+    version = "v1alpha1",
+    kind = "WaypointPolicy",
+    plural = "waypointpolicies",
+    shortname = "wpp",
+    category = "ambit",
+    namespaced,
+    status = "WaypointPolicyStatus",
+    derive = "PartialEq",
+    doc = "WaypointPolicy asks for HTTP rules in front of Services: who may call what, how long a request may take, what is tried again. \
+           A waypoint, an HTTP proxy that Ambit runs and scales in the namespace, appears where a policy needs one, and goes with the last \
+           of them. The namespace must be in the mesh.",
+    validation = Rule::new("has(self.spec.authorization) && size(self.spec.authorization) > 0 || has(self.spec.timeout) || has(self.spec.retry)")
+        .message("spec needs one of authorization, timeout, retry"),
+    validation = Rule::new("!has(self.spec.timeout) || !has(self.spec.retry) || !has(self.spec.retry.perTryTimeout) || duration(self.spec.retry.perTryTimeout) <= duration(self.spec.timeout)")
+        .message("spec.retry.perTryTimeout must not be longer than spec.timeout"),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"),
+    printcolumn(name = "Programmed", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Programmed\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Programmed\")].reason"),
+    printcolumn(name = "Waypoint", type_ = "string", json_path = ".status.ancestors[0].enforcedBy"),
+    printcolumn(name = "Replicas", type_ = "string", json_path = ".status.ancestors[0].replicas", description = "Ready replicas of the waypoint, of all"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WaypointPolicySpec {
+    /// What the policy applies to: Services of the policy's namespace by name, or the namespace itself, which is all of its Services.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, a.kind == b.kind && a.name == b.name))")
+        .message("targetRefs names the same target twice"))]
+    pub target_refs: Vec<TargetRef>,
+
+    /// Who may do what. A request that any Deny rule matches is refused with 403. Where Allow rules apply to a Service, of this policy or
+    /// another, a request that none of them matches is refused too. A policy with authorization also closes the ways around the
+    /// waypoint: connections to the pods behind the Service are taken from the waypoint and the kubelet's probes alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub authorization: Vec<HttpRule>,
+
+    /// How long a request may take, all tries together, until the head of the answer has come; then the caller gets 504. From 1ms to 1h.
+    /// Left out: as long as it takes. Of several policies for one Service one that names it goes before one for the namespace, and the
+    /// oldest goes before the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
+        .message("timeout must be between 1ms and 1h"))]
+    pub timeout: Option<String>,
+
+    /// What is tried again. Left out: nothing but requests that their endpoint has certainly not looked at. Of several policies for one
+    /// Service the same one goes first as with timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+/// Kinds that a policy can apply to.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum TargetKind {
+    /// A Service of the policy's namespace.
+    #[default]
+    Service,
+    /// The policy's own namespace: all of its Services.
+    Namespace,
+}
+
+/// What a policy applies to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// API group of the target; empty, as Service and Namespace have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 0))]
+    pub group: String,
+    /// Service or Namespace.
+    pub kind: TargetKind,
+    /// Name of the Service; or of the namespace, which must be the policy's own.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// What was found and done, by target (GEP-713).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WaypointPolicyStatus {
+    /// One entry for each of targetRefs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub ancestors: Vec<PolicyAncestor>,
+}
+
+/// What became of the policy at one target.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyAncestor {
+    /// The target.
+    pub ancestor_ref: TargetRef,
+    /// Who says so: ambit.dev/operator.
+    pub controller_name: String,
+    /// Accepted: the policy is understood and its target is there. Programmed: a waypoint enforces it. Each has a reason and a message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The waypoint that enforces it, as `namespace/name`; left out while none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced_by: Option<String>,
+    /// Ready replicas of that waypoint, of those wanted, as in `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<String>,
+    /// Pods behind the target that take connections from the waypoint and from probes alone, because the policy has authorization; left out
+    /// where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded_pods: Option<i32>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! What is tried again.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What is tried again, and how often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(has(self.statusCodes) && size(self.statusCodes) > 0) || (has(self.conditions) && size(self.conditions) > 0)")
+        .message("retry needs statusCodes or conditions: without them nothing would be tried again"),
+    validation = Rule::new("!has(self.perTryTimeout) || (has(self.conditions) && self.conditions.exists(c, c == 'Reset'))")
+        .message("perTryTimeout needs Reset among conditions: a try that is over counts as reset"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// How many times a request is tried again at most, from 1 to 10. Defaults to 2.
+    #[serde(default = "default_attempts")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: u32,
+
+    /// Status codes that are tried again, from 400 to 599: 502, 503.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 400, max = 599)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub status_codes: Vec<u16>,
+
+    /// Failures that are tried again. ConnectFailure: no connection to the endpoint came about. Reset: the connection ended, or
+    /// perTryTimeout was over, before an answer came. Defaults to ConnectFailure and Reset.
+    #[serde(default = "default_conditions")]
+    #[schemars(length(max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub conditions: Vec<RetryCondition>,
+
+    /// How long one try may take until the head of the answer has come, from 1ms to 1h. Left out: as long as the request may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
+        .message("perTryTimeout must be between 1ms and 1h"))]
+    pub per_try_timeout: Option<String>,
+
+    /// The longest pause before the first retry, from 1ms to 1m; it doubles with each further one, up to ten times as long, and a random
+    /// part of it is waited. Defaults to 25ms.
+    #[serde(default = "default_backoff")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1m')")
+        .message("backoff must be between 1ms and 1m"))]
+    pub backoff: String,
+
+    /// Whether requests that are not idempotent (POST, PATCH) are tried again too: the application may then do a thing twice. Requests whose
+    /// endpoint has certainly not looked at them are tried again in any case. Defaults to false.
+    #[serde(default)]
+    pub non_idempotent: bool,
+}
+
+/// A failure that can be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryCondition {
+    /// No connection to the endpoint came about.
+    ConnectFailure,
+    /// The connection ended, or the time for one try was over, before an answer came.
+    Reset,
+}
+
+fn default_attempts() -> u32 {
+    2
+}
+
+fn default_conditions() -> Vec<RetryCondition> {
+    vec![RetryCondition::ConnectFailure, RetryCondition::Reset]
+}
+
+fn default_backoff() -> String {
+    "25ms".to_owned()
+}
