@@ -151,6 +151,7 @@ pub(super) fn status(
             ready: agent.ready,
         }),
         enrolled_namespaces: Some(count(summary.enrolled_namespaces)),
+        configuration: None,
         pods: Some(MeshPods {
             captured: count(summary.captured),
             failed: count(summary.failed),

@@ -131,6 +131,7 @@ pub(super) fn status(
         }),
         failures: failures.collect(),
         failures_omitted: (omitted > 0).then(|| count(omitted)),
+        waypoints: Vec::new(),
         rules: summary.rules.iter().map(|r| rule(r, summary.enrolled)).collect(),
     }
 }
