@@ -17,7 +17,9 @@ pub use auth::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
 pub use ca::{
     AuthorityError, CertificateAuthority, IssueError, Issued, RequestError, StoreError, load_or_create,
 };
-pub use interfaces::{AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, RecordError, Sources};
+pub use interfaces::{
+    AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, RecordError, Sources, WaypointCollections,
+};
 pub use server::{ControlPlane, ControlPlaneError, ControlPlaneParts, service_names};
 
 use server::Shared;

@@ -9,18 +9,25 @@ mod endpoints;
 mod enrollment;
 mod owner;
 mod pod;
+mod policy;
 mod probes;
 mod service;
 mod shared;
 mod state;
 mod summary;
+mod waypoint;
 
 pub use enrollment::{AmbientRecord, Exclusion, MeshRecord};
 pub use pod::PodRecord;
+pub use policy::PolicyRecord;
 pub use service::{EndpointRecord, ServiceRecord, SliceRecord};
 pub use shared::SharedIndex;
 pub use state::{Config, Index, Key, Update};
 pub use summary::{MeshSummary, NamespaceSummary, PodFailure, RuleSummary};
+pub use waypoint::WaypointResources;
+pub use waypoint::summary::{
+    PolicyReason, PolicySummary, PolicyVerdict, ScalingSettings, TargetSummary, WaypointPod, WaypointSummary,
+};
 
 #[cfg(test)]
 mod tests;

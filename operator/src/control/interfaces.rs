@@ -23,6 +23,9 @@ pub struct PodInfo {
     pub enrolled: bool,
     /// Not yet Succeeded or Failed. A pod that is being deleted lives until then.
     pub live: bool,
+    /// The waypoint (of its namespace) that it is a replica of: it carries the waypoint's label, runs as the waypoint's service account,
+    /// and the waypoint is wanted or still has its Service.
+    pub waypoint: Option<String>,
 }
 
 /// What the Mesh says about identities.
@@ -49,6 +52,21 @@ pub trait Directory: Send + Sync + 'static {
     fn mesh(&self) -> MeshSettings;
 }
 
+/// What one waypoint is told. All of them live as long as the waypoint does.
+#[derive(Debug, Clone)]
+pub struct WaypointCollections {
+    /// `ambit.waypoint.v1.Settings`: one resource, `waypoint`.
+    pub settings: Arc<Collection>,
+    /// `ambit.waypoint.v1.Service`, named `namespace/hostname`.
+    pub services: Arc<Collection>,
+    /// `ambit.waypoint.v1.Policy`, named `namespace/name`.
+    pub policies: Arc<Collection>,
+    /// `istio.workload.Workload`, named by uid.
+    pub workloads: Arc<Collection>,
+    /// `istio.security.Authorization`, named `namespace/name`: those that apply to the workloads.
+    pub authorizations: Arc<Collection>,
+}
+
 /// What proxies and agents are told. The collections live as long as the operator: asked twice, the same one is returned. They
 /// become ready once the caches they are made from have been filled.
 pub trait Sources: Send + Sync + 'static {
@@ -67,6 +85,9 @@ pub trait Sources: Send + Sync + 'static {
 
     /// `ambit.agent.v1.NodeConfig` of one node: one resource, `node`.
     fn node_config(&self, node: &str) -> Arc<Collection>;
+
+    /// What the waypoint `name` of `namespace` is told; `None` for one that is neither wanted nor has a Service any more.
+    fn waypoint(&self, namespace: &str, name: &str) -> Option<WaypointCollections>;
 }
 
 /// The pod of a node agent that reports.

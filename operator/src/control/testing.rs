@@ -48,6 +48,7 @@ pub(super) fn pod(namespace: &str, name: &str, service_account: &str, node: &str
         host_network: false,
         enrolled: true,
         live: true,
+        waypoint: None,
     }
 }
 
@@ -173,6 +174,10 @@ impl Sources for Cluster {
         let collection = Collection::new();
         collection.replace([("node".to_owned(), node.as_bytes().to_vec())]);
         Arc::new(collection)
+    }
+
+    fn waypoint(&self, _namespace: &str, _name: &str) -> Option<crate::control::WaypointCollections> {
+        None
     }
 }
 

@@ -130,7 +130,8 @@ fn source(source: &Source) -> Result<security::Match, RuleError> {
     })
 }
 
-fn string_match(text: &str) -> security::StringMatch {
+/// Text with one `*` at most, at the beginning or the end.
+pub(super) fn string_match(text: &str) -> security::StringMatch {
     let match_type = if text == "*" {
         MatchType::Presence(())
     } else if let Some(suffix) = text.strip_prefix('*') {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ambit_crds::{
-    AmbientNamespace, AuthorizationRule, Enrollment, Mesh, MeshSpec, MtlsMode, labels, parse_duration,
+    AccessLog, AmbientNamespace, AuthorizationRule, Enrollment, Mesh, MeshSpec, MtlsMode, Scaling, labels,
+    parse_duration,
 };
 use k8s_openapi::api::core::v1::Namespace;
 
@@ -22,6 +23,12 @@ pub struct MeshRecord {
     pub mtls: MtlsMode,
     /// How long open connections get when a pod is released.
     pub drain_deadline: Duration,
+    /// How old a client's connection through a waypoint gets.
+    pub max_connection_age: Duration,
+    /// Whether proxies log every connection or request.
+    pub access_log: bool,
+    /// How waypoints scale.
+    pub scaling: Scaling,
 }
 
 impl MeshRecord {
@@ -40,6 +47,10 @@ impl MeshRecord {
             leaf_ttl: parse_duration(&spec.identity.leaf_ttl).unwrap_or(Duration::from_secs(24 * 3600)),
             mtls: spec.mtls.mode,
             drain_deadline: parse_duration(&spec.ztunnel.drain_deadline).unwrap_or(Duration::from_secs(60)),
+            max_connection_age: parse_duration(&spec.waypoint.max_connection_age)
+                .unwrap_or(Duration::from_secs(10)),
+            access_log: spec.telemetry.access_log == AccessLog::Enabled,
+            scaling: spec.waypoint.scaling.clone(),
         }
     }
 }
@@ -59,6 +70,8 @@ pub struct AmbientRecord {
     pub mtls: Option<MtlsMode>,
     /// Its rules.
     pub rules: Vec<AuthorizationRule>,
+    /// How the namespace's waypoints scale, as far as it differs from the Mesh.
+    pub waypoint: Option<Scaling>,
     /// The operator made it, to carry the status, and nobody else has written to it: it does not enroll by itself, and goes when
     /// the namespace's label goes.
     pub ours: bool,
@@ -81,6 +94,7 @@ impl AmbientRecord {
             enrollment: object.spec.enrollment,
             mtls: object.spec.mtls.as_ref().map(|m| m.mode),
             rules: object.spec.authorization.clone(),
+            waypoint: object.spec.waypoint.clone(),
             ours: labelled && !others,
         }
     }

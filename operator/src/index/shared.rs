@@ -8,7 +8,7 @@ use ambit_wire::xds::Collection;
 use tokio::sync::watch;
 
 use super::{Config, Index, Key, PodRecord, Update, build};
-use crate::control::{Directory, MeshSettings, PodInfo, Sources};
+use crate::control::{Directory, MeshSettings, PodInfo, Sources, WaypointCollections};
 
 /// An [`Index`] and what came of it.
 #[derive(Debug)]
@@ -170,6 +170,10 @@ impl Sources for SharedIndex {
     fn node_config(&self, _node: &str) -> Arc<Collection> {
         Arc::clone(&self.node_config)
     }
+
+    fn waypoint(&self, _namespace: &str, _name: &str) -> Option<WaypointCollections> {
+        None
+    }
 }
 
 impl Directory for SharedIndex {
@@ -214,5 +218,6 @@ fn info(index: &Index, key: &Key, pod: &PodRecord) -> PodInfo {
         enrolled: build::wanted(index.is_enrolled(&key.namespace), pod),
         // The index drops pods that have ended.
         live: true,
+        waypoint: None,
     }
 }

@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::Namespace;
 use prost::Message;
 
 use super::endpoints::Endpoints;
-use super::{AmbientRecord, MeshRecord, PodRecord, ServiceRecord, SliceRecord};
+use super::{
+    AmbientRecord, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SliceRecord, WaypointResources,
+};
 use super::{authorization, build, enrollment};
 
 /// What does not change while the operator runs.
@@ -71,6 +73,8 @@ pub struct Update {
     pub enrolled: BTreeMap<String, Option<Vec<u8>>>,
     /// The node configuration, which is every node's.
     pub node_config: Option<Vec<u8>>,
+    /// Waypoints, each with all that it is sent; `None` for one that is neither wanted nor has a Service any more.
+    pub waypoints: BTreeMap<Key, Option<WaypointResources>>,
     /// Namespaces whose status may have changed.
     pub namespaces: BTreeSet<String>,
 }
@@ -107,6 +111,7 @@ pub struct Index {
     pub(super) ambient: BTreeMap<String, AmbientRecord>,
     pub(super) pods: BTreeMap<Key, PodRecord>,
     pub(super) services: BTreeMap<Key, ServiceRecord>,
+    pub(super) policies: BTreeMap<Key, PolicyRecord>,
     endpoints: Endpoints,
     by_uid: HashMap<String, Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
@@ -127,6 +132,7 @@ impl Index {
             ambient: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
+            policies: BTreeMap::new(),
             endpoints: Endpoints::default(),
             by_uid: HashMap::new(),
             by_node: HashMap::new(),
@@ -202,6 +208,18 @@ impl Index {
         self.dirty.services.insert(key.clone());
         self.dirty.pods.extend(self.endpoints.pods(key));
         self.dirty.slices.extend(self.endpoints.slices(key));
+    }
+
+    /// A WaypointPolicy as it is now; `None` when it is gone.
+    pub fn set_policy(&mut self, key: &Key, record: Option<PolicyRecord>) {
+        if self.policies.get(key) == record.as_ref() {
+            return;
+        }
+        match record {
+            Some(record) => self.policies.insert(key.clone(), record),
+            None => self.policies.remove(key),
+        };
+        self.dirty.namespaces.insert(key.namespace.clone());
     }
 
     /// An EndpointSlice as it is now; `None` when it is gone.

@@ -216,6 +216,7 @@ mod tests {
             enrollment: ambit_crds::Enrollment::Ambient,
             mtls: None,
             rules: Vec::new(),
+            waypoint: None,
             ours,
         }
     }

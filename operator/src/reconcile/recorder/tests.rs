@@ -72,6 +72,7 @@ fn pod(server: &Server, index: &SharedIndex) -> PodInfo {
         host_network: false,
         enrolled: true,
         live: true,
+        waypoint: None,
     }
 }
 

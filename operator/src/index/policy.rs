@@ -1,0 +1,69 @@
+//! What the index keeps of a WaypointPolicy, and how it is read.
+
+mod read;
+
+use ambit_crds::{TargetRef, WaypointPolicy};
+use ambit_wire::waypoint;
+
+/// Why a policy cannot be accepted. The API server's validation lets few of these pass; the rest is for objects from before it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PolicyError {
+    /// A field says nothing that can be done.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Where, from `spec` on.
+        field: String,
+        /// What is wrong, and what to write instead.
+        reason: String,
+    },
+    /// Two rules say the opposite of the same requests.
+    #[error(
+        "{field}: rule {rule} contradicts rule {other}: both match the same requests, one allows what the other denies"
+    )]
+    Contradiction {
+        /// The later rule, from `spec` on.
+        field: String,
+        /// Its name.
+        rule: String,
+        /// The earlier rule's name.
+        other: String,
+    },
+}
+
+/// What the index keeps of a WaypointPolicy. Its status is not part of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyRecord {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.creationTimestamp`, seconds since 1970: the oldest policy's timeout and retry go before the others'.
+    pub created: i64,
+    /// `spec.targetRefs`.
+    pub targets: Vec<TargetRef>,
+    /// What waypoints are sent, or why it cannot be sent.
+    pub(super) content: Result<waypoint::Policy, PolicyError>,
+    /// What is sent while `content` is an error and no older version is known: never more open than what was meant.
+    pub(super) fallback: waypoint::Policy,
+}
+
+impl PolicyRecord {
+    /// The record of `policy`.
+    pub fn of(policy: &WaypointPolicy) -> Self {
+        let meta = &policy.metadata;
+        let name = meta.name.clone().unwrap_or_default();
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let (content, fallback) = read::content(&namespace, &name, &policy.spec);
+        Self {
+            name,
+            namespace,
+            generation: meta.generation.unwrap_or_default(),
+            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            targets: policy.spec.target_refs.clone(),
+            content,
+            fallback,
+        }
+    }
+}
