@@ -2,7 +2,6 @@
 
 mod connect;
 mod request;
-mod tally;
 #[cfg(test)]
 mod tests;
 mod throughput;
@@ -14,14 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::{Report, Seen, Work};
+use crate::{Report, Seen, Window, Work};
 
 /// How long to connect, or to wait for a byte, before it is a failure.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between a failure and the next attempt.
 const BACKOFF: Duration = Duration::from_millis(10);
-/// From now to the common start of all threads: time enough to have started them.
-const LEAD: Duration = Duration::from_millis(20);
 
 /// What to do, and for how long.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,14 +41,6 @@ pub struct Options {
     /// sent. Without it, each connection sends the next request as soon as it has the answer.
     #[arg(long)]
     pub rate: Option<f64>,
-}
-
-/// When all threads begin, from when on what they do is measured, and when they stop.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    start: Instant,
-    measured: Instant,
-    end: Instant,
 }
 
 /// Does the work and returns what was measured.
@@ -88,18 +77,6 @@ pub fn seen(target: &str) -> Result<Seen> {
         .parse()
         .with_context(|| format!("target {target} said {text:?}, which is no address"))?;
     Ok(Seen { local, remote })
-}
-
-impl Window {
-    /// Begins in a moment.
-    fn new(warmup: Duration, seconds: Duration) -> Self {
-        let start = Instant::now() + LEAD;
-        Self {
-            start,
-            measured: start + warmup,
-            end: start + warmup + seconds,
-        }
-    }
 }
 
 /// Gives each item a thread, all of which begin at the same time; returns what each came to.

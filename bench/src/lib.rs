@@ -5,11 +5,16 @@
 
 pub mod client;
 mod histogram;
+pub mod l7;
 mod report;
+mod schedule;
 pub mod server;
+mod tally;
 
 pub use histogram::Histogram;
 pub use report::{Latency, Report, Seen, Work, median};
+pub use schedule::{Rhythm, Schedule};
+pub use tally::{Tally, Window};
 
 /// Size of a request in bytes. Its first four are the size of the answer that is wanted, big-endian.
 pub const REQUEST_BYTES: usize = 64;

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::tally::Tally;
-use super::{BACKOFF, Window, on_threads, open};
-use crate::{Report, Work};
+use super::{BACKOFF, on_threads, open};
+use crate::{Report, Tally, Window, Work};
 
 pub(super) fn run(target: SocketAddr, threads: usize, warmup: Duration, seconds: Duration) -> Result<Report> {
     // One that fails here fails with its reason, at once.

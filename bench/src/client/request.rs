@@ -6,11 +6,10 @@ use std::num::NonZeroU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use super::tally::Tally;
-use super::{BACKOFF, LIMIT, Window, on_threads, open, sleep_until};
-use crate::{REQUEST_BYTES, RESPONSE_BYTES, Report, Work};
+use super::{BACKOFF, LIMIT, on_threads, open, sleep_until};
+use crate::{REQUEST_BYTES, RESPONSE_BYTES, Report, Rhythm, Schedule, Tally, Window, Work};
 
 pub(super) fn run(
     target: SocketAddr,
@@ -19,42 +18,16 @@ pub(super) fn run(
     seconds: Duration,
     rate: Option<f64>,
 ) -> Result<Report> {
-    let interval = rate.map(|rate| interval(rate, connections)).transpose()?;
+    let rhythm = rate.map(|rate| Rhythm::new(rate, connections)).transpose()?;
     let streams: Vec<Connection> = (0..connections)
         .map(|_| Connection::open(target).context("cannot connect"))
         .collect::<Result<_>>()?;
     let window = Window::new(warmup, seconds);
     let tallies = on_threads(streams, window, |index, connection| {
-        let schedule = interval.map(|interval| Schedule {
-            // The connections take turns.
-            next: window.start + interval.mul_f64(index as f64 / connections as f64),
-            interval,
-        });
+        let schedule = rhythm.map(|rhythm| rhythm.schedule(window, index));
         requests(connection, target, window, schedule)
     })?;
     Ok(Tally::report(tallies, window, Work::Request, rate))
-}
-
-/// When one connection's requests are due.
-struct Schedule {
-    next: Instant,
-    interval: Duration,
-}
-
-impl Schedule {
-    /// The next one's time: in the past, if answers were slow. It does not depend on them.
-    fn due(&mut self) -> Instant {
-        let due = self.next;
-        self.next += self.interval;
-        due
-    }
-}
-
-/// Between two requests of one connection.
-fn interval(rate: f64, connections: usize) -> Result<Duration> {
-    ensure!(rate.is_finite() && rate > 0.0, "--rate {rate} is no rate");
-    Duration::try_from_secs_f64(connections as f64 / rate)
-        .with_context(|| format!("--rate {rate} is no rate"))
 }
 
 fn requests(first: Connection, target: SocketAddr, window: Window, mut schedule: Option<Schedule>) -> Tally {
@@ -120,31 +93,5 @@ impl Connection {
     fn exchange(&mut self) -> io::Result<()> {
         self.stream.write_all(&self.request)?;
         self.stream.read_exact(&mut self.response)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_schedule_does_not_wait_for_answers() {
-        let start = Instant::now();
-        let interval = interval(1000.0, 16).unwrap();
-        assert_eq!(interval, Duration::from_millis(16));
-        let mut schedule = Schedule {
-            next: start,
-            interval,
-        };
-        assert_eq!(schedule.due(), start);
-        assert_eq!(schedule.due(), start + Duration::from_millis(16));
-        assert_eq!(schedule.due(), start + Duration::from_millis(32));
-    }
-
-    #[test]
-    fn a_rate_must_be_one() {
-        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-300] {
-            assert!(interval(rate, 1).is_err(), "{rate}");
-        }
     }
 }

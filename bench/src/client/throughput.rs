@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Window, on_threads, open};
-use crate::{Report, Work};
+use super::{on_threads, open};
+use crate::{Report, Window, Work};
 
 /// What one write gives to the kernel: as iperf3 does.
 const CHUNK: usize = 128 * 1024;

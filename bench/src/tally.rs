@@ -1,14 +1,39 @@
-//! What one thread counts.
+//! What one connection's requests come to, and all of them together.
 
 use std::fmt::Display;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Window;
 use crate::report::micros;
 use crate::{Histogram, Latency, Report, Work};
 
+/// From now to the common start of all connections: time enough to have started them.
+const LEAD: Duration = Duration::from_millis(20);
+
+/// When all connections begin, from when on what they do is measured, and when they stop.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// All begin.
+    pub start: Instant,
+    /// The warm-up is over.
+    pub measured: Instant,
+    /// Nothing more is begun.
+    pub end: Instant,
+}
+
+impl Window {
+    /// Begins in a moment.
+    pub fn new(warmup: Duration, seconds: Duration) -> Self {
+        let start = Instant::now() + LEAD;
+        Self {
+            start,
+            measured: start + warmup,
+            end: start + warmup + seconds,
+        }
+    }
+}
+
 /// Requests or connections: how many, how long they took, and how many failed.
-pub(super) struct Tally {
+pub struct Tally {
     window: Window,
     latency: Histogram,
     lag: Histogram,
@@ -19,7 +44,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(window: Window) -> Self {
+    /// Nothing yet, in this window.
+    pub fn new(window: Window) -> Self {
         Self {
             window,
             latency: Histogram::default(),
@@ -33,7 +59,7 @@ impl Tally {
 
     /// Counts one that went well, just now: when it was to begin and when it did. What was to begin in the window is measured, even
     /// if it took longer than the window lasts: else the slowest would be missing.
-    pub(super) fn done(&mut self, due: Instant, begun: Instant) {
+    pub fn done(&mut self, due: Instant, begun: Instant) {
         let now = Instant::now();
         self.total += 1;
         if due >= self.window.measured {
@@ -44,13 +70,13 @@ impl Tally {
     }
 
     /// Counts one that did not.
-    pub(super) fn failed(&mut self, error: impl Display) {
+    pub fn failed(&mut self, error: impl Display) {
         self.errors += 1;
         self.first_error.get_or_insert_with(|| error.to_string());
     }
 
-    /// All threads' tallies in one report.
-    pub(super) fn report(tallies: Vec<Self>, window: Window, work: Work, rate: Option<f64>) -> Report {
+    /// All connections' tallies in one report.
+    pub fn report(tallies: Vec<Self>, window: Window, work: Work, rate: Option<f64>) -> Report {
         let connections = tallies.len();
         let mut all = Self::new(window);
         for tally in tallies {
