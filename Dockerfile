@@ -21,6 +21,11 @@ COPY ambit-ztunnel /ambit-ztunnel
 USER 65532:65532
 ENTRYPOINT ["/ambit-ztunnel"]
 
+FROM scratch AS waypoint
+COPY ambit-waypoint /ambit-waypoint
+USER 65532:65532
+ENTRYPOINT ["/ambit-waypoint"]
+
 # The application of the demonstration and the tests.
 FROM scratch AS sample
 COPY ambit-sample /ambit-sample

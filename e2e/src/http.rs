@@ -1,9 +1,13 @@
 //! As much of HTTP/1.1 as one request a connection needs: for the sample application, and for looking at the proxies' ports.
 
+mod message;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, bail};
+
+pub use message::{Answer, Request};
 
 /// Longest answer that is read: the configuration of a large mesh.
 const LIMIT: u64 = 64 << 20;
@@ -39,6 +43,11 @@ impl Url {
     /// Host and port.
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// Path and query.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 

@@ -44,8 +44,13 @@ const IMAGES: &[Image] = &[
         binary: "ambit-ztunnel",
     },
     Image {
+        target: "waypoint",
+        package: "ambit-waypoint",
+        binary: "ambit-waypoint",
+    },
+    Image {
         target: "sample",
-        package: "ambit-e2e",
+        package: "ambit-sample",
         binary: "ambit-sample",
     },
     Image {
@@ -72,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 /// Makes every image and returns their docker archives.
 pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
     tools::ensure_packages(&|message| progress.note(message))?;
-    let binaries = progress.step("build static binaries", binaries)?;
+    let binaries = progress.step("build static binaries", || binaries(&[]))?;
     progress.step("build images", || {
         let dir = workspace::target().join("images");
         let context = dir.join("context");
@@ -93,16 +98,25 @@ pub(crate) fn load(cluster: &Cluster, archives: &[PathBuf], progress: &Progress)
     })
 }
 
-/// One run of cargo for all binaries; returns the folder they are in. With `--target`, the flags that make them static do not
-/// reach build scripts and macros, and what is built so lies apart from everyday builds.
-fn binaries() -> Result<PathBuf> {
+/// One run of cargo for all binaries, and for those of `more` packages, which are called as they are; returns the folder they are
+/// in. With `--target`, the flags that make them static do not reach build scripts and macros, and what is built so lies apart
+/// from everyday builds.
+pub(crate) fn binaries(more: &[&str]) -> Result<PathBuf> {
     let host = host()?;
     let mut build = cargo(&["build", "--quiet", "--release", "--locked", "--target", &host]);
     for image in IMAGES {
         build.args(["--package", image.package, "--bin", image.binary]);
     }
+    for package in more {
+        build.args(["--package", package, "--bin", package]);
+    }
     workspace::run(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(workspace::target().join(host).join("release"))
+    release_dir()
+}
+
+/// The folder that [`binaries`] puts them in.
+pub(crate) fn release_dir() -> Result<PathBuf> {
+    Ok(workspace::target().join(host()?).join("release"))
 }
 
 /// The triple of this machine.

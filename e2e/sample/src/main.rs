@@ -1,15 +1,17 @@
-//! A small application that talks all the time, over HTTP and plain TCP, and counts what fails: the demonstration and the
-//! tests look at it while the mesh changes around it.
+//! Small applications that talk all the time, and count what fails: the demonstration and the tests look at them while the mesh
+//! changes around them.
 
 mod client;
+mod load;
 mod server;
+mod web;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ambit_e2e::http;
-use anyhow::{Context, Result};
+use ambit_e2e::http::{self, Request};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 /// A sample application.
@@ -38,6 +40,11 @@ enum Command {
     },
     /// Ask for ever, and count. A failure never ends it.
     Client(client::Arguments),
+    /// Answer HTTP/1.1 and HTTP/2 with what was asked, and gRPC. Besides: /flaky fails every third time, /slow?ms=N answers later, a
+    /// WebSocket gets its messages back, /counts tells what came.
+    Web(web::Arguments),
+    /// Load a web server over connections that are kept, and count. Idle until told otherwise.
+    Load(load::Arguments),
     /// Make one HTTP request, print the answer's body, and fail unless the answer is 200.
     Get {
         /// `http://HOST:PORT/PATH`.
@@ -45,6 +52,24 @@ enum Command {
         /// How long the whole request may take, in milliseconds.
         #[arg(long, default_value_t = 10_000)]
         timeout: u64,
+    },
+    /// Make one HTTP request of any method, and print all of the answer.
+    Request {
+        /// GET, DELETE, …
+        method: String,
+        /// `http://HOST:PORT/PATH`; the path is sent as it is.
+        url: String,
+        /// `NAME: VALUE`; may be given again.
+        #[arg(long)]
+        header: Vec<String>,
+        /// How long the whole request may take, in milliseconds.
+        #[arg(long, default_value_t = 10_000)]
+        timeout: u64,
+    },
+    /// Make a gRPC call of each kind, and print what was seen.
+    Grpc {
+        /// `HOST:PORT`.
+        target: String,
     },
     /// Open one TCP connection, send a line, print the line that comes back, and fail if none does.
     Echo {
@@ -75,6 +100,8 @@ fn run(command: Command) -> Result<()> {
             name,
         } => server::bind(http, echo, banner)?.serve(&name),
         Command::Client(arguments) => client::run(&arguments),
+        Command::Web(arguments) => runtime()?.block_on(web::run(arguments)),
+        Command::Load(arguments) => runtime()?.block_on(load::run(arguments)),
         Command::Get { url, timeout } => {
             let url = http::Url::parse(&url)?;
             let limit = Duration::from_millis(timeout);
@@ -83,6 +110,32 @@ fn run(command: Command) -> Result<()> {
             println!("{body}");
             Ok(())
         }
+        Command::Request {
+            method,
+            url,
+            header,
+            timeout,
+        } => {
+            let url = http::Url::parse(&url)?;
+            let mut request = Request::new(&method, url.path());
+            for line in &header {
+                let (name, value) = line
+                    .split_once(':')
+                    .with_context(|| format!("`{line}` is no header"))?;
+                request = request.header(name, value.trim());
+            }
+            let stream = client::connect(url.authority(), Duration::from_millis(timeout))?;
+            let answer = request.send(stream, url.authority())?;
+            println!("{}\n\n{}", answer.head(), answer.body.trim_end());
+            Ok(())
+        }
+        Command::Grpc { target } => runtime()?.block_on(async {
+            let channel = tonic::transport::Endpoint::from_shared(format!("http://{target}"))?;
+            let seen = ambit_sample::exercise(channel.connect().await?).await?;
+            println!("{seen:#?}");
+            ensure!(seen.is_whole(), "something of that is not what was asked for");
+            Ok(())
+        }),
         Command::Echo { target, timeout } => {
             let mut stream = client::connect(&target, Duration::from_millis(timeout))?;
             let line = client::exchange(&mut stream, "once").with_context(|| target)?;
@@ -90,4 +143,12 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")
 }
