@@ -1,0 +1,205 @@
+//! How many replicas a waypoint is to have: pure, with the time as an argument.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A difference of less than a tenth between load and capacity changes nothing.
+const TOLERANCE: f64 = 0.1;
+
+/// What the kinds say of a waypoint's scaling, defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// At least so many.
+    pub(super) min: u32,
+    /// At most so many.
+    pub(super) max: u32,
+    /// Requests in flight that one replica is to have.
+    pub(super) target: u32,
+    /// More are added when all of this time called for more.
+    pub(super) up_window: Duration,
+    /// Some are removed when none of this time called for as many.
+    pub(super) down_window: Duration,
+}
+
+/// What was called for in the past, as far back as the windows go.
+#[derive(Debug)]
+pub(super) struct Scaler {
+    /// How many there are to be now.
+    current: u32,
+    /// (when, how many), oldest first.
+    history: VecDeque<(Instant, u32)>,
+    /// What was before the history counts as `current`: since when it is known.
+    since: Instant,
+}
+
+impl Scaler {
+    /// Begins with the replicas there are: the windows are as if they had been called for all the time.
+    pub(super) fn new(current: u32, now: Instant) -> Self {
+        Self {
+            current,
+            history: VecDeque::new(),
+            since: now,
+        }
+    }
+
+    /// How many there are to be, given the requests in flight, in thousandths, of all ready replicas; `None` when one of them did not report,
+    /// which keeps what there is from shrinking.
+    pub(super) fn decide(&mut self, in_flight_milli: Option<u64>, limits: &Limits, now: Instant) -> u32 {
+        let called_for = match in_flight_milli {
+            Some(load) => recommended(load, self.current, limits),
+            None => self.current,
+        };
+        self.history.push_back((now, called_for));
+        let longest = limits.up_window.max(limits.down_window);
+        // The entry that was in force when the window began stays.
+        while self.history.len() > 1 && now.duration_since(self.history[1].0) >= longest {
+            self.history.pop_front();
+        }
+        let least = self.extreme(limits.up_window, now, u32::min);
+        let most = self.extreme(limits.down_window, now, u32::max);
+        let wanted = if least > self.current {
+            least
+        } else if most < self.current {
+            most
+        } else {
+            self.current
+        };
+        self.current = wanted.clamp(limits.min, limits.max.max(limits.min));
+        self.current
+    }
+
+    /// The extreme of what was called for within `window`.
+    fn extreme(&self, window: Duration, now: Instant, pick: fn(u32, u32) -> u32) -> u32 {
+        let inside = self
+            .history
+            .iter()
+            .rev()
+            .enumerate()
+            .take_while(|(newer, (at, _))| *newer == 0 || now.duration_since(*at) < window)
+            .map(|(_, (_, called_for))| *called_for);
+        let extreme = inside.reduce(pick).unwrap_or(self.current);
+        if now.duration_since(self.since) < window {
+            pick(extreme, self.current)
+        } else {
+            extreme
+        }
+    }
+}
+
+/// What this load alone calls for.
+fn recommended(in_flight_milli: u64, current: u32, limits: &Limits) -> u32 {
+    let target = f64::from(limits.target.max(1)) * 1000.0;
+    #[expect(clippy::cast_precision_loss, reason = "more than 2^53 thousandths are not in flight")]
+    let replicas = in_flight_milli as f64 / target;
+    let ratio = replicas / f64::from(current.max(1));
+    let wanted = if (ratio - 1.0).abs() <= TOLERANCE {
+        current
+    } else {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast of a float saturates, and it is not negative"
+        )]
+        let whole = replicas.ceil() as u32;
+        whole
+    };
+    wanted.clamp(limits.min, limits.max.max(limits.min))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        min: 1,
+        max: 5,
+        target: 10,
+        up_window: Duration::ZERO,
+        down_window: Duration::from_secs(60),
+    };
+
+    /// One decision a second, with these requests in flight; the last one.
+    fn run(scaler: &mut Scaler, now: &mut Instant, limits: &Limits, seconds: u32, in_flight: Option<u64>) -> u32 {
+        let mut last = 0;
+        for _ in 0..seconds {
+            *now += Duration::from_secs(1);
+            last = scaler.decide(in_flight.map(|n| n * 1000), limits, *now);
+        }
+        last
+    }
+
+    fn at(current: u32) -> (Scaler, Instant) {
+        let now = Instant::now();
+        (Scaler::new(current, now), now)
+    }
+
+    #[tokio::test]
+    async fn replicas_follow_a_step_at_once_and_fall_after_the_window() {
+        let (mut scaler, mut now) = at(1);
+        let mut load = |seconds, n| run(&mut scaler, &mut now, &LIMITS, seconds, Some(n));
+        assert_eq!(load(10, 3), 1);
+        assert_eq!(load(1, 30), 3);
+        assert_eq!(load(1, 300), 5, "not above the most");
+        assert_eq!(load(59, 3), 5, "not before the window is over");
+        assert_eq!(load(2, 3), 1);
+    }
+
+    #[tokio::test]
+    async fn a_peak_within_the_window_keeps_the_replicas() {
+        let (mut scaler, mut now) = at(4);
+        let mut load = |seconds, n| run(&mut scaler, &mut now, &LIMITS, seconds, Some(n));
+        assert_eq!(load(50, 3), 4);
+        assert_eq!(load(1, 35), 4);
+        assert_eq!(load(59, 3), 4);
+        assert_eq!(load(2, 3), 1);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_starts_removes_nothing_before_a_whole_window() {
+        let (mut scaler, mut now) = at(3);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 59, Some(0)), 3);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 3, Some(0)), 1);
+    }
+
+    #[tokio::test]
+    async fn a_missing_report_removes_nothing() {
+        let (mut scaler, mut now) = at(3);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 500, None), 3);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 59, Some(0)), 3);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 3, Some(0)), 1);
+    }
+
+    #[tokio::test]
+    async fn a_window_for_more_waits_for_a_load_that_lasts() {
+        let limits = Limits {
+            up_window: Duration::from_secs(5),
+            ..LIMITS
+        };
+        let (mut scaler, mut now) = at(1);
+        let mut load = |seconds, n| run(&mut scaler, &mut now, &limits, seconds, Some(n));
+        assert_eq!(load(20, 3), 1);
+        assert_eq!(load(3, 40), 1);
+        assert_eq!(load(1, 3), 1);
+        assert_eq!(load(4, 40), 1);
+        assert_eq!(load(2, 40), 4);
+    }
+
+    #[tokio::test]
+    async fn small_differences_change_nothing() {
+        let (mut scaler, mut now) = at(2);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 10, Some(21)), 2);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 100, Some(19)), 2);
+        assert_eq!(run(&mut scaler, &mut now, &LIMITS, 1, Some(23)), 3);
+    }
+
+    #[tokio::test]
+    async fn new_limits_hold_at_once() {
+        let (mut scaler, mut now) = at(4);
+        let fewer = Limits { max: 2, ..LIMITS };
+        let more = Limits { min: 3, ..LIMITS };
+        assert_eq!(run(&mut scaler, &mut now, &fewer, 1, Some(100)), 2);
+        assert_eq!(run(&mut scaler, &mut now, &more, 1, Some(0)), 3);
+    }
+}
