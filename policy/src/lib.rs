@@ -5,11 +5,14 @@
 //! 2. else, where enforced `Allow` policies apply to the workload, one of them must match;
 //! 3. else the connection is allowed.
 //!
+//! [`http`] has the rules for HTTP requests, which a waypoint enforces, with the same semantics.
+//!
 //! Audit policies (`dry_run` on the wire) never decide; what they would have denied is in [`Decision::audited`].
 //! Where Istio skips a policy that a workload names and nobody has sent yet, this engine denies
 //! ([`Reason::PolicyMissing`]): a rule is never silently unenforced.
 
 mod decide;
+pub mod http;
 mod matching;
 mod set;
 

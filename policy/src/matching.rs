@@ -39,7 +39,7 @@ pub enum StringMatch {
 }
 
 impl StringMatch {
-    fn matches(&self, value: Option<&str>) -> bool {
+    pub(crate) fn matches(&self, value: Option<&str>) -> bool {
         let value = value.unwrap_or_default();
         match self {
             Self::Exact(exact) => value == exact,

@@ -146,16 +146,20 @@ fn strings(
     field: &'static str,
     from: Vec<security::StringMatch>,
 ) -> Result<Vec<StringMatch>, AuthorizationError> {
-    use security::string_match::MatchType;
     from.into_iter()
-        .map(|m| match m.match_type {
-            Some(MatchType::Exact(text)) => Ok(StringMatch::Exact(text)),
-            Some(MatchType::Prefix(text)) => Ok(StringMatch::Prefix(text)),
-            Some(MatchType::Suffix(text)) => Ok(StringMatch::Suffix(text)),
-            Some(MatchType::Presence(())) => Ok(StringMatch::Presence),
-            None => Err(AuthorizationError::StringMatch(field)),
-        })
+        .map(|m| string_match(m).ok_or(AuthorizationError::StringMatch(field)))
         .collect()
+}
+
+/// `None` for a match of no known kind.
+pub(crate) fn string_match(from: security::StringMatch) -> Option<StringMatch> {
+    use security::string_match::MatchType;
+    Some(match from.match_type? {
+        MatchType::Exact(text) => StringMatch::Exact(text),
+        MatchType::Prefix(text) => StringMatch::Prefix(text),
+        MatchType::Suffix(text) => StringMatch::Suffix(text),
+        MatchType::Presence(()) => StringMatch::Presence,
+    })
 }
 
 fn accounts(from: Vec<security::ServiceAccountMatch>) -> Vec<ServiceAccountMatch> {

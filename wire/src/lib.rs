@@ -6,6 +6,7 @@ pub mod authorization;
 pub mod broker_channel;
 pub mod control_channel;
 pub mod names;
+pub mod waypoint_policy;
 pub mod xds;
 
 pub use control_channel::{ControlChannelError, TokenFile, control_channel};

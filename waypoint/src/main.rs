@@ -1,0 +1,3 @@
+//! `ambit-waypoint`.
+
+fn main() {}

@@ -1,0 +1,82 @@
+//! The access log.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::record::Destination;
+use super::{Flag, Source};
+use crate::state::Workload;
+
+/// What a line says.
+pub(super) struct Line<'a> {
+    pub(super) source: &'a Source,
+    pub(super) destination: &'a Destination,
+    pub(super) endpoint: Option<(&'a Workload, SocketAddr)>,
+    pub(super) protocol: &'static str,
+    pub(super) method: Option<&'a str>,
+    pub(super) path: Option<&'a str>,
+    pub(super) status: Option<u16>,
+    pub(super) grpc_status: Option<u16>,
+    pub(super) route: Option<&'a str>,
+    pub(super) rule: Option<&'a str>,
+    pub(super) audited: &'a [String],
+    pub(super) reason: Option<&'a str>,
+    pub(super) retries: u32,
+    pub(super) flag: Flag,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) duration: Duration,
+    pub(super) trace_id: Option<&'a str>,
+}
+
+/// One line for one request or connection. What went wrong, or would have been denied, is a warning.
+pub(super) fn log(line: &Line<'_>) {
+    let source = line.source;
+    let workload = Some(source.workload.name.as_str()).filter(|name| !name.is_empty());
+    let (service, called) = match line.destination {
+        Destination::Service(service) => (Some(service.hostname.as_str()), None),
+        Destination::Workload(workload) => (None, Some(&**workload)),
+    };
+    let destination = line.endpoint.map(|(workload, _)| workload).or(called);
+    macro_rules! event {
+        ($level:expr, $message:literal) => {
+            tracing::event!(
+                target: "access",
+                parent: None,
+                $level,
+                src.identity = %source.identity,
+                src.addr = %source.address,
+                src.workload = workload,
+                src.namespace = source.namespace(),
+                dst.service = service,
+                dst.workload = destination.map(|workload| workload.name.as_str()),
+                dst.namespace = destination.map(|workload| workload.namespace.as_str()),
+                dst.identity = destination.map(|workload| display(&workload.identity)),
+                upstream = line.endpoint.map(|(_, target)| display(target)),
+                protocol = line.protocol,
+                http.method = line.method,
+                http.path = line.path,
+                http.status = line.status,
+                grpc.status = line.grpc_status,
+                route = line.route,
+                rule = line.rule,
+                audit = (!line.audited.is_empty()).then(|| display(line.audited.join(","))),
+                reason = line.reason,
+                retries = line.retries,
+                flags = line.flag.name(),
+                bytes_recv = line.bytes_in,
+                bytes_sent = line.bytes_out,
+                duration_ms = line.duration.as_secs_f64() * 1e3,
+                trace_id = line.trace_id,
+                $message
+            )
+        };
+    }
+    let warn = line.flag != Flag::None || !line.audited.is_empty();
+    match (warn, line.method.is_some()) {
+        (false, true) => event!(tracing::Level::INFO, "request complete"),
+        (true, true) => event!(tracing::Level::WARN, "request complete"),
+        (false, false) => event!(tracing::Level::INFO, "connection complete"),
+        (true, false) => event!(tracing::Level::WARN, "connection complete"),
+    }
+}

@@ -1,0 +1,51 @@
+//! How a request ended, where it did not end well, in Envoy's short words as far as it has one.
+
+/// Why an answer is not the application's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Flag {
+    /// It is, or nothing was wrong.
+    #[default]
+    None,
+    /// Authorization refused it.
+    Denied,
+    /// No endpoint is healthy.
+    NoHealthyEndpoint,
+    /// No connection to an endpoint came about.
+    ConnectFailure,
+    /// The endpoint's connection ended before the answer had.
+    UpstreamReset,
+    /// The time for the request was over.
+    Timeout,
+    /// The last retry failed too.
+    RetriesExhausted,
+    /// The client went away before the answer had ended.
+    ClientGone,
+    /// The client broke the protocol, or sent what has no one meaning.
+    BadRequest,
+    /// More than this waypoint takes on.
+    Overload,
+    /// This waypoint does not serve the destination.
+    NoRoute,
+    /// Ended by this waypoint, which is going away.
+    Draining,
+}
+
+impl Flag {
+    /// As logs and metrics have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Denied => "DENY",
+            Self::NoHealthyEndpoint => "UH",
+            Self::ConnectFailure => "UF",
+            Self::UpstreamReset => "UC",
+            Self::Timeout => "UT",
+            Self::RetriesExhausted => "URX",
+            Self::ClientGone => "DC",
+            Self::BadRequest => "DPE",
+            Self::Overload => "UO",
+            Self::NoRoute => "NR",
+            Self::Draining => "DRAIN",
+        }
+    }
+}

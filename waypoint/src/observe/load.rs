@@ -1,0 +1,183 @@
+//! How much this replica is doing: what it reports to the operator, which scales by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Requests in flight and connections open.
+#[derive(Debug)]
+pub(crate) struct Load {
+    in_flight: Mutex<Integral>,
+    requests: AtomicU64,
+    connections: AtomicU32,
+}
+
+/// What is in flight, summed up over time. One short critical section for each beginning and end keeps count and sum together.
+#[derive(Debug)]
+struct Integral {
+    now: u64,
+    /// Requests times nanoseconds since the last sample, until `changed`.
+    sum: u128,
+    changed: Instant,
+    since: Instant,
+}
+
+/// What there was since the last sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LoadSample {
+    /// Requests in flight, the mean over the time since the last sample, in thousandths.
+    pub(crate) in_flight_milli: u64,
+    /// Requests since the start.
+    pub(crate) requests: u64,
+    /// Client connections open now.
+    pub(crate) connections: u32,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            in_flight: Mutex::new(Integral {
+                now: 0,
+                sum: 0,
+                changed: now,
+                since: now,
+            }),
+            requests: AtomicU64::new(0),
+            connections: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Integral {
+    fn advance(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.changed);
+        self.sum += passed.as_nanos() * u128::from(self.now);
+        self.changed = self.changed.max(now);
+    }
+
+    fn sample(&mut self, now: Instant) -> u64 {
+        self.advance(now);
+        let passed = now.saturating_duration_since(self.since).max(Duration::from_nanos(1));
+        let mean = self.sum * 1000 / passed.as_nanos();
+        self.sum = 0;
+        self.since = now;
+        u64::try_from(mean).unwrap_or(u64::MAX)
+    }
+}
+
+impl Load {
+    /// A request, or a connection that is no HTTP, in flight until this is dropped.
+    pub(crate) fn request(self: &Arc<Self>) -> RequestInFlight {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let mut integral = self.in_flight.lock();
+        integral.advance(now);
+        integral.now += 1;
+        drop(integral);
+        RequestInFlight {
+            load: Arc::clone(self),
+            start: now,
+        }
+    }
+
+    /// A client's connection, open until this is dropped.
+    pub(crate) fn connection(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+
+    /// What there was since the last call.
+    pub(crate) fn sample(&self) -> LoadSample {
+        LoadSample {
+            in_flight_milli: self.in_flight.lock().sample(Instant::now()),
+            requests: self.requests.load(Ordering::Relaxed),
+            connections: self.connections(),
+        }
+    }
+
+    /// Requests in flight now.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.lock().now
+    }
+
+    /// Client connections open now.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// One request in flight.
+#[derive(Debug)]
+pub(crate) struct RequestInFlight {
+    load: Arc<Load>,
+    start: Instant,
+}
+
+impl RequestInFlight {
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+impl Drop for RequestInFlight {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut integral = self.load.in_flight.lock();
+        integral.advance(now);
+        integral.now -= 1;
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<Load>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_is_weighted_by_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut integral = Integral {
+            now: 0,
+            sum: 0,
+            changed: start,
+            since: start,
+        };
+        // Four in flight for a quarter of the time, and none for the rest.
+        integral.advance(at(500));
+        integral.now = 4;
+        integral.advance(at(750));
+        integral.now = 0;
+        assert_eq!(integral.sample(at(1000)), 1000);
+        // The next sample begins anew, with what is still in flight.
+        integral.now = 3;
+        assert_eq!(integral.sample(at(1250)), 3000);
+        // Clocks of two threads may be read in one order and counted in the other.
+        integral.advance(at(1200));
+        assert_eq!(integral.sample(at(1500)), 3000);
+    }
+
+    #[test]
+    fn requests_and_connections_are_counted_until_dropped() {
+        let load = Arc::new(Load::default());
+        let (first, second) = (load.request(), load.request());
+        let connection = load.connection();
+        assert_eq!((load.in_flight(), load.connections()), (2, 1));
+        drop((first, connection));
+        assert_eq!((load.in_flight(), load.connections()), (1, 0));
+        drop(second);
+        assert_eq!((load.in_flight(), load.sample().requests), (0, 2));
+    }
+}

@@ -1,0 +1,237 @@
+//! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
+
+use ambit_policy::Decision;
+use ambit_tunnel::SpiffeId;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::sync::Arc;
+
+use super::Flag;
+use super::record::Destination;
+use super::series::{REQUEST_LABELS, SeriesTable, SourceSeries, TCP_LABELS};
+use super::source::SourceWorkload;
+use crate::state::Workload;
+
+/// In milliseconds, as Istio's.
+const DURATION_BUCKETS: &[f64] = &[
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0, 60_000.0,
+    300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+];
+
+/// Values that are read when they are asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gauges {
+    /// Numbers of services and so on, by kind.
+    pub(crate) resources: Vec<(&'static str, usize)>,
+    /// Pooled HBONE connections.
+    pub(crate) hbone_connections: usize,
+    /// Whether a control plane answers.
+    pub(crate) control_plane: bool,
+}
+
+/// Why a connection was not served that has no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// TLS failed, or the client's certificate is not one of the mesh.
+    Tls,
+    /// Not a CONNECT, or one to no address.
+    Request,
+    /// CONNECT to an address that this waypoint does not serve.
+    Authority,
+    /// As many connections as it takes on.
+    Limit,
+    /// The client's HTTP could not be read.
+    BadRequest,
+}
+
+impl Refusal {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Request => "request",
+            Self::Authority => "authority",
+            Self::Limit => "limit",
+            Self::BadRequest => "bad_request",
+        }
+    }
+}
+
+/// All metrics of one waypoint.
+pub(super) struct Metrics {
+    registry: Registry,
+    pub(super) series: SeriesTable,
+    tcp_opened: IntCounterVec,
+    tcp_closed: IntCounterVec,
+    tcp_sent: IntCounterVec,
+    tcp_received: IntCounterVec,
+    retries: IntCounterVec,
+    denied: IntCounterVec,
+    audited: IntCounterVec,
+    refused: IntCounterVec,
+    resources: IntGaugeVec,
+    gauges: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+        };
+        let duration = HistogramOpts::new(
+            "istio_request_duration_milliseconds",
+            "From the head of a request to the end of its answer",
+        );
+        Ok(Self {
+            series: SeriesTable::new(
+                counters("istio_requests_total", "Requests that have ended", &REQUEST_LABELS)?,
+                register(
+                    &registry,
+                    HistogramVec::new(duration.buckets(DURATION_BUCKETS.to_vec()), &REQUEST_LABELS)?,
+                )?,
+            ),
+            tcp_opened: counters(
+                "istio_tcp_connections_opened_total",
+                "Connections that are no HTTP, opened",
+                &TCP_LABELS,
+            )?,
+            tcp_closed: counters(
+                "istio_tcp_connections_closed_total",
+                "Connections that are no HTTP, closed",
+                &TCP_LABELS,
+            )?,
+            tcp_sent: counters(
+                "istio_tcp_sent_bytes_total",
+                "Bytes that destinations sent to sources on connections that are no HTTP",
+                &TCP_LABELS,
+            )?,
+            tcp_received: counters(
+                "istio_tcp_received_bytes_total",
+                "Bytes that destinations received from sources on connections that are no HTTP",
+                &TCP_LABELS,
+            )?,
+            retries: counters(
+                "ambit_retries_total",
+                "Requests that were tried again, by the policy that says so; policy \"\": their endpoint had not looked at them",
+                &["service", "policy"],
+            )?,
+            denied: counters(
+                "ambit_requests_denied_total",
+                "Requests and connections that authorization denied, by the rule that decided",
+                &["rule", "service"],
+            )?,
+            audited: counters(
+                "ambit_audit_total",
+                "Requests and connections that an audit rule would have denied",
+                &["rule", "service"],
+            )?,
+            refused: counters(
+                "ambit_waypoint_refused_total",
+                "Connections and requests that were not served at all, by reason",
+                &["reason"],
+            )?,
+            resources: gauges(
+                "ambit_waypoint_resources",
+                "Configuration that is held, by kind",
+                &["kind"],
+            )?,
+            gauges: gauges(
+                "ambit_waypoint_now",
+                "in_flight: requests; connections: from clients; hbone_connections: pooled, to endpoints; \
+                 control_plane_connected: 1 while one answers",
+                &["what"],
+            )?,
+            registry,
+        })
+    }
+
+    pub(super) fn source(&self, identity: &SpiffeId, workload: &SourceWorkload) -> Arc<SourceSeries> {
+        self.series.source(identity, workload)
+    }
+
+    pub(super) fn retried(&self, destination: &Destination, policy: &str) {
+        self.retries
+            .with_label_values(&[destination.label(), policy])
+            .inc();
+    }
+
+    /// Counts what a decision denies, and what audit rules would have denied.
+    pub(super) fn decided(&self, destination: &Destination, decision: &Decision) {
+        let service = destination.label();
+        for rule in &decision.audited {
+            self.audited.with_label_values(&[rule, service]).inc();
+        }
+        if !decision.is_allowed() {
+            let rule = decision.reason.policy().unwrap_or("none");
+            self.denied.with_label_values(&[rule, service]).inc();
+        }
+    }
+
+    pub(super) fn refused(&self, refusal: Refusal) {
+        self.refused.with_label_values(&[refusal.reason()]).inc();
+    }
+
+    /// Counts an opened connection; gives the counters of bytes sent and received.
+    pub(super) fn tcp_opened(
+        &self,
+        source: &SourceSeries,
+        destination: &Destination,
+        endpoint: Option<&Workload>,
+    ) -> (IntCounter, IntCounter) {
+        let labels = source.tcp_labels(destination, endpoint, Flag::None);
+        let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
+        self.tcp_opened.with_label_values(&labels).inc();
+        (
+            self.tcp_sent.with_label_values(&labels),
+            self.tcp_received.with_label_values(&labels),
+        )
+    }
+
+    pub(super) fn tcp_closed(
+        &self,
+        source: &SourceSeries,
+        destination: &Destination,
+        endpoint: Option<&Workload>,
+        flag: Flag,
+    ) {
+        let labels = source.tcp_labels(destination, endpoint, flag);
+        let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
+        self.tcp_closed.with_label_values(&labels).inc();
+    }
+
+    pub(super) fn render(
+        &self,
+        gauges: &Gauges,
+        connections: u32,
+        in_flight: u64,
+    ) -> Result<String, prometheus::Error> {
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (kind, count) in &gauges.resources {
+            self.resources
+                .with_label_values(&[kind])
+                .set(signed(*count as u64));
+        }
+        let now = [
+            ("in_flight", in_flight),
+            ("connections", u64::from(connections)),
+            ("hbone_connections", gauges.hbone_connections as u64),
+            ("control_plane_connected", u64::from(gauges.control_plane)),
+        ];
+        for (what, value) in now {
+            self.gauges.with_label_values(&[what]).set(signed(value));
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

@@ -1,0 +1,135 @@
+//! One connection that is no HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ambit_policy::Decision;
+use ambit_tunnel::Meter;
+use prometheus::IntCounter;
+
+use super::super::access::{self, Line};
+use super::super::load::RequestInFlight;
+use super::super::{Flag, Observer, Source};
+use super::Destination;
+use crate::state::{Endpoint, Workload};
+
+/// A connection that is no HTTP, until this is dropped. It counts as a request in flight until then.
+pub(crate) struct ConnectionRecord {
+    observer: Arc<Observer>,
+    source: Arc<Source>,
+    destination: Destination,
+    in_flight: RequestInFlight,
+    endpoint: Option<(Arc<Workload>, SocketAddr)>,
+    rule: Option<String>,
+    audited: Vec<String>,
+    reason: Option<String>,
+    flag: Flag,
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// Once it is known where it goes.
+    totals: Option<(IntCounter, IntCounter)>,
+}
+
+impl ConnectionRecord {
+    pub(in super::super) fn new(
+        observer: &Arc<Observer>,
+        source: &Arc<Source>,
+        destination: Destination,
+    ) -> Self {
+        Self {
+            in_flight: observer.load.request(),
+            observer: Arc::clone(observer),
+            source: Arc::clone(source),
+            destination,
+            endpoint: None,
+            rule: None,
+            audited: Vec::new(),
+            reason: None,
+            flag: Flag::None,
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            totals: None,
+        }
+    }
+
+    /// As for requests.
+    pub(crate) fn decided(&mut self, decision: &Decision) {
+        self.observer.metrics.decided(&self.destination, decision);
+        self.audited.extend(decision.audited.iter().cloned());
+        if self.flag != Flag::Denied {
+            let decisive = decision.reason.policy().map(str::to_owned);
+            self.rule = decisive.or(self.rule.take());
+        }
+        if !decision.is_allowed() && self.flag != Flag::Denied {
+            self.failed(Flag::Denied, decision.reason.to_string());
+        }
+    }
+
+    /// Why it ends other than by its two ends.
+    pub(crate) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
+        self.flag = flag;
+        self.reason = Some(reason.into());
+    }
+
+    /// It is connected to this endpoint.
+    pub(crate) fn opened(&mut self, endpoint: &Endpoint) {
+        self.endpoint = Some((Arc::clone(&endpoint.workload), endpoint.target));
+        let metrics = &self.observer.metrics;
+        let workload = Some(&*endpoint.workload);
+        self.totals = Some(metrics.tcp_opened(&self.source.series, &self.destination, workload));
+    }
+}
+
+impl Drop for ConnectionRecord {
+    fn drop(&mut self) {
+        let endpoint = self.endpoint.as_ref().map(|(workload, target)| (&**workload, *target));
+        let metrics = &self.observer.metrics;
+        let workload = endpoint.map(|(workload, _)| workload);
+        if self.totals.is_none() {
+            // So that what was opened and what was closed agree.
+            metrics.tcp_opened(&self.source.series, &self.destination, workload);
+        }
+        metrics.tcp_closed(&self.source.series, &self.destination, workload, self.flag);
+        let notable = self.flag != Flag::None || !self.audited.is_empty();
+        if notable || self.observer.access_log.load(Ordering::Relaxed) {
+            access::log(&Line {
+                source: &self.source,
+                destination: &self.destination,
+                endpoint,
+                protocol: "tcp",
+                method: None,
+                path: None,
+                status: None,
+                grpc_status: None,
+                route: None,
+                rule: self.rule.as_deref(),
+                audited: &self.audited,
+                reason: self.reason.as_deref(),
+                retries: 0,
+                flag: self.flag,
+                bytes_in: self.received.load(Ordering::Relaxed),
+                bytes_out: self.sent.load(Ordering::Relaxed),
+                duration: self.in_flight.elapsed(),
+                trace_id: None,
+            });
+        }
+    }
+}
+
+/// Forward is from the source to the destination.
+impl Meter for ConnectionRecord {
+    fn forward(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+        if let Some((_, received)) = &self.totals {
+            received.inc_by(bytes);
+        }
+    }
+
+    fn backward(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        if let Some((sent, _)) = &self.totals {
+            sent.inc_by(bytes);
+        }
+    }
+}

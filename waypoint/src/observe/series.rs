@@ -1,0 +1,247 @@
+//! The time series of requests. Looking a series up by 25 labels costs more than the rest of a request's bookkeeping, so the handles of
+//! those in use are kept, by the source and by what differs between its requests.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ambit_tunnel::SpiffeId;
+use parking_lot::RwLock;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::Flag;
+use super::record::{Destination, Protocol};
+use super::source::SourceWorkload;
+use crate::state::Workload;
+
+/// Most label sets; what comes later is counted with an unknown source.
+const MAX_SERIES: usize = 5_000;
+
+/// Istio's labels of HTTP metrics.
+pub(super) const REQUEST_LABELS: [&str; 25] = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_code",
+    "grpc_response_status",
+    "response_flags",
+    "connection_security_policy",
+];
+
+/// Those of TCP metrics: without codes.
+pub(super) const TCP_LABELS: [&str; 23] = {
+    let mut labels = [""; 23];
+    let (mut from, mut to) = (0, 0);
+    while from < REQUEST_LABELS.len() {
+        if from != CODE && from != GRPC_STATUS {
+            labels[to] = REQUEST_LABELS[from];
+            to += 1;
+        }
+        from += 1;
+    }
+    labels
+};
+
+const CODE: usize = 21;
+const GRPC_STATUS: usize = 22;
+const UNKNOWN: &str = "unknown";
+
+/// What has a series of its own, of one source's requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SeriesKey {
+    /// Of the service, or of the workload that was called directly.
+    pub(super) destination: Arc<str>,
+    /// Pods of one workload share their series.
+    pub(super) workload: Option<Arc<str>>,
+    pub(super) protocol: Protocol,
+    pub(super) code: u16,
+    pub(super) grpc_status: Option<u16>,
+    pub(super) flag: Flag,
+}
+
+/// The handles of one series.
+#[derive(Debug, Clone)]
+pub(super) struct RequestSeries {
+    pub(super) requests: IntCounter,
+    pub(super) duration: Histogram,
+}
+
+/// The labels of a source, and the handles of its requests.
+#[derive(Debug)]
+pub(super) struct SourceSeries {
+    labels: [String; 8],
+    handles: RwLock<HashMap<SeriesKey, RequestSeries>>,
+}
+
+/// All series of requests.
+pub(super) struct SeriesTable {
+    pub(super) requests: IntCounterVec,
+    pub(super) duration: HistogramVec,
+    sources: RwLock<HashMap<(SpiffeId, SourceWorkload), Arc<SourceSeries>>>,
+    unknown: Arc<SourceSeries>,
+    count: AtomicUsize,
+}
+
+impl SeriesTable {
+    pub(super) fn new(requests: IntCounterVec, duration: HistogramVec) -> Self {
+        let unknown = std::array::from_fn(|_| UNKNOWN.to_owned());
+        Self {
+            requests,
+            duration,
+            sources: RwLock::default(),
+            unknown: Arc::new(SourceSeries {
+                labels: unknown,
+                handles: RwLock::default(),
+            }),
+            count: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn source(&self, identity: &SpiffeId, workload: &SourceWorkload) -> Arc<SourceSeries> {
+        let key = (identity.clone(), workload.clone());
+        if let Some(series) = self.sources.read().get(&key) {
+            return Arc::clone(series);
+        }
+        let mut sources = self.sources.write();
+        if sources.len() >= MAX_SERIES {
+            return Arc::clone(&self.unknown);
+        }
+        let series = sources.entry(key).or_insert_with(|| {
+            Arc::new(SourceSeries {
+                labels: source_labels(identity, workload),
+                handles: RwLock::default(),
+            })
+        });
+        Arc::clone(series)
+    }
+
+    /// The handles for a request of `source`.
+    pub(super) fn of(
+        &self,
+        source: &SourceSeries,
+        key: SeriesKey,
+        destination: &Destination,
+        endpoint: Option<&Workload>,
+    ) -> RequestSeries {
+        if let Some(series) = source.handles.read().get(&key) {
+            return series.clone();
+        }
+        let mut handles = source.handles.write();
+        if let Some(series) = handles.get(&key) {
+            return series.clone();
+        }
+        // One too many now and then, where two begin at once, does no harm.
+        let full = self.count.load(Ordering::Relaxed) >= MAX_SERIES;
+        let source_labels = if full { &self.unknown.labels } else { &source.labels };
+        let labels = labels(
+            source_labels,
+            destination,
+            endpoint,
+            key.protocol.label(),
+            Some((key.code, key.grpc_status)),
+            key.flag,
+        );
+        let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
+        let series = RequestSeries {
+            requests: self.requests.with_label_values(&labels),
+            duration: self.duration.with_label_values(&labels),
+        };
+        if !full {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            handles.insert(key, series.clone());
+        }
+        series
+    }
+}
+
+impl SourceSeries {
+    /// The labels of a connection of this source that is no HTTP.
+    pub(super) fn tcp_labels<'a>(
+        &'a self,
+        destination: &'a Destination,
+        endpoint: Option<&'a Workload>,
+        flag: Flag,
+    ) -> Vec<Label<'a>> {
+        labels(&self.labels, destination, endpoint, "tcp", None, flag)
+    }
+}
+
+type Label<'a> = std::borrow::Cow<'a, str>;
+
+fn or_unknown(text: &str) -> &str {
+    if text.is_empty() { UNKNOWN } else { text }
+}
+
+fn source_labels(identity: &SpiffeId, workload: &SourceWorkload) -> [String; 8] {
+    [
+        or_unknown(&workload.name),
+        or_unknown(&workload.service),
+        or_unknown(&workload.version),
+        identity.namespace(),
+        &identity.to_string(),
+        or_unknown(&workload.service),
+        or_unknown(&workload.version),
+        or_unknown(&workload.cluster),
+    ]
+    .map(str::to_owned)
+}
+
+fn labels<'a>(
+    source: &'a [String; 8],
+    destination: &'a Destination,
+    endpoint: Option<&'a Workload>,
+    protocol: &'static str,
+    code: Option<(u16, Option<u16>)>,
+    flag: Flag,
+) -> Vec<Label<'a>> {
+    let mut labels: Vec<Label<'a>> = Vec::with_capacity(REQUEST_LABELS.len());
+    labels.push("waypoint".into());
+    labels.extend(source.iter().map(|label| Label::from(label.as_str())));
+    labels.extend(match destination {
+        Destination::Service(service) => [
+            service.hostname.as_str().into(),
+            service.namespace.as_str().into(),
+            service.name.as_str().into(),
+        ],
+        Destination::Workload(_) => [UNKNOWN; 3].map(Label::from),
+    });
+    match endpoint {
+        Some(workload) => labels.extend([
+            or_unknown(&workload.workload_name).into(),
+            or_unknown(&workload.canonical_name).into(),
+            or_unknown(&workload.canonical_revision).into(),
+            or_unknown(&workload.namespace).into(),
+            workload.identity.to_string().into(),
+            or_unknown(&workload.canonical_name).into(),
+            or_unknown(&workload.canonical_revision).into(),
+            or_unknown(&workload.cluster).into(),
+        ]),
+        None => labels.extend([UNKNOWN; 8].map(Label::from)),
+    }
+    labels.push(protocol.into());
+    if let Some((code, grpc_status)) = code {
+        labels.push(code.to_string().into());
+        labels.push(grpc_status.map_or(Label::Borrowed(""), |status| status.to_string().into()));
+    }
+    labels.push(flag.name().into());
+    labels.push("mutual_tls".into());
+    labels
+}

@@ -1,0 +1,231 @@
+//! What the config dump shows of the state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ambit_policy::Policy;
+use ambit_policy::http::HttpRule;
+use ambit_wire::waypoint_policy::{Retry, WaypointPolicy};
+use serde::Serialize;
+
+use super::balance::Endpoints;
+use super::{ServiceConfig, ServiceEntry, State};
+
+/// All of it, by name.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StateDump {
+    settings: SettingsDump,
+    services: BTreeMap<String, ServiceDump>,
+    workloads: BTreeMap<String, WorkloadDump>,
+    policies: BTreeMap<String, PolicyDump>,
+    authorizations: BTreeMap<String, Policy>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsDump {
+    namespace: String,
+    name: String,
+    trust_domain: String,
+    access_log: bool,
+    max_connection_age_seconds: Option<f64>,
+    workload_authorization: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceDump {
+    name: String,
+    namespace: String,
+    hostname: String,
+    vips: Vec<String>,
+    /// Port to protocol.
+    ports: BTreeMap<u16, &'static str>,
+    policies: Vec<String>,
+    /// All that apply, in order.
+    rules: Vec<HttpRule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<TimeoutDump>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryOfDump>,
+    endpoints: BTreeMap<String, EndpointDump>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TimeoutDump {
+    policy: String,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RetryOfDump {
+    policy: String,
+    #[serde(flatten)]
+    retry: RetryDump,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RetryDump {
+    attempts: u32,
+    status_codes: Vec<u16>,
+    connect_failure: bool,
+    reset: bool,
+    per_try_timeout_seconds: Option<f64>,
+    backoff_base_seconds: f64,
+    backoff_max_seconds: f64,
+    non_idempotent: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndpointDump {
+    workload: String,
+    status: &'static str,
+    in_flight: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WorkloadDump {
+    name: String,
+    namespace: String,
+    workload_ips: Vec<String>,
+    identity: String,
+    protocol: &'static str,
+    status: &'static str,
+    services: Vec<String>,
+    authorization_policies: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyDump {
+    rules: Vec<HttpRule>,
+    timeout_seconds: Option<f64>,
+    retry: Option<RetryDump>,
+}
+
+impl State {
+    /// All that it knows.
+    pub(crate) fn dump(&self) -> StateDump {
+        let settings = self.settings();
+        let tables = self.tables.read();
+        let services = tables
+            .services()
+            .filter_map(|entry| Some((entry.config()?, entry)));
+        StateDump {
+            settings: SettingsDump {
+                namespace: settings.namespace.clone(),
+                name: settings.name.clone(),
+                trust_domain: settings.trust_domain.clone(),
+                access_log: settings.access_log,
+                max_connection_age_seconds: settings.max_connection_age.map(|age| age.as_secs_f64()),
+                workload_authorization: strings(&settings.workload_authorization),
+            },
+            services: services
+                .map(|(config, entry)| (config.key.to_string(), service(&config, entry)))
+                .collect(),
+            workloads: tables
+                .workloads()
+                .map(|workload| {
+                    let mut services: Vec<_> = workload.services.keys().map(ToString::to_string).collect();
+                    services.sort();
+                    let dump = WorkloadDump {
+                        name: workload.name.clone(),
+                        namespace: workload.namespace.clone(),
+                        workload_ips: workload.addresses.iter().map(ToString::to_string).collect(),
+                        identity: workload.identity.to_string(),
+                        protocol: if workload.hbone { "HBONE" } else { "TCP" },
+                        status: status(workload.healthy),
+                        services,
+                        authorization_policies: workload.authorization_policies.clone(),
+                    };
+                    (workload.uid.to_string(), dump)
+                })
+                .collect(),
+            policies: tables
+                .policies()
+                .iter()
+                .map(|(name, one)| (name.to_string(), policy(one)))
+                .collect(),
+            authorizations: self
+                .authorizations
+                .load()
+                .iter()
+                .map(|policy| (policy.name.to_string(), Policy::clone(policy)))
+                .collect(),
+        }
+    }
+}
+
+fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
+    let endpoints: &Endpoints = &entry.endpoints.read();
+    ServiceDump {
+        name: config.name.clone(),
+        namespace: config.namespace.clone(),
+        hostname: config.hostname.clone(),
+        vips: config.addresses.iter().map(ToString::to_string).collect(),
+        ports: config
+            .ports
+            .iter()
+            .map(|(port, protocol)| (*port, protocol.as_str_name()))
+            .collect(),
+        policies: strings(&config.names.authorization),
+        rules: config.rules.rules().to_vec(),
+        missing_policy: config.rules.missing().map(str::to_owned),
+        timeout: config.timeout.as_ref().map(|timeout| TimeoutDump {
+            policy: timeout.policy.to_string(),
+            seconds: timeout.value.as_secs_f64(),
+        }),
+        retry: config.retry.as_ref().map(|chosen| RetryOfDump {
+            policy: chosen.policy.to_string(),
+            retry: retry(&chosen.value),
+        }),
+        endpoints: endpoints
+            .iter()
+            .map(|(workload, in_flight)| {
+                let dump = EndpointDump {
+                    workload: workload.to_string(),
+                    status: status(workload.healthy),
+                    in_flight,
+                };
+                (workload.uid.to_string(), dump)
+            })
+            .collect(),
+    }
+}
+
+fn policy(policy: &WaypointPolicy) -> PolicyDump {
+    PolicyDump {
+        rules: policy.rules.clone(),
+        timeout_seconds: policy.timeout.map(|timeout| timeout.as_secs_f64()),
+        retry: policy.retry.as_ref().map(retry),
+    }
+}
+
+fn retry(retry: &Retry) -> RetryDump {
+    RetryDump {
+        attempts: retry.attempts,
+        status_codes: retry.status_codes.clone(),
+        connect_failure: retry.connect_failure,
+        reset: retry.reset,
+        per_try_timeout_seconds: retry.per_try_timeout.map(|t| t.as_secs_f64()),
+        backoff_base_seconds: retry.backoff_base.as_secs_f64(),
+        backoff_max_seconds: retry.backoff_max.as_secs_f64(),
+        non_idempotent: retry.non_idempotent,
+    }
+}
+
+fn status(healthy: bool) -> &'static str {
+    if healthy { "Healthy" } else { "Unhealthy" }
+}
+
+fn strings(names: &[Arc<str>]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,171 @@
+//! Services, as the data path needs them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_wire::waypoint as wire;
+use ambit_wire::waypoint_policy::WaypointPolicy;
+use arc_swap::ArcSwapOption;
+use parking_lot::RwLock;
+
+use super::balance::{Endpoint, Endpoints};
+use super::{AppProtocol, Invalid, Retry, RuleSet};
+
+/// A service for as long as it, or an endpoint of it, is known. Either may come first.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceEntry {
+    config: ArcSwapOption<ServiceConfig>,
+    pub(super) endpoints: RwLock<Endpoints>,
+}
+
+impl ServiceEntry {
+    /// What holds for it now; `None` when this waypoint no longer serves it.
+    pub(crate) fn config(&self) -> Option<Arc<ServiceConfig>> {
+        self.config.load_full()
+    }
+
+    pub(super) fn set_config(&self, config: Option<ServiceConfig>) {
+        self.config.store(config.map(Arc::new));
+    }
+
+    /// The better of two endpoints drawn at random: the one with fewer requests in flight. Endpoints in `tried` (UIDs) are chosen only
+    /// where there is no other. `None`: no endpoint is healthy, or none has the port.
+    pub(crate) fn choose(&self, port: u16, tried: &[Arc<str>]) -> Option<Endpoint> {
+        let unready_too = self.config.load().as_ref().is_some_and(|c| c.unready_too);
+        self.endpoints.read().choose(port, unready_too, tried)
+    }
+}
+
+/// What holds for a service, with its policies resolved.
+#[derive(Debug)]
+pub(crate) struct ServiceConfig {
+    /// `<namespace>/<hostname>`, as workloads name it.
+    pub(crate) key: Arc<str>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) hostname: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ports: Vec<(u16, AppProtocol)>,
+    /// Who may do what.
+    pub(crate) rules: RuleSet,
+    /// Of a request, all tries together, until the head of the answer.
+    pub(crate) timeout: Option<Chosen<Duration>>,
+    pub(crate) retry: Option<Chosen<Retry>>,
+    pub(super) unready_too: bool,
+    pub(super) names: PolicyNames,
+}
+
+/// What one of the policies says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chosen<T> {
+    /// The policy, `<namespace>/<name>`.
+    pub(crate) policy: Arc<str>,
+    pub(crate) value: T,
+}
+
+/// The policies that a service names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PolicyNames {
+    pub(super) authorization: Vec<Arc<str>>,
+    timeout: Option<Arc<str>>,
+    retry: Option<Arc<str>>,
+}
+
+impl ServiceConfig {
+    /// The protocol that a port is said to speak; `None` where the service has no such port.
+    pub(crate) fn protocol(&self, port: u16) -> Option<AppProtocol> {
+        self.ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
+    }
+
+    pub(super) fn resolve(
+        from: wire::Service,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Result<Self, Invalid> {
+        if from.hostname.is_empty() {
+            return Err(Invalid::Empty("hostname"));
+        }
+        let port = |port: wire::ServicePort| {
+            let number = u16::try_from(port.port).map_err(|_| Invalid::Port(port.port))?;
+            // A protocol of a later version is found out from what comes.
+            Ok::<_, Invalid>((number, port.protocol()))
+        };
+        let some = |name: String| (!name.is_empty()).then(|| Arc::from(name));
+        let names = PolicyNames {
+            authorization: from.authorization.into_iter().map(Arc::from).collect(),
+            timeout: some(from.timeout),
+            retry: some(from.retry),
+        };
+        let mut config = Self {
+            key: format!("{}/{}", from.namespace, from.hostname).into(),
+            addresses: from
+                .addresses
+                .iter()
+                .map(|bytes| super::workload::ip(bytes))
+                .collect::<Result<_, _>>()?,
+            ports: from.ports.into_iter().map(port).collect::<Result<_, _>>()?,
+            namespace: from.namespace,
+            name: from.name,
+            hostname: from.hostname,
+            unready_too: from.unready_too,
+            rules: RuleSet::default(),
+            timeout: None,
+            retry: None,
+            names,
+        };
+        config.resolve_policies(policy);
+        Ok(config)
+    }
+
+    /// With its policies as they are now.
+    pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
+        let mut config = Self {
+            key: Arc::clone(&self.key),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            hostname: self.hostname.clone(),
+            addresses: self.addresses.clone(),
+            ports: self.ports.clone(),
+            unready_too: self.unready_too,
+            rules: RuleSet::default(),
+            timeout: None,
+            retry: None,
+            names: self.names.clone(),
+        };
+        config.resolve_policies(policy);
+        config
+    }
+
+    fn resolve_policies(&mut self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) {
+        fn chosen<T>(
+            name: &Option<Arc<str>>,
+            value: impl FnOnce(&str) -> Option<T>,
+        ) -> Option<Chosen<T>> {
+            let policy = name.as_ref()?;
+            Some(Chosen {
+                value: value(policy)?,
+                policy: Arc::clone(policy),
+            })
+        }
+        self.rules = RuleSet::resolve(&self.names.authorization, &policy);
+        self.timeout = chosen(&self.names.timeout, |name| policy(name)?.timeout);
+        self.retry = chosen(&self.names.retry, |name| policy(name)?.retry.clone());
+    }
+
+    pub(super) fn names_any(&self, policies: &[Arc<str>]) -> bool {
+        let names = &self.names;
+        names
+            .authorization
+            .iter()
+            .chain(&names.timeout)
+            .chain(&names.retry)
+            .any(|name| policies.contains(name))
+    }
+}
+
+impl fmt::Display for ServiceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}

@@ -1,0 +1,61 @@
+//! What holds for all that this waypoint serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_wire::waypoint as wire;
+use ambit_wire::waypoint_policy::WaypointPolicy;
+
+use super::{Invalid, RuleSet};
+
+/// Who this waypoint is, and what holds for all that it serves.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) trust_domain: String,
+    /// Whether each request is logged; denials and errors are logged in any case.
+    pub(crate) access_log: bool,
+    /// Client connections that are older are ended between two requests.
+    pub(crate) max_connection_age: Option<Duration>,
+    /// For connections to a pod's own address.
+    pub(crate) workload_rules: RuleSet,
+    pub(super) workload_authorization: Vec<Arc<str>>,
+}
+
+impl Settings {
+    pub(super) fn resolve(
+        from: wire::Settings,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Result<Self, Invalid> {
+        let max_connection_age = match from.max_connection_age.map(Duration::try_from) {
+            None => None,
+            Some(Ok(age)) => Some(age).filter(|age| !age.is_zero()),
+            Some(Err(_)) => return Err(Invalid::Duration("max_connection_age")),
+        };
+        let workload_authorization: Vec<Arc<str>> =
+            from.workload_authorization.into_iter().map(Arc::from).collect();
+        Ok(Self {
+            workload_rules: RuleSet::resolve(&workload_authorization, policy),
+            namespace: from.namespace,
+            name: from.name,
+            trust_domain: from.trust_domain,
+            access_log: from.access_log,
+            max_connection_age,
+            workload_authorization,
+        })
+    }
+
+    pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
+        Self {
+            workload_rules: RuleSet::resolve(&self.workload_authorization, policy),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn names_any(&self, policies: &[Arc<str>]) -> bool {
+        self.workload_authorization
+            .iter()
+            .any(|name| policies.contains(name))
+    }
+}
