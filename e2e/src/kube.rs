@@ -54,6 +54,30 @@ impl Cluster {
         Ok(())
     }
 
+    /// The same for the status of objects that are there, which stands for whoever would report it.
+    ///
+    /// # Errors
+    /// When the API server refuses it; the error quotes why.
+    pub fn apply_status(&self, namespace: &str, manifest: &str) -> Result<()> {
+        let status = [
+            "apply",
+            "--server-side",
+            "--subresource=status",
+            "--force-conflicts",
+            "--namespace",
+            namespace,
+            "--filename=-",
+        ];
+        let output = self.feed(&status, manifest)?;
+        if !output.status.success() {
+            bail!(
+                "kubectl apply --subresource=status: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
     /// Applies a manifest that the API server has to refuse, and returns what it says.
     ///
     /// # Errors

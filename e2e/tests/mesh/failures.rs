@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::enrolment::ensure_in_mesh;
 use crate::lab::{LIMIT, Lab};
 
-const OPERATOR: &str = "deployment/ambit-operator";
+pub(crate) const OPERATOR: &str = "deployment/ambit-operator";
 
 /// A client that makes some hundred connections a second and keeps one, on the node of `near`.
 fn start_load(shop: &Shop) -> Result<Pod> {
@@ -38,7 +38,7 @@ fn start_load(shop: &Shop) -> Result<Pod> {
 }
 
 /// Ends the first process of a container with SIGKILL.
-fn kill(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
+pub(crate) fn kill(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
     let pid = pod.node(&lab.cluster)?.container_pid(&pod.uid, container)?;
     let status = Command::new("kill").args(["-9", &pid.to_string()]).status()?;
     ensure!(status.success(), "cannot kill {container} of {}", pod.name);
@@ -46,7 +46,7 @@ fn kill(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
 }
 
 /// Ends the first process of a container with SIGKILL, and waits until it was started again and is Ready.
-fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
+pub(crate) fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
     kill(lab, pod, container)?;
     eventually(&format!("{} to be started again", pod.name), LIMIT, || {
         let now = Pod::list(&lab.cluster, &pod.namespace, "")?

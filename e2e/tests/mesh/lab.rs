@@ -7,7 +7,7 @@ use std::{env, fs};
 
 use ambit_e2e::cluster::Cluster;
 use ambit_e2e::mesh::{self, Pod};
-use ambit_e2e::sample::Shop;
+use ambit_e2e::sample::{Shop, Web};
 use ambit_e2e::wire::{Packet, Recording};
 use anyhow::{Context, Result};
 
@@ -53,6 +53,27 @@ impl Lab {
     /// to see is kept, and the error says where.
     pub(crate) fn with_shop(&self, namespace: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
         let result = Shop::deploy(&self.cluster, namespace).and_then(|shop| test(&shop));
+        self.leave(namespace, result)
+    }
+
+    /// The same with the web application, in the mesh, and with the strictest rules for pods that Kubernetes has.
+    pub(crate) fn with_web(&self, namespace: &str, test: impl FnOnce(&Web) -> Result<()>) -> Result<()> {
+        let result = self.web(namespace).and_then(|web| test(&web));
+        self.leave(namespace, result)
+    }
+
+    /// The web application in a namespace of its own, in the mesh.
+    pub(crate) fn web(&self, namespace: &str) -> Result<Web> {
+        let shop = Shop::create(&self.cluster, namespace)?;
+        let restricted = "pod-security.kubernetes.io/enforce=restricted";
+        self.cluster
+            .run_kubectl(&["label", "--overwrite", "namespace", namespace, restricted])?;
+        let web = Web::deploy(&self.cluster, shop)?;
+        web.shop().enroll()?;
+        Ok(web)
+    }
+
+    fn leave(&self, namespace: &str, result: Result<()>) -> Result<()> {
         let result = result.map_err(|error| match self.keep_evidence(namespace) {
             Ok(kept) => error.context(format!("logs and objects are kept in {}", kept.display())),
             Err(lost) => error.context(format!("no evidence could be kept: {lost:#}")),
@@ -87,7 +108,7 @@ impl Lab {
     fn keep_evidence(&self, namespace: &str) -> Result<PathBuf> {
         let folder = folder(namespace);
         fs::create_dir_all(&folder)?;
-        let all = "pods,events,ambientnamespaces,meshes,daemonsets,deployments";
+        let all = "pods,events,ambientnamespaces,waypointpolicies,meshes,daemonsets,deployments,services";
         let objects = self
             .cluster
             .run_kubectl(&["get", all, "--all-namespaces", "--output=yaml"])?;

@@ -20,3 +20,4 @@ mod node;
 mod privileges;
 mod status;
 mod uninstall;
+mod waypoint;

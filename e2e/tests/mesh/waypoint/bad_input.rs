@@ -1,0 +1,163 @@
+//! Policies that cannot be.
+
+use ambit_e2e::eventually;
+use ambit_e2e::http::Request;
+use ambit_e2e::sample::Web;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{condition, enforce, get_policy, policy};
+use crate::lab::{LIMIT, Lab};
+
+#[test]
+fn policies_that_contradict_themselves_are_refused_with_field_and_reason() -> Result<()> {
+    let lab = Lab::enter()?;
+    let web = json!([{"kind": "Service", "name": "web"}]);
+    let rule = |rule: Value| json!({"targetRefs": web, "authorization": [rule]});
+    let retry = |retry: Value| json!({"targetRefs": web, "retry": retry});
+    for (spec, words) in [
+        (
+            json!({"targetRefs": web}),
+            ["spec", "one of authorization, timeout, retry"],
+        ),
+        (
+            json!({"targetRefs": [], "timeout": "1s"}),
+            ["spec.targetRefs", "at least 1"],
+        ),
+        (
+            json!({"targetRefs": [{"kind": "Gateway", "name": "web"}], "timeout": "1s"}),
+            ["spec.targetRefs[0].kind", "supported values"],
+        ),
+        (
+            json!({"targetRefs": [web[0], web[0]], "timeout": "1s"}),
+            ["spec.targetRefs", "the same target twice"],
+        ),
+        (
+            rule(json!({"name": "empty", "action": "Allow"})),
+            ["spec.authorization[0]", "needs one of from, methods, paths"],
+        ),
+        (
+            rule(json!({"name": "both", "action": "Deny", "paths": [{"exact": "/a", "prefix": "/b"}]})),
+            ["spec.authorization[0].paths[0]", "exact or prefix"],
+        ),
+        (
+            rule(json!({"name": "odd", "action": "Deny", "paths": [{"prefix": "/a/../b"}]})),
+            ["spec.authorization[0].paths[0].prefix", "normal form"],
+        ),
+        (
+            rule(json!({"name": "case", "action": "Deny", "methods": ["get"]})),
+            ["spec.authorization[0].methods[0]", "should match"],
+        ),
+        (
+            rule(
+                json!({"name": "who", "action": "Deny", "from": [{"principals": ["spiffe://a/ns/b/sa/c"]}]}),
+            ),
+            ["principals", "without a scheme"],
+        ),
+        (
+            json!({"targetRefs": web, "timeout": "0s"}),
+            ["spec.timeout", "between 1ms and 1h"],
+        ),
+        (
+            retry(json!({"conditions": []})),
+            ["spec.retry", "statusCodes or conditions"],
+        ),
+        (
+            json!({"targetRefs": web, "timeout": "1s", "retry": {"perTryTimeout": "2s"}}),
+            ["spec.retry.perTryTimeout", "longer than spec.timeout"],
+        ),
+        (
+            json!({"targetRefs": web, "timeout": "1s", "mirror": {}}),
+            ["mirror", "unknown field"],
+        ),
+    ] {
+        let manifest = policy("bad", spec);
+        let said = lab
+            .cluster
+            .refusal("default", &manifest)
+            .with_context(|| manifest.clone())?;
+        ensure!(
+            words.iter().all(|word| said.contains(word)),
+            "{manifest}\nis refused with\n{said}"
+        );
+    }
+    let scaling = super::ambient(json!({"waypoint": {"minReplicas": 3, "maxReplicas": 2}}));
+    let said = lab.cluster.refusal("default", &scaling)?;
+    ensure!(
+        said.contains("minReplicas must not be above maxReplicas"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Waits until a policy is not accepted; returns why.
+fn not_accepted(lab: &Lab, web: &Web, name: &str) -> Result<(String, String)> {
+    eventually(&format!("{name} not to be accepted"), LIMIT, || {
+        let policy = get_policy(lab, web, name)?;
+        let (status, reason, message) = condition(&policy, "Accepted")?;
+        ensure!(status == "False", "it is: {reason}");
+        Ok((reason, message))
+    })
+}
+
+#[test]
+fn an_unknown_target_is_said_and_the_last_good_policy_stays_in_force() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("targets", |web| {
+        for (name, target, wanted, word) in [
+            (
+                "nobody",
+                json!({"kind": "Service", "name": "nobody"}),
+                "TargetNotFound",
+                "nobody",
+            ),
+            (
+                "foreign",
+                json!({"kind": "Namespace", "name": "default"}),
+                "Invalid",
+                "default",
+            ),
+        ] {
+            let spec = json!({"targetRefs": [target], "timeout": "1s"});
+            lab.cluster.apply(web.namespace(), &policy(name, spec))?;
+            let (reason, message) = not_accepted(&lab, web, name)?;
+            ensure!(
+                reason == wanted && message.contains("targetRefs[0]") && message.contains(word),
+                "{reason}: {message}"
+            );
+        }
+        ensure!(
+            web.waypoints(super::WAYPOINT)?.is_empty(),
+            "a waypoint for nobody"
+        );
+
+        let rule = json!({"name": "no-deletes", "action": "Deny", "methods": ["DELETE"]});
+        enforce(&lab, web, "verbs", json!({"authorization": [rule]}))?;
+        let delete = Request::new("DELETE", "/");
+        ensure!(
+            web.request("load-a", &delete)?.status == 403,
+            "it is not in force"
+        );
+        let refused = policy(
+            "verbs",
+            json!({"authorization": [{"name": "empty", "action": "Allow"}]}),
+        );
+        lab.cluster.refusal(web.namespace(), &refused)?;
+        ensure!(
+            web.request("load-a", &delete)?.reason() == "denied by targets/verbs/no-deletes",
+            "the last good policy is no longer in force"
+        );
+        web.heard("load-a", &Request::get("/"))?;
+
+        // The Service that was missing comes: the policy is taken up by itself.
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nobody"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 8080}]}});
+        lab.cluster.apply(web.namespace(), &service.to_string())?;
+        eventually("the policy to find its target", LIMIT, || {
+            let policy = get_policy(&lab, web, "nobody")?;
+            let (status, reason, message) = condition(&policy, "Programmed")?;
+            ensure!(status == "True", "{reason}: {message}");
+            Ok(())
+        })
+    })
+}

@@ -1,0 +1,183 @@
+//! Waypoints die: nothing is lost that can be made again, and nothing goes past them.
+
+use ambit_e2e::eventually;
+use ambit_e2e::http::Request;
+use ambit_e2e::mesh::{self, Pod};
+use ambit_e2e::sample::{CLIENTS, Plan, Web};
+use anyhow::{Result, bail, ensure};
+use serde_json::json;
+
+use super::bypass::ensure_closed;
+use super::{WAYPOINT, ambient, enforce, wait_replicas};
+use crate::failures::{OPERATOR, kill, kill_container};
+use crate::lab::{LIMIT, Lab};
+
+fn operators(lab: &Lab) -> Result<Vec<Pod>> {
+    Pod::list(
+        &lab.cluster,
+        mesh::NAMESPACE,
+        "app.kubernetes.io/name=ambit-operator",
+    )
+}
+
+fn authorize(lab: &Lab, web: &Web) -> Result<()> {
+    let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});
+    enforce(lab, web, "gets", json!({"authorization": [rule]})).map(drop)
+}
+
+#[test]
+fn replicas_killed_one_by_one_under_load_fail_no_idempotent_request() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("killw", |web| {
+        lab.cluster.apply(
+            web.namespace(),
+            &ambient(json!({"waypoint": {"minReplicas": 2, "maxReplicas": 2}})),
+        )?;
+        authorize(&lab, web)?;
+        let replicas = wait_replicas(web, WAYPOINT, 2)?;
+        ensure!(
+            replicas[0].node != replicas[1].node,
+            "both are on {}",
+            replicas[0].node
+        );
+        web.load_all(&Plan::get(8, "/slow?ms=5"))?;
+        for client in CLIENTS {
+            web.wait_more(client, 100)?;
+        }
+        for replica in &replicas {
+            kill_container(&lab, replica, "waypoint")?;
+            for client in CLIENTS {
+                web.wait_more(client, 200)?;
+            }
+        }
+        for stats in web.ensure_no_failure()? {
+            println!(
+                "{} requests answered, 0 failed; {} connections were cut and their requests made again",
+                stats.ok, stats.retried
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Fails unless every request is refused, and none of them, nor any past the waypoint, reaches a server.
+fn ensure_refused(lab: &Lab, web: &Web) -> Result<()> {
+    let before = web.reached()?;
+    for client in CLIENTS {
+        for _ in 0..5 {
+            if let Ok(answer) = web.request(client, &Request::get("/")) {
+                bail!(
+                    "{client} is answered without a waypoint: {}\n{}",
+                    answer.head(),
+                    answer.body
+                );
+            }
+        }
+    }
+    let after = web.reached()?;
+    ensure!(after == before, "{} requests reached a server", after - before);
+    ensure_closed(lab, web)
+}
+
+fn no_replica(web: &Web) -> Result<()> {
+    eventually("the last replica to be gone", LIMIT, || {
+        let left = web.waypoints(WAYPOINT)?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+}
+
+fn wait_operators(lab: &Lab) -> Result<()> {
+    let wait = [
+        "rollout",
+        "status",
+        OPERATOR,
+        "--timeout=60s",
+        "--namespace",
+        mesh::NAMESPACE,
+    ];
+    lab.cluster.run_kubectl(&wait)?;
+    mesh::wait_ready(&lab.cluster)
+}
+
+#[test]
+fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_killed() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("gone", |web| {
+        authorize(&lab, web)?;
+        web.load_all(&Plan::get(2, "/").every(20))?;
+        for client in CLIENTS {
+            web.wait_more(client, 20)?;
+        }
+        // A quota that is used up: what is deleted does not come back.
+        let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "0"}}});
+        lab.cluster.apply(web.namespace(), &quota.to_string())?;
+        for replica in wait_replicas(web, WAYPOINT, 1)? {
+            kill(&lab, &replica, "waypoint")?;
+            let delete = ["delete", "pod", &replica.name, "--force", "--grace-period=0", "--namespace", web.namespace()];
+            lab.cluster.run_kubectl(&delete)?;
+        }
+        no_replica(web)?;
+        ensure_refused(&lab, web)?;
+
+        // Operators that come new have nothing but what is in the cluster to know it from.
+        for operator in operators(&lab)? {
+            kill_container(&lab, &operator, "operator")?;
+        }
+        wait_operators(&lab)?;
+        ensure_refused(&lab, web)?;
+
+        lab.cluster
+            .run_kubectl(&["delete", "resourcequota", "full", "--namespace", web.namespace()])?;
+        // The ReplicaSet's controller tries again in its own time; a change of the Deployment's makes it look now.
+        wait_replicas(web, WAYPOINT, 1)?;
+        for client in CLIENTS {
+            web.wait_more(client, 20)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("alone", |web| {
+        authorize(&lab, web)?;
+        let scale = |replicas: &str| {
+            let replicas = format!("--replicas={replicas}");
+            lab.cluster
+                .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
+        };
+        let alone = || -> Result<()> {
+            eventually("both operators to be gone", LIMIT, || {
+                let left: Vec<_> = operators(&lab)?.into_iter().map(|pod| pod.name).collect();
+                ensure!(left.is_empty(), "{left:?}");
+                Ok(())
+            })?;
+            // The waypoint works on without them.
+            for client in CLIENTS {
+                web.heard(client, &Request::get("/"))?;
+                ensure!(
+                    web.request(client, &Request::new("PUT", "/"))?.status == 403,
+                    "a PUT passes"
+                );
+            }
+            lab.cluster
+                .run_kubectl(&["delete", "deployment", WAYPOINT, "--namespace", web.namespace()])?;
+            no_replica(web)?;
+            ensure_refused(&lab, web)
+        };
+        scale("0")?;
+        let result = alone();
+        scale("2")?;
+        result?;
+        wait_operators(&lab)?;
+        wait_replicas(web, WAYPOINT, 1)?;
+        for client in CLIENTS {
+            eventually(&format!("{client} to be answered again"), LIMIT, || {
+                web.heard(client, &Request::get("/")).map(drop)
+            })?;
+        }
+        Ok(())
+    })
+}

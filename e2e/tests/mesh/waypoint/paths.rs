@@ -1,0 +1,162 @@
+//! What a client can do to a path, and to a request.
+
+use std::io::{Read, Write};
+
+use ambit_e2e::http::{Answer, Request};
+use ambit_e2e::sample::{Heard, Web};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::enforce;
+use crate::lab::Lab;
+
+/// What is at or below `/admin` once somebody decodes it, however it is written.
+const TRICKS: &[&str] = &[
+    "/admin",
+    "/admin/",
+    "/admin?x=1",
+    "//admin",
+    "///admin//users",
+    "/./admin",
+    "/x/../admin",
+    "/x/./../admin/users",
+    "/%2e/admin",
+    "/%2e%2e/admin",
+    "/x/%2E%2e/admin",
+    "/x/.%2e/admin",
+    "/%61dmin",
+    "/%61%64%6d%69%6e/users",
+    "/admin/.",
+    "/admin/x/..",
+    "/admin;x",
+    "/admin;x=1/users",
+    "/x;/../admin",
+    "/x/..;/admin",
+    "/admin%2fusers",
+    "/x%2f..%2fadmin",
+    "/%2fadmin",
+    "/admin%5cusers",
+    "/x\\..\\admin",
+    "/admin%00",
+    "/admin%zz",
+    "/admin%2",
+    "/admin%3bx",
+    "/%2561dmin",
+];
+
+/// What is not.
+const OTHERS: &[(&str, &str)] = &[
+    ("/ADMIN", "/ADMIN"),
+    ("/admins", "/admins"),
+    ("/a%20b", "/a%20b"),
+    ("/x//y/./z/../w?q=//a/../b", "/x/y/w?q=//a/../b"),
+    ("/caf%c3%a9", "/caf%C3%A9"),
+    ("/%7euser", "/~user"),
+];
+
+/// Whether a path is protected, read as leniently as servers do.
+fn is_protected(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split(['/', '\\']) {
+        match segment.split(';').next().unwrap_or_default() {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    segments.first() == Some(&"admin")
+}
+
+#[test]
+fn no_way_of_writing_a_path_gets_past_a_rule() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("paths", |web| {
+        let rule = json!({"name": "no-admin", "action": "Deny", "paths": [{"prefix": "/admin"}]});
+        enforce(&lab, web, "paths", json!({"authorization": [rule]}))?;
+        for trick in TRICKS {
+            let answer = web.request("load-a", &Request::get(trick))?;
+            match answer.status {
+                403 => ensure!(
+                    answer.reason() == "denied by paths/paths/no-admin",
+                    "{trick}: {}",
+                    answer.head()
+                ),
+                400 => ensure!(!answer.reason().is_empty(), "{trick}: {}", answer.head()),
+                // A server that decodes once more than it should is the server's own.
+                200 => {
+                    let heard: Heard = serde_json::from_str(&answer.body).context("no server answered")?;
+                    ensure!(
+                        !is_protected(&heard.path) && trick.contains("%25"),
+                        "{trick} came through as {}",
+                        heard.path
+                    );
+                }
+                _ => anyhow::bail!("{trick}: {}", answer.head()),
+            }
+        }
+        for (sent, wanted) in OTHERS {
+            let heard = web
+                .heard("load-a", &Request::get(sent))
+                .with_context(|| (*sent).to_owned())?;
+            ensure!(heard.path == *wanted, "{sent} came as {}", heard.path);
+        }
+        for counts in web.counts()? {
+            let past = counts
+                .seen
+                .keys()
+                .find(|seen| is_protected(seen.trim_start_matches("GET ")));
+            ensure!(past.is_none(), "a server was asked for {past:?}");
+        }
+        Ok(())
+    })
+}
+
+/// Sends bytes and returns the answers that come until the connection ends.
+fn raw(web: &Web, bytes: &[u8]) -> Result<String> {
+    let mut stream = web.dial("load-a", Web::HTTP)?;
+    stream.write_all(bytes)?;
+    let mut answers = Vec::new();
+    // A reset after the answer is an end as good as any.
+    let _ = stream.read_to_end(&mut answers);
+    Ok(String::from_utf8_lossy(&answers).into_owned())
+}
+
+#[test]
+fn malformed_requests_are_answered_by_the_waypoint_and_reach_nobody() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("malformed", |web| {
+        let rule = json!({"name": "no-deletes", "action": "Deny", "methods": ["DELETE"]});
+        enforce(&lab, web, "verbs", json!({"authorization": [rule]}))?;
+        let before = web.reached()?;
+        let bomb = format!("GET / HTTP/1.1\r\nHost: web\r\n{}\r\n", "X-Fill: 0123456789abcdef\r\n".repeat(20_000));
+        let smuggled = "DELETE /smuggled HTTP/1.1\r\nHost: web\r\n\r\n";
+        let requests = [
+            format!("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+            format!("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\nContent-Length: 43\r\n\r\n{smuggled}"),
+            format!("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: xchunked\r\n\r\n{smuggled}"),
+            "GET / HTTP/1.1\r\nHost : web\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: web\r\nHost: other\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: web\r\nX: a\0b\r\n\r\n".to_owned(),
+            bomb,
+        ];
+        for request in requests {
+            let begin: String = request.chars().take(80).collect();
+            let answers = raw(web, request.as_bytes())?;
+            let answer = Answer::read(answers.as_bytes()).with_context(|| format!("{begin:?}"))?;
+            ensure!(
+                matches!(answer.status, 400 | 431),
+                "{begin:?} is answered with {}",
+                answer.head()
+            );
+            ensure!(
+                answers.matches("HTTP/1.1 ").count() == 1,
+                "{begin:?} had more than one answer: {answers}"
+            );
+        }
+        let after = web.reached()?;
+        ensure!(after == before, "{} reached a server", after - before);
+        web.heard("load-a", &Request::get("/")).map(drop)
+    })
+}

@@ -1,0 +1,171 @@
+//! What a waypoint carries besides HTTP/1.1: gRPC, WebSocket, HTTP/2 without TLS.
+
+use std::net::TcpStream as StdStream;
+
+use ambit_e2e::http::Request;
+use ambit_e2e::sample::{Heard, Web};
+use ambit_sample::echo::echo_client::EchoClient;
+use ambit_sample::echo::{CountTo, Words};
+use anyhow::{Context, Result, ensure};
+use http::Method;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio_tungstenite::tungstenite::Message;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{WAYPOINT, enforce, metric};
+use crate::lab::Lab;
+
+fn into_tokio(stream: StdStream) -> Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    Ok(TcpStream::from_std(stream)?)
+}
+
+/// A gRPC client in a client's pod.
+async fn channel(web: &Web, client: &str, port: u16) -> Result<Channel> {
+    let stream = into_tokio(web.dial(client, port)?)?;
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_| {
+        let stream = stream
+            .take()
+            .ok_or_else(|| std::io::Error::other("one connection is all there is"));
+        std::future::ready(stream)
+    });
+    let endpoint = Endpoint::from_shared(format!("http://web.{}:{port}", web.namespace()))?;
+    Ok(endpoint.connect_with_connector(connector).await?)
+}
+
+#[test]
+fn grpc_calls_keep_their_deadlines_streams_and_trailers() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("grpc", |web| {
+        let rule = json!({"name": "no-chat", "action": "Deny", "headers": [{"name": "x-forbidden"}]});
+        enforce(&lab, web, "calls", json!({"authorization": [rule]}))?;
+        let counted = || {
+            metric(
+                &web.waypoints(WAYPOINT)?,
+                "istio_requests_total",
+                &["request_protocol=\"grpc\""],
+            )
+        };
+        let before = counted()?;
+        Runtime::new()?.block_on(async {
+            for client in ["load-a", "load-b"] {
+                let seen = ambit_sample::exercise(channel(web, client, Web::GRPC).await?).await?;
+                ensure!(seen.is_whole(), "{client}: {seen:#?}");
+                println!("{client}: {seen:?}");
+            }
+            // The policy allows whatever carries no forbidden header, of every kind of call.
+            let mut calls = EchoClient::new(channel(web, "load-a", Web::GRPC).await?);
+            let mut request = tonic::Request::new(CountTo {
+                last: 3,
+                every_millis: 0,
+            });
+            request.metadata_mut().insert("x-forbidden", "1".parse()?);
+            let refused = calls.count(request).await.err().context("it was answered")?;
+            let reason = refused.metadata().get("x-ambit-reason").context("no reason")?;
+            ensure!(
+                refused.code() == Code::PermissionDenied && reason == "denied by grpc/calls/no-chat",
+                "{refused:?}"
+            );
+            // The same connection goes on.
+            let words = Words {
+                text: "still here".into(),
+                ..Words::default()
+            };
+            ensure!(
+                calls.say(words).await?.into_inner().text == "still here",
+                "another answer"
+            );
+            anyhow::Ok(())
+        })?;
+        let cancelled: u64 = web.counts()?.iter().map(|counts| counts.cancelled).sum();
+        ensure!(
+            cancelled == 2,
+            "{cancelled} of 2 calls that missed their deadline were cancelled at the server"
+        );
+        ensure!(
+            counted()? - before >= 12.0,
+            "{} calls are counted",
+            counted()? - before
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_grpc_call_that_takes_too_long_ends_with_deadline_exceeded() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("grpcslow", |web| {
+        enforce(&lab, web, "patience", json!({"timeout": "300ms"}))?;
+        Runtime::new()?.block_on(async {
+            let mut calls = EchoClient::new(channel(web, "load-a", Web::GRPC).await?);
+            let slow = Words {
+                text: "slow".into(),
+                delay_millis: 20_000,
+                ..Words::default()
+            };
+            let late = calls.say(slow).await.err().context("it was answered")?;
+            ensure!(late.code() == Code::DeadlineExceeded, "{late:?}");
+            anyhow::Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_web_socket_and_http2_without_tls_pass() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("upgrade", |web| {
+        let rule = json!({"name": "no-secrets", "action": "Deny", "paths": [{"prefix": "/secret"}]});
+        enforce(&lab, web, "sockets", json!({"authorization": [rule]}))?;
+        Runtime::new()?.block_on(async {
+            let url = |path: &str| format!("ws://web.{}:8080{path}", web.namespace());
+            let stream = into_tokio(web.dial("load-a", Web::HTTP)?)?;
+            let (mut socket, _) = tokio_tungstenite::client_async(url("/socket"), stream).await?;
+            use futures::{SinkExt, StreamExt};
+            for round in 0..20 {
+                let sent = Message::text(format!("{round} ").repeat(1000));
+                socket.send(sent.clone()).await?;
+                let back = socket.next().await.context("the WebSocket ended")??;
+                ensure!(back == sent, "another message came back");
+            }
+            socket.close(None).await?;
+            while let Some(Ok(_)) = socket.next().await {}
+            // The rule is for WebSockets too.
+            let stream = into_tokio(web.dial("load-a", Web::HTTP)?)?;
+            let refused = tokio_tungstenite::client_async(url("/secret"), stream).await;
+            ensure!(refused.is_err(), "a WebSocket was opened against the rule");
+
+            let stream = into_tokio(web.dial("load-b", Web::HTTP)?)?;
+            let (sender, connection) = h2::client::handshake(stream).await?;
+            let driver = tokio::spawn(connection);
+            let uri = format!("http://web.{}:8080/two?x=y", web.namespace());
+            let request = http::Request::builder().method(Method::GET).uri(uri).body(())?;
+            let (answer, _) = sender.ready().await?.send_request(request, true)?;
+            let answer = answer.await?;
+            ensure!(answer.status() == 200, "{answer:?}");
+            let mut body = answer.into_body();
+            let mut text = Vec::new();
+            while let Some(data) = body.data().await {
+                text.extend_from_slice(&data?);
+            }
+            driver.abort();
+            let heard: Heard = serde_json::from_slice(&text)?;
+            ensure!(heard.path == "/two?x=y", "{heard:?}");
+            anyhow::Ok(())
+        })?;
+        // Trace context goes on to the server.
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let heard = web.heard("load-a", &Request::get("/").header("traceparent", trace))?;
+        let passed = heard
+            .headers
+            .get("traceparent")
+            .map(String::as_str)
+            .unwrap_or_default();
+        ensure!(passed.contains("0af7651916cd43dd8448eb211c80319c"), "{heard:?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,129 @@
+//! Replicas follow the requests in flight.
+
+use std::time::{Duration, Instant};
+
+use ambit_e2e::eventually;
+use ambit_e2e::mesh::Pod;
+use ambit_e2e::sample::{CLIENTS, Plan, Web};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::{WAYPOINT, ambient, enforce, wait_replicas};
+use crate::lab::{LIMIT, Lab};
+
+/// What replicas are promised to take after a step of the load.
+const FOLLOW: Duration = Duration::from_secs(10);
+/// How long fewer must have done before some go.
+const WINDOW: &str = "15s";
+/// Two ages of a connection, after which new replicas have their share, and a window of the measurement.
+const SHARED: Duration = Duration::from_secs(120);
+
+fn requests(pod: &Pod) -> Result<f64> {
+    pod.metric("istio_requests_total", &[])
+}
+
+/// How many requests each replica had while the clients had so many good answers.
+fn shares(web: &Web, replicas: &[Pod], answers: u64) -> Result<Vec<f64>> {
+    let before = replicas.iter().map(requests).collect::<Result<Vec<_>>>()?;
+    for client in CLIENTS {
+        web.wait_more(client, answers)?;
+    }
+    let after = replicas.iter().map(requests).collect::<Result<Vec<_>>>()?;
+    Ok(after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect())
+}
+
+#[test]
+fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("scaling", |web| {
+        let scaling =
+            json!({"minReplicas": 1, "maxReplicas": 4, "targetInFlight": 10, "scaleDownWindow": WINDOW});
+        lab.cluster
+            .apply(web.namespace(), &ambient(json!({"waypoint": scaling})))?;
+        let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});
+        enforce(&lab, web, "gets", json!({"authorization": [rule]}))?;
+        // In flight: 4, then 40.
+        let load = |connections| web.load_all(&Plan::get(connections, "/slow?ms=200"));
+        load(2)?;
+        for client in CLIENTS {
+            web.wait_more(client, 20)?;
+        }
+        ensure!(
+            web.waypoints(WAYPOINT)?.len() == 1,
+            "more than one replica for a small load"
+        );
+
+        load(20)?;
+        let step = Instant::now();
+        eventually("four replicas to be Ready", FOLLOW, || {
+            let pods = web.waypoints(WAYPOINT)?;
+            ensure!(pods.len() == 4 && pods.iter().all(|pod| pod.ready), "{pods:?}");
+            Ok(())
+        })?;
+        println!(
+            "1 to 4 replicas, Ready, {:.1} s after the step",
+            step.elapsed().as_secs_f64()
+        );
+        let replicas = wait_replicas(web, WAYPOINT, 4)?;
+        let table = [
+            "get",
+            "ambientnamespace,waypointpolicy",
+            "--namespace",
+            web.namespace(),
+        ];
+        eventually("kubectl to show it", LIMIT, || {
+            let table = lab.cluster.run_kubectl(&table)?;
+            ensure!(table.matches("4/4").count() == 2, "\n{table}");
+            println!("{table}");
+            Ok(())
+        })?;
+        let budget = lab
+            .cluster
+            .get(&["poddisruptionbudget", WAYPOINT, "--namespace", web.namespace()])?;
+        ensure!(budget["status"]["expectedPods"].as_i64().is_some(), "{budget}");
+
+        let shares = eventually("every replica to have its share", SHARED, || {
+            let shares = shares(web, &replicas, 300)?;
+            let mean = shares.iter().sum::<f64>() / 4.0;
+            ensure!(shares.iter().all(|share| *share >= mean / 2.0), "{shares:?}");
+            Ok(shares)
+        })?;
+        println!(
+            "requests of each replica in the same time, {:.0} s after the step: {shares:?}",
+            step.elapsed().as_secs_f64()
+        );
+
+        load(2)?;
+        let step = Instant::now();
+        let limit = LIMIT + LIMIT;
+        eventually("one replica to be left", limit, || {
+            let deployment = lab
+                .cluster
+                .get(&["deployment", WAYPOINT, "--namespace", web.namespace()])?;
+            let pods = web.waypoints(WAYPOINT)?;
+            ensure!(deployment["spec"]["replicas"] == 1 && pods.len() == 1, "{pods:?}");
+            Ok(())
+        })?;
+        let took = step.elapsed();
+        println!("4 to 1 replica {:.1} s after the load fell", took.as_secs_f64());
+        for client in CLIENTS {
+            web.wait_more(client, 50)?;
+        }
+        for stats in web.ensure_no_failure()? {
+            println!(
+                "{} requests answered, 0 failed; {} made again",
+                stats.ok, stats.retried
+            );
+        }
+        eventually("the budget to go with the second replica", LIMIT, || {
+            let gone = lab
+                .cluster
+                .get(&["poddisruptionbudget", WAYPOINT, "--namespace", web.namespace()]);
+            gone.err().context("it is there still").map(drop)
+        })
+    })
+}

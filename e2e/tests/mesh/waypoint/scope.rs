@@ -1,0 +1,225 @@
+//! A waypoint is told what it serves, and no more.
+
+use ambit_e2e::eventually;
+use ambit_e2e::mesh::{self, Pod};
+use ambit_e2e::sample::Shop;
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::{WAYPOINT, ambient, enforce, policy, wait_replicas};
+use crate::lab::{LIMIT, Lab};
+
+const ELSEWHERE: usize = 50;
+const ROUNDS: u16 = 20;
+
+/// Configuration resources that all operators together sent to proxies of a kind.
+fn sent(lab: &Lab, kind: &str) -> Result<f64> {
+    let operators = Pod::list(
+        &lab.cluster,
+        mesh::NAMESPACE,
+        "app.kubernetes.io/name=ambit-operator",
+    )?;
+    let label = format!("proxy_type=\"{kind}\"");
+    operators
+        .iter()
+        .map(|pod| pod.metric("ambit_config_resources_sent_total", &[&label]))
+        .sum()
+}
+
+/// Services whose port is `port`.
+fn services(namespace: &str, count: usize, port: u16) -> String {
+    let items: Vec<Value> = (0..count)
+        .map(|index| {
+            json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": format!("away-{index}"), "namespace": namespace},
+                "spec": {"selector": {"app": format!("away-{index}")}, "ports": [{"name": "http", "port": port}]},
+            })
+        })
+        .collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+fn in_namespaces(lab: &Lab, names: &[&str], test: impl FnOnce() -> Result<()>) -> Result<()> {
+    let result = names
+        .iter()
+        .try_for_each(|name| {
+            let shop = Shop::create(&lab.cluster, name)?;
+            let label = [
+                "label",
+                "--overwrite",
+                "namespace",
+                shop.namespace(),
+                mesh::ENROLL,
+            ];
+            lab.cluster.run_kubectl(&label).map(drop)
+        })
+        .and_then(|()| test());
+    for name in names {
+        lab.cluster
+            .run_kubectl(&["delete", "namespace", name, "--ignore-not-found", "--wait=false"])?;
+    }
+    result
+}
+
+#[test]
+fn changes_elsewhere_send_a_waypoint_nothing() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("here", |web| {
+        in_namespaces(&lab, &["elsewhere"], || {
+            lab.cluster
+                .apply("elsewhere", &services("elsewhere", ELSEWHERE, 1000))?;
+            let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});
+            enforce(&lab, web, "gets", json!({"authorization": [rule]}))?;
+            let [waypoint] = &wait_replicas(web, WAYPOINT, 1)?[..] else {
+                anyhow::bail!("another number of replicas")
+            };
+            let dump = waypoint.loopback(&lab.cluster, 15000, "/config_dump")?;
+            for word in ["web.here.svc.cluster.local", "here/gets"] {
+                ensure!(dump.contains(word), "no {word} in {dump}");
+            }
+            for server in web.servers()? {
+                ensure!(dump.contains(&server.name), "{} is not in {dump}", server.name);
+            }
+            for word in ["elsewhere", "away-", "PRIVATE KEY"] {
+                ensure!(!dump.contains(word), "{word} is in {dump}");
+            }
+
+            // Waypoints of tests before this one may be going still, and are told so.
+            eventually("no other waypoint to be left", LIMIT, || {
+                let all = ["pods", "--all-namespaces", "--selector", "ambit.dev/waypoint"];
+                let left = lab.cluster.list(&all)?.len();
+                ensure!(left == 1, "{left} pods");
+                Ok(())
+            })?;
+            let (waypoints, ztunnels) = (sent(&lab, "waypoint")?, sent(&lab, "ztunnel")?);
+            ensure!(waypoints > 0.0, "nothing is counted for waypoints");
+            for round in 1..=ROUNDS {
+                lab.cluster
+                    .apply("elsewhere", &services("elsewhere", ELSEWHERE, 1000 + round))?;
+            }
+            // That ztunnels heard of the last of them shows that they were looked at.
+            let last = format!("{}", 1000 + ROUNDS);
+            for ztunnel in mesh::ztunnels(&lab.cluster)? {
+                eventually(
+                    &format!("{} to know the last change", ztunnel.name),
+                    LIMIT,
+                    || {
+                        let dump = mesh::config_dump(&lab.cluster, &ztunnel)?;
+                        let services = dump["services"].to_string();
+                        ensure!(
+                            services.matches("away-").count() >= ELSEWHERE,
+                            "not all are there"
+                        );
+                        ensure!(
+                            services.contains(&last) && !services.contains("1001"),
+                            "the last is not there"
+                        );
+                        Ok(())
+                    },
+                )?;
+            }
+            let (to_waypoints, to_ztunnels) = (
+                sent(&lab, "waypoint")? - waypoints,
+                sent(&lab, "ztunnel")? - ztunnels,
+            );
+            println!(
+                "{} changes: {to_ztunnels} resources to ztunnels, {to_waypoints} to waypoints",
+                ELSEWHERE * usize::from(ROUNDS)
+            );
+            ensure!(
+                to_waypoints == 0.0,
+                "waypoints were sent {to_waypoints} resources"
+            );
+            ensure!(
+                to_ztunnels > 0.0,
+                "nobody was sent anything: the changes were none"
+            );
+            let now = waypoint.loopback(&lab.cluster, 15000, "/config_dump")?;
+            ensure!(!now.contains("away-"), "its configuration grew");
+            Ok(())
+        })
+    })
+}
+
+/// 25 applications of 10 pods each, behind a Service each. No node runs these pods: what the API server says of them is made up here,
+/// which is all that the control plane looks at.
+fn applications(namespace: &str, net: u8) -> (String, String, String) {
+    let (mut services, mut pods, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+    for app in 0..25_u8 {
+        let name = format!("app-{app}");
+        services.push(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 8080}]},
+        }));
+        for index in 0..10_u8 {
+            let metadata =
+                json!({"name": format!("{name}-{index}"), "namespace": namespace, "labels": {"app": name}});
+            pods.push(json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+                "spec": {"schedulerName": "nobody", "containers": [{"name": "app", "image": "app"}]},
+            }));
+            statuses.push(json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+                "status": {
+                    "phase": "Running", "podIP": format!("198.18.{net}.{}", app * 10 + index),
+                    "podIPs": [{"ip": format!("198.18.{net}.{}", app * 10 + index)}],
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                },
+            }));
+        }
+    }
+    let list = |items: Vec<Value>| json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
+    (list(services), list(pods), list(statuses))
+}
+
+#[test]
+fn the_reference_case_counts_100_configurations_against_12500() -> Result<()> {
+    let lab = Lab::enter()?;
+    let namespaces = ["reference-a", "reference-b"];
+    in_namespaces(&lab, &namespaces, || {
+        for (net, namespace) in namespaces.iter().enumerate() {
+            let (services, pods, statuses) = applications(namespace, u8::try_from(net)?);
+            lab.cluster.apply(namespace, &services)?;
+            lab.cluster.apply(namespace, &pods)?;
+            lab.cluster.apply_status(namespace, &statuses)?;
+            lab.cluster
+                .apply(namespace, &ambient(json!({"waypoint": {"minReplicas": 2}})))?;
+            let all = json!({"targetRefs": [{"kind": "Namespace", "name": namespace}], "timeout": "10s"});
+            lab.cluster.apply(namespace, &policy("all", all))?;
+        }
+        for namespace in namespaces {
+            let shop = Shop::create(&lab.cluster, namespace)?;
+            let waypoints = eventually("two waypoints", LIMIT, || {
+                let pods = Pod::list(&lab.cluster, shop.namespace(), "ambit.dev/waypoint=waypoint")?;
+                ensure!(pods.len() == 2 && pods.iter().all(|pod| pod.ready), "{pods:?}");
+                Ok(pods)
+            })?;
+            for waypoint in waypoints {
+                eventually(&format!("the configuration of {}", waypoint.name), LIMIT, || {
+                    let dump = waypoint.loopback(&lab.cluster, 15000, "/config_dump")?;
+                    let own = (0..25)
+                        .filter(|app| dump.contains(&format!("app-{app}.{namespace}.svc.cluster.local")));
+                    ensure!(own.count() == 25, "not all of its Services are in it");
+                    ensure!(dump.contains("app-24-9"), "its endpoints are not in it");
+                    let other = namespaces.iter().find(|other| **other != namespace);
+                    ensure!(
+                        other.is_none_or(|other| !dump.contains(other)),
+                        "another namespace is in it"
+                    );
+                    Ok(())
+                })?;
+            }
+        }
+        eventually("the Mesh to count", LIMIT, || {
+            let mesh = lab.cluster.get(&["mesh", "default"])?;
+            let counted = &mesh["status"]["configuration"];
+            ensure!(
+                counted["sent"] == 100 && counted["sidecarModel"] == 12_500 && counted["ratio"] == "0.8%",
+                "{counted}"
+            );
+            println!("{counted}");
+            Ok(())
+        })
+    })
+}
