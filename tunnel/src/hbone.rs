@@ -2,6 +2,7 @@
 
 mod client;
 mod copy;
+mod io;
 mod keepalive;
 mod pace;
 mod pool;
@@ -11,6 +12,7 @@ mod stream;
 use std::time::Duration;
 
 pub use copy::{CopyError, Meter, copy_tcp, copy_tunnel};
+pub use io::HboneIo;
 pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;

@@ -20,8 +20,8 @@ pub use certificate::{
     IdentityLease, IstioCa, ManagerConfig, WorkloadCertificate,
 };
 pub use hbone::{
-    ConnectError, ConnectRequest, CopyError, HboneConfig, HboneHandler, HbonePool, HboneStream, Meter,
-    OpenError, PoolKey, RequestRefusal, copy_tcp, copy_tunnel, serve_hbone,
+    ConnectError, ConnectRequest, CopyError, HboneConfig, HboneHandler, HboneIo, HbonePool, HboneStream,
+    Meter, OpenError, PoolKey, RequestRefusal, copy_tcp, copy_tunnel, serve_hbone,
 };
 pub use identity::{ParseIdentityError, SpiffeId};
 pub use tls::{PeerIdentityError, ServerTlsStream, accept_tls, certificate_identity, peer_identity};

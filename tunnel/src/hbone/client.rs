@@ -81,6 +81,7 @@ impl Connection {
     pub(super) async fn connect(
         &self,
         authority: &http::uri::Authority,
+        headers: &http::HeaderMap,
         permit: StreamPermit,
         timeout: Duration,
     ) -> Result<HboneStream, OpenError> {
@@ -89,6 +90,7 @@ impl Connection {
         let mut request = http::Request::new(());
         *request.method_mut() = http::Method::CONNECT;
         *request.version_mut() = http::Version::HTTP_2;
+        *request.headers_mut() = headers.clone();
         *request.uri_mut() = http::Uri::from_parts(uri)
             .map_err(|error| OpenError::Authority(authority.clone(), error.to_string()))?;
         let exchange = async {

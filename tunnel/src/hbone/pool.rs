@@ -7,6 +7,7 @@ use std::collections::hash_map;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -163,13 +164,33 @@ impl HbonePool {
         D: Fn() -> F,
         F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
     {
+        self.open_with(key, lease, authority, &HeaderMap::new(), dial)
+            .await
+    }
+
+    /// As [`HbonePool::open`], with headers on the CONNECT.
+    ///
+    /// # Errors
+    /// As [`HbonePool::open`].
+    pub async fn open_with<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        headers: &HeaderMap,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
         // A connection that turns out to be going away costs a turn; so does losing the race for a full one's last place.
         let mut stale = 0;
         loop {
             match self.step(key, lease, &dial)? {
                 Step::Use(connection, permit) => {
                     match connection
-                        .connect(authority, permit, self.inner.config.response_timeout)
+                        .connect(authority, headers, permit, self.inner.config.response_timeout)
                         .await
                     {
                         Err(OpenError::Unsent(error)) if stale < 3 => {

@@ -7,7 +7,7 @@ use std::task::ready;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,7 @@ pub trait HboneHandler: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct ConnectRequest {
     authority: SocketAddr,
+    headers: HeaderMap,
     respond: SendResponse<Bytes>,
     body: RecvStream,
 }
@@ -59,6 +60,11 @@ impl ConnectRequest {
     /// Where the client wants to be connected to.
     pub fn authority(&self) -> SocketAddr {
         self.authority
+    }
+
+    /// What the client said besides.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// Answers 200.
@@ -174,10 +180,12 @@ fn dispatch<H: HboneHandler>(
 ) {
     match authority(&request) {
         Ok(authority) => {
+            let (head, body) = request.into_parts();
             let request = ConnectRequest {
                 authority,
+                headers: head.headers,
                 respond,
-                body: request.into_body(),
+                body,
             };
             let span = tracing::debug_span!("hbone-stream", %authority);
             streams.spawn(Arc::clone(handler).connect(request).instrument(span));

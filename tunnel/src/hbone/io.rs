@@ -1,0 +1,135 @@
+//! A CONNECT stream as bytes to read and write.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::HboneStream;
+use super::client::StreamPermit;
+
+/// Most bytes that one write takes: flow control hands them out in such portions too.
+const LARGEST_WRITE: usize = 64 << 10;
+
+/// An [`HboneStream`] as [`AsyncRead`] and [`AsyncWrite`].
+///
+/// A shutdown ends what is written and leaves reading open. Dropped before its shutdown the stream is reset (CANCEL), so that the peer
+/// does not take a part for the whole; a reset by the peer is an error of kind [`io::ErrorKind::ConnectionReset`].
+pub struct HboneIo {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    /// Received and not yet read.
+    received: Bytes,
+    received_all: bool,
+    sent_all: bool,
+    _permit: Option<StreamPermit>,
+}
+
+impl HboneStream {
+    /// The stream as bytes to read and write.
+    pub fn into_io(self) -> HboneIo {
+        HboneIo {
+            send: self.send,
+            recv: self.recv,
+            received: Bytes::new(),
+            received_all: false,
+            sent_all: false,
+            _permit: self.permit,
+        }
+    }
+}
+
+impl AsyncRead for HboneIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.received.is_empty() && !this.received_all {
+            match ready!(this.recv.poll_data(cx)) {
+                Some(Ok(data)) => this.received = data,
+                // Some servers say so when they have ended their side and want no more from us.
+                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => this.received_all = true,
+                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
+                None => this.received_all = true,
+            }
+        }
+        let n = this.received.len().min(buffer.remaining());
+        if n > 0 {
+            buffer.put_slice(&this.received[..n]);
+            this.received.advance(n);
+            // Only now may the peer send more: what waits for a slow reader waits at the sender.
+            this.recv.flow_control().release_capacity(n).map_err(failure)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for HboneIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if this.sent_all {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let wanted = data.len().min(LARGEST_WRITE);
+        this.send.reserve_capacity(wanted);
+        let mut capacity = this.send.capacity();
+        while capacity == 0 {
+            match ready!(this.send.poll_capacity(cx)) {
+                Some(Ok(given)) => capacity = given,
+                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let n = wanted.min(capacity);
+        this.send
+            .send_data(Bytes::copy_from_slice(&data[..n]), false)
+            .map_err(failure)?;
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection's task writes what it has as soon as the socket takes it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.sent_all {
+            self.sent_all = true;
+            self.send.send_data(Bytes::new(), true).map_err(failure)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for HboneIo {
+    fn drop(&mut self) {
+        if !self.sent_all {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+impl std::fmt::Debug for HboneIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HboneIo")
+            .field("id", &self.recv.stream_id())
+            .finish_non_exhaustive()
+    }
+}
+
+fn failure(error: h2::Error) -> io::Error {
+    if error.is_reset() {
+        return io::Error::new(io::ErrorKind::ConnectionReset, error);
+    }
+    error
+        .into_io()
+        .unwrap_or_else(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the HBONE connection failed"))
+}
