@@ -1,6 +1,16 @@
 //! The waypoint: an HTTP proxy in front of the services of its namespace that need one. It ends HBONE, knows the caller by its
 //! certificate, applies the rules, and opens HBONE to the endpoint of its choice. It is told only what it serves.
 
+mod config;
+mod http;
 mod observe;
 mod proxy;
+mod report;
 mod state;
+mod upstream;
+mod waypoint;
+mod xds;
+
+pub use config::{Config, LogFormat};
+pub use proxy::HttpTimeouts;
+pub use waypoint::{Parts, Waypoint};

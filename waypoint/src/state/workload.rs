@@ -13,6 +13,8 @@ use ambit_wire::workload as wire;
 /// What is wrong with something that the operator sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Invalid {
+    #[error("the resource is not named {0:?}")]
+    Name(&'static str),
     #[error("{0} is empty")]
     Empty(&'static str),
     #[error("an IP address of {0} bytes")]

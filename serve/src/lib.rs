@@ -1,0 +1,167 @@
+//! The small HTTP server of Ambit's programs: readiness, metrics and dumps, by path.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// How long a caller may take to say what it wants.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failed accept. Out of descriptors, most likely: they come back.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a path answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Answer {
+    /// A text; one that Prometheus can read, if it is metrics.
+    pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body: body.into(),
+        }
+    }
+
+    /// A JSON document.
+    pub fn json(body: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type: "application/json",
+            body: body.into(),
+        }
+    }
+
+    /// 200 with a text, or 500 with what went wrong.
+    pub fn text_or_error<E: std::fmt::Display>(body: Result<String, E>) -> Self {
+        match body {
+            Ok(body) => Self::text(StatusCode::OK, body),
+            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// 200 with a JSON document, or 500 with what went wrong.
+    pub fn json_or_error<E: std::fmt::Display>(body: Result<String, E>) -> Self {
+        match body {
+            Ok(body) => Self::json(body),
+            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// 200, or 503 with what stands in the way.
+    pub fn ready(obstacle: Option<&str>) -> Self {
+        match obstacle {
+            None => Self::text(StatusCode::OK, "ready\n"),
+            Some(obstacle) => Self::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {obstacle}\n")),
+        }
+    }
+
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(self.body));
+        *response.status_mut() = self.status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        response
+    }
+}
+
+/// Answers GET requests by path until `shutdown`, and resolves when the last of them has been answered. `None` is 404. `name` is for the
+/// log.
+pub async fn serve(
+    name: &'static str,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static,
+) {
+    let answer = Arc::new(answer);
+    let connections = TaskTracker::new();
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        let (tcp, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(name, %error, "cannot accept");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let span = tracing::debug_span!("http", name, %peer);
+        let (answer, shutdown) = (Arc::clone(&answer), shutdown.clone());
+        connections.spawn(connection(tcp, answer, shutdown).instrument(span));
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// Opens a port for [`serve`].
+///
+/// # Errors
+/// When it is taken, or may not be opened; the address is in the error.
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| std::io::Error::new(error.kind(), format!("listening on {address}: {error}")))
+}
+
+async fn connection(
+    tcp: tokio::net::TcpStream,
+    answer: Arc<impl Fn(&str) -> Option<Answer>>,
+    shutdown: CancellationToken,
+) {
+    let service = service_fn(|request| {
+        let response = respond(&*answer, &request).into_response();
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(tcp), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection failed");
+    }
+}
+
+fn respond(answer: &impl Fn(&str) -> Option<Answer>, request: &Request<Incoming>) -> Answer {
+    match *request.method() {
+        Method::GET | Method::HEAD => answer(request.uri().path())
+            .unwrap_or_else(|| Answer::text(StatusCode::NOT_FOUND, "no such path\n")),
+        _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

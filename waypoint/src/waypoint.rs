@@ -1,0 +1,264 @@
+//! All parts together, from start to the last request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ambit_serve::{Answer, listen, serve};
+use ambit_tunnel::{
+    CertificateDump, CertificateManager, CertificateSource, IdentityLease, IstioCa, ManagerConfig, SpiffeId,
+};
+use ambit_wire::control_channel::{TokenFile, control_channel};
+use ambit_wire::discovery::Node;
+use ambit_wire::xds::{Client, ConnectionState};
+use anyhow::Context;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+use tracing::Instrument;
+
+use crate::config::Config;
+use crate::observe::{Gauges, Observer};
+use crate::proxy::{HttpTimeouts, Proxy};
+use crate::report::{Dial, Reporter};
+use crate::state::{State, StateDump};
+use crate::xds::{StateUpdater, Synced, subscriptions};
+
+/// What a waypoint is made of, where it may be something else in a test.
+pub struct Parts {
+    /// The control plane's xDS server.
+    pub control_plane: Channel,
+    /// Makes a channel for load reports, each with a connection of its own.
+    pub report: Arc<dyn Fn() -> Channel + Send + Sync>,
+    /// The token for them.
+    pub token: TokenFile,
+    /// The CA.
+    pub certificates: Arc<dyn CertificateSource>,
+    /// What clients may take their time for.
+    pub timeouts: HttpTimeouts,
+}
+
+impl Parts {
+    /// The real ones.
+    ///
+    /// # Errors
+    /// When the control plane's URL is none.
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        let control_plane = control_channel(&config.control_plane, &config.root_cert)?;
+        let token = TokenFile::new(&config.token);
+        let ca = IstioCa::new(control_plane.clone(), token.clone(), config.certificate_lifetime);
+        let (url, root, first) = (
+            config.control_plane.clone(),
+            config.root_cert.clone(),
+            control_plane.clone(),
+        );
+        // The URL has been good once.
+        let report: Dial = Arc::new(move || control_channel(&url, &root).unwrap_or_else(|_| first.clone()));
+        Ok(Self {
+            control_plane,
+            report,
+            token,
+            certificates: Arc::new(ca),
+            timeouts: HttpTimeouts::default(),
+        })
+    }
+}
+
+/// A waypoint that is running.
+pub struct Waypoint {
+    shared: Arc<Shared>,
+    config: Config,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct Shared {
+    state: Arc<State>,
+    observer: Arc<Observer>,
+    proxy: Arc<Proxy>,
+    certificates: CertificateManager,
+    lease: IdentityLease,
+    xds: watch::Receiver<ConnectionState>,
+    synced: watch::Receiver<Synced>,
+    draining: CancellationToken,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigDump {
+    version: &'static str,
+    #[serde(flatten)]
+    state: StateDump,
+    certificates: Vec<CertificateDump>,
+}
+
+impl Waypoint {
+    /// Opens the ports and starts everything.
+    ///
+    /// # Errors
+    /// When a port cannot be opened, or the identity has characters that none can have.
+    pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
+        let hbone = listen(config.hbone_address).await?;
+        let admin = listen(config.admin_address).await?;
+        let metrics = listen(config.metrics_address).await?;
+        let ready = listen(config.ready_address).await?;
+        let identity = SpiffeId::new(
+            &config.trust_domain,
+            &config.pod_namespace,
+            &config.service_account,
+        )
+        .context("the waypoint's identity: AMBIT_TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT")?;
+        let certificates = CertificateManager::new(parts.certificates, ManagerConfig::default());
+        let lease = certificates.lease(identity);
+        let (state, observer) = (Arc::new(State::new()), Observer::new()?);
+        let draining = CancellationToken::new();
+        let proxy = Proxy::new(
+            Arc::clone(&state),
+            Arc::clone(&observer),
+            lease.clone(),
+            parts.timeouts,
+            draining.clone(),
+        );
+        let (synced_sender, synced) = watch::channel(Synced::default());
+        let updater = StateUpdater {
+            state: Arc::clone(&state),
+            observer: Arc::clone(&observer),
+            proxy: Arc::clone(&proxy),
+            synced: synced_sender,
+        };
+        let client = Client::new(
+            parts.control_plane,
+            parts.token.clone(),
+            node(&config),
+            subscriptions(),
+            updater,
+        );
+        let reporter = Reporter {
+            dial: parts.report,
+            token: parts.token,
+            load: Arc::clone(observer.load()),
+            draining: draining.clone(),
+        };
+        let shared = Shared {
+            state,
+            observer,
+            proxy: Arc::clone(&proxy),
+            certificates,
+            lease,
+            xds: client.state(),
+            synced,
+            draining,
+        };
+        let this = Self {
+            shared: Arc::new(shared),
+            config,
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let shutdown = || this.shutdown.clone();
+        this.tasks.spawn(async move { proxy.accept(hbone).await });
+        this.tasks
+            .spawn(client.run(shutdown()).instrument(tracing::info_span!("xds")));
+        this.tasks
+            .spawn(reporter.run(shutdown()).instrument(tracing::info_span!("report")));
+        this.serve_http(admin, metrics, ready);
+        Ok(this)
+    }
+
+    fn serve_http(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
+        let shutdown = || self.shutdown.clone();
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(serve("admin", admin, shutdown(), move |path| {
+            (path == "/config_dump").then(|| shared.config_dump())
+        }));
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(serve("metrics", metrics, shutdown(), move |path| {
+            matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
+        }));
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(serve("ready", ready, shutdown(), move |path| {
+            (path == "/healthz/ready").then(|| Answer::ready(shared.not_ready()))
+        }));
+    }
+
+    /// Whether it has a certificate and its configuration. Losing the control plane later changes nothing: what it said stays in force.
+    pub fn is_ready(&self) -> bool {
+        self.shared.not_ready().is_none()
+    }
+
+    /// Ends: no new connections; clients are asked to go elsewhere, and requests get until the drain deadline.
+    pub async fn stop(self) {
+        let deadline = self.config.drain_deadline;
+        tracing::info!(deadline_seconds = deadline.as_secs(), "draining");
+        self.shared.draining.cancel();
+        let ended = self.shared.proxy.drained(deadline).await;
+        if ended > 0 {
+            tracing::warn!(connections = ended, "the drain deadline has passed: what was left is ended");
+        }
+        self.shutdown.cancel();
+        self.shared.certificates.shutdown().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        tracing::info!("the waypoint has ended");
+    }
+}
+
+impl Shared {
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.draining.is_cancelled() {
+            Some("draining")
+        } else if !self.synced.borrow().is_complete() {
+            Some("waiting for the control plane's configuration")
+        } else if self.lease.current().is_none() {
+            Some("waiting for a certificate")
+        } else {
+            None
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let gauges = Gauges {
+            resources: self.state.counts().to_vec(),
+            hbone_connections: self.proxy.upstream.hbone_connections(),
+            control_plane: self.xds.borrow().is_connected(),
+        };
+        Answer::text_or_error(self.observer.render(&gauges))
+    }
+
+    fn config_dump(&self) -> Answer {
+        Answer::json_or_error(serde_json::to_string_pretty(&ConfigDump {
+            version: env!("CARGO_PKG_VERSION"),
+            state: self.state.dump(),
+            certificates: self.certificates.dump(),
+        }))
+    }
+}
+
+/// As Istio's waypoints name themselves.
+fn node(config: &Config) -> Node {
+    use prost_types::{Struct, Value, value::Kind};
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    let metadata = BTreeMap::from([
+        ("NAME".to_owned(), text(&config.pod_name)),
+        ("NAMESPACE".to_owned(), text(&config.pod_namespace)),
+        ("NODE_NAME".to_owned(), text(&config.node_name)),
+        ("CLUSTER_ID".to_owned(), text(&config.cluster_id)),
+        ("WAYPOINT".to_owned(), text(&config.name)),
+    ]);
+    Node {
+        id: format!(
+            "waypoint~0.0.0.0~{name}.{namespace}~{namespace}.svc.cluster.local",
+            name = config.pod_name,
+            namespace = config.pod_namespace
+        ),
+        metadata: Some(Struct { fields: metadata }),
+        ..Node::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! What the operator sends, into the state.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ambit_policy::Policy;
+use ambit_wire::names::{
+    TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
+    WAYPOINT_SETTINGS,
+};
+use ambit_wire::waypoint_policy::WaypointPolicy;
+use ambit_wire::xds::{Batch, Handler, Rejection, Resource, Subscription};
+use ambit_wire::{authorization, security, waypoint, waypoint_policy, workload};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::observe::Observer;
+use crate::proxy::Proxy;
+use crate::state::{Invalid, State};
+
+/// In this order: what services name should be there before them.
+const TYPES: [&str; 5] = [
+    TYPE_AUTHORIZATION,
+    TYPE_WAYPOINT_POLICY,
+    TYPE_WAYPOINT_SETTINGS,
+    TYPE_WORKLOAD,
+    TYPE_WAYPOINT_SERVICE,
+];
+
+/// All that there is for this waypoint.
+pub(crate) fn subscriptions() -> impl Iterator<Item = Subscription> {
+    TYPES.into_iter().map(Subscription::wildcard)
+}
+
+/// Applies batches; tells when the first complete one of each type has come.
+pub(crate) struct StateUpdater {
+    pub(crate) state: Arc<State>,
+    pub(crate) observer: Arc<Observer>,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) synced: watch::Sender<Synced>,
+}
+
+/// Which types have been received completely, once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Synced(HashSet<&'static str>);
+
+impl Synced {
+    /// Whether all have.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.len() == TYPES.len()
+    }
+}
+
+impl Handler for StateUpdater {
+    async fn apply(&mut self, batch: Batch) -> Vec<Rejection> {
+        // No other is subscribed to.
+        let Some(kind) = TYPES.into_iter().find(|kind| *kind == batch.type_url) else {
+            return Vec::new();
+        };
+        let complete = batch.complete;
+        let rejections = match kind {
+            TYPE_WAYPOINT_SETTINGS => self.settings(batch),
+            TYPE_WAYPOINT_SERVICE => self.services(batch),
+            TYPE_WAYPOINT_POLICY => self.policies(batch),
+            TYPE_WORKLOAD => self.workloads(batch),
+            _ => self.authorizations(batch),
+        };
+        if complete {
+            self.synced.send_if_modified(|synced| synced.0.insert(kind));
+        }
+        rejections
+    }
+}
+
+impl StateUpdater {
+    /// Settings that are taken away stay in force: a waypoint without them would not know what to enforce.
+    fn settings(&self, batch: Batch) -> Vec<Rejection> {
+        let (decoded, mut rejections) = decode::<waypoint::Settings>(batch.added);
+        for (name, settings) in decoded {
+            let applied = if name == WAYPOINT_SETTINGS {
+                self.state.apply_settings(settings)
+            } else {
+                Err(Invalid::Name(WAYPOINT_SETTINGS))
+            };
+            if let Err(error) = applied {
+                rejections.push(reject(name, error));
+            }
+        }
+        self.observer.set_access_log(self.state.settings().access_log);
+        rejections
+    }
+
+    fn services(&self, batch: Batch) -> Vec<Rejection> {
+        let (decoded, mut rejections) = decode::<waypoint::Service>(batch.added);
+        let invalid = self.state.apply_services(&batch.removed, decoded);
+        rejections.extend(invalid.into_iter().map(|(name, error)| reject(name, error)));
+        rejections
+    }
+
+    fn workloads(&self, batch: Batch) -> Vec<Rejection> {
+        let (decoded, mut rejections) = decode::<workload::Workload>(batch.added);
+        let (moved, invalid) = self.state.apply_workloads(&batch.removed, decoded);
+        for workload in moved {
+            self.proxy.upstream.evict_workload(&workload);
+        }
+        rejections.extend(invalid.into_iter().map(|(name, error)| reject(name, error)));
+        rejections
+    }
+
+    fn policies(&self, batch: Batch) -> Vec<Rejection> {
+        // Of one that cannot be decoded not even the name can be trusted; services that name it are closed, because it is missing.
+        let (decoded, mut rejections) = decode::<waypoint::Policy>(batch.added);
+        let mut policies = Vec::with_capacity(decoded.len());
+        for (name, policy) in decoded {
+            // What takes its place if it is not understood, and no earlier version is there to stay in force.
+            let fallback = waypoint_policy::closed(&policy);
+            match WaypointPolicy::try_from(policy) {
+                Ok(policy) => policies.push(policy),
+                Err(error) => {
+                    if !self.state.has_policy(&fallback.name) {
+                        policies.push(fallback);
+                    }
+                    rejections.push(reject(name, error));
+                }
+            }
+        }
+        self.state.apply_policies(&batch.removed, policies);
+        rejections
+    }
+
+    fn authorizations(&self, batch: Batch) -> Vec<Rejection> {
+        let (decoded, mut rejections) = decode::<security::Authorization>(batch.added);
+        let mut policies = Vec::with_capacity(decoded.len());
+        for (name, one) in decoded {
+            let fallback = authorization::closed(&one);
+            match Policy::try_from(one) {
+                Ok(policy) => policies.push(policy),
+                Err(error) => {
+                    if !self.state.has_authorization(&fallback.name.to_string()) {
+                        policies.push(fallback);
+                    }
+                    rejections.push(reject(name, error));
+                }
+            }
+        }
+        self.state.apply_authorizations(&batch.removed, policies);
+        rejections
+    }
+}
+
+/// By name; and those that cannot be decoded.
+fn decode<M: Message + Default>(resources: Vec<Resource>) -> (Vec<(String, M)>, Vec<Rejection>) {
+    let mut decoded = Vec::with_capacity(resources.len());
+    let mut rejections = Vec::new();
+    for resource in resources {
+        match M::decode(resource.bytes.as_slice()) {
+            Ok(message) => decoded.push((resource.name, message)),
+            Err(error) => rejections.push(reject(resource.name, error)),
+        }
+    }
+    (decoded, rejections)
+}
+
+fn reject(name: String, error: impl std::fmt::Display) -> Rejection {
+    Rejection {
+        name,
+        reason: error.to_string(),
+    }
+}
