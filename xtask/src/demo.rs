@@ -3,6 +3,7 @@
 
 mod act;
 mod show;
+mod waypoint;
 
 use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::sample::Shop;

@@ -10,7 +10,7 @@ use ambit_e2e::wire::{self, Packet, Recording};
 use ambit_e2e::{eventually, sample::Stats};
 use anyhow::{Context, Result, bail, ensure};
 
-use super::show;
+use super::{show, waypoint};
 use crate::progress::{Progress, seconds};
 use crate::workspace;
 
@@ -31,12 +31,13 @@ spec:
         - principals: [cluster.local/ns/shop/sa/client-a]
 "#;
 
-/// Before, the change, after, and a rule.
+/// Before, the change, after, a rule; then what comes with a waypoint.
 pub(super) fn play(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
     let before = plain(cluster, shop, progress)?;
     enroll(cluster, shop, progress)?;
     encrypted(cluster, shop, &before, progress)?;
     deny(cluster, shop, progress)?;
+    waypoint::play(cluster, shop, progress)?;
     show::heading(&format!("All of it took {}", seconds(progress.elapsed())));
     Ok(())
 }

@@ -105,6 +105,8 @@ The cluster stays up. In a shell of yours:
    kubectl explain ambientnamespace.spec.authorization --recursive
    kubectl -n ambit-system logs daemonset/ztunnel | grep access
    kubectl -n shop edit ambientnamespace ambient       # another rule; mtls.mode: Strict
+   kubectl -n shop edit waypointpolicy orders          # another method; a timeout, a retry
+   kubectl -n shop logs deployment/waypoint | grep access
    kubectl label namespace shop istio.io/dataplane-mode-    # and out of the mesh again
 
    cargo xtask demo down"

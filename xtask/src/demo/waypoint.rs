@@ -1,0 +1,213 @@
+//! The second layer: HTTP rules, and the proxies that enforce them.
+
+use std::time::{Duration, Instant};
+
+use ambit_e2e::cluster::Cluster;
+use ambit_e2e::mesh::{LogLine, Pod};
+use ambit_e2e::sample::{CLIENTS, Plan, Shop, Web};
+use ambit_e2e::{eventually, http::Request};
+use anyhow::{Context, Result, ensure};
+
+use super::show;
+use crate::progress::{Progress, seconds};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const WAYPOINT: &str = "waypoint";
+
+const SCALING: &str = "apiVersion: ambit.dev/v1alpha1
+kind: AmbientNamespace
+metadata:
+  name: ambient
+spec:
+  waypoint: {minReplicas: 1, maxReplicas: 3, targetInFlight: 10, scaleDownWindow: 10s}
+";
+
+const POLICY: &str = "apiVersion: ambit.dev/v1alpha1
+kind: WaypointPolicy
+metadata:
+  name: orders
+spec:
+  targetRefs:
+    - {kind: Service, name: web}
+  authorization:
+    - {name: readers, action: Allow, methods: [GET]}
+";
+
+/// A policy, and a load that it takes more than one replica for.
+pub(super) fn play(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
+    let web = progress.step("another application: a Service that speaks HTTP", || {
+        let web = Web::deploy(cluster, shop.clone())?;
+        shop.wait_captured()?;
+        Ok(web)
+    })?;
+    policy(cluster, &web, progress)?;
+    around(cluster, &web)?;
+    scale(cluster, &web, progress)
+}
+
+fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
+    show::heading("HTTP rules: of the Service web, everyone may GET, and no more");
+    show::command("kubectl apply -n shop -f - <<EOF");
+    show::output(&format!("{SCALING}---\n{POLICY}"));
+    let start = Instant::now();
+    for manifest in [SCALING, POLICY] {
+        cluster.apply(web.namespace(), manifest)?;
+    }
+    progress.step("a waypoint comes, and the Service is reached through it", || {
+        eventually("the policy to be enforced", LIMIT, || {
+            let answer = web.request("load-a", &Request::new("DELETE", "/orders/7"))?;
+            ensure!(answer.status == 403, "{}", answer.head());
+            Ok(())
+        })
+    })?;
+    show::line(&format!(
+        "     enforced {} after `kubectl apply`",
+        seconds(start.elapsed())
+    ));
+    show::command("kubectl get waypointpolicy,deployment/waypoint -n shop");
+    eventually("the policy to say so", LIMIT, || {
+        let what = [
+            "get",
+            "waypointpolicy,deployment/waypoint",
+            "--namespace",
+            web.namespace(),
+        ];
+        let table = cluster.run_kubectl(&what)?;
+        ensure!(
+            table.contains("shop/waypoint") && table.contains("1/1"),
+            "{table}"
+        );
+        show::output(&table);
+        Ok(())
+    })?;
+    for (method, status) in [("GET", "200"), ("DELETE", "403")] {
+        let call = ["/ambit-sample", "request", method, "http://web:8080/orders/7"];
+        show::command(&format!(
+            "kubectl exec -n shop deploy/load-a -- {}",
+            call.join(" ")
+        ));
+        let said = cluster.exec(web.namespace(), "deploy/load-a", &call)?;
+        let head: Vec<&str> = said.lines().take_while(|line| !line.is_empty()).collect();
+        ensure!(head.first().is_some_and(|line| line.contains(status)), "{said}");
+        let telling =
+            |line: &&&str| line.starts_with("HTTP/") || line.to_lowercase().starts_with("x-ambit-reason");
+        for line in head.iter().filter(telling) {
+            show::output(line);
+        }
+    }
+    show::line("\n   The waypoint says who asked for what, and which rule decided (its access log):");
+    let line = eventually("the refusal in the log", LIMIT, || {
+        for pod in web.waypoints(WAYPOINT)? {
+            let words = ["sa/load-a", "/orders/7", "DELETE"];
+            if let Some(line) = LogLine::find(cluster, &pod, &words)?.pop() {
+                return Ok(line);
+            }
+        }
+        anyhow::bail!("no waypoint has logged it")
+    })?;
+    let fields = [
+        "src.identity",
+        "dst.service",
+        "http.method",
+        "http.path",
+        "http.status",
+        "reason",
+    ];
+    show::log_line(&line, &fields);
+    Ok(())
+}
+
+/// Nothing goes past a waypoint that authorizes.
+fn around(cluster: &Cluster, web: &Web) -> Result<()> {
+    show::line("\n   Past the waypoint, to the pod's own address, nobody comes:");
+    let server = web.servers()?.into_iter().next().context("no server runs")?;
+    let url = format!("http://{}:8080/orders/7", server.ip);
+    let call = ["/ambit-sample", "request", "GET", &url];
+    show::command(&format!(
+        "kubectl exec -n shop deploy/load-a -- {}",
+        call.join(" ")
+    ));
+    let error = cluster
+        .exec(web.namespace(), "deploy/load-a", &call)
+        .err()
+        .context("it is answered")?;
+    let said = format!("{error:#}");
+    // What the client itself said, without the words of kubectl around it.
+    let said = said.lines().find(|line| line.contains("GET ")).unwrap_or(&said);
+    show::output(said.rsplit("exit status: 1: ").next().unwrap_or(said));
+    Ok(())
+}
+
+/// The replicas that are wanted, and those that are Ready.
+fn replicas(cluster: &Cluster, web: &Web) -> Result<(u64, u64)> {
+    let deployment = cluster.get(&["deployment", WAYPOINT, "--namespace", web.namespace()])?;
+    let number = |path: &str| deployment.pointer(path).and_then(serde_json::Value::as_u64);
+    let wanted = number("/spec/replicas").context("the Deployment says no replicas")?;
+    Ok((wanted, number("/status/readyReplicas").unwrap_or_default()))
+}
+
+/// Shows every change until the waypoint has so many replicas, all Ready.
+fn follow(cluster: &Cluster, web: &Web, count: u64) -> Result<()> {
+    let start = Instant::now();
+    let mut shown = None;
+    eventually(&format!("{count} replicas"), LIMIT, || {
+        let now = replicas(cluster, web)?;
+        if shown != Some(now) {
+            shown = Some(now);
+            let in_flight = in_flight(web)?;
+            show::line(&format!(
+                "     {:>6}   {in_flight:>3} requests in flight   {} replicas wanted, {} ready",
+                seconds(start.elapsed()),
+                now.0,
+                now.1
+            ));
+        }
+        ensure!(now == (count, count), "{now:?}");
+        Ok(())
+    })
+}
+
+fn in_flight(web: &Web) -> Result<u64> {
+    CLIENTS
+        .iter()
+        .map(|client| Ok(web.load_stats(client)?.in_flight))
+        .sum()
+}
+
+fn scale(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
+    show::heading("Waypoints scale by themselves: by the requests in flight, 10 a replica here");
+    let load = |connections| web.load_all(&Plan::get(connections, "/slow?ms=200"));
+    let answered = |more| -> Result<()> {
+        for client in CLIENTS {
+            web.wait_more(client, more)?;
+        }
+        Ok(())
+    };
+    load(2)?;
+    progress.step("two clients call web, with few requests", || answered(20))?;
+    show::line("\n   Ten times as many, at once:");
+    load(14)?;
+    follow(cluster, web, 3)?;
+    progress.step("the new replicas take their part", || answered(200))?;
+    let pods: Vec<Pod> = web.waypoints(WAYPOINT)?;
+    for pod in &pods {
+        let requests = pod.metric("istio_requests_total", &[])?;
+        show::line(&format!(
+            "     {:<26} {:<5} {requests} requests",
+            pod.name, pod.node
+        ));
+    }
+    show::line("\n   And back, ten seconds after it is over:");
+    load(2)?;
+    follow(cluster, web, 1)?;
+    load(0)?;
+    show::line("\n   No request failed meanwhile:");
+    let counts = web.ensure_no_failure()?;
+    for (client, stats) in CLIENTS.iter().zip(counts) {
+        show::line(&format!(
+            "     {client}: {} requests answered, {} failed",
+            stats.ok, stats.failed
+        ));
+    }
+    Ok(())
+}
