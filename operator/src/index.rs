@@ -7,6 +7,7 @@ mod authorization;
 mod build;
 mod endpoints;
 mod enrollment;
+mod flush;
 mod owner;
 mod pod;
 mod policy;
@@ -24,10 +25,10 @@ pub use service::{EndpointRecord, ServiceRecord, SliceRecord};
 pub use shared::SharedIndex;
 pub use state::{Config, Index, Key, Update};
 pub use summary::{MeshSummary, NamespaceSummary, PodFailure, RuleSummary};
-pub use waypoint::WaypointResources;
 pub use waypoint::summary::{
     PolicyReason, PolicySummary, PolicyVerdict, ScalingSettings, TargetSummary, WaypointPod, WaypointSummary,
 };
+pub use waypoint::{Timer, WaypointResources};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use prost::Message as _;
 use security::string_match::MatchType;
 
 use super::PodRecord;
+use super::waypoint::GUARD_PREFIX;
 
 /// Why a rule cannot be read. The API server's validation lets none of these pass; this is for objects from before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +71,20 @@ fn closed(namespace: &str, rule: &AuthorizationRule) -> security::Authorization 
     }
 }
 
+/// Name of a rule's authorization: the rule's own, but never that of a guard.
+pub(super) fn wire_name(rule: &AuthorizationRule) -> String {
+    if rule.name.starts_with(GUARD_PREFIX) {
+        format!("rule:{}", rule.name)
+    } else {
+        rule.name.clone()
+    }
+}
+
+/// The same with its namespace, as workloads name it.
+pub(super) fn full_name(namespace: &str, rule: &AuthorizationRule) -> String {
+    format!("{namespace}/{}", wire_name(rule))
+}
+
 /// All of `rule` but what it matches.
 fn head(namespace: &str, rule: &AuthorizationRule) -> security::Authorization {
     let scope = match rule.pod_selector {
@@ -81,7 +96,7 @@ fn head(namespace: &str, rule: &AuthorizationRule) -> security::Authorization {
         Action::Deny => security::Action::Deny,
     };
     security::Authorization {
-        name: rule.name.clone(),
+        name: wire_name(rule),
         namespace: namespace.to_owned(),
         scope: scope.into(),
         action: action.into(),

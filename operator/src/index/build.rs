@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ambit_wire::agent::PodCapture;
 use ambit_wire::workload::{
-    Address, LoadBalancing, NetworkAddress, NetworkMode, Port, PortList, Service, TunnelProtocol, Workload,
-    WorkloadStatus, address, load_balancing,
+    Address, GatewayAddress, LoadBalancing, NetworkAddress, NetworkMode, Port, PortList, Service,
+    TunnelProtocol, Workload, WorkloadStatus, address, load_balancing,
 };
 
 use super::authorization::bytes;
@@ -22,6 +22,8 @@ pub(super) struct Surroundings {
     pub(super) addresses: Vec<IpAddr>,
     /// Hostname of each Service in front of it, as `namespace/hostname`, with its ports.
     pub(super) services: BTreeMap<String, Vec<Port>>,
+    /// What its own addresses are reached through.
+    pub(super) waypoint: Option<GatewayAddress>,
     /// Authorizations that name it, as `namespace/name`.
     pub(super) policies: Vec<String>,
 }
@@ -77,6 +79,7 @@ pub(super) fn workload(config: &Config, key: &Key, pod: &PodRecord, around: Surr
         workload_type: pod.workload_type.into(),
         workload_name: pod.workload_name.clone(),
         services: port_lists(around.services),
+        waypoint: around.waypoint,
         authorization_policies: around.policies,
         status: if pod.ready {
             WorkloadStatus::Healthy
@@ -152,8 +155,13 @@ fn port_lists(services: BTreeMap<String, Vec<Port>>) -> BTreeMap<String, PortLis
         .collect()
 }
 
-/// A Service.
-pub(super) fn service(config: &Config, key: &Key, record: &ServiceRecord) -> Address {
+/// A Service, and the waypoint that it is reached through.
+pub(super) fn service(
+    config: &Config,
+    key: &Key,
+    record: &ServiceRecord,
+    waypoint: Option<GatewayAddress>,
+) -> Address {
     let ports = record.ports.values().map(|p| Port {
         service_port: p.port.into(),
         target_port: p.target.into(),
@@ -175,6 +183,7 @@ pub(super) fn service(config: &Config, key: &Key, record: &ServiceRecord) -> Add
             })
             .collect(),
         ports,
+        waypoint,
         load_balancing: balancing(record),
         ip_families: record.families.into(),
         ..Default::default()

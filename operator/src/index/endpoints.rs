@@ -103,6 +103,19 @@ impl Endpoints {
         member.then(|| found.into_values().collect())
     }
 
+    /// Ports of a pod that the Service leads to, whether or not the pod takes connections for it now.
+    pub(super) fn targets(&self, service: &Key, record: &ServiceRecord, pod: &str) -> BTreeSet<u16> {
+        let slices = self
+            .by_service
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        slices
+            .filter(|s| s.endpoints.iter().any(|e| e.pod.as_deref() == Some(pod)))
+            .flat_map(|s| record.ports.keys().filter_map(|name| s.ports.get(name)).copied())
+            .collect()
+    }
+
     fn pods_of<'a>(&self, services: impl IntoIterator<Item = &'a Key>) -> BTreeSet<Key> {
         let mut found = BTreeSet::new();
         for service in services {

@@ -23,6 +23,8 @@ pub struct PodRecord {
     pub host_network: bool,
     /// The Ready condition.
     pub ready: bool,
+    /// It is being deleted.
+    pub terminating: bool,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
     /// `metadata.labels`.
@@ -76,6 +78,7 @@ impl PodRecord {
                 .iter()
                 .flatten()
                 .any(|c| c.type_ == "Ready" && c.status == "True"),
+            terminating: meta.deletion_timestamp.is_some(),
             addresses: addresses(&status.pod_ips.unwrap_or_default(), status.pod_ip.as_deref()),
             created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
             marked: annotation(labels::CAPTURE_MARK) == Some(labels::CAPTURED),
@@ -89,6 +92,22 @@ impl PodRecord {
             workload_name,
             workload_type,
         })
+    }
+
+    /// The waypoint that its label asks for.
+    pub(super) fn use_waypoint(&self) -> Option<&str> {
+        self.labels.get(labels::USE_WAYPOINT).map(String::as_str)
+    }
+
+    /// The waypoint that it is a replica of: its label says so, and it runs as the waypoint.
+    pub(super) fn waypoint(&self) -> Option<&str> {
+        let name = self.labels.get(labels::WAYPOINT_NAME)?;
+        (*name == self.service_account).then_some(name.as_str())
+    }
+
+    /// Whether waypoints of its namespace may depend on more of it than any pod's endpoint.
+    pub(super) fn concerns_waypoints(&self) -> bool {
+        self.use_waypoint().is_some() || self.waypoint().is_some()
     }
 
     /// Canonical name and revision, as metrics carry them.

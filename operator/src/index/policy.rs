@@ -2,7 +2,9 @@
 
 mod read;
 
-use ambit_crds::{TargetRef, WaypointPolicy};
+use std::sync::Arc;
+
+use ambit_crds::{TargetKind, TargetRef, WaypointPolicy};
 use ambit_wire::waypoint;
 
 /// Why a policy cannot be accepted. The API server's validation lets few of these pass; the rest is for objects from before it.
@@ -65,5 +67,64 @@ impl PolicyRecord {
             content,
             fallback,
         }
+    }
+}
+
+/// What holds of a policy: the last version that could be accepted, or what stands in for one that never could.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PolicyInForce {
+    /// The generation it is of.
+    pub(super) generation: i64,
+    /// As in [`PolicyRecord`].
+    pub(super) created: i64,
+    /// As in [`PolicyRecord`].
+    pub(super) targets: Vec<TargetRef>,
+    /// What waypoints are sent.
+    pub(super) policy: waypoint::Policy,
+    /// It stands in for one that never could be accepted: its rules as far as they can be read, or none that lets anybody through.
+    pub(super) stands_in: bool,
+}
+
+impl PolicyRecord {
+    /// What holds now that the policy is this, and `before` held until now.
+    pub(super) fn in_force(&self, before: Option<&Arc<PolicyInForce>>) -> Arc<PolicyInForce> {
+        let (policy, stands_in) = match (&self.content, before) {
+            (Ok(policy), _) => (policy, false),
+            (Err(_), Some(before)) if !before.stands_in => return Arc::clone(before),
+            (Err(_), _) => (&self.fallback, true),
+        };
+        Arc::new(PolicyInForce {
+            generation: self.generation,
+            created: self.created,
+            targets: self.targets.clone(),
+            policy: policy.clone(),
+            stands_in,
+        })
+    }
+}
+
+impl PolicyInForce {
+    /// Whether it is for this Service by name.
+    pub(super) fn targets_service(&self, name: &str) -> bool {
+        self.targets
+            .iter()
+            .any(|t| t.kind == TargetKind::Service && t.name == name)
+    }
+
+    /// Whether it is for all Services of its namespace.
+    pub(super) fn targets_namespace(&self) -> bool {
+        self.targets
+            .iter()
+            .any(|t| t.kind == TargetKind::Namespace && t.name == self.policy.namespace)
+    }
+
+    /// Whether it has rules, be it only to report.
+    pub(super) fn has_rules(&self) -> bool {
+        !self.policy.authorization.is_empty()
+    }
+
+    /// Whether it has rules that decide.
+    pub(super) fn decides(&self) -> bool {
+        self.policy.authorization.iter().any(|r| !r.audit)
     }
 }

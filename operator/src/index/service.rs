@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ambit_crds::labels;
 use ambit_wire::workload::{AppProtocol, IpFamilies};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -29,12 +30,27 @@ pub struct ServiceRecord {
     pub(super) unready_too: bool,
     /// `internalTrafficPolicy: Local`.
     pub(super) local: bool,
+    /// The waypoint that its label asks for.
+    pub(super) use_waypoint: Option<String>,
+    /// It is the Service of the waypoint of its name.
+    pub(super) waypoint: bool,
+    /// What is bound to that waypoint is reached through it or not at all.
+    pub(super) bound: bool,
 }
 
 impl ServiceRecord {
     /// The record of `service`; `None` for an ExternalName, which has no endpoints.
     pub fn of(service: &Service) -> Option<Self> {
         let spec = service.spec.as_ref()?;
+        let meta = &service.metadata;
+        let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).cloned();
+        let waypoint = label(labels::WAYPOINT_NAME).is_some_and(|w| meta.name.as_ref() == Some(&w))
+            && label(labels::MANAGED_BY).is_some_and(|m| m == labels::OPERATOR);
+        let marked = meta
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(labels::WAYPOINT_BOUND))
+            .is_some_and(|v| v == labels::TRUE);
         if spec.type_.as_deref() == Some("ExternalName") {
             return None;
         }
@@ -56,7 +72,17 @@ impl ServiceRecord {
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             unready_too: spec.publish_not_ready_addresses.unwrap_or_default(),
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            use_waypoint: label(labels::USE_WAYPOINT),
+            waypoint,
+            bound: waypoint && marked,
         })
+    }
+}
+
+impl ServiceRecord {
+    /// Whether waypoints of its namespace may depend on it even where no policy targets it.
+    pub(super) fn concerns_waypoints(&self) -> bool {
+        self.waypoint || self.use_waypoint.is_some()
     }
 }
 

@@ -1,11 +1,17 @@
 //! The index as the rest of the operator shares it: one writer, and the collections that the control plane serves.
 
+mod timers;
+mod waypoints;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use ambit_wire::xds::Collection;
 use tokio::sync::watch;
+
+use timers::Timers;
+use waypoints::Waypoints;
 
 use super::{Config, Index, Key, PodRecord, Update, build};
 use crate::control::{Directory, MeshSettings, PodInfo, Sources, WaypointCollections};
@@ -20,6 +26,8 @@ pub struct SharedIndex {
     enrolled: Arc<Collection>,
     node_config: Arc<Collection>,
     captures: Mutex<HashMap<String, Arc<Collection>>>,
+    waypoints: Waypoints,
+    timers: Timers,
     /// Namespaces whose status may have changed.
     touched: Mutex<BTreeSet<String>>,
     changed: watch::Sender<u64>,
@@ -36,6 +44,8 @@ impl SharedIndex {
             enrolled: Arc::default(),
             node_config: Arc::default(),
             captures: Mutex::default(),
+            waypoints: Waypoints::default(),
+            timers: Timers::default(),
             touched: Mutex::default(),
             changed: watch::Sender::new(0),
         }
@@ -64,6 +74,8 @@ impl SharedIndex {
         self.enrolled.replace(present(update.enrolled));
         self.node_config
             .replace(update.node_config.map(|c| (NODE.to_owned(), c)));
+        self.waypoints.publish(update.waypoints);
+        self.timers.start(update.timers);
         let mut captures = self.lock_captures();
         for (node, pods) in update.captures {
             captures.entry(node).or_default().replace(present(pods));
@@ -109,8 +121,11 @@ impl SharedIndex {
             .into_iter()
             .partition(|(_, message)| message.is_none());
         self.authorizations.update(set);
+        // A waypoint knows what is about to be reached through it.
+        self.waypoints.publish(update.waypoints);
         self.addresses.update(update.addresses);
         self.authorizations.update(gone);
+        self.timers.start(update.timers);
         self.enrolled.update(update.enrolled);
         self.node_config
             .update(update.node_config.map(|c| (NODE.to_owned(), Some(c))));
@@ -171,8 +186,8 @@ impl Sources for SharedIndex {
         Arc::clone(&self.node_config)
     }
 
-    fn waypoint(&self, _namespace: &str, _name: &str) -> Option<WaypointCollections> {
-        None
+    fn waypoint(&self, namespace: &str, name: &str) -> Option<WaypointCollections> {
+        self.waypoints.get(&Key::new(namespace, name))
     }
 }
 
@@ -218,6 +233,9 @@ fn info(index: &Index, key: &Key, pod: &PodRecord) -> PodInfo {
         enrolled: build::wanted(index.is_enrolled(&key.namespace), pod),
         // The index drops pods that have ended.
         live: true,
-        waypoint: None,
+        waypoint: pod
+            .waypoint()
+            .filter(|name| index.has_waypoint(&key.namespace, name))
+            .map(str::to_owned),
     }
 }

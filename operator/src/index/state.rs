@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ambit_crds::{MtlsMode, labels};
-use ambit_wire::agent::{EnrolledNamespace, NodeConfig};
 use ambit_wire::names;
 use k8s_openapi::api::core::v1::Namespace;
-use prost::Message;
 
 use super::endpoints::Endpoints;
+use super::enrollment;
+use super::policy::PolicyInForce;
+use super::waypoint::{Plan, Timer, WaypointLabels};
 use super::{
     AmbientRecord, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SliceRecord, WaypointResources,
 };
-use super::{authorization, build, enrollment};
 
 /// What does not change while the operator runs.
 #[derive(Clone, Debug)]
@@ -75,29 +76,36 @@ pub struct Update {
     pub node_config: Option<Vec<u8>>,
     /// Waypoints, each with all that it is sent; `None` for one that is neither wanted nor has a Service any more.
     pub waypoints: BTreeMap<Key, Option<WaypointResources>>,
+    /// Moments at which something changes by itself: [`Index::expire`] is to be told of each when it has come.
+    pub timers: Vec<Timer>,
     /// Namespaces whose status may have changed.
     pub namespaces: BTreeSet<String>,
 }
 
 /// What must be computed anew.
 #[derive(Debug, Default)]
-struct Dirty {
-    pods: BTreeSet<Key>,
-    services: BTreeSet<Key>,
-    slices: BTreeSet<Key>,
-    namespaces: BTreeSet<String>,
-    node_config: bool,
+pub(super) struct Dirty {
+    pub(super) pods: BTreeSet<Key>,
+    pub(super) services: BTreeSet<Key>,
+    pub(super) slices: BTreeSet<Key>,
+    /// Namespaces whose rules and enrolment may have changed.
+    pub(super) namespaces: BTreeSet<String>,
+    /// Namespaces of which only the waypoints may have changed.
+    pub(super) plans: BTreeSet<String>,
+    pub(super) node_config: bool,
 }
 
 /// What was given out, so that it can be taken back.
 #[derive(Debug, Default)]
-struct Sent {
+pub(super) struct Sent {
     /// Pod → (node, UID).
-    captures: HashMap<Key, (String, String)>,
+    pub(super) captures: HashMap<Key, (String, String)>,
     /// Slice → names of its workloads.
-    bare: HashMap<Key, BTreeSet<String>>,
-    /// Namespace → names of its authorizations.
-    rules: HashMap<String, BTreeMap<String, Vec<u8>>>,
+    pub(super) bare: HashMap<Key, BTreeSet<String>>,
+    /// Namespace → its authorizations by name, as its waypoints evaluate them.
+    pub(super) rules: HashMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Waypoint → all that it is sent.
+    pub(super) waypoints: BTreeMap<Key, WaypointResources>,
 }
 
 /// All records and what they come to. See the module's documentation.
@@ -112,13 +120,25 @@ pub struct Index {
     pub(super) pods: BTreeMap<Key, PodRecord>,
     pub(super) services: BTreeMap<Key, ServiceRecord>,
     pub(super) policies: BTreeMap<Key, PolicyRecord>,
-    endpoints: Endpoints,
+    /// What holds of each policy.
+    pub(super) in_force: BTreeMap<Key, Arc<PolicyInForce>>,
+    /// Labels of namespaces that have any to do with waypoints.
+    pub(super) waypoint_labels: BTreeMap<String, WaypointLabels>,
+    /// How many records of a namespace have to do with waypoints; namespaces without any are not in it.
+    pub(super) waypoint_records: HashMap<String, usize>,
+    /// What became of them, for namespaces that have any.
+    pub(super) plans: BTreeMap<String, Plan>,
+    pub(super) endpoints: Endpoints,
     by_uid: HashMap<String, Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
     /// Claims to an address, the strongest last.
-    by_address: HashMap<IpAddr, BTreeSet<(i64, Key)>>,
-    dirty: Dirty,
-    sent: Sent,
+    pub(super) by_address: HashMap<IpAddr, BTreeSet<(i64, Key)>>,
+    pub(super) dirty: Dirty,
+    pub(super) sent: Sent,
+    /// Something has been given out: what changes from now on changes for proxies that are running.
+    pub(super) started: bool,
+    /// The number of the latest timer.
+    pub(super) timer: u64,
 }
 
 impl Index {
@@ -133,6 +153,10 @@ impl Index {
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
+            in_force: BTreeMap::new(),
+            waypoint_labels: BTreeMap::new(),
+            waypoint_records: HashMap::new(),
+            plans: BTreeMap::new(),
             endpoints: Endpoints::default(),
             by_uid: HashMap::new(),
             by_node: HashMap::new(),
@@ -142,6 +166,8 @@ impl Index {
                 ..Dirty::default()
             },
             sent: Sent::default(),
+            started: false,
+            timer: 0,
         }
     }
 
@@ -166,6 +192,9 @@ impl Index {
 
     /// A namespace as it is now, and whether it carries the label that enrolls it; `None` when it is gone.
     pub fn set_namespace(&mut self, name: &str, labelled: Option<bool>) {
+        if labelled.is_none() {
+            self.set_waypoint_labels(name, WaypointLabels::default());
+        }
         let existed = match labelled {
             Some(_) => !self.existing.insert(name.to_owned()),
             None => self.existing.remove(name),
@@ -182,6 +211,7 @@ impl Index {
     /// A namespace as it is now.
     pub fn apply_namespace(&mut self, name: &str, namespace: &Namespace) {
         self.set_namespace(name, Some(enrollment::labelled(namespace)));
+        self.set_waypoint_labels(name, WaypointLabels::of(namespace));
     }
 
     /// A namespace's AmbientNamespace as it is now; `None` when it is gone.
@@ -201,6 +231,12 @@ impl Index {
         if self.services.get(key) == record.as_ref() {
             return;
         }
+        let concerns = |r: &ServiceRecord| r.concerns_waypoints();
+        self.count(
+            &key.namespace,
+            self.services.get(key).is_some_and(concerns),
+            record.as_ref().is_some_and(concerns),
+        );
         match record {
             Some(record) => self.services.insert(key.clone(), record),
             None => self.services.remove(key),
@@ -215,11 +251,19 @@ impl Index {
         if self.policies.get(key) == record.as_ref() {
             return;
         }
+        self.count(&key.namespace, self.policies.contains_key(key), record.is_some());
         match record {
-            Some(record) => self.policies.insert(key.clone(), record),
-            None => self.policies.remove(key),
-        };
-        self.dirty.namespaces.insert(key.namespace.clone());
+            Some(record) => {
+                let holds = record.in_force(self.in_force.get(key));
+                self.in_force.insert(key.clone(), holds);
+                self.policies.insert(key.clone(), record);
+            }
+            None => {
+                self.in_force.remove(key);
+                self.policies.remove(key);
+            }
+        }
+        self.dirty.plans.insert(key.namespace.clone());
     }
 
     /// An EndpointSlice as it is now; `None` when it is gone.
@@ -233,6 +277,12 @@ impl Index {
         if self.pods.get(key) == record.as_ref() {
             return;
         }
+        let concerns = |r: &PodRecord| r.concerns_waypoints();
+        self.count(
+            &key.namespace,
+            self.pods.get(key).is_some_and(concerns),
+            record.as_ref().is_some_and(concerns),
+        );
         if let Some(old) = self.pods.remove(key) {
             self.by_uid.remove(&old.uid);
             if let Some(pods) = self.by_node.get_mut(&old.node) {
@@ -291,6 +341,24 @@ impl Index {
             .take_while(move |(key, _)| key.namespace == namespace)
     }
 
+    /// The Services of a namespace.
+    pub(super) fn services_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Key, &'a ServiceRecord)> {
+        self.services
+            .range(Key::new(namespace, "")..)
+            .take_while(move |(key, _)| key.namespace == namespace)
+    }
+
+    /// The Mesh's trust domain, or the default one while there is no Mesh.
+    pub(super) fn trust_domain(&self) -> String {
+        match &self.mesh {
+            Some(mesh) => mesh.trust_domain.clone(),
+            None => names::TRUST_DOMAIN.to_owned(),
+        }
+    }
+
     /// The Mesh, while it is there and not on its way out.
     pub fn active_mesh(&self) -> Option<&MeshRecord> {
         self.mesh.as_ref().filter(|m| !m.deleting)
@@ -323,187 +391,32 @@ impl Index {
         self.dirty.pods.extend(pods);
     }
 
+    fn set_waypoint_labels(&mut self, namespace: &str, labels: WaypointLabels) {
+        let old = match labels.is_empty() {
+            true => self.waypoint_labels.remove(namespace),
+            false => self.waypoint_labels.insert(namespace.to_owned(), labels.clone()),
+        };
+        if old.unwrap_or_default() != labels {
+            self.dirty.plans.insert(namespace.to_owned());
+        }
+    }
+
+    /// Counts a record that had or has to do with waypoints.
+    fn count(&mut self, namespace: &str, had: bool, has: bool) {
+        if had == has {
+            return;
+        }
+        let count = self.waypoint_records.entry(namespace.to_owned()).or_default();
+        *count = (*count + usize::from(has)).saturating_sub(usize::from(had));
+        if *count == 0 {
+            self.waypoint_records.remove(namespace);
+        }
+    }
+
     /// All claimants: the address may change hands.
     fn touch_address(&mut self, address: IpAddr) {
         let claims = self.by_address.get(&address).into_iter().flatten();
         self.dirty.pods.extend(claims.map(|(_, key)| key.clone()));
-    }
-
-    /// Computes anew what was touched since the last call.
-    pub fn flush(&mut self) -> Update {
-        let dirty = std::mem::take(&mut self.dirty);
-        let mut update = Update::default();
-        for namespace in &dirty.namespaces {
-            self.flush_namespace(namespace, &mut update);
-        }
-        for key in &dirty.services {
-            let message = self
-                .services
-                .get(key)
-                .map(|r| build::service(&self.config, key, r).encode_to_vec());
-            update
-                .addresses
-                .insert(build::service_name(&self.config, key), message);
-        }
-        for key in &dirty.slices {
-            self.flush_slice(key, &mut update);
-        }
-        for key in &dirty.pods {
-            self.flush_pod(key, &mut update);
-        }
-        if dirty.node_config {
-            update.node_config = Some(self.node_config().encode_to_vec());
-            let strict = authorization::strict(&self.config.system_namespace);
-            let name = format!("{}/{}", strict.namespace, strict.name);
-            update.authorizations.insert(name, Some(strict.encode_to_vec()));
-        }
-        update.namespaces = dirty.namespaces;
-        update
-            .namespaces
-            .extend(dirty.pods.into_iter().map(|key| key.namespace));
-        update
-    }
-
-    fn node_config(&self) -> NodeConfig {
-        let mesh = self.mesh.clone().unwrap_or_default();
-        NodeConfig {
-            uninstall: self.active_mesh().is_none(),
-            drain_deadline_seconds: u32::try_from(mesh.drain_deadline.as_secs()).unwrap_or(u32::MAX),
-            trust_domain: mesh.trust_domain,
-        }
-    }
-
-    fn flush_namespace(&mut self, namespace: &str, update: &mut Update) {
-        let enrolled = self.is_enrolled(namespace) && self.existing.contains(namespace);
-        let message = enrolled.then(|| {
-            EnrolledNamespace {
-                name: namespace.to_owned(),
-            }
-            .encode_to_vec()
-        });
-        update.enrolled.insert(namespace.to_owned(), message);
-        let old = self.sent.rules.remove(namespace).unwrap_or_default();
-        let mut new = BTreeMap::new();
-        let rules = self
-            .ambient
-            .get(namespace)
-            .filter(|_| enrolled)
-            .map(|a| a.rules.as_slice())
-            .unwrap_or_default();
-        for rule in rules {
-            let old = old.get(&rule.name).map(Vec::as_slice);
-            let authorization = authorization::in_force(namespace, rule, old);
-            new.insert(rule.name.clone(), authorization.encode_to_vec());
-        }
-        for gone in old.keys().filter(|name| !new.contains_key(*name)) {
-            update.authorizations.insert(format!("{namespace}/{gone}"), None);
-        }
-        for (name, bytes) in &new {
-            update
-                .authorizations
-                .insert(format!("{namespace}/{name}"), Some(bytes.clone()));
-        }
-        if !new.is_empty() {
-            self.sent.rules.insert(namespace.to_owned(), new);
-        }
-    }
-
-    fn flush_slice(&mut self, key: &Key, update: &mut Update) {
-        let trust_domain = self.mesh.clone().unwrap_or_default().trust_domain;
-        let new = self.endpoints.get(key).and_then(|slice| {
-            let service = self.services.get(&key.sibling(&slice.service))?;
-            Some(build::bare_endpoints(
-                &self.config,
-                key,
-                slice,
-                service,
-                &trust_domain,
-            ))
-        });
-        let new = new.unwrap_or_default();
-        for gone in self.sent.bare.remove(key).unwrap_or_default() {
-            update.addresses.insert(gone, None);
-        }
-        if !new.is_empty() {
-            self.sent.bare.insert(key.clone(), new.keys().cloned().collect());
-        }
-        for (name, message) in new {
-            update.addresses.insert(name, Some(message.encode_to_vec()));
-        }
-    }
-
-    fn flush_pod(&mut self, key: &Key, update: &mut Update) {
-        let pod = self.pods.get(key);
-        let message =
-            pod.and_then(|pod| build::workload(&self.config, key, pod, self.surroundings(key, pod)));
-        update.addresses.insert(
-            build::workload_uid(&self.config, key),
-            message.map(|m| m.encode_to_vec()),
-        );
-
-        if let Some((node, uid)) = self.sent.captures.remove(key) {
-            update.captures.entry(node).or_default().insert(uid, None);
-        }
-        if let Some(pod) = pod.filter(|p| !p.node.is_empty()) {
-            let message = build::capture(key, pod, self.is_enrolled(&key.namespace));
-            let of_node = update.captures.entry(pod.node.clone()).or_default();
-            of_node.insert(pod.uid.clone(), Some(message.encode_to_vec()));
-            self.sent
-                .captures
-                .insert(key.clone(), (pod.node.clone(), pod.uid.clone()));
-        }
-    }
-
-    fn surroundings(&self, key: &Key, pod: &PodRecord) -> build::Surroundings {
-        let enrolled = self.is_enrolled(&key.namespace);
-        let mut addresses = pod.addresses.clone();
-        if !pod.host_network {
-            addresses.retain(|a| {
-                self.by_address
-                    .get(a)
-                    .and_then(BTreeSet::last)
-                    .is_none_or(|(_, holder)| holder == key)
-            });
-        }
-        let services = self.endpoints.services(key).filter_map(|service| {
-            let record = self.services.get(service)?;
-            let ports = self.endpoints.ports(service, record, &key.name)?;
-            Some((build::service_name(&self.config, service), ports))
-        });
-        build::Surroundings {
-            trust_domain: self.mesh.clone().unwrap_or_default().trust_domain,
-            enrolled,
-            addresses,
-            services: services.collect(),
-            policies: if build::wanted(enrolled, pod) {
-                self.policies(key, pod)
-            } else {
-                Vec::new()
-            },
-        }
-    }
-
-    /// Authorizations that the workload names: strict mTLS, and rules with a pod selector.
-    fn policies(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
-        let mut found = Vec::new();
-        if self.mtls(&key.namespace) == MtlsMode::Strict {
-            found.push(format!(
-                "{}/{}",
-                self.config.system_namespace,
-                names::STRICT_POLICY
-            ));
-        }
-        let rules = self
-            .ambient
-            .get(&key.namespace)
-            .map(|a| a.rules.as_slice())
-            .unwrap_or_default();
-        let selecting = rules
-            .iter()
-            .filter(|r| r.pod_selector.is_some() && authorization::selects(r.pod_selector.as_ref(), pod));
-        found.extend(selecting.map(|r| format!("{}/{}", key.namespace, r.name)));
-        found.sort();
-        found
     }
 }
 

@@ -5,6 +5,7 @@ mod enrollment;
 mod rules;
 mod services;
 mod shared;
+mod waypoints;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,11 @@ struct World {
     captures: BTreeMap<(String, String), agent::PodCapture>,
     enrolled: BTreeMap<String, agent::EnrolledNamespace>,
     node_config: agent::NodeConfig,
+    /// What each waypoint is sent.
+    waypoints: BTreeMap<Key, WaypointResources>,
+    /// Waypoints that the last step sent anything.
+    told: Vec<Key>,
+    timers: Vec<Timer>,
     /// Names that the last step gave out or took back.
     last: Vec<String>,
 }
@@ -58,6 +64,9 @@ impl World {
             captures: BTreeMap::new(),
             enrolled: BTreeMap::new(),
             node_config: agent::NodeConfig::default(),
+            waypoints: BTreeMap::new(),
+            told: Vec::new(),
+            timers: Vec::new(),
             last: Vec::new(),
         };
         world.flush();
@@ -88,6 +97,14 @@ impl World {
                     None => self.captures.remove(&key),
                 };
             }
+        }
+        self.timers.extend(update.timers);
+        self.told = update.waypoints.keys().cloned().collect();
+        for (key, resources) in update.waypoints {
+            match resources {
+                Some(resources) => self.waypoints.insert(key, resources),
+                None => self.waypoints.remove(&key),
+            };
         }
         if let Some(config) = update.node_config {
             self.node_config = agent::NodeConfig::decode(config.as_slice()).unwrap();

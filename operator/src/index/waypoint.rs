@@ -1,11 +1,26 @@
 //! Waypoints: which ones a namespace needs, what is reached through them, and what each of them is sent.
 //!
-//! All of it depends on the records of one namespace and on the Mesh. When one of them changes, the namespace's [`plan`] is made anew
+//! All of it depends on the records of one namespace and on the Mesh. When one of them changes, the namespace's [`Plan`] is made anew
 //! and what differs from the one before is given out; a change in another namespace touches nothing of it.
 
+mod binding;
+mod guard;
+mod judge;
+mod labels;
+mod plan;
+mod replan;
+mod resources;
 pub(super) mod summary;
+mod timer;
 
 use std::collections::BTreeMap;
+
+pub(super) use guard::{GUARD_PREFIX, exempt};
+pub(super) use labels::WaypointLabels;
+pub(super) use plan::Plan;
+pub use timer::Timer;
+
+use super::{Config, Index};
 
 /// All that one waypoint is sent: encoded messages by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,4 +35,40 @@ pub struct WaypointResources {
     pub workloads: BTreeMap<String, Vec<u8>>,
     /// `istio.security.Authorization`.
     pub authorizations: BTreeMap<String, Vec<u8>>,
+}
+
+/// The identity of a waypoint, as rules have it.
+fn principal(trust_domain: &str, namespace: &str, waypoint: &str) -> String {
+    format!("{trust_domain}/ns/{namespace}/sa/{waypoint}")
+}
+
+impl Index {
+    /// The identities of a namespace's waypoints, wanted or still there.
+    pub(super) fn waypoint_principals(&self, namespace: &str) -> Vec<String> {
+        let Some(plan) = self.plans.get(namespace) else {
+            return Vec::new();
+        };
+        let trust_domain = self.trust_domain();
+        let names = plan.waypoints.keys();
+        names
+            .map(|name| principal(&trust_domain, namespace, name))
+            .collect()
+    }
+}
+
+/// Where a waypoint is reached.
+pub(super) fn gateway(
+    config: &Config,
+    namespace: &str,
+    waypoint: &str,
+) -> ambit_wire::workload::GatewayAddress {
+    use ambit_wire::workload::{GatewayAddress, NamespacedHostname, gateway_address::Destination};
+    let hostname = super::build::hostname(config, &super::Key::new(namespace, waypoint));
+    GatewayAddress {
+        destination: Some(Destination::Hostname(NamespacedHostname {
+            namespace: namespace.to_owned(),
+            hostname,
+        })),
+        hbone_mtls_port: ambit_wire::names::PORT_HBONE.into(),
+    }
 }

@@ -7,6 +7,7 @@ use ambit_crds::{
     Action, HeaderMatch, HttpRule, HttpSource, Mode, PathMatch, Retry, RetryCondition, WaypointPolicySpec,
     parse_duration,
 };
+use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::{security, waypoint};
 use security::string_match::MatchType;
 
@@ -34,12 +35,15 @@ pub(super) fn content(
     spec: &WaypointPolicySpec,
 ) -> (Read<waypoint::Policy>, waypoint::Policy) {
     let rules = authorization(&spec.authorization);
-    let fallback = waypoint::Policy {
+    let mut fallback = waypoint::Policy {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         authorization: rules.clone().unwrap_or_else(|_| vec![closed()]),
         ..waypoint::Policy::default()
     };
+    if understood(&fallback).is_err() {
+        fallback.authorization = vec![closed()];
+    }
     let content = || {
         let rules = rules?;
         contradiction(&rules)?;
@@ -55,14 +59,24 @@ pub(super) fn content(
         if spec.target_refs.is_empty() {
             return invalid("spec.targetRefs", "it names no target");
         }
-        Ok(waypoint::Policy {
+        let policy = waypoint::Policy {
             authorization: rules,
             timeout: timeout.map(wire),
             retry,
             ..fallback.clone()
-        })
+        };
+        understood(&policy)?;
+        Ok(policy)
     };
     (content(), fallback)
+}
+
+/// What waypoints would not understand they would close; better that it is said here.
+fn understood(policy: &waypoint::Policy) -> Read<()> {
+    match WaypointPolicy::try_from(policy.clone()) {
+        Ok(_) => Ok(()),
+        Err(error) => invalid("spec", error.to_string()),
+    }
 }
 
 /// Denies every caller.
@@ -129,10 +143,6 @@ fn rule(field: &str, rule: &HttpRule) -> Read<waypoint::Rule> {
             );
         }
     }
-    let mut paths = Vec::new();
-    for (n, one) in rule.paths.iter().enumerate() {
-        paths.extend(path(&format!("{field}.paths[{n}]"), one)?);
-    }
     let action = match rule.action {
         Action::Allow => security::Action::Allow,
         Action::Deny => security::Action::Deny,
@@ -143,7 +153,7 @@ fn rule(field: &str, rule: &HttpRule) -> Read<waypoint::Rule> {
         audit: rule.mode == Mode::Audit,
         from: each(&rule.from, &format!("{field}.from"), source)?,
         methods: rule.methods.clone(),
-        paths,
+        paths: each(&rule.paths, &format!("{field}.paths"), path)?,
         hosts: each(&rule.hosts, &format!("{field}.hosts"), |f, h| host(f, h))?,
         headers: each(&rule.headers, &format!("{field}.headers"), header)?,
     })
@@ -187,41 +197,27 @@ fn pattern(field: &str, text: &str) -> Read<security::StringMatch> {
     Ok(string_match(text))
 }
 
-/// A prefix holds for whole segments, so it is two comparisons.
-fn path(field: &str, path: &PathMatch) -> Read<Vec<security::StringMatch>> {
+fn path(field: &str, path: &PathMatch) -> Read<security::StringMatch> {
     let normal = |field: String, path: &str| {
-        let segments = path
-            .strip_prefix('/')
-            .unwrap_or_default()
-            .split('/')
-            .collect::<Vec<_>>();
-        let (last, inner) = segments.split_last().unwrap_or((&"", &[]));
         let odd = |c: char| "?#;%\\*".contains(c) || c.is_control();
-        let whole = path.starts_with('/')
-            && !path.contains(odd)
-            && !inner.iter().any(|s| s.is_empty())
-            && !segments.iter().any(|s| matches!(*s, "." | ".."));
-        let _ = last;
-        if whole {
-            Ok(())
-        } else {
-            invalid(
-                field,
-                "paths begin with '/' and are written in normal form: without //, /./, /../, and none of ? # ; % \\ *",
-            )
+        let dots = path.split('/').any(|s| matches!(s, "." | ".."));
+        if path.starts_with('/') && !path.contains("//") && !path.contains(odd) && !dots {
+            return Ok(());
         }
+        invalid(
+            field,
+            "paths begin with '/' and are written in normal form: without //, /./, /../, and none of ? # ; % \\ *",
+        )
     };
     match (&path.exact, &path.prefix) {
         (Some(exact), None) => {
             normal(format!("{field}.exact"), exact)?;
-            Ok(vec![of(MatchType::Exact(exact.clone()))])
+            Ok(of(MatchType::Exact(exact.clone())))
         }
         (None, Some(prefix)) => {
             normal(format!("{field}.prefix"), prefix)?;
-            let above = prefix.trim_end_matches('/');
-            let below = of(MatchType::Prefix(format!("{above}/")));
-            let itself = (!above.is_empty()).then(|| of(MatchType::Exact(above.to_owned())));
-            Ok(itself.into_iter().chain([below]).collect())
+            // Waypoints compare prefixes by whole segments.
+            Ok(of(MatchType::Prefix(prefix.clone())))
         }
         _ => invalid(field, "a path needs exact or prefix, one of them"),
     }

@@ -1,10 +1,11 @@
 //! What the statuses say of policies and waypoints, and what the reconciler makes waypoints of.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ambit_crds::{ConfigurationStatus, TargetRef};
+use ambit_crds::{ConfigurationStatus, Scaling, TargetRef, parse_duration};
 
-use crate::index::{Index, Key};
+use crate::index::Index;
 
 /// How a waypoint scales: the AmbientNamespace's settings over the Mesh's over the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,27 +153,103 @@ pub struct PolicySummary {
 }
 
 impl Index {
-    /// What became of a policy; `None` when there is no such policy.
-    pub fn policy_summary(&self, policy: &Key) -> Option<PolicySummary> {
-        let record = self.policies.get(policy)?;
-        Some(PolicySummary {
-            generation: record.generation,
-            targets: Vec::new(),
-        })
-    }
-
     /// The waypoints of a namespace, by name.
-    pub fn waypoints_in(&self, _namespace: &str) -> Vec<WaypointSummary> {
-        Vec::new()
+    pub fn waypoints_in(&self, namespace: &str) -> Vec<WaypointSummary> {
+        let plan = self.plans.get(namespace);
+        let known = plan.into_iter().flat_map(|p| &p.waypoints);
+        let scaling = self.scaling(namespace);
+        let mut found: BTreeMap<&str, WaypointSummary> = known
+            .map(|(name, waypoint)| {
+                let summary = WaypointSummary {
+                    name: name.clone(),
+                    wanted: waypoint.wanted,
+                    service: waypoint.service,
+                    bound: waypoint.bound,
+                    obstacle: waypoint.obstacle.clone(),
+                    services: waypoint.served.len(),
+                    scaling,
+                    pods: Vec::new(),
+                };
+                (name.as_str(), summary)
+            })
+            .collect();
+        // Of one that has no Service any more pods may be left.
+        for (key, pod) in self.pods_in(namespace) {
+            let Some(waypoint) = pod.waypoint() else { continue };
+            let summary = found.entry(waypoint).or_insert_with(|| WaypointSummary {
+                name: waypoint.to_owned(),
+                scaling,
+                ..WaypointSummary::default()
+            });
+            summary.pods.push(WaypointPod {
+                name: key.name.clone(),
+                uid: pod.uid.clone(),
+                ready: pod.ready && !pod.terminating,
+            });
+        }
+        found.into_values().collect()
     }
 
     /// Namespaces that have a waypoint, wanted or still there.
     pub fn waypoint_namespaces(&self) -> Vec<String> {
-        Vec::new()
+        let with = self.plans.iter().filter(|(_, plan)| !plan.waypoints.is_empty());
+        with.map(|(namespace, _)| namespace.clone()).collect()
     }
 
-    /// What waypoints were told, against what sidecars would have been told.
-    pub fn configuration(&self) -> ConfigurationStatus {
-        ConfigurationStatus::default()
+    /// Whether the waypoint is wanted or still has its Service.
+    pub fn has_waypoint(&self, namespace: &str, name: &str) -> bool {
+        let plan = self.plans.get(namespace);
+        plan.is_some_and(|p| p.waypoints.contains_key(name))
     }
+
+    /// What waypoints were told, against what sidecars would have been told: each of the namespace's pods all of its Services.
+    pub fn configuration(&self) -> ConfigurationStatus {
+        let (mut sent, mut sidecars) = (0, 0);
+        for namespace in self.waypoint_namespaces() {
+            let waypoints = self.waypoints_in(&namespace);
+            sent += waypoints.iter().map(|w| w.ready() * w.services).sum::<usize>();
+            let pods = self.pods_in(&namespace).filter(|(_, p)| p.waypoint().is_none());
+            let services = self.services_in(&namespace).filter(|(_, r)| !r.waypoint);
+            sidecars += pods.count() * services.count();
+        }
+        ConfigurationStatus {
+            sent: i64::try_from(sent).unwrap_or(i64::MAX),
+            sidecar_model: i64::try_from(sidecars).unwrap_or(i64::MAX),
+            ratio: ratio(sent, sidecars),
+        }
+    }
+
+    fn scaling(&self, namespace: &str) -> ScalingSettings {
+        let mesh = self.mesh.as_ref().map(|m| &m.scaling);
+        let own = self.ambient.get(namespace).and_then(|a| a.waypoint.as_ref());
+        let layers = [own, mesh];
+        let first = |get: fn(&Scaling) -> Option<u32>| layers.into_iter().flatten().find_map(get);
+        // What cannot be read counts as left out.
+        let window = |get: fn(&Scaling) -> Option<&String>| {
+            let mut given = layers.into_iter().flatten().filter_map(get);
+            given.find_map(|text| parse_duration(text).ok())
+        };
+        let default = ScalingSettings::default();
+        let min = first(|s| s.min_replicas).unwrap_or(default.min).max(1);
+        ScalingSettings {
+            min,
+            max: first(|s| s.max_replicas).unwrap_or(default.max).max(min),
+            target: first(|s| s.target_in_flight).unwrap_or(default.target).max(1),
+            up: window(|s| s.scale_up_window.as_ref()).unwrap_or(default.up),
+            down: window(|s| s.scale_down_window.as_ref()).unwrap_or(default.down),
+        }
+    }
+}
+
+/// `part` of `whole`, as in `0.8%`.
+fn ratio(part: usize, whole: usize) -> String {
+    if whole == 0 {
+        return String::new();
+    }
+    // Tenths of a percent, rounded.
+    let tenths = (part * 1000 + whole / 2) / whole;
+    if tenths == 0 && part > 0 {
+        return "<0.1%".to_owned();
+    }
+    format!("{}.{}%", tenths / 10, tenths % 10)
 }

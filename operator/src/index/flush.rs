@@ -1,0 +1,221 @@
+//! From what was touched to messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_crds::MtlsMode;
+use ambit_wire::agent::{EnrolledNamespace, NodeConfig};
+use ambit_wire::names;
+use ambit_wire::workload::GatewayAddress;
+use prost::Message;
+
+use super::state::Update;
+use super::waypoint::{exempt, gateway};
+use super::{Index, Key, PodRecord};
+use super::{authorization, build};
+
+impl Index {
+    /// Computes anew what was touched since the last call.
+    pub fn flush(&mut self) -> Update {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut update = Update::default();
+        let replanned = self.replan(&mut dirty, &mut update);
+        for namespace in &dirty.namespaces {
+            self.flush_namespace(namespace, &mut update);
+        }
+        for key in &dirty.services {
+            let message = self
+                .services
+                .get(key)
+                .map(|r| build::service(&self.config, key, r, self.service_gateway(key)).encode_to_vec());
+            update
+                .addresses
+                .insert(build::service_name(&self.config, key), message);
+        }
+        for key in &dirty.slices {
+            self.flush_slice(key, &mut update);
+        }
+        for key in &dirty.pods {
+            self.flush_pod(key, &mut update);
+        }
+        if dirty.node_config {
+            update.node_config = Some(self.node_config().encode_to_vec());
+            let strict = authorization::strict(&self.config.system_namespace);
+            let name = format!("{}/{}", strict.namespace, strict.name);
+            update.authorizations.insert(name, Some(strict.encode_to_vec()));
+        }
+        self.flush_waypoints(&replanned, &mut update);
+        update.namespaces = dirty.namespaces;
+        update
+            .namespaces
+            .extend(dirty.pods.into_iter().map(|key| key.namespace));
+        update.namespaces.extend(replanned);
+        self.started = true;
+        update
+    }
+
+    fn node_config(&self) -> NodeConfig {
+        let mesh = self.mesh.clone().unwrap_or_default();
+        NodeConfig {
+            uninstall: self.active_mesh().is_none(),
+            drain_deadline_seconds: u32::try_from(mesh.drain_deadline.as_secs()).unwrap_or(u32::MAX),
+            trust_domain: mesh.trust_domain,
+        }
+    }
+
+    fn flush_namespace(&mut self, namespace: &str, update: &mut Update) {
+        let enrolled = self.is_enrolled(namespace) && self.existing.contains(namespace);
+        let message = enrolled.then(|| {
+            EnrolledNamespace {
+                name: namespace.to_owned(),
+            }
+            .encode_to_vec()
+        });
+        update.enrolled.insert(namespace.to_owned(), message);
+        let old = self.sent.rules.remove(namespace).unwrap_or_default();
+        let mut new = BTreeMap::new();
+        let rules = self
+            .ambient
+            .get(namespace)
+            .filter(|_| enrolled)
+            .map(|a| a.rules.as_slice())
+            .unwrap_or_default();
+        let waypoints = self.waypoint_principals(namespace);
+        for rule in rules {
+            let name = authorization::wire_name(rule);
+            let old = old.get(&name).map(Vec::as_slice);
+            let authorization = authorization::in_force(namespace, rule, old);
+            new.insert(name, authorization.encode_to_vec());
+            let message = exempt(authorization, &waypoints).encode_to_vec();
+            update
+                .authorizations
+                .insert(authorization::full_name(namespace, rule), Some(message));
+        }
+        for gone in old.keys().filter(|name| !new.contains_key(*name)) {
+            update.authorizations.insert(format!("{namespace}/{gone}"), None);
+        }
+        if !new.is_empty() {
+            self.sent.rules.insert(namespace.to_owned(), new);
+        }
+    }
+
+    fn flush_slice(&mut self, key: &Key, update: &mut Update) {
+        let trust_domain = self.trust_domain();
+        let new = self.endpoints.get(key).and_then(|slice| {
+            let service = self.services.get(&key.sibling(&slice.service))?;
+            Some(build::bare_endpoints(
+                &self.config,
+                key,
+                slice,
+                service,
+                &trust_domain,
+            ))
+        });
+        let new = new.unwrap_or_default();
+        for gone in self.sent.bare.remove(key).unwrap_or_default() {
+            update.addresses.insert(gone, None);
+        }
+        if !new.is_empty() {
+            self.sent.bare.insert(key.clone(), new.keys().cloned().collect());
+        }
+        for (name, message) in new {
+            update.addresses.insert(name, Some(message.encode_to_vec()));
+        }
+    }
+
+    fn flush_pod(&mut self, key: &Key, update: &mut Update) {
+        let pod = self.pods.get(key);
+        let message =
+            pod.and_then(|pod| build::workload(&self.config, key, pod, self.surroundings(key, pod)));
+        update.addresses.insert(
+            build::workload_uid(&self.config, key),
+            message.map(|m| m.encode_to_vec()),
+        );
+
+        if let Some((node, uid)) = self.sent.captures.remove(key) {
+            update.captures.entry(node).or_default().insert(uid, None);
+        }
+        if let Some(pod) = pod.filter(|p| !p.node.is_empty()) {
+            let message = build::capture(key, pod, self.is_enrolled(&key.namespace));
+            let of_node = update.captures.entry(pod.node.clone()).or_default();
+            of_node.insert(pod.uid.clone(), Some(message.encode_to_vec()));
+            self.sent
+                .captures
+                .insert(key.clone(), (pod.node.clone(), pod.uid.clone()));
+        }
+    }
+
+    /// The waypoint that a Service is reached through.
+    fn service_gateway(&self, key: &Key) -> Option<GatewayAddress> {
+        let waypoint = self.plans.get(&key.namespace)?.in_force(&key.name)?;
+        Some(gateway(&self.config, &key.namespace, waypoint))
+    }
+
+    pub(super) fn surroundings(&self, key: &Key, pod: &PodRecord) -> build::Surroundings {
+        let enrolled = self.is_enrolled(&key.namespace);
+        let mut addresses = pod.addresses.clone();
+        if !pod.host_network {
+            addresses.retain(|a| {
+                self.by_address
+                    .get(a)
+                    .and_then(BTreeSet::last)
+                    .is_none_or(|(_, holder)| holder == key)
+            });
+        }
+        let services = self.endpoints.services(key).filter_map(|service| {
+            let record = self.services.get(service)?;
+            let ports = self.endpoints.ports(service, record, &key.name)?;
+            Some((build::service_name(&self.config, service), ports))
+        });
+        let plan = self.plans.get(&key.namespace);
+        let waypoint = plan.and_then(|p| p.of_pod(&key.name)?.waypoint.as_deref());
+        build::Surroundings {
+            trust_domain: self.trust_domain(),
+            enrolled,
+            addresses,
+            services: services.collect(),
+            waypoint: waypoint.map(|w| gateway(&self.config, &key.namespace, w)),
+            policies: if build::wanted(enrolled, pod) {
+                self.policies(key, pod)
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// Authorizations that the workload names: strict mTLS, rules with a pod selector, and what keeps ways around waypoints closed.
+    fn policies(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
+        let mut found = self.selecting_rules(key, pod);
+        if self.mtls(&key.namespace) == MtlsMode::Strict {
+            found.push(format!(
+                "{}/{}",
+                self.config.system_namespace,
+                names::STRICT_POLICY
+            ));
+        }
+        let plan = self.plans.get(&key.namespace);
+        let guards = plan.and_then(|p| Some(&p.of_pod(&key.name)?.guards));
+        found.extend(
+            guards
+                .into_iter()
+                .flatten()
+                .map(|g| format!("{}/{g}", key.namespace)),
+        );
+        found.sort();
+        found
+    }
+
+    /// Rules of the AmbientNamespace that select the pod.
+    pub(super) fn selecting_rules(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
+        let rules = self
+            .ambient
+            .get(&key.namespace)
+            .map(|a| a.rules.as_slice())
+            .unwrap_or_default();
+        let selecting = rules
+            .iter()
+            .filter(|r| r.pod_selector.is_some() && authorization::selects(r.pod_selector.as_ref(), pod));
+        selecting
+            .map(|r| authorization::full_name(&key.namespace, r))
+            .collect()
+    }
+}

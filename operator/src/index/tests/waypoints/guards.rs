@@ -1,0 +1,234 @@
+use super::*;
+use ambit_policy::{Connection, Policies, Target};
+use security::string_match::MatchType;
+
+const WAYPOINT_ID: &str = "cluster.local/ns/shop/sa/waypoint";
+const CLIENT_ID: &str = "cluster.local/ns/shop/sa/cart";
+
+impl World {
+    /// Whether the pod's ztunnel lets a connection in.
+    fn admits(&self, pod: &str, port: u16, principal: Option<&str>) -> bool {
+        let mut policies = Policies::default();
+        for authorization in self.authorizations.values() {
+            policies.insert(authorization.clone().try_into().unwrap());
+        }
+        let workload = self.workload(pod).unwrap();
+        evaluate(&policies, &workload.authorization_policies, port, principal)
+    }
+
+    /// Whether the waypoint lets a connection of its client pass on to the pod, as far as L4 rules go.
+    fn passes_on(&self, pod: &str, port: u16, principal: &str) -> bool {
+        let sent = self.sent("waypoint");
+        let mut policies = Policies::default();
+        for bytes in sent.authorizations.values() {
+            let authorization = security::Authorization::decode(bytes.as_slice()).unwrap();
+            policies.insert(authorization.try_into().unwrap());
+        }
+        let bytes = &sent.workloads[&format!("Kubernetes//Pod/shop/{pod}")];
+        let workload = Workload::decode(bytes.as_slice()).unwrap();
+        evaluate(&policies, &workload.authorization_policies, port, Some(principal))
+    }
+}
+
+fn evaluate(policies: &Policies, named: &[String], port: u16, principal: Option<&str>) -> bool {
+    let connection = Connection {
+        principal,
+        source: "10.0.0.77".parse().unwrap(),
+        destination: format!("10.0.0.1:{port}").parse().unwrap(),
+    };
+    let target = Target {
+        namespace: "shop",
+        policies: named,
+    };
+    policies.evaluate(&connection, target).is_allowed()
+}
+
+#[test]
+fn pods_behind_rules_take_connections_from_the_waypoint_alone() {
+    let mut world = World::protected();
+    world.pod(&marked(pod("free", "10.0.0.2")));
+    assert!(world.authorizations.contains_key("shop/ambit-guard-web"));
+    assert_eq!(
+        world.workload("a").unwrap().authorization_policies,
+        ["shop/ambit-guard-web"]
+    );
+    assert_eq!(world.target("orders").guarded_pods, Some(1));
+    assert!(world.admits("a", 8080, Some(WAYPOINT_ID)));
+    assert!(!world.admits("a", 8080, Some(CLIENT_ID)));
+    assert!(!world.admits("a", 8080, None), "plaintext");
+    // Another port is nothing of the Service's, and another pod neither.
+    assert!(world.admits("a", 9090, None));
+    assert!(world.admits("free", 8080, Some(CLIENT_ID)));
+    // A pod that joins, and one that leaves.
+    world.endpoints("shop", "web", &["free"]);
+    assert!(!world.admits("free", 8080, Some(CLIENT_ID)));
+    assert!(world.admits("a", 8080, Some(CLIENT_ID)));
+    // The Service's ports change.
+    world.service(json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80, "targetPort": 9090}]},
+    }));
+    assert!(world.admits("free", 8080, Some(CLIENT_ID)) && !world.admits("free", 9090, Some(CLIENT_ID)));
+}
+
+#[test]
+fn named_ports_are_guarded_where_each_pod_has_them() {
+    let mut world = World::protected();
+    world.service(json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+    }));
+    world.pod(&marked(pod("b", "10.0.0.2")));
+    world.slice(json!({
+        "metadata": {"name": "web-2", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 9090}],
+        "endpoints": [{"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b"}}],
+    }));
+    assert!(!world.admits("a", 8080, None) && world.admits("a", 9090, None));
+    assert!(!world.admits("b", 9090, None) && world.admits("b", 8080, None));
+}
+
+#[test]
+fn a_pod_on_its_way_out_stays_guarded() {
+    let mut world = World::protected();
+    world.slice(json!({
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{
+            "addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"},
+            "conditions": {"ready": false, "serving": false, "terminating": true},
+        }],
+    }));
+    assert!(!world.admits("a", 8080, Some(CLIENT_ID)));
+}
+
+#[test]
+fn without_rules_that_decide_nothing_is_closed() {
+    let mut world = World::protected();
+    world.policy(
+        "orders",
+        json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "1s"}),
+    );
+    assert!(world.admits("a", 8080, None));
+    assert_eq!(world.target("orders").guarded_pods, None);
+    let rule = json!({"name": "r", "action": "Deny", "mode": "Audit", "methods": ["GET"]});
+    world.policy("orders", with(orders(), "/authorization", json!([rule])));
+    assert!(world.admits("a", 8080, None));
+    assert_eq!(world.target("orders").guarded_pods, None);
+    assert!(!world.services_of("waypoint")[0].authorization.is_empty());
+    // A second one that decides.
+    world.policy("second", orders());
+    assert!(!world.admits("a", 8080, None));
+}
+
+#[test]
+fn pods_that_are_not_captured_are_not_counted_as_guarded() {
+    let mut world = World::protected();
+    let out = with(
+        pod("b", "10.0.0.2"),
+        "/metadata/labels/istio.io~1dataplane-mode",
+        json!("none"),
+    );
+    world.pod(&out);
+    world.pod(&pod("c", "10.0.0.3"));
+    world.endpoints("shop", "web", &["a", "b", "c"]);
+    let target = world.target("orders");
+    assert_eq!(target.guarded_pods, Some(1));
+    assert!(
+        target.programmed.message.contains("2 pods"),
+        "{}",
+        target.programmed.message
+    );
+    // It is guarded from the moment on that it is captured.
+    assert!(!world.admits("c", 8080, None));
+}
+
+#[test]
+fn l4_rules_are_about_the_clients_of_a_waypoint() {
+    let mut world = World::protected();
+    let cases = [
+        // (action, from, whether the client passes)
+        ("Allow", json!([{"principals": [CLIENT_ID]}]), true),
+        (
+            "Allow",
+            json!([{"principals": ["cluster.local/ns/bank/sa/teller"]}]),
+            false,
+        ),
+        ("Deny", json!([{"namespaces": ["shop"]}]), false),
+        (
+            "Deny",
+            json!([{"ipBlocks": ["10.0.0.0/8"]}, {"namespaces": ["bank"]}]),
+            true,
+        ),
+    ];
+    for (action, from, passes) in cases {
+        for selecting in [false, true] {
+            let mut rule = json!({"name": "r", "action": action, "from": from});
+            if selecting {
+                rule["podSelector"] = json!({"matchLabels": {"app": "a"}});
+            }
+            world.ambient("shop", json!({"authorization": [rule]}));
+            assert!(world.admits("a", 8080, Some(WAYPOINT_ID)), "{action} {from}");
+            // The last case is about addresses, and the waypoint is told its client's.
+            let expected = passes && !from.to_string().contains("ipBlocks");
+            assert_eq!(world.passes_on("a", 8080, CLIENT_ID), expected, "{action} {from}");
+        }
+    }
+    // What is not about callers holds at both.
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "r", "action": "Deny", "ports": [8080]}]}),
+    );
+    assert!(!world.admits("a", 8080, Some(WAYPOINT_ID)) && !world.passes_on("a", 8080, CLIENT_ID));
+    // Without a waypoint rules are as they are written.
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "r", "action": "Allow", "from": [{"principals": [CLIENT_ID]}]}]}),
+    );
+    assert_eq!(
+        world.authorizations["shop/r"].rules[0].clauses[0].matches.len(),
+        2
+    );
+    world.delete_policy("orders");
+    world.settle();
+    world.delete_service("waypoint");
+    let matches = &world.authorizations["shop/r"].rules[0].clauses[0].matches;
+    assert_eq!(matches.len(), 1);
+    assert_eq!(
+        matches[0].principals[0].match_type,
+        Some(MatchType::Exact(CLIENT_ID.to_owned()))
+    );
+}
+
+#[test]
+fn a_waypoint_gets_the_selecting_rules_of_its_own_endpoints() {
+    let mut world = World::protected();
+    world.pod(&marked(pod("free", "10.0.0.2")));
+    world.mesh(json!({"mtls": {"mode": "Strict"}}));
+    let selecting = |name: &str, app: &str| json!({"name": name, "action": "Deny", "ports": [1], "podSelector": {"matchLabels": {"app": app}}});
+    world.ambient("shop", json!({"authorization": [selecting("for-a", "a"), selecting("for-free", "free"), {"name": "all", "action": "Deny", "ports": [1]}]}));
+    let names: Vec<_> = world.sent("waypoint").authorizations.keys().cloned().collect();
+    assert_eq!(names, ["shop/all", "shop/for-a"]);
+    let bytes = &world.sent("waypoint").workloads["Kubernetes//Pod/shop/a"];
+    assert_eq!(
+        Workload::decode(bytes.as_slice()).unwrap().authorization_policies,
+        ["shop/for-a"]
+    );
+    assert!(
+        world
+            .workload("a")
+            .unwrap()
+            .authorization_policies
+            .contains(&"ambit-system/strict-mtls".to_owned())
+    );
+}
+
+#[test]
+fn a_rule_cannot_take_the_place_of_a_guard() {
+    let mut world = World::protected();
+    let rule = json!({"name": "ambit-guard-web", "action": "Deny", "ports": [1], "podSelector": {"matchLabels": {"app": "a"}}});
+    world.ambient("shop", json!({"authorization": [rule]}));
+    assert!(!world.admits("a", 8080, None) && !world.admits("a", 1, None));
+    world.ambient("shop", json!({}));
+    assert!(!world.admits("a", 8080, None) && world.admits("a", 1, None));
+}

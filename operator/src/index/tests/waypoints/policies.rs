@@ -1,0 +1,388 @@
+use super::*;
+
+/// A rule that matches a path in `action`'s way.
+fn rule(name: &str, action: &str) -> Value {
+    json!({"name": name, "action": action, "paths": [{"prefix": "/admin"}], "methods": ["GET", "PUT"]})
+}
+
+fn rules(rules: Value) -> Value {
+    with(orders(), "/authorization", rules)
+}
+
+fn policy_of(world: &World, name: &str) -> wire::Policy {
+    let bytes = &world.sent("waypoint").policies[&format!("shop/{name}")];
+    wire::Policy::decode(bytes.as_slice()).unwrap()
+}
+
+fn generation(name: &str, generation: i64, spec: Value) -> Value {
+    json!({"metadata": {"name": name, "generation": generation}, "spec": spec})
+}
+
+#[test]
+fn a_whole_policy_on_the_wire() {
+    let mut world = World::protected();
+    world.policy("orders", json!({
+        "targetRefs": [{"kind": "Service", "name": "web"}],
+        "authorization": [{
+            "name": "r", "action": "Deny", "mode": "Audit", "methods": ["GET"],
+            "from": [{"principals": ["cluster.local/ns/shop/*"], "namespaces": ["*"]}],
+            "paths": [{"exact": "/a"}, {"prefix": "/b"}], "hosts": ["*.shop", "web.shop"],
+            "headers": [{"name": "X-Role", "values": ["admin", "*-admin"]}, {"name": "x-any"}],
+        }],
+        "timeout": "1500ms",
+        "retry": {"attempts": 3, "statusCodes": [502], "conditions": ["Reset"], "perTryTimeout": "200ms", "backoff": "10ms", "nonIdempotent": true},
+    }));
+    let policy = policy_of(&world, "orders");
+    let understood = ambit_wire::waypoint_policy::WaypointPolicy::try_from(policy.clone()).unwrap();
+    assert_eq!(&*understood.name, "shop/orders");
+    let rule = &policy.authorization[0];
+    assert!(rule.audit && rule.action() == security::Action::Deny);
+    assert_eq!((rule.from.len(), rule.paths.len(), rule.hosts.len()), (1, 2, 2));
+    assert_eq!(
+        (rule.headers[0].name.as_str(), rule.headers[1].values.len()),
+        ("x-role", 1)
+    );
+    assert_eq!(policy.timeout.unwrap().nanos, 500_000_000);
+    let retry = understood.retry.unwrap();
+    assert_eq!(
+        (
+            retry.attempts,
+            retry.connect_failure,
+            retry.reset,
+            retry.non_idempotent
+        ),
+        (3, false, true, true)
+    );
+    assert_eq!(
+        (retry.backoff_base.as_millis(), retry.backoff_max.as_millis()),
+        (10, 100)
+    );
+}
+
+#[test]
+fn targets_that_are_none() {
+    let mut world = World::protected();
+    let target =
+        |kind: &str, name: &str| with(orders(), "/targetRefs", json!([{"kind": kind, "name": name}]));
+    for (kind, name, reason, message) in [
+        (
+            "Service",
+            "nobody",
+            "TargetNotFound",
+            "spec.targetRefs[0]: there is no Service \"nobody\" in namespace shop",
+        ),
+        ("Namespace", "bank", "Invalid", "spec.targetRefs[0].name"),
+        ("Service", "waypoint", "Invalid", "is a waypoint's own"),
+    ] {
+        world.policy("p", target(kind, name));
+        let found = world.target("p");
+        assert!(!found.accepted.status && !found.programmed.status);
+        assert_eq!(world.reasons("p"), (reason, reason));
+        assert!(
+            found.accepted.message.contains(message),
+            "{}",
+            found.accepted.message
+        );
+        assert_eq!(found.waypoint, None);
+    }
+    // The Service comes.
+    world.policy("p", target("Service", "nobody"));
+    world.web_service("shop", "nobody", "10.96.0.5", json!({}));
+    world.settle();
+    assert_eq!(world.reasons("p"), ("Accepted", "Programmed"));
+}
+
+#[test]
+fn one_target_is_not_the_other() {
+    let mut world = World::protected();
+    world.policy(
+        "orders",
+        with(
+            orders(),
+            "/targetRefs",
+            json!([{"kind": "Service", "name": "web"}, {"kind": "Service", "name": "nobody"}]),
+        ),
+    );
+    let summary = world.index.policy_summary(&Key::new("shop", "orders")).unwrap();
+    let accepted: Vec<bool> = summary.targets.iter().map(|t| t.accepted.status).collect();
+    assert_eq!(accepted, [true, false]);
+    assert!(
+        summary.targets[1]
+            .accepted
+            .message
+            .starts_with("spec.targetRefs[1]: ")
+    );
+    assert!(world.bound("web").is_some());
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_its_field() {
+    let long = json!({"attempts": 1, "statusCodes": [500], "backoff": "2h", "conditions": []});
+    for (spec, field) in [
+        (
+            rules(json!([{"name": "r", "action": "Deny"}])),
+            "spec.authorization[0]: a rule needs",
+        ),
+        (
+            rules(json!([rule("a", "Deny"), rule("a", "Deny")])),
+            "spec.authorization[1].name",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "paths": [{"exact": "/a//b"}]}])),
+            "spec.authorization[0].paths[0].exact",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "paths": [{"prefix": "/a/../b"}]}])),
+            "spec.authorization[0].paths[0].prefix",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "paths": [{}]}])),
+            "spec.authorization[0].paths[0]: a path needs",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "methods": ["get"]}])),
+            "spec.authorization[0].methods[0]",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "from": [{}]}])),
+            "spec.authorization[0].from[0]",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "from": [{"principals": ["spiffe://x"]}]}])),
+            "spec.authorization[0].from[0].principals[0]",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "from": [{"namespaces": ["a*b"]}]}])),
+            "spec.authorization[0].from[0].namespaces[0]",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "hosts": ["UP"]}])),
+            "spec.authorization[0].hosts[0]",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "headers": [{"name": "a b"}]}])),
+            "spec.authorization[0].headers[0].name",
+        ),
+        (
+            rules(json!([{"name": "r", "action": "Deny", "headers": [{"name": "a", "values": ["**"]}]}])),
+            "spec.authorization[0].headers[0].values[0]",
+        ),
+        (with(orders(), "/timeout", json!("soon")), "spec.timeout"),
+        (with(orders(), "/timeout", json!("2h")), "spec.timeout"),
+        (
+            with(orders(), "/retry", json!({"conditions": []})),
+            "spec.retry: it needs",
+        ),
+        (
+            with(orders(), "/retry", json!({"attempts": 0})),
+            "spec.retry.attempts",
+        ),
+        (
+            with(orders(), "/retry", json!({"statusCodes": [200]})),
+            "spec.retry.statusCodes[0]",
+        ),
+        (
+            with(
+                orders(),
+                "/retry",
+                json!({"perTryTimeout": "1s", "conditions": ["ConnectFailure"]}),
+            ),
+            "spec.retry.perTryTimeout",
+        ),
+        (with(orders(), "/retry", long), "spec.retry.backoff"),
+        (
+            json!({"targetRefs": [{"kind": "Service", "name": "web"}]}),
+            "spec: it needs one of",
+        ),
+    ] {
+        let mut world = World::shop();
+        world.policy("p", spec.clone());
+        let accepted = world.target("p").accepted;
+        assert_eq!(accepted.reason.as_str(), "Invalid", "{spec}");
+        assert!(
+            accepted.message.starts_with(field),
+            "{}: {spec}",
+            accepted.message
+        );
+    }
+}
+
+#[test]
+fn rules_that_contradict_each_other() {
+    let mut world = World::protected();
+    let turned =
+        json!({"name": "b", "action": "Deny", "methods": ["PUT", "GET"], "paths": [{"prefix": "/admin"}]});
+    world.policy("p", rules(json!([rule("a", "Allow"), turned])));
+    let target = world.target("p");
+    assert_eq!(world.reasons("p"), ("Conflicted", "Conflicted"));
+    assert!(
+        target
+            .accepted
+            .message
+            .starts_with("spec.authorization[1]: rule b contradicts rule a: "),
+        "{}",
+        target.accepted.message
+    );
+    // To report what one would deny is no contradiction, nor is the same thing said twice.
+    world.policy(
+        "p",
+        rules(json!([
+            rule("a", "Allow"),
+            with(rule("b", "Deny"), "/mode", json!("Audit"))
+        ])),
+    );
+    assert_eq!(world.reasons("p").0, "Accepted");
+    world.policy("p", rules(json!([rule("a", "Deny"), rule("b", "Deny")])));
+    assert_eq!(world.reasons("p").0, "Accepted");
+}
+
+#[test]
+fn the_last_good_version_stays_in_force() {
+    let mut world = World::protected();
+    let good = policy_of(&world, "orders");
+    let bad = generation("orders", 2, rules(json!([{"name": "r", "action": "Deny"}])));
+    world.policy_object(bad.clone());
+    assert_eq!(policy_of(&world, "orders"), good);
+    assert_eq!(world.services_of("waypoint")[0].authorization, ["shop/orders"]);
+    assert!(world.bound("web").is_some());
+    let target = world.target("orders");
+    assert!(!target.accepted.status && !target.programmed.status);
+    assert!(
+        target.accepted.message.contains("generation 0 stays in force"),
+        "{}",
+        target.accepted.message
+    );
+    assert_eq!(
+        (target.waypoint.as_deref(), target.guarded_pods),
+        (Some("waypoint"), Some(1))
+    );
+    // Even where the bad one has other targets.
+    let elsewhere = json!([{"kind": "Service", "name": "nobody"}]);
+    world.policy_object(generation(
+        "orders",
+        3,
+        with(bad["spec"].clone(), "/targetRefs", elsewhere),
+    ));
+    assert_eq!(policy_of(&world, "orders"), good);
+    assert!(world.bound("web").is_some());
+    // A good one takes its place.
+    world.policy_object(generation("orders", 4, rules(json!([rule("a", "Deny")]))));
+    world.settle();
+    assert_eq!(world.reasons("orders"), ("Accepted", "Programmed"));
+    assert_eq!(policy_of(&world, "orders").authorization[0].name, "a");
+    // And one that is deleted leaves nothing behind.
+    world.delete_policy("orders");
+    world.policy_object(bad);
+    assert_ne!(policy_of(&world, "orders"), good);
+}
+
+#[test]
+fn one_that_never_could_be_read_closes_its_targets() {
+    use ambit_policy::http::{Attributes, Headers, HttpRequest, evaluate};
+    struct NoHeaders;
+    impl Headers for NoHeaders {
+        fn any(&self, _: &str, _: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+            false
+        }
+    }
+    let allowed = |world: &World| {
+        let policy =
+            ambit_wire::waypoint_policy::WaypointPolicy::try_from(policy_of(world, "orders")).unwrap();
+        let request = HttpRequest {
+            principal: Some("cluster.local/ns/shop/sa/cart"),
+            attributes: Some(Attributes {
+                method: "GET",
+                path: "/",
+                host: "web",
+                headers: &NoHeaders,
+            }),
+        };
+        evaluate(&policy.rules, &request).is_allowed()
+    };
+    // As an operator that has just been started sees it.
+    let mut world = World::shop();
+    world.waypoint("shop", "waypoint", true);
+    world.policy(
+        "orders",
+        rules(json!([{"name": "r", "action": "Deny", "methods": ["get"]}])),
+    );
+    world.settle();
+    assert!(world.bound("web").is_some());
+    assert!(!allowed(&world));
+    assert!(
+        world
+            .workload("a")
+            .unwrap()
+            .authorization_policies
+            .contains(&"shop/ambit-guard-web".to_owned())
+    );
+    // Rules that can be read hold, whatever is wrong with the rest.
+    let mut spec = with(orders(), "/timeout", json!("soon"));
+    world.policy("orders", spec.clone());
+    assert!(allowed(&world));
+    assert!(policy_of(&world, "orders").timeout.is_none());
+    assert_eq!(world.reasons("orders").0, "Invalid");
+    // Rules that only report close nothing.
+    spec["authorization"][0]["mode"] = json!("Audit");
+    world.policy("orders", spec);
+    assert!(allowed(&world));
+}
+
+#[test]
+fn of_several_timeouts_and_retries_one_applies() {
+    let mut world = World::protected();
+    let named = |name: &str, created: &str, spec: Value| json!({"metadata": {"name": name, "creationTimestamp": created}, "spec": spec});
+    let timeout = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "1s"});
+    let retry = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "retry": {"attempts": 1}});
+    let all = with(
+        timeout.clone(),
+        "/targetRefs",
+        json!([{"kind": "Namespace", "name": "shop"}]),
+    );
+    world.web_service("shop", "api", "10.96.0.2", json!({}));
+    world.policy_object(named("namespace", "2020-01-01T00:00:00Z", all));
+    world.policy_object(named("younger", "2026-01-01T00:00:00Z", timeout.clone()));
+    world.policy_object(named("older", "2024-01-01T00:00:00Z", timeout.clone()));
+    world.policy_object(named("b-twin", "2024-01-01T00:00:00Z", timeout));
+    world.policy_object(named("retry", "2026-01-01T00:00:00Z", retry));
+    world.settle();
+    let services = world.services_of("waypoint");
+    let of = |name: &str| services.iter().find(|s| s.name == name).unwrap();
+    assert_eq!(
+        (of("web").timeout.as_str(), of("web").retry.as_str()),
+        ("shop/b-twin", "shop/retry")
+    );
+    assert_eq!(
+        (of("api").timeout.as_str(), of("api").retry.as_str()),
+        ("shop/namespace", "")
+    );
+    for (policy, note) in [
+        (
+            "younger",
+            "at Service web the timeout of shop/b-twin goes before its own",
+        ),
+        (
+            "namespace",
+            "at Service web the timeout of shop/b-twin goes before its own",
+        ),
+    ] {
+        let programmed = world.target(policy).programmed;
+        assert!(
+            programmed.status && programmed.message.contains(note),
+            "{}",
+            programmed.message
+        );
+    }
+    assert!(!world.target("b-twin").programmed.message.contains("goes before"));
+}
+
+#[test]
+fn rules_of_all_policies_apply() {
+    let mut world = World::protected();
+    world.policy("all", everywhere());
+    assert_eq!(
+        world.services_of("waypoint")[0].authorization,
+        ["shop/all", "shop/orders"]
+    );
+    assert_eq!(world.index.policy_summary(&Key::new("shop", "nobody")), None);
+}

@@ -1,0 +1,174 @@
+use super::*;
+
+fn replica(namespace: &str, name: &str, ready: bool) -> Value {
+    let pod = with(pod(name, "10.9.0.1"), "/metadata/namespace", json!(namespace));
+    let pod = with(pod, "/metadata/uid", json!(format!("u-{namespace}-{name}")));
+    let pod = with(pod, "/spec/serviceAccountName", json!("waypoint"));
+    let pod = with(
+        pod,
+        "/metadata/labels",
+        json!({"ambit.dev/waypoint": "waypoint", "istio.io/dataplane-mode": "none"}),
+    );
+    with(
+        pod,
+        "/status/conditions/0/status",
+        json!(if ready { "True" } else { "False" }),
+    )
+}
+
+fn pod_of(namespace: &str, name: &str, ip: &str) -> Value {
+    let pod = with(pod(name, ip), "/metadata/namespace", json!(namespace));
+    marked(with(pod, "/metadata/uid", json!(format!("u-{namespace}-{name}"))))
+}
+
+#[test]
+fn two_namespaces_of_25_services_and_250_pods_are_100_configurations_against_12_500() {
+    let mut world = World::enrolled();
+    world.namespace("bank", Some("ambient"));
+    for (n, namespace) in ["shop", "bank"].into_iter().enumerate() {
+        for service in 0..25 {
+            world.web_service(
+                namespace,
+                &format!("s{service}"),
+                &format!("10.96.{n}.{service}"),
+                json!({}),
+            );
+            let names: Vec<String> = (0..10).map(|pod| format!("s{service}-{pod}")).collect();
+            for (pod, name) in names.iter().enumerate() {
+                world.pod(&pod_of(namespace, name, &format!("10.{n}.{service}.{pod}")));
+            }
+            world.endpoints(
+                namespace,
+                &format!("s{service}"),
+                &names.iter().map(String::as_str).collect::<Vec<_>>(),
+            );
+        }
+        world.namespace_labels(namespace, use_waypoint("waypoint"));
+        world.waypoint(namespace, "waypoint", true);
+        for name in ["w1", "w2"] {
+            world.pod(&replica(namespace, name, true));
+        }
+    }
+    world.settle();
+    let configuration = world.index.configuration();
+    assert_eq!((configuration.sent, configuration.sidecar_model), (100, 12_500));
+    assert_eq!(configuration.ratio, "0.8%");
+    // What is counted is what is sent.
+    assert_eq!(world.sent("waypoint").services.len(), 25);
+    assert_eq!(world.sent("waypoint").workloads.len(), 250);
+    assert_eq!(world.summary("waypoint").unwrap().services, 25);
+}
+
+#[test]
+fn a_waypoint_is_sent_what_it_serves_and_nothing_of_what_is_elsewhere() {
+    let mut world = World::protected();
+    world.web_service("shop", "free", "10.96.0.2", json!({}));
+    world.pod(&marked(pod("f", "10.0.0.2")));
+    world.endpoints("shop", "free", &["f", "a"]);
+    world.namespace("other", Some("ambient"));
+    for n in 0..50 {
+        world.web_service("other", &format!("s{n}"), &format!("10.97.0.{n}"), json!({}));
+    }
+    assert_eq!(world.served("waypoint"), ["web"]);
+    let sent = world.sent("waypoint");
+    let workloads: Vec<_> = sent.workloads.keys().collect();
+    assert_eq!(workloads, ["Kubernetes//Pod/shop/a"]);
+    let workload = Workload::decode(sent.workloads["Kubernetes//Pod/shop/a"].as_slice()).unwrap();
+    // Of its Services, those that it serves; and no guard: that is against its clients.
+    let services: Vec<_> = workload.services.keys().collect();
+    assert_eq!(services, ["shop/web.shop.svc.cluster.local"]);
+    assert!(workload.authorization_policies.is_empty() && workload.waypoint.is_none());
+    assert_eq!(
+        workload.tunnel_protocol(),
+        ambit_wire::workload::TunnelProtocol::Hbone
+    );
+    assert_eq!(sent.policies.keys().collect::<Vec<_>>(), ["shop/orders"]);
+    let service = &world.services_of("waypoint")[0];
+    assert_eq!(service.addresses, [vec![10, 96, 0, 1]]);
+    assert_eq!(
+        (service.ports[0].port, service.ports[0].protocol()),
+        (80, ambit_wire::workload::AppProtocol::Http11)
+    );
+    assert_eq!(service.authorization, ["shop/orders"]);
+}
+
+#[test]
+fn a_thousand_changes_elsewhere_tell_a_waypoint_nothing() {
+    let mut world = World::protected();
+    world.namespace("other", Some("ambient"));
+    for n in 0..250 {
+        let ip = format!("10.97.0.{n}");
+        world.web_service("other", &format!("s{n}"), &ip, json!({}));
+        assert!(world.told.is_empty() && !world.last.is_empty());
+        world.pod(&pod_of("other", &format!("p{n}"), &format!("10.98.0.{n}")));
+        assert!(world.told.is_empty() && !world.last.is_empty());
+        world.endpoints("other", &format!("s{n}"), &[&format!("p{n}")]);
+        assert!(world.told.is_empty() && !world.last.is_empty());
+        world.ambient(
+            "other",
+            json!({"authorization": [{"name": format!("r{n}"), "action": "Deny", "ports": [80]}]}),
+        );
+        assert!(world.told.is_empty() && !world.last.is_empty());
+    }
+    // Nor does another namespace's waypoint.
+    world.namespace_labels("other", use_waypoint("waypoint"));
+    assert_eq!(world.told, [Key::new("other", "waypoint")]);
+    // Its own endpoints do.
+    world.pod(&with(
+        marked(pod("a", "10.0.0.1")),
+        "/status/conditions/0/status",
+        json!("False"),
+    ));
+    assert_eq!(world.told, [Key::new("shop", "waypoint")]);
+    // What changes nothing of it does not.
+    world.pod(&marked(pod("unrelated", "10.0.0.9")));
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn replicas_that_are_ready_and_those_on_their_way_out() {
+    let mut world = World::protected();
+    world.pod(&replica("shop", "w1", true));
+    world.pod(&replica("shop", "w2", false));
+    world.pod(&with(
+        replica("shop", "w3", true),
+        "/metadata/deletionTimestamp",
+        json!("2026-01-01T00:00:00Z"),
+    ));
+    // A pod that only says so.
+    world.pod(&with(
+        replica("shop", "w4", true),
+        "/spec/serviceAccountName",
+        json!("cart"),
+    ));
+    let summary = world.summary("waypoint").unwrap();
+    let pods: Vec<_> = summary.pods.iter().map(|p| (p.name.as_str(), p.ready)).collect();
+    assert_eq!(pods, [("w1", true), ("w2", false), ("w3", false)]);
+    assert_eq!(summary.ready(), 1);
+    // Replicas are not captured, nor bound.
+    let workload = world.workload("w1").unwrap();
+    assert!(workload.waypoint.is_none() && workload.authorization_policies.is_empty());
+    // When all else of it is gone, its pods still show.
+    world.delete_policy("orders");
+    world.delete_service("waypoint");
+    world.settle();
+    let summary = world.summary("waypoint").unwrap();
+    assert!(!summary.wanted && !summary.service && summary.pods.len() == 3);
+    assert!(world.waypoints.is_empty());
+}
+
+#[test]
+fn settings_follow_the_mesh() {
+    let mut world = World::protected();
+    world.mesh(json!({
+        "trustDomain": "example.org", "waypoint": {"maxConnectionAge": "1m"}, "telemetry": {"accessLog": "Disabled"},
+    }));
+    let settings = wire::Settings::decode(world.sent("waypoint").settings["waypoint"].as_slice()).unwrap();
+    assert_eq!(
+        (settings.namespace.as_str(), settings.name.as_str()),
+        ("shop", "waypoint")
+    );
+    assert_eq!(settings.trust_domain, "example.org");
+    assert!(!settings.access_log);
+    assert_eq!(settings.max_connection_age.unwrap().seconds, 60);
+}

@@ -1,0 +1,140 @@
+use super::*;
+
+const GUARD: &str = "shop/ambit-guard-web";
+
+impl World {
+    fn guarded(&self) -> bool {
+        let named = &self.workload("a").unwrap().authorization_policies;
+        named.contains(&GUARD.to_owned())
+    }
+}
+
+#[test]
+fn pods_are_closed_after_callers_know_the_way_and_opened_before_they_leave_it() {
+    let mut world = World::shop();
+    world.policy("orders", orders());
+    world.waypoint("shop", "waypoint", true);
+    assert!(world.bound("web").is_some() && !world.guarded());
+    // Until the guard is there it is not enforced.
+    assert_eq!(world.reasons("orders").1, "WaypointNotReady");
+    world.second();
+    assert!(world.guarded());
+    assert_eq!(world.reasons("orders").1, "Programmed");
+
+    world.delete_policy("orders");
+    assert!(world.bound("web").is_some() && !world.guarded());
+    assert!(!world.authorizations.contains_key(GUARD));
+    assert!(!world.summary("waypoint").unwrap().wanted);
+    world.second();
+    assert_eq!(world.bound("web"), None);
+}
+
+#[test]
+fn an_operator_that_starts_changes_nothing() {
+    let mut running = World::protected();
+    running.waypoint("shop", "waypoint", true);
+    // The same objects, read all at once.
+    let mut index = Index::new(Config::default());
+    std::mem::swap(&mut index, &mut running.index);
+    let mut fresh = Index::new(Config::default());
+    fresh.set_mesh(index.mesh.clone());
+    fresh.set_namespace("shop", Some(true));
+    for (key, record) in &index.services {
+        fresh.set_service(key, Some(record.clone()));
+    }
+    for (key, record) in &index.pods {
+        fresh.set_pod(key, Some(record.clone()));
+    }
+    for (key, record) in &index.policies {
+        fresh.set_policy(key, Some(record.clone()));
+    }
+    let slice = index.endpoints.get(&Key::new("shop", "web-1")).cloned();
+    fresh.set_slice(&Key::new("shop", "web-1"), slice);
+    let update = fresh.flush();
+    assert!(update.timers.is_empty());
+    let mut addresses = BTreeMap::new();
+    apply(&mut addresses, update.addresses, &mut Vec::new());
+    assert_eq!(addresses, running.addresses);
+    let mut authorizations = BTreeMap::new();
+    apply(&mut authorizations, update.authorizations, &mut Vec::new());
+    assert_eq!(authorizations, running.authorizations);
+    let waypoints: BTreeMap<_, _> = update
+        .waypoints
+        .into_iter()
+        .map(|(k, r)| (k, r.unwrap()))
+        .collect();
+    assert_eq!(waypoints, running.waypoints);
+}
+
+#[test]
+fn what_has_left_a_waypoint_is_served_on_for_a_while() {
+    let mut world = World::protected();
+    world.web_service("shop", "api", "10.96.0.2", use_waypoint("waypoint"));
+    world.settle();
+    assert_eq!(world.served("waypoint"), ["api", "web"]);
+    // It moves.
+    world.web_service("shop", "web", "10.96.0.1", use_waypoint("edge"));
+    world.waypoint("shop", "edge", true);
+    assert_eq!(
+        world.bound("web").as_deref(),
+        Some("shop/edge.shop.svc.cluster.local")
+    );
+    assert_eq!(world.served("edge"), ["web"]);
+    world.second();
+    assert_eq!(world.served("waypoint"), ["api", "web"]);
+    // Its rules go with it as long as it is served.
+    assert!(world.sent("waypoint").policies.contains_key("shop/orders"));
+    world.settle();
+    assert_eq!(world.served("waypoint"), ["api"]);
+    assert!(world.sent("waypoint").policies.is_empty());
+}
+
+#[test]
+fn one_that_comes_back_stays() {
+    let mut world = World::protected();
+    world.web_service("shop", "api", "10.96.0.2", use_waypoint("waypoint"));
+    world.settle();
+    world.web_service("shop", "api", "10.96.0.2", json!({}));
+    world.second();
+    assert_eq!(world.served("waypoint"), ["api", "web"]);
+    world.web_service("shop", "api", "10.96.0.2", use_waypoint("waypoint"));
+    world.settle();
+    assert_eq!(world.served("waypoint"), ["api", "web"]);
+}
+
+#[test]
+fn a_waypoint_that_drains_keeps_its_configuration_until_its_service_is_gone() {
+    let mut world = World::protected();
+    world.delete_policy("orders");
+    world.settle();
+    assert_eq!(world.bound("web"), None);
+    assert_eq!(world.served("waypoint"), ["web"]);
+    assert!(world.index.has_waypoint("shop", "waypoint"));
+    world.delete_service("waypoint");
+    assert!(world.waypoints.is_empty());
+    assert!(!world.index.has_waypoint("shop", "waypoint"));
+    assert!(world.index.waypoints_in("shop").is_empty() && world.index.waypoint_namespaces().is_empty());
+}
+
+#[test]
+fn a_service_that_is_deleted_is_gone_at_once() {
+    let mut world = World::protected();
+    world.delete_service("web");
+    assert!(world.services_of("waypoint").is_empty());
+    assert_eq!(world.reasons("orders").0, "TargetNotFound");
+    world.settle();
+}
+
+#[test]
+fn both_waypoints_may_come_while_a_service_moves_from_one_to_the_other() {
+    let mut world = World::protected();
+    world.waypoint("shop", "edge", true);
+    world.web_service("shop", "web", "10.96.0.1", use_waypoint("edge"));
+    let principals = |world: &World| {
+        let guard = &world.authorizations[GUARD];
+        guard.rules[0].clauses[0].matches[0].not_principals.len()
+    };
+    assert_eq!((principals(&world), world.guarded()), (2, true));
+    world.second();
+    assert_eq!((principals(&world), world.guarded()), (1, true));
+}

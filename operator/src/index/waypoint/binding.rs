@@ -1,0 +1,171 @@
+//! Which waypoint a Service is reached through, and what applies to it there.
+
+use std::collections::BTreeSet;
+
+use ambit_crds::labels;
+
+use super::labels::{WaypointFor, WaypointLabels};
+use crate::index::ServiceRecord;
+use crate::index::policy::PolicyInForce;
+
+/// What the labels and policies ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// No waypoint.
+    #[default]
+    No,
+    /// This one.
+    Waypoint(String),
+    /// One, but a label keeps it away.
+    OptedOut(OptOut),
+    /// One, but there is no address that it could stand in front of.
+    NoVirtualAddress,
+}
+
+/// The label that keeps a waypoint away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OptOut {
+    /// `istio.io/use-waypoint: none` on the Service.
+    Service,
+    /// The same on the namespace.
+    Namespace,
+    /// `istio.io/waypoint-for` on the namespace.
+    For(WaypointFor),
+}
+
+impl std::fmt::Display for OptOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service => write!(f, "label {}: none on the Service", labels::USE_WAYPOINT),
+            Self::Namespace => write!(f, "label {}: none on the namespace", labels::USE_WAYPOINT),
+            Self::For(what) => {
+                write!(
+                    f,
+                    "label {}: {} on the namespace",
+                    labels::WAYPOINT_FOR,
+                    what.as_str()
+                )
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// What is asked for a Service; `targeted` by a policy or not.
+    pub(super) fn of(service: &ServiceRecord, namespace: &WaypointLabels, targeted: bool) -> Self {
+        let own = service.use_waypoint.as_deref();
+        let name = match (own, namespace.use_waypoint.as_deref()) {
+            (Some(labels::USE_WAYPOINT_NONE), _) => return Self::OptedOut(OptOut::Service),
+            (None, Some(labels::USE_WAYPOINT_NONE)) => return Self::OptedOut(OptOut::Namespace),
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) if targeted => labels::WAYPOINT,
+            (None, None) => return Self::No,
+        };
+        if !namespace.waypoint_for.services() {
+            Self::OptedOut(OptOut::For(namespace.waypoint_for))
+        } else if service.addresses.is_empty() {
+            Self::NoVirtualAddress
+        } else {
+            Self::Waypoint(name.to_owned())
+        }
+    }
+
+    pub(super) fn waypoint(&self) -> Option<&str> {
+        match self {
+            Self::Waypoint(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// A change of binding that not all ztunnels have heard of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settling {
+    /// The waypoint before.
+    pub(super) from: Option<String>,
+    /// The pods took connections from that waypoint alone.
+    pub(super) guarded: bool,
+    pub(super) timer: u64,
+}
+
+/// A Service and its waypoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Binding {
+    pub(super) asked: Asked,
+    /// What is asked for, once the waypoint has been ready.
+    pub(super) desired: Option<String>,
+    /// What ztunnels are told: `desired`, but for a moment after it has changed.
+    pub(super) in_force: Option<String>,
+    pub(super) settling: Option<Settling>,
+    pub(super) applying: Applying,
+    /// Waypoints that its pods take connections from alone; none: everybody may come.
+    pub(super) guard: BTreeSet<String>,
+    /// Captured pods behind it that the guard protects.
+    pub(super) guarded: BTreeSet<String>,
+    /// Pods behind it that are not captured, so that nothing guards them.
+    pub(super) unguarded: BTreeSet<String>,
+}
+
+impl Binding {
+    /// Follows from `asked`, `desired`, `settling` and what applies.
+    pub(super) fn settle(&mut self) {
+        let decides = self.applying.decides;
+        let (in_force, guard): (Option<&String>, Vec<&String>) = match (&self.desired, &self.settling) {
+            (desired, None) => (desired.as_ref(), desired.iter().filter(|_| decides).collect()),
+            // Callers may not know of the waypoint yet.
+            (Some(_), Some(Settling { from: None, .. })) => (self.desired.as_ref(), Vec::new()),
+            (Some(desired), Some(Settling { from: Some(from), .. })) => {
+                let both = [desired, from].into_iter().filter(|_| decides);
+                (Some(desired), both.collect())
+            }
+            // The pods may not know yet that others can come.
+            (None, Some(settling)) => (settling.from.as_ref().filter(|_| settling.guarded), Vec::new()),
+        };
+        let guard = guard.into_iter().cloned().collect();
+        self.in_force = in_force.cloned();
+        self.guard = guard;
+    }
+
+    /// The waypoint in whose way every connection to the Service is, guard included.
+    pub(super) fn enforced_by(&self) -> Option<&str> {
+        let settled = self.settling.as_ref().is_none_or(|s| s.from.is_some());
+        let desired = self.desired.as_deref()?;
+        (settled && self.in_force.as_deref() == Some(desired)).then_some(desired)
+    }
+}
+
+/// The policies that apply to a Service, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Applying {
+    /// Those with rules.
+    pub(super) authorization: Vec<String>,
+    /// Some rule is enforced, not only reported.
+    pub(super) decides: bool,
+    pub(super) timeout: Option<String>,
+    pub(super) retry: Option<String>,
+}
+
+impl Applying {
+    /// Of `policies` (name, policy, whether it names the Service itself).
+    pub(super) fn of(policies: &[(&str, &PolicyInForce, bool)]) -> Self {
+        let with_rules = policies.iter().filter(|(_, p, _)| p.has_rules());
+        Self {
+            authorization: with_rules.map(|(name, ..)| (*name).to_owned()).collect(),
+            decides: policies.iter().any(|(_, p, _)| p.decides()),
+            timeout: first(policies, |p| p.policy.timeout.is_some()),
+            retry: first(policies, |p| p.policy.retry.is_some()),
+        }
+    }
+
+    /// All policies that it names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.authorization.iter().chain(&self.timeout).chain(&self.retry)
+    }
+}
+
+/// One that names the Service goes before one for the namespace, then the oldest, then by name.
+fn first(policies: &[(&str, &PolicyInForce, bool)], has: impl Fn(&PolicyInForce) -> bool) -> Option<String> {
+    let having = policies.iter().filter(|(_, p, _)| has(p));
+    let first = having.min_by_key(|(name, p, by_name)| (!by_name, p.created, *name));
+    first.map(|(name, ..)| (*name).to_owned())
+}

@@ -1,0 +1,344 @@
+//! What became of a policy, target by target.
+
+use std::collections::BTreeSet;
+
+use ambit_crds::{TargetKind, TargetRef, labels};
+
+use super::binding::{Asked, Binding, OptOut};
+use super::plan::Plan;
+use super::summary::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
+use crate::index::policy::{PolicyError, PolicyInForce};
+use crate::index::{Index, Key, PolicyRecord};
+
+/// Most Services that a message lists.
+const LISTED: usize = 5;
+
+fn verdict(status: bool, reason: PolicyReason, message: impl Into<String>) -> PolicyVerdict {
+    PolicyVerdict {
+        status,
+        reason,
+        message: message.into(),
+    }
+}
+
+/// Services behind one target.
+type Behind<'a> = Vec<(&'a str, &'a Binding)>;
+
+/// What the verdicts on one policy are made from.
+struct Judge<'a> {
+    index: &'a Index,
+    record: &'a PolicyRecord,
+    holds: &'a PolicyInForce,
+    plan: &'a Plan,
+}
+
+impl Index {
+    /// What became of a policy; `None` when there is no such policy.
+    pub fn policy_summary(&self, policy: &Key) -> Option<PolicySummary> {
+        let record = self.policies.get(policy)?;
+        let empty = Plan::default();
+        let judge = Judge {
+            index: self,
+            record,
+            holds: self.in_force.get(policy)?,
+            plan: self.plans.get(&policy.namespace).unwrap_or(&empty),
+        };
+        let targets = record.targets.iter().enumerate();
+        Some(PolicySummary {
+            generation: record.generation,
+            targets: targets.map(|(n, target)| judge.target(n, target)).collect(),
+        })
+    }
+}
+
+impl<'a> Judge<'a> {
+    fn target(&self, n: usize, target: &TargetRef) -> TargetSummary {
+        let accepted = self.accepted(n, target);
+        // What holds may be an older version, for other targets.
+        let held = self.holds.targets.contains(target);
+        let behind: Behind = self.behind(target);
+        let guarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.guarded).collect();
+        let programmed = self.programmed(target, &accepted, &behind);
+        let mut enforced_by = behind.iter().filter_map(|(_, b)| b.enforced_by());
+        let of_pods = || self.plan.pods.values().find_map(|p| p.waypoint.as_deref());
+        let waypoint = match target.kind {
+            TargetKind::Service => enforced_by.next(),
+            TargetKind::Namespace => enforced_by
+                .next()
+                .or_else(|| of_pods().filter(|_| self.holds.has_rules()))
+                .or_else(|| self.idle(target).filter(|_| programmed.status)),
+        };
+        TargetSummary {
+            target: target.clone(),
+            waypoint: waypoint.filter(|_| held).map(str::to_owned),
+            guarded_pods: (held && self.holds.decides()).then_some(guarded.len()),
+            accepted,
+            programmed,
+        }
+    }
+
+    fn accepted(&self, n: usize, target: &TargetRef) -> PolicyVerdict {
+        let namespace = &self.record.namespace;
+        if let Err(error) = &self.record.content {
+            let reason = match error {
+                PolicyError::Invalid { .. } => PolicyReason::Invalid,
+                PolicyError::Contradiction { .. } => PolicyReason::Conflicted,
+            };
+            let until = if !self.holds.stands_in {
+                format!("generation {} stays in force until then", self.holds.generation)
+            } else if self.holds.has_rules() {
+                "until then nothing is let through that its rules may be against".to_owned()
+            } else {
+                "nothing of it is in force".to_owned()
+            };
+            return verdict(false, reason, format!("{error}; {until}"));
+        }
+        let field = format!("spec.targetRefs[{n}]");
+        let name = &target.name;
+        match target.kind {
+            TargetKind::Namespace if name != namespace => verdict(
+                false,
+                PolicyReason::Invalid,
+                format!(
+                    "{field}.name: it is {name:?}, and can be the policy's own namespace only: {namespace}"
+                ),
+            ),
+            TargetKind::Service => match self
+                .index
+                .services
+                .get(&Key::new(namespace.clone(), name.clone()))
+            {
+                None => verdict(
+                    false,
+                    PolicyReason::TargetNotFound,
+                    format!("{field}: there is no Service {name:?} in namespace {namespace}"),
+                ),
+                Some(service) if service.waypoint => verdict(
+                    false,
+                    PolicyReason::Invalid,
+                    format!("{field}.name: Service {name:?} is a waypoint's own"),
+                ),
+                Some(_) => verdict(true, PolicyReason::Accepted, "the policy is understood"),
+            },
+            TargetKind::Namespace => verdict(true, PolicyReason::Accepted, "the policy is understood"),
+        }
+    }
+
+    /// The Services that the target stands for.
+    fn behind(&self, target: &TargetRef) -> Behind<'a> {
+        let all = self.plan.services.iter().map(|(name, b)| (name.as_str(), b));
+        match target.kind {
+            TargetKind::Service => all.filter(|(name, _)| *name == target.name).collect(),
+            TargetKind::Namespace if target.name == self.record.namespace => all.collect(),
+            TargetKind::Namespace => Vec::new(),
+        }
+    }
+
+    fn programmed(&self, target: &TargetRef, accepted: &PolicyVerdict, behind: &Behind) -> PolicyVerdict {
+        let namespace = &self.record.namespace;
+        if !accepted.status {
+            return verdict(false, accepted.reason, "the policy is not accepted");
+        }
+        if self.index.active_mesh().is_none() {
+            return verdict(
+                false,
+                PolicyReason::NoMesh,
+                "there is no Mesh: create the one named default",
+            );
+        }
+        if !self.index.is_enrolled(namespace) {
+            let message = format!(
+                "namespace {namespace} is not in the mesh: label it {}={}",
+                labels::DATAPLANE_MODE,
+                labels::DATAPLANE_MODE_AMBIENT
+            );
+            return verdict(false, PolicyReason::NamespaceNotEnrolled, message);
+        }
+        match target.kind {
+            TargetKind::Service => self.service(behind),
+            TargetKind::Namespace => self.namespace(target, behind),
+        }
+    }
+
+    fn service(&self, behind: &Behind) -> PolicyVerdict {
+        let Some((name, binding)) = behind.first() else {
+            return verdict(
+                false,
+                PolicyReason::WaypointNotReady,
+                "the Service is about to be bound",
+            );
+        };
+        match &binding.asked {
+            Asked::OptedOut(why) => verdict(
+                false,
+                PolicyReason::OptedOut,
+                format!("Service {name} has no waypoint: {why}"),
+            ),
+            Asked::NoVirtualAddress => verdict(
+                false,
+                PolicyReason::NoVirtualAddress,
+                format!(
+                    "Service {name} is headless: callers connect to its pods' own addresses, and no waypoint is in the way"
+                ),
+            ),
+            Asked::No => verdict(
+                false,
+                PolicyReason::WaypointNotReady,
+                "the Service is about to be bound",
+            ),
+            Asked::Waypoint(waypoint) if binding.enforced_by().is_none() => self.not_ready(waypoint),
+            Asked::Waypoint(waypoint) => self.enforced(waypoint, behind, &[]),
+        }
+    }
+
+    fn namespace(&self, target: &TargetRef, behind: &Behind) -> PolicyVerdict {
+        let namespace = &self.record.namespace;
+        let labels = self
+            .index
+            .waypoint_labels
+            .get(namespace)
+            .cloned()
+            .unwrap_or_default();
+        let workloads = labels.waypoint_for.workloads();
+        if !labels.waypoint_for.services() && !(workloads && self.holds.has_rules()) {
+            let why = OptOut::For(labels.waypoint_for);
+            return verdict(
+                false,
+                PolicyReason::OptedOut,
+                format!("the policy is for Services: {why}"),
+            );
+        }
+        let through = behind.iter().filter(|(_, b)| b.asked.waypoint().is_some());
+        let through: Behind = through.copied().collect();
+        let left_out: Vec<String> = behind.iter().filter_map(|(name, b)| left_out(name, b)).collect();
+        let waiting = through.iter().find(|(_, b)| b.enforced_by().is_none());
+        if let Some(waypoint) = waiting.and_then(|(_, b)| b.asked.waypoint()) {
+            return self.not_ready(waypoint);
+        }
+        if let Some(waypoint) = through.first().and_then(|(_, b)| b.enforced_by()) {
+            return self.enforced(waypoint, &through, &left_out);
+        }
+        match self.idle(target) {
+            None if labels.use_waypoint.as_deref() == Some(labels::USE_WAYPOINT_NONE) => verdict(
+                false,
+                PolicyReason::OptedOut,
+                format!("no Service has a waypoint: {}", OptOut::Namespace),
+            ),
+            Some(waypoint) if self.plan.waypoints.get(waypoint).is_some_and(|w| w.bound) => {
+                self.enforced(waypoint, &through, &left_out)
+            }
+            Some(waypoint) => self.not_ready(waypoint),
+            None if behind.iter().any(|(_, b)| b.asked == Asked::NoVirtualAddress) => verdict(
+                false,
+                PolicyReason::NoVirtualAddress,
+                format!("no Service can have a waypoint: {}", list(&left_out)),
+            ),
+            None => verdict(
+                false,
+                PolicyReason::OptedOut,
+                format!("no Service has a waypoint: {}", list(&left_out)),
+            ),
+        }
+    }
+
+    /// The waypoint that stands ready for a namespace of which no Service is bound.
+    fn idle(&self, target: &TargetRef) -> Option<&'a str> {
+        let label = self.index.waypoint_labels.get(&target.name);
+        let name = label.and_then(|l| l.use_waypoint.as_deref());
+        let (name, _) = self
+            .plan
+            .waypoints
+            .get_key_value(name.unwrap_or(labels::WAYPOINT))?;
+        self.plan.waypoints[name].wanted.then_some(name)
+    }
+
+    fn not_ready(&self, waypoint: &str) -> PolicyVerdict {
+        let state = self.plan.waypoints.get(waypoint);
+        let full = format!("{}/{waypoint}", self.record.namespace);
+        let message = match state {
+            Some(w) if w.obstacle.is_some() => {
+                format!(
+                    "there cannot be a waypoint {full}: {}",
+                    w.obstacle.as_deref().unwrap_or_default()
+                )
+            }
+            Some(w) if w.bound => format!("waypoint {full} is ready; ztunnels are being told"),
+            _ => format!("waypoint {full} has had no ready replica yet"),
+        };
+        verdict(false, PolicyReason::WaypointNotReady, message)
+    }
+
+    fn enforced(&self, waypoint: &str, behind: &Behind, left_out: &[String]) -> PolicyVerdict {
+        let namespace = &self.record.namespace;
+        let mut message = format!("waypoint {namespace}/{waypoint} enforces it");
+        let others: BTreeSet<&str> = behind
+            .iter()
+            .filter_map(|(_, b)| b.enforced_by())
+            .filter(|w| *w != waypoint)
+            .collect();
+        for other in others {
+            message += &format!(", and {namespace}/{other}");
+        }
+        let mut notes = self.overridden(behind);
+        let unguarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.unguarded).collect();
+        if !unguarded.is_empty() && self.holds.decides() {
+            notes.push(format!(
+                "connections to the own addresses of {} pods pass by it, as these are not captured",
+                unguarded.len()
+            ));
+        }
+        if !left_out.is_empty() {
+            notes.push(format!("not for {}", list(left_out)));
+        }
+        let reason = PolicyReason::Programmed;
+        if !notes.is_empty() {
+            message = format!("{message}; {}", notes.join("; "));
+        }
+        verdict(true, reason, message)
+    }
+
+    /// Parts of the policy that give way to another's.
+    fn overridden(&self, behind: &Behind) -> Vec<String> {
+        let (own, namespace) = (&self.record.name, &self.record.namespace);
+        let policy = &self.holds.policy;
+        let timeout = policy.timeout.is_some();
+        let parts: [(&str, bool, fn(&Binding) -> Option<&String>); 2] = [
+            ("timeout", timeout, |b| b.applying.timeout.as_ref()),
+            ("retry", policy.retry.is_some(), |b| b.applying.retry.as_ref()),
+        ];
+        let mut notes = Vec::new();
+        for (part, has, applies) in parts.iter().filter(|(_, has, _)| *has) {
+            debug_assert!(*has);
+            let others = behind.iter().filter_map(|(service, b)| {
+                let other = applies(b).filter(|other| *other != own)?;
+                Some((*service, other))
+            });
+            let others: Vec<_> = others.collect();
+            if let Some((service, other)) = others.first() {
+                let more = match others.len() {
+                    1 => String::new(),
+                    n => format!(" and {} more", n - 1),
+                };
+                notes.push(format!(
+                    "at Service {service}{more} the {part} of {namespace}/{other} goes before its own"
+                ));
+            }
+        }
+        notes
+    }
+}
+
+fn left_out(name: &str, binding: &Binding) -> Option<String> {
+    match &binding.asked {
+        Asked::OptedOut(why) => Some(format!("{name} ({why})")),
+        Asked::NoVirtualAddress => Some(format!("{name} (headless)")),
+        Asked::No | Asked::Waypoint(_) => None,
+    }
+}
+
+fn list(services: &[String]) -> String {
+    match services.get(LISTED..) {
+        None | Some([]) => services.join(", "),
+        Some(more) => format!("{} and {} more", services[..LISTED].join(", "), more.len()),
+    }
+}

@@ -1,0 +1,320 @@
+//! The plan of a namespace, made from its records and the plan before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_crds::labels;
+
+use super::binding::{Applying, Asked, Binding, Settling};
+use super::guard;
+use super::labels::WaypointLabels;
+use super::timer::{LINGER, SETTLE, Timer, What};
+use crate::index::policy::PolicyInForce;
+use crate::index::{Index, Key, ServiceRecord, build};
+
+/// What is reached through which waypoint in one namespace, and what follows from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::index) struct Plan {
+    /// Those that are wanted or have a Service, by name.
+    pub(in crate::index) waypoints: BTreeMap<String, Waypoint>,
+    /// All Services but the waypoints' own.
+    pub(super) services: BTreeMap<String, Binding>,
+    /// Pods with a guard or a waypoint of their own.
+    pub(super) pods: BTreeMap<String, PodPlan>,
+    /// Authorizations that keep the ways around waypoints closed, by name, encoded.
+    pub(super) guards: BTreeMap<String, Vec<u8>>,
+    /// Policies whose rules apply to connections to pods' own addresses.
+    pub(super) workload_authorization: Vec<String>,
+}
+
+impl Plan {
+    /// The waypoint that a Service is reached through, or not at all.
+    pub(in crate::index) fn in_force(&self, service: &str) -> Option<&str> {
+        self.services.get(service)?.in_force.as_deref()
+    }
+
+    /// What a pod has from waypoints.
+    pub(in crate::index) fn of_pod(&self, pod: &str) -> Option<&PodPlan> {
+        self.pods.get(pod)
+    }
+}
+
+/// One waypoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::index) struct Waypoint {
+    pub(super) wanted: bool,
+    pub(super) service: bool,
+    pub(super) bound: bool,
+    pub(super) obstacle: Option<String>,
+    /// Services in its configuration.
+    pub(super) served: BTreeSet<String>,
+    /// Those of them that are no longer bound to it.
+    pub(super) lingering: BTreeMap<String, Lingering>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lingering {
+    pub(super) timer: u64,
+    pub(super) over: bool,
+}
+
+/// What a pod has from waypoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::index) struct PodPlan {
+    /// What its own addresses are reached through.
+    pub(in crate::index) waypoint: Option<String>,
+    /// Authorizations that it names.
+    pub(in crate::index) guards: BTreeSet<String>,
+}
+
+/// What a plan is made from.
+struct Maker<'a> {
+    index: &'a Index,
+    namespace: &'a str,
+    enrolled: bool,
+    labels: WaypointLabels,
+    policies: Vec<(&'a str, &'a PolicyInForce)>,
+    before: &'a Plan,
+    /// The number of the latest timer.
+    timer: u64,
+    timers: Vec<Timer>,
+}
+
+/// The plan of `namespace` after `before`, and the timers that began.
+pub(super) fn make(index: &Index, namespace: &str, before: &Plan) -> (Plan, Vec<Timer>) {
+    let policies = index
+        .in_force
+        .range(Key::new(namespace, "")..)
+        .take_while(|(key, _)| key.namespace == namespace)
+        .map(|(key, policy)| (key.name.as_str(), &**policy));
+    let mut maker = Maker {
+        index,
+        namespace,
+        enrolled: index.is_enrolled(namespace) && index.existing.contains(namespace),
+        labels: index.waypoint_labels.get(namespace).cloned().unwrap_or_default(),
+        policies: policies.collect(),
+        before,
+        timer: index.timer,
+        timers: Vec::new(),
+    };
+    let plan = maker.plan();
+    (plan, maker.timers)
+}
+
+impl Maker<'_> {
+    fn plan(&mut self) -> Plan {
+        let mut plan = Plan {
+            workload_authorization: self.workload_authorization(),
+            ..Plan::default()
+        };
+        let records: Vec<(&Key, &ServiceRecord)> = self.index.services_in(self.namespace).collect();
+        for (key, record) in records.iter().filter(|(_, r)| !r.waypoint) {
+            plan.services
+                .insert(key.name.clone(), self.binding(&key.name, record));
+        }
+        let workloads = self.workloads();
+        self.waypoints(&mut plan, &records, &workloads);
+        for (name, binding) in &mut plan.services {
+            self.bind(name, binding, &plan.waypoints);
+        }
+        self.serve(&mut plan);
+        for (pod, waypoint) in workloads {
+            if plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) {
+                plan.pods.entry(pod).or_default().waypoint = Some(waypoint);
+            }
+        }
+        guard::make(self.index, self.namespace, &mut plan);
+        plan
+    }
+
+    fn start(&mut self, service: &str, what: What) -> u64 {
+        self.timer += 1;
+        self.timers.push(Timer {
+            after: match what {
+                What::Settled => SETTLE,
+                What::Lingered(_) => LINGER,
+            },
+            namespace: self.namespace.to_owned(),
+            service: service.to_owned(),
+            what,
+            number: self.timer,
+        });
+        self.timer
+    }
+
+    /// What is asked for a Service, and what applies to it.
+    fn binding(&self, name: &str, record: &ServiceRecord) -> Binding {
+        let applying: Vec<_> = self
+            .policies
+            .iter()
+            .map(|(policy, p)| (*policy, *p, p.targets_service(name)))
+            .filter(|(_, p, by_name)| *by_name || p.targets_namespace())
+            .collect();
+        Binding {
+            asked: Asked::of(record, &self.labels, !applying.is_empty()),
+            applying: Applying::of(&applying),
+            ..Binding::default()
+        }
+    }
+
+    /// What all of the namespace's pods and Services use where nothing of their own says otherwise.
+    fn default_waypoint(&self) -> Option<&str> {
+        match self.labels.use_waypoint.as_deref() {
+            Some(labels::USE_WAYPOINT_NONE) => None,
+            Some(name) => Some(name),
+            None => self
+                .policies
+                .iter()
+                .any(|(_, p)| p.targets_namespace())
+                .then_some(labels::WAYPOINT),
+        }
+    }
+
+    /// Pods whose own addresses are to be reached through a waypoint, and which.
+    fn workloads(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        if !self.labels.waypoint_for.workloads() || !self.enrolled {
+            return found;
+        }
+        for (key, pod) in self.index.pods_in(self.namespace) {
+            let name = match pod.use_waypoint() {
+                Some(labels::USE_WAYPOINT_NONE) => None,
+                Some(name) => Some(name),
+                None => self.default_waypoint(),
+            };
+            let Some(name) = name.filter(|_| build::wanted(true, pod) && pod.waypoint().is_none()) else {
+                continue;
+            };
+            // At its own address only the namespace's rules would apply, and the waypoint is let in past the guard: such a pod
+            // stays closed to direct calls instead.
+            let mut services = self.index.endpoints.services(key);
+            let closed = services.any(|s| {
+                let mut policies = self.policies.iter();
+                policies.any(|(_, p)| p.decides() && p.targets_service(&s.name))
+            });
+            if !closed {
+                found.insert(key.name.clone(), name.to_owned());
+            }
+        }
+        found
+    }
+
+    fn workload_authorization(&self) -> Vec<String> {
+        let applying = self
+            .policies
+            .iter()
+            .filter(|(_, p)| self.labels.waypoint_for.workloads() && p.targets_namespace() && p.has_rules());
+        applying.map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    /// The waypoints that are asked for, and those whose Service is there.
+    fn waypoints(
+        &self,
+        plan: &mut Plan,
+        services: &[(&Key, &ServiceRecord)],
+        workloads: &BTreeMap<String, String>,
+    ) {
+        let any = self.labels.waypoint_for.services() || self.labels.waypoint_for.workloads();
+        let mut wanted: BTreeSet<&str> = BTreeSet::new();
+        if self.enrolled && any {
+            wanted.extend(plan.services.values().filter_map(|b| b.asked.waypoint()));
+            wanted.extend(workloads.values().map(String::as_str));
+            // Before its first Service or pod too.
+            let anyhow = plan.services.is_empty()
+                || self.labels.use_waypoint.is_some()
+                || self.labels.waypoint_for.workloads();
+            wanted.extend(self.default_waypoint().filter(|_| anyhow));
+        }
+        let own = services.iter().filter(|(_, r)| r.waypoint).map(|(key, record)| {
+            let waypoint = Waypoint {
+                service: true,
+                bound: record.bound,
+                ..Waypoint::default()
+            };
+            (key.name.clone(), waypoint)
+        });
+        plan.waypoints = own.collect();
+        for name in wanted {
+            let obstacle = obstacle(name, plan.services.contains_key(name));
+            let waypoint = plan.waypoints.entry(name.to_owned()).or_default();
+            waypoint.wanted = true;
+            // Its Service may have been deleted by hand: that opens nothing.
+            waypoint.bound |= self
+                .before
+                .waypoints
+                .get(name)
+                .is_some_and(|w| w.wanted && w.bound);
+            waypoint.obstacle = obstacle;
+        }
+    }
+
+    fn bind(&mut self, name: &str, binding: &mut Binding, waypoints: &BTreeMap<String, Waypoint>) {
+        let in_force = |w: &&str| waypoints.get(*w).is_some_and(|w| w.wanted && w.bound);
+        binding.desired = binding.asked.waypoint().filter(in_force).map(str::to_owned);
+        let before = self.before.services.get(name);
+        binding.settling = before.and_then(|b| b.settling.clone());
+        // A Service that is new is new to everybody; so is everything at the start.
+        if self.index.started && before.is_some_and(|b| b.desired != binding.desired) {
+            let from = before.and_then(|b| b.in_force.clone());
+            let guarded = before.is_some_and(|b| !b.guard.is_empty());
+            if from.is_some() || binding.desired.is_some() {
+                binding.settling = Some(Settling {
+                    from,
+                    guarded,
+                    timer: self.start(name, What::Settled),
+                });
+            }
+        }
+        binding.settle();
+    }
+
+    /// What each waypoint is sent, what has just left it included.
+    fn serve(&mut self, plan: &mut Plan) {
+        for (name, waypoint) in &mut plan.waypoints {
+            let before = self.before.waypoints.get(name);
+            waypoint.lingering = before.map(|w| w.lingering.clone()).unwrap_or_default();
+            for (service, binding) in &plan.services {
+                let asked = waypoint.wanted && binding.asked.waypoint() == Some(name);
+                if asked || binding.in_force.as_ref() == Some(name) {
+                    waypoint.lingering.remove(service);
+                    waypoint.served.insert(service.clone());
+                    continue;
+                }
+                let before = self.before.services.get(service);
+                if before.is_some_and(|b| b.in_force.as_ref() == Some(name)) {
+                    let timer = self.start(service, What::Lingered(name.clone()));
+                    waypoint
+                        .lingering
+                        .insert(service.clone(), Lingering { timer, over: false });
+                }
+            }
+            // One that is not wanted drains: it keeps what it has until its Service is gone.
+            let draining = !waypoint.wanted && waypoint.service;
+            waypoint
+                .lingering
+                .retain(|s, l| (!l.over || draining) && plan.services.contains_key(s));
+            waypoint.served.extend(waypoint.lingering.keys().cloned());
+        }
+    }
+}
+
+/// What keeps a waypoint of this name from being made.
+fn obstacle(name: &str, taken: bool) -> Option<String> {
+    let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let good = name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(letters);
+    if !good {
+        Some(format!(
+            "{name:?}, as the label {} has it, is no name that a Service can have: use lower-case letters, digits and '-', beginning with a letter",
+            labels::USE_WAYPOINT
+        ))
+    } else if taken {
+        Some(format!(
+            "there is a Service {name:?} already, and it is not Ambit's: rename it, or name another waypoint with the label {}",
+            labels::USE_WAYPOINT
+        ))
+    } else {
+        None
+    }
+}

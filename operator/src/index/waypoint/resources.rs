@@ -1,0 +1,213 @@
+//! What one waypoint is sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_crds::AuthorizationRule;
+use ambit_wire::workload::{Address, address};
+use ambit_wire::{names, waypoint as wire};
+use prost::Message;
+
+use super::binding::Binding;
+use super::plan::{Plan, Waypoint};
+use super::{WaypointResources, gateway};
+use crate::index::state::Update;
+use crate::index::{Index, Key, MeshRecord, ServiceRecord, authorization, build};
+
+impl Index {
+    /// What is sent to the waypoints of these namespaces, as far as it differs from what was.
+    pub(in crate::index) fn flush_waypoints(&mut self, namespaces: &BTreeSet<String>, update: &mut Update) {
+        for namespace in namespaces {
+            let empty = Plan::default();
+            let plan = self.plans.get(namespace).unwrap_or(&empty);
+            let of_namespace = self.sent.waypoints.range(Key::new(namespace.clone(), "")..);
+            let sent = of_namespace.take_while(|(key, _)| key.namespace == *namespace);
+            let gone: Vec<Key> = sent
+                .map(|(key, _)| key.clone())
+                .filter(|key| !plan.waypoints.contains_key(&key.name))
+                .collect();
+            let mut changed = Vec::new();
+            for (name, waypoint) in &plan.waypoints {
+                let key = Key::new(namespace.clone(), name.clone());
+                let resources = self.resources(&key, waypoint, plan);
+                if self.sent.waypoints.get(&key) != Some(&resources) {
+                    changed.push((key, resources));
+                }
+            }
+            for key in gone {
+                self.sent.waypoints.remove(&key);
+                update.waypoints.insert(key, None);
+            }
+            for (key, resources) in changed {
+                self.sent.waypoints.insert(key.clone(), resources.clone());
+                update.waypoints.insert(key, Some(resources));
+            }
+        }
+    }
+
+    fn resources(&self, key: &Key, waypoint: &Waypoint, plan: &Plan) -> WaypointResources {
+        let namespace = &key.namespace;
+        let mut resources = WaypointResources::default();
+        let mut policies: BTreeSet<&String> = plan.workload_authorization.iter().collect();
+        let mut pods: BTreeSet<Key> = plan
+            .pods
+            .iter()
+            .filter(|(_, p)| p.waypoint.as_ref() == Some(&key.name))
+            .map(|(pod, _)| key.sibling(pod))
+            .collect();
+        let mut served = BTreeSet::new();
+        for name in &waypoint.served {
+            let service = key.sibling(name);
+            let (Some(binding), Some(record)) = (plan.services.get(name), self.services.get(&service)) else {
+                continue;
+            };
+            let message = self.waypoint_service(&service, record, binding);
+            let name = build::service_name(&self.config, &service);
+            resources.services.insert(name.clone(), message.encode_to_vec());
+            served.insert(name);
+            policies.extend(binding.applying.names());
+            pods.extend(self.endpoints.pods(&service));
+            self.bare_workloads(&service, record, &mut resources.workloads);
+        }
+        let mut named = BTreeSet::new();
+        for pod in &pods {
+            let reached = plan.pods.get(&pod.name).and_then(|p| p.waypoint.as_ref()) == Some(&key.name);
+            self.waypoint_workload(
+                pod,
+                &served,
+                reached.then_some(&key.name),
+                &mut resources,
+                &mut named,
+            );
+        }
+        for name in policies {
+            let policy = self.in_force.get(&key.sibling(name));
+            resources
+                .policies
+                .extend(policy.map(|p| (format!("{namespace}/{name}"), p.policy.encode_to_vec())));
+        }
+        resources.authorizations = self.waypoint_authorizations(namespace, &named);
+        let settings = self.waypoint_settings(key, plan);
+        let name = names::WAYPOINT_SETTINGS.to_owned();
+        resources.settings.insert(name, settings.encode_to_vec());
+        resources
+    }
+
+    fn waypoint_settings(&self, key: &Key, plan: &Plan) -> wire::Settings {
+        let mesh = self.mesh.clone().unwrap_or_else(MeshRecord::default);
+        wire::Settings {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            trust_domain: mesh.trust_domain,
+            access_log: mesh.access_log,
+            max_connection_age: prost_types::Duration::try_from(mesh.max_connection_age).ok(),
+            workload_authorization: qualified(&key.namespace, &plan.workload_authorization),
+        }
+    }
+
+    fn waypoint_service(&self, key: &Key, record: &ServiceRecord, binding: &Binding) -> wire::Service {
+        let mut ports: Vec<wire::ServicePort> = record
+            .ports
+            .values()
+            .map(|p| wire::ServicePort {
+                port: p.port.into(),
+                protocol: p.protocol.into(),
+            })
+            .collect();
+        ports.sort_by_key(|p| p.port);
+        let of = |policy: &Option<String>| {
+            let policy = policy.as_ref();
+            policy.map_or_else(String::new, |p| format!("{}/{p}", key.namespace))
+        };
+        wire::Service {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            hostname: build::hostname(&self.config, key),
+            addresses: record
+                .addresses
+                .iter()
+                .copied()
+                .map(authorization::bytes)
+                .collect(),
+            ports,
+            authorization: qualified(&key.namespace, &binding.applying.authorization),
+            timeout: of(&binding.applying.timeout),
+            retry: of(&binding.applying.retry),
+            unready_too: record.unready_too,
+        }
+    }
+
+    /// A pod, as a waypoint sees it: without what keeps others away from it, and of its Services only those that are `served`. `reached` is
+    /// the waypoint where connections to the pod's own address come through it.
+    fn waypoint_workload(
+        &self,
+        key: &Key,
+        served: &BTreeSet<String>,
+        reached: Option<&String>,
+        resources: &mut WaypointResources,
+        named: &mut BTreeSet<String>,
+    ) {
+        let Some(pod) = self.pods.get(key) else { return };
+        let mut around = self.surroundings(key, pod);
+        around.services.retain(|name, _| served.contains(name));
+        around.policies = if build::wanted(around.enrolled, pod) {
+            self.selecting_rules(key, pod)
+        } else {
+            Vec::new()
+        };
+        around.waypoint = reached.map(|w| gateway(&self.config, &key.namespace, w));
+        named.extend(around.policies.iter().cloned());
+        let name = build::workload_uid(&self.config, key);
+        let message = build::workload(&self.config, key, pod, around);
+        resources
+            .workloads
+            .extend(message.and_then(|m| Some((name, workload(m)?))));
+    }
+
+    fn bare_workloads(&self, service: &Key, record: &ServiceRecord, into: &mut BTreeMap<String, Vec<u8>>) {
+        let trust_domain = self.trust_domain();
+        for key in self.endpoints.slices(service) {
+            let Some(slice) = self.endpoints.get(&key) else {
+                continue;
+            };
+            let found = build::bare_endpoints(&self.config, &key, slice, record, &trust_domain);
+            into.extend(
+                found
+                    .into_iter()
+                    .filter_map(|(name, m)| Some((name, workload(m)?))),
+            );
+        }
+    }
+
+    /// The namespace's rules that hold for all of its pods, and those that are `named`; as they are, for the waypoint's own callers.
+    fn waypoint_authorizations(
+        &self,
+        namespace: &str,
+        named: &BTreeSet<String>,
+    ) -> BTreeMap<String, Vec<u8>> {
+        let rules = self.ambient.get(namespace).map(|a| a.rules.as_slice());
+        let applies = |rule: &&AuthorizationRule| {
+            rule.pod_selector.is_none() || named.contains(&authorization::full_name(namespace, rule))
+        };
+        let sent = self.sent.rules.get(namespace);
+        rules
+            .unwrap_or_default()
+            .iter()
+            .filter(applies)
+            .filter_map(|rule| {
+                let bytes = sent?.get(&authorization::wire_name(rule))?;
+                Some((authorization::full_name(namespace, rule), bytes.clone()))
+            })
+            .collect()
+    }
+}
+
+fn qualified(namespace: &str, names: &[String]) -> Vec<String> {
+    names.iter().map(|name| format!("{namespace}/{name}")).collect()
+}
+
+fn workload(message: Address) -> Option<Vec<u8>> {
+    match message.r#type? {
+        address::Type::Workload(workload) => Some(workload.encode_to_vec()),
+        address::Type::Service(_) => None,
+    }
+}
