@@ -206,6 +206,29 @@ impl Web {
         )
     }
 
+    /// How many requests each of these replicas of a waypoint had while the load generators had so many more good answers each.
+    ///
+    /// # Errors
+    /// When a replica serves no metrics, or the answers do not come.
+    pub fn shares(&self, replicas: &[Pod], answers: u64) -> Result<Vec<f64>> {
+        let count = || -> Result<Vec<f64>> {
+            replicas
+                .iter()
+                .map(|pod| pod.metric("istio_requests_total", &[]))
+                .collect()
+        };
+        let before = count()?;
+        for client in CLIENTS {
+            self.wait_more(client, answers)?;
+        }
+        let after = count()?;
+        Ok(after
+            .iter()
+            .zip(before)
+            .map(|(after, before)| after - before)
+            .collect())
+    }
+
     /// Fails if a load generator counted a failure, or nothing at all; returns their counts.
     ///
     /// # Errors

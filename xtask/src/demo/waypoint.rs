@@ -188,14 +188,19 @@ fn scale(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
     show::line("\n   Ten times as many, at once:");
     load(14)?;
     follow(cluster, web, 3)?;
-    progress.step("the new replicas take their part", || answered(200))?;
     let pods: Vec<Pod> = web.waypoints(WAYPOINT)?;
-    for pod in &pods {
-        let requests = pod.metric("istio_requests_total", &[])?;
-        show::line(&format!(
-            "     {:<26} {:<5} {requests} requests",
-            pod.name, pod.node
-        ));
+    let shares = progress.step("the new replicas take their part", || {
+        // Connections through a waypoint last ten seconds, unless the Mesh says otherwise: the next ones are spread over all replicas.
+        eventually("every replica to have its part", LIMIT, || {
+            let shares = web.shares(&pods, 100)?;
+            let mean = shares.iter().sum::<f64>() / 3.0;
+            ensure!(shares.iter().all(|share| *share > mean / 2.0), "{shares:?}");
+            Ok(shares)
+        })
+    })?;
+    show::line("\n   Requests that each replica had, of the latest:");
+    for (pod, share) in pods.iter().zip(shares) {
+        show::line(&format!("     {:<26} {:<5} {share:>5}", pod.name, pod.node));
     }
     show::line("\n   And back, ten seconds after it is over:");
     load(2)?;

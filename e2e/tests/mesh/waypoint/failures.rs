@@ -129,7 +129,9 @@ fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_k
 
         lab.cluster
             .run_kubectl(&["delete", "resourcequota", "full", "--namespace", web.namespace()])?;
-        // The ReplicaSet's controller tries again in its own time; a change of the Deployment's makes it look now.
+        // The ReplicaSet's controller tries again ever more seldom; a change of its object makes it look now.
+        let look = ["annotate", "replicaset", "--selector", "ambit.dev/waypoint", "quota=gone", "--namespace", web.namespace()];
+        lab.cluster.run_kubectl(&look)?;
         wait_replicas(web, WAYPOINT, 1)?;
         for client in CLIENTS {
             web.wait_more(client, 20)?;
