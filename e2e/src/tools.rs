@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use apt::ensure_packages;
+pub use apt::{Package, ensure, ensure_packages};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
 pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, helm, kubernetes};
 

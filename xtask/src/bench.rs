@@ -1,8 +1,10 @@
 //! `cargo xtask bench`: what Ambit costs.
 
 mod l4;
+mod l7;
 mod load;
 mod machine;
+mod process;
 mod proxy;
 mod stage;
 mod table;
@@ -17,11 +19,14 @@ use crate::progress::Progress;
 pub(crate) enum BenchCommand {
     /// Throughput, requests and new connections through a pair of ztunnels, against the direct path in the same run.
     L4(l4::Arguments),
+    /// Our waypoint beside Envoy as a waypoint, and plain reverse proxies for scale.
+    L7(l7::Arguments),
 }
 
 /// Runs one.
 pub(crate) fn run(command: &BenchCommand, progress: &Progress) -> Result<()> {
     match command {
         BenchCommand::L4(arguments) => l4::run(arguments, progress),
+        BenchCommand::L7(arguments) => l7::run(arguments, progress),
     }
 }

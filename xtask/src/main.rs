@@ -28,7 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure what Ambit costs: l4.
+    /// Measure what Ambit costs: l4, l7.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// A real Kubernetes on this machine: up, down, status.

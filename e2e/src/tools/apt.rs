@@ -10,11 +10,14 @@ use super::Progress;
 use crate::shell;
 
 /// A program that is needed, the package that has it, and what it is needed for.
-struct Package {
-    name: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub struct Package {
+    /// What the distribution calls it.
+    pub name: &'static str,
     /// A program looked up in PATH, or an absolute path.
-    program: &'static str,
-    why: &'static str,
+    pub program: &'static str,
+    /// Told to the person at the terminal when it is installed.
+    pub why: &'static str,
 }
 
 const PACKAGES: &[Package] = &[
@@ -70,9 +73,14 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-/// Installs the packages whose programs are missing.
+/// Installs what the cluster needs and is missing.
 pub fn ensure_packages(progress: Progress) -> Result<()> {
-    let missing: Vec<&Package> = PACKAGES
+    ensure(PACKAGES, progress)
+}
+
+/// Installs the packages whose programs are missing.
+pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
+    let missing: Vec<&Package> = packages
         .iter()
         .filter(|package| !present(package.program))
         .collect();

@@ -8,7 +8,7 @@ use std::fmt;
 use ambit_bench::{Latency, Report, Work, median};
 
 use super::load::Load;
-use super::proxy::Memory;
+use super::process::Memory;
 
 /// The whole result, in Markdown.
 pub(super) struct Table {

@@ -1,0 +1,118 @@
+//! The other end: answers every request with a few bytes, plain and in HBONE.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_bench::l7::{PEER_PATH, SERVER};
+use ambit_tunnel::{
+    ConnectRequest, HboneConfig, HboneHandler, IdentityLease, RequestRefusal, SpiffeId, WorkloadCertificate,
+    accept_tls, serve_hbone,
+};
+use anyhow::{Context, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authority::Authority;
+use crate::http1;
+
+/// Bytes of an answer's body.
+const BODY: usize = 128;
+const CERTIFICATE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where to answer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The folder of the certificate authority
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where plain HTTP/1.1 is answered: IP:PORT
+    #[arg(long)]
+    http: SocketAddr,
+    /// Where HBONE ends: IP:PORT
+    #[arg(long)]
+    hbone: SocketAddr,
+}
+
+/// Serves until the process is ended.
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    let lease = Authority::open(&options.dir)?.lease(SERVER)?;
+    let certificate = lease.certificate(CERTIFICATE_LIMIT).await?;
+    let (http, hbone) = (listen(options.http).await?, listen(options.hbone).await?);
+    crate::waiting();
+    let connections = TaskTracker::new();
+    tokio::try_join!(
+        accept(&http, &connections, plain),
+        accept(&hbone, &connections, |tcp| tunnels(
+            tcp,
+            Arc::clone(&certificate),
+            lease.clone()
+        ))
+    )
+    .map(drop)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Gives each connection a task, which ends with it, or with the process.
+async fn accept<F>(
+    listener: &TcpListener,
+    connections: &TaskTracker,
+    serve: impl Fn(TcpStream) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    loop {
+        let (tcp, peer) = listener.accept().await.context("cannot accept")?;
+        tcp.set_nodelay(true)?;
+        let serving = serve(tcp);
+        connections.spawn(async move {
+            if let Err(error) = serving.await {
+                eprintln!("{peer}: {error:#}");
+            }
+        });
+    }
+}
+
+async fn plain(tcp: TcpStream) -> Result<()> {
+    Ok(answer(tcp, "").await?)
+}
+
+async fn tunnels(tcp: TcpStream, certificate: Arc<WorkloadCertificate>, lease: IdentityLease) -> Result<()> {
+    // The lease keeps the certificate.
+    let _lease = lease;
+    let (tls, peer) = accept_tls(tcp, &certificate).await.map_err(anyhow::Error::msg)?;
+    let handler = Arc::new(Handler { peer });
+    serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), handler).await?;
+    Ok(())
+}
+
+async fn answer(io: impl http1::Io, peer: &str) -> std::io::Result<()> {
+    let body = http1::response(&".".repeat(BODY));
+    http1::serve(io, PEER_PATH, &http1::response(peer), &body).await
+}
+
+struct Handler {
+    peer: SpiffeId,
+}
+
+impl HboneHandler for Handler {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        match request.accept() {
+            // Proxies end streams as they like when they are stopped.
+            Ok(stream) => drop(answer(stream.into_io(), &self.peer.to_string()).await),
+            Err(error) => eprintln!("{}: {error}", self.peer),
+        }
+    }
+
+    fn refused(&self, refusal: &RequestRefusal) {
+        eprintln!("{}: {refusal}", self.peer);
+    }
+}

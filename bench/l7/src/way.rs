@@ -1,0 +1,97 @@
+//! The way that requests take: plain TCP, or a CONNECT stream in HBONE.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_bench::l7::CLIENT;
+use ambit_tunnel::{HboneConfig, HbonePool, IdentityLease, PoolKey};
+use anyhow::{Context, Result};
+use http::uri::Authority as UriAuthority;
+use tokio::net::TcpStream;
+
+use crate::authority::{Authority, identity};
+use crate::http1::Connection;
+
+/// How long to wait for the own certificate, which is made in this process.
+const CERTIFICATE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where requests go.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// The proxy, or the backend itself: IP:PORT
+    #[arg(long)]
+    pub(crate) address: SocketAddr,
+    /// Speak HBONE, with a certificate of the authority in this folder
+    #[arg(long, requires = "authority", requires = "peer")]
+    pub(crate) hbone: Option<PathBuf>,
+    /// What CONNECT asks for: IP:PORT
+    #[arg(long)]
+    pub(crate) authority: Option<SocketAddr>,
+    /// Service account that the other end must have
+    #[arg(long)]
+    pub(crate) peer: Option<String>,
+}
+
+/// Opens connections.
+pub(crate) enum Way {
+    /// TCP.
+    Plain(SocketAddr),
+    /// CONNECT streams of one connection, as a ztunnel opens them for one client.
+    Hbone {
+        pool: HbonePool,
+        lease: IdentityLease,
+        key: PoolKey,
+        authority: UriAuthority,
+    },
+}
+
+impl Way {
+    /// Prepares it: the certificate is there, nothing is connected.
+    pub(crate) async fn new(options: &Options) -> Result<Self> {
+        let Some(dir) = &options.hbone else {
+            return Ok(Self::Plain(options.address));
+        };
+        let lease = Authority::open(dir)?.lease(CLIENT)?;
+        lease.certificate(CERTIFICATE_LIMIT).await?;
+        let authority = options.authority.context("--hbone needs --authority")?;
+        let peer = options.peer.as_deref().context("--hbone needs --peer")?;
+        let key = PoolKey {
+            source: lease.identity().clone(),
+            destination: Arc::new([identity(peer)?]),
+            address: options.address,
+            workload: "proxy".into(),
+            pod: "load".into(),
+        };
+        Ok(Self::Hbone {
+            pool: HbonePool::new(HboneConfig::default()),
+            lease,
+            key,
+            authority: authority.to_string().parse()?,
+        })
+    }
+
+    /// A new connection for HTTP/1.1.
+    pub(crate) async fn open(&self) -> Result<Connection> {
+        match self {
+            Self::Plain(address) => Ok(Connection::new(dial(*address).await?)),
+            Self::Hbone {
+                pool,
+                lease,
+                key,
+                authority,
+            } => {
+                let address = key.address;
+                let stream = pool.open(key, lease, authority, move || dial(address)).await?;
+                Ok(Connection::new(stream.into_io()))
+            }
+        }
+    }
+}
+
+async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}

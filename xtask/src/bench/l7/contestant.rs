@@ -1,0 +1,97 @@
+//! What is measured: proxies, and the way without one.
+
+use clap::ValueEnum;
+
+/// A row of one of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Contestant {
+    /// No proxy: HBONE from the load to the backend.
+    DirectHbone,
+    /// Our waypoint.
+    Ambit,
+    /// Our waypoint, its access log on.
+    AmbitLog,
+    /// Envoy as a waypoint.
+    Envoy,
+    /// Envoy as a waypoint, its access log on.
+    EnvoyLog,
+    /// No proxy: HTTP/1.1 from the load to the backend.
+    Direct,
+    /// nginx.
+    Nginx,
+    /// haproxy.
+    Haproxy,
+    /// Envoy with its router only.
+    EnvoyRouter,
+}
+
+/// What the load speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    /// HTTP/1.1 in HBONE, to the proxy and from it.
+    Hbone,
+    /// HTTP/1.1.
+    Http,
+}
+
+impl Contestant {
+    /// All of them, in the tables' order.
+    pub(super) const ALL: [Self; 9] = [
+        Self::DirectHbone,
+        Self::Ambit,
+        Self::Envoy,
+        Self::AmbitLog,
+        Self::EnvoyLog,
+        Self::Direct,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::EnvoyRouter,
+    ];
+
+    /// What the tables call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::DirectHbone | Self::Direct => "none",
+            Self::Ambit => "Ambit",
+            Self::AmbitLog => "Ambit, access log",
+            Self::Envoy => "Envoy",
+            Self::EnvoyLog => "Envoy, access log",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::EnvoyRouter => "Envoy, router only",
+        }
+    }
+
+    pub(super) fn group(self) -> Group {
+        match self {
+            Self::DirectHbone | Self::Ambit | Self::AmbitLog | Self::Envoy | Self::EnvoyLog => Group::Hbone,
+            Self::Direct | Self::Nginx | Self::Haproxy | Self::EnvoyRouter => Group::Http,
+        }
+    }
+
+    /// Nothing is between load and backend.
+    pub(super) fn is_direct(self) -> bool {
+        matches!(self, Self::DirectHbone | Self::Direct)
+    }
+
+    pub(super) fn is_ambit(self) -> bool {
+        matches!(self, Self::Ambit | Self::AmbitLog)
+    }
+
+    pub(super) fn is_envoy(self) -> bool {
+        matches!(self, Self::Envoy | Self::EnvoyLog | Self::EnvoyRouter)
+    }
+
+    pub(super) fn writes_access_log(self) -> bool {
+        matches!(self, Self::AmbitLog | Self::EnvoyLog)
+    }
+
+    /// Envoy's row that ours is compared with.
+    pub(super) fn rival(self) -> Option<Self> {
+        match self {
+            Self::Ambit => Some(Self::Envoy),
+            Self::AmbitLog => Some(Self::EnvoyLog),
+            _ => None,
+        }
+    }
+}
