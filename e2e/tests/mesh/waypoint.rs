@@ -5,6 +5,7 @@ mod bad_input;
 mod binding;
 mod bypass;
 mod failures;
+mod leaving;
 mod lifecycle;
 mod paths;
 mod protocols;

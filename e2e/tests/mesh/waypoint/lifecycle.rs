@@ -16,7 +16,7 @@ use crate::lab::{LIMIT, Lab};
 const KINDS: &str = "deployments,services,serviceaccounts,configmaps,poddisruptionbudgets";
 
 /// What the operator made for waypoints of a namespace, as `Kind/name`.
-fn made(lab: &Lab, web: &Web) -> Result<Vec<String>> {
+pub(super) fn made(lab: &Lab, web: &Web) -> Result<Vec<String>> {
     let ours = "app.kubernetes.io/name=ambit-waypoint";
     let objects = lab
         .cluster
