@@ -1,47 +1,192 @@
-//! The way of a request: HBONE in, HTTP, rules, an endpoint, HBONE out.
+//! The data path: HBONE in, what is inside it, and HBONE out.
 
+mod inbound;
+mod passthrough;
+
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use ambit_tunnel::IdentityLease;
-use tokio::net::TcpListener;
+use ambit_tunnel::{HboneConfig, IdentityLease};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
-use crate::observe::Observer;
+pub(crate) use passthrough::pass_through;
+
+pub use crate::http::HttpTimeouts;
+use crate::observe::{Observer, Refusal};
 use crate::state::State;
+use crate::upstream::Upstream;
 
-/// What it is made of.
-pub(crate) struct ProxyParts {
+/// HBONE connections open at once, at most; with one more the newest is reset.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Clients' connections inside them, at most; a further CONNECT is answered with 503.
+const MAX_STREAMS: usize = 65_536;
+/// For the TLS handshake of an HBONE client.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For connecting to an endpoint's proxy, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a CONNECT to an unknown address waits for configuration that may be under way.
+const CONFIGURATION_WAIT: Duration = Duration::from_secs(2);
+
+/// What all connections share.
+pub(crate) struct Proxy {
     pub(crate) state: Arc<State>,
     pub(crate) observer: Arc<Observer>,
     /// The waypoint's own identity.
-    pub(crate) lease: IdentityLease,
-}
-
-/// The data path.
-pub(crate) struct Proxy {
-    parts: ProxyParts,
+    lease: IdentityLease,
+    hbone: HboneConfig,
+    pub(crate) timeouts: HttpTimeouts,
+    pub(crate) upstream: Arc<Upstream>,
+    /// Cancelled when the waypoint is to go.
+    pub(crate) drain: CancellationToken,
+    /// The same, for whoever asks at each request.
+    draining: AtomicBool,
+    /// Ends what the drain deadline finds.
+    kill: CancellationToken,
+    /// HBONE connections.
+    connections: TaskTracker,
+    /// HTTP/2 requests, which run on tasks of their own.
+    pub(crate) requests: TaskTracker,
+    open: AtomicUsize,
+    streams: AtomicUsize,
 }
 
 impl Proxy {
-    /// Must be called within a Tokio runtime.
-    pub(crate) fn new(parts: ProxyParts) -> Arc<Self> {
-        Arc::new(Self { parts })
+    /// A proxy that serves what `state` says as `lease`'s identity, until `drain` is cancelled. Must be called within a Tokio runtime.
+    pub(crate) fn new(
+        state: Arc<State>,
+        observer: Arc<Observer>,
+        lease: IdentityLease,
+        timeouts: HttpTimeouts,
+        drain: CancellationToken,
+    ) -> Arc<Self> {
+        let hbone = HboneConfig {
+            connect_timeout: CONNECT_TIMEOUT,
+            ..HboneConfig::default()
+        };
+        Arc::new(Self {
+            upstream: Upstream::new(lease.clone(), hbone.clone()),
+            state,
+            observer,
+            lease,
+            hbone,
+            timeouts,
+            drain,
+            draining: AtomicBool::new(false),
+            kill: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            requests: TaskTracker::new(),
+            open: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+        })
     }
 
-    /// Serves HBONE until `drain`, then lets what is open end (GOAWAY, `connection: close`); resolves when the last stream has ended. `kill`
-    /// ends them all at once.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, drain: CancellationToken, kill: CancellationToken) {
-        let _ = (&self.parts.state, &self.parts.observer, &self.parts.lease, listener, kill);
-        drain.cancelled().await;
+    /// Whether the waypoint is to go.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
-    /// The workload is gone or lives elsewhere: its pooled connections are not used again.
-    pub(crate) fn evict_workload(&self, uid: &str) {
-        let _ = uid;
+    /// Accepts HBONE connections until `drain` is cancelled.
+    pub(crate) async fn accept(self: &Arc<Self>, listener: TcpListener) {
+        let accepting = async {
+            loop {
+                match listener.accept().await {
+                    Ok((tcp, peer)) => self.admit(tcp, canonical(peer)),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept; connections wait in the queue");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        };
+        self.drain.run_until_cancelled(accepting).await;
+        self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Pooled HBONE connections to endpoints.
-    pub(crate) fn hbone_connections(&self) -> usize {
-        0
+    /// Once `drain` is cancelled: resolves when the last request has ended, or at the deadline, which ends all that is left. Returns
+    /// how many HBONE connections that were.
+    pub(crate) async fn drained(&self, deadline: Duration) -> usize {
+        self.draining.store(true, Ordering::Relaxed);
+        self.connections.close();
+        self.requests.close();
+        let ended = async {
+            self.connections.wait().await;
+            self.requests.wait().await;
+            self.upstream.drain().await;
+        };
+        match tokio::time::timeout(deadline, ended).await {
+            Ok(()) => 0,
+            Err(_) => {
+                let left = self.connections.len();
+                self.kill.cancel();
+                self.connections.wait().await;
+                left
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        let Some(place) = Place::take(self, |proxy| &proxy.open, MAX_CONNECTIONS) else {
+            self.observer.refused(Refusal::Limit);
+            // The peer sees a reset; the connection may be gone already.
+            let _ = tcp.set_zero_linger();
+            return;
+        };
+        let proxy = Arc::clone(self);
+        let span = tracing::debug_span!("connection", %peer);
+        let task = async move {
+            let _place = place;
+            let kill = proxy.kill.clone();
+            kill.run_until_cancelled(inbound::serve(proxy, tcp, peer)).await;
+        };
+        self.connections.spawn(task.instrument(span));
     }
 }
+
+/// One of a limited number of places.
+struct Place {
+    proxy: Arc<Proxy>,
+    count: fn(&Proxy) -> &AtomicUsize,
+}
+
+impl Place {
+    fn take(proxy: &Arc<Proxy>, count: fn(&Proxy) -> &AtomicUsize, limit: usize) -> Option<Self> {
+        let room = |used| (used < limit).then_some(used + 1);
+        count(proxy)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .ok()?;
+        Some(Self {
+            proxy: Arc::clone(proxy),
+            count,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        (self.count)(&self.proxy).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Every socket of the data path: no delay, and dead peers are noticed.
+pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(180))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(9);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! HTTP from clients: connections, requests, what is decided on them, and their answers.
+
+mod answer;
+mod body;
+mod connection;
+mod detect;
+mod framing;
+mod headers;
+mod io;
+pub(crate) mod limits;
+mod request;
+mod response;
+mod retry;
+mod tries;
+mod upgrade;
+
+pub(crate) use body::RequestBody;
+pub(crate) use connection::{ClientConnection, Served, Target, serve};
+pub use limits::HttpTimeouts;

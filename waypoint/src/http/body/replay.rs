@@ -1,0 +1,126 @@
+//! Bodies that can be sent again: what has come so far is kept while it is sent, as long as it is little.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::{BodyError, ClientBody};
+
+/// A client's body and its beginning.
+pub(crate) struct Spool {
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    body: ClientBody,
+    /// The length that the client declared, if it did.
+    hint: SizeHint,
+    kept: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    size: usize,
+    limit: usize,
+    /// More came than is kept.
+    overflown: bool,
+    ended: bool,
+}
+
+impl Spool {
+    /// Keeps up to `limit` bytes of `body`.
+    pub(crate) fn new(body: ClientBody, limit: usize) -> Self {
+        let shared = Shared {
+            hint: body.size_hint(),
+            body,
+            kept: Vec::new(),
+            trailers: None,
+            size: 0,
+            limit,
+            overflown: false,
+            ended: false,
+        };
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+        }
+    }
+
+    /// Whether all that was sent can be sent again.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.shared.lock().overflown
+    }
+
+    /// The body from its beginning. The try before must have been given up.
+    pub(crate) fn again(&self) -> Try {
+        Try {
+            shared: Arc::clone(&self.shared),
+            next: 0,
+            done: false,
+        }
+    }
+}
+
+/// The body, for one try.
+pub(crate) struct Try {
+    shared: Arc<Mutex<Shared>>,
+    next: usize,
+    done: bool,
+}
+
+impl Try {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let mut shared = self.shared.lock();
+        if let Some(data) = shared.kept.get(self.next).filter(|_| !shared.overflown) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if shared.ended {
+            self.done = true;
+            return Poll::Ready(shared.trailers.clone().map(Frame::trailers).map(Ok));
+        }
+        let frame = ready!(Pin::new(&mut shared.body).poll_frame(cx));
+        let Some(frame) = frame.transpose()? else {
+            (shared.ended, self.done) = (true, true);
+            return Poll::Ready(None);
+        };
+        if let Some(data) = frame.data_ref() {
+            // Once an answer has begun nothing is sent again.
+            shared.overflown |= shared.body.is_answered();
+            shared.size = shared.size.saturating_add(data.len());
+            if shared.overflown || shared.size > shared.limit {
+                shared.overflown = true;
+                shared.kept = Vec::new();
+            } else {
+                let data = data.clone();
+                shared.kept.push(data);
+                self.next += 1;
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            shared.trailers = Some(trailers.clone());
+            (shared.ended, self.done) = (true, true);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        if self.done {
+            return true;
+        }
+        let shared = self.shared.lock();
+        let sent = shared.overflown || self.next == shared.kept.len();
+        sent && shared.trailers.is_none() && (shared.ended || shared.body.is_end_stream())
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        // It is asked before the first frame only.
+        self.shared.lock().hint.clone()
+    }
+}

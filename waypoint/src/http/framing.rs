@@ -1,0 +1,244 @@
+//! Watches how HTTP/1 requests are framed, beside the parser.
+//!
+//! hyper takes `Transfer-Encoding` for true and drops `Content-Length` where a request has both (RFC 9112 §6.3 allows it). Somebody
+//! before this proxy may have done it the other way round, so such a request is refused here: 400, and the connection ends. For that the
+//! bytes are followed from head to head, as they pass, with nothing kept but a line that has not ended yet.
+
+use memchr::memchr;
+
+/// What is wrong with a request. All of it is answered with 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FramingError {
+    #[error("a request with both Content-Length and Transfer-Encoding")]
+    BothLengths,
+    #[error("a request whose Content-Length is no number, or two different ones")]
+    Length,
+    #[error("a request whose Transfer-Encoding is not chunked alone")]
+    Encoding,
+    #[error("a header line that begins with white space")]
+    Folded,
+    #[error("a chunk whose size is no number")]
+    Chunk,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    /// Before the first byte of a head; empty lines there are skipped.
+    Between,
+    Head,
+    /// Bytes left.
+    Body(u64),
+    ChunkSize {
+        size: u64,
+        digits: u8,
+    },
+    /// The rest of the line that has the size.
+    ChunkLine(u64),
+    /// Bytes left, the line end after them included.
+    ChunkData(u64),
+    Trailers,
+}
+
+/// Where the requests of one connection begin and end.
+#[derive(Debug)]
+pub(crate) struct Framing {
+    position: Position,
+    /// A line of the head or of the trailers that has not ended yet; cut to what is looked at.
+    line: Vec<u8>,
+    first_line: bool,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+/// No name or value that is looked at is longer.
+const LINE: usize = 256;
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self {
+            position: Position::Between,
+            line: Vec::new(),
+            first_line: true,
+            length: None,
+            chunked: false,
+        }
+    }
+}
+
+impl Framing {
+    /// Whether a head has begun and not ended.
+    pub(crate) fn in_head(&self) -> bool {
+        self.position == Position::Head
+    }
+
+    /// Whether no request has begun that has not ended.
+    pub(crate) fn is_between(&self) -> bool {
+        self.position == Position::Between
+    }
+
+    /// Follows further bytes.
+    ///
+    /// # Errors
+    /// With the index from which on the bytes must not be looked at.
+    pub(crate) fn follow(&mut self, bytes: &[u8]) -> Result<(), (usize, FramingError)> {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            at += self.step(rest).map_err(|(offset, error)| (at + offset, error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes some bytes of `rest`, at least one.
+    fn step(&mut self, rest: &[u8]) -> Result<usize, (usize, FramingError)> {
+        match self.position {
+            Position::Between => {
+                let blank = rest
+                    .iter()
+                    .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+                    .count();
+                if blank < rest.len() {
+                    self.position = Position::Head;
+                }
+                Ok(blank)
+            }
+            Position::Head | Position::Trailers => self.step_line(rest),
+            Position::Body(left) => {
+                let taken = left.min(rest.len() as u64);
+                self.position = match left - taken {
+                    0 => Position::Between,
+                    left => Position::Body(left),
+                };
+                Ok(taken as usize)
+            }
+            Position::ChunkSize { size, digits } => {
+                if let Some(digit) = char::from(rest[0]).to_digit(16) {
+                    let size = size
+                        .checked_mul(16)
+                        .and_then(|size| size.checked_add(u64::from(digit)))
+                        .ok_or((0, FramingError::Chunk))?;
+                    let digits = digits.saturating_add(1);
+                    self.position = Position::ChunkSize { size, digits };
+                    Ok(1)
+                } else if digits == 0 {
+                    Err((0, FramingError::Chunk))
+                } else {
+                    self.position = Position::ChunkLine(size);
+                    Ok(0)
+                }
+            }
+            Position::ChunkLine(size) => match memchr(b'\n', rest) {
+                None => Ok(rest.len()),
+                Some(end) => {
+                    self.position = match size {
+                        0 => Position::Trailers,
+                        // With the line end after the data.
+                        size => Position::ChunkData(size.checked_add(2).ok_or((end, FramingError::Chunk))?),
+                    };
+                    Ok(end + 1)
+                }
+            },
+            Position::ChunkData(left) => {
+                let taken = left.min(rest.len() as u64);
+                self.position = match left - taken {
+                    0 => Position::ChunkSize { size: 0, digits: 0 },
+                    left => Position::ChunkData(left),
+                };
+                Ok(taken as usize)
+            }
+        }
+    }
+
+    fn step_line(&mut self, rest: &[u8]) -> Result<usize, (usize, FramingError)> {
+        let Some(end) = memchr(b'\n', rest) else {
+            let room = LINE.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&rest[..rest.len().min(room)]);
+            return Ok(rest.len());
+        };
+        if self.line.is_empty() {
+            self.end_line(&rest[..end])
+        } else {
+            let mut line = std::mem::take(&mut self.line);
+            let room = LINE.saturating_sub(line.len());
+            line.extend_from_slice(&rest[..end.min(room)]);
+            let result = self.end_line(&line);
+            line.clear();
+            self.line = line;
+            result
+        }
+        .map_err(|error| (end, error))?;
+        Ok(end + 1)
+    }
+
+    fn end_line(&mut self, line: &[u8]) -> Result<(), FramingError> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if self.position == Position::Trailers {
+            if line.is_empty() {
+                self.begin();
+            }
+            return Ok(());
+        }
+        if std::mem::take(&mut self.first_line) {
+            return Ok(());
+        }
+        match line.first() {
+            None => {
+                self.position = match (self.chunked, self.length.unwrap_or(0)) {
+                    (true, _) => Position::ChunkSize { size: 0, digits: 0 },
+                    (false, 0) => Position::Between,
+                    (false, length) => Position::Body(length),
+                };
+                let position = self.position;
+                self.begin();
+                self.position = position;
+                Ok(())
+            }
+            Some(b' ' | b'\t') => Err(FramingError::Folded),
+            Some(b'c' | b'C' | b't' | b'T') => self.header(line),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn begin(&mut self) {
+        self.position = Position::Between;
+        self.first_line = true;
+        self.length = None;
+        self.chunked = false;
+    }
+
+    fn header(&mut self, line: &[u8]) -> Result<(), FramingError> {
+        let Some(colon) = memchr(b':', line) else {
+            return Ok(());
+        };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"content-length") {
+            // A longer one may have been cut.
+            if line.len() >= LINE {
+                return Err(FramingError::Length);
+            }
+            let length = Some(number(value).ok_or(FramingError::Length)?);
+            if self.length.is_some() && self.length != length {
+                return Err(FramingError::Length);
+            }
+            self.length = length;
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if line.len() >= LINE || self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(FramingError::Encoding);
+            }
+            self.chunked = true;
+        }
+        if self.chunked && self.length.is_some() {
+            return Err(FramingError::BothLengths);
+        }
+        Ok(())
+    }
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

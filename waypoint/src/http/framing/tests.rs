@@ -1,0 +1,108 @@
+use super::*;
+
+/// Feeds `text` in pieces of every size: the outcome must be the same.
+fn follow(text: &str) -> Result<Framing, FramingError> {
+    let mut outcomes = Vec::new();
+    for size in 1..=text.len() {
+        let mut framing = Framing::default();
+        let result = text
+            .as_bytes()
+            .chunks(size)
+            .try_for_each(|piece| framing.follow(piece).map_err(|(_, error)| error));
+        outcomes.push(result.map(|()| framing));
+    }
+    let last = outcomes.pop().unwrap();
+    for outcome in outcomes {
+        match (&outcome, &last) {
+            (Ok(one), Ok(other)) => assert_eq!(one.position, other.position, "{text:?}"),
+            (Err(one), Err(other)) => assert_eq!(one, other, "{text:?}"),
+            _ => panic!("{text:?}: {outcome:?} and {last:?}"),
+        }
+    }
+    last
+}
+
+#[test]
+fn requests_end_where_their_framing_says() {
+    for text in [
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "\r\n\r\nGET / HTTP/1.1\nhost: a\n\n",
+        "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc\r\n",
+        "POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding:  Chunked \r\n\r\n5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n0\r\ncontent-length: 7\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    ] {
+        assert!(follow(text).unwrap().is_between(), "{text:?}");
+    }
+    assert!(follow("GET / HTTP/1.1\r\nhost: a\r\n").unwrap().in_head());
+    let half = follow("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nab").unwrap();
+    assert_eq!(half.position, Position::Body(3));
+}
+
+#[test]
+fn ambiguous_framing_is_an_error_wherever_it_stands() {
+    for (text, error) in [
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            FramingError::BothLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\na: b\r\ncontent-length: 0\r\n\r\n",
+            FramingError::BothLengths,
+        ),
+        (
+            "GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+            FramingError::BothLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+            FramingError::Length,
+        ),
+        (
+            "POST / HTTP/1.1\r\ncontent-length: 5, 5\r\n\r\n",
+            FramingError::Length,
+        ),
+        (
+            "POST / HTTP/1.1\r\ncontent-length: +5\r\n\r\n",
+            FramingError::Length,
+        ),
+        ("POST / HTTP/1.1\r\ncontent-length:\r\n\r\n", FramingError::Length),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            FramingError::Encoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: xchunked\r\n\r\n",
+            FramingError::Encoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+            FramingError::Encoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nx: y\r\n content-length: 5\r\n\r\n",
+            FramingError::Folded,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+            FramingError::Chunk,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11111111111111111\r\n",
+            FramingError::Chunk,
+        ),
+    ] {
+        assert_eq!(follow(text).unwrap_err(), error, "{text:?}");
+    }
+}
+
+#[test]
+fn a_long_line_is_not_kept() {
+    let mut framing = Framing::default();
+    framing.follow(b"GET /").unwrap();
+    for _ in 0..1000 {
+        framing.follow(&[b'a'; 1000]).unwrap();
+    }
+    assert!(framing.in_head());
+    assert!(framing.line.capacity() <= 2 * LINE);
+}

@@ -1,0 +1,203 @@
+//! What of a message's head is passed on.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Uri, Version};
+
+/// Hop-by-hop fields (RFC 9110 §7.6.1) besides `Connection` itself, `TE` and `Upgrade`, which are looked at one by one.
+const HOP_BY_HOP: [HeaderName; 4] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    TRANSFER_ENCODING,
+];
+
+/// What a `Connection` field cannot take away: the message would be another one.
+const NEVER_HOP_BY_HOP: [HeaderName; 5] = [
+    HOST,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    TRAILER,
+    HeaderName::from_static("authorization"),
+];
+
+/// The one protocol that connections are upgraded to. Others are not passed on: with `h2c` further requests would follow that nobody
+/// looks at.
+const WEBSOCKET: &[u8] = b"websocket";
+
+/// Whether a request asks for its connection to be upgraded to WebSocket.
+pub(crate) fn is_websocket(method: &Method, version: Version, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11
+        && *method == Method::GET
+        && headers.get_all(UPGRADE).iter().count() == 1
+        && headers
+            .get(UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET))
+        && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Takes hop-by-hop fields out. `TE: trailers` stays, which gRPC needs; of an upgrade that goes on, so does what asks for it.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+            .filter_map(|token| HeaderName::try_from(token).ok())
+            .filter(|name| *name != UPGRADE && *name != TE && !NEVER_HOP_BY_HOP.contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(TE);
+    }
+}
+
+/// Why it cannot be told which name a request is addressed to (400).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HostError {
+    #[error("no Host")]
+    Missing,
+    #[error("more than one Host")]
+    Several,
+    #[error("Host is no name or address")]
+    Malformed,
+    #[error("Host and :authority differ")]
+    Differ,
+}
+
+/// The name and port that a request is addressed to: the target's own, else `Host` (RFC 9112 §3.2.2, RFC 9113 §8.3.1). Empty for
+/// HTTP/1.0 without.
+pub(crate) fn authority(
+    uri: &Uri,
+    headers: &HeaderMap,
+    version: Version,
+) -> Result<Option<Authority>, HostError> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(HostError::Several);
+    }
+    let parse = |host: &HeaderValue| {
+        // No user information, which Authority would take.
+        Authority::try_from(host.as_bytes())
+            .ok()
+            .filter(|authority| !authority.as_str().contains('@'))
+            .ok_or(HostError::Malformed)
+    };
+    match (uri.authority(), host) {
+        (Some(authority), _) if authority.as_str().contains('@') => Err(HostError::Malformed),
+        (Some(authority), Some(host)) if version == Version::HTTP_2 => {
+            let same = host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes());
+            same.then(|| Some(authority.clone())).ok_or(HostError::Differ)
+        }
+        (Some(authority), _) => Ok(Some(authority.clone())),
+        (None, Some(host)) if host.is_empty() => Ok(None),
+        (None, Some(host)) => parse(host).map(Some),
+        (None, None) if version < Version::HTTP_11 => Ok(None),
+        (None, None) => Err(HostError::Missing),
+    }
+}
+
+/// The target as an HTTP/1.1 request to an origin has it, and the `Host` that goes with it.
+pub(crate) fn to_http1(
+    uri: &Uri,
+    path: Option<PathAndQuery>,
+    authority: Option<&Authority>,
+    headers: &mut HeaderMap,
+) -> Uri {
+    let had_authority = uri.authority().is_some();
+    match authority {
+        Some(authority) if had_authority || !headers.contains_key(HOST) => {
+            // An authority is made of characters that a field may have.
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                headers.insert(HOST, host);
+            }
+        }
+        None if !headers.contains_key(HOST) => {
+            headers.insert(HOST, HeaderValue::from_static(""));
+        }
+        _ => {}
+    }
+    match (path, had_authority) {
+        (None, false) => uri.clone(),
+        (None, true) => uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
+        (Some(path), _) => Uri::from(path),
+    }
+}
+
+/// The target as HTTP/2 has it.
+pub(crate) fn to_http2(
+    uri: &Uri,
+    path: Option<PathAndQuery>,
+    authority: Option<&Authority>,
+    headers: &mut HeaderMap,
+) -> Result<Uri, http::Error> {
+    headers.remove(HOST);
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(uri.scheme().cloned().unwrap_or(Scheme::HTTP));
+    parts.authority = authority.cloned();
+    parts.path_and_query = path.or_else(|| uri.path_and_query().cloned());
+    if parts.authority.is_none() {
+        // hyper would take the absence of an authority for a target without a scheme.
+        parts.scheme = None;
+    }
+    Ok(Uri::from_parts(parts)?)
+}
+
+/// Whether a request is a call of gRPC, which is answered in its own way.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
+}
+
+/// RFC 9110 §9.2.2.
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+/// Header fields as rules look them up.
+pub(crate) struct Fields<'a>(pub(crate) &'a HeaderMap);
+
+impl ambit_policy::http::Headers for Fields<'_> {
+    fn any(&self, name: &str, matches: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.0.get_all(name).iter().any(|value| matches(value.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! What a client's connection may cost.
+
+use std::time::Duration;
+
+/// Headers of an HTTP/1 request, at most (hyper's own bound, which needs no allocation); more are answered with 431.
+pub(crate) const MAX_HEADERS: usize = 100;
+/// Bytes of a head, request line included, and of HTTP/2's header list; more are answered with 431.
+pub(crate) const MAX_HEAD: usize = 64 << 10;
+/// Bytes of one connection that wait to be parsed or written, at most.
+pub(crate) const MAX_BUFFER: usize = 128 << 10;
+/// HTTP/2 streams that one connection has open at once, at most.
+pub(crate) const MAX_STREAMS: u32 = 256;
+/// HTTP/2 flow-control window of a stream: bytes that wait in the waypoint for a slow endpoint.
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+/// HTTP/2 flow-control window of a connection.
+pub(crate) const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Bytes of one HTTP/2 stream that wait for a slow reader.
+pub(crate) const SEND_BUFFER: usize = 256 << 10;
+/// HTTP/2 streams that were reset before they were looked at; with one more the connection ends (GOAWAY ENHANCE_YOUR_CALM).
+pub(crate) const MAX_PENDING_RESETS: usize = 20;
+/// HTTP/2 streams that this end had to reset because of the client's errors; with one more the connection ends.
+pub(crate) const MAX_ERROR_RESETS: usize = 256;
+/// Requests that a client gave up before their answer began, less those that were answered; with one more the connection ends.
+pub(crate) const MAX_ABANDONED: u32 = 500;
+/// Bytes of a request's body that are kept for another try; a longer body is sent once.
+pub(crate) const MAX_REPLAY: usize = 64 << 10;
+
+/// Times that tests shorten.
+#[derive(Debug, Clone)]
+pub struct HttpTimeouts {
+    /// From the first byte of an HTTP/1 head to its last. Default 10 s, then the connection ends.
+    pub head: Duration,
+    /// Between two parts of a request's body, until the answer begins. Default 60 s, then 408. Calls of gRPC have deadlines of their
+    /// own instead.
+    pub body: Duration,
+    /// For the first bytes of a connection whose protocol nobody declared. Default 3 s, then it is passed through as it is.
+    pub detect: Duration,
+    /// How long a client's connection may be without requests. Default 1 h, then it ends.
+    pub idle: Duration,
+    /// How long idle connections stay open for a last request when the waypoint drains. Default 3 s.
+    pub drain_grace: Duration,
+}
+
+impl Default for HttpTimeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(60),
+            detect: Duration::from_secs(3),
+            idle: Duration::from_secs(3600),
+            drain_grace: Duration::from_secs(3),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One request: what is decided on it, and how it is passed on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use ambit_policy::http::{Attributes, HttpRequest, normalize_host, normalize_path};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+
+use super::answer::Rejection;
+use super::body::{ClientBody, Spool, Upload};
+use super::connection::{ClientConnection, Target};
+use super::headers::{self, Fields};
+use super::limits::MAX_REPLAY;
+use super::response::{ResponseBody, UpstreamBody};
+use super::retry::Budget;
+use super::tries::{Passage, Source};
+use super::upgrade;
+use crate::observe::{Flag, RequestRecord};
+
+/// Serves a request of `client`.
+pub(super) async fn handle(
+    client: Arc<ClientConnection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let pending = client.pending();
+    let grpc = headers::is_grpc(request.headers());
+    let mut response = match client.target() {
+        Ok(target) => {
+            let record = client.record(&target, &request);
+            serve(&client, &target, request, record, grpc).await
+        }
+        Err(rejection) => {
+            client.proxy.observer.refused(crate::observe::Refusal::Authority);
+            rejection.answer(grpc)
+        }
+    };
+    *response.version_mut() = if client.http2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    if client.should_close() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    pending.done();
+    Ok(response)
+}
+
+async fn serve(
+    client: &Arc<ClientConnection>,
+    target: &Target,
+    request: Request<Incoming>,
+    mut record: RequestRecord,
+    grpc: bool,
+) -> Response<ResponseBody> {
+    let (head, incoming) = request.into_parts();
+    let upload = (!incoming.is_end_stream()).then(Arc::<Upload>::default);
+    let body = upload.as_ref().map(|upload| {
+        let patience = (!grpc).then_some(client.proxy.timeouts.body);
+        ClientBody::new(incoming, Arc::clone(upload), record.received(), patience)
+    });
+    match pass(client, target, head, body, upload.clone(), &mut record).await {
+        Ok((mut parts, body)) => {
+            if let Some(upload) = &upload {
+                upload.answered();
+            }
+            record.answered(parts.status, &parts.headers);
+            let body = body.recording(record);
+            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                headers::remove_hop_by_hop(&mut parts.headers, true);
+                return upgrade::begin(client, parts, body).await;
+            }
+            headers::remove_hop_by_hop(&mut parts.headers, false);
+            Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
+        }
+        Err(rejection) => {
+            record.failed(rejection.flag, rejection.reason.as_str());
+            let response = rejection.answer(grpc);
+            record.answered(response.status(), response.headers());
+            record.end();
+            response
+        }
+    }
+}
+
+type Answer = (http::response::Parts, UpstreamBody);
+
+async fn pass(
+    client: &Arc<ClientConnection>,
+    target: &Target,
+    mut head: Parts,
+    body: Option<ClientBody>,
+    upload: Option<Arc<Upload>>,
+    record: &mut RequestRecord,
+) -> Result<Answer, Rejection> {
+    if head.method == Method::CONNECT {
+        let reason = "CONNECT is not passed on";
+        return Err(Rejection::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            Flag::BadRequest,
+            reason,
+        ));
+    }
+    let authority =
+        headers::authority(&head.uri, &head.headers, head.version).map_err(Rejection::bad_request)?;
+    let path = authorize(client, target, &head, authority.as_ref(), record)?;
+    let websocket = headers::is_websocket(&head.method, head.version, &head.headers);
+    let http2 = client.http2 || target.is_http2();
+    prepare(
+        http2,
+        &mut head,
+        body.is_some(),
+        authority.as_ref(),
+        path,
+        websocket,
+    )?;
+
+    let config = target.config();
+    let retry = config.and_then(|config| config.retry.as_ref());
+    let idempotent = headers::is_idempotent(&head.method) && !websocket;
+    let budget = Budget::new(retry.map(|retry| &retry.value), idempotent);
+    let source = match body {
+        None => Source::Empty,
+        // HTTP/2 endpoints may say after a part of the body that they have not looked at the request.
+        Some(body) if budget.may_repeat() || head.version == Version::HTTP_2 => {
+            Source::Kept(Spool::new(body, MAX_REPLAY))
+        }
+        Some(body) => Source::Once(Some(Box::new(body))),
+    };
+    let mut passage = Passage {
+        client,
+        target,
+        head,
+        source,
+        upload,
+        record,
+        retry,
+        budget,
+    };
+    let (answer, from) = match config.and_then(|config| config.timeout.as_ref()) {
+        None => passage.run().await?,
+        Some(timeout) => tokio::time::timeout(timeout.value, passage.run())
+            .await
+            .unwrap_or_else(|_| {
+                passage.record.governed_by(&timeout.policy);
+                let reason = format!("timeout: {} {:?}", timeout.policy, timeout.value);
+                Err(Rejection::new(StatusCode::GATEWAY_TIMEOUT, Flag::Timeout, reason))
+            })?,
+    };
+    let (parts, incoming) = answer.into_parts();
+    let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS && !(websocket && upgrade::is_answer(&parts)) {
+        let reason = "upstream: it switched to a protocol that nobody asked for";
+        return Err(Rejection::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Flag::UpstreamReset,
+            reason,
+        ));
+    }
+    Ok((parts, body))
+}
+
+/// Applies the rules for requests. Returns the target's path in normal form, where rules compare it and it was not in that form.
+fn authorize(
+    client: &ClientConnection,
+    target: &Target,
+    head: &Parts,
+    authority: Option<&Authority>,
+    record: &mut RequestRecord,
+) -> Result<Option<PathAndQuery>, Rejection> {
+    let rules = target.rules();
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let path = head.uri.path();
+    let mut normal = std::borrow::Cow::Borrowed(path);
+    if rules.has_path_rules() {
+        normal = normalize_path(path).map_err(Rejection::bad_request)?;
+    }
+    let host = authority.map(|authority| normalize_host(authority.as_str()));
+    let decision = rules.evaluate(&HttpRequest {
+        principal: Some(client.identity.principal()),
+        attributes: Some(Attributes {
+            method: head.method.as_str(),
+            path: &normal,
+            host: host.as_deref().unwrap_or_default(),
+            headers: &Fields(&head.headers),
+        }),
+    });
+    record.decided(&decision);
+    if !decision.is_allowed() {
+        let reason = decision.reason.to_string();
+        return Err(Rejection::new(StatusCode::FORBIDDEN, Flag::Denied, reason));
+    }
+    if normal == path {
+        return Ok(None);
+    }
+    let target = match head.uri.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
+    };
+    let target =
+        PathAndQuery::try_from(target).map_err(|error| Rejection::bad_request(format!("path: {error}")))?;
+    Ok(Some(target))
+}
+
+/// Makes the head into what the endpoint is sent.
+fn prepare(
+    http2: bool,
+    head: &mut Parts,
+    has_body: bool,
+    authority: Option<&Authority>,
+    path: Option<PathAndQuery>,
+    websocket: bool,
+) -> Result<(), Rejection> {
+    headers::remove_hop_by_hop(&mut head.headers, websocket);
+    if http2 {
+        if websocket {
+            let reason = "WebSocket over HTTP/2 is not supported";
+            return Err(Rejection::new(
+                StatusCode::NOT_IMPLEMENTED,
+                Flag::BadRequest,
+                reason,
+            ));
+        }
+        head.uri = headers::to_http2(&head.uri, path, authority, &mut head.headers)
+            .map_err(|error| Rejection::bad_request(format!("target: {error}")))?;
+        head.version = Version::HTTP_2;
+    } else {
+        head.uri = headers::to_http1(&head.uri, path, authority, &mut head.headers);
+        head.version = Version::HTTP_11;
+        // hyper would leave out the body of a GET whose length it does not know.
+        if has_body && !head.headers.contains_key(CONTENT_LENGTH) {
+            head.headers
+                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Bodies of answers on their way to the client.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::observe::{Flag, RequestRecord};
+use crate::state::Endpoint;
+use crate::upstream::{Http1Connection, Place, Upstream};
+
+/// An answer's body that is not wanted is read up to this many bytes, if they are there already, to keep its connection.
+const MAX_DISCARD: usize = 64 << 10;
+
+/// What carries an answer.
+pub(super) enum Link {
+    Http1(Box<Http1Connection>),
+    Http2(Place),
+}
+
+/// The answer of an endpoint. Its HTTP/1 connection is driven by whoever reads the body, and goes back to the pool at its end.
+pub(super) struct UpstreamBody {
+    incoming: Incoming,
+    link: Option<Link>,
+    upstream: Arc<Upstream>,
+    /// Counts the request as in flight at the endpoint.
+    _endpoint: Endpoint,
+    /// Ends with the body.
+    record: Option<RequestRecord>,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(incoming: Incoming, link: Link, upstream: &Arc<Upstream>, endpoint: Endpoint) -> Self {
+        Self {
+            incoming,
+            link: Some(link),
+            upstream: Arc::clone(upstream),
+            _endpoint: endpoint,
+            record: None,
+        }
+    }
+
+    /// The record ends with the body.
+    pub(super) fn recording(mut self, record: RequestRecord) -> Self {
+        self.record = Some(record);
+        self
+    }
+
+    /// Reads what is left if it is little and there already, so that the connection can be used again.
+    pub(super) fn discard(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut discarded = 0;
+        while discarded <= MAX_DISCARD && !self.incoming.is_end_stream() {
+            match self.poll_next(&mut cx) {
+                Poll::Ready(Some(Ok(frame))) => discarded += frame.data_ref().map_or(0, Bytes::len),
+                Poll::Ready(None) => return,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => break,
+            }
+        }
+        if self.incoming.is_end_stream() {
+            self.complete();
+        }
+    }
+
+    /// The link, where the answer was an upgrade.
+    pub(super) fn into_link(mut self) -> (Option<Link>, Option<RequestRecord>) {
+        (self.link.take(), self.record.take())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(Link::Http1(connection)) = &mut self.link {
+            connection.drive(cx);
+        }
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(record) = &mut self.record {
+                    if let Some(data) = frame.data_ref() {
+                        record.sent(data.len() as u64);
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        record.trailers(trailers);
+                    }
+                }
+                if self.incoming.is_end_stream() {
+                    self.complete();
+                }
+            }
+            Some(Err(error)) => {
+                self.link = None;
+                if let Some(mut record) = self.record.take() {
+                    record.failed(
+                        Flag::UpstreamReset,
+                        format!("upstream: the answer broke off: {error}"),
+                    );
+                    record.end();
+                }
+            }
+            None => self.complete(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn complete(&mut self) {
+        if let Some(Link::Http1(connection)) = self.link.take() {
+            self.upstream.give_back(*connection);
+        }
+        if let Some(record) = self.record.take() {
+            record.end();
+        }
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        // An answer without a body is never polled. Of one whose end nobody awaited the record says that the client went away.
+        if self.link.is_some() && self.incoming.is_end_stream() {
+            self.complete();
+        }
+    }
+}
+
+/// A body for a client.
+pub(crate) enum ResponseBody {
+    /// The waypoint's own words.
+    Text(Bytes),
+    /// An endpoint's.
+    Upstream(Box<UpstreamBody>),
+}
+
+impl ResponseBody {
+    pub(super) fn empty() -> Self {
+        Self::Text(Bytes::new())
+    }
+
+    pub(super) fn text(text: Bytes) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Text(text) if text.is_empty() => Poll::Ready(None),
+            Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Self::Upstream(body) => body.poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Upstream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What is tried again, and when.
+
+use std::time::Duration;
+
+use ambit_wire::waypoint_policy::Retry;
+use http::StatusCode;
+use rand::Rng;
+
+/// Why a try came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// The endpoint has certainly not looked at the request: no connection came about, or it says so.
+    Unseen,
+    /// The endpoint closed a connection that it had kept open, most likely before it read the request.
+    Stale,
+    /// The connection ended, or the time for one try was over, before an answer came.
+    Reset,
+    /// An answer that may be tried again.
+    Status(StatusCode),
+}
+
+/// What is left of a request's right to be tried again.
+#[derive(Debug)]
+pub(crate) struct Budget<'a> {
+    policy: Option<&'a Retry>,
+    /// Whether the endpoint may see the request twice.
+    repeatable: bool,
+    /// Retries that the policy paid for.
+    spent: u32,
+    /// One retry of a request that was not looked at is for nothing.
+    free: bool,
+}
+
+impl<'a> Budget<'a> {
+    pub(crate) fn new(policy: Option<&'a Retry>, idempotent: bool) -> Self {
+        Self {
+            repeatable: idempotent || policy.is_some_and(|policy| policy.non_idempotent),
+            policy,
+            spent: 0,
+            free: true,
+        }
+    }
+
+    /// Whether a second try is possible at all, after the endpoint may have seen the first: then the body is kept.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.repeatable
+    }
+
+    /// Whether such an answer is not the last word yet.
+    pub(crate) fn wants(&self, status: StatusCode) -> bool {
+        self.repeatable
+            && self.policy.is_some_and(|policy| {
+                self.spent < policy.attempts && policy.status_codes.contains(&status.as_u16())
+            })
+    }
+
+    /// Takes a retry, if there is one for this: how long to wait before it.
+    pub(crate) fn take(&mut self, failed: Failed) -> Option<Duration> {
+        let allowed = match (failed, self.policy) {
+            (Failed::Stale | Failed::Reset | Failed::Status(_), _) if !self.repeatable => false,
+            (_, None) => false,
+            (Failed::Unseen, Some(policy)) => policy.connect_failure,
+            (Failed::Stale | Failed::Reset, Some(policy)) => policy.reset,
+            (Failed::Status(status), Some(policy)) => policy.status_codes.contains(&status.as_u16()),
+        };
+        if let Some(policy) = self
+            .policy
+            .filter(|policy| allowed && self.spent < policy.attempts)
+        {
+            self.spent += 1;
+            return Some(pause(policy, self.spent, &mut rand::rng()));
+        }
+        let unseen = failed == Failed::Unseen || (failed == Failed::Stale && self.repeatable);
+        (unseen && std::mem::take(&mut self.free)).then_some(Duration::ZERO)
+    }
+}
+
+/// A random part of a span that doubles with each retry: many clients whose requests failed at once do not come back at once.
+fn pause(policy: &Retry, retry: u32, random: &mut impl Rng) -> Duration {
+    let doubled = policy
+        .backoff_base
+        .saturating_mul(1_u32.checked_shl(retry - 1).unwrap_or(u32::MAX))
+        .min(policy.backoff_max);
+    doubled.mul_f64(random.random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Retry {
+        Retry {
+            attempts: 2,
+            status_codes: vec![503],
+            connect_failure: true,
+            reset: true,
+            per_try_timeout: None,
+            backoff_base: Duration::from_millis(10),
+            backoff_max: Duration::from_millis(100),
+            non_idempotent: false,
+        }
+    }
+
+    #[test]
+    fn a_policy_pays_for_its_attempts_and_one_unseen_request_is_free() {
+        let policy = policy();
+        let mut budget = Budget::new(Some(&policy), true);
+        assert!(budget.wants(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(!budget.wants(StatusCode::BAD_GATEWAY));
+        assert!(
+            budget
+                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
+                .is_some()
+        );
+        assert!(budget.take(Failed::Reset).is_some());
+        assert!(!budget.wants(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(budget.take(Failed::Reset).is_none());
+        assert!(budget.take(Failed::Unseen).is_some());
+        assert!(budget.take(Failed::Unseen).is_none());
+    }
+
+    #[test]
+    fn what_is_not_idempotent_is_tried_again_only_when_unseen_or_asked() {
+        let mut policy = policy();
+        let mut budget = Budget::new(Some(&policy), false);
+        assert!(!budget.may_repeat());
+        assert!(!budget.wants(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(
+            budget
+                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
+                .is_none()
+        );
+        assert!(budget.take(Failed::Reset).is_none());
+        assert!(budget.take(Failed::Stale).is_none());
+        assert!(budget.take(Failed::Unseen).is_some());
+        policy.non_idempotent = true;
+        let mut budget = Budget::new(Some(&policy), false);
+        assert!(budget.take(Failed::Reset).is_some());
+    }
+
+    #[test]
+    fn without_a_policy_only_what_was_not_looked_at_is_tried_once_more() {
+        let mut budget = Budget::new(None, true);
+        assert!(budget.take(Failed::Reset).is_none());
+        assert!(
+            budget
+                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
+                .is_none()
+        );
+        assert_eq!(budget.take(Failed::Stale), Some(Duration::ZERO));
+        assert_eq!(budget.take(Failed::Unseen), None);
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_bound_and_are_random() {
+        let policy = policy();
+        let mut random = rand::rng();
+        for (retry, bound) in [(1, 10), (2, 20), (3, 40), (5, 100), (40, 100)] {
+            let pauses: Vec<_> = (0..200).map(|_| pause(&policy, retry, &mut random)).collect();
+            let bound = Duration::from_millis(bound);
+            assert!(pauses.iter().all(|pause| *pause <= bound), "{retry}");
+            assert!(pauses.iter().any(|pause| *pause > bound / 2), "{retry}");
+            assert!(pauses.iter().any(|pause| *pause < bound / 2), "{retry}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A request's tries: an endpoint each, until one answers or nothing is left to try.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_policy::Connection;
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use super::answer::Rejection;
+use super::body::{ClientBody, RequestBody, Spool, Upload};
+use super::connection::{ClientConnection, Target};
+use super::response::{Link, UpstreamBody};
+use super::retry::{Budget, Failed};
+use crate::observe::{Flag, RequestRecord};
+use crate::state::{Chosen, Endpoint, Retry};
+use crate::upstream::{ConnectFailure, Destination, Http1Failure, Http2Failure};
+
+/// The body of a request, and what of it can be sent once more.
+pub(super) enum Source {
+    Empty,
+    /// Sent once; `None` when it has been.
+    Once(Option<Box<ClientBody>>),
+    Kept(Spool),
+}
+
+impl Source {
+    fn body(&mut self) -> Option<RequestBody> {
+        match self {
+            Self::Empty => Some(RequestBody::Empty),
+            Self::Once(body) => body.take().map(RequestBody::Once),
+            Self::Kept(spool) => Some(RequestBody::Replay(spool.again())),
+        }
+    }
+
+    /// Takes a body back of which nothing was sent.
+    fn restore(&mut self, body: RequestBody) {
+        if let (Self::Once(place), RequestBody::Once(body)) = (self, body) {
+            *place = Some(body);
+        }
+    }
+
+    fn can_be_sent(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Once(body) => body.is_some(),
+            Self::Kept(spool) => spool.is_whole(),
+        }
+    }
+}
+
+/// A request on its way.
+pub(super) struct Passage<'a> {
+    pub(super) client: &'a ClientConnection,
+    pub(super) target: &'a Target,
+    /// As it is sent.
+    pub(super) head: Parts,
+    pub(super) source: Source,
+    pub(super) upload: Option<Arc<Upload>>,
+    pub(super) record: &'a mut RequestRecord,
+    pub(super) retry: Option<&'a Chosen<Retry>>,
+    pub(super) budget: Budget<'a>,
+}
+
+/// A try that came to nothing: why, and what the client is told if it was the last.
+struct Failure {
+    failed: Failed,
+    rejection: Rejection,
+}
+
+impl Failure {
+    fn connect(failure: &ConnectFailure) -> Self {
+        tracing::debug!(%failure, "endpoint not reached");
+        let reason = format!("upstream: {}", failure.brief());
+        Self {
+            failed: Failed::Unseen,
+            rejection: Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::ConnectFailure, reason),
+        }
+    }
+
+    fn reset(failed: Failed, error: &dyn std::fmt::Display) -> Self {
+        tracing::debug!(%error, "endpoint did not answer");
+        let reason = format!("upstream: no answer: {error}");
+        Self {
+            failed,
+            rejection: Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamReset, reason),
+        }
+    }
+}
+
+impl Passage<'_> {
+    /// Tries until there is an answer for the client.
+    pub(super) async fn run(&mut self) -> Result<(Response<Incoming>, UpstreamBodyParts), Rejection> {
+        let mut tried: Vec<Arc<str>> = Vec::new();
+        // An idle connection has been found stale: others may be too.
+        let mut fresh = false;
+        loop {
+            let Some(endpoint) = self.target.choose(&self.client.proxy, &tried) else {
+                return Err(self.target.no_endpoint());
+            };
+            self.record.sent_to(&endpoint);
+            self.authorize(&endpoint)?;
+            let failure = match self.attempt(&endpoint, fresh).await {
+                Ok((answer, link)) => {
+                    let status = answer.status();
+                    if !(self.budget.wants(status) && self.source.can_be_sent()) {
+                        return Ok((answer, UpstreamBodyParts { link, endpoint }));
+                    }
+                    let Some(pause) = self.budget.take(Failed::Status(status)) else {
+                        return Ok((answer, UpstreamBodyParts { link, endpoint }));
+                    };
+                    tried.push(Arc::clone(&endpoint.workload.uid));
+                    let (_, incoming) = answer.into_parts();
+                    UpstreamBody::new(incoming, link, &self.client.proxy.upstream, endpoint).discard();
+                    self.pause(pause).await;
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            if let Some(rejection) = self.client_failure() {
+                return Err(rejection);
+            }
+            if !self.source.can_be_sent() {
+                return Err(failure.rejection);
+            }
+            let Some(pause) = self.budget.take(failure.failed) else {
+                return Err(failure.rejection);
+            };
+            fresh |= matches!(failure.failed, Failed::Stale | Failed::Unseen);
+            tried.push(Arc::clone(&endpoint.workload.uid));
+            drop(endpoint);
+            self.pause(pause).await;
+        }
+    }
+
+    async fn pause(&mut self, pause: Duration) {
+        self.record.retried(self.retry.map(|retry| &retry.policy));
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The policies for connections, which the endpoint's own proxy cannot apply to the client any more.
+    fn authorize(&mut self, endpoint: &Endpoint) -> Result<(), Rejection> {
+        let connection = Connection {
+            principal: Some(self.client.identity.principal()),
+            source: self.client.peer.ip(),
+            destination: endpoint.target,
+        };
+        let decision = self.client.proxy.state.decide_l4(&endpoint.workload, &connection);
+        self.record.decided(&decision);
+        if decision.is_allowed() {
+            return Ok(());
+        }
+        let reason = decision.reason.to_string();
+        Err(Rejection::new(StatusCode::FORBIDDEN, Flag::Denied, reason))
+    }
+
+    /// What went wrong on the client's side of the body, if anything.
+    fn client_failure(&self) -> Option<Rejection> {
+        let upload = self.upload.as_ref()?;
+        if upload.is_stalled() {
+            let reason = format!(
+                "the request's body: nothing came for {}s",
+                self.client.proxy.timeouts.body.as_secs_f32()
+            );
+            return Some(Rejection::new(
+                StatusCode::REQUEST_TIMEOUT,
+                Flag::BadRequest,
+                reason,
+            ));
+        }
+        let broken = upload.is_broken();
+        broken.then(|| {
+            Rejection::new(
+                StatusCode::BAD_REQUEST,
+                Flag::ClientGone,
+                "the request's body broke off",
+            )
+        })
+    }
+
+    async fn attempt(
+        &mut self,
+        endpoint: &Endpoint,
+        fresh: bool,
+    ) -> Result<(Response<Incoming>, Link), Failure> {
+        let Some(per_try) = self.retry.and_then(|retry| retry.value.per_try_timeout) else {
+            return self.send(endpoint, fresh).await;
+        };
+        let attempt = tokio::time::timeout(per_try, self.send(endpoint, fresh)).await;
+        attempt.unwrap_or_else(|_| {
+            let policy = self.retry.map_or("", |retry| &*retry.policy);
+            Err(Failure {
+                failed: Failed::Reset,
+                rejection: Rejection::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    Flag::Timeout,
+                    format!("timeout: {policy} {per_try:?} for one try"),
+                ),
+            })
+        })
+    }
+
+    async fn send(
+        &mut self,
+        endpoint: &Endpoint,
+        fresh: bool,
+    ) -> Result<(Response<Incoming>, Link), Failure> {
+        let destination = Destination::of(endpoint);
+        let upstream = &self.client.proxy.upstream;
+        if self.head.version == Version::HTTP_2 {
+            let sender = upstream
+                .http2(&destination)
+                .await
+                .map_err(|failure| Failure::connect(&failure))?;
+            let request = self.request()?;
+            return match sender.send(request).await {
+                Ok((answer, place)) => Ok((answer, Link::Http2(place))),
+                Err(Http2Failure::Unsent(request)) => Err(self.unsent(*request)),
+                Err(Http2Failure::Refused(error)) => Err(Failure::reset(Failed::Unseen, &brief(&error))),
+                Err(Http2Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),
+            };
+        }
+        let mut connection = upstream
+            .http1(&destination, fresh)
+            .await
+            .map_err(|failure| Failure::connect(&failure))?;
+        let request = self.request()?;
+        match connection.send(request).await {
+            Ok(answer) => Ok((answer, Link::Http1(Box::new(connection)))),
+            Err(Http1Failure::Unsent(request)) => Err(self.unsent(*request)),
+            Err(Http1Failure::Stale(error)) => Err(Failure::reset(Failed::Stale, &brief(&error))),
+            Err(Http1Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),
+        }
+    }
+
+    fn unsent(&mut self, request: Request<RequestBody>) -> Failure {
+        self.source.restore(request.into_body());
+        Failure::reset(Failed::Unseen, &"its connection was closed")
+    }
+
+    fn request(&mut self) -> Result<Request<RequestBody>, Failure> {
+        let gone = || Failure::reset(Failed::Reset, &"the request's body was sent already");
+        let body = self.source.body().ok_or_else(gone)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
+        *request.version_mut() = self.head.version;
+        *request.headers_mut() = self.head.headers.clone();
+        Ok(request)
+    }
+}
+
+/// What an answer comes with.
+pub(super) struct UpstreamBodyParts {
+    pub(super) link: Link,
+    pub(super) endpoint: Endpoint,
+}
+
+/// The innermost cause, which says most.
+pub(super) fn brief(error: &hyper::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

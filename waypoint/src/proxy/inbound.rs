@@ -1,0 +1,129 @@
+//! HBONE from clients' ztunnels.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_tunnel::{
+    ConnectRequest, HboneHandler, RequestRefusal, ServerTlsStream, SpiffeId, accept_tls, serve_hbone,
+};
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, MAX_STREAMS, Place, Proxy, canonical, prepare};
+use crate::http::{ClientConnection, Served, serve as serve_client};
+use crate::observe::Refusal;
+
+/// Between two looks at the configuration that a CONNECT waits for.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr) {
+    if let Err(error) = prepare(&tcp) {
+        tracing::debug!(%error, "the connection ended at once");
+        return;
+    }
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&proxy, tcp)).await;
+    let (tls, identity) = match handshake.unwrap_or_else(|_| Err("no handshake in time".to_owned())) {
+        Ok(authenticated) => authenticated,
+        Err(reason) => {
+            proxy.observer.refused(Refusal::Tls);
+            tracing::warn!(src.addr = %peer, reason, "connection refused: TLS failed");
+            return;
+        }
+    };
+    let (config, drain) = (proxy.hbone.clone(), proxy.drain.clone());
+    let handler = Arc::new(Handler {
+        proxy,
+        peer,
+        identity,
+    });
+    if let Err(error) = serve_hbone(tls, &config, drain, handler).await {
+        tracing::debug!(%error, "HBONE connection failed");
+    }
+}
+
+async fn handshake(proxy: &Proxy, tcp: TcpStream) -> Result<(ServerTlsStream, SpiffeId), String> {
+    let certificate = proxy
+        .lease
+        .certificate(HANDSHAKE_TIMEOUT)
+        .await
+        .map_err(|error| error.to_string())?;
+    accept_tls(tcp, &certificate).await
+}
+
+/// Serves the CONNECT requests of one HBONE connection.
+struct Handler {
+    proxy: Arc<Proxy>,
+    peer: SocketAddr,
+    identity: SpiffeId,
+}
+
+impl HboneHandler for Handler {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        let proxy = &self.proxy;
+        let Some(_place) = Place::take(proxy, |proxy| &proxy.streams, MAX_STREAMS) else {
+            request.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return self.log(
+                Refusal::Limit,
+                "as many connections are open as this waypoint takes on",
+            );
+        };
+        let destination = canonical(request.authority());
+        let Some(served) = self.find(destination).await else {
+            request.refuse(StatusCode::NOT_FOUND);
+            let reason = format!("this waypoint does not serve {destination}");
+            return self.log(Refusal::Authority, &reason);
+        };
+        let baggage = request
+            .headers()
+            .get("baggage")
+            .map(|value| value.as_bytes().to_owned());
+        let source = proxy
+            .observer
+            .source(self.identity.clone(), self.peer, baggage.as_deref());
+        match request.accept() {
+            Ok(stream) => {
+                let _open = proxy.observer.load().connection();
+                let client = ClientConnection::new(proxy, source, served);
+                serve_client(client, stream.into_io()).await;
+            }
+            Err(error) => tracing::debug!(%error, "the client's stream ended at once"),
+        }
+    }
+
+    fn refused(&self, refusal: &RequestRefusal) {
+        self.log(Refusal::Request, &refusal.to_string());
+    }
+}
+
+impl Handler {
+    /// What is at the address, as soon as the operator has said so: a ztunnel may have heard of a new binding first.
+    async fn find(&self, destination: SocketAddr) -> Option<Served> {
+        let deadline = Instant::now() + CONFIGURATION_WAIT;
+        loop {
+            let found = self.look(destination);
+            if found.is_some() || Instant::now() >= deadline || self.proxy.is_draining() {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn look(&self, destination: SocketAddr) -> Option<Served> {
+        let state = &self.proxy.state;
+        if let Some(entry) = state.service_at(destination.ip()) {
+            let port = destination.port();
+            let config = entry.config()?;
+            return config.protocol(port).map(|_| Served::Service { entry, port });
+        }
+        state
+            .workload_at(destination.ip(), destination.port())
+            .map(|_| Served::Workload(destination))
+    }
+
+    fn log(&self, refusal: Refusal, reason: &str) {
+        self.proxy.observer.refused(refusal);
+        tracing::warn!(src.addr = %self.peer, src.identity = %self.identity, reason, "CONNECT refused");
+    }
+}

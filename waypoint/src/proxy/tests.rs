@@ -1,0 +1,4 @@
+//! The data path, over real TLS and HBONE on loopback.
+
+mod answers;
+mod support;

@@ -1,0 +1,555 @@
+//! A waypoint, clients in front of it and applications behind it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ambit_tunnel::testing::TestCa;
+use ambit_tunnel::{
+    CertificateManager, ConnectRequest, HboneConfig, HboneHandler, HboneIo, HbonePool, IdentityLease,
+    ManagerConfig, Meter, OpenError, PoolKey, RequestRefusal, SpiffeId, accept_tls, copy_tunnel, serve_hbone,
+};
+use ambit_wire::waypoint as wire;
+use ambit_wire::workload as wire_workload;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::HttpTimeouts;
+use crate::observe::{Gauges, Observer};
+use crate::proxy::Proxy;
+use crate::state::{AppProtocol, State};
+
+pub(super) const WAIT: Duration = Duration::from_secs(30);
+pub(super) const VIP: &str = "10.96.0.1";
+pub(super) const CLIENT: &str = "cluster.local/ns/shop/sa/client";
+
+pub(super) fn id(service_account: &str) -> SpiffeId {
+    SpiffeId::new("cluster.local", "shop", service_account).unwrap()
+}
+
+/// Address of its own for each server that must listen on 15008.
+pub(super) fn own_address() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, a, b] = process.to_be_bytes();
+    IpAddr::from([127, 64 + (a & 63), b, 1 + (next % 254) as u8])
+}
+
+/// What the waypoint serves: one service, `shop/server`.
+pub(super) struct Mesh {
+    ca: Arc<TestCa>,
+    pub(super) state: Arc<State>,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) observer: Arc<Observer>,
+    pub(super) address: SocketAddr,
+    pub(super) drain: CancellationToken,
+    service: wire::Service,
+    pool: HbonePool,
+    lease: IdentityLease,
+}
+
+impl Mesh {
+    pub(super) async fn new() -> Self {
+        Self::with(HttpTimeouts::default()).await
+    }
+
+    pub(super) async fn with(timeouts: HttpTimeouts) -> Self {
+        let ca = Arc::new(TestCa::new().unwrap());
+        let (state, observer) = (Arc::new(State::new()), Observer::new().unwrap());
+        let drain = CancellationToken::new();
+        let lease = manager(&ca).lease(id("waypoint"));
+        let proxy = Proxy::new(
+            Arc::clone(&state),
+            Arc::clone(&observer),
+            lease,
+            timeouts,
+            drain.clone(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = Arc::clone(&proxy);
+        tokio::spawn(async move { accepting.accept(listener).await });
+        let service = wire::Service {
+            namespace: "shop".into(),
+            name: "server".into(),
+            hostname: "server.shop.svc.cluster.local".into(),
+            addresses: vec![address_bytes(VIP.parse().unwrap())],
+            ports: [
+                (80, AppProtocol::Unknown),
+                (8080, AppProtocol::Http2),
+                (9000, AppProtocol::Tcp),
+                (81, AppProtocol::Http11),
+            ]
+            .map(|(port, protocol)| wire::ServicePort {
+                port,
+                protocol: protocol.into(),
+            })
+            .into(),
+            ..wire::Service::default()
+        };
+        let mesh = Self {
+            pool: HbonePool::new(HboneConfig::default()),
+            lease: manager(&ca).lease(id("client")),
+            ca,
+            state,
+            proxy,
+            observer,
+            address,
+            drain,
+            service,
+        };
+        mesh.apply_service(|_| {});
+        mesh
+    }
+
+    fn apply_service(&self, change: impl FnOnce(&mut wire::Service)) {
+        let mut service = self.service.clone();
+        change(&mut service);
+        let name = format!("{}/{}", service.namespace, service.hostname);
+        assert!(self.state.apply_services(&[], [(name, service)]).is_empty());
+    }
+
+    /// Puts a policy in force for the service; each part that it has.
+    pub(super) fn policy(&self, policy: wire::Policy) {
+        let name = format!("{}/{}", policy.namespace, policy.name);
+        let (authorization, timeout, retry) = (
+            !policy.authorization.is_empty(),
+            policy.timeout.is_some(),
+            policy.retry.is_some(),
+        );
+        self.state.apply_policies(&[], vec![policy.try_into().unwrap()]);
+        self.apply_service(|service| {
+            service.authorization.extend(authorization.then(|| name.clone()));
+            service.timeout = timeout.then(|| name.clone()).unwrap_or_default();
+            service.retry = retry.then(|| name.clone()).unwrap_or_default();
+        });
+    }
+
+    /// An endpoint in plaintext.
+    pub(super) fn endpoint(&self, name: &str, application: SocketAddr) {
+        self.workload(name, application, |_| {});
+    }
+
+    /// An endpoint behind HBONE: its ztunnel is at 15008 of the application's address.
+    pub(super) async fn hbone_endpoint(&self, name: &str, application: SocketAddr) -> Ztunnel {
+        let ztunnel = Ztunnel::start(&self.ca, id(name), application.ip()).await;
+        self.workload(name, application, |workload| {
+            workload.set_tunnel_protocol(wire_workload::TunnelProtocol::Hbone);
+        });
+        ztunnel
+    }
+
+    pub(super) fn workload(
+        &self,
+        name: &str,
+        application: SocketAddr,
+        change: impl FnOnce(&mut wire_workload::Workload),
+    ) {
+        let ports = self.service.ports.iter().map(|port| wire_workload::Port {
+            service_port: port.port,
+            target_port: application.port().into(),
+            ..wire_workload::Port::default()
+        });
+        let ports = wire_workload::PortList {
+            ports: ports.collect(),
+        };
+        let mut workload = wire_workload::Workload {
+            uid: format!("cluster//Pod/shop/{name}"),
+            name: name.into(),
+            namespace: "shop".into(),
+            service_account: name.into(),
+            addresses: vec![address_bytes(application.ip())],
+            services: BTreeMap::from([("shop/server.shop.svc.cluster.local".to_owned(), ports)]),
+            ..wire_workload::Workload::default()
+        };
+        change(&mut workload);
+        let (moved, invalid) = self
+            .state
+            .apply_workloads(&[], [(workload.uid.clone(), workload)]);
+        assert!(invalid.is_empty(), "{invalid:?}");
+        for uid in moved {
+            self.proxy.upstream.evict_workload(&uid);
+        }
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        let (moved, _) = self
+            .state
+            .apply_workloads(&[format!("cluster//Pod/shop/{name}")], std::iter::empty());
+        for uid in moved {
+            self.proxy.upstream.evict_workload(&uid);
+        }
+    }
+
+    /// A stream to a port of the service, as the client's ztunnel opens it.
+    pub(super) async fn connect(&self, port: u16) -> HboneIo {
+        self.open(SocketAddr::new(VIP.parse().unwrap(), port))
+            .await
+            .unwrap()
+    }
+
+    pub(super) async fn open(&self, to: SocketAddr) -> Result<HboneIo, OpenError> {
+        let key = PoolKey {
+            source: self.lease.identity().clone(),
+            destination: [id("waypoint")].into(),
+            address: self.address,
+            workload: "waypoint".into(),
+            pod: "client".into(),
+        };
+        let address = self.address;
+        let stream = self
+            .pool
+            .open(
+                &key,
+                &self.lease,
+                &to.to_string().parse().unwrap(),
+                || async move {
+                    let tcp = TcpStream::connect(address).await?;
+                    tcp.set_nodelay(true)?;
+                    Ok(tcp)
+                },
+            )
+            .await?;
+        Ok(stream.into_io())
+    }
+
+    /// Sends `bytes` over a new connection and reads until its end.
+    pub(super) async fn exchange(&self, port: u16, bytes: impl AsRef<[u8]>) -> String {
+        let mut io = self.connect(port).await;
+        io.write_all(bytes.as_ref()).await.unwrap();
+        read_all(&mut io).await
+    }
+
+    /// An HTTP/1 client on a new connection.
+    pub(super) async fn http1(&self, port: u16) -> Http1Client {
+        let io = TokioIo::new(self.connect(port).await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Http1Client(sender)
+    }
+
+    /// An HTTP/2 client on a new connection.
+    pub(super) async fn http2(&self, port: u16) -> Http2Client {
+        let io = TokioIo::new(self.connect(port).await);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Http2Client(sender)
+    }
+
+    /// The metric's value, of the first series whose line has all these parts; 0 where there is none.
+    pub(super) fn metric(&self, parts: &[&str]) -> u64 {
+        let text = self.observer.render(&Gauges::default()).unwrap();
+        let line = text
+            .lines()
+            .find(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+pub(super) async fn read_all(io: &mut HboneIo) -> String {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(WAIT, io.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    // A reset after the answer is an end too.
+    drop(read);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn manager(ca: &Arc<TestCa>) -> CertificateManager {
+    CertificateManager::new(Arc::clone(ca) as _, ManagerConfig::default())
+}
+
+fn address_bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+pub(super) type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+pub(super) fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(Into::into).boxed()
+}
+
+pub(super) struct Http1Client(hyper::client::conn::http1::SendRequest<Body>);
+
+impl Http1Client {
+    pub(super) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
+        self.try_send(request).await.unwrap()
+    }
+
+    pub(super) async fn try_send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        tokio::time::timeout(WAIT, async {
+            self.0.ready().await?;
+            self.0.send_request(request).await
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(super) async fn get(&mut self, path: &str) -> (StatusCode, String, String) {
+        let request = Request::get(path)
+            .header("host", "server")
+            .body(full(""))
+            .unwrap();
+        whole(self.send(request).await).await
+    }
+
+    /// Resolves when the connection is closed.
+    pub(super) async fn closed(&mut self) {
+        while tokio::time::timeout(WAIT, self.0.ready()).await.unwrap().is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Http2Client(pub(super) hyper::client::conn::http2::SendRequest<Body>);
+
+impl Http2Client {
+    pub(super) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
+        self.try_send(request).await.unwrap()
+    }
+
+    pub(super) async fn try_send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        tokio::time::timeout(WAIT, self.0.send_request(request))
+            .await
+            .unwrap()
+    }
+}
+
+/// Status, `x-ambit-reason`, and body.
+pub(super) async fn whole(response: Response<Incoming>) -> (StatusCode, String, String) {
+    let reason = response
+        .headers()
+        .get("x-ambit-reason")
+        .map_or(String::new(), |reason| reason.to_str().unwrap().to_owned());
+    let status = response.status();
+    let body = tokio::time::timeout(WAIT, response.into_body().collect())
+        .await
+        .unwrap();
+    let body = String::from_utf8_lossy(&body.unwrap().to_bytes()).into_owned();
+    (status, reason, body)
+}
+
+/// An application: HTTP/1 and HTTP/2 with prior knowledge.
+pub(super) struct Application {
+    pub(super) address: SocketAddr,
+    /// Requests that it has seen.
+    pub(super) requests: Arc<AtomicUsize>,
+    pub(super) connections: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Application {
+    pub(super) async fn start<F, Fut>(handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start_at("127.0.0.1".parse().unwrap(), handler).await
+    }
+
+    pub(super) async fn start_at<F, Fut>(ip: IpAddr, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(SocketAddr::new(ip, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, connections) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let stop = CancellationToken::new();
+        let handler = Arc::new(handler);
+        let (count, opened, stopped) = (Arc::clone(&requests), Arc::clone(&connections), stop.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                opened.fetch_add(1, Ordering::SeqCst);
+                let (count, handler) = (Arc::clone(&count), Arc::clone(&handler));
+                let service = hyper::service::service_fn(move |request| {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let answer = handler(request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                let stopped = stopped.clone();
+                tokio::spawn(stopped.run_until_cancelled_owned(async move {
+                    let mut first = [0; 4];
+                    let n = tcp.peek(&mut first).await.unwrap_or(0);
+                    let io = TokioIo::new(tcp);
+                    if &first[..n] == b"PRI " {
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(io, service)
+                            .await
+                            .ok();
+                    } else {
+                        hyper::server::conn::http1::Builder::new()
+                            .serve_connection(io, service)
+                            .with_upgrades()
+                            .await
+                            .ok();
+                    }
+                }));
+            }
+        }));
+        Self {
+            address,
+            requests,
+            connections,
+            stop,
+        }
+    }
+
+    /// Says how it was asked: method, target and fields, a line each, and the body.
+    pub(super) async fn echo() -> Self {
+        Self::start(echo).await
+    }
+
+    pub(super) fn seen(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+pub(super) async fn echo(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let mut text = format!("{} {}\n", head.method, head.uri);
+    for (name, value) in &head.headers {
+        text.push_str(&format!(
+            "{name}: {}\n",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
+    }
+    let body = body
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
+    text.push('\n');
+    text.push_str(&String::from_utf8_lossy(&body));
+    Response::new(full(text))
+}
+
+/// An application that is given each connection.
+pub(super) async fn raw_application<F, Fut>(serve: F) -> SocketAddr
+where
+    F: Fn(TcpStream, usize) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (tcp, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve(tcp, number));
+        }
+    });
+    address
+}
+
+/// Reads the head of a request, and says where it ends.
+pub(super) async fn read_head(tcp: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match tcp.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// The ztunnel of an endpoint.
+pub(super) struct Ztunnel {
+    pub(super) identity: SpiffeId,
+    pub(super) peers: Arc<parking_lot::Mutex<Vec<SpiffeId>>>,
+    stop: CancellationToken,
+}
+
+impl Drop for Ztunnel {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Gateway {
+    refuse: bool,
+}
+
+struct Unmetered;
+
+impl Meter for Unmetered {
+    fn forward(&self, _: u64) {}
+    fn backward(&self, _: u64) {}
+}
+
+impl HboneHandler for Gateway {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        if self.refuse {
+            return request.refuse(StatusCode::UNAUTHORIZED);
+        }
+        match TcpStream::connect(request.authority()).await {
+            Ok(tcp) => {
+                let stream = request.accept().unwrap();
+                copy_tunnel(tcp, stream, &Unmetered).await.ok();
+            }
+            Err(_) => request.refuse(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+
+    fn refused(&self, _: &RequestRefusal) {}
+}
+
+impl Ztunnel {
+    async fn start(ca: &Arc<TestCa>, identity: SpiffeId, ip: IpAddr) -> Self {
+        let listener = TcpListener::bind(SocketAddr::new(ip, ambit_wire::names::PORT_HBONE))
+            .await
+            .unwrap();
+        let lease = manager(ca).lease(identity.clone());
+        let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
+        let stop = CancellationToken::new();
+        let (seen, stopped) = (Arc::clone(&peers), stop.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
+                tokio::spawn(stopped.run_until_cancelled_owned(async move {
+                    let certificate = lease.certificate(WAIT).await.unwrap();
+                    let Ok((tls, peer)) = accept_tls(tcp, &certificate).await else {
+                        return;
+                    };
+                    seen.lock().push(peer);
+                    let gateway = Arc::new(Gateway { refuse: false });
+                    serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), gateway)
+                        .await
+                        .ok();
+                }));
+            }
+        }));
+        Self {
+            identity,
+            peers,
+            stop,
+        }
+    }
+}

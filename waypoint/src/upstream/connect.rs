@@ -1,0 +1,176 @@
+//! One connection to an endpoint.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ambit_tunnel::{ConnectError, HboneIo, OpenError, PoolKey};
+use ambit_wire::names::PORT_HBONE;
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::{Destination, Upstream};
+
+/// Why there is no connection to the application. It has seen nothing of the request.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ConnectFailure {
+    #[error("{0}")]
+    Tunnel(#[from] OpenError),
+    #[error("connecting to {0}: {1}")]
+    Tcp(SocketAddr, Arc<io::Error>),
+    #[error("no connection to {to} within {}s", .waited.as_secs_f32())]
+    Timeout { to: SocketAddr, waited: Duration },
+}
+
+impl ConnectFailure {
+    /// In a few words, for the caller: no addresses.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::Tcp(_, error) => brief(error),
+            Self::Timeout { .. } | Self::Tunnel(OpenError::Connect(ConnectError::Timeout { .. })) => {
+                "connecting timed out".to_owned()
+            }
+            Self::Tunnel(OpenError::Connect(ConnectError::Dial { error, .. })) => brief(error),
+            Self::Tunnel(OpenError::Connect(ConnectError::Tls { .. })) => "TLS failed".to_owned(),
+            Self::Tunnel(OpenError::Connect(ConnectError::Certificate { .. })) => {
+                "the waypoint has no certificate".to_owned()
+            }
+            Self::Tunnel(OpenError::Connect(ConnectError::Closed)) => {
+                "the waypoint is shutting down".to_owned()
+            }
+            // What a ztunnel says when the application does not take the connection.
+            Self::Tunnel(OpenError::Refused(StatusCode::SERVICE_UNAVAILABLE)) => {
+                "connection refused".to_owned()
+            }
+            Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+                "the destination's policy denies the waypoint".to_owned()
+            }
+            Self::Tunnel(OpenError::Refused(status)) => format!("the destination's proxy answered {status}"),
+            Self::Tunnel(OpenError::ResponseTimeout(_)) => {
+                "the destination's proxy does not answer".to_owned()
+            }
+            Self::Tunnel(_) => "the connection to the destination's proxy failed".to_owned(),
+        }
+    }
+}
+
+fn brief(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::TimedOut => "connecting timed out".to_owned(),
+        kind => kind.to_string(),
+    }
+}
+
+/// The bytes of a connection to an endpoint.
+pub(crate) struct UpstreamIo {
+    transport: Transport,
+    /// Set with the first byte that arrives.
+    heard: Arc<AtomicBool>,
+}
+
+enum Transport {
+    Hbone(HboneIo),
+    Plain(TcpStream),
+}
+
+impl UpstreamIo {
+    /// Set with the first byte that arrives; whoever sends a request clears it.
+    pub(super) fn heard(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.heard)
+    }
+}
+
+impl Upstream {
+    /// A new connection to the application.
+    pub(crate) async fn connect(&self, to: &Destination) -> Result<UpstreamIo, ConnectFailure> {
+        let transport = if to.hbone {
+            let address = SocketAddr::new(to.address.ip(), PORT_HBONE);
+            let key = PoolKey {
+                source: self.lease.identity().clone(),
+                destination: [to.identity.clone()].into(),
+                address,
+                workload: Arc::clone(&to.workload),
+                pod: Arc::clone(&self.here),
+            };
+            let authority = to.address.to_string().parse().map_err(|error| {
+                // An address and port always are an authority; this only keeps the data path free of panics.
+                ConnectFailure::Tcp(
+                    to.address,
+                    Arc::new(io::Error::other::<http::uri::InvalidUri>(error)),
+                )
+            })?;
+            let stream = self
+                .hbone
+                .open(&key, &self.lease, &authority, || dial(address))
+                .await?;
+            Transport::Hbone(stream.into_io())
+        } else {
+            let failed = |error| ConnectFailure::Tcp(to.address, Arc::new(error));
+            let tcp = tokio::time::timeout(self.connect_timeout, dial(to.address))
+                .await
+                .map_err(|_| ConnectFailure::Timeout {
+                    to: to.address,
+                    waited: self.connect_timeout,
+                })?
+                .map_err(failed)?;
+            Transport::Plain(tcp)
+        };
+        Ok(UpstreamIo {
+            transport,
+            heard: Arc::default(),
+        })
+    }
+}
+
+async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(to).await?;
+    crate::proxy::prepare(&tcp)?;
+    Ok(tcp)
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = match &mut self.transport {
+            Transport::Hbone(io) => Pin::new(io).poll_read(cx, buf),
+            Transport::Plain(io) => Pin::new(io).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before && !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Hbone(io) => Pin::new(io).poll_write(cx, buf),
+            Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Hbone(io) => Pin::new(io).poll_flush(cx),
+            Transport::Plain(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Hbone(io) => Pin::new(io).poll_shutdown(cx),
+            Transport::Plain(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

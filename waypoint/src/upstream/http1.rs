@@ -1,0 +1,202 @@
+//! HTTP/1.1 to endpoints. A connection has no task of its own: who uses it drives it, so that a request and its answer need no wake-ups
+//! between tasks.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+
+use super::connect::{ConnectFailure, UpstreamIo};
+use super::{Destination, Key, Upstream};
+use crate::http::RequestBody;
+use crate::http::limits::{MAX_BUFFER, MAX_HEAD};
+
+/// Idle connections to one endpoint, at most.
+const MAX_IDLE: usize = 512;
+
+/// Why a request got no answer.
+pub(crate) enum Http1Failure {
+    /// Nothing of it was sent.
+    Unsent(Box<Request<RequestBody>>),
+    /// The endpoint closed a connection that had been in use before, without a byte of an answer: most likely before it read the request.
+    Stale(hyper::Error),
+    /// It may have been looked at.
+    Failed(hyper::Error),
+}
+
+/// A connection that carries one request at a time. Dropped before its answer's end it is closed.
+pub(crate) struct Http1Connection {
+    key: Key,
+    sender: SendRequest<RequestBody>,
+    connection: Connection<TokioIo<UpstreamIo>, RequestBody>,
+    heard: Arc<AtomicBool>,
+    /// Requests sent.
+    used: u32,
+    ended: bool,
+}
+
+impl Http1Connection {
+    /// Lets the connection read and write.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.ended
+            && let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx)
+        {
+            self.ended = true;
+            if let Err(error) = result {
+                tracing::debug!(%error, address = %self.key.address, "connection to an endpoint ended");
+            }
+        }
+    }
+
+    /// Sends a request and awaits the head of its answer. The answer's body comes only while the connection is driven.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Http1Failure> {
+        self.heard.store(false, Ordering::Relaxed);
+        let reused = self.used > 0;
+        self.used = self.used.saturating_add(1);
+        let answer = self.sender.try_send_request(request);
+        tokio::pin!(answer);
+        let result = std::future::poll_fn(|cx| {
+            self.drive(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await;
+        result.map_err(|mut error| match error.take_message() {
+            Some(request) => Http1Failure::Unsent(Box::new(request)),
+            None if reused && !self.heard.load(Ordering::Relaxed) => Http1Failure::Stale(error.into_error()),
+            None => Http1Failure::Failed(error.into_error()),
+        })
+    }
+
+    /// After an answer of 101: the bytes, and what was read of them already.
+    pub(crate) async fn into_upgraded(mut self) -> (UpstreamIo, Bytes) {
+        std::future::poll_fn(|cx| {
+            self.drive(cx);
+            if self.ended {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        let parts = self.connection.into_parts();
+        (parts.io.into_inner(), parts.read_buf)
+    }
+
+    /// Whether it has been found closed, or still works on a request.
+    fn is_usable(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        !self.ended && self.sender.is_ready()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Http1Pool {
+    idle: Mutex<HashMap<Key, Vec<Idle>>>,
+}
+
+struct Idle {
+    connection: Http1Connection,
+    since: Instant,
+}
+
+impl Http1Pool {
+    /// The connection that was used last: the others may grow old.
+    fn take(&self, key: &Key) -> Option<Http1Connection> {
+        loop {
+            let mut idle = self.idle.lock().get_mut(key)?.pop()?;
+            if idle.connection.is_usable() {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    fn put(&self, connection: Http1Connection) {
+        let mut idle = self.idle.lock();
+        let list = match idle.get_mut(&connection.key) {
+            Some(list) => list,
+            None => idle.entry(connection.key.clone()).or_default(),
+        };
+        if list.len() < MAX_IDLE {
+            list.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    pub(super) fn sweep(&self, timeout: Duration) {
+        let mut gone = Vec::new();
+        self.idle.lock().retain(|_, list| {
+            gone.extend(list.extract_if(.., |idle| {
+                idle.since.elapsed() >= timeout || !idle.connection.is_usable()
+            }));
+            !list.is_empty()
+        });
+        // Closed without the lock.
+        drop(gone);
+    }
+
+    pub(super) fn evict(&self, workload: &str) {
+        let gone: Vec<_> = self
+            .idle
+            .lock()
+            .extract_if(|key, _| &*key.workload == workload)
+            .collect();
+        drop(gone);
+    }
+
+    pub(super) fn clear(&self) {
+        let gone = std::mem::take(&mut *self.idle.lock());
+        drop(gone);
+    }
+}
+
+impl Upstream {
+    /// An idle connection, or a new one where `fresh` is asked for or none is idle.
+    pub(crate) async fn http1(
+        &self,
+        to: &Destination,
+        fresh: bool,
+    ) -> Result<Http1Connection, ConnectFailure> {
+        let key = to.key();
+        if !fresh && let Some(connection) = self.http1.take(&key) {
+            return Ok(connection);
+        }
+        let io = self.connect(to).await?;
+        let heard = io.heard();
+        let (sender, connection) = Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .max_header_size(MAX_HEAD)
+            .writev(false)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other(error))))?;
+        Ok(Http1Connection {
+            key,
+            sender,
+            connection,
+            heard,
+            used: 0,
+            ended: false,
+        })
+    }
+
+    /// Takes a connection back whose answer has ended; it is closed where it cannot take another request.
+    pub(crate) fn give_back(&self, mut connection: Http1Connection) {
+        if !self.stop.is_cancelled() && connection.is_usable() {
+            self.http1.put(connection);
+        }
+    }
+}
