@@ -1,1 +1,244 @@
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
 
+use super::*;
+use crate::testing::refusals;
+
+fn refused(spec: Value) -> String {
+    let object = json!({
+        "apiVersion": "ambit.dev/v1alpha1", "kind": "WaypointPolicy",
+        "metadata": {"name": "orders", "namespace": "shop"}, "spec": spec,
+    });
+    refusals(&WaypointPolicy::crd(), &object, None).join("\n")
+}
+
+/// A good policy, with `part` on top of it.
+fn with(part: Value) -> String {
+    let mut spec = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "5s"});
+    for (key, value) in part.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    refused(spec)
+}
+
+fn with_rule(part: Value) -> String {
+    let mut rule = json!({"name": "r", "action": "Deny"});
+    for (key, value) in part.as_object().unwrap() {
+        rule[key] = value.clone();
+    }
+    with(json!({"authorization": [rule]}))
+}
+
+#[test]
+fn a_policy_asks_for_something() {
+    let targets = json!([{"kind": "Service", "name": "web"}]);
+    let nothing = "spec needs one of authorization, timeout, retry";
+    assert!(refused(json!({"targetRefs": targets})).contains(nothing));
+    assert!(refused(json!({"targetRefs": targets, "authorization": []})).contains(nothing));
+    assert_eq!(refused(json!({"targetRefs": targets, "timeout": "1s"})), "");
+    assert_eq!(refused(json!({"targetRefs": targets, "retry": {}})), "");
+    let rule = json!({"name": "r", "action": "Allow", "methods": ["GET"]});
+    assert_eq!(
+        refused(json!({"targetRefs": targets, "authorization": [rule]})),
+        ""
+    );
+}
+
+#[test]
+fn a_target_is_named_once() {
+    let (web, api) = (
+        json!({"kind": "Service", "name": "web"}),
+        json!({"kind": "Service", "name": "api"}),
+    );
+    let namespace = json!({"kind": "Namespace", "name": "web"});
+    assert_eq!(with(json!({"targetRefs": [web, api, namespace]})), "");
+    assert!(with(json!({"targetRefs": [web, api, web]})).contains("targetRefs names the same target twice"));
+}
+
+#[test]
+fn a_rule_says_what_it_matches() {
+    for empty in [
+        json!({}),
+        json!({"mode": "Audit"}),
+        json!({"from": [], "methods": [], "paths": [], "hosts": [], "headers": []}),
+    ] {
+        assert!(with_rule(empty).contains("a rule needs one of from, methods, paths, hosts, headers"));
+    }
+    for good in [
+        json!({"from": [{"namespaces": ["shop"]}]}),
+        json!({"methods": ["GET", "M-SEARCH"]}),
+        json!({"paths": [{"prefix": "/"}]}),
+        json!({"hosts": ["*.shop.svc.cluster.local", "shop"]}),
+        json!({"headers": [{"name": "X-Role"}]}),
+    ] {
+        assert_eq!(with_rule(good.clone()), "", "{good}");
+    }
+}
+
+#[test]
+fn callers_are_named_in_one_format() {
+    assert!(with_rule(json!({"from": [{}]})).contains("needs one of principals, namespaces"));
+    assert!(with_rule(json!({"from": [{"principals": []}]})).contains("needs one of principals, namespaces"));
+    let principal = |p: &str| with_rule(json!({"from": [{"principals": [p]}]}));
+    for good in [
+        "cluster.local/ns/shop/sa/cart",
+        "cluster.local/ns/shop/*",
+        "*/sa/cart",
+        "*",
+    ] {
+        assert_eq!(principal(good), "", "{good}");
+    }
+    for (bad, why) in [
+        ("spiffe://cluster.local/ns/shop/sa/cart", "without a scheme"),
+        ("cluster.local/ns/*/sa/cart", "one '*'"),
+        ("*/ns/shop/*", "one '*'"),
+        ("cart", "<trust domain>/ns/"),
+        ("cluster.local/ns//sa/cart", "<trust domain>/ns/"),
+    ] {
+        assert!(principal(bad).contains(why), "{bad}: {}", principal(bad));
+    }
+    let namespace = |n: &str| with_rule(json!({"from": [{"namespaces": [n]}]}));
+    for good in ["shop", "shop-*", "*-test", "*"] {
+        assert_eq!(namespace(good), "", "{good}");
+    }
+    for bad in ["Shop", "a*b", "*a*", "a/b"] {
+        assert!(
+            namespace(bad).contains("namespaces are names of namespaces"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_path_is_exact_or_a_prefix_and_in_normal_form() {
+    let path = |path: Value| with_rule(json!({"paths": [path]}));
+    for neither in [json!({}), json!({"exact": "/a", "prefix": "/a"})] {
+        assert!(path(neither).contains("a path needs exact or prefix"));
+    }
+    for good in [
+        "/",
+        "/orders",
+        "/orders/7",
+        "/orders/",
+        "/a.b",
+        "/...",
+        "/.well-known/x",
+        "/a:b@c,d=e+f~g!",
+    ] {
+        assert_eq!(path(json!({"exact": good})), "", "{good}");
+        assert_eq!(path(json!({"prefix": good})), "", "{good}");
+    }
+    let bad = [
+        "orders", "//", "/a//b", "/./a", "/a/.", "/..", "/a/../b", "/a/..", "/a?b", "/a#b", "/a;b", "/a%2fb",
+        "/a\\b", "/a*", "/*", "/a\u{0}", "/a\nb",
+    ];
+    for bad in bad {
+        let exact = path(json!({"exact": bad}));
+        assert!(exact.contains("are written in normal form"), "{bad:?}: {exact}");
+        let prefix = path(json!({"prefix": bad}));
+        assert!(prefix.contains("are written in normal form"), "{bad:?}: {prefix}");
+    }
+}
+
+#[test]
+fn header_values_take_one_star_at_an_end() {
+    let value = |value: &str| with_rule(json!({"headers": [{"name": "x-role", "values": [value]}]}));
+    for good in ["admin", "*-admin", "admin-*", "*"] {
+        assert_eq!(value(good), "", "{good}");
+    }
+    for bad in ["a*b", "*a*", "**"] {
+        assert!(value(bad).contains("values take one '*'"), "{bad}");
+    }
+}
+
+#[test]
+fn timeouts_have_limits() {
+    for good in ["1ms", "1500ms", "1s", "1m30s", "1h"] {
+        assert_eq!(with(json!({"timeout": good})), "", "{good}");
+    }
+    for bad in ["0s", "0ms", "61m", "2h"] {
+        assert!(
+            with(json!({"timeout": bad})).contains("timeout must be between 1ms and 1h"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_retry_says_what_is_tried_again() {
+    let retry = |retry: Value| with(json!({"retry": retry}));
+    // Left out, connections that fail are.
+    assert_eq!(retry(json!({})), "");
+    assert_eq!(
+        retry(json!({"attempts": 3, "statusCodes": [502, 503], "conditions": []})),
+        ""
+    );
+    let nothing = retry(json!({"conditions": []}));
+    assert!(
+        nothing.contains("retry needs statusCodes or conditions"),
+        "{nothing}"
+    );
+    assert_eq!(retry(json!({"backoff": "1m"})), "");
+    for bad in ["0s", "61s"] {
+        let refused = retry(json!({"backoff": bad}));
+        assert!(
+            refused.contains("backoff must be between 1ms and 1m"),
+            "{bad}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn the_time_for_a_try_fits() {
+    let retry = |per_try: &str, conditions: Value| {
+        with(json!({"timeout": "2s", "retry": {"perTryTimeout": per_try, "conditions": conditions}}))
+    };
+    assert_eq!(retry("2s", json!(["Reset"])), "");
+    assert!(retry("2001ms", json!(["Reset"])).contains("perTryTimeout must not be longer than spec.timeout"));
+    assert!(retry("0s", json!(["Reset"])).contains("perTryTimeout must be between 1ms and 1h"));
+    assert!(retry("1s", json!(["ConnectFailure"])).contains("perTryTimeout needs Reset"));
+    // Without a timeout of the whole nothing limits it but itself.
+    let alone = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "retry": {"perTryTimeout": "1h"}});
+    assert_eq!(refused(alone), "");
+}
+
+/// What one object alone shows to be contradictory is refused at once; what needs comparing rules is for the status.
+#[test]
+fn contradictions() {
+    let rule = |name: &str, action: &str| json!({"name": name, "action": action, "methods": ["GET"]});
+    let both = with(json!({"authorization": [rule("a", "Allow"), rule("b", "Deny")]}));
+    assert_eq!(both, "", "Accepted: False says it, with both rules' names");
+}
+
+/// The schema's own limits, which the API server checks without CEL.
+#[test]
+fn what_the_schema_refuses() {
+    let crd = serde_json::to_value(WaypointPolicy::crd()).unwrap();
+    let spec = crd
+        .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties")
+        .unwrap();
+    let at = |path: &str| spec.pointer(path).unwrap_or_else(|| panic!("{path}")).clone();
+    assert_eq!(at("/targetRefs/minItems"), 1);
+    assert_eq!(at("/targetRefs/maxItems"), 16);
+    assert_eq!(
+        at("/targetRefs/items/properties/kind/enum"),
+        json!(["Service", "Namespace"])
+    );
+    assert_eq!(at("/targetRefs/items/properties/group/maxLength"), 0);
+    assert_eq!(at("/authorization/x-kubernetes-list-map-keys"), json!(["name"]));
+    assert_eq!(
+        at("/authorization/items/properties/mode/enum"),
+        json!(["Enforce", "Audit"])
+    );
+    assert_eq!(at("/retry/properties/attempts/maximum"), 10.0);
+    assert_eq!(at("/retry/properties/statusCodes/items/minimum"), 400.0);
+    let methods = at("/authorization/items/properties/methods/items/pattern");
+    assert!(methods.as_str().unwrap().starts_with("^[A-Z]"));
+    for field in [
+        "timeout",
+        "retry/properties/backoff",
+        "retry/properties/perTryTimeout",
+    ] {
+        assert!(at(&format!("/{field}/pattern")).is_string(), "{field}");
+    }
+}
