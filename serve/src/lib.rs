@@ -68,7 +68,10 @@ impl Answer {
     pub fn ready(obstacle: Option<&str>) -> Self {
         match obstacle {
             None => Self::text(StatusCode::OK, "ready\n"),
-            Some(obstacle) => Self::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {obstacle}\n")),
+            Some(obstacle) => Self::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready: {obstacle}\n"),
+            ),
         }
     }
 

@@ -35,7 +35,10 @@ async fn paths_are_answered_and_others_are_not() {
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     assert!(ready.ends_with("not ready: waiting\n"), "{ready}");
     let dump = ask(address, "GET /dump?pretty").await;
-    assert!(dump.starts_with("HTTP/1.1 200 ") && dump.ends_with("{}"), "{dump}");
+    assert!(
+        dump.starts_with("HTTP/1.1 200 ") && dump.ends_with("{}"),
+        "{dump}"
+    );
     assert!(dump.contains("content-type: application/json"), "{dump}");
     assert!(ask(address, "GET /other").await.starts_with("HTTP/1.1 404 "));
     assert!(ask(address, "POST /dump").await.starts_with("HTTP/1.1 405 "));
@@ -48,7 +51,9 @@ async fn paths_are_answered_and_others_are_not() {
 async fn shutdown_ends_idle_connections() {
     let (address, shutdown, server) = start().await;
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    tcp.write_all(b"GET /dump HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tcp.write_all(b"GET /dump HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = [0; 12];
     tcp.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");

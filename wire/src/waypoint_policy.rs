@@ -206,7 +206,8 @@ fn path(rule: &str, from: security::StringMatch) -> Result<PathMatch, WaypointPo
         _ => return Err(wrong_kind(rule, "paths")),
     };
     // Encoding is decoded before paths are compared.
-    let normal = !path.contains('%') && path.starts_with('/') && normalize_path(&path).is_ok_and(|n| n == path);
+    let normal =
+        !path.contains('%') && path.starts_with('/') && normalize_path(&path).is_ok_and(|n| n == path);
     if !normal {
         return Err(WaypointPolicyError::Path {
             rule: rule.to_owned(),
