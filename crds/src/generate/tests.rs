@@ -39,13 +39,17 @@ fn twice_is_the_same() {
     let files: Vec<_> = generate().unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(
         files,
-        ["meshes.ambit.dev.yaml", "ambientnamespaces.ambit.dev.yaml"]
+        [
+            "meshes.ambit.dev.yaml",
+            "ambientnamespaces.ambit.dev.yaml",
+            "waypointpolicies.ambit.dev.yaml"
+        ]
     );
 }
 
 #[test]
 fn every_field_is_documented() {
-    for name in ["meshes", "ambientnamespaces"] {
+    for name in ["meshes", "ambientnamespaces", "waypointpolicies"] {
         let mut found = Vec::new();
         undocumented(&schema_of(name), name, &mut found);
         assert_eq!(found, [] as [String; 0]);

@@ -25,6 +25,11 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
             "identity": {"leafTTL": "24h"},
             "mtls": {"mode": "Permissive"},
             "ztunnel": {"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}, "logLevel": "info", "drainDeadline": "1m"},
+            "waypoint": {
+                "scaling": {},
+                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+                "maxConnectionAge": "10s",
+            },
             "telemetry": {"accessLog": "Enabled"},
         })
     );
@@ -59,6 +64,40 @@ fn durations_have_bounds() {
     for (deadline, accepted) in [("0s", true), ("1h30m", true), ("24h1s", false)] {
         let messages = refused(&mesh("default", json!({"ztunnel": {"drainDeadline": deadline}})));
         assert_eq!(messages.is_empty(), accepted, "{deadline}: {messages}");
+    }
+}
+
+#[test]
+fn waypoints_settings_have_bounds() {
+    for (age, accepted) in [("1s", true), ("24h", true), ("0s", false), ("25h", false)] {
+        let messages = refused(&mesh("default", json!({"waypoint": {"maxConnectionAge": age}})));
+        assert_eq!(messages.is_empty(), accepted, "{age}: {messages}");
+    }
+    for (scaling, refusal) in [
+        (json!({"minReplicas": 2, "maxReplicas": 2}), None),
+        (json!({"minReplicas": 9}), None),
+        (
+            json!({"minReplicas": 3, "maxReplicas": 2}),
+            Some("minReplicas must not be above maxReplicas"),
+        ),
+        (json!({"scaleUpWindow": "0s", "scaleDownWindow": "1h"}), None),
+        (
+            json!({"scaleUpWindow": "61m"}),
+            Some("scaleUpWindow must be at most 1h"),
+        ),
+        (
+            json!({"scaleDownWindow": "2h"}),
+            Some("scaleDownWindow must be at most 1h"),
+        ),
+    ] {
+        let messages = refused(&mesh("default", json!({"waypoint": {"scaling": scaling}})));
+        assert_eq!(messages, refusal.unwrap_or_default(), "{scaling}");
+        let ambient = json!({
+            "apiVersion": "ambit.dev/v1alpha1", "kind": "AmbientNamespace",
+            "metadata": {"name": "ambient", "namespace": "shop"}, "spec": {"waypoint": scaling},
+        });
+        let messages = refusals(&crate::AmbientNamespace::crd(), &ambient, None).join("\n");
+        assert_eq!(messages, refusal.unwrap_or_default(), "{scaling}");
     }
 }
 

@@ -1,7 +1,8 @@
 use super::*;
 
 fn replica(namespace: &str, name: &str, ready: bool) -> Value {
-    let pod = with(pod(name, "10.9.0.1"), "/metadata/namespace", json!(namespace));
+    let ip = format!("10.9.0.{}", name.trim_start_matches('w'));
+    let pod = with(pod(name, &ip), "/metadata/namespace", json!(namespace));
     let pod = with(pod, "/metadata/uid", json!(format!("u-{namespace}-{name}")));
     let pod = with(pod, "/spec/serviceAccountName", json!("waypoint"));
     let pod = with(
