@@ -1,5 +1,5 @@
-//! The control plane that agents and ztunnels talk to, on port 15012 over TLS: delta xDS, the CA's call, capture reports. Every
-//! replica serves it. What it serves, and about whom, comes through [`Directory`] and [`Sources`] from the index; what agents
+//! The control plane that agents, ztunnels and waypoints talk to, on port 15012 over TLS: delta xDS, the CA's call, capture reports,
+//! waypoints' load. Every replica serves it; load is taken by the one that leads. What it serves, and about whom, comes through [`Directory`] and [`Sources`] from the index; what agents
 //! report goes to a [`CaptureSink`].
 
 mod auth;
@@ -7,6 +7,8 @@ mod ca;
 mod certificates;
 mod discovery;
 mod interfaces;
+mod load_reports;
+mod loads;
 mod metrics;
 mod refusal;
 mod reports;
@@ -20,6 +22,7 @@ pub use ca::{
 pub use interfaces::{
     AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, RecordError, Sources, WaypointCollections,
 };
+pub use loads::{LoadTable, ReplicaLoad};
 pub use server::{ControlPlane, ControlPlaneError, ControlPlaneParts, service_names};
 
 use server::Shared;

@@ -1,6 +1,7 @@
 //! What the cluster holds: watchers that feed the index (on every replica), and the writers of objects and statuses (on the
 //! replica that holds the lease). Level-triggered: each pass compares what is with what should be.
 
+mod apply;
 mod conditions;
 mod dataplane;
 mod lease;
@@ -11,11 +12,12 @@ mod objects;
 mod recorder;
 mod settings;
 mod watch;
+mod waypoint;
 mod writer;
 
 pub use lease::{Leadership, Lease};
 pub use mesh::{LEAST_KUBERNETES, uninstall};
-pub use objects::Objects;
+pub use objects::{Live, Objects};
 pub use recorder::Recorder;
 pub use settings::{ImageSettings, Settings};
 pub use watch::watch;
@@ -42,6 +44,12 @@ pub enum ReconcileError {
         what: String,
         /// The cause.
         source: serde_json::Error,
+    },
+    /// An object of a name that is needed is somebody else's.
+    #[error("{what} is not Ambit's, and is left alone: delete it, or name the waypoint otherwise")]
+    Taken {
+        /// The object.
+        what: String,
     },
 }
 

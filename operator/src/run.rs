@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_operator::control::{
-    CertificateAuthority, ControlPlane, ControlPlaneParts, Directory, KubeTokenReviewer, load_or_create,
-    service_names,
+    CertificateAuthority, ControlPlane, ControlPlaneParts, Directory, KubeTokenReviewer, LoadTable,
+    load_or_create, service_names,
 };
 use ambit_operator::index::{Config, SharedIndex};
 use ambit_operator::reconcile::{ImageSettings, Lease, Objects, Recorder, Settings, Writer, watch};
@@ -145,6 +145,19 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         Ok(())
     });
 
+    let clock = (Arc::clone(&index), stop.clone());
+    tasks.spawn("timers", async move {
+        let (index, stop) = clock;
+        index.run_timers(&stop).await;
+        Ok(())
+    });
+
+    let (clock, stopped) = (Arc::clone(&index), stop.clone());
+    tasks.spawn("index timers", async move {
+        clock.run_timers(&stopped).await;
+        Ok(())
+    });
+
     let (lease, leadership) = Lease::new(
         client.clone(),
         &options.namespace,
@@ -158,12 +171,14 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     });
     export_leadership(&mut tasks, leadership.clone(), &registry)?;
 
+    let loads = Arc::new(LoadTable::new(&registry)?);
     let writer = Writer::new(
         client.clone(),
         settings,
         Arc::clone(&index),
         Arc::clone(&objects),
-        leadership,
+        leadership.clone(),
+        Arc::clone(&loads),
     );
     let writing = stop.clone();
     tasks.spawn("writer", async move {
@@ -184,6 +199,8 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
             &options.namespace,
             &options.identity,
         )),
+        loads,
+        leadership,
     };
     let control = ControlPlane::new(parts, &registry, stop.clone())?;
     let listener = listen(options.control_address).await?;

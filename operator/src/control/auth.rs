@@ -24,6 +24,9 @@ pub(super) enum Role {
     Ztunnel,
     /// Gets the pods of its node to capture, and reports on them.
     Agent,
+    /// Gets what it serves and nothing else, and certificates of its own identity; reports its load. It stands in a user's namespace;
+    /// which waypoint it is, its pod says ([`PodInfo::waypoint`]).
+    Waypoint,
 }
 
 impl Role {
@@ -32,6 +35,7 @@ impl Role {
         match self {
             Self::Ztunnel => "ztunnel",
             Self::Agent => "agent",
+            Self::Waypoint => "waypoint",
         }
     }
 }
@@ -47,6 +51,17 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn node(&self) -> &str {
         &self.pod.node
+    }
+
+    /// The pod, as `namespace/name`.
+    pub(super) fn proxy(&self) -> String {
+        format!("{}/{}", self.pod.namespace, self.pod.name)
+    }
+
+    /// Namespace and name of the waypoint that the caller is a replica of.
+    pub(super) fn waypoint(&self) -> Option<(&str, &str)> {
+        let name = self.pod.waypoint.as_deref()?;
+        (self.role == Role::Waypoint).then_some((self.pod.namespace.as_str(), name))
     }
 
     pub(super) fn agent_pod(&self) -> AgentPod {
@@ -140,14 +155,8 @@ impl Authenticator {
         let role = match service_account {
             AGENT if namespace == self.system_namespace => Role::Agent,
             ZTUNNEL if namespace == self.system_namespace => Role::Ztunnel,
-            _ => {
-                let message = format!(
-                    "service account {namespace}/{service_account} may not use the control plane: only {AGENT} and \
-                     {ZTUNNEL} of {} may",
-                    self.system_namespace
-                );
-                return Err(refuse(Reason::NotAllowed, message));
-            }
+            // Its pod must be one of a waypoint's, below.
+            _ => Role::Waypoint,
         };
         if !self.directory.is_ready() {
             let message = "this replica has not read the cluster's pods yet: come again".to_owned();
@@ -173,6 +182,14 @@ impl Authenticator {
                 review.pod_name, review.node_name, pod.namespace, pod.name, pod.service_account, pod.node
             );
             return Err(refuse(Reason::PodUnknown, message));
+        }
+        if role == Role::Waypoint && pod.waypoint.as_deref() != Some(service_account) {
+            let message = format!(
+                "service account {namespace}/{service_account} may not use the control plane: only {AGENT} and {ZTUNNEL} of {} may, \
+                 and waypoints under their own service accounts",
+                self.system_namespace
+            );
+            return Err(refuse(Reason::NotAllowed, message));
         }
         Ok(Caller { role, pod, addresses })
     }

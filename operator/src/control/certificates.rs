@@ -11,12 +11,13 @@ use tracing::info;
 use super::Shared;
 use super::auth::{Caller, Role};
 use super::ca::{IssueError, Issued};
+use super::interfaces::MeshSettings;
 use super::refusal::{Reason, Refusal};
 
 const WHAT: &str = "a certificate";
 const IDENTITY_FIELD: &str = "ImpersonatedIdentity";
 
-/// `IstioCertificateService`: certificates for the pods of the calling ztunnel's node.
+/// `IstioCertificateService`: certificates for the pods of the calling ztunnel's node, and for a waypoint its own.
 pub(super) struct Certificates(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -45,12 +46,41 @@ impl Certificates {
         caller: &Caller,
         request: &IstioCertificateRequest,
     ) -> Result<(SpiffeId, Issued), Refusal> {
-        if caller.role != Role::Ztunnel {
-            let message = format!("a caller of type {} gets no certificates", caller.role.label());
-            return Err(caller.refuse(Reason::NotAllowed, message));
-        }
-        let identity = identity(request).map_err(|message| caller.refuse(Reason::BadRequest, message))?;
         let mesh = self.0.directory.mesh();
+        let identity = match caller.role {
+            Role::Ztunnel => self.of_node(caller, request, &mesh).await?,
+            Role::Waypoint => own(caller, request, &mesh)?,
+            Role::Agent => {
+                let message = format!("a caller of type {} gets no certificates", caller.role.label());
+                return Err(caller.refuse(Reason::NotAllowed, message));
+            }
+        };
+        let requested = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or_default());
+        let issued = self
+            .0
+            .authority
+            .issue(&request.csr, &identity, requested, mesh.leaf_ttl);
+        let issued = issued.map_err(|e| match e {
+            IssueError::Request(_) => caller.refuse(Reason::BadRequest, e.to_string()),
+            IssueError::Authority(_) => caller.refuse(Reason::Unavailable, e.to_string()),
+        })?;
+        Ok((identity, issued))
+    }
+
+    /// The identity that a ztunnel asks for: of a pod on its node.
+    async fn of_node(
+        &self,
+        caller: &Caller,
+        request: &IstioCertificateRequest,
+        mesh: &MeshSettings,
+    ) -> Result<SpiffeId, Refusal> {
+        let identity = asked_for(request)
+            .and_then(|asked| {
+                asked.ok_or_else(|| {
+                    format!("the request's metadata has no {IDENTITY_FIELD}, the SPIFFE id asked for")
+                })
+            })
+            .map_err(|message| caller.refuse(Reason::BadRequest, message))?;
         if identity.trust_domain() != mesh.trust_domain {
             let message = format!("{identity} is not of the trust domain {}", mesh.trust_domain);
             return Err(caller.refuse(Reason::TrustDomain, message));
@@ -64,28 +94,36 @@ impl Certificates {
             );
             return Err(caller.refuse(Reason::NotOnNode, message));
         }
-        let requested = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or_default());
-        let issued = self
-            .0
-            .authority
-            .issue(&request.csr, &identity, requested, mesh.leaf_ttl);
-        let issued = issued.map_err(|e| match e {
-            IssueError::Request(_) => caller.refuse(Reason::BadRequest, e.to_string()),
-            IssueError::Authority(_) => caller.refuse(Reason::Unavailable, e.to_string()),
-        })?;
-        Ok((identity, issued))
+        Ok(identity)
     }
 }
 
-fn identity(request: &IstioCertificateRequest) -> Result<SpiffeId, String> {
-    let value = request
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.fields.get(IDENTITY_FIELD));
-    match value.and_then(|value| value.kind.as_ref()) {
-        Some(Kind::StringValue(text)) => text.parse().map_err(|e| format!("{IDENTITY_FIELD}: {e}")),
-        _ => Err(format!(
-            "the request's metadata has no text {IDENTITY_FIELD}, the SPIFFE id asked for"
-        )),
+/// A waypoint's own identity, which is the only one that it may ask for.
+fn own(caller: &Caller, request: &IstioCertificateRequest, mesh: &MeshSettings) -> Result<SpiffeId, Refusal> {
+    let pod = &caller.pod;
+    let own = SpiffeId::new(&mesh.trust_domain, &pod.namespace, &pod.service_account)
+        .map_err(|e| caller.refuse(Reason::BadRequest, e.to_string()))?;
+    let asked = asked_for(request).map_err(|message| caller.refuse(Reason::BadRequest, message))?;
+    match asked {
+        Some(other) if other != own => {
+            let message = format!("it may have no certificate but its own, {own}: not {other}");
+            Err(caller.refuse(Reason::NotOwnIdentity, message))
+        }
+        _ => Ok(own),
+    }
+}
+
+/// The SPIFFE id that a request names, if it names one.
+fn asked_for(request: &IstioCertificateRequest) -> Result<Option<SpiffeId>, String> {
+    let fields = request.metadata.as_ref().map(|metadata| &metadata.fields);
+    match fields.and_then(|fields| fields.get(IDENTITY_FIELD)) {
+        None => Ok(None),
+        Some(value) => match &value.kind {
+            Some(Kind::StringValue(text)) => {
+                let identity = text.parse().map_err(|e| format!("{IDENTITY_FIELD}: {e}"))?;
+                Ok(Some(identity))
+            }
+            _ => Err(format!("{IDENTITY_FIELD} in the request's metadata is no text")),
+        },
     }
 }

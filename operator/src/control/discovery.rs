@@ -5,6 +5,7 @@ use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscov
 use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::names::{
     TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_ENROLLED_NAMESPACE, TYPE_NODE_CONFIG, TYPE_POD_CAPTURE,
+    TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
 };
 use ambit_wire::xds::{self, Collection};
 use futures::stream::BoxStream;
@@ -24,7 +25,7 @@ pub(super) struct Discovery(pub(super) Arc<Shared>);
 /// A caller with an open stream.
 pub(super) struct Subscriber {
     caller: Caller,
-    _open: StreamGuard,
+    open: StreamGuard,
 }
 
 impl fmt::Display for Subscriber {
@@ -43,8 +44,8 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = self.0.caller(&request, WHAT).await?;
         info!(%caller, peer = ?caller.addresses.peer, "configuration stream opened");
-        let open = self.0.metrics.stream(caller.role.label());
-        let subscriber = Subscriber { caller, _open: open };
+        let open = self.0.metrics.stream(caller.role.label(), caller.proxy());
+        let subscriber = Subscriber { caller, open };
         let shutdown = self.0.shutdown.clone();
         Ok(Response::new(xds::serve(
             Arc::clone(&self.0),
@@ -66,6 +67,14 @@ impl xds::Source for Shared {
             (Role::Agent, TYPE_POD_CAPTURE) => Ok(sources.pod_captures(caller.node())),
             (Role::Agent, TYPE_ENROLLED_NAMESPACE) => Ok(sources.enrolled_namespaces()),
             (Role::Agent, TYPE_NODE_CONFIG) => Ok(sources.node_config(caller.node())),
+            (
+                Role::Waypoint,
+                TYPE_WAYPOINT_SETTINGS
+                | TYPE_WAYPOINT_SERVICE
+                | TYPE_WAYPOINT_POLICY
+                | TYPE_WORKLOAD
+                | TYPE_AUTHORIZATION,
+            ) => self.of_waypoint(caller, type_url),
             (role, _) => {
                 let message = format!("a caller of type {} may not have {type_url:?}", role.label());
                 Err(caller
@@ -75,16 +84,39 @@ impl xds::Source for Shared {
         }
     }
 
-    /// A workload that names an authorization which is not there is closed: first the workload stops naming it.
+    /// A workload that names an authorization which is not there is closed, as is a Service that names a policy: first it stops
+    /// naming it.
     fn removes_last(&self, type_url: &str) -> bool {
-        type_url == TYPE_AUTHORIZATION
+        matches!(type_url, TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY)
     }
 
     fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {
-        self.metrics.sent(client.caller.role.label(), type_url, resources);
+        client.open.sent(type_url, resources);
     }
 
     fn rejected(&self, client: &Subscriber, type_url: &str) {
         self.metrics.rejected(client.caller.role.label(), type_url);
+    }
+}
+
+impl Shared {
+    /// What the calling waypoint itself is told: which one that is, its pod says, and never the request.
+    fn of_waypoint(&self, caller: &Caller, type_url: &str) -> Result<Arc<Collection>, Status> {
+        let found = caller
+            .waypoint()
+            .and_then(|(namespace, name)| self.sources.waypoint(namespace, name));
+        let Some(told) = found else {
+            let message = "its waypoint is no longer wanted, and its Service is gone";
+            return Err(caller
+                .refuse(Reason::NotAllowed, message)
+                .record(&self.metrics, WHAT));
+        };
+        Ok(match type_url {
+            TYPE_WAYPOINT_SETTINGS => told.settings,
+            TYPE_WAYPOINT_SERVICE => told.services,
+            TYPE_WAYPOINT_POLICY => told.policies,
+            TYPE_WORKLOAD => told.workloads,
+            _ => told.authorizations,
+        })
     }
 }

@@ -1,9 +1,13 @@
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// The control plane's own metrics.
 #[derive(Clone)]
 pub(super) struct Metrics {
     sent: IntCounterVec,
+    proxies: Arc<Mutex<HashMap<Proxy, Series>>>,
     rejected: IntCounterVec,
     streams: IntGaugeVec,
     refused: IntCounterVec,
@@ -17,17 +21,18 @@ impl Metrics {
         let metrics = Self {
             sent: vec(
                 "ambit_config_resources_sent_total",
-                "Configuration resources, and removals of them, sent to proxies and agents.",
-                &["proxy_type", "type_url"],
+                "Configuration resources, and removals of them, sent to each proxy or agent (its pod, namespace/name) that has a stream open.",
+                &["type_url", "role", "proxy"],
             )?,
+            proxies: Arc::default(),
             rejected: vec(
                 "ambit_config_rejected_total",
                 "Responses that a proxy or agent could not apply (NACK).",
-                &["proxy_type", "type_url"],
+                &["role", "type_url"],
             )?,
             streams: IntGaugeVec::new(
                 Opts::new("ambit_control_streams", "Open configuration streams."),
-                &["proxy_type"],
+                &["role"],
             )?,
             refused: vec(
                 "ambit_control_refused_total",
@@ -50,14 +55,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub(super) fn sent(&self, proxy_type: &str, type_url: &str, resources: usize) {
-        self.sent
-            .with_label_values(&[proxy_type, type_url])
-            .inc_by(resources as u64);
-    }
-
-    pub(super) fn rejected(&self, proxy_type: &str, type_url: &str) {
-        self.rejected.with_label_values(&[proxy_type, type_url]).inc();
+    pub(super) fn rejected(&self, role: &str, type_url: &str) {
+        self.rejected.with_label_values(&[role, type_url]).inc();
     }
 
     pub(super) fn refused(&self, reason: &str) {
@@ -74,18 +73,126 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a stream as open until the guard is dropped.
-    pub(super) fn stream(&self, proxy_type: &str) -> StreamGuard {
-        let gauge = self.streams.with_label_values(&[proxy_type]);
-        gauge.inc();
-        StreamGuard(gauge)
+    /// Counts a stream of `proxy` as open until the guard is dropped.
+    pub(super) fn stream(&self, role: &'static str, proxy: String) -> StreamGuard {
+        let open = self.streams.with_label_values(&[role]);
+        open.inc();
+        let proxy = Proxy { role, name: proxy };
+        let mut proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        proxies.entry(proxy.clone()).or_default().streams += 1;
+        drop(proxies);
+        StreamGuard {
+            proxy,
+            open,
+            metrics: self.clone(),
+        }
     }
 }
 
-pub(super) struct StreamGuard(prometheus::IntGauge);
+/// Whose stream it is.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Proxy {
+    role: &'static str,
+    name: String,
+}
+
+/// What is counted of a proxy while it has a stream open. A proxy that comes anew may do so before its old stream has ended.
+#[derive(Default)]
+struct Series {
+    streams: usize,
+    types: BTreeSet<String>,
+}
+
+/// An open stream, and what is sent on it. With a proxy's last stream its series goes: pods come and go, and series must not pile up.
+pub(super) struct StreamGuard {
+    proxy: Proxy,
+    open: prometheus::IntGauge,
+    metrics: Metrics,
+}
+
+impl StreamGuard {
+    pub(super) fn sent(&self, type_url: &str, resources: usize) {
+        let Proxy { role, name } = &self.proxy;
+        let mut proxies = self
+            .metrics
+            .proxies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = proxies.get_mut(&self.proxy)
+            && !series.types.contains(type_url)
+        {
+            series.types.insert(type_url.to_owned());
+        }
+        self.metrics
+            .sent
+            .with_label_values(&[type_url, role, name])
+            .inc_by(resources as u64);
+    }
+}
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.0.dec();
+        self.open.dec();
+        let mut proxies = self
+            .metrics
+            .proxies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(series) = proxies.get_mut(&self.proxy) else {
+            return;
+        };
+        series.streams -= 1;
+        if series.streams > 0 {
+            return;
+        }
+        for type_url in &series.types {
+            let labels = [type_url.as_str(), self.proxy.role, &self.proxy.name];
+            // Fails only where there is no such series.
+            let _ = self.metrics.sent.remove_label_values(&labels);
+        }
+        proxies.remove(&self.proxy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_counted_by_proxy_while_it_is_there() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let counted = || {
+            let families = registry.gather();
+            let sent = families
+                .iter()
+                .find(|f| f.name() == "ambit_config_resources_sent_total");
+            let series = sent.into_iter().flat_map(|f| f.get_metric());
+            let mut all: Vec<_> = series
+                .map(|m| {
+                    let labels = m.get_label().iter().map(|l| l.value());
+                    (labels.collect::<Vec<_>>().join(" "), m.get_counter().get_value())
+                })
+                .collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all
+        };
+        let old = metrics.stream("waypoint", "shop/waypoint-a".into());
+        old.sent("T", 3);
+        let new = metrics.stream("waypoint", "shop/waypoint-a".into());
+        let other = metrics.stream("waypoint", "pay/waypoint-a".into());
+        other.sent("T", 1);
+        drop(old);
+        new.sent("T", 2);
+        new.sent("U", 0);
+        // Labels in the order of their names: proxy, role, type_url.
+        let all = [
+            ("pay/waypoint-a waypoint T".to_owned(), 1.0),
+            ("shop/waypoint-a waypoint T".to_owned(), 5.0),
+            ("shop/waypoint-a waypoint U".to_owned(), 0.0),
+        ];
+        assert_eq!(counted(), all);
+        drop(new);
+        assert_eq!(counted(), all[..1]);
     }
 }

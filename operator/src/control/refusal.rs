@@ -14,6 +14,7 @@ pub(super) enum Reason {
     PodUnknown,
     NotAllowed,
     NotOnNode,
+    NotOwnIdentity,
     TrustDomain,
     BadRequest,
     /// Not the caller's fault; it may come again.
@@ -29,6 +30,7 @@ impl Reason {
             Self::PodUnknown => "pod_unknown",
             Self::NotAllowed => "not_allowed",
             Self::NotOnNode => "identity_not_on_node",
+            Self::NotOwnIdentity => "not_own_identity",
             Self::TrustDomain => "trust_domain",
             Self::BadRequest => "bad_request",
             Self::Unavailable => "unavailable",
@@ -40,7 +42,9 @@ impl Reason {
             Self::NoToken | Self::InvalidToken | Self::UnboundToken | Self::PodUnknown => {
                 Code::Unauthenticated
             }
-            Self::NotAllowed | Self::NotOnNode | Self::TrustDomain => Code::PermissionDenied,
+            Self::NotAllowed | Self::NotOnNode | Self::NotOwnIdentity | Self::TrustDomain => {
+                Code::PermissionDenied
+            }
             Self::BadRequest => Code::InvalidArgument,
             Self::Unavailable => Code::Unavailable,
         }

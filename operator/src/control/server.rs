@@ -5,9 +5,10 @@ use std::time::Duration;
 use ambit_wire::agent::node_agent_server::NodeAgentServer;
 use ambit_wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use ambit_wire::waypoint::waypoint_server::WaypointServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use super::ca::{CertificateAuthority, IssueError};
 use super::certificates::Certificates;
 use super::discovery::Discovery;
 use super::interfaces::{CaptureSink, Directory, Sources};
+use super::load_reports::LoadReports;
+use super::loads::LoadTable;
 use super::metrics::Metrics;
 use super::refusal::Addresses;
 use super::reports::Reports;
@@ -52,7 +55,7 @@ pub enum ControlPlaneError {
 
 /// What the control plane is made of.
 pub struct ControlPlaneParts {
-    /// The namespace of Ambit's own pods: only service accounts of it are served.
+    /// The namespace of Ambit's own pods: agents and ztunnels are service accounts of it.
     pub system_namespace: String,
     /// The DNS names that callers know the control plane by.
     pub serving_names: Vec<String>,
@@ -66,6 +69,10 @@ pub struct ControlPlaneParts {
     pub sources: Arc<dyn Sources>,
     /// Where agents' reports go.
     pub sink: Arc<dyn CaptureSink>,
+    /// Where waypoints' reports go.
+    pub loads: Arc<LoadTable>,
+    /// Whether this replica leads: only then it takes waypoints' reports.
+    pub leadership: watch::Receiver<bool>,
 }
 
 /// The names under which the Service `ambit-operator` of `namespace` is reached.
@@ -78,7 +85,7 @@ pub fn service_names(namespace: &str) -> Vec<String> {
     ]
 }
 
-/// The gRPC server that ztunnels and agents talk to.
+/// The gRPC server that ztunnels, waypoints and agents talk to.
 pub struct ControlPlane {
     shared: Arc<Shared>,
     serving_names: Vec<String>,
@@ -91,6 +98,8 @@ pub(super) struct Shared {
     pub(super) directory: Arc<dyn Directory>,
     pub(super) sources: Arc<dyn Sources>,
     pub(super) sink: Arc<dyn CaptureSink>,
+    pub(super) loads: Arc<LoadTable>,
+    pub(super) leadership: watch::Receiver<bool>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: CancellationToken,
 }
@@ -110,6 +119,8 @@ impl ControlPlane {
             directory,
             sources,
             sink,
+            loads,
+            leadership,
         } = parts;
         let shared = Shared {
             authenticator: Authenticator::new(system_namespace, reviewer, Arc::clone(&directory)),
@@ -117,6 +128,8 @@ impl ControlPlane {
             directory,
             sources,
             sink,
+            loads,
+            leadership,
             metrics: Metrics::new(registry)?,
             shutdown,
         };
@@ -145,7 +158,8 @@ impl ControlPlane {
             .add_service(IstioCertificateServiceServer::new(Certificates(Arc::clone(
                 &shared,
             ))))
-            .add_service(NodeAgentServer::new(Reports(shared)))
+            .add_service(NodeAgentServer::new(Reports(Arc::clone(&shared))))
+            .add_service(WaypointServer::new(LoadReports(shared)))
             .serve_with_incoming_shutdown(
                 ReceiverStream::new(connections),
                 shutdown.clone().cancelled_owned(),

@@ -14,7 +14,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use prometheus::Registry;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -56,6 +56,7 @@ pub(super) fn pod(namespace: &str, name: &str, service_account: &str, node: &str
 pub(super) struct Cluster {
     pods: Mutex<HashMap<String, PodInfo>>,
     captures: Mutex<HashMap<String, Arc<Collection>>>,
+    waypoints: Mutex<HashMap<String, WaypointCollections>>,
     pub(super) addresses: Arc<Collection>,
     pub(super) authorizations: Arc<Collection>,
     pub(super) namespaces: Arc<Collection>,
@@ -91,6 +92,31 @@ impl Cluster {
             "ambit-ztunnel",
             node,
         ))
+    }
+
+    /// A token of a replica of a waypoint, which serves the Service `name` and nothing else.
+    pub(super) fn waypoint(&self, namespace: &str, name: &str) -> String {
+        let one = |resource: String| {
+            let collection = Collection::new();
+            collection.replace([(resource, namespace.into())]);
+            Arc::new(collection)
+        };
+        let collections = WaypointCollections {
+            settings: one("waypoint".to_owned()),
+            services: one(format!("{namespace}/{name}.svc")),
+            policies: one(format!("{namespace}/{name}-policy")),
+            workloads: one(format!("{namespace}/{name}-workload")),
+            authorizations: one(format!("{namespace}/{name}-rule")),
+        };
+        self.waypoints
+            .lock()
+            .unwrap()
+            .insert(format!("{namespace}/{name}"), collections);
+        self.token_of(PodInfo {
+            waypoint: Some(name.to_owned()),
+            enrolled: false,
+            ..pod(namespace, &format!("{namespace}-{name}-0"), name, "one")
+        })
     }
 
     pub(super) fn agent(&self, node: &str) -> String {
@@ -176,8 +202,9 @@ impl Sources for Cluster {
         Arc::new(collection)
     }
 
-    fn waypoint(&self, _namespace: &str, _name: &str) -> Option<crate::control::WaypointCollections> {
-        None
+    fn waypoint(&self, namespace: &str, name: &str) -> Option<WaypointCollections> {
+        let waypoints = self.waypoints.lock().unwrap();
+        waypoints.get(&format!("{namespace}/{name}")).cloned()
     }
 }
 
@@ -208,6 +235,8 @@ pub(super) struct Running {
     pub(super) cluster: Arc<Cluster>,
     pub(super) records: mpsc::UnboundedReceiver<(String, String)>,
     pub(super) authority: Arc<CertificateAuthority>,
+    pub(super) loads: Arc<LoadTable>,
+    pub(super) leads: watch::Sender<bool>,
     registry: Registry,
     pub(super) address: SocketAddr,
     files: TempDir,
@@ -220,6 +249,8 @@ impl Running {
         let (sink, records) = mpsc::unbounded_channel();
         let (cluster, registry) = (Arc::new(Cluster::default()), Registry::new());
         let authority = Arc::new(CertificateAuthority::generate().unwrap());
+        let loads = Arc::new(LoadTable::new(&registry).unwrap());
+        let (leads, leadership) = watch::channel(true);
         let parts = ControlPlaneParts {
             system_namespace: "ambit-system".to_owned(),
             serving_names: vec!["localhost".to_owned()],
@@ -228,6 +259,8 @@ impl Running {
             directory: Arc::clone(&cluster) as _,
             sources: Arc::clone(&cluster) as _,
             sink: Arc::new(Sink(sink)),
+            loads: Arc::clone(&loads),
+            leadership,
         };
         let shutdown = CancellationToken::new();
         let control_plane = ControlPlane::new(parts, &registry, shutdown.clone()).unwrap();
@@ -240,6 +273,8 @@ impl Running {
             cluster,
             records,
             authority,
+            loads,
+            leads,
             registry,
             address,
             files,

@@ -65,24 +65,36 @@ impl Finding {
         ];
         all.into_iter()
             .map(|(kind, holds, otherwise)| {
-                let status = if holds { "True" } else { "False" };
                 let told = holds || otherwise.is_empty();
-                let same = before.iter().find(|c| c.type_ == kind && c.status == status);
-                Condition {
-                    type_: kind.to_owned(),
-                    status: status.to_owned(),
-                    reason: if told { self.reason } else { otherwise }.to_owned(),
-                    message: if told {
-                        shortened(&self.message)
-                    } else {
-                        String::new()
-                    },
-                    observed_generation: generation,
-                    last_transition_time: same
-                        .map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone()),
-                }
+                let (reason, message) = if told {
+                    (self.reason, self.message.as_str())
+                } else {
+                    (otherwise, "")
+                };
+                condition(kind, holds, reason, message, generation, before)
             })
             .collect()
+    }
+}
+
+/// A condition, of `generation`. It keeps the time of the one before while its status stays.
+pub(super) fn condition(
+    kind: &str,
+    holds: bool,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    before: &[Condition],
+) -> Condition {
+    let status = if holds { "True" } else { "False" };
+    let same = before.iter().find(|c| c.type_ == kind && c.status == status);
+    Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: shortened(message),
+        observed_generation: generation,
+        last_transition_time: same.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone()),
     }
 }
 

@@ -10,6 +10,7 @@ use kube::Resource;
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
+pub(super) use super::apply::Rendered;
 use super::settings::Settings;
 
 /// Name of the agents' DaemonSet and ServiceAccount.
@@ -23,58 +24,64 @@ pub(super) const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
 
 const ROOT_KEY: &str = "root-cert.pem";
 
-/// One object to apply.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Rendered {
-    /// Its group, version and kind.
-    pub(super) gvk: GroupVersionKind,
-    /// Its name, in the operator's namespace.
-    pub(super) name: String,
-    /// All of it.
-    pub(super) object: Value,
-}
-
 /// Everything the data plane needs, in the order to apply it.
 pub(super) fn render(settings: &Settings, mesh: &Mesh) -> Vec<Rendered> {
     let mut objects = vec![
-        service_account(AGENT),
-        service_account(ZTUNNEL_ACCOUNT),
-        Rendered {
-            gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),
-            name: ROOT_CONFIG_MAP.to_owned(),
-            object: json!({ "data": { ROOT_KEY: settings.root_certificate } }),
-        },
-        daemon_set(AGENT, &ONE_BY_ONE, agent::pod_template(settings, &mesh.spec)),
-        daemon_set(ZTUNNEL, &SURGE, ztunnel::pod_template(settings, &mesh.spec)),
+        service_account(&settings.namespace, AGENT),
+        service_account(&settings.namespace, ZTUNNEL_ACCOUNT),
+        root(settings, &settings.namespace),
+        daemon_set(
+            settings,
+            AGENT,
+            &ONE_BY_ONE,
+            agent::pod_template(settings, &mesh.spec),
+        ),
+        daemon_set(
+            settings,
+            ZTUNNEL,
+            &SURGE,
+            ztunnel::pod_template(settings, &mesh.spec),
+        ),
     ];
     for rendered in &mut objects {
-        complete(rendered, settings, mesh);
+        let object_labels = own_labels(&rendered.name);
+        complete(rendered, object_labels, mesh);
     }
     objects
 }
 
+/// The mesh's root certificate, for the pods of a namespace.
+pub(super) fn root(settings: &Settings, namespace: &str) -> Rendered {
+    Rendered {
+        gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),
+        namespace: namespace.to_owned(),
+        name: ROOT_CONFIG_MAP.to_owned(),
+        object: json!({ "data": { ROOT_KEY: settings.root_certificate } }),
+    }
+}
+
 /// Adds what every object has: kind, name, labels, and the Mesh as its owner.
-fn complete(rendered: &mut Rendered, settings: &Settings, mesh: &Mesh) {
-    let mut object_labels = own_labels(&rendered.name);
+pub(super) fn complete(rendered: &mut Rendered, mut object_labels: Value, mesh: &Mesh) {
     object_labels[labels::MANAGED_BY] = json!(labels::OPERATOR);
     rendered.object["apiVersion"] = json!(rendered.gvk.api_version());
     rendered.object["kind"] = json!(rendered.gvk.kind);
     rendered.object["metadata"] = json!({
         "name": rendered.name,
-        "namespace": settings.namespace,
+        "namespace": rendered.namespace,
         "labels": object_labels,
         "ownerReferences": mesh.controller_owner_ref(&()).into_iter().collect::<Vec<_>>(),
     });
 }
 
 /// Labels by which a component is found.
-fn own_labels(name: &str) -> Value {
+pub(super) fn own_labels(name: &str) -> Value {
     json!({ labels::NAME: name, labels::PART_OF: labels::AMBIT })
 }
 
-fn service_account(name: &str) -> Rendered {
+pub(super) fn service_account(namespace: &str, name: &str) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("", "v1", "ServiceAccount"),
+        namespace: namespace.to_owned(),
         name: name.to_owned(),
         // Tokens are projected with the control plane's audience; none is for the API server.
         object: json!({ "automountServiceAccountToken": false }),
@@ -98,9 +105,10 @@ const SURGE: Replacement = Replacement {
     surge: 1,
 };
 
-fn daemon_set(name: &str, replacement: &Replacement, template: Value) -> Rendered {
+fn daemon_set(settings: &Settings, name: &str, replacement: &Replacement, template: Value) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("apps", "v1", "DaemonSet"),
+        namespace: settings.namespace.clone(),
         name: name.to_owned(),
         object: json!({ "spec": {
             "selector": { "matchLabels": own_labels(name) },
@@ -112,7 +120,7 @@ fn daemon_set(name: &str, replacement: &Replacement, template: Value) -> Rendere
     }
 }
 
-/// What both pods have alike, laid under `spec`.
+/// What the pods on every node have alike, laid under `spec`.
 fn pod(name: &str, account: &str, mut spec: Value) -> Value {
     let mut pod_labels = own_labels(name);
     pod_labels["app"] = json!(name);
@@ -125,10 +133,8 @@ fn pod(name: &str, account: &str, mut spec: Value) -> Value {
     json!({ "metadata": { "labels": pod_labels }, "spec": spec })
 }
 
-/// Environment that agent and ztunnel read alike.
-fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
-    let field =
-        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+/// Environment that all proxies and agents read alike.
+pub(super) fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
     vec![
         field("NODE_NAME", "spec.nodeName"),
         field("POD_NAME", "metadata.name"),
@@ -148,12 +154,18 @@ fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
     ]
 }
 
-fn variable(name: &str, value: &str) -> Value {
+/// A variable with the value of one of the pod's fields.
+pub(super) fn field(name: &str, path: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
+}
+
+/// A variable.
+pub(super) fn variable(name: &str, value: &str) -> Value {
     json!({ "name": name, "value": value })
 }
 
 /// The mesh root and the token for the control plane: the volumes, and where they are mounted.
-fn trust(namespace_root: &str) -> (Vec<Value>, Vec<Value>) {
+pub(super) fn trust(namespace_root: &str) -> (Vec<Value>, Vec<Value>) {
     let volumes = vec![
         json!({ "name": "root", "configMap": { "name": namespace_root } }),
         json!({ "name": "token", "projected": { "sources": [

@@ -1,6 +1,5 @@
 //! The Mesh: what it has rolled out, what its status says, and its end.
 
-mod apply;
 mod deletion;
 mod status;
 mod uninstall;
@@ -16,11 +15,11 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tracing::info;
 
-use apply::Applied;
 use status::Rollout;
 pub(super) use status::count;
 pub use uninstall::uninstall;
 
+use super::apply::Applied;
 use super::conditions::Finding;
 use super::nodes::InstalledNodes;
 use super::recorder::Events;
@@ -105,14 +104,10 @@ impl MeshReconciler {
             self.set_finalizers(&mesh, finalizers.collect()).await?;
         }
         for wanted in dataplane::render(&self.settings, &mesh) {
-            let live = self.objects.daemon_set(&wanted.name);
-            let generation =
-                (wanted.gvk.kind == "DaemonSet").then(|| live.and_then(|d| d.metadata.generation));
-            if let Err(error) = self
-                .applied
-                .apply(&self.client, &self.settings.namespace, wanted, generation)
-                .await
-            {
+            let live = self
+                .objects
+                .live(&wanted.gvk.kind, &wanted.namespace, &wanted.name);
+            if let Err(error) = self.applied.apply(&self.client, wanted, live.as_ref()).await {
                 let finding = Finding::degraded("ApplyFailed", error.to_string());
                 self.write_status(&mesh, &finding).await?;
                 return Err(error);
@@ -133,7 +128,7 @@ impl MeshReconciler {
 
     fn rollouts(&self) -> (Rollout, Rollout) {
         let of = |name| {
-            let wanted = self.applied.generation("DaemonSet", name);
+            let wanted = self.applied.version("DaemonSet", &self.settings.namespace, name);
             Rollout::of(self.objects.daemon_set(name).as_deref(), wanted)
         };
         (of(dataplane::AGENT), of(dataplane::ZTUNNEL))
@@ -256,7 +251,10 @@ impl MeshReconciler {
     async fn write_status(&self, mesh: &Mesh, finding: &Finding) -> Result<(), ReconcileError> {
         let (agent, ztunnel) = self.rollouts();
         let version = env!("CARGO_PKG_VERSION");
-        let status = status::status(mesh, version, agent, ztunnel, &self.summary(), finding);
+        let (summary, configuration) = self
+            .index
+            .read(|index| (index.mesh_summary(), index.configuration()));
+        let status = status::status(mesh, version, agent, ztunnel, &summary, configuration, finding);
         if mesh.status.as_ref() == Some(&status) {
             return Ok(());
         }

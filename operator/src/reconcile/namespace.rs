@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::conditions::Finding;
 use super::mesh::status_patch;
 use super::recorder::Events;
-use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found};
+use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found, waypoint};
 use crate::index::{AmbientRecord, NamespaceSummary, SharedIndex};
 
 /// Reconciles AmbientNamespaces.
@@ -149,7 +149,8 @@ impl NamespaceReconciler {
         summary: &NamespaceSummary,
     ) -> Result<(), ReconcileError> {
         let finding = status::finding(summary);
-        let status = status::status(object, summary, &finding);
+        let waypoints = waypoint::statuses(&self.index, &self.objects, namespace);
+        let status = status::status(object, summary, waypoints, &finding);
         if object.status.as_ref() == Some(&status) {
             return Ok(());
         }

@@ -3,17 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use ambit_crds::{AmbientNamespace, Mesh};
-use k8s_openapi::api::apps::v1::DaemonSet;
+use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::sync::watch;
 
-/// The Mesh, the AmbientNamespaces by namespace, and the data plane's DaemonSets by name, as last seen.
+use crate::index::Key;
+
+/// What there is to know of an object that the operator applies, to see whether it has to be applied again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// `metadata.uid`.
+    pub(super) uid: Option<String>,
+    /// Hash of what it was applied from.
+    pub(super) hash: Option<String>,
+    /// `metadata.generation`, and where the kind has none, the resource version: it grows when somebody writes.
+    pub(super) version: Option<i64>,
+    /// The operator made it.
+    pub(super) ours: bool,
+    /// A waypoint's Service that has had a ready replica behind it.
+    pub(super) bound: bool,
+}
+
+/// The Mesh, the AmbientNamespaces by namespace, policies, and what the operator has applied, as last seen.
 #[derive(Debug, Default)]
 pub struct Objects {
     mesh: RwLock<Option<Arc<Mesh>>>,
     ambient: RwLock<BTreeMap<String, Arc<AmbientNamespace>>>,
+    policies: RwLock<BTreeMap<Key, Arc<WaypointPolicy>>>,
     daemon_sets: RwLock<BTreeMap<String, Arc<DaemonSet>>>,
-    /// Namespaces whose AmbientNamespace changed.
+    /// Those of waypoints.
+    deployments: RwLock<BTreeMap<Key, Arc<Deployment>>>,
+    /// By kind.
+    applied: RwLock<BTreeMap<String, BTreeMap<Key, Arc<Live>>>>,
+    /// Namespaces in which one of these changed.
     touched: Mutex<BTreeSet<String>>,
     changed: watch::Sender<u64>,
 }
@@ -26,11 +48,7 @@ impl Objects {
 
     /// A namespace's AmbientNamespace.
     pub fn ambient(&self, namespace: &str) -> Option<Arc<AmbientNamespace>> {
-        self.ambient
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(namespace)
-            .cloned()
+        get(&self.ambient, namespace)
     }
 
     /// Namespaces that have an AmbientNamespace.
@@ -43,13 +61,51 @@ impl Objects {
             .collect()
     }
 
+    /// A namespace's WaypointPolicies.
+    pub fn policies(&self, namespace: &str) -> Vec<Arc<WaypointPolicy>> {
+        let policies = self.policies.read().unwrap_or_else(PoisonError::into_inner);
+        within(&policies, namespace)
+            .map(|(_, policy)| Arc::clone(policy))
+            .collect()
+    }
+
     /// A DaemonSet of the data plane.
     pub fn daemon_set(&self, name: &str) -> Option<Arc<DaemonSet>> {
-        self.daemon_sets
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        get(&self.daemon_sets, name)
+    }
+
+    /// A waypoint's Deployment.
+    pub fn deployment(&self, waypoint: &Key) -> Option<Arc<Deployment>> {
+        get(&self.deployments, waypoint)
+    }
+
+    /// What there is of an object that the operator has applied.
+    pub fn live(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
+        let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
+        let live = applied.get(kind)?.get(&Key::new(namespace, name))?;
+        Some(Live::clone(live))
+    }
+
+    /// Names of the objects of these kinds that the operator has applied in a namespace.
+    pub(super) fn applied_in(&self, namespace: &str, kinds: &[&str]) -> BTreeSet<String> {
+        let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
+        let of_kinds = kinds.iter().filter_map(|kind| applied.get(*kind));
+        of_kinds
+            .flat_map(|objects| within(objects, namespace))
+            .map(|(key, _)| key.name.clone())
+            .collect()
+    }
+
+    /// Namespaces in which the operator has applied objects of these kinds, or in which there are policies.
+    pub(super) fn with_policies_or(&self, kinds: &[&str]) -> BTreeSet<String> {
+        let policies = self.policies.read().unwrap_or_else(PoisonError::into_inner);
+        let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
+        let of_kinds = kinds.iter().filter_map(|kind| applied.get(*kind));
+        policies
+            .keys()
+            .chain(of_kinds.flat_map(BTreeMap::keys))
+            .map(|key| key.namespace.clone())
+            .collect()
     }
 
     /// Notified after each change.
@@ -57,7 +113,7 @@ impl Objects {
         self.changed.subscribe()
     }
 
-    /// Namespaces whose AmbientNamespace changed since the last call.
+    /// Namespaces in which something changed since the last call.
     pub fn take_touched(&self) -> BTreeSet<String> {
         std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -68,24 +124,70 @@ impl Objects {
     }
 
     pub(super) fn set_ambient(&self, namespace: &str, object: Option<AmbientNamespace>) {
-        set(&self.ambient, namespace, object);
+        set(&self.ambient, namespace.to_owned(), object);
+        self.touch(namespace);
+    }
+
+    pub(super) fn set_policy(&self, key: &Key, object: Option<WaypointPolicy>) {
+        set(&self.policies, key.clone(), object);
+        self.touch(&key.namespace);
+    }
+
+    pub(super) fn set_daemon_set(&self, key: &Key, object: Option<DaemonSet>) {
+        let live = object.as_ref().map(|o| Live::of(&o.metadata));
+        set(&self.daemon_sets, key.name.clone(), object);
+        self.set_live("DaemonSet", key, live);
+    }
+
+    pub(super) fn set_deployment(&self, key: &Key, object: Option<Deployment>) {
+        let live = object.as_ref().map(|o| Live::of(&o.metadata));
+        set(&self.deployments, key.clone(), object);
+        self.set_live("Deployment", key, live);
+    }
+
+    pub(super) fn set_live(&self, kind: &str, key: &Key, live: Option<Live>) {
+        let mut applied = self.applied.write().unwrap_or_else(PoisonError::into_inner);
+        let objects = applied.entry(kind.to_owned()).or_default();
+        let before = match live {
+            Some(live) => objects.insert(key.clone(), Arc::new(live)).is_some(),
+            None => objects.remove(key).is_some(),
+        };
+        let there = objects.contains_key(key);
+        drop(applied);
+        if before || there {
+            self.touch(&key.namespace);
+        }
+    }
+
+    fn touch(&self, namespace: &str) {
         self.touched
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(namespace.to_owned());
         self.changed.send_modify(|n| *n += 1);
     }
-
-    pub(super) fn set_daemon_set(&self, name: &str, object: Option<DaemonSet>) {
-        set(&self.daemon_sets, name, object);
-        self.changed.send_modify(|n| *n += 1);
-    }
 }
 
-fn set<T>(map: &RwLock<BTreeMap<String, Arc<T>>>, key: &str, value: Option<T>) {
+fn get<Q: Ord + ?Sized, K: Ord + std::borrow::Borrow<Q>, T>(
+    map: &RwLock<BTreeMap<K, Arc<T>>>,
+    key: &Q,
+) -> Option<Arc<T>> {
+    map.read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(key)
+        .cloned()
+}
+
+fn set<K: Ord, T>(map: &RwLock<BTreeMap<K, Arc<T>>>, key: K, value: Option<T>) {
     let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
     match value {
-        Some(value) => map.insert(key.to_owned(), Arc::new(value)),
-        None => map.remove(key),
+        Some(value) => map.insert(key, Arc::new(value)),
+        None => map.remove(&key),
     };
+}
+
+/// The entries of one namespace.
+fn within<'a, T>(map: &'a BTreeMap<Key, T>, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a T)> {
+    map.range(Key::new(namespace, "")..)
+        .take_while(move |(key, _)| key.namespace == namespace)
 }

@@ -59,6 +59,11 @@ impl Server {
         self.0.lock().unwrap().objects.get(path).cloned()
     }
 
+    /// Takes the object at `path` away.
+    pub(super) fn remove(&self, path: &str) {
+        self.0.lock().unwrap().objects.remove(path);
+    }
+
     /// What was written since the last call, Events aside.
     pub(super) fn writes(&self) -> Vec<Write> {
         let mut writes = std::mem::take(&mut self.0.lock().unwrap().writes);
@@ -133,6 +138,9 @@ impl State {
     fn store(&mut self, path: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = format!("uid-{}", self.version).into();
+        }
         if object["metadata"]["generation"].is_null() {
             object["metadata"]["generation"] = 1.into();
         }

@@ -5,11 +5,13 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use ambit_crds::{AmbientNamespace, Mesh, labels};
+use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy, labels};
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -17,16 +19,17 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Objects;
+use super::dataplane::ROOT_CONFIG_MAP;
+use super::{Live, Objects};
 use crate::index::{
-    AmbientRecord, Index, Key, MeshRecord, PodRecord, ServiceRecord, SharedIndex, SliceRecord,
+    AmbientRecord, Index, Key, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SharedIndex, SliceRecord,
 };
 
 /// Most events that are taken into the index at once.
 const BATCH: usize = 512;
 
 /// What an event does to the index.
-type Change = Box<dyn FnOnce(&mut Index) + Send>;
+pub(super) type Change = Box<dyn FnOnce(&mut Index) + Send>;
 
 enum Step {
     Change(Change),
@@ -36,8 +39,10 @@ enum Step {
 
 type Steps = Pin<Box<dyn Stream<Item = Step> + Send>>;
 
-/// A kind that the index is made from.
-trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+/// A kind that the index is made from, or that the operator applies.
+pub(super) trait Watched:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
     /// The object, as it is now.
     fn apply(self, key: &Key, objects: &Objects) -> Change;
     /// The object is gone.
@@ -54,17 +59,40 @@ pub async fn watch(
     stop: &CancellationToken,
 ) {
     let all = watcher::Config::default();
-    let ours = all
-        .clone()
-        .labels(&format!("{}={}", labels::PART_OF, labels::AMBIT));
-    let kinds: [Steps; 7] = [
+    let applied = all.clone().labels(&format!(
+        "{}={},{}={}",
+        labels::PART_OF,
+        labels::AMBIT,
+        labels::MANAGED_BY,
+        labels::OPERATOR
+    ));
+    // By name, as the operator may see no other.
+    let root = all.clone().fields(&format!("metadata.name={ROOT_CONFIG_MAP}"));
+    let kinds: [Steps; 12] = [
         steps(Api::<Mesh>::all(client.clone()), all.clone(), objects),
         steps(Api::<Namespace>::all(client.clone()), all.clone(), objects),
         steps(Api::<AmbientNamespace>::all(client.clone()), all.clone(), objects),
+        steps(Api::<WaypointPolicy>::all(client.clone()), all.clone(), objects),
         steps(Api::<Service>::all(client.clone()), all.clone(), objects),
         steps(Api::<EndpointSlice>::all(client.clone()), all.clone(), objects),
         steps(Api::<Pod>::all(client.clone()), all, objects),
-        steps(Api::<DaemonSet>::namespaced(client, namespace), ours, objects),
+        steps(
+            Api::<DaemonSet>::namespaced(client.clone(), namespace),
+            applied.clone(),
+            objects,
+        ),
+        steps(Api::<Deployment>::all(client.clone()), applied.clone(), objects),
+        steps(
+            Api::<PartialObjectMeta<ServiceAccount>>::all(client.clone()),
+            applied.clone(),
+            objects,
+        ),
+        steps(
+            Api::<PartialObjectMeta<PodDisruptionBudget>>::all(client.clone()),
+            applied,
+            objects,
+        ),
+        steps(Api::<PartialObjectMeta<ConfigMap>>::all(client), root, objects),
     ];
     let mut missing = kinds.len();
     let mut steps = stream::select_all(kinds).ready_chunks(BATCH);
@@ -126,6 +154,20 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: &Arc<Objects
     Box::pin(steps)
 }
 
+/// What the watches do when an object appears or changes.
+#[cfg(test)]
+pub(super) fn see<K: Watched>(object: K, index: &SharedIndex, objects: &Objects) {
+    let key = key_of(&object);
+    let change = object.apply(&key, objects);
+    index.change(change);
+}
+
+/// What the watches do when an object is gone.
+#[cfg(test)]
+pub(super) fn unsee<K: Watched>(key: Key, index: &SharedIndex, objects: &Objects) {
+    index.change(K::remove(key, objects));
+}
+
 fn key_of<K: Resource>(object: &K) -> Key {
     Key::new(object.namespace().unwrap_or_default(), object.name_any())
 }
@@ -181,13 +223,29 @@ impl Watched for AmbientNamespace {
     }
 }
 
+impl Watched for WaypointPolicy {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        let (key, record) = (key.clone(), PolicyRecord::of(&self));
+        objects.set_policy(&key, Some(self));
+        Box::new(move |index| index.set_policy(&key, Some(record)))
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_policy(&key, None);
+        Box::new(move |index| index.set_policy(&key, None))
+    }
+}
+
 impl Watched for Service {
-    fn apply(self, key: &Key, _: &Objects) -> Change {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        let live = Live::of(&self.metadata);
+        objects.set_live("Service", key, live.ours.then_some(live));
         let (key, record) = (key.clone(), ServiceRecord::of(&self));
         Box::new(move |index| index.set_service(&key, record))
     }
 
-    fn remove(key: Key, _: &Objects) -> Change {
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_live("Service", &key, None);
         Box::new(move |index| index.set_service(&key, None))
     }
 }
@@ -216,12 +274,41 @@ impl Watched for Pod {
 
 impl Watched for DaemonSet {
     fn apply(self, key: &Key, objects: &Objects) -> Change {
-        objects.set_daemon_set(&key.name, Some(self));
+        objects.set_daemon_set(key, Some(self));
         Box::new(|_| ())
     }
 
     fn remove(key: Key, objects: &Objects) -> Change {
-        objects.set_daemon_set(&key.name, None);
+        objects.set_daemon_set(&key, None);
+        Box::new(|_| ())
+    }
+}
+
+impl Watched for Deployment {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        objects.set_deployment(key, Some(self));
+        Box::new(|_| ())
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_deployment(&key, None);
+        Box::new(|_| ())
+    }
+}
+
+/// Of kinds that are written and not read: that they are there, and as they were applied, is enough.
+impl<K> Watched for PartialObjectMeta<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        let live = Live::of(&self.metadata);
+        objects.set_live(&K::kind(&()), key, live.ours.then_some(live));
+        Box::new(|_| ())
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_live(&K::kind(&()), &key, None);
         Box::new(|_| ())
     }
 }

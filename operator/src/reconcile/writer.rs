@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use kube::Client;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::mesh::MeshReconciler;
 use super::namespace::NamespaceReconciler;
 use super::recorder::Events;
+use super::waypoint::WaypointReconciler;
 use super::{Leadership, Objects, Settings};
-use crate::control::Directory;
+use crate::control::{Directory, LoadTable};
 use crate::index::SharedIndex;
 
 /// Changes that come within this time of one another are reconciled at once.
@@ -23,6 +24,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 const RESYNC: Duration = Duration::from_secs(300);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often the waypoints' load is looked at.
+const TICK: Duration = Duration::from_secs(1);
 /// Namespaces that are written at once.
 const PARALLEL: usize = 8;
 
@@ -30,19 +33,21 @@ const PARALLEL: usize = 8;
 pub struct Writer {
     mesh: MeshReconciler,
     namespaces: NamespaceReconciler,
+    waypoints: WaypointReconciler,
     index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     leadership: Leadership,
 }
 
 impl Writer {
-    /// A writer of what `index` and `objects` hold, while `leadership` says so.
+    /// A writer of what `index` and `objects` hold, while `leadership` says so; `loads` is what waypoints report.
     pub fn new(
         client: Client,
         settings: Settings,
         index: Arc<SharedIndex>,
         objects: Arc<Objects>,
         leadership: Leadership,
+        loads: Arc<LoadTable>,
     ) -> Self {
         let events = Events::new(client.clone(), &settings.identity);
         let namespaces = NamespaceReconciler::new(
@@ -51,10 +56,19 @@ impl Writer {
             Arc::clone(&objects),
             events.clone(),
         );
+        let waypoints = WaypointReconciler::new(
+            client.clone(),
+            settings.clone(),
+            Arc::clone(&index),
+            Arc::clone(&objects),
+            events.clone(),
+            loads,
+        );
         let mesh = MeshReconciler::new(client, settings, Arc::clone(&index), Arc::clone(&objects), events);
         Self {
             mesh,
             namespaces,
+            waypoints,
             index,
             objects,
             leadership,
@@ -65,6 +79,8 @@ impl Writer {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut index_changed = self.index.subscribe();
         let mut objects_changed = self.objects.subscribe();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = BTreeSet::new();
         let mut next = Instant::now();
         let mut resync = Instant::now();
@@ -76,12 +92,25 @@ impl Writer {
                     _ = objects_changed.changed() => {}
                     _ = self.leadership.changed() => {}
                     () = sleep_until(next) => {}
+                    _ = tick.tick(), if led => return Wake::Tick,
                 }
                 // What else comes at the same time.
                 tokio::time::sleep(SETTLE).await;
+                Wake::Changed
             };
-            if stop.run_until_cancelled(wake).await.is_none() {
-                return;
+            match stop.run_until_cancelled(wake).await {
+                None => return,
+                Some(Wake::Tick) => {
+                    let due = self.waypoints.tick();
+                    let failed = stop.run_until_cancelled(self.write(due));
+                    let Some(failed) = failed.await else { return };
+                    if !failed.is_empty() {
+                        next = next.min(Instant::now() + RETRY);
+                    }
+                    pending.extend(failed);
+                    continue;
+                }
+                Some(Wake::Changed) => {}
             }
             index_changed.mark_unchanged();
             objects_changed.mark_unchanged();
@@ -89,8 +118,12 @@ impl Writer {
             if leads && (!led || Instant::now() >= resync) {
                 // What another replica did meanwhile, or somebody by hand.
                 self.mesh.forget();
+                if !led {
+                    self.waypoints.lead_anew();
+                }
                 pending.extend(self.objects.ambient_namespaces());
                 pending.extend(self.index.read(|index| index.asking()));
+                pending.extend(self.waypoints.namespaces());
                 resync = Instant::now() + RESYNC;
             }
             led = leads;
@@ -123,12 +156,21 @@ impl Writer {
         };
         // An object may have changed that the index takes no notice of: its status, or its generation.
         namespaces.extend(self.objects.take_touched());
-        let reconciler = &self.namespaces;
+        let failed = self.write(namespaces).await;
+        if !failed.is_empty() {
+            again = Some(RETRY);
+        }
+        (failed, again)
+    }
+
+    /// Reconciles the waypoints, the policies and the AmbientNamespace of each of `namespaces`; those that failed.
+    async fn write(&self, namespaces: BTreeSet<String>) -> BTreeSet<String> {
         let results = stream::iter(namespaces).map(|namespace| async move {
-            let result = reconciler.reconcile(&namespace).await;
-            result.err().map(|error| (namespace, error))
+            let waypoints = self.waypoints.reconcile(&namespace).await;
+            let ambient = self.namespaces.reconcile(&namespace).await;
+            waypoints.and(ambient).err().map(|error| (namespace, error))
         });
-        let failed: BTreeSet<String> = results
+        results
             .buffer_unordered(PARALLEL)
             .filter_map(|failure| async move {
                 let (namespace, error) = failure?;
@@ -136,10 +178,14 @@ impl Writer {
                 Some(namespace)
             })
             .collect()
-            .await;
-        if !failed.is_empty() {
-            again = Some(RETRY);
-        }
-        (failed, again)
+            .await
     }
+}
+
+/// Why the writer wakes.
+enum Wake {
+    /// Something is another than before, or it is time to look.
+    Changed,
+    /// A second is over.
+    Tick,
 }

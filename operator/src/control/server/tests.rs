@@ -1,5 +1,7 @@
 //! Calls over TLS, as proxies and agents make them.
 
+mod waypoints;
+
 use std::sync::atomic::Ordering;
 
 use ambit_tunnel::SpiffeId;

@@ -1,6 +1,6 @@
 //! What the Mesh's status says.
 
-use ambit_crds::{ComponentStatus, Mesh, MeshPods, MeshStatus, ZtunnelStatus};
+use ambit_crds::{ComponentStatus, ConfigurationStatus, Mesh, MeshPods, MeshStatus, ZtunnelStatus};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -129,6 +129,7 @@ pub(super) fn status(
     agent: Rollout,
     ztunnel: Rollout,
     summary: &MeshSummary,
+    configuration: ConfigurationStatus,
     finding: &Finding,
 ) -> MeshStatus {
     let before = mesh
@@ -151,7 +152,8 @@ pub(super) fn status(
             ready: agent.ready,
         }),
         enrolled_namespaces: Some(count(summary.enrolled_namespaces)),
-        configuration: None,
+        // Nothing is compared while there is no waypoint.
+        configuration: (configuration.sidecar_model > 0).then_some(configuration),
         pods: Some(MeshPods {
             captured: count(summary.captured),
             failed: count(summary.failed),

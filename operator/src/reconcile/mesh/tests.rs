@@ -1,7 +1,7 @@
 use hyper::Method;
 
 use super::*;
-use crate::index::Config;
+use crate::index::{Config, Key};
 use crate::reconcile::ImageSettings;
 use crate::reconcile::testing::Server;
 
@@ -68,7 +68,7 @@ impl World {
                 .server
                 .get(&daemon_set(name))
                 .map(|s| serde_json::from_value(s).unwrap());
-            self.objects.set_daemon_set(name, set);
+            self.objects.set_daemon_set(&Key::new("ambit-system", name), set);
         }
     }
 

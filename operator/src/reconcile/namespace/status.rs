@@ -1,7 +1,8 @@
 //! What an AmbientNamespace's status says.
 
 use ambit_crds::{
-    AmbientNamespace, AmbientNamespaceStatus, EnforcedRule, FailedPod, MtlsMode, NamespacePods, labels,
+    AmbientNamespace, AmbientNamespaceStatus, EnforcedRule, FailedPod, MtlsMode, NamespacePods,
+    WaypointStatus, labels,
 };
 
 use crate::index::{NamespaceSummary, RuleSummary};
@@ -100,6 +101,7 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize) -> Finding {
 pub(super) fn status(
     object: &AmbientNamespace,
     summary: &NamespaceSummary,
+    waypoints: Vec<WaypointStatus>,
     finding: &Finding,
 ) -> AmbientNamespaceStatus {
     let before = object
@@ -131,7 +133,7 @@ pub(super) fn status(
         }),
         failures: failures.collect(),
         failures_omitted: (omitted > 0).then(|| count(omitted)),
-        waypoints: Vec::new(),
+        waypoints,
         rules: summary.rules.iter().map(|r| rule(r, summary.enrolled)).collect(),
     }
 }

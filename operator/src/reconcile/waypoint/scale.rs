@@ -5,22 +5,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::index::ScalingSettings;
+
 /// A difference of less than a tenth between load and capacity changes nothing.
 const TOLERANCE: f64 = 0.1;
 
-/// What the kinds say of a waypoint's scaling, defaults filled in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
-    /// At least so many.
-    pub(super) min: u32,
-    /// At most so many.
-    pub(super) max: u32,
-    /// Requests in flight that one replica is to have.
-    pub(super) target: u32,
-    /// More are added when all of this time called for more.
-    pub(super) up_window: Duration,
-    /// Some are removed when none of this time called for as many.
-    pub(super) down_window: Duration,
+/// What the ready replicas have to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Requests in flight, all that is reported together, in thousandths.
+    pub(super) in_flight_milli: u64,
+    /// One of them did not report: it may be more.
+    pub(super) incomplete: bool,
 }
 
 /// What was called for in the past, as far back as the windows go.
@@ -44,21 +40,31 @@ impl Scaler {
         }
     }
 
-    /// How many there are to be, given the requests in flight, in thousandths, of all ready replicas; `None` when one of them did not report,
-    /// which keeps what there is from shrinking.
-    pub(super) fn decide(&mut self, in_flight_milli: Option<u64>, limits: &Limits, now: Instant) -> u32 {
-        let called_for = match in_flight_milli {
-            Some(load) => recommended(load, self.current, limits),
-            None => self.current,
-        };
+    /// How many there are to be now.
+    pub(super) fn current(&self) -> u32 {
+        self.current
+    }
+
+    /// How many there are to be now, by these settings.
+    pub(super) fn limited(&mut self, limits: &ScalingSettings) -> u32 {
+        self.current = clamp(self.current, limits);
+        self.current
+    }
+
+    /// How many there are to be, given what there is to do. While a ready replica does not report, none is removed.
+    pub(super) fn decide(&mut self, demand: Demand, limits: &ScalingSettings, now: Instant) -> u32 {
+        let mut called_for = recommended(demand.in_flight_milli, self.current, limits);
+        if demand.incomplete {
+            called_for = called_for.max(self.current);
+        }
         self.history.push_back((now, called_for));
-        let longest = limits.up_window.max(limits.down_window);
+        let longest = limits.up.max(limits.down);
         // The entry that was in force when the window began stays.
         while self.history.len() > 1 && now.duration_since(self.history[1].0) >= longest {
             self.history.pop_front();
         }
-        let least = self.extreme(limits.up_window, now, u32::min);
-        let most = self.extreme(limits.down_window, now, u32::max);
+        let least = self.extreme(limits.up, now, u32::min);
+        let most = self.extreme(limits.down, now, u32::max);
         let wanted = if least > self.current {
             least
         } else if most < self.current {
@@ -66,8 +72,8 @@ impl Scaler {
         } else {
             self.current
         };
-        self.current = wanted.clamp(limits.min, limits.max.max(limits.min));
-        self.current
+        self.current = wanted;
+        self.limited(limits)
     }
 
     /// The extreme of what was called for within `window`.
@@ -89,9 +95,12 @@ impl Scaler {
 }
 
 /// What this load alone calls for.
-fn recommended(in_flight_milli: u64, current: u32, limits: &Limits) -> u32 {
+fn recommended(in_flight_milli: u64, current: u32, limits: &ScalingSettings) -> u32 {
     let target = f64::from(limits.target.max(1)) * 1000.0;
-    #[expect(clippy::cast_precision_loss, reason = "more than 2^53 thousandths are not in flight")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "more than 2^53 thousandths are not in flight"
+    )]
     let replicas = in_flight_milli as f64 / target;
     let ratio = replicas / f64::from(current.max(1));
     let wanted = if (ratio - 1.0).abs() <= TOLERANCE {
@@ -105,27 +114,41 @@ fn recommended(in_flight_milli: u64, current: u32, limits: &Limits) -> u32 {
         let whole = replicas.ceil() as u32;
         whole
     };
-    wanted.clamp(limits.min, limits.max.max(limits.min))
+    clamp(wanted, limits)
+}
+
+fn clamp(replicas: u32, limits: &ScalingSettings) -> u32 {
+    replicas.clamp(limits.min, limits.max.max(limits.min))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ScalingSettings = ScalingSettings {
         min: 1,
         max: 5,
         target: 10,
-        up_window: Duration::ZERO,
-        down_window: Duration::from_secs(60),
+        up: Duration::ZERO,
+        down: Duration::from_secs(60),
     };
 
     /// One decision a second, with these requests in flight; the last one.
-    fn run(scaler: &mut Scaler, now: &mut Instant, limits: &Limits, seconds: u32, in_flight: Option<u64>) -> u32 {
+    fn run(
+        scaler: &mut Scaler,
+        now: &mut Instant,
+        limits: &ScalingSettings,
+        seconds: u32,
+        in_flight: Option<u64>,
+    ) -> u32 {
         let mut last = 0;
         for _ in 0..seconds {
             *now += Duration::from_secs(1);
-            last = scaler.decide(in_flight.map(|n| n * 1000), limits, *now);
+            let demand = Demand {
+                in_flight_milli: in_flight.unwrap_or_default() * 1000,
+                incomplete: in_flight.is_none(),
+            };
+            last = scaler.decide(demand, limits, *now);
         }
         last
     }
@@ -172,9 +195,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_reported_adds_replicas_even_when_a_report_is_missing() {
+        let (mut scaler, now) = at(1);
+        let demand = Demand {
+            in_flight_milli: 35_000,
+            incomplete: true,
+        };
+        assert_eq!(scaler.decide(demand, &LIMITS, now), 4);
+    }
+
+    #[tokio::test]
     async fn a_window_for_more_waits_for_a_load_that_lasts() {
-        let limits = Limits {
-            up_window: Duration::from_secs(5),
+        let limits = ScalingSettings {
+            up: Duration::from_secs(5),
             ..LIMITS
         };
         let (mut scaler, mut now) = at(1);
@@ -197,8 +230,8 @@ mod tests {
     #[tokio::test]
     async fn new_limits_hold_at_once() {
         let (mut scaler, mut now) = at(4);
-        let fewer = Limits { max: 2, ..LIMITS };
-        let more = Limits { min: 3, ..LIMITS };
+        let fewer = ScalingSettings { max: 2, ..LIMITS };
+        let more = ScalingSettings { min: 3, ..LIMITS };
         assert_eq!(run(&mut scaler, &mut now, &fewer, 1, Some(100)), 2);
         assert_eq!(run(&mut scaler, &mut now, &more, 1, Some(0)), 3);
     }

@@ -170,7 +170,7 @@ fn failures_are_listed_up_to_a_limit_and_counted_beyond() {
     };
     let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
     let found = finding(&summary);
-    let status = status(&object, &summary, &found);
+    let status = status(&object, &summary, Vec::new(), &found);
     assert_eq!((status.failures.len(), status.failures_omitted), (20, Some(5)));
     assert_eq!(status.pods.unwrap().failed, 25);
     assert!(
@@ -184,7 +184,7 @@ fn failures_are_listed_up_to_a_limit_and_counted_beyond() {
 fn a_rules_status_names_who_enforces_it() {
     let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
     let told = |summary: NamespaceSummary| {
-        let status = status(&object, &summary, &finding(&summary));
+        let status = status(&object, &summary, Vec::new(), &finding(&summary));
         (
             status.rules[0].enforced_by.clone(),
             status.rules[0].pods,

@@ -1,0 +1,101 @@
+//! Load comes up here.
+
+use std::sync::Arc;
+
+use ambit_wire::waypoint::waypoint_server::Waypoint;
+use ambit_wire::waypoint::{Load, LoadAck};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info};
+
+use super::Shared;
+use super::auth::Caller;
+use super::loads::LoadStream;
+use super::refusal::Reason;
+
+const WHAT: &str = "load reports";
+
+/// `Waypoint`: how much waypoints have to do. Only the replica that scales them takes it.
+pub(super) struct LoadReports(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Waypoint for LoadReports {
+    type ReportStream = BoxStream<'static, Result<LoadAck, Status>>;
+
+    async fn report(
+        &self,
+        request: Request<Streaming<Load>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let caller = self.0.caller(&request, WHAT).await?;
+        let Some((namespace, name)) = caller.waypoint() else {
+            let message = format!("a caller of type {} has no load to report", caller.role.label());
+            return Err(caller
+                .refuse(Reason::NotAllowed, message)
+                .record(&self.0.metrics, WHAT));
+        };
+        let mut leadership = self.0.leadership.clone();
+        if !*leadership.borrow_and_update() {
+            // Nothing is wrong: the caller tries until it finds the one that leads.
+            debug!(%caller, "load reports are for the replica that leads");
+            return Err(elsewhere());
+        }
+        info!(%caller, waypoint = name, peer = ?caller.addresses.peer, "load stream opened");
+        let session = Session {
+            load: self.0.loads.stream(namespace, name, &caller.pod.uid),
+            caller,
+            reports: Some(request.into_inner()),
+            leadership,
+            shutdown: self.0.shutdown.clone(),
+        };
+        let acks = stream::unfold(session, |mut session| async move {
+            Some((session.next().await?, session))
+        });
+        Ok(Response::new(acks.boxed()))
+    }
+}
+
+fn elsewhere() -> Status {
+    Status::failed_precondition(
+        "this replica of the operator does not lead: report to another over a new connection",
+    )
+}
+
+/// One replica's stream.
+struct Session {
+    caller: Caller,
+    load: LoadStream,
+    /// `None` once the stream is over.
+    reports: Option<Streaming<Load>>,
+    leadership: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<Result<LoadAck, Status>> {
+        let reports = self.reports.as_mut()?;
+        let next = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Err(Status::unavailable("the control plane is shutting down")),
+            // An error: whoever knew is gone, and so is the lead.
+            _ = self.leadership.wait_for(|leads| !leads) => Err(elsewhere()),
+            report = reports.message() => match report {
+                Ok(Some(load)) => {
+                    self.load.report(&load);
+                    Ok(LoadAck {})
+                }
+                Ok(None) => return None,
+                Err(status) => {
+                    debug!(caller = %self.caller, %status, "load stream lost");
+                    return None;
+                }
+            },
+        };
+        if next.is_err() {
+            self.reports = None;
+        }
+        Some(next)
+    }
+}

@@ -1,0 +1,335 @@
+//! Waypoints: what stands in users' namespaces for them, how many replicas there are, and what the statuses say of them and of their
+//! policies.
+
+mod autoscaler;
+mod policy;
+mod render;
+mod scale;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ambit_crds::{Mesh, labels};
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, api::DynamicObject};
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use autoscaler::Autoscaler;
+use policy::Fleet;
+use render::{Wanted, kind};
+pub(super) use status::statuses;
+
+use super::apply::Applied;
+use super::dataplane::ROOT_CONFIG_MAP;
+use super::recorder::Events;
+use super::{FIELD_MANAGER, Live, Objects, ReconcileError, Settings, is_conflict, is_not_found};
+use crate::control::LoadTable;
+use crate::index::{Key, SharedIndex, WaypointSummary};
+
+/// Between telling the data plane that a waypoint is no longer in the way, and stopping it: ztunnels hear of it at different times.
+const LEAVE: Duration = Duration::from_secs(5);
+/// Kinds of the objects that bear a waypoint's name, in the order to delete them: what its last pods still need goes when they are gone.
+const KINDS: [&str; 4] = ["Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"];
+
+/// Reconciles the waypoints and policies of namespaces.
+pub(super) struct WaypointReconciler {
+    client: Client,
+    settings: Settings,
+    index: Arc<SharedIndex>,
+    objects: Arc<Objects>,
+    events: Events,
+    applied: Applied,
+    autoscaler: Autoscaler,
+    /// Waypoints that are not wanted any more, and since when.
+    leaving: Mutex<BTreeMap<Key, Instant>>,
+    /// What keeps a waypoint from being made, for its policies' statuses.
+    troubles: Mutex<BTreeMap<Key, String>>,
+}
+
+impl WaypointReconciler {
+    pub(super) fn new(
+        client: Client,
+        settings: Settings,
+        index: Arc<SharedIndex>,
+        objects: Arc<Objects>,
+        events: Events,
+        loads: Arc<LoadTable>,
+    ) -> Self {
+        Self {
+            client,
+            settings,
+            index,
+            objects,
+            events,
+            applied: Applied::default(),
+            autoscaler: Autoscaler::new(loads),
+            leaving: Mutex::default(),
+            troubles: Mutex::default(),
+        }
+    }
+
+    /// Another replica may have led meanwhile: what the watches show is believed, and scaling begins with the replicas there are.
+    pub(super) fn lead_anew(&self) {
+        self.applied.forget();
+        self.autoscaler.forget();
+        lock(&self.leaving).clear();
+    }
+
+    /// Namespaces that have waypoints or policies.
+    pub(super) fn namespaces(&self) -> BTreeSet<String> {
+        let mut all = self.objects.with_policies_or(&KINDS);
+        all.extend(self.index.read(|index| index.waypoint_namespaces()));
+        all
+    }
+
+    /// Counts requests and time: the namespaces in which something is to be done about it.
+    pub(super) fn tick(&self) -> BTreeSet<String> {
+        let now = Instant::now();
+        let waypoints = self.index.read(|index| {
+            let namespaces = index.waypoint_namespaces().into_iter();
+            let all = namespaces.map(|n| (index.waypoints_in(&n), n));
+            all.collect::<Vec<_>>()
+        });
+        let mut due: BTreeSet<_> = lock(&self.leaving)
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= LEAVE)
+            .map(|(key, _)| key.namespace.clone())
+            .collect();
+        for (waypoints, namespace) in waypoints {
+            for waypoint in waypoints.iter().filter(|w| w.wanted) {
+                let key = Key::new(namespace.clone(), waypoint.name.clone());
+                if let Some(change) = self.autoscaler.evaluate(&key, waypoint, now) {
+                    info!(
+                        %namespace, waypoint = waypoint.name, from = change.from, to = change.to,
+                        in_flight = change.in_flight_milli / 1000, target = waypoint.scaling.target, "scaled"
+                    );
+                    due.insert(namespace.clone());
+                }
+            }
+        }
+        due
+    }
+
+    /// One pass over one namespace.
+    pub(super) async fn reconcile(&self, namespace: &str) -> Result<(), ReconcileError> {
+        // The data plane's own objects stand there.
+        if namespace == self.settings.namespace {
+            return Ok(());
+        }
+        let waypoints = self.waypoints(namespace);
+        let mesh = self.objects.mesh();
+        let mesh = mesh.filter(|m| m.metadata.deletion_timestamp.is_none());
+        let mut result = Ok(());
+        let mut left = false;
+        for waypoint in &waypoints {
+            let key = Key::new(namespace, waypoint.name.clone());
+            let pass = match &mesh {
+                Some(mesh) if waypoint.wanted => {
+                    left = true;
+                    self.roll_out(mesh, &key, waypoint).await
+                }
+                _ => {
+                    let gone = self.prune(&key, waypoint).await;
+                    left |= !matches!(gone, Ok(true));
+                    gone.map(|_| ())
+                }
+            };
+            if let Err(error) = pass {
+                warn!(%namespace, waypoint = waypoint.name, %error, "the waypoint is not as it should be");
+                lock(&self.troubles).insert(key, error.to_string());
+                // What is somebody else's stays so until they change it, which the periodic look finds out.
+                if !matches!(error, ReconcileError::Taken { .. }) {
+                    result = Err(error);
+                }
+            }
+        }
+        self.forget_others(namespace, &waypoints);
+        if !left {
+            self.delete(&kind("ConfigMap"), namespace, ROOT_CONFIG_MAP)
+                .await?;
+        }
+        self.write_policies(namespace, &waypoints).await?;
+        result
+    }
+
+    /// The namespace's waypoints, and what is left of others.
+    fn waypoints(&self, namespace: &str) -> Vec<WaypointSummary> {
+        let mut waypoints = self.index.read(|index| index.waypoints_in(namespace));
+        for name in self.objects.applied_in(namespace, &KINDS) {
+            if !waypoints.iter().any(|w| w.name == name) {
+                waypoints.push(WaypointSummary {
+                    name,
+                    ..WaypointSummary::default()
+                });
+            }
+        }
+        waypoints
+    }
+
+    /// Nothing is kept of waypoints that are gone.
+    fn forget_others(&self, namespace: &str, waypoints: &[WaypointSummary]) {
+        let stays = |key: &Key| key.namespace != namespace || waypoints.iter().any(|w| w.name == key.name);
+        lock(&self.leaving).retain(|key, _| stays(key));
+        lock(&self.troubles).retain(|key, _| stays(key));
+        self.autoscaler.retain(stays);
+    }
+
+    async fn roll_out(
+        &self,
+        mesh: &Mesh,
+        key: &Key,
+        waypoint: &WaypointSummary,
+    ) -> Result<(), ReconcileError> {
+        lock(&self.leaving).remove(key);
+        if let Some(obstacle) = &waypoint.obstacle {
+            lock(&self.troubles).insert(key.clone(), obstacle.clone());
+            return Ok(());
+        }
+        let wanted = Wanted {
+            key,
+            replicas: self.autoscaler.replicas(
+                key,
+                &waypoint.scaling,
+                self.objects.deployment(key).as_deref(),
+            ),
+            least: waypoint.scaling.min,
+            // From the first ready replica on.
+            bound: waypoint.bound || waypoint.ready() > 0,
+        };
+        for object in render::render(&self.settings, mesh, &wanted) {
+            let live = self
+                .objects
+                .live(&object.gvk.kind, &object.namespace, &object.name);
+            self.applied.apply(&self.client, object, live.as_ref()).await?;
+        }
+        if !wanted.disruption_budget() {
+            self.delete(&kind("PodDisruptionBudget"), &key.namespace, &key.name)
+                .await?;
+        }
+        lock(&self.troubles).remove(key);
+        Ok(())
+    }
+
+    /// Takes down what is left of a waypoint, a step at a time; whether nothing is.
+    async fn prune(&self, key: &Key, waypoint: &WaypointSummary) -> Result<bool, ReconcileError> {
+        let Key { namespace, name } = key;
+        lock(&self.troubles).remove(key);
+        self.autoscaler.remove(key);
+        let live = |kind: &str| self.objects.live(kind, namespace, name);
+        if KINDS.iter().all(|kind| live(kind).is_none()) {
+            lock(&self.leaving).remove(key);
+            return Ok(true);
+        }
+        if let Some(service) = live("Service").filter(|s| s.bound) {
+            self.unbind(key, &service).await?;
+        }
+        let now = Instant::now();
+        let since = *lock(&self.leaving).entry(key.clone()).or_insert_with(|| {
+            info!(%namespace, waypoint = %name, "no longer wanted: it drains");
+            now
+        });
+        if now.duration_since(since) < LEAVE {
+            return Ok(false);
+        }
+        let running = live("Deployment").is_some() || !waypoint.pods.is_empty();
+        for kind_name in KINDS {
+            let outlives_pods = matches!(kind_name, "Service" | "ServiceAccount");
+            if !(running && outlives_pods) {
+                self.delete(&kind(kind_name), namespace, name).await?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the binding off a Service that stays for a while: should the waypoint be wanted again meanwhile, it begins anew.
+    async fn unbind(&self, key: &Key, service: &Live) -> Result<(), ReconcileError> {
+        let gvk = kind("Service");
+        let what = format!("Service {}/{}", key.namespace, key.name);
+        let api: Api<DynamicObject> = Api::namespaced_with(
+            self.client.clone(),
+            &key.namespace,
+            &kube::api::ApiResource::from_gvk(&gvk),
+        );
+        // Without its hash it is not as it was applied.
+        let annotations = json!({ labels::WAYPOINT_BOUND: null, labels::APPLIED_HASH: null });
+        let patch = json!({ "metadata": { "uid": service.uid, "annotations": annotations } });
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match api
+            .patch_metadata(&key.name, &parameters, &Patch::Merge(&patch))
+            .await
+        {
+            Ok(_) => {
+                self.applied.forget_one(&gvk, &key.namespace, &key.name);
+                Ok(())
+            }
+            // It is gone, or another by now.
+            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
+            Err(error) => Err(ReconcileError::api(what)(error)),
+        }
+    }
+
+    /// Deletes an object of ours, if the watch shows one.
+    async fn delete(
+        &self,
+        gvk: &GroupVersionKind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), ReconcileError> {
+        match self.objects.live(&gvk.kind, namespace, name) {
+            Some(live) => {
+                self.applied
+                    .delete(&self.client, gvk, namespace, name, &live)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn write_policies(
+        &self,
+        namespace: &str,
+        waypoints: &[WaypointSummary],
+    ) -> Result<(), ReconcileError> {
+        let policies = self.objects.policies(namespace);
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let fleets: BTreeMap<String, Fleet> = waypoints
+            .iter()
+            .map(|waypoint| {
+                let key = Key::new(namespace, waypoint.name.clone());
+                let trouble = lock(&self.troubles).get(&key).cloned();
+                let deployment = self.objects.deployment(&key);
+                let fleet = Fleet {
+                    trouble: trouble.or_else(|| deployment.as_deref().and_then(status::trouble)),
+                    ready: waypoint.ready(),
+                    desired: deployment.as_deref().map_or(0, status::desired),
+                };
+                (waypoint.name.clone(), fleet)
+            })
+            .collect();
+        for policy in policies {
+            let key = Key::new(namespace, policy.metadata.name.clone().unwrap_or_default());
+            let Some(summary) = self.index.read(|index| index.policy_summary(&key)) else {
+                continue;
+            };
+            policy::write(&self.client, &self.events, &policy, &summary, &fleets).await?;
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

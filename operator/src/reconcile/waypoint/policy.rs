@@ -1,0 +1,181 @@
+//! What a WaypointPolicy's status says, for each of its targets.
+
+use std::collections::BTreeMap;
+
+use ambit_crds::{PolicyAncestor, WaypointPolicy, WaypointPolicyStatus, labels};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::{Api, Client, ResourceExt};
+use tracing::info;
+
+use crate::index::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
+use crate::reconcile::conditions::condition;
+use crate::reconcile::mesh::{count, status_patch};
+use crate::reconcile::recorder::Events;
+use crate::reconcile::{FIELD_MANAGER, ReconcileError, is_not_found};
+
+/// Who says what the status says.
+const CONTROLLER: &str = "ambit.dev/operator";
+
+/// The replicas of a waypoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fleet {
+    /// Ready ones.
+    pub(super) ready: usize,
+    /// Those that there are to be.
+    pub(super) desired: i32,
+    /// What keeps them from coming about.
+    pub(super) trouble: Option<String>,
+}
+
+/// Writes the status of `policy`, if it is another than before.
+pub(super) async fn write(
+    client: &Client,
+    events: &Events,
+    policy: &WaypointPolicy,
+    summary: &PolicySummary,
+    fleets: &BTreeMap<String, Fleet>,
+) -> Result<(), ReconcileError> {
+    // Made from another version of it: the right one is on its way.
+    if Some(summary.generation) != policy.metadata.generation {
+        return Ok(());
+    }
+    let status = status(policy, summary, fleets);
+    if policy.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
+    let api: Api<WaypointPolicy> = Api::namespaced(client.clone(), &namespace);
+    let patch = status_patch("WaypointPolicy", &name, Some(&namespace), &status)?;
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
+        Ok(_) => {}
+        Err(error) if is_not_found(&error) => return Ok(()),
+        Err(error) => {
+            return Err(ReconcileError::api(format!(
+                "status of WaypointPolicy {namespace}/{name}"
+            ))(error));
+        }
+    }
+    let (before, now) = (policy.status.as_ref().map(Outcome::of), Outcome::of(&status));
+    if before.as_ref().map(|b| &b.reason) != Some(&now.reason) {
+        info!(%namespace, policy = %name, reason = now.reason, message = now.message, "policy");
+        let kind = if now.warns(before.as_ref()) {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        events.publish(policy, kind, &now.reason, &now.message).await;
+    }
+    Ok(())
+}
+
+/// What there is to tell of a policy as a whole: its first target that is not well, else its first.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    programmed: bool,
+    reason: String,
+    message: String,
+}
+
+impl Outcome {
+    fn of(status: &WaypointPolicyStatus) -> Self {
+        let conditions = || {
+            status.ancestors.iter().flat_map(|a| {
+                let named = |kind: &str| a.conditions.iter().find(|c| c.type_ == kind);
+                // Why it is not accepted says more than that it is therefore not programmed.
+                let accepted = named(labels::CONDITION_ACCEPTED).filter(|c| c.status != "True");
+                accepted
+                    .into_iter()
+                    .chain(named(labels::CONDITION_PROGRAMMED))
+                    .take(1)
+            })
+        };
+        let told = conditions()
+            .find(|c| c.status != "True")
+            .or_else(|| conditions().next());
+        Self {
+            programmed: told.is_some_and(|c| c.status == "True"),
+            reason: told.map(|c| c.reason.clone()).unwrap_or_default(),
+            message: told.map(|c| c.message.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a person should look: at all that is not programmed, but for a waypoint that is on its way for the first time.
+    fn warns(&self, before: Option<&Self>) -> bool {
+        let starting = self.reason == "WaypointNotReady" && before.is_none_or(|b| !b.programmed);
+        !self.programmed && !starting
+    }
+}
+
+/// The whole status.
+fn status(
+    policy: &WaypointPolicy,
+    summary: &PolicySummary,
+    fleets: &BTreeMap<String, Fleet>,
+) -> WaypointPolicyStatus {
+    let before = policy
+        .status
+        .as_ref()
+        .map(|s| s.ancestors.as_slice())
+        .unwrap_or_default();
+    let namespace = policy.namespace().unwrap_or_default();
+    let ancestors = summary.targets.iter().map(|target| {
+        let same = before.iter().find(|a| a.ancestor_ref == target.target);
+        ancestor(&namespace, summary.generation, target, same, fleets)
+    });
+    WaypointPolicyStatus {
+        ancestors: ancestors.collect(),
+    }
+}
+
+fn ancestor(
+    namespace: &str,
+    generation: i64,
+    target: &TargetSummary,
+    before: Option<&PolicyAncestor>,
+    fleets: &BTreeMap<String, Fleet>,
+) -> PolicyAncestor {
+    let fleet = target.waypoint.as_ref().and_then(|name| fleets.get(name));
+    let before = before.map(|a| a.conditions.as_slice()).unwrap_or_default();
+    let say = |kind: &str, verdict: &PolicyVerdict, message: &str| {
+        let reason = verdict.reason.as_str();
+        condition(kind, verdict.status, reason, message, Some(generation), before)
+    };
+    let programmed = programmed(target, fleet, fleets);
+    PolicyAncestor {
+        ancestor_ref: target.target.clone(),
+        controller_name: CONTROLLER.to_owned(),
+        conditions: vec![
+            say(
+                labels::CONDITION_ACCEPTED,
+                &target.accepted,
+                &target.accepted.message,
+            ),
+            say(labels::CONDITION_PROGRAMMED, &target.programmed, &programmed),
+        ],
+        enforced_by: target.waypoint.as_ref().map(|name| format!("{namespace}/{name}")),
+        replicas: fleet.map(|f| format!("{}/{}", f.ready, f.desired)),
+        guarded_pods: target.guarded_pods.map(count),
+    }
+}
+
+/// The message of Programmed: with what keeps replicas of waypoints away, where it matters.
+fn programmed(target: &TargetSummary, fleet: Option<&Fleet>, fleets: &BTreeMap<String, Fleet>) -> String {
+    let mut message = target.programmed.message.clone();
+    let closed = target.programmed.status && fleet.is_some_and(|f| f.ready == 0);
+    if closed {
+        message.push_str("; no replica is ready: connections are refused until one is");
+    }
+    if closed || target.programmed.reason == PolicyReason::WaypointNotReady {
+        for (name, fleet) in fleets.iter().filter(|(_, f)| f.ready == 0) {
+            if let Some(trouble) = &fleet.trouble {
+                message.push_str(&format!("; waypoint {name}: {trouble}"));
+            }
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests;

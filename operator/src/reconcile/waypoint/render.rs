@@ -1,0 +1,175 @@
+//! A waypoint's objects, rendered from what is wanted of it: pure, so that what would be applied can be compared and tested.
+
+use ambit_crds::{Mesh, labels, parse_duration};
+use ambit_wire::names::{PORT_HBONE, PORT_METRICS, PORT_READY, PROXY_UID};
+use kube::core::GroupVersionKind;
+use serde_json::{Value, json};
+
+use crate::index::Key;
+use crate::reconcile::apply::Rendered;
+use crate::reconcile::dataplane::{
+    ROOT_CONFIG_MAP, complete, environment, field, own_labels, root, service_account, trust, variable,
+};
+use crate::reconcile::settings::Settings;
+
+/// Label `app.kubernetes.io/name` of everything that a waypoint consists of.
+pub(super) const APPLICATION: &str = "ambit-waypoint";
+/// Its container.
+const CONTAINER: &str = "waypoint";
+/// What the kubelet waits for beyond the drain, before it kills.
+const GRACE_SECONDS: u64 = 5;
+
+/// What is wanted of a waypoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// Its namespace and name.
+    pub(super) key: &'a Key,
+    /// Replicas now.
+    pub(super) replicas: u32,
+    /// Replicas at least.
+    pub(super) least: u32,
+    /// What it serves is reached through it, or not at all.
+    pub(super) bound: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether evictions have to leave a replica: of one alone that would keep its node from being drained.
+    pub(super) fn disruption_budget(&self) -> bool {
+        self.least > 1 || self.replicas > 1
+    }
+}
+
+/// Kinds of a waypoint's objects that bear its name.
+pub(super) fn kind(kind: &str) -> GroupVersionKind {
+    let group = match kind {
+        "Deployment" => "apps",
+        "PodDisruptionBudget" => "policy",
+        _ => "",
+    };
+    GroupVersionKind::gvk(group, "v1", kind)
+}
+
+/// Everything that the waypoint needs, in the order to apply it.
+pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Vec<Rendered> {
+    let Key { namespace, name } = wanted.key;
+    let mut root = root(settings, namespace);
+    // Shared by the namespace's waypoints, so it bears none of their names.
+    complete(&mut root, own_labels(APPLICATION), mesh);
+    let own = |kind_name: &str, object: Value| Rendered {
+        gvk: kind(kind_name),
+        namespace: namespace.clone(),
+        name: name.clone(),
+        object,
+    };
+    let mut named = vec![
+        service_account(namespace, name),
+        own("Service", json!({ "spec": service_spec(name) })),
+        own(
+            "Deployment",
+            json!({ "spec": deployment_spec(settings, mesh, wanted) }),
+        ),
+    ];
+    if wanted.disruption_budget() {
+        named.push(own(
+            "PodDisruptionBudget",
+            json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": own_pods(name) } } }),
+        ));
+    }
+    for object in &mut named {
+        complete(object, waypoint_labels(name), mesh);
+        if object.gvk.kind == "Service" && wanted.bound {
+            object.object["metadata"]["annotations"] = json!({ labels::WAYPOINT_BOUND: labels::TRUE });
+        }
+    }
+    std::iter::once(root).chain(named).collect()
+}
+
+fn waypoint_labels(name: &str) -> Value {
+    let mut all = own_labels(APPLICATION);
+    all[labels::WAYPOINT_NAME] = json!(name);
+    all
+}
+
+/// Labels by which its pods are found; a Deployment's cannot be changed.
+fn own_pods(name: &str) -> Value {
+    json!({ labels::NAME: APPLICATION, labels::WAYPOINT_NAME: name })
+}
+
+fn service_spec(name: &str) -> Value {
+    json!({
+        "type": "ClusterIP",
+        "selector": own_pods(name),
+        "ports": [{ "name": "hbone", "port": PORT_HBONE, "targetPort": PORT_HBONE, "protocol": "TCP" }],
+    })
+}
+
+fn deployment_spec(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value {
+    let name = &wanted.key.name;
+    json!({
+        "replicas": wanted.replicas,
+        "revisionHistoryLimit": 2,
+        "selector": { "matchLabels": own_pods(name) },
+        // A new one is ready before an old one drains.
+        "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
+        "template": pod_template(settings, mesh, name),
+    })
+}
+
+fn pod_template(settings: &Settings, mesh: &Mesh, name: &str) -> Value {
+    let drain = parse_duration(&mesh.spec.ztunnel.drain_deadline).map_or(60, |d| d.as_secs());
+    let mut env = environment(settings, &mesh.spec);
+    env.push(field("SERVICE_ACCOUNT", "spec.serviceAccountName"));
+    env.push(variable("AMBIT_WAYPOINT", name));
+    env.push(variable("AMBIT_DRAIN_DEADLINE", &drain.to_string()));
+    let (volumes, mounts) = trust(ROOT_CONFIG_MAP);
+    let mut pod_labels = waypoint_labels(name);
+    // It ends HBONE itself, on its own address.
+    pod_labels[labels::DATAPLANE_MODE] = json!(labels::DATAPLANE_MODE_NONE);
+    json!({
+        "metadata": {
+            "labels": pod_labels,
+            "annotations": { "prometheus.io/scrape": "true", "prometheus.io/port": PORT_METRICS.to_string() },
+        },
+        "spec": {
+            "serviceAccountName": name,
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": drain.saturating_add(GRACE_SECONDS),
+            "nodeSelector": { "kubernetes.io/os": "linux" },
+            "topologySpreadConstraints": [{
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": { "matchLabels": own_pods(name) },
+            }],
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": PROXY_UID,
+                "runAsGroup": PROXY_UID,
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            "containers": [{
+                "name": CONTAINER,
+                "image": settings.image("waypoint"),
+                "imagePullPolicy": settings.images.pull_policy,
+                "env": env,
+                "ports": [
+                    { "name": "hbone", "containerPort": PORT_HBONE },
+                    { "name": "metrics", "containerPort": PORT_METRICS },
+                    { "name": "ready", "containerPort": PORT_READY },
+                ],
+                "readinessProbe": { "httpGet": { "path": "/healthz/ready", "port": PORT_READY }, "periodSeconds": 2 },
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": { "drop": ["ALL"] },
+                },
+                "resources": mesh.spec.waypoint.resources,
+                "volumeMounts": mounts,
+            }],
+            "volumes": volumes,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+use ambit_crds::MeshSpec;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{PodSpec, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
+
+use super::*;
+use crate::reconcile::settings::ImageSettings;
+
+fn settings() -> Settings {
+    Settings {
+        namespace: "ambit-system".into(),
+        identity: "operator-0".into(),
+        images: ImageSettings {
+            registry: "registry.example/ambit".into(),
+            tag: "1.2.3".into(),
+            pull_policy: "IfNotPresent".into(),
+        },
+        cluster_id: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        log_format: "text".into(),
+        root_certificate: "PEM".into(),
+    }
+}
+
+fn mesh() -> Mesh {
+    let mut mesh = Mesh::new("default", MeshSpec::default());
+    mesh.metadata.uid = Some("1234".into());
+    mesh
+}
+
+fn rendered(mesh: &Mesh, replicas: u32, least: u32, bound: bool) -> Vec<Rendered> {
+    let key = Key::new("shop", "edge");
+    let wanted = Wanted {
+        key: &key,
+        replicas,
+        least,
+        bound,
+    };
+    render(&settings(), mesh, &wanted)
+}
+
+fn the<T: serde::de::DeserializeOwned>(objects: &[Rendered], kind: &str) -> T {
+    let found = objects.iter().find(|o| o.gvk.kind == kind).unwrap();
+    serde_json::from_value(found.object.clone()).unwrap()
+}
+
+fn pod(mesh: &Mesh) -> PodSpec {
+    let deployment: Deployment = the(&rendered(mesh, 1, 1, false), "Deployment");
+    deployment.spec.unwrap().template.spec.unwrap()
+}
+
+/// As Kubernetes' Pod Security Standards have it.
+#[test]
+fn its_pods_pass_the_restricted_pod_security_standard() {
+    let pod = pod(&mesh());
+    let of_pod = pod.security_context.unwrap();
+    assert_eq!(of_pod.run_as_non_root, Some(true));
+    assert_eq!(of_pod.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    assert_eq!(
+        (of_pod.run_as_user, of_pod.run_as_group),
+        (Some(65532), Some(65532))
+    );
+    assert!(pod.host_network.is_none() && pod.host_pid.is_none() && pod.host_ipc.is_none());
+    for volume in pod.volumes.unwrap() {
+        assert!(
+            volume.config_map.is_some() || volume.projected.is_some(),
+            "{}",
+            volume.name
+        );
+    }
+    assert_eq!(pod.containers.len(), 1);
+    let security = pod.containers[0].security_context.clone().unwrap();
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    let capabilities = security.capabilities.unwrap();
+    assert_eq!(
+        (capabilities.drop, capabilities.add),
+        (Some(vec!["ALL".to_owned()]), None)
+    );
+    assert!(
+        pod.containers[0]
+            .ports
+            .iter()
+            .flatten()
+            .all(|p| p.host_port.is_none())
+    );
+}
+
+#[test]
+fn it_proves_who_it_is_to_the_control_plane_and_has_no_business_with_the_api_server() {
+    let pod = pod(&mesh());
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    assert_eq!(pod.service_account_name.as_deref(), Some("edge"));
+    let tokens: Vec<_> = pod
+        .volumes
+        .unwrap()
+        .into_iter()
+        .filter_map(|v| v.projected?.sources)
+        .flatten()
+        .filter_map(|s| s.service_account_token?.audience)
+        .collect();
+    assert_eq!(tokens, ["istio-ca"]);
+}
+
+#[test]
+fn its_pods_are_spread_found_by_its_service_and_never_captured() {
+    let objects = rendered(&mesh(), 2, 1, false);
+    let deployment: Deployment = the(&objects, "Deployment");
+    let spec = deployment.spec.unwrap();
+    let labels = spec.template.metadata.unwrap().labels.unwrap();
+    let finds = |selector: Option<std::collections::BTreeMap<String, String>>| {
+        selector
+            .unwrap()
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+    };
+    assert!(finds(spec.selector.match_labels));
+    let spread = spec
+        .template
+        .spec
+        .unwrap()
+        .topology_spread_constraints
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        (
+            spread.max_skew,
+            spread.topology_key.as_str(),
+            spread.when_unsatisfiable.as_str()
+        ),
+        (1, "kubernetes.io/hostname", "ScheduleAnyway")
+    );
+    assert!(finds(spread.label_selector.unwrap().match_labels));
+    let service: Service = the(&objects, "Service");
+    let service = service.spec.unwrap();
+    assert!(finds(service.selector));
+    assert_eq!(
+        (service.type_.as_deref(), service.ports.unwrap()[0].port),
+        (Some("ClusterIP"), 15008)
+    );
+    let budget: PodDisruptionBudget = the(&objects, "PodDisruptionBudget");
+    assert!(finds(budget.spec.unwrap().selector.unwrap().match_labels));
+    assert_eq!(labels["istio.io/dataplane-mode"], "none");
+    assert_eq!(labels["ambit.dev/waypoint"], "edge");
+}
+
+#[test]
+fn one_replica_has_no_disruption_budget() {
+    let budgets = |replicas, least| {
+        let objects = rendered(&mesh(), replicas, least, false);
+        objects
+            .iter()
+            .filter(|o| o.gvk.kind == "PodDisruptionBudget")
+            .count()
+    };
+    assert_eq!((budgets(1, 1), budgets(2, 1), budgets(1, 2)), (0, 1, 1));
+}
+
+#[test]
+fn all_of_it_stands_in_the_users_namespace_and_goes_with_the_mesh() {
+    for rendered in rendered(&mesh(), 2, 2, false) {
+        let metadata = &rendered.object["metadata"];
+        let owner = &metadata["ownerReferences"][0];
+        assert_eq!(
+            (&owner["kind"], &owner["uid"]),
+            (&json!("Mesh"), &json!("1234")),
+            "{}",
+            rendered.name
+        );
+        assert_eq!(metadata["namespace"], "shop");
+        let labels = &metadata["labels"];
+        assert_eq!(labels["app.kubernetes.io/name"], "ambit-waypoint");
+        assert_eq!(labels["app.kubernetes.io/part-of"], "ambit");
+        assert_eq!(labels["app.kubernetes.io/managed-by"], "ambit-operator");
+        if rendered.gvk.kind == "ConfigMap" {
+            assert_eq!(rendered.name, "ambit-ca-root");
+            assert!(
+                labels.get("ambit.dev/waypoint").is_none(),
+                "another waypoint of the namespace has it too"
+            );
+        } else {
+            assert_eq!(
+                (rendered.name.as_str(), &labels["ambit.dev/waypoint"]),
+                ("edge", &json!("edge"))
+            );
+        }
+    }
+}
+
+#[test]
+fn the_binding_is_written_on_the_service_alone() {
+    let service: Service = the(&rendered(&mesh(), 1, 1, false), "Service");
+    assert!(service.annotations().is_empty());
+    for rendered in rendered(&mesh(), 1, 1, true) {
+        let bound = rendered.object["metadata"]["annotations"].get("ambit.dev/bound");
+        assert_eq!(
+            bound.is_some(),
+            rendered.gvk.kind == "Service",
+            "{}",
+            rendered.gvk.kind
+        );
+    }
+}
+
+#[test]
+fn settings_of_the_mesh_reach_it() {
+    let mut mesh = mesh();
+    mesh.spec.ztunnel.log_level = "debug".into();
+    mesh.spec.ztunnel.drain_deadline = "90s".into();
+    mesh.spec.trust_domain = "example.org".into();
+    mesh.spec.waypoint.resources.requests.clear();
+    let pod = pod(&mesh);
+    let container = &pod.containers[0];
+    let env = container.env.clone().unwrap();
+    let value = |name: &str| {
+        env.iter()
+            .find(|v| v.name == name)
+            .and_then(|v| v.value.clone())
+            .unwrap()
+    };
+    assert_eq!(value("AMBIT_LOG"), "debug");
+    assert_eq!(value("AMBIT_TRUST_DOMAIN"), "example.org");
+    assert_eq!(value("AMBIT_WAYPOINT"), "edge");
+    assert_eq!(value("AMBIT_DRAIN_DEADLINE"), "90");
+    assert_eq!(
+        value("AMBIT_CONTROL_PLANE"),
+        "https://ambit-operator.ambit-system.svc:15012"
+    );
+    assert!(
+        pod.termination_grace_period_seconds.unwrap() > 90,
+        "the kubelet must outwait the drain"
+    );
+    assert_eq!(
+        container.image.as_deref(),
+        Some("registry.example/ambit/waypoint:1.2.3")
+    );
+    assert!(
+        container
+            .resources
+            .clone()
+            .unwrap()
+            .requests
+            .unwrap_or_default()
+            .is_empty()
+    );
+}

@@ -1,0 +1,406 @@
+//! Passes over a namespace, with an API server in memory and the real index; the watches hear of what is written after each pass.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::PartialObjectMeta;
+use prometheus::Registry;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::*;
+use crate::index::Config;
+use crate::reconcile::ImageSettings;
+use crate::reconcile::testing::Server;
+use crate::reconcile::watch::{Watched, see, unsee};
+
+const SERVICE: &str = "/api/v1/namespaces/shop/services/waypoint";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/waypoint";
+const ACCOUNT: &str = "/api/v1/namespaces/shop/serviceaccounts/waypoint";
+const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/waypoint";
+const ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
+const POLICY: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/waypointpolicies/orders";
+const POD: &str = "/api/v1/namespaces/shop/pods/waypoint-0";
+
+struct World {
+    server: Server,
+    index: Arc<SharedIndex>,
+    objects: Arc<Objects>,
+    loads: Arc<LoadTable>,
+    reconciler: WaypointReconciler,
+    _timers: DropGuard,
+}
+
+impl World {
+    /// An enrolled namespace with a Service and a policy for it.
+    fn new() -> Self {
+        let server = Server::default();
+        server.put(
+            "/apis/ambit.dev/v1alpha1/meshes/default",
+            json!({
+                "apiVersion": "ambit.dev/v1alpha1", "kind": "Mesh",
+                "metadata": {"name": "default", "uid": "m", "generation": 1}, "spec": {},
+            }),
+        );
+        server.put(
+            "/api/v1/namespaces/shop",
+            json!({"metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}}}),
+        );
+        server.put(
+            "/api/v1/namespaces/shop/services/server",
+            json!({
+                "metadata": {"name": "server", "namespace": "shop"},
+                "spec": {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ports": [{"port": 80}]},
+            }),
+        );
+        server.put(
+            POLICY,
+            json!({
+                "apiVersion": "ambit.dev/v1alpha1", "kind": "WaypointPolicy",
+                "metadata": {"name": "orders", "namespace": "shop", "uid": "p", "generation": 1},
+                "spec": {"targetRefs": [{"kind": "Service", "name": "server"}], "timeout": "5s"},
+            }),
+        );
+        Self::on(server)
+    }
+
+    /// An operator that starts on what there is.
+    fn on(server: Server) -> Self {
+        let settings = Settings {
+            namespace: "ambit-system".into(),
+            identity: "op".into(),
+            images: ImageSettings {
+                registry: "r".into(),
+                tag: "t".into(),
+                pull_policy: "Never".into(),
+            },
+            cluster_id: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+            log_format: "text".into(),
+            root_certificate: "PEM".into(),
+        };
+        let index = Arc::new(SharedIndex::new(Config::default()));
+        let objects = Arc::new(Objects::default());
+        let stop = CancellationToken::new();
+        let (clock, stopped) = (Arc::clone(&index), stop.clone());
+        tokio::spawn(async move { clock.run_timers(&stopped).await });
+        let loads = Arc::new(LoadTable::new(&Registry::new()).unwrap());
+        let reconciler = WaypointReconciler::new(
+            server.client(),
+            settings,
+            Arc::clone(&index),
+            Arc::clone(&objects),
+            Events::new(server.client(), "op"),
+            Arc::clone(&loads),
+        );
+        let world = Self {
+            server,
+            index,
+            objects,
+            loads,
+            reconciler,
+            _timers: stop.drop_guard(),
+        };
+        world.watch();
+        world.index.set_ready();
+        world
+    }
+
+    /// The watches hear of what the server has.
+    fn watch(&self) {
+        self.of::<Mesh>("/apis/ambit.dev/v1alpha1/meshes/default");
+        self.of::<Namespace>("/api/v1/namespaces/shop");
+        self.of::<Service>("/api/v1/namespaces/shop/services/server");
+        self.of::<Service>(SERVICE);
+        self.of::<ambit_crds::WaypointPolicy>(POLICY);
+        self.of::<Pod>(POD);
+        self.of::<Deployment>(DEPLOYMENT);
+        self.of::<PartialObjectMeta<ServiceAccount>>(ACCOUNT);
+        self.of::<PartialObjectMeta<PodDisruptionBudget>>(BUDGET);
+        self.of::<PartialObjectMeta<ConfigMap>>(ROOT);
+    }
+
+    fn of<K: Watched + DeserializeOwned>(&self, path: &str) {
+        match self.server.get(path) {
+            Some(object) => {
+                let object: K = serde_json::from_value(object).unwrap();
+                see(object, &self.index, &self.objects);
+            }
+            None => {
+                let name = path.rsplit('/').next().unwrap();
+                let namespace = if path.contains("/namespaces/shop/") {
+                    "shop"
+                } else {
+                    ""
+                };
+                unsee::<K>(Key::new(namespace, name), &self.index, &self.objects);
+            }
+        }
+    }
+
+    /// A pass, and the watches hear of it; what was written.
+    async fn pass(&self) -> Vec<String> {
+        self.reconciler.reconcile("shop").await.unwrap();
+        self.watch();
+        let writes = self.server.writes().into_iter();
+        writes.map(|w| format!("{} {}", w.method, w.path)).collect()
+    }
+
+    /// Passes until nothing is written any more, and nothing is to come of itself within a moment; all that was written.
+    async fn settle(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let writes = self.pass().await;
+            if !writes.is_empty() {
+                all.extend(writes);
+                continue;
+            }
+            // Bindings take this long to be known everywhere. The clock is the test's.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let late = self.pass().await;
+            if late.is_empty() {
+                return all;
+            }
+            all.extend(late);
+        }
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.server.get(path).unwrap();
+        change(&mut object);
+        self.server.put(path, object);
+        self.watch();
+    }
+
+    /// A replica that runs and is ready.
+    fn replica(&self) {
+        self.server.put(
+            POD,
+            json!({
+                "metadata": {
+                    "name": "waypoint-0", "namespace": "shop", "uid": "w0",
+                    "labels": {"ambit.dev/waypoint": "waypoint", "istio.io/dataplane-mode": "none"},
+                },
+                "spec": {"nodeName": "n1", "serviceAccountName": "waypoint", "containers": []},
+                "status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}], "conditions": [{"type": "Ready", "status": "True"}]},
+            }),
+        );
+        self.watch();
+    }
+
+    fn bound(&self) -> bool {
+        let service = self.server.get(SERVICE).unwrap();
+        service["metadata"]["annotations"]["ambit.dev/bound"] == "true"
+    }
+
+    fn programmed(&self) -> (String, String) {
+        let policy = self.server.get(POLICY).unwrap();
+        let ancestor = &policy["status"]["ancestors"][0];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (
+            text(&ancestor["conditions"][1]["reason"]),
+            text(&ancestor["replicas"]),
+        )
+    }
+
+    fn replicas(&self) -> Value {
+        self.server.get(DEPLOYMENT).unwrap()["spec"]["replicas"].clone()
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_makes_a_waypoint_which_is_bound_when_it_is_ready() {
+    let world = World::new();
+    let writes = world.settle().await;
+    for path in [ROOT, ACCOUNT, SERVICE, DEPLOYMENT] {
+        let applied = writes.iter().filter(|w| **w == format!("PATCH {path}")).count();
+        assert_eq!(applied, 1, "{path}: {writes:?}");
+    }
+    assert_eq!(
+        world.server.get(BUDGET),
+        None,
+        "one replica has no disruption budget"
+    );
+    assert!(!world.bound());
+    assert_eq!(world.programmed().0, "WaypointNotReady");
+
+    world.replica();
+    world.settle().await;
+    assert!(world.bound());
+    assert_eq!(world.programmed(), ("Programmed".to_owned(), "1/1".to_owned()));
+
+    // No replica left: closed, not open.
+    world.server.remove(POD);
+    world.watch();
+    world.settle().await;
+    assert!(world.bound());
+    assert_eq!(world.programmed(), ("Programmed".to_owned(), "0/1".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_that_restarts_writes_nothing() {
+    let world = World::new();
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    world.change(DEPLOYMENT, |d| d["spec"]["replicas"] = json!(3));
+    // What was applied then says so.
+    world.server.remove(DEPLOYMENT);
+    world.watch();
+    world.settle().await;
+
+    let restarted = World::on(world.server.clone());
+    assert_eq!(restarted.pass().await, NOTHING);
+    assert_eq!(restarted.pass().await, NOTHING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_changed_or_deleted_by_hand_is_put_right() {
+    let world = World::new();
+    world.settle().await;
+    world.change(DEPLOYMENT, |d| {
+        d["spec"]["replicas"] = json!(7);
+        d["metadata"]["generation"] = json!(2);
+    });
+    assert_eq!(world.settle().await, [format!("PATCH {DEPLOYMENT}")]);
+    assert_eq!(world.replicas(), 1);
+    world.server.remove(SERVICE);
+    world.watch();
+    assert!(world.settle().await.contains(&format!("PATCH {SERVICE}")));
+    assert!(world.server.get(SERVICE).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_goes_on_with_the_replicas_there_are_and_load_changes_them() {
+    let world = World::new();
+    world.change("/apis/ambit.dev/v1alpha1/meshes/default", |mesh| {
+        mesh["spec"]["waypoint"] =
+            json!({"scaling": {"targetInFlight": 10, "maxReplicas": 4, "scaleDownWindow": "0s"}});
+    });
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    let stream = world.loads.stream("shop", "waypoint", "w0");
+    let report = |world: &World, in_flight: u64| {
+        stream.report(&ambit_wire::waypoint::Load {
+            in_flight_milli: in_flight * 1000,
+            ..Default::default()
+        });
+        world.reconciler.tick()
+    };
+    assert!(report(&world, 5).is_empty(), "nothing is to be done");
+    assert_eq!(report(&world, 25), ["shop".to_owned()].into());
+    let writes = world.settle().await;
+    assert!(writes.contains(&format!("PATCH {BUDGET}")), "{writes:?}");
+    assert_eq!(world.replicas(), 3);
+    assert_eq!(world.programmed().1, "1/3");
+
+    let restarted = World::on(world.server.clone());
+    assert_eq!(restarted.pass().await, NOTHING);
+    assert!(
+        restarted.reconciler.tick().is_empty(),
+        "no report has come yet: none is removed"
+    );
+    assert_eq!(restarted.pass().await, NOTHING);
+
+    report(&world, 0);
+    let writes = world.settle().await;
+    assert!(writes.contains(&format!("DELETE {BUDGET}")), "{writes:?}");
+    assert_eq!(world.replicas(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waypoint_that_is_not_wanted_drains_before_it_goes() {
+    let world = World::new();
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    world.server.remove(POLICY);
+    world.watch();
+    assert_eq!(world.settle().await, [format!("PATCH {SERVICE}")]);
+    assert!(!world.bound(), "should it be wanted again, it begins anew");
+    assert!(world.server.get(DEPLOYMENT).is_some());
+    assert!(world.reconciler.tick().is_empty());
+
+    tokio::time::advance(LEAVE).await;
+    assert_eq!(world.reconciler.tick(), ["shop".to_owned()].into());
+    assert_eq!(world.settle().await, [format!("DELETE {DEPLOYMENT}")]);
+    assert!(
+        world.server.get(SERVICE).is_some() && world.server.get(ACCOUNT).is_some(),
+        "a replica is still draining"
+    );
+    world.server.remove(POD);
+    world.watch();
+    let writes = world.settle().await;
+    assert_eq!(
+        writes,
+        [SERVICE, ACCOUNT, ROOT].map(|path| format!("DELETE {path}"))
+    );
+    assert!(world.reconciler.tick().is_empty() && world.reconciler.namespaces().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waypoint_that_is_wanted_again_stays() {
+    let world = World::new();
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    let policy = world.server.get(POLICY).unwrap();
+    world.server.remove(POLICY);
+    world.watch();
+    world.settle().await;
+    world.server.put(POLICY, policy);
+    world.watch();
+    world.settle().await;
+    assert!(world.bound());
+    tokio::time::advance(LEAVE * 2).await;
+    world.reconciler.tick();
+    assert_eq!(world.settle().await, NOTHING);
+    assert!(world.server.get(DEPLOYMENT).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn waypoints_go_with_the_mesh() {
+    let world = World::new();
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    world.change("/apis/ambit.dev/v1alpha1/meshes/default", |mesh| {
+        mesh["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    world.settle().await;
+    assert!(!world.bound());
+    assert_eq!(world.programmed().0, "NoMesh");
+    tokio::time::advance(LEAVE).await;
+    world.settle().await;
+    assert_eq!(world.server.get(DEPLOYMENT), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_not_in_the_mesh_gets_no_waypoint() {
+    let world = World::new();
+    world.change("/api/v1/namespaces/shop", |n| n["metadata"]["labels"] = json!({}));
+    assert_eq!(world.settle().await, [format!("PATCH {POLICY}/status")]);
+    assert_eq!(world.programmed().0, "NamespaceNotEnrolled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_objects_are_left_alone() {
+    let world = World::new();
+    let theirs = json!({"metadata": {"name": "waypoint", "namespace": "shop"}, "spec": {"replicas": 9}});
+    world.server.put(DEPLOYMENT, theirs);
+    let writes = world.settle().await;
+    assert!(!writes.contains(&format!("PATCH {DEPLOYMENT}")), "{writes:?}");
+    assert_eq!(world.replicas(), 9);
+    let policy = world.server.get(POLICY).unwrap();
+    let condition = &policy["status"]["ancestors"][0]["conditions"][1];
+    assert_eq!(condition["status"], "False");
+    let message = condition["message"].as_str().unwrap();
+    assert!(
+        message.contains("Deployment shop/waypoint is not Ambit's"),
+        "{message}"
+    );
+}
