@@ -96,7 +96,8 @@ impl PodRecord {
 
     /// The waypoint that its label asks for.
     pub(super) fn use_waypoint(&self) -> Option<&str> {
-        self.labels.get(labels::USE_WAYPOINT).map(String::as_str)
+        let name = self.labels.get(labels::USE_WAYPOINT)?;
+        (!name.is_empty()).then_some(name.as_str())
     }
 
     /// The waypoint that it is a replica of: its label says so, and it runs as the waypoint.

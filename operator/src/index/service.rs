@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::PodRecord;
+
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortRecord {
@@ -30,6 +32,8 @@ pub struct ServiceRecord {
     pub(super) unready_too: bool,
     /// `internalTrafficPolicy: Local`.
     pub(super) local: bool,
+    /// Labels of its pods; none where nobody keeps its endpoints.
+    pub(super) selector: BTreeMap<String, String>,
     /// The waypoint that its label asks for.
     pub(super) use_waypoint: Option<String>,
     /// It is the Service of the waypoint of its name.
@@ -72,7 +76,8 @@ impl ServiceRecord {
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             unready_too: spec.publish_not_ready_addresses.unwrap_or_default(),
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-            use_waypoint: label(labels::USE_WAYPOINT),
+            use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()),
+            selector: spec.selector.clone().unwrap_or_default(),
             waypoint,
             bound: waypoint && marked,
         })
@@ -80,6 +85,11 @@ impl ServiceRecord {
 }
 
 impl ServiceRecord {
+    /// Whether `pod` is one of its pods by label.
+    pub(super) fn selects(&self, pod: &PodRecord) -> bool {
+        !self.selector.is_empty() && self.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v))
+    }
+
     /// Whether waypoints of its namespace may depend on it even where no policy targets it.
     pub(super) fn concerns_waypoints(&self) -> bool {
         self.waypoint || self.use_waypoint.is_some()

@@ -54,13 +54,22 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
             .map(|n| principal(&trust_domain, namespace, n))
             .collect()
     };
+    // An endpoint is listed a moment after its pod has an address, and may listen by then.
+    let any = plan.services.values().any(|b| !b.guard.is_empty());
+    let pods = any.then(|| index.pods_in(namespace));
+    let unlisted: Vec<&Key> = pods
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key)
+        .filter(|key| index.endpoints.services(key).next().is_none())
+        .collect();
     for (name, binding) in &mut plan.services {
         let key = Key::new(namespace, name.clone());
         let Some(record) = index.services.get(&key).filter(|_| !binding.guard.is_empty()) else {
             continue;
         };
         let principals = identities(&binding.guard);
-        for (pod, guard, ports) in guarded(index, &key, record, binding) {
+        for (pod, guard, ports) in guarded(index, &key, record, &unlisted, binding) {
             plan.guards
                 .entry(guard.clone())
                 .or_insert_with(|| encode(namespace, &guard, &principals, &ports));
@@ -92,6 +101,7 @@ fn guarded(
     index: &Index,
     service: &Key,
     record: &ServiceRecord,
+    unlisted: &[&Key],
     binding: &mut Binding,
 ) -> Vec<(String, String, BTreeSet<u16>)> {
     let numbers: Option<BTreeSet<u16>> = record
@@ -101,14 +111,25 @@ fn guarded(
         .collect();
     let enrolled = index.is_enrolled(&service.namespace);
     let mut found = Vec::new();
-    for key in index.endpoints.pods(service) {
+    if record.ports.is_empty() {
+        return found;
+    }
+    let selected = unlisted.iter().copied().cloned();
+    let listed = index.endpoints.pods(service);
+    for key in listed.iter().cloned().chain(selected) {
         let Some(pod) = index.pods.get(&key) else { continue };
+        let is_listed = listed.contains(&key);
+        if !is_listed && !record.selects(pod) {
+            continue;
+        }
         if !build::wanted(enrolled, pod) {
             binding.unguarded.insert(key.name);
             continue;
         }
         let (name, ports) = match &numbers {
             Some(ports) => (format!("{GUARD_PREFIX}-{}", service.name), ports.clone()),
+            // Which ports is yet to be said: all of them.
+            None if !is_listed => (format!("{GUARD_PREFIX}-{}:", service.name), BTreeSet::new()),
             None => {
                 let ports = index.endpoints.targets(service, record, &key.name);
                 let listed: Vec<String> = ports.iter().map(u16::to_string).collect();
@@ -116,8 +137,8 @@ fn guarded(
                 (name, ports)
             }
         };
-        // Without a port there is nothing to guard, and a guard without ports would close all of them.
-        if ports.is_empty() {
+        // Nothing leads there, and a guard without ports would close all of them.
+        if ports.is_empty() && is_listed {
             continue;
         }
         // Only what the node has recorded is enforced there.

@@ -134,7 +134,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn programmed(&self, target: &TargetRef, accepted: &PolicyVerdict, behind: &Behind) -> PolicyVerdict {
+    fn programmed(&self, target: &TargetRef, accepted: &PolicyVerdict, behind: &Behind<'a>) -> PolicyVerdict {
         let namespace = &self.record.namespace;
         if !accepted.status {
             return verdict(false, accepted.reason, "the policy is not accepted");
@@ -160,7 +160,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn service(&self, behind: &Behind) -> PolicyVerdict {
+    fn service(&self, behind: &Behind<'a>) -> PolicyVerdict {
         let Some((name, binding)) = behind.first() else {
             return verdict(
                 false,
@@ -191,7 +191,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn namespace(&self, target: &TargetRef, behind: &Behind) -> PolicyVerdict {
+    fn namespace(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
         let namespace = &self.record.namespace;
         let labels = self
             .index
@@ -200,7 +200,7 @@ impl<'a> Judge<'a> {
             .cloned()
             .unwrap_or_default();
         let workloads = labels.waypoint_for.workloads();
-        if !labels.waypoint_for.services() && !(workloads && self.holds.has_rules()) {
+        if !(labels.waypoint_for.services() || workloads && self.holds.has_rules()) {
             let why = OptOut::For(labels.waypoint_for);
             return verdict(
                 false,
@@ -268,7 +268,7 @@ impl<'a> Judge<'a> {
         verdict(false, PolicyReason::WaypointNotReady, message)
     }
 
-    fn enforced(&self, waypoint: &str, behind: &Behind, left_out: &[String]) -> PolicyVerdict {
+    fn enforced(&self, waypoint: &str, behind: &Behind<'a>, left_out: &[String]) -> PolicyVerdict {
         let namespace = &self.record.namespace;
         let mut message = format!("waypoint {namespace}/{waypoint} enforces it");
         let others: BTreeSet<&str> = behind
@@ -298,33 +298,37 @@ impl<'a> Judge<'a> {
     }
 
     /// Parts of the policy that give way to another's.
-    fn overridden(&self, behind: &Behind) -> Vec<String> {
-        let (own, namespace) = (&self.record.name, &self.record.namespace);
+    fn overridden(&self, behind: &Behind<'a>) -> Vec<String> {
         let policy = &self.holds.policy;
-        let timeout = policy.timeout.is_some();
-        let parts: [(&str, bool, fn(&Binding) -> Option<&String>); 2] = [
-            ("timeout", timeout, |b| b.applying.timeout.as_ref()),
-            ("retry", policy.retry.is_some(), |b| b.applying.retry.as_ref()),
-        ];
         let mut notes = Vec::new();
-        for (part, has, applies) in parts.iter().filter(|(_, has, _)| *has) {
-            debug_assert!(*has);
-            let others = behind.iter().filter_map(|(service, b)| {
-                let other = applies(b).filter(|other| *other != own)?;
-                Some((*service, other))
-            });
-            let others: Vec<_> = others.collect();
-            if let Some((service, other)) = others.first() {
-                let more = match others.len() {
-                    1 => String::new(),
-                    n => format!(" and {} more", n - 1),
-                };
-                notes.push(format!(
-                    "at Service {service}{more} the {part} of {namespace}/{other} goes before its own"
-                ));
-            }
+        if policy.timeout.is_some() {
+            notes.extend(self.gives_way("timeout", behind, |b| b.applying.timeout.as_ref()));
+        }
+        if policy.retry.is_some() {
+            notes.extend(self.gives_way("retry", behind, |b| b.applying.retry.as_ref()));
         }
         notes
+    }
+
+    fn gives_way(
+        &self,
+        part: &str,
+        behind: &Behind<'a>,
+        applies: impl Fn(&'a Binding) -> Option<&'a String>,
+    ) -> Option<String> {
+        let (own, namespace) = (&self.record.name, &self.record.namespace);
+        let others: Vec<_> = behind
+            .iter()
+            .filter_map(|(service, b)| Some((service, applies(b).filter(|other| *other != own)?)))
+            .collect();
+        let (service, other) = others.first()?;
+        let more = match others.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        Some(format!(
+            "at Service {service}{more} the {part} of {namespace}/{other} goes before its own"
+        ))
     }
 }
 

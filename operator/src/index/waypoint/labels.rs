@@ -56,7 +56,7 @@ impl WaypointLabels {
     pub(in crate::index) fn of(namespace: &Namespace) -> Self {
         let label = |key: &str| namespace.metadata.labels.as_ref().and_then(|l| l.get(key));
         Self {
-            use_waypoint: label(labels::USE_WAYPOINT).cloned(),
+            use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()).cloned(),
             waypoint_for: label(labels::WAYPOINT_FOR)
                 .map(|v| WaypointFor::of(v))
                 .unwrap_or_default(),

@@ -11,7 +11,7 @@ use super::binding::Binding;
 use super::plan::{Plan, Waypoint};
 use super::{WaypointResources, gateway};
 use crate::index::state::Update;
-use crate::index::{Index, Key, MeshRecord, ServiceRecord, authorization, build};
+use crate::index::{Index, Key, ServiceRecord, authorization, build};
 
 impl Index {
     /// What is sent to the waypoints of these namespaces, as far as it differs from what was.
@@ -93,7 +93,7 @@ impl Index {
     }
 
     fn waypoint_settings(&self, key: &Key, plan: &Plan) -> wire::Settings {
-        let mesh = self.mesh.clone().unwrap_or_else(MeshRecord::default);
+        let mesh = self.mesh.clone().unwrap_or_default();
         wire::Settings {
             namespace: key.namespace.clone(),
             name: key.name.clone(),

@@ -89,6 +89,32 @@ fn named_ports_are_guarded_where_each_pod_has_them() {
 }
 
 #[test]
+fn a_pod_is_guarded_before_it_is_listed() {
+    for (target, other_port_is_open) in [(json!(8080), true), (json!("http"), false)] {
+        let mut world = World::protected();
+        world.service(json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "clusterIP": "10.96.0.1", "selector": {"tier": "web"},
+                "ports": [{"name": "http", "port": 80, "targetPort": target}],
+            },
+        }));
+        let new = marked(with(pod("b", "10.0.0.2"), "/metadata/labels/tier", json!("web")));
+        world.pod(&new);
+        world.pod(&marked(pod("other", "10.0.0.3")));
+        assert!(!world.admits("b", 8080, None));
+        assert_eq!(
+            world.admits("b", 9090, None),
+            other_port_is_open,
+            "where the port is yet to be known"
+        );
+        assert!(world.admits("other", 8080, None));
+        world.endpoints("shop", "web", &["a", "b"]);
+        assert!(!world.admits("b", 8080, None) && world.admits("b", 9090, None));
+    }
+}
+
+#[test]
 fn a_pod_on_its_way_out_stays_guarded() {
     let mut world = World::protected();
     world.slice(json!({
