@@ -13,4 +13,4 @@ mod xds;
 
 pub use config::{Config, LogFormat};
 pub use proxy::HttpTimeouts;
-pub use waypoint::{Parts, Waypoint};
+pub use waypoint::{Addresses, Parts, Waypoint};

@@ -4,9 +4,9 @@ mod access;
 mod flag;
 mod load;
 mod metrics;
+mod record;
 mod series;
 mod source;
-mod record;
 mod trace;
 
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ambit_tunnel::SpiffeId;
 
 pub(crate) use flag::Flag;
-pub(crate) use load::{Load, OpenConnection};
+pub(crate) use load::Load;
 pub(crate) use metrics::{Gauges, Refusal};
 pub(crate) use record::{ConnectionRecord, Destination, RequestRecord};
 pub(crate) use source::Source;
@@ -53,7 +53,12 @@ impl Observer {
 
     /// A client's connection: who it is by its certificate, where it comes from, and what its ztunnel says of it in the CONNECT's
     /// `baggage`.
-    pub(crate) fn source(&self, identity: SpiffeId, address: SocketAddr, baggage: Option<&[u8]>) -> Arc<Source> {
+    pub(crate) fn source(
+        &self,
+        identity: SpiffeId,
+        address: SocketAddr,
+        baggage: Option<&[u8]>,
+    ) -> Arc<Source> {
         Source::new(&self.metrics, identity, address, baggage)
     }
 
@@ -86,7 +91,8 @@ impl Observer {
     /// # Errors
     /// When they cannot be written as text.
     pub(crate) fn render(&self, gauges: &Gauges) -> Result<String, prometheus::Error> {
-        self.metrics.render(gauges, self.load.connections(), self.load.in_flight())
+        self.metrics
+            .render(gauges, self.load.connections(), self.load.in_flight())
     }
 }
 

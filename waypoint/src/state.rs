@@ -57,7 +57,8 @@ impl State {
         self.tables.read().service_at(address.to_canonical())
     }
 
-    /// The pod that has this address, as an endpoint for connections to `port` of it (`istio.io/waypoint-for: workload`).
+    /// The pod that has this address, as an endpoint for connections to `port` of it, where those come through this waypoint
+    /// (`istio.io/waypoint-for: workload`).
     pub(crate) fn workload_at(&self, address: IpAddr, port: u16) -> Option<Endpoint> {
         self.tables.read().workload_at(address.to_canonical(), port)
     }

@@ -1,6 +1,7 @@
 //! All parts together, from start to the last request.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambit_serve::{Answer, listen, serve};
@@ -66,8 +67,19 @@ impl Parts {
     }
 }
 
+/// Where it listens.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "as the flags")]
+pub struct Addresses {
+    pub hbone: SocketAddr,
+    pub admin: SocketAddr,
+    pub metrics: SocketAddr,
+    pub ready: SocketAddr,
+}
+
 /// A waypoint that is running.
 pub struct Waypoint {
+    addresses: Addresses,
     shared: Arc<Shared>,
     config: Config,
     shutdown: CancellationToken,
@@ -151,7 +163,14 @@ impl Waypoint {
             synced,
             draining,
         };
+        let addresses = Addresses {
+            hbone: hbone.local_addr()?,
+            admin: admin.local_addr()?,
+            metrics: metrics.local_addr()?,
+            ready: ready.local_addr()?,
+        };
         let this = Self {
+            addresses,
             shared: Arc::new(shared),
             config,
             shutdown: CancellationToken::new(),
@@ -174,13 +193,19 @@ impl Waypoint {
             (path == "/config_dump").then(|| shared.config_dump())
         }));
         let shared = Arc::clone(&self.shared);
-        self.tasks.spawn(serve("metrics", metrics, shutdown(), move |path| {
-            matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
-        }));
+        self.tasks
+            .spawn(serve("metrics", metrics, shutdown(), move |path| {
+                matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
+            }));
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(serve("ready", ready, shutdown(), move |path| {
             (path == "/healthz/ready").then(|| Answer::ready(shared.not_ready()))
         }));
+    }
+
+    /// Where it listens, with the ports that the system has chosen.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
     /// Whether it has a certificate and its configuration. Losing the control plane later changes nothing: what it said stays in force.
@@ -195,7 +220,10 @@ impl Waypoint {
         self.shared.draining.cancel();
         let ended = self.shared.proxy.drained(deadline).await;
         if ended > 0 {
-            tracing::warn!(connections = ended, "the drain deadline has passed: what was left is ended");
+            tracing::warn!(
+                connections = ended,
+                "the drain deadline has passed: what was left is ended"
+            );
         }
         self.shutdown.cancel();
         self.shared.certificates.shutdown().await;
@@ -259,6 +287,3 @@ fn node(config: &Config) -> Node {
         ..Node::default()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::record::Destination;
-use super::{Flag, Source};
+use super::Source;
+use super::record::{Destination, Outcome};
 use crate::state::Workload;
 
 /// What a line says.
@@ -18,11 +18,8 @@ pub(super) struct Line<'a> {
     pub(super) status: Option<u16>,
     pub(super) grpc_status: Option<u16>,
     pub(super) route: Option<&'a str>,
-    pub(super) rule: Option<&'a str>,
-    pub(super) audited: &'a [String],
-    pub(super) reason: Option<&'a str>,
+    pub(super) outcome: &'a Outcome,
     pub(super) retries: u32,
-    pub(super) flag: Flag,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) duration: Duration,
@@ -31,7 +28,7 @@ pub(super) struct Line<'a> {
 
 /// One line for one request or connection. What went wrong, or would have been denied, is a warning.
 pub(super) fn log(line: &Line<'_>) {
-    let source = line.source;
+    let (source, outcome) = (line.source, line.outcome);
     let workload = Some(source.workload.name.as_str()).filter(|name| !name.is_empty());
     let (service, called) = match line.destination {
         Destination::Service(service) => (Some(service.hostname.as_str()), None),
@@ -59,11 +56,11 @@ pub(super) fn log(line: &Line<'_>) {
                 http.status = line.status,
                 grpc.status = line.grpc_status,
                 route = line.route,
-                rule = line.rule,
-                audit = (!line.audited.is_empty()).then(|| display(line.audited.join(","))),
-                reason = line.reason,
+                rule = outcome.rule.as_deref(),
+                audit = (!outcome.audited.is_empty()).then(|| display(outcome.audited.join(","))),
+                reason = outcome.reason.as_deref(),
                 retries = line.retries,
-                flags = line.flag.name(),
+                flags = outcome.flag.name(),
                 bytes_recv = line.bytes_in,
                 bytes_sent = line.bytes_out,
                 duration_ms = line.duration.as_secs_f64() * 1e3,
@@ -72,8 +69,7 @@ pub(super) fn log(line: &Line<'_>) {
             )
         };
     }
-    let warn = line.flag != Flag::None || !line.audited.is_empty();
-    match (warn, line.method.is_some()) {
+    match (outcome.is_notable(), line.method.is_some()) {
         (false, true) => event!(tracing::Level::INFO, "request complete"),
         (true, true) => event!(tracing::Level::WARN, "request complete"),
         (false, false) => event!(tracing::Level::INFO, "connection complete"),

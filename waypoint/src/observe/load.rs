@@ -60,7 +60,9 @@ impl Integral {
 
     fn sample(&mut self, now: Instant) -> u64 {
         self.advance(now);
-        let passed = now.saturating_duration_since(self.since).max(Duration::from_nanos(1));
+        let passed = now
+            .saturating_duration_since(self.since)
+            .max(Duration::from_nanos(1));
         let mean = self.sum * 1000 / passed.as_nanos();
         self.sum = 0;
         self.since = now;

@@ -1,6 +1,5 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
-use ambit_policy::Decision;
 use ambit_tunnel::SpiffeId;
 use prometheus::core::Collector;
 use prometheus::{
@@ -16,8 +15,25 @@ use crate::state::Workload;
 
 /// In milliseconds, as Istio's.
 const DURATION_BUCKETS: &[f64] = &[
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0, 60_000.0,
-    300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];
 
 /// Values that are read when they are asked for.
@@ -89,7 +105,11 @@ impl Metrics {
         );
         Ok(Self {
             series: SeriesTable::new(
-                counters("istio_requests_total", "Requests that have ended", &REQUEST_LABELS)?,
+                counters(
+                    "istio_requests_total",
+                    "Requests that have ended",
+                    &REQUEST_LABELS,
+                )?,
                 register(
                     &registry,
                     HistogramVec::new(duration.buckets(DURATION_BUCKETS.to_vec()), &REQUEST_LABELS)?,
@@ -160,16 +180,12 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts what a decision denies, and what audit rules would have denied.
-    pub(super) fn decided(&self, destination: &Destination, decision: &Decision) {
-        let service = destination.label();
-        for rule in &decision.audited {
-            self.audited.with_label_values(&[rule, service]).inc();
-        }
-        if !decision.is_allowed() {
-            let rule = decision.reason.policy().unwrap_or("none");
-            self.denied.with_label_values(&[rule, service]).inc();
-        }
+    pub(super) fn denied(&self, rule: &str, destination: &Destination) {
+        self.denied.with_label_values(&[rule, destination.label()]).inc();
+    }
+
+    pub(super) fn audited(&self, rule: &str, destination: &Destination) {
+        self.audited.with_label_values(&[rule, destination.label()]).inc();
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {
@@ -231,7 +247,10 @@ impl Metrics {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }

@@ -1,6 +1,7 @@
 //! One request, or one connection that is no HTTP: its metrics, and its line in the access log.
 
 mod connection;
+mod outcome;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::{Flag, Observer, Source};
 use crate::state::{Endpoint, ServiceConfig, Workload};
 
 pub(crate) use connection::ConnectionRecord;
+pub(super) use outcome::Outcome;
 
 /// What was called.
 #[derive(Debug, Clone)]
@@ -95,11 +97,8 @@ pub(crate) struct RequestRecord {
     /// 0 as long as there is no answer.
     status: u16,
     grpc_status: Option<u16>,
-    rule: Option<String>,
-    audited: Vec<String>,
-    reason: Option<String>,
+    outcome: Outcome,
     route: Option<Arc<str>>,
-    flag: Flag,
     retries: u32,
     bytes_in: Arc<AtomicU64>,
     bytes_out: u64,
@@ -126,11 +125,8 @@ impl RequestRecord {
             endpoint: None,
             status: 0,
             grpc_status: None,
-            rule: None,
-            audited: Vec::new(),
-            reason: None,
+            outcome: Outcome::default(),
             route: None,
-            flag: Flag::None,
             retries: 0,
             bytes_in: Arc::default(),
             bytes_out: 0,
@@ -140,21 +136,13 @@ impl RequestRecord {
 
     /// What the rules say; of a denial, flag and reason too. May be told several decisions, of which the first denial counts.
     pub(crate) fn decided(&mut self, decision: &Decision) {
-        self.observer.metrics.decided(&self.destination, decision);
-        self.audited.extend(decision.audited.iter().cloned());
-        if self.flag != Flag::Denied {
-            let decisive = decision.reason.policy().map(str::to_owned);
-            self.rule = decisive.or(self.rule.take());
-        }
-        if !decision.is_allowed() && self.flag != Flag::Denied {
-            self.failed(Flag::Denied, decision.reason.to_string());
-        }
+        self.outcome
+            .decided(&self.observer.metrics, &self.destination, decision);
     }
 
     /// Why the answer is not the application's: what `x-ambit-reason` says.
     pub(crate) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
-        self.flag = flag;
-        self.reason = Some(reason.into());
+        self.outcome.failed(flag, reason);
     }
 
     /// Where the latest try was sent.
@@ -187,7 +175,9 @@ impl RequestRecord {
 
     /// The trailers of the answer.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
-        let status = trailers.get("grpc-status").filter(|_| self.protocol == Protocol::Grpc);
+        let status = trailers
+            .get("grpc-status")
+            .filter(|_| self.protocol == Protocol::Grpc);
         if let Some(status) = status.and_then(|value| value.to_str().ok()?.parse().ok()) {
             self.grpc_status = Some(status);
         }
@@ -212,18 +202,18 @@ impl RequestRecord {
         Line {
             source: &self.source,
             destination: &self.destination,
-            endpoint: self.endpoint.as_ref().map(|(workload, target)| (&**workload, *target)),
+            endpoint: self
+                .endpoint
+                .as_ref()
+                .map(|(workload, target)| (&**workload, *target)),
             protocol: self.protocol.name(),
             method: Some(self.method.as_str()),
             path: Some(&self.path),
             status: Some(self.status),
             grpc_status: self.grpc_status,
             route: self.route.as_deref(),
-            rule: self.rule.as_deref(),
-            audited: &self.audited,
-            reason: self.reason.as_deref(),
+            outcome: &self.outcome,
             retries: self.retries,
-            flag: self.flag,
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out,
             duration: self.in_flight.elapsed(),
@@ -234,8 +224,11 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        if !self.ended && self.flag == Flag::None {
-            self.failed(Flag::ClientGone, "the client went away before its answer had ended");
+        if !self.ended && self.outcome.flag == Flag::None {
+            self.failed(
+                Flag::ClientGone,
+                "the client went away before its answer had ended",
+            );
         }
         let endpoint = self.endpoint.as_ref().map(|(workload, _)| &**workload);
         let key = SeriesKey {
@@ -244,7 +237,7 @@ impl Drop for RequestRecord {
             protocol: self.protocol,
             code: self.status,
             grpc_status: self.grpc_status,
-            flag: self.flag,
+            flag: self.outcome.flag,
         };
         let table = &self.observer.metrics.series;
         let series = table.of(&self.source.series, key, &self.destination, endpoint);
@@ -252,8 +245,7 @@ impl Drop for RequestRecord {
         series
             .duration
             .observe(self.in_flight.elapsed().as_secs_f64() * 1e3);
-        let notable = self.flag != Flag::None || !self.audited.is_empty();
-        if notable || self.observer.access_log.load(Ordering::Relaxed) {
+        if self.outcome.is_notable() || self.observer.access_log.load(Ordering::Relaxed) {
             access::log(&self.line());
         }
     }

@@ -150,7 +150,11 @@ impl SeriesTable {
         }
         // One too many now and then, where two begin at once, does no harm.
         let full = self.count.load(Ordering::Relaxed) >= MAX_SERIES;
-        let source_labels = if full { &self.unknown.labels } else { &source.labels };
+        let source_labels = if full {
+            &self.unknown.labels
+        } else {
+            &source.labels
+        };
         let labels = labels(
             source_labels,
             destination,

@@ -1,1 +1,274 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use ambit_policy::{Decision, Reason, Verdict};
+use ambit_wire::waypoint::Service;
+use ambit_wire::workload::{Port, PortList, Workload};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+
+use super::*;
+use crate::state::{Endpoint, State};
+
+fn address() -> SocketAddr {
+    "10.0.9.9:40000".parse().unwrap()
+}
+
+/// A service with one endpoint.
+fn served() -> (Destination, Endpoint) {
+    let state = State::new();
+    let service = Service {
+        namespace: "shop".into(),
+        name: "server".into(),
+        hostname: "server.shop.svc.cluster.local".into(),
+        addresses: vec![vec![10, 96, 0, 1]],
+        ..Default::default()
+    };
+    let ports = PortList {
+        ports: vec![Port {
+            service_port: 80,
+            target_port: 8080,
+            ..Default::default()
+        }],
+    };
+    let pod = Workload {
+        uid: "a".into(),
+        name: "server-1".into(),
+        namespace: "shop".into(),
+        workload_name: "server".into(),
+        addresses: vec![vec![10, 0, 0, 1]],
+        services: [("shop/server.shop.svc.cluster.local".to_owned(), ports)].into(),
+        ..Default::default()
+    };
+    state.apply_services(&[], [(String::new(), service)]);
+    state.apply_workloads(&[], [(String::new(), pod)]);
+    let entry = state.service_at([10, 96, 0, 1].into()).unwrap();
+    let endpoint = entry.choose(80, &[]).unwrap();
+    (Destination::Service(entry.config().unwrap()), endpoint)
+}
+
+fn source(observer: &Observer, account: &str) -> Arc<Source> {
+    let identity = SpiffeId::new("cluster.local", "shop", account).unwrap();
+    let baggage = format!("k8s.deployment.name={account},service.name={account},service.version=v1");
+    observer.source(identity, address(), Some(baggage.as_bytes()))
+}
+
+fn get(path: &str) -> Request<()> {
+    Request::get(path).body(()).unwrap()
+}
+
+/// The lines of a metric that have all of these labels.
+fn lines(observer: &Observer, metric: &str, labels: &[(&str, &str)]) -> Vec<String> {
+    let text = observer.render(&Gauges::default()).unwrap();
+    let has = |line: &str| {
+        labels
+            .iter()
+            .all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
+    };
+    text.lines()
+        .filter(|line| line.starts_with(&format!("{metric}{{")) && has(line))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_request_is_counted_with_both_ends_when_it_ends() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    let cart = source(&observer, "cart");
+    for _ in 0..3 {
+        let mut record = observer.request(&cart, destination.clone(), &get("/orders"));
+        assert_eq!(observer.load().in_flight(), 1);
+        record.sent_to(&endpoint);
+        record.answered(StatusCode::OK, &HeaderMap::new());
+        record.end();
+    }
+    assert_eq!(observer.load().in_flight(), 0);
+    let found = lines(
+        &observer,
+        "istio_requests_total",
+        &[
+            ("reporter", "waypoint"),
+            ("source_workload", "cart"),
+            ("source_workload_namespace", "shop"),
+            ("source_principal", "spiffe://cluster.local/ns/shop/sa/cart"),
+            ("source_canonical_service", "cart"),
+            ("source_version", "v1"),
+            ("destination_service", "server.shop.svc.cluster.local"),
+            ("destination_service_name", "server"),
+            ("destination_service_namespace", "shop"),
+            ("destination_workload", "server"),
+            (
+                "destination_principal",
+                "spiffe://cluster.local/ns/shop/sa/default",
+            ),
+            ("request_protocol", "http"),
+            ("response_code", "200"),
+            ("response_flags", "-"),
+            ("connection_security_policy", "mutual_tls"),
+        ],
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with(" 3"), "{found:?}");
+    let durations = lines(
+        &observer,
+        "istio_request_duration_milliseconds_count",
+        &[("response_code", "200"), ("source_workload", "cart")],
+    );
+    assert!(
+        durations.len() == 1 && durations[0].ends_with(" 3"),
+        "{durations:?}"
+    );
+}
+
+#[test]
+fn what_differs_has_series_of_its_own() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    for account in ["cart", "checkout"] {
+        let source = source(&observer, account);
+        for code in [200, 404] {
+            let mut record = observer.request(&source, destination.clone(), &get("/"));
+            record.sent_to(&endpoint);
+            record.answered(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
+            record.end();
+        }
+        // Another connection of the same client is the same client.
+        let again = self::source(&observer, account);
+        let mut record = observer.request(&again, destination.clone(), &get("/"));
+        record.sent_to(&endpoint);
+        record.answered(StatusCode::OK, &HeaderMap::new());
+        record.end();
+    }
+    assert_eq!(lines(&observer, "istio_requests_total", &[]).len(), 4);
+    let cart = lines(
+        &observer,
+        "istio_requests_total",
+        &[("source_workload", "cart"), ("response_code", "200")],
+    );
+    assert!(cart[0].ends_with(" 2"), "{cart:?}");
+}
+
+#[test]
+fn denials_audits_and_retries_are_counted_by_rule() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    let cart = source(&observer, "cart");
+    let mut record = observer.request(&cart, destination.clone(), &get("/"));
+    record.decided(&Decision {
+        verdict: Verdict::Deny,
+        reason: Reason::DeniedBy("shop/orders/no-deletes".into()),
+        audited: vec!["shop/orders/watched".into()],
+    });
+    record.answered(StatusCode::FORBIDDEN, &HeaderMap::new());
+    record.end();
+    let mut record = observer.request(&cart, destination, &get("/"));
+    record.sent_to(&endpoint);
+    record.retried(Some(&"shop/orders".into()));
+    record.retried(None);
+    record.answered(StatusCode::OK, &HeaderMap::new());
+    record.end();
+
+    let one = |metric, labels: &[_]| {
+        let found = lines(&observer, metric, labels);
+        assert!(
+            found.len() == 1 && found[0].ends_with(" 1"),
+            "{metric}: {found:?}"
+        );
+    };
+    let service = ("service", "server.shop.svc.cluster.local");
+    one(
+        "ambit_requests_denied_total",
+        &[("rule", "shop/orders/no-deletes"), service],
+    );
+    one("ambit_audit_total", &[("rule", "shop/orders/watched"), service]);
+    one("ambit_retries_total", &[("policy", "shop/orders"), service]);
+    one("ambit_retries_total", &[("policy", ""), service]);
+    one(
+        "istio_requests_total",
+        &[
+            ("response_code", "403"),
+            ("response_flags", "DENY"),
+            ("destination_workload", "unknown"),
+        ],
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_is_told_from_an_answer() {
+    let observer = Observer::new().unwrap();
+    let (destination, _) = served();
+    drop(observer.request(&source(&observer, "cart"), destination, &get("/")));
+    let gone = lines(
+        &observer,
+        "istio_requests_total",
+        &[("response_code", "0"), ("response_flags", "DC")],
+    );
+    assert_eq!(gone.len(), 1);
+}
+
+#[test]
+fn grpc_has_its_own_status() {
+    let observer = Observer::new().unwrap();
+    let (destination, _) = served();
+    let request = Request::post("/pkg.Svc/Call")
+        .header("content-type", "application/grpc+proto")
+        .body(())
+        .unwrap();
+    let mut record = observer.request(&source(&observer, "cart"), destination, &request);
+    record.answered(StatusCode::OK, &HeaderMap::new());
+    record.trailers(&HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("7"),
+    )]));
+    record.end();
+    let found = lines(
+        &observer,
+        "istio_requests_total",
+        &[("request_protocol", "grpc"), ("grpc_response_status", "7")],
+    );
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn connections_that_are_no_http_are_opened_and_closed() {
+    use ambit_tunnel::Meter;
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    let cart = source(&observer, "cart");
+    let mut record = observer.connection(&cart, destination.clone());
+    record.opened(&endpoint);
+    record.forward(10);
+    record.backward(20);
+    drop(record);
+    let mut denied = observer.connection(&cart, destination);
+    denied.failed(Flag::Denied, "denied by shop/orders/no-deletes");
+    drop(denied);
+    let value = |metric, flag| {
+        let found = lines(
+            &observer,
+            metric,
+            &[("response_flags", flag), ("request_protocol", "tcp")],
+        );
+        found
+            .iter()
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum::<u64>()
+    };
+    assert_eq!(value("istio_tcp_connections_opened_total", "-"), 2);
+    assert_eq!(value("istio_tcp_connections_closed_total", "-"), 1);
+    assert_eq!(value("istio_tcp_connections_closed_total", "DENY"), 1);
+    assert_eq!(value("istio_tcp_received_bytes_total", "-"), 10);
+    assert_eq!(value("istio_tcp_sent_bytes_total", "-"), 20);
+}
+
+#[test]
+fn bytes_of_the_request_are_counted_by_whoever_reads_them() {
+    let observer = Observer::new().unwrap();
+    let (destination, _) = served();
+    let record = observer.request(&source(&observer, "cart"), destination, &get("/"));
+    let received = record.received();
+    received.fetch_add(7, Ordering::Relaxed);
+    assert_eq!(record.received().load(Ordering::Relaxed), 7);
+    record.end();
+}

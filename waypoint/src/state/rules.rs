@@ -17,10 +17,7 @@ pub(crate) struct RuleSet {
 
 impl RuleSet {
     /// Of these policies.
-    pub(super) fn resolve(
-        names: &[Arc<str>],
-        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
-    ) -> Self {
+    pub(super) fn resolve(names: &[Arc<str>], policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
         let mut rules = Vec::new();
         let mut missing = None;
         for name in names {

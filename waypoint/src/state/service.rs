@@ -138,10 +138,7 @@ impl ServiceConfig {
     }
 
     fn resolve_policies(&mut self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) {
-        fn chosen<T>(
-            name: &Option<Arc<str>>,
-            value: impl FnOnce(&str) -> Option<T>,
-        ) -> Option<Chosen<T>> {
+        fn chosen<T>(name: &Option<Arc<str>>, value: impl FnOnce(&str) -> Option<T>) -> Option<Chosen<T>> {
             let policy = name.as_ref()?;
             Some(Chosen {
                 value: value(policy)?,

@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicUsize;
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
+use super::PolicyTable;
 use super::balance::Endpoint;
 use super::service::{ServiceConfig, ServiceEntry};
 use super::workload::{Invalid, Workload};
-use super::PolicyTable;
 
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -38,6 +38,9 @@ impl Tables {
 
     pub(super) fn workload_at(&self, ip: IpAddr, port: u16) -> Option<Endpoint> {
         let known = self.workloads.get(self.by_ip.get(&ip)?)?;
+        if !known.workload.bound {
+            return None;
+        }
         Some(Endpoint::new(
             &known.workload,
             SocketAddr::new(ip, port),
@@ -97,7 +100,11 @@ impl Tables {
     /// An address that another service has taken over meanwhile stays with that one.
     fn unlink_vips(&mut self, entry: &Arc<ServiceEntry>, old: &ServiceConfig) {
         for vip in &old.addresses {
-            if self.by_vip.get(vip).is_some_and(|current| Arc::ptr_eq(current, entry)) {
+            if self
+                .by_vip
+                .get(vip)
+                .is_some_and(|current| Arc::ptr_eq(current, entry))
+            {
                 self.by_vip.remove(vip);
             }
         }

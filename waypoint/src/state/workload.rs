@@ -47,6 +47,8 @@ pub(crate) struct Workload {
     /// What metrics tell apart: pods of one workload have the same.
     pub(crate) series: Arc<str>,
     pub(super) host_network: bool,
+    /// Connections to its own address come through this waypoint. Else they are refused here: they would get past its services' rules.
+    pub(super) bound: bool,
     pub(super) authorization_policies: Vec<String>,
     /// Service ports and where they lead, by `<namespace>/<hostname>`.
     pub(super) services: HashMap<Arc<str>, Arc<[PortMapping]>>,
@@ -120,6 +122,7 @@ impl TryFrom<wire::Workload> for Workload {
                 .collect::<Result<_, _>>()?,
             healthy: from.status() == wire::WorkloadStatus::Healthy,
             host_network: from.network_mode() == wire::NetworkMode::HostNetwork,
+            bound: from.waypoint.is_some(),
             uid: from.uid.into(),
             name: from.name,
             namespace: from.namespace,

@@ -11,7 +11,7 @@ use prometheus::IntCounter;
 use super::super::access::{self, Line};
 use super::super::load::RequestInFlight;
 use super::super::{Flag, Observer, Source};
-use super::Destination;
+use super::{Destination, Outcome};
 use crate::state::{Endpoint, Workload};
 
 /// A connection that is no HTTP, until this is dropped. It counts as a request in flight until then.
@@ -21,10 +21,7 @@ pub(crate) struct ConnectionRecord {
     destination: Destination,
     in_flight: RequestInFlight,
     endpoint: Option<(Arc<Workload>, SocketAddr)>,
-    rule: Option<String>,
-    audited: Vec<String>,
-    reason: Option<String>,
-    flag: Flag,
+    outcome: Outcome,
     sent: AtomicU64,
     received: AtomicU64,
     /// Once it is known where it goes.
@@ -43,10 +40,7 @@ impl ConnectionRecord {
             source: Arc::clone(source),
             destination,
             endpoint: None,
-            rule: None,
-            audited: Vec::new(),
-            reason: None,
-            flag: Flag::None,
+            outcome: Outcome::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             totals: None,
@@ -55,21 +49,13 @@ impl ConnectionRecord {
 
     /// As for requests.
     pub(crate) fn decided(&mut self, decision: &Decision) {
-        self.observer.metrics.decided(&self.destination, decision);
-        self.audited.extend(decision.audited.iter().cloned());
-        if self.flag != Flag::Denied {
-            let decisive = decision.reason.policy().map(str::to_owned);
-            self.rule = decisive.or(self.rule.take());
-        }
-        if !decision.is_allowed() && self.flag != Flag::Denied {
-            self.failed(Flag::Denied, decision.reason.to_string());
-        }
+        self.outcome
+            .decided(&self.observer.metrics, &self.destination, decision);
     }
 
     /// Why it ends other than by its two ends.
     pub(crate) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
-        self.flag = flag;
-        self.reason = Some(reason.into());
+        self.outcome.failed(flag, reason);
     }
 
     /// It is connected to this endpoint.
@@ -83,16 +69,23 @@ impl ConnectionRecord {
 
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
-        let endpoint = self.endpoint.as_ref().map(|(workload, target)| (&**workload, *target));
+        let endpoint = self
+            .endpoint
+            .as_ref()
+            .map(|(workload, target)| (&**workload, *target));
         let metrics = &self.observer.metrics;
         let workload = endpoint.map(|(workload, _)| workload);
         if self.totals.is_none() {
             // So that what was opened and what was closed agree.
             metrics.tcp_opened(&self.source.series, &self.destination, workload);
         }
-        metrics.tcp_closed(&self.source.series, &self.destination, workload, self.flag);
-        let notable = self.flag != Flag::None || !self.audited.is_empty();
-        if notable || self.observer.access_log.load(Ordering::Relaxed) {
+        metrics.tcp_closed(
+            &self.source.series,
+            &self.destination,
+            workload,
+            self.outcome.flag,
+        );
+        if self.outcome.is_notable() || self.observer.access_log.load(Ordering::Relaxed) {
             access::log(&Line {
                 source: &self.source,
                 destination: &self.destination,
@@ -103,11 +96,8 @@ impl Drop for ConnectionRecord {
                 status: None,
                 grpc_status: None,
                 route: None,
-                rule: self.rule.as_deref(),
-                audited: &self.audited,
-                reason: self.reason.as_deref(),
+                outcome: &self.outcome,
                 retries: 0,
-                flag: self.flag,
                 bytes_in: self.received.load(Ordering::Relaxed),
                 bytes_out: self.sent.load(Ordering::Relaxed),
                 duration: self.in_flight.elapsed(),

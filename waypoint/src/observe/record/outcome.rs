@@ -1,0 +1,52 @@
+//! What was decided, and how it ended.
+
+use ambit_policy::Decision;
+
+use super::super::Flag;
+use super::super::metrics::Metrics;
+use super::Destination;
+
+/// Of a request or a connection.
+#[derive(Debug, Default)]
+pub(in super::super) struct Outcome {
+    /// The rule that decided.
+    pub(in super::super) rule: Option<String>,
+    /// Audit rules that would have denied it.
+    pub(in super::super) audited: Vec<String>,
+    pub(in super::super) reason: Option<String>,
+    pub(in super::super) flag: Flag,
+}
+
+impl Outcome {
+    /// The first denial decides; else the first rule that let it pass is the one to name. An audit rule counts once, however often it was
+    /// asked.
+    pub(super) fn decided(&mut self, metrics: &Metrics, destination: &Destination, decision: &Decision) {
+        for rule in &decision.audited {
+            if !self.audited.contains(rule) {
+                metrics.audited(rule, destination);
+                self.audited.push(rule.clone());
+            }
+        }
+        let rule = decision.reason.policy();
+        if decision.is_allowed() {
+            if self.rule.is_none() {
+                self.rule = rule.map(str::to_owned);
+            }
+        } else if self.flag != Flag::Denied {
+            metrics.denied(rule.unwrap_or("none"), destination);
+            self.rule = rule.map(str::to_owned);
+            self.failed(Flag::Denied, decision.reason.to_string());
+        }
+    }
+
+    /// Why the answer is not the application's, or the connection ended other than by its two ends.
+    pub(super) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
+        self.flag = flag;
+        self.reason = Some(reason.into());
+    }
+
+    /// Whether it is logged without the access log too.
+    pub(in super::super) fn is_notable(&self) -> bool {
+        self.flag != Flag::None || !self.audited.is_empty()
+    }
+}
