@@ -11,17 +11,16 @@ use ambit_operator::control::{
 };
 use ambit_operator::index::{Config, SharedIndex};
 use ambit_operator::reconcile::{ImageSettings, Lease, Objects, Recorder, Settings, Writer, watch};
+use ambit_serve::Answer;
 use ambit_wire::names;
 use anyhow::Context;
 use kube::Client;
-use prometheus::{IntGauge, Registry};
+use prometheus::{IntGauge, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::health;
 
 /// Pause before the certificate authority is asked for again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -145,13 +144,6 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         Ok(())
     });
 
-    let clock = (Arc::clone(&index), stop.clone());
-    tasks.spawn("timers", async move {
-        let (index, stop) = clock;
-        index.run_timers(&stop).await;
-        Ok(())
-    });
-
     let (clock, stopped) = (Arc::clone(&index), stop.clone());
     tasks.spawn("index timers", async move {
         clock.run_timers(&stopped).await;
@@ -209,26 +201,28 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     let metrics = listen(options.metrics_address).await?;
     let ended = stop.clone();
     tasks.spawn("metrics", async move {
-        health::serve(metrics, ended, move |path| match path {
-            "/metrics" => Some(health::metrics(&registry)),
+        let answer = move |path: &str| match path {
+            "/metrics" => Some(Answer::text_or_error(
+                TextEncoder::new().encode_to_string(&registry.gather()),
+            )),
             _ => None,
-        })
-        .await
+        };
+        ambit_serve::serve("metrics", metrics, ended, answer).await;
+        Ok(())
     });
     let ready = listen(options.ready_address).await?;
     let ended = stop.clone();
     let stopping = stop.clone();
     tasks.spawn("readiness", async move {
-        health::serve(ready, ended, move |path| match path {
-            "/healthz/live" => Some(health::Answer::ok("live\n")),
-            "/healthz/ready" if stopping.is_cancelled() => Some(health::Answer::unavailable("stopping\n")),
-            "/healthz/ready" if index.is_ready() => Some(health::Answer::ok("ready\n")),
-            "/healthz/ready" => Some(health::Answer::unavailable(
-                "the cluster's objects have yet to be read\n",
-            )),
+        let answer = move |path: &str| match path {
+            "/healthz/live" => Some(Answer::ready(None)),
+            "/healthz/ready" if stopping.is_cancelled() => Some(Answer::ready(Some("stopping"))),
+            "/healthz/ready" if index.is_ready() => Some(Answer::ready(None)),
+            "/healthz/ready" => Some(Answer::ready(Some("the cluster's objects have yet to be read"))),
             _ => None,
-        })
-        .await
+        };
+        ambit_serve::serve("readiness", ready, ended, answer).await;
+        Ok(())
     });
     let result = tasks.wait().await;
     info!("stopped");
