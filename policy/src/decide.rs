@@ -5,6 +5,9 @@ use std::fmt;
 use crate::matching::Connection;
 use crate::set::{Action, Policies, Target};
 
+/// Names that a text spells out; the others are counted: it goes into header fields too.
+const NAMED: usize = 5;
+
 /// Whether the connection may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -38,7 +41,14 @@ impl fmt::Display for Reason {
             Self::NotDenied => write!(f, "no deny policy matched"),
             Self::AllowedBy(name) => write!(f, "allowed by {name}"),
             Self::DeniedBy(name) => write!(f, "denied by {name}"),
-            Self::NotAllowedBy(names) => write!(f, "not allowed by any of {}", names.join(", ")),
+            Self::NotAllowedBy(names) => {
+                let (named, more) = names.split_at(names.len().min(NAMED));
+                write!(f, "not allowed by any of {}", named.join(", "))?;
+                match more.len() {
+                    0 => Ok(()),
+                    n => write!(f, " and {n} more"),
+                }
+            }
             Self::PolicyMissing(name) => write!(f, "policy {name} applies but has not been received"),
         }
     }

@@ -306,3 +306,11 @@ fn what_is_no_http_is_closed_to_rules_for_http() {
     assert!(audited.is_allowed());
     assert_eq!(audited.audited, ["shop/orders/gets"]);
 }
+
+#[test]
+fn a_reason_names_a_few_rules_and_counts_the_rest() {
+    let text =
+        |count: usize| Reason::NotAllowedBy((1..=count).map(|n| format!("r{n}")).collect()).to_string();
+    assert_eq!(text(5), "not allowed by any of r1, r2, r3, r4, r5");
+    assert_eq!(text(7), "not allowed by any of r1, r2, r3, r4, r5 and 2 more");
+}

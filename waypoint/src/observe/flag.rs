@@ -16,18 +16,12 @@ pub(crate) enum Flag {
     UpstreamReset,
     /// The time for the request was over.
     Timeout,
-    /// The last retry failed too.
-    RetriesExhausted,
     /// The client went away before the answer had ended.
     ClientGone,
     /// The client broke the protocol, or sent what has no one meaning.
     BadRequest,
-    /// More than this waypoint takes on.
-    Overload,
     /// This waypoint does not serve the destination.
     NoRoute,
-    /// Ended by this waypoint, which is going away.
-    Draining,
 }
 
 impl Flag {
@@ -40,12 +34,9 @@ impl Flag {
             Self::ConnectFailure => "UF",
             Self::UpstreamReset => "UC",
             Self::Timeout => "UT",
-            Self::RetriesExhausted => "URX",
             Self::ClientGone => "DC",
             Self::BadRequest => "DPE",
-            Self::Overload => "UO",
             Self::NoRoute => "NR",
-            Self::Draining => "DRAIN",
         }
     }
 }

@@ -15,7 +15,7 @@ use super::source::SourceWorkload;
 use crate::state::Workload;
 
 /// Most label sets; what comes later is counted with an unknown source.
-const MAX_SERIES: usize = 5_000;
+const MAX_SERIES: usize = 3_000;
 
 /// Istio's labels of HTTP metrics.
 pub(super) const REQUEST_LABELS: [&str; 25] = [
