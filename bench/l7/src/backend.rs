@@ -38,20 +38,40 @@ pub(crate) struct Options {
 
 /// Serves until the process is ended.
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    let lease = Authority::open(&options.dir)?.lease(SERVER)?;
-    let certificate = lease.certificate(CERTIFICATE_LIMIT).await?;
-    let (http, hbone) = (listen(options.http).await?, listen(options.hbone).await?);
+    let backend = Backend::bind(options).await?;
     crate::waiting();
-    let connections = TaskTracker::new();
-    tokio::try_join!(
-        accept(&http, &connections, plain),
-        accept(&hbone, &connections, |tcp| tunnels(
-            tcp,
-            Arc::clone(&certificate),
-            lease.clone()
-        ))
-    )
-    .map(drop)
+    backend.serve().await
+}
+
+/// Open ports and a certificate.
+pub(crate) struct Backend {
+    http: TcpListener,
+    hbone: TcpListener,
+    lease: IdentityLease,
+    certificate: Arc<WorkloadCertificate>,
+}
+
+impl Backend {
+    pub(crate) async fn bind(options: &Options) -> Result<Self> {
+        let lease = Authority::open(&options.dir)?.lease(SERVER)?;
+        Ok(Self {
+            http: listen(options.http).await?,
+            hbone: listen(options.hbone).await?,
+            certificate: lease.certificate(CERTIFICATE_LIMIT).await?,
+            lease,
+        })
+    }
+
+    /// Answers for ever.
+    pub(crate) async fn serve(&self) -> Result<()> {
+        let connections = TaskTracker::new();
+        let tunnels = |tcp| tunnels(tcp, Arc::clone(&self.certificate), self.lease.clone());
+        tokio::try_join!(
+            accept(&self.http, &connections, plain),
+            accept(&self.hbone, &connections, tunnels)
+        )
+        .map(drop)
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
@@ -116,3 +136,6 @@ impl HboneHandler for Handler {
         eprintln!("{}: {refusal}", self.peer);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,10 +20,11 @@ use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::waypoint::waypoint_server::{Waypoint, WaypointServer};
 use ambit_wire::waypoint::{Load, LoadAck};
 use ambit_wire::xds;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -49,6 +50,14 @@ pub(crate) struct Options {
 
 /// Serves until the process is ended.
 pub(crate) async fn run(options: &Options) -> Result<()> {
+    let incoming = TcpIncoming::bind(options.listen)
+        .with_context(|| format!("cannot listen on {}", options.listen))?
+        .with_nodelay(Some(true));
+    crate::waiting();
+    serve(options, incoming).await
+}
+
+async fn serve(options: &Options, incoming: TcpIncoming) -> Result<()> {
     let authority = Authority::open(&options.dir)?;
     let (certificate, key) = authority.server(options.listen.ip())?;
     let control = Control {
@@ -62,8 +71,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         .add_service(AggregatedDiscoveryServiceServer::new(control.clone()))
         .add_service(IstioCertificateServiceServer::new(control.clone()))
         .add_service(WaypointServer::new(control));
-    crate::waiting();
-    Ok(server.serve(options.listen).await?)
+    Ok(server.serve_with_incoming(incoming).await?)
 }
 
 #[derive(Clone)]
@@ -115,5 +123,48 @@ impl Waypoint for Control {
     ) -> Result<Response<Self::ReportStream>, Status> {
         let acknowledged = request.into_inner().map(|load| load.map(|_| LoadAck {}));
         Ok(Response::new(acknowledged.boxed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ambit_bench::l7::files;
+    use ambit_tunnel::{CertificateManager, IstioCa, ManagerConfig};
+    use ambit_wire::waypoint::waypoint_client::WaypointClient;
+    use ambit_wire::{TokenFile, control_channel};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_waypoint_gets_its_certificate_and_can_report() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::create(dir.path()).unwrap();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let options = Options {
+            dir: dir.path().into(),
+            listen: incoming.local_addr().unwrap(),
+            backend: "192.0.2.1:8080".parse().unwrap(),
+            access_log: false,
+        };
+        let url = format!("https://{}", options.listen);
+        let serving = tokio::spawn(async move { serve(&options, incoming).await });
+        let channel = control_channel(&url, &dir.path().join(files::ROOT)).unwrap();
+        let token = TokenFile::new(dir.path().join(files::TOKEN));
+        let ca = IstioCa::new(channel.clone(), token, Duration::from_secs(3600));
+        let manager = CertificateManager::new(Arc::new(ca), ManagerConfig::default());
+        let lease = manager.lease(identity(WAYPOINT).unwrap());
+        let certificate = lease.certificate(Duration::from_secs(20)).await.unwrap();
+        assert_eq!(certificate.identity(), &identity(WAYPOINT).unwrap());
+
+        let loads = futures::stream::iter([Load::default(), Load::default()]);
+        let acknowledged = WaypointClient::new(channel)
+            .report(loads)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(acknowledged.count().await, 2);
+        serving.abort();
     }
 }

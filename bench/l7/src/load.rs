@@ -24,19 +24,19 @@ const BACKOFF: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    way: way::Options,
+    pub(crate) way: way::Options,
     /// Requests at a time, each on a stream or connection of its own
     #[arg(long, default_value_t = 16)]
-    streams: usize,
+    pub(crate) streams: usize,
     /// How long to measure, in seconds
     #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    pub(crate) seconds: f64,
     /// How long to work before that without measuring, in seconds
     #[arg(long, default_value_t = 1.0)]
-    warmup: f64,
+    pub(crate) warmup: f64,
     /// Requests a second, on a schedule that a slow answer does not delay: the latency counts from when a request was to be sent
     #[arg(long)]
-    rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
 }
 
 /// Opens all streams, sends, and sums up.

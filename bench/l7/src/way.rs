@@ -9,6 +9,7 @@ use ambit_bench::l7::CLIENT;
 use ambit_tunnel::{HboneConfig, HbonePool, IdentityLease, PoolKey};
 use anyhow::{Context, Result};
 use http::uri::Authority as UriAuthority;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
 
 use crate::authority::{Authority, identity};
@@ -16,6 +17,11 @@ use crate::http1::Connection;
 
 /// How long to wait for the own certificate, which is made in this process.
 const CERTIFICATE_LIMIT: Duration = Duration::from_secs(10);
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// What a ztunnel tells of the client's workload on each CONNECT.
+const CLIENT_BAGGAGE: &str = "k8s.cluster.name=Kubernetes,k8s.namespace.name=bench,k8s.deployment.name=client,\
+                              service.name=client,service.version=v1";
 
 /// Where requests go.
 #[derive(Debug, Clone, clap::Args)]
@@ -83,7 +89,9 @@ impl Way {
                 authority,
             } => {
                 let address = key.address;
-                let stream = pool.open(key, lease, authority, move || dial(address)).await?;
+                let headers = HeaderMap::from_iter([(BAGGAGE, HeaderValue::from_static(CLIENT_BAGGAGE))]);
+                let dial = move || dial(address);
+                let stream = pool.open_with(key, lease, authority, &headers, dial).await?;
                 Ok(Connection::new(stream.into_io()))
             }
         }

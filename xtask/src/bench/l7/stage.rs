@@ -217,7 +217,7 @@ impl Stage {
             ("AMBIT_TRUST_DOMAIN", TRUST_DOMAIN.into()),
             ("AMBIT_CLUSTER_ID", "Kubernetes".into()),
             ("AMBIT_WAYPOINT", WAYPOINT.into()),
-            ("AMBIT_DRAIN_DEADLINE", "5s".into()),
+            ("AMBIT_DRAIN_DEADLINE", "5".into()),
             ("NODE_NAME", "n1".into()),
             ("POD_NAME", "waypoint-0".into()),
             ("POD_NAMESPACE", NAMESPACE.into()),

@@ -1,0 +1,113 @@
+//! Backend, load and probe together, over loopback.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ambit_bench::l7::{CLIENT, Verdict, WAYPOINT, spiffe_id};
+
+use super::*;
+use crate::{load, probe, way};
+
+struct Running {
+    dir: tempfile::TempDir,
+    http: SocketAddr,
+    hbone: SocketAddr,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::create(dir.path()).unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let options = Options {
+            dir: dir.path().into(),
+            http: any,
+            hbone: any,
+        };
+        let backend = Backend::bind(&options).await.unwrap();
+        let (http, hbone) = (
+            backend.http.local_addr().unwrap(),
+            backend.hbone.local_addr().unwrap(),
+        );
+        // Ends with the test's runtime.
+        tokio::spawn(async move { backend.serve().await });
+        Self { dir, http, hbone }
+    }
+
+    fn hbone(&self, peer: &str) -> way::Options {
+        way::Options {
+            address: self.hbone,
+            hbone: Some(Path::to_path_buf(self.dir.path())),
+            authority: Some(self.http),
+            peer: Some(peer.into()),
+        }
+    }
+
+    fn plain(&self) -> way::Options {
+        way::Options {
+            address: self.http,
+            hbone: None,
+            authority: None,
+            peer: None,
+        }
+    }
+}
+
+fn work(way: way::Options, rate: Option<f64>) -> load::Options {
+    load::Options {
+        way,
+        streams: 4,
+        seconds: 0.2,
+        warmup: 0.05,
+        rate,
+    }
+}
+
+#[tokio::test]
+async fn requests_are_answered_on_both_ways_and_those_of_the_warm_up_not_measured() {
+    let backend = Running::start().await;
+    for way in [backend.hbone(SERVER), backend.plain()] {
+        let report = load::run(&work(way, None)).await.unwrap();
+        let measured = (report.per_second * report.seconds).round() as u64;
+        assert!(
+            0 < measured && measured < report.total && report.errors == 0,
+            "{report:?}"
+        );
+        assert!(report.lag_p99_us.is_none(), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_is_kept_to_its_last_request() {
+    let backend = Running::start().await;
+    let report = load::run(&work(backend.hbone(SERVER), Some(1000.0)))
+        .await
+        .unwrap();
+    // 0.25 s at 1000/s: whatever the machine does meanwhile, each is sent.
+    assert_eq!((report.total, report.errors), (250, 0), "{report:?}");
+    assert!(report.lag_p99_us.is_some());
+}
+
+#[tokio::test]
+async fn the_backend_tells_whom_it_serves() {
+    let backend = Running::start().await;
+    let expected = |peer: &str| Verdict {
+        get: 200,
+        delete: 200,
+        peer: peer.into(),
+    };
+    let found = probe::run(&backend.hbone(SERVER)).await.unwrap();
+    assert_eq!(found, expected(&spiffe_id(CLIENT)));
+    assert_eq!(probe::run(&backend.plain()).await.unwrap(), expected(""));
+}
+
+#[tokio::test]
+async fn another_identity_than_the_expected_one_is_no_way() {
+    let backend = Running::start().await;
+    let error = load::run(&work(backend.hbone(WAYPOINT), None)).await.unwrap_err();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains(&spiffe_id(SERVER)) && error.contains(&spiffe_id(WAYPOINT)),
+        "{error}"
+    );
+}
