@@ -1,6 +1,5 @@
 //! The operator's binary.
 
-mod health;
 mod run;
 
 use std::io::IsTerminal;

@@ -2,6 +2,7 @@
 
 mod status;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ambit_crds::{AmbientNamespace, labels};
@@ -63,15 +64,19 @@ impl NamespaceReconciler {
         }
     }
 
-    /// One pass over one namespace.
-    pub(super) async fn reconcile(&self, namespace: &str) -> Result<(), ReconcileError> {
+    /// One pass over one namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint.
+    pub(super) async fn reconcile(
+        &self,
+        namespace: &str,
+        troubles: &BTreeMap<String, String>,
+    ) -> Result<(), ReconcileError> {
         let object = self.objects.ambient(namespace);
         let record = object.as_deref().map(AmbientRecord::of);
         let summary = self.index.read(|index| index.namespace_summary(namespace));
         match (step(&summary, record.as_ref()), object) {
             (Step::Create, _) => self.create(namespace).await,
             (Step::Delete, Some(object)) => self.delete(namespace, &object).await,
-            (Step::Status, Some(object)) => self.write_status(namespace, &object, &summary).await,
+            (Step::Status, Some(object)) => self.write_status(namespace, &object, &summary, troubles).await,
             _ => Ok(()),
         }
     }
@@ -147,8 +152,9 @@ impl NamespaceReconciler {
         namespace: &str,
         object: &AmbientNamespace,
         summary: &NamespaceSummary,
+        troubles: &BTreeMap<String, String>,
     ) -> Result<(), ReconcileError> {
-        let finding = status::finding(summary);
+        let finding = status::finding(summary, troubles);
         let waypoints = waypoint::statuses(&self.index, &self.objects, namespace);
         let status = status::status(object, summary, waypoints, &finding);
         if object.status.as_ref() == Some(&status) {

@@ -33,6 +33,8 @@ use crate::index::{Key, SharedIndex, WaypointSummary};
 
 /// Between telling the data plane that a waypoint is no longer in the way, and stopping it: ztunnels hear of it at different times.
 const LEAVE: Duration = Duration::from_secs(5);
+/// What is in the way of a waypoint is looked at again after this long: not all of it is watched.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Kinds of the objects that bear a waypoint's name, in the order to delete them: what its last pods still need goes when they are gone.
 const KINDS: [&str; 4] = ["Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"];
 
@@ -47,8 +49,8 @@ pub(super) struct WaypointReconciler {
     autoscaler: Autoscaler,
     /// Waypoints that are not wanted any more, and since when.
     leaving: Mutex<BTreeMap<Key, Instant>>,
-    /// What keeps a waypoint from being made, for its policies' statuses.
-    troubles: Mutex<BTreeMap<Key, String>>,
+    /// What keeps a waypoint from being made, and since when.
+    troubles: Mutex<BTreeMap<Key, (String, Instant)>>,
 }
 
 impl WaypointReconciler {
@@ -87,6 +89,27 @@ impl WaypointReconciler {
         all
     }
 
+    /// What keeps the namespace's waypoints from being as they should, by waypoint.
+    pub(super) fn troubles(&self, namespace: &str) -> BTreeMap<String, String> {
+        let waypoints = self.index.read(|index| index.waypoints_in(namespace));
+        let wanted = waypoints.into_iter().filter(|w| w.wanted);
+        wanted
+            .filter_map(|w| {
+                let trouble = self.trouble(&Key::new(namespace, w.name.clone()))?;
+                Some((w.name, trouble))
+            })
+            .collect()
+    }
+
+    fn trouble(&self, waypoint: &Key) -> Option<String> {
+        let met = lock(&self.troubles).get(waypoint).map(|(text, _)| text.clone());
+        met.or_else(|| status::trouble(self.objects.deployment(waypoint)?.as_ref()))
+    }
+
+    fn met(&self, waypoint: &Key, trouble: String) {
+        lock(&self.troubles).insert(waypoint.clone(), (trouble, Instant::now()));
+    }
+
     /// Counts requests and time: the namespaces in which something is to be done about it.
     pub(super) fn tick(&self) -> BTreeSet<String> {
         let now = Instant::now();
@@ -100,6 +123,12 @@ impl WaypointReconciler {
             .filter(|(_, since)| now.duration_since(**since) >= LEAVE)
             .map(|(key, _)| key.namespace.clone())
             .collect();
+        let stuck = lock(&self.troubles);
+        let again = stuck
+            .iter()
+            .filter(|(_, (_, since))| now.duration_since(*since) >= LOOK_AGAIN);
+        due.extend(again.map(|(key, _)| key.namespace.clone()));
+        drop(stuck);
         for (waypoints, namespace) in waypoints {
             for waypoint in waypoints.iter().filter(|w| w.wanted) {
                 let key = Key::new(namespace.clone(), waypoint.name.clone());
@@ -117,9 +146,9 @@ impl WaypointReconciler {
 
     /// One pass over one namespace.
     pub(super) async fn reconcile(&self, namespace: &str) -> Result<(), ReconcileError> {
-        // The data plane's own objects stand there.
+        // The data plane's own objects stand there, and never a waypoint.
         if namespace == self.settings.namespace {
-            return Ok(());
+            return self.write_policies(namespace, &[]).await;
         }
         let waypoints = self.waypoints(namespace);
         let mesh = self.objects.mesh();
@@ -141,8 +170,8 @@ impl WaypointReconciler {
             };
             if let Err(error) = pass {
                 warn!(%namespace, waypoint = waypoint.name, %error, "the waypoint is not as it should be");
-                lock(&self.troubles).insert(key, error.to_string());
-                // What is somebody else's stays so until they change it, which the periodic look finds out.
+                self.met(&key, error.to_string());
+                // What is somebody else's stays so until they change it.
                 if !matches!(error, ReconcileError::Taken { .. }) {
                     result = Err(error);
                 }
@@ -187,7 +216,7 @@ impl WaypointReconciler {
     ) -> Result<(), ReconcileError> {
         lock(&self.leaving).remove(key);
         if let Some(obstacle) = &waypoint.obstacle {
-            lock(&self.troubles).insert(key.clone(), obstacle.clone());
+            self.met(key, obstacle.clone());
             return Ok(());
         }
         let wanted = Wanted {
@@ -306,10 +335,9 @@ impl WaypointReconciler {
             .iter()
             .map(|waypoint| {
                 let key = Key::new(namespace, waypoint.name.clone());
-                let trouble = lock(&self.troubles).get(&key).cloned();
                 let deployment = self.objects.deployment(&key);
                 let fleet = Fleet {
-                    trouble: trouble.or_else(|| deployment.as_deref().and_then(status::trouble)),
+                    trouble: self.trouble(&key),
                     ready: waypoint.ready(),
                     desired: deployment.as_deref().map_or(0, status::desired),
                 };

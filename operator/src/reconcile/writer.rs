@@ -101,6 +101,9 @@ impl Writer {
             match stop.run_until_cancelled(wake).await {
                 None => return,
                 Some(Wake::Tick) => {
+                    if !*self.leadership.borrow() {
+                        continue;
+                    }
                     let due = self.waypoints.tick();
                     let failed = stop.run_until_cancelled(self.write(due));
                     let Some(failed) = failed.await else { return };
@@ -167,7 +170,8 @@ impl Writer {
     async fn write(&self, namespaces: BTreeSet<String>) -> BTreeSet<String> {
         let results = stream::iter(namespaces).map(|namespace| async move {
             let waypoints = self.waypoints.reconcile(&namespace).await;
-            let ambient = self.namespaces.reconcile(&namespace).await;
+            let troubles = self.waypoints.troubles(&namespace);
+            let ambient = self.namespaces.reconcile(&namespace, &troubles).await;
             waypoints.and(ambient).err().map(|error| (namespace, error))
         });
         results

@@ -2,8 +2,8 @@ use hyper::Method;
 
 use super::*;
 use crate::index::{Config, Key};
-use crate::reconcile::ImageSettings;
 use crate::reconcile::testing::Server;
+use crate::reconcile::{ImageSettings, Live};
 
 const MESH: &str = "/apis/ambit.dev/v1alpha1/meshes/default";
 
@@ -29,6 +29,11 @@ impl World {
                 "metadata": {"name": "default", "uid": "u", "generation": 1}, "spec": {},
             }),
         );
+        Self::on(server)
+    }
+
+    /// An operator that starts on what there is.
+    fn on(server: Server) -> Self {
         let settings = Settings {
             namespace: "ambit-system".into(),
             identity: "op".into(),
@@ -69,6 +74,17 @@ impl World {
                 .get(&daemon_set(name))
                 .map(|s| serde_json::from_value(s).unwrap());
             self.objects.set_daemon_set(&Key::new("ambit-system", name), set);
+        }
+        for (kind, plural, name) in [
+            ("ServiceAccount", "serviceaccounts", dataplane::AGENT),
+            ("ServiceAccount", "serviceaccounts", dataplane::ZTUNNEL_ACCOUNT),
+            ("ConfigMap", "configmaps", dataplane::ROOT_CONFIG_MAP),
+        ] {
+            let object = self
+                .server
+                .get(&format!("/api/v1/namespaces/ambit-system/{plural}/{name}"));
+            let live = object.map(|o| Live::of(&serde_json::from_value(o["metadata"].clone()).unwrap()));
+            self.objects.set_live(kind, &Key::new("ambit-system", name), live);
         }
     }
 
@@ -173,6 +189,16 @@ async fn a_mesh_rolls_out_once_and_what_was_changed_by_hand_is_put_right() {
     world.pass().await;
     assert_eq!(world.reasons(), ("Ready".to_owned(), "AsExpected".to_owned()));
     assert_eq!(world.server.get(MESH).unwrap()["status"]["nodes"], "1/1");
+}
+
+#[tokio::test]
+async fn an_operator_that_restarts_writes_nothing() {
+    let mut world = World::new("34");
+    world.pass().await;
+    world.pass().await;
+    world.server.writes();
+    let mut restarted = World::on(world.server.clone());
+    assert_eq!(restarted.pass().await, [] as [String; 0]);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What an AmbientNamespace's status says.
 
+use std::collections::BTreeMap;
+
 use ambit_crds::{
     AmbientNamespace, AmbientNamespaceStatus, EnforcedRule, FailedPod, MtlsMode, NamespacePods,
     WaypointStatus, labels,
@@ -12,11 +14,11 @@ use crate::reconcile::mesh::count;
 /// Most failures that a status lists.
 const LISTED: usize = 20;
 
-/// What is to be said of a namespace.
-pub(super) fn finding(summary: &NamespaceSummary) -> Finding {
+/// What is to be said of a namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint.
+pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, String>) -> Finding {
     let to_capture = summary.captured + summary.pending + summary.failures.len();
     if summary.enrolled {
-        return enrolled(summary, to_capture);
+        return enrolled(summary, to_capture, troubles);
     }
     if summary.releasing > 0 {
         return Finding::progressing(
@@ -46,7 +48,7 @@ pub(super) fn finding(summary: &NamespaceSummary) -> Finding {
     Finding::ready("NotEnrolled", "the namespace's pods are left alone")
 }
 
-fn enrolled(summary: &NamespaceSummary, to_capture: usize) -> Finding {
+fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<String, String>) -> Finding {
     let captured = format!("{} of {to_capture} pods are captured", summary.captured);
     if let Some(first) = summary.failures.first() {
         let message = format!(
@@ -89,6 +91,12 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize) -> Finding {
         return Finding {
             ready: true,
             ..Finding::degraded("RulesNotEnforced", message)
+        };
+    }
+    if let Some((name, why)) = troubles.first_key_value() {
+        return Finding {
+            ready: true,
+            ..Finding::degraded("WaypointFailing", format!("waypoint {name}: {why}"))
         };
     }
     if to_capture == 0 {

@@ -154,7 +154,7 @@ fn what_is_said_of_a_namespace() {
         ),
     ];
     for (summary, reason, ready, progressing, degraded) in cases {
-        let found = finding(&summary);
+        let found = finding(&summary, &BTreeMap::new());
         let got = (found.reason, found.ready, found.progressing, found.degraded);
         assert_eq!(got, (reason, ready, progressing, degraded), "{summary:?}");
     }
@@ -169,7 +169,7 @@ fn failures_are_listed_up_to_a_limit_and_counted_beyond() {
         ..enrolled()
     };
     let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
-    let found = finding(&summary);
+    let found = finding(&summary, &BTreeMap::new());
     let status = status(&object, &summary, Vec::new(), &found);
     assert_eq!((status.failures.len(), status.failures_omitted), (20, Some(5)));
     assert_eq!(status.pods.unwrap().failed, 25);
@@ -184,7 +184,12 @@ fn failures_are_listed_up_to_a_limit_and_counted_beyond() {
 fn a_rules_status_names_who_enforces_it() {
     let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
     let told = |summary: NamespaceSummary| {
-        let status = status(&object, &summary, Vec::new(), &finding(&summary));
+        let status = status(
+            &object,
+            &summary,
+            Vec::new(),
+            &finding(&summary, &BTreeMap::new()),
+        );
         (
             status.rules[0].enforced_by.clone(),
             status.rules[0].pods,
@@ -210,4 +215,26 @@ fn a_rules_status_names_who_enforces_it() {
         ..protects
     };
     assert_eq!(told(outside), ("nothing".to_owned(), 2, "Disabled".to_owned()));
+}
+
+#[test]
+fn a_waypoint_that_cannot_be_made_is_told_and_waypoints_are_listed() {
+    let summary = NamespaceSummary {
+        captured: 2,
+        ..enrolled()
+    };
+    let troubles = [("waypoint".to_owned(), "FailedCreate: exceeded quota".to_owned())].into();
+    let found = finding(&summary, &troubles);
+    assert!(found.ready && found.degraded, "pods are captured all the same");
+    assert_eq!(found.reason, "WaypointFailing");
+    assert_eq!(found.message, "waypoint waypoint: FailedCreate: exceeded quota");
+
+    let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
+    let waypoints = vec![WaypointStatus {
+        name: "waypoint".into(),
+        replicas: "0/1".into(),
+        ..WaypointStatus::default()
+    }];
+    let status = status(&object, &summary, waypoints.clone(), &found);
+    assert_eq!(status.waypoints, waypoints);
 }
