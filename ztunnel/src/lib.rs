@@ -8,7 +8,6 @@ mod observe;
 mod pod;
 mod pods;
 mod proxy;
-mod serve;
 mod state;
 mod xds;
 mod ztunnel;

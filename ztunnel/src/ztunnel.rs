@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ambit_serve::{Answer, listen, serve};
 use ambit_tunnel::{
     CertificateDump, CertificateManager, CertificateSource, HboneConfig, HbonePool, IstioCa, ManagerConfig,
 };
@@ -12,8 +13,6 @@ use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
 use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
 use ambit_wire::xds::{Client, ConnectionState, Subscription};
-use anyhow::Context;
-use http::StatusCode;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,7 +27,6 @@ use crate::limits::{Budget, Limits};
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
 use crate::proxy::{OriginalDestination, Proxy, original_destination};
-use crate::serve::{Answer, Answers, serve_http};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, Synced};
 
@@ -176,33 +174,24 @@ impl Ztunnel {
             shutdown,
             tasks,
         };
-        this.serve(admin, metrics, ready);
+        this.serve_http(admin, metrics, ready);
         Ok(this)
     }
 
-    fn serve(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
-        let spawn = |name, listener, answer: Answers| {
-            self.tasks
-                .spawn(serve_http(name, listener, self.shutdown.clone(), answer));
-        };
+    fn serve_http(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
+        let shutdown = || self.shutdown.clone();
         let (shared, revision) = (Arc::clone(&self.shared), self.config.revision.clone());
-        spawn(
-            "admin",
-            admin,
-            Box::new(move |path| (path == "/config_dump").then(|| shared.config_dump(&revision))),
-        );
+        self.tasks.spawn(serve("admin", admin, shutdown(), move |path| {
+            (path == "/config_dump").then(|| shared.config_dump(&revision))
+        }));
         let shared = Arc::clone(&self.shared);
-        spawn(
-            "metrics",
-            metrics,
-            Box::new(move |path| matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())),
-        );
+        self.tasks.spawn(serve("metrics", metrics, shutdown(), move |path| {
+            matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
+        }));
         let shared = Arc::clone(&self.shared);
-        spawn(
-            "ready",
-            ready,
-            Box::new(move |path| (path == "/healthz/ready").then(|| shared.ready())),
-        );
+        self.tasks.spawn(serve("ready", ready, shutdown(), move |path| {
+            (path == "/healthz/ready").then(|| Answer::ready(shared.not_ready()))
+        }));
     }
 
     /// Whether the control plane and the agent have both said all they know.
@@ -251,13 +240,6 @@ impl Shared {
         }
     }
 
-    fn ready(&self) -> Answer {
-        match self.not_ready() {
-            None => Answer::text(StatusCode::OK, "ready\n"),
-            Some(reason) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
-        }
-    }
-
     fn metrics(&self) -> Answer {
         let (pods, draining_pods) = self.pods.counts();
         let (workloads, services, policies) = self.proxy.state.counts();
@@ -272,10 +254,7 @@ impl Shared {
             control_plane: self.xds.borrow().is_connected(),
             agent: self.pods.is_connected(),
         };
-        match self.proxy.metrics.render(gauges) {
-            Ok(text) => Answer::text(StatusCode::OK, text),
-            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        }
+        Answer::text_or_error(self.proxy.metrics.render(gauges))
     }
 
     fn config_dump(&self, revision: &str) -> Answer {
@@ -287,17 +266,8 @@ impl Shared {
             policies: self.proxy.state.dump_policies(),
             certificates: self.proxy.certificates.dump(),
         };
-        match serde_json::to_string_pretty(&dump) {
-            Ok(json) => Answer::json(json),
-            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        }
+        Answer::json_or_error(serde_json::to_string_pretty(&dump))
     }
-}
-
-async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address}"))
 }
 
 /// As Istio's ztunnel names itself, so that a foreign control plane understands.
