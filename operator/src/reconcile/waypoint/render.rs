@@ -157,7 +157,7 @@ fn pod_template(settings: &Settings, mesh: &Mesh, name: &str) -> Value {
                     { "name": "metrics", "containerPort": PORT_METRICS },
                     { "name": "ready", "containerPort": PORT_READY },
                 ],
-                "readinessProbe": { "httpGet": { "path": "/healthz/ready", "port": PORT_READY }, "periodSeconds": 2 },
+                "readinessProbe": { "httpGet": { "path": "/healthz/ready", "port": PORT_READY }, "periodSeconds": 1 },
                 "securityContext": {
                     "allowPrivilegeEscalation": false,
                     "readOnlyRootFilesystem": true,

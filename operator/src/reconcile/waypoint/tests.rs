@@ -11,10 +11,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::index::Config;
-use crate::reconcile::ImageSettings;
 use crate::reconcile::testing::Server;
 use crate::reconcile::watch::{Watched, see, unsee};
+use crate::reconcile::{ImageSettings, Writer};
 
+const MESH: &str = "/apis/ambit.dev/v1alpha1/meshes/default";
 const SERVICE: &str = "/api/v1/namespaces/shop/services/waypoint";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/waypoint";
 const ACCOUNT: &str = "/api/v1/namespaces/shop/serviceaccounts/waypoint";
@@ -32,12 +33,28 @@ struct World {
     _timers: DropGuard,
 }
 
+fn settings() -> Settings {
+    Settings {
+        namespace: "ambit-system".into(),
+        identity: "op".into(),
+        images: ImageSettings {
+            registry: "r".into(),
+            tag: "t".into(),
+            pull_policy: "Never".into(),
+        },
+        cluster_id: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        log_format: "text".into(),
+        root_certificate: "PEM".into(),
+    }
+}
+
 impl World {
     /// An enrolled namespace with a Service and a policy for it.
     fn new() -> Self {
         let server = Server::default();
         server.put(
-            "/apis/ambit.dev/v1alpha1/meshes/default",
+            MESH,
             json!({
                 "apiVersion": "ambit.dev/v1alpha1", "kind": "Mesh",
                 "metadata": {"name": "default", "uid": "m", "generation": 1}, "spec": {},
@@ -67,19 +84,6 @@ impl World {
 
     /// An operator that starts on what there is.
     fn on(server: Server) -> Self {
-        let settings = Settings {
-            namespace: "ambit-system".into(),
-            identity: "op".into(),
-            images: ImageSettings {
-                registry: "r".into(),
-                tag: "t".into(),
-                pull_policy: "Never".into(),
-            },
-            cluster_id: "Kubernetes".into(),
-            cluster_domain: "cluster.local".into(),
-            log_format: "text".into(),
-            root_certificate: "PEM".into(),
-        };
         let index = Arc::new(SharedIndex::new(Config::default()));
         let objects = Arc::new(Objects::default());
         let stop = CancellationToken::new();
@@ -88,7 +92,7 @@ impl World {
         let loads = Arc::new(LoadTable::new(&Registry::new()).unwrap());
         let reconciler = WaypointReconciler::new(
             server.client(),
-            settings,
+            settings(),
             Arc::clone(&index),
             Arc::clone(&objects),
             Events::new(server.client(), "op"),
@@ -109,7 +113,7 @@ impl World {
 
     /// The watches hear of what the server has.
     fn watch(&self) {
-        self.of::<Mesh>("/apis/ambit.dev/v1alpha1/meshes/default");
+        self.of::<Mesh>(MESH);
         self.of::<Namespace>("/api/v1/namespaces/shop");
         self.of::<Service>("/api/v1/namespaces/shop/services/server");
         self.of::<Service>(SERVICE);
@@ -164,6 +168,22 @@ impl World {
             }
             all.extend(late);
         }
+    }
+
+    /// Until `done`, with the watches hearing of what happens meanwhile.
+    async fn until(&self, done: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            loop {
+                self.watch();
+                if done(self) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        // By the test's clock.
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        assert!(waited.is_ok(), "{:?}", self.server.writes());
     }
 
     fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
@@ -276,7 +296,7 @@ async fn what_is_changed_or_deleted_by_hand_is_put_right() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_with_the_replicas_there_are_and_load_changes_them() {
     let world = World::new();
-    world.change("/apis/ambit.dev/v1alpha1/meshes/default", |mesh| {
+    world.change(MESH, |mesh| {
         mesh["spec"]["waypoint"] =
             json!({"scaling": {"targetInFlight": 10, "maxReplicas": 4, "scaleDownWindow": "0s"}});
     });
@@ -368,7 +388,7 @@ async fn waypoints_go_with_the_mesh() {
     world.settle().await;
     world.replica();
     world.settle().await;
-    world.change("/apis/ambit.dev/v1alpha1/meshes/default", |mesh| {
+    world.change(MESH, |mesh| {
         mesh["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     });
     world.settle().await;
@@ -403,4 +423,42 @@ async fn somebody_elses_objects_are_left_alone() {
         message.contains("Deployment shop/waypoint is not Ambit's"),
         "{message}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replica_that_leads_makes_waypoints_and_scales_them() {
+    let world = World::new();
+    world.change(MESH, |mesh| {
+        mesh["spec"]["waypoint"] = json!({"scaling": {"targetInFlight": 10}});
+    });
+    let (leads, leadership) = tokio::sync::watch::channel(false);
+    let writer = Writer::new(
+        world.server.client(),
+        settings(),
+        Arc::clone(&world.index),
+        Arc::clone(&world.objects),
+        leadership,
+        Arc::clone(&world.loads),
+    );
+    let stop = CancellationToken::new();
+    let writing = tokio::spawn(writer.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.server.writes(), [], "it does not lead");
+
+    leads.send_replace(true);
+    world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
+    world.replica();
+    world.until(World::bound).await;
+    let stream = world.loads.stream("shop", "waypoint", "w0");
+    world
+        .until(|world| {
+            stream.report(&ambit_wire::waypoint::Load {
+                in_flight_milli: 25_000,
+                ..Default::default()
+            });
+            world.replicas() == 3
+        })
+        .await;
+    stop.cancel();
+    writing.await.unwrap();
 }
