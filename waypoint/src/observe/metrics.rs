@@ -3,7 +3,8 @@
 use ambit_tunnel::SpiffeId;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use std::sync::Arc;
 
@@ -87,7 +88,10 @@ pub(super) struct Metrics {
     audited: IntCounterVec,
     refused: IntCounterVec,
     resources: IntGaugeVec,
-    gauges: IntGaugeVec,
+    in_flight: IntGauge,
+    connections: IntGauge,
+    hbone_connections: IntGauge,
+    control_plane: IntGauge,
 }
 
 impl Metrics {
@@ -96,9 +100,13 @@ impl Metrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+        let gauge = |name: &str, help: &str| {
+            register(&registry, IntGauge::new(format!("ambit_waypoint_{name}"), help)?)
         };
+        let resources = IntGaugeVec::new(
+            Opts::new("ambit_waypoint_resources", "Configuration that is held, by kind"),
+            &["kind"],
+        )?;
         let duration = HistogramOpts::new(
             "istio_request_duration_milliseconds",
             "From the head of a request to the end of its answer",
@@ -155,17 +163,11 @@ impl Metrics {
                 "Connections and requests that were not served at all, by reason",
                 &["reason"],
             )?,
-            resources: gauges(
-                "ambit_waypoint_resources",
-                "Configuration that is held, by kind",
-                &["kind"],
-            )?,
-            gauges: gauges(
-                "ambit_waypoint_now",
-                "in_flight: requests; connections: from clients; hbone_connections: pooled, to endpoints; \
-                 control_plane_connected: 1 while one answers",
-                &["what"],
-            )?,
+            resources: register(&registry, resources)?,
+            in_flight: gauge("requests_in_flight", "Requests, and connections that are no HTTP")?,
+            connections: gauge("client_connections", "Connections of clients")?,
+            hbone_connections: gauge("hbone_connections", "Pooled HBONE connections to endpoints")?,
+            control_plane: gauge("control_plane_connected", "1 while a control plane answers")?,
             registry,
         })
     }
@@ -232,15 +234,11 @@ impl Metrics {
                 .with_label_values(&[kind])
                 .set(signed(*count as u64));
         }
-        let now = [
-            ("in_flight", in_flight),
-            ("connections", u64::from(connections)),
-            ("hbone_connections", gauges.hbone_connections as u64),
-            ("control_plane_connected", u64::from(gauges.control_plane)),
-        ];
-        for (what, value) in now {
-            self.gauges.with_label_values(&[what]).set(signed(value));
-        }
+        self.in_flight.set(signed(in_flight));
+        self.connections.set(connections.into());
+        self.hbone_connections
+            .set(signed(gauges.hbone_connections as u64));
+        self.control_plane.set(gauges.control_plane.into());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
