@@ -10,6 +10,9 @@ use std::time::Duration;
 pub struct Limits {
     /// For the TCP connection to a destination, and for a socket from the node agent to make it with. Default 10 s.
     pub connect_timeout: Duration,
+    /// For the TCP connection to an endpoint while there are others to try: one that is dead must not cost the whole time. Long enough
+    /// for a lost SYN to be sent again. Default 2 s.
+    pub attempt_timeout: Duration,
     /// For the TLS handshake of an HBONE client, certificate included. Default 10 s.
     pub handshake_timeout: Duration,
     /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
@@ -32,6 +35,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(10),
             workload_timeout: Duration::from_secs(5),
             connect_attempts: 3,

@@ -1,6 +1,7 @@
 //! The data path: what happens to an accepted connection.
 
 mod authorize;
+mod baggage;
 mod connect;
 mod inbound;
 mod outbound;

@@ -4,6 +4,7 @@ mod balance;
 mod dump;
 mod service;
 mod tables;
+mod waypoint;
 mod workload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,11 @@ pub(crate) use balance::InUse;
 pub(crate) use dump::{PolicyDump, ServiceDump, WorkloadDump};
 pub(crate) use service::Service;
 use tables::Tables;
+use waypoint::Waypoint;
 pub(crate) use workload::{InvalidAddress, Protocol, Workload};
+
+/// The metrics' word for a connection to what is bound to a waypoint, when no replica of that was reached.
+pub(crate) const WAYPOINT_UNREACHABLE: &str = "waypoint_unreachable";
 
 /// Where a connection is to go.
 #[derive(Debug, Clone)]
@@ -35,6 +40,10 @@ pub(crate) struct Route {
     pub(crate) service: Option<Arc<Service>>,
     /// Counts the connection towards the endpoint's load.
     pub(crate) in_use: Option<InUse>,
+    /// It leads to a waypoint, which is told the target: the workload is the waypoint's.
+    pub(crate) waypoint: bool,
+    /// There may be other endpoints that would do.
+    pub(crate) others: bool,
 }
 
 /// Why a connection can go nowhere.
@@ -44,8 +53,12 @@ pub(crate) enum RouteError {
     NoHealthyEndpoint(Arc<Service>),
     #[error("{0} has no port {1}")]
     NoPort(Arc<Service>, u16),
-    #[error("{0} is bound to a waypoint, which this version cannot reach: failing closed")]
-    Waypoint(String),
+    #[error("{bound} is reached through {waypoint} only, which has no ready replica")]
+    Waypoint {
+        bound: String,
+        service: Option<Arc<Service>>,
+        waypoint: Waypoint,
+    },
 }
 
 impl RouteError {
@@ -54,14 +67,14 @@ impl RouteError {
         match self {
             Self::NoHealthyEndpoint(_) => "no_healthy_endpoint",
             Self::NoPort(..) => "no_service_port",
-            Self::Waypoint(_) => "waypoint_unreachable",
+            Self::Waypoint { .. } => WAYPOINT_UNREACHABLE,
         }
     }
 
     pub(crate) fn service(&self) -> Option<&Arc<Service>> {
         match self {
             Self::NoHealthyEndpoint(service) | Self::NoPort(service, _) => Some(service),
-            Self::Waypoint(_) => None,
+            Self::Waypoint { service, .. } => service.as_ref(),
         }
     }
 }
@@ -159,15 +172,20 @@ impl MeshState {
             if service.passthrough {
                 return Ok(Route::passthrough(destination, Some(Arc::clone(service))));
             }
-            if service.waypoint {
-                return Err(RouteError::Waypoint(service.to_string()));
-            }
             if !service
                 .ports
                 .iter()
                 .any(|port| port.service_port == destination.port())
             {
                 return Err(RouteError::NoPort(Arc::clone(service), destination.port()));
+            }
+            if let Some(waypoint) = &service.waypoint {
+                let bound = Bound {
+                    name: service.as_ref(),
+                    service: Some(service),
+                    waypoint,
+                };
+                return through_waypoint(&tables, &bound, destination, tried);
             }
             let choice = entry.choose(destination.port(), destination.is_ipv4(), tried);
             let choice = choice.ok_or_else(|| RouteError::NoHealthyEndpoint(Arc::clone(service)))?;
@@ -177,17 +195,30 @@ impl MeshState {
                 workload: Some(choice.workload),
                 service: Some(Arc::clone(service)),
                 in_use: Some(choice.in_use),
+                waypoint: false,
+                others: choice.others,
             });
         }
         match tables.workload(destination.ip()) {
-            Some(workload) if workload.waypoint => Err(RouteError::Waypoint(workload.to_string())),
-            Some(workload) => Ok(Route {
-                hbone: hbone(workload, destination),
-                target: destination,
-                workload: Some(Arc::clone(workload)),
-                service: None,
-                in_use: None,
-            }),
+            Some(workload) => match &workload.waypoint {
+                Some(waypoint) => {
+                    let bound = Bound {
+                        name: workload.as_ref(),
+                        service: None,
+                        waypoint,
+                    };
+                    through_waypoint(&tables, &bound, destination, tried)
+                }
+                None => Ok(Route {
+                    hbone: hbone(workload, destination),
+                    target: destination,
+                    workload: Some(Arc::clone(workload)),
+                    service: None,
+                    in_use: None,
+                    waypoint: false,
+                    others: false,
+                }),
+            },
             None => Ok(Route::passthrough(destination, None)),
         }
     }
@@ -233,7 +264,42 @@ impl Route {
             workload: None,
             service,
             in_use: None,
+            waypoint: false,
+            others: false,
         }
+    }
+}
+
+/// What is bound to a waypoint.
+struct Bound<'a> {
+    name: &'a dyn std::fmt::Display,
+    service: Option<&'a Arc<Service>>,
+    waypoint: &'a Waypoint,
+}
+
+/// To a replica of the waypoint, which is told `destination`; never past it.
+fn through_waypoint(
+    tables: &Tables,
+    bound: &Bound<'_>,
+    destination: SocketAddr,
+    tried: &[Arc<str>],
+) -> Result<Route, RouteError> {
+    let service = bound.service.cloned();
+    match tables.replica(bound.waypoint, destination.is_ipv4(), tried) {
+        Some(replica) => Ok(Route {
+            target: destination,
+            hbone: Some(replica.target),
+            workload: Some(replica.workload),
+            service,
+            in_use: Some(replica.in_use),
+            waypoint: true,
+            others: replica.others,
+        }),
+        None => Err(RouteError::Waypoint {
+            bound: bound.name.to_string(),
+            service,
+            waypoint: bound.waypoint.clone(),
+        }),
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_tunnel::{CopyError, HboneStream, IdentityLease, OpenError, PoolKey, copy_tcp, copy_tunnel};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use tokio::net::TcpStream;
 
+use super::baggage;
 use super::connect::{ConnectFailure, connect};
 use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
 use crate::pod::Pod;
-use crate::state::{Route, RouteError, Workload};
+use crate::state::{Route, RouteError, WAYPOINT_UNREACHABLE, Workload};
 
 /// Why a destination was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +91,13 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
                 };
             }
         };
-        match reach(proxy, pod, &lease, &route).await {
+        let last_attempt = tried.len() + 1 >= proxy.limits.connect_attempts;
+        let timeout = if route.others && !last_attempt {
+            proxy.limits.attempt_timeout
+        } else {
+            proxy.limits.connect_timeout
+        };
+        match reach(proxy, pod, &lease, &route, peer, timeout).await {
             Ok(upstream) => break (Some(route), Ok(upstream)),
             Err(failure) => {
                 let endpoint = route
@@ -97,7 +105,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
                     .as_ref()
                     .and(route.workload.as_ref())
                     .map(|w| Arc::clone(&w.uid));
-                let more = failure.is_of_the_endpoint() && tried.len() + 1 < proxy.limits.connect_attempts;
+                let more = failure.is_of_the_endpoint() && !last_attempt;
                 let Some(endpoint) = endpoint.filter(|_| more) else {
                     break (Some(route), Err(failure));
                 };
@@ -127,8 +135,16 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         }
         Err(failure) => {
             reset(tcp);
-            record.fail(failure.reason(), &failure);
+            record.fail(reason(route.as_ref(), &failure), &failure);
         }
+    }
+}
+
+/// The metrics' word for a failure.
+fn reason(route: Option<&Route>, failure: &Failure) -> &'static str {
+    match route {
+        Some(route) if route.waypoint && failure.is_of_the_endpoint() => WAYPOINT_UNREACHABLE,
+        _ => failure.reason(),
     }
 }
 
@@ -164,8 +180,9 @@ async fn reach(
     pod: &Arc<Pod>,
     lease: &IdentityLease,
     route: &Route,
+    peer: SocketAddr,
+    timeout: Duration,
 ) -> Result<Upstream, Failure> {
-    let timeout = proxy.limits.connect_timeout;
     let (Some(address), Some(workload)) = (route.hbone, &route.workload) else {
         return Ok(Upstream::Plain(connect(pod, route.target, timeout).await?));
     };
@@ -185,9 +202,23 @@ async fn reach(
         let pod = Arc::clone(pod);
         async move { Ok(connect(&pod, address, timeout).await?) }
     };
-    Ok(Upstream::Tunnel(
-        proxy.pool.open(&key, lease, &authority, dial).await?,
-    ))
+    let headers = match (route.waypoint, source(proxy, pod, peer)) {
+        (true, Some(source)) => baggage::headers(&source),
+        _ => HeaderMap::new(),
+    };
+    let stream = proxy
+        .pool
+        .open_with(&key, lease, &authority, &headers, dial)
+        .await?;
+    Ok(Upstream::Tunnel(stream))
+}
+
+/// The workload that the pod is. The agent may not know the pod's addresses yet, but it connects from one of them.
+fn source(proxy: &Proxy, pod: &Pod, peer: SocketAddr) -> Option<Arc<Workload>> {
+    let info = pod.info.load();
+    proxy.state.workload(peer.ip()).filter(|workload| {
+        workload.name == info.identity.name && workload.namespace == info.identity.namespace
+    })
 }
 
 fn record(
@@ -200,10 +231,7 @@ fn record(
     failure: Option<&Failure>,
 ) -> Record {
     let info = pod.info.load_full();
-    // The agent may not know the pod's addresses yet, but it connects from one of them.
-    let source = proxy.state.workload(peer.ip()).filter(|workload| {
-        workload.name == info.identity.name && workload.namespace == info.identity.namespace
-    });
+    let source = source(proxy, pod, peer);
     let of_route = route.and_then(|route| route.workload.clone());
     let secure = route.is_some_and(|route| route.hbone.is_some());
     let service = route

@@ -53,6 +53,20 @@ pub(super) struct Choice {
     pub(super) workload: Arc<Workload>,
     pub(super) target: SocketAddr,
     pub(super) in_use: InUse,
+    /// There may be other endpoints that would do.
+    pub(super) others: bool,
+}
+
+impl Choice {
+    /// An endpoint that is no service's.
+    pub(super) fn only(workload: Arc<Workload>, target: SocketAddr) -> Self {
+        Self {
+            workload,
+            target,
+            in_use: InUse::new(&Arc::default()),
+            others: false,
+        }
+    }
 }
 
 impl ServiceEntry {
@@ -116,6 +130,7 @@ impl ServiceEntry {
             workload: Arc::clone(&endpoint.workload),
             target,
             in_use: InUse::new(&endpoint.connections),
+            others: count > tried.len() + 1,
         })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ambit_wire::workload as wire;
 use ambit_wire::workload::load_balancing::{HealthPolicy, Mode};
 
+use super::waypoint::Waypoint;
 use super::workload::{InvalidAddress, ip};
 
 /// A port of a service, and where it leads on its endpoints.
@@ -43,8 +44,8 @@ pub(crate) struct Service {
     pub(crate) passthrough: bool,
     /// Unhealthy endpoints are used like healthy ones.
     pub(crate) ignore_health: bool,
-    /// Reached through a waypoint only.
-    pub(crate) waypoint: bool,
+    /// Reached through it only.
+    pub(crate) waypoint: Option<Waypoint>,
 }
 
 impl TryFrom<wire::Service> for Service {
@@ -66,7 +67,7 @@ impl TryFrom<wire::Service> for Service {
                 .collect::<Result<_, _>>()?,
             passthrough: balancing.mode() == Mode::Passthrough,
             ignore_health: balancing.health_policy() == HealthPolicy::AllowAll,
-            waypoint: from.waypoint.is_some(),
+            waypoint: from.waypoint.map(Waypoint::from),
             name: from.name,
             namespace: from.namespace,
             hostname: from.hostname,

@@ -1,13 +1,14 @@
 //! The indexes, kept up with every change.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_wire::workload::{Address, address};
 
-use super::balance::ServiceEntry;
+use super::balance::{Choice, ServiceEntry};
 use super::service::Service;
+use super::waypoint::{At, Waypoint};
 use super::workload::{InvalidAddress, Workload};
 
 #[derive(Debug, Default)]
@@ -35,6 +36,22 @@ impl Tables {
 
     pub(super) fn service_at(&self, ip: IpAddr) -> Option<&ServiceEntry> {
         self.services.get(self.by_vip.get(&ip)?)
+    }
+
+    /// A replica of a waypoint.
+    pub(super) fn replica(&self, waypoint: &Waypoint, v4: bool, tried: &[Arc<str>]) -> Option<Choice> {
+        match &waypoint.at {
+            At::Service(key) => self.services.get(key)?.choose(waypoint.port, v4, tried),
+            At::Address(address) => match self.service_at(*address) {
+                Some(entry) => entry.choose(waypoint.port, v4, tried),
+                None => {
+                    let workload = self.by_ip.get(address).filter(|w| !tried.contains(&w.uid))?;
+                    let target = SocketAddr::new(*address, waypoint.port);
+                    Some(Choice::only(Arc::clone(workload), target))
+                }
+            },
+            At::Nowhere => None,
+        }
     }
 
     pub(super) fn service(&self, key: &str) -> Option<&Arc<Service>> {

@@ -8,6 +8,8 @@ use ambit_wire::workload::{
 
 use super::*;
 
+mod waypoints;
+
 const VIP: [u8; 4] = [10, 96, 0, 1];
 
 fn ip(last: u8) -> [u8; 4] {

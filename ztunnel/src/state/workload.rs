@@ -11,6 +11,7 @@ use ambit_wire::names::TRUST_DOMAIN;
 use ambit_wire::workload as wire;
 
 use super::service::ServicePort;
+use super::waypoint::Waypoint;
 
 /// What is wrong with an address that the control plane sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,8 +54,8 @@ pub(crate) struct Workload {
     pub(crate) cluster: String,
     pub(crate) healthy: bool,
     pub(crate) host_network: bool,
-    /// Reached through a waypoint only.
-    pub(crate) waypoint: bool,
+    /// Its own addresses are reached through it only.
+    pub(crate) waypoint: Option<Waypoint>,
     pub(crate) authorization_policies: Vec<String>,
     /// By `<namespace>/<hostname>`.
     pub(crate) services: HashMap<Arc<str>, Arc<[ServicePort]>>,
@@ -114,7 +115,7 @@ impl TryFrom<wire::Workload> for Workload {
             },
             healthy: from.status() == wire::WorkloadStatus::Healthy,
             host_network: from.network_mode() == wire::NetworkMode::HostNetwork,
-            waypoint: from.waypoint.is_some(),
+            waypoint: from.waypoint.map(Waypoint::from),
             uid: from.uid.into(),
             name: from.name,
             namespace: from.namespace,

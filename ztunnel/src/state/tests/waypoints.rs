@@ -1,0 +1,117 @@
+//! What is bound to a waypoint.
+
+use ambit_wire::workload::{GatewayAddress, NamespacedHostname, gateway_address::Destination};
+
+use super::*;
+
+const WAYPOINT: &str = "ns/waypoint.ns.svc.cluster.local";
+
+fn by_name() -> GatewayAddress {
+    GatewayAddress {
+        destination: Some(Destination::Hostname(NamespacedHostname {
+            namespace: "ns".into(),
+            hostname: "waypoint.ns.svc.cluster.local".into(),
+        })),
+        hbone_mtls_port: 15008,
+    }
+}
+
+fn bound(waypoint: GatewayAddress) -> Type {
+    Type::Service(WireService {
+        waypoint: Some(waypoint),
+        ..service()
+    })
+}
+
+fn replica(name: &str, address: [u8; 4]) -> Type {
+    let ports = vec![Port {
+        service_port: 15008,
+        target_port: 15008,
+        ..Port::default()
+    }];
+    Type::Workload(WireWorkload {
+        services: [(WAYPOINT.to_owned(), PortList { ports })].into(),
+        service_account: "waypoint".into(),
+        tunnel_protocol: TunnelProtocol::None.into(),
+        ..workload(name, address)
+    })
+}
+
+#[test]
+fn a_bound_service_is_reached_through_the_waypoint_which_is_told_the_virtual_address() {
+    let state = state([
+        bound(by_name()),
+        Type::Workload(endpoint("web", ip(1), 8080)),
+        replica("waypoint-1", ip(7)),
+    ]);
+    let route = state.route(socket(VIP, 80), &[]).unwrap();
+    assert_eq!(route.target, socket(VIP, 80));
+    assert_eq!(route.hbone, Some(socket(ip(7), 15008)));
+    assert_eq!(
+        route.workload.unwrap().identity.service_account(),
+        "waypoint",
+        "the identity that must be found there"
+    );
+    assert_eq!(route.service.unwrap().name, "web");
+}
+
+#[test]
+fn nothing_leads_past_a_waypoint_that_has_no_replica() {
+    let nowhere = GatewayAddress::default();
+    let unready = |replica: Type| match replica {
+        Type::Workload(workload) => Type::Workload(WireWorkload {
+            status: WorkloadStatus::Unhealthy.into(),
+            ..workload
+        }),
+        other => other,
+    };
+    for (waypoint, replica) in [
+        (by_name(), None),
+        (nowhere, Some(replica("waypoint-1", ip(7)))),
+        (by_name(), Some(unready(replica("waypoint-1", ip(7))))),
+    ] {
+        let endpoint = Type::Workload(endpoint("web", ip(1), 8080));
+        let state = state([bound(waypoint), endpoint].into_iter().chain(replica));
+        let error = state.route(socket(VIP, 80), &[]).unwrap_err();
+        assert_eq!(error.reason(), WAYPOINT_UNREACHABLE, "{error}");
+        assert_eq!(error.service().unwrap().name, "web");
+    }
+}
+
+#[test]
+fn a_replica_that_was_tried_is_left_out() {
+    let replicas = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))];
+    let state = state([bound(by_name())].into_iter().chain(replicas));
+    let first = state.route(socket(VIP, 80), &[]).unwrap();
+    assert!(first.others);
+    let tried = [Arc::clone(&first.workload.unwrap().uid)];
+    let second = state.route(socket(VIP, 80), &tried).unwrap();
+    assert_ne!(second.hbone, first.hbone);
+    assert!(!second.others);
+}
+
+#[test]
+fn a_bound_workload_is_reached_through_the_waypoint_at_its_own_address() {
+    let bound = Type::Workload(WireWorkload {
+        waypoint: Some(by_name()),
+        ..workload("web", ip(1))
+    });
+    let state = state([bound, replica("waypoint-1", ip(7))]);
+    let route = state.route(socket(ip(1), 8080), &[]).unwrap();
+    assert_eq!(route.target, socket(ip(1), 8080));
+    assert_eq!(route.hbone, Some(socket(ip(7), 15008)));
+}
+
+#[test]
+fn a_waypoint_may_be_named_by_its_address() {
+    let by_address = GatewayAddress {
+        destination: Some(Destination::Address(NetworkAddress {
+            address: ip(7).to_vec(),
+            ..NetworkAddress::default()
+        })),
+        hbone_mtls_port: 0,
+    };
+    let state = state([bound(by_address), replica("waypoint-1", ip(7))]);
+    let route = state.route(socket(VIP, 80), &[]).unwrap();
+    assert_eq!(route.hbone, Some(socket(ip(7), PORT_HBONE)));
+}

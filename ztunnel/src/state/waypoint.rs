@@ -1,0 +1,58 @@
+//! Waypoints: where what is bound to one is reached.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ambit_wire::names::PORT_HBONE;
+use ambit_wire::workload::GatewayAddress;
+use ambit_wire::workload::gateway_address::Destination;
+
+use super::service::key;
+use super::workload::ip;
+
+/// The waypoint that a service or a workload is bound to. Nothing bound is reached past it: an address that makes no sense is one that
+/// cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waypoint {
+    pub(super) at: At,
+    /// Its HBONE port.
+    pub(super) port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum At {
+    /// By `<namespace>/<hostname>`.
+    Service(Arc<str>),
+    /// A service's virtual address, or a pod's own.
+    Address(IpAddr),
+    Nowhere,
+}
+
+impl From<GatewayAddress> for Waypoint {
+    fn from(from: GatewayAddress) -> Self {
+        let at = match from.destination {
+            Some(Destination::Hostname(name)) => At::Service(key(&name.namespace, &name.hostname)),
+            Some(Destination::Address(address)) => ip(&address.address).map_or(At::Nowhere, At::Address),
+            None => At::Nowhere,
+        };
+        match (u16::try_from(from.hbone_mtls_port), at) {
+            (Ok(0), at) => Self { at, port: PORT_HBONE },
+            (Ok(port), at) => Self { at, port },
+            (Err(_), _) => Self {
+                at: At::Nowhere,
+                port: PORT_HBONE,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Waypoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            At::Service(key) => write!(f, "waypoint {key}"),
+            At::Address(address) => write!(f, "waypoint {address}"),
+            At::Nowhere => write!(f, "a waypoint without an address"),
+        }
+    }
+}
