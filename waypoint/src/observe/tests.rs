@@ -272,3 +272,101 @@ fn bytes_of_the_request_are_counted_by_whoever_reads_them() {
     assert_eq!(record.received().load(Ordering::Relaxed), 7);
     record.end();
 }
+
+/// What `act` logs, as JSON.
+fn logged(act: impl FnOnce()) -> Vec<serde_json::Value> {
+    #[derive(Clone, Default)]
+    struct Sink(Arc<parking_lot::Mutex<Vec<u8>>>);
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = Sink::default();
+    let writer = sink.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let text = String::from_utf8(sink.0.lock().clone()).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn the_access_log_has_both_identities_and_what_decided() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    let cart = source(&observer, "cart");
+    let request = Request::get("/orders/7?token=secret")
+        .header(
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        )
+        .body(())
+        .unwrap();
+    let serve = || {
+        let mut record = observer.request(&cart, destination.clone(), &request);
+        record.decided(&Decision {
+            verdict: Verdict::Allow,
+            reason: Reason::AllowedBy("shop/orders/readers".into()),
+            audited: Vec::new(),
+        });
+        record.sent_to(&endpoint);
+        record.retried(Some(&"shop/orders".into()));
+        record.answered(StatusCode::OK, &HeaderMap::new());
+        record.sent(12);
+        record.end();
+    };
+    let lines = logged(serve);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let expected = serde_json::json!({
+        "target": "access",
+        "level": "INFO",
+        "src.identity": "spiffe://cluster.local/ns/shop/sa/cart",
+        "src.addr": "10.0.9.9:40000",
+        "src.workload": "cart",
+        "dst.service": "server.shop.svc.cluster.local",
+        "dst.workload": "server-1",
+        "dst.identity": "spiffe://cluster.local/ns/shop/sa/default",
+        "upstream": "10.0.0.1:8080",
+        "protocol": "http/1.1",
+        "http.method": "GET",
+        "http.path": "/orders/7",
+        "http.status": 200,
+        "route": "shop/orders",
+        "rule": "shop/orders/readers",
+        "retries": 1,
+        "flags": "-",
+        "bytes_sent": 12,
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&lines[0][field], value, "{field} in {}", lines[0]);
+    }
+    assert!(!lines[0].to_string().contains("secret"));
+
+    observer.set_access_log(false);
+    assert!(logged(serve).is_empty());
+    let denied = logged(|| {
+        let mut record = observer.request(&cart, destination.clone(), &request);
+        record.decided(&Decision {
+            verdict: Verdict::Deny,
+            reason: Reason::DeniedBy("shop/orders/no-reads".into()),
+            audited: Vec::new(),
+        });
+        record.end();
+    });
+    assert_eq!(denied.len(), 1, "denials are logged in any case");
+    assert_eq!(denied[0]["reason"], "denied by shop/orders/no-reads");
+    assert_eq!(denied[0]["rule"], "shop/orders/no-reads");
+    assert_eq!(denied[0]["flags"], "DENY");
+    assert_eq!(denied[0]["level"], "WARN");
+}
