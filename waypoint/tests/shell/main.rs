@@ -1,4 +1,9 @@
 //! A whole waypoint in this process: a control plane, a client that speaks HBONE, and an application.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod client;
 mod control_plane;
