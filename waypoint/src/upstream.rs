@@ -37,8 +37,8 @@ pub(crate) struct Destination {
     pub(crate) identity: SpiffeId,
     /// The application's address.
     pub(crate) address: SocketAddr,
-    /// Whether it is reached over HBONE.
-    pub(crate) hbone: bool,
+    /// Its proxy's, where it is reached over HBONE.
+    pub(crate) hbone: Option<SocketAddr>,
 }
 
 /// What connections are shared among.
@@ -55,7 +55,7 @@ impl Destination {
             workload: Arc::clone(&endpoint.workload.uid),
             identity: endpoint.workload.identity.clone(),
             address: endpoint.target,
-            hbone: endpoint.workload.hbone,
+            hbone: endpoint.workload.hbone_address(endpoint.target),
         }
     }
 
@@ -63,7 +63,7 @@ impl Destination {
         Key {
             workload: Arc::clone(&self.workload),
             address: self.address,
-            hbone: self.hbone,
+            hbone: self.hbone.is_some(),
         }
     }
 }

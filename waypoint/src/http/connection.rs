@@ -14,7 +14,7 @@ use http::{Request, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -312,11 +312,16 @@ where
         }
     };
     drop(ending);
+    let failed = result.is_err();
     report(&client, result);
     let upgrade = client.upgrade.lock().take();
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
     if let Some(upgrade) = upgrade {
-        let parts = connection.into_parts();
-        upgrade.run(parts.io.into_inner(), parts.read_buf).await;
+        upgrade.run(io, parts.read_buf).await;
+    } else if !failed && let Err(error) = io.shutdown().await {
+        // hyper leaves it open after a request for an upgrade that was not granted.
+        tracing::debug!(%error, "the client's connection ended first");
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-/// Headers of an HTTP/1 request, at most (hyper's own bound, which needs no allocation); more are answered with 431.
-pub(crate) const MAX_HEADERS: usize = 100;
-/// Bytes of a head, request line included, and of HTTP/2's header list; more are answered with 431.
+/// Bytes of a head, request line included, and of HTTP/2's header list; more are answered with 431. So are more than 100 header fields of
+/// HTTP/1: hyper's own bound, up to which it needs no allocation.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
 /// Bytes of one connection that wait to be parsed or written, at most.
 pub(crate) const MAX_BUFFER: usize = 128 << 10;

@@ -38,12 +38,20 @@ pub(super) async fn handle(
             rejection.answer(grpc)
         }
     };
+    // Whoever sends nonsense begins anew.
+    let nonsense = matches!(response.body(), ResponseBody::Text(_))
+        && matches!(
+            response.status(),
+            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED
+        );
     *response.version_mut() = if client.http2 {
         Version::HTTP_2
     } else {
         Version::HTTP_11
     };
-    if client.should_close() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if (client.should_close() || (nonsense && !client.http2))
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));

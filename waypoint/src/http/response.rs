@@ -18,11 +18,11 @@ const MAX_DISCARD: usize = 64 << 10;
 /// What carries an answer.
 pub(super) enum Link {
     Http1(Box<Http1Connection>),
-    Http2(Place),
+    Http2 { _place: Place },
 }
 
 /// The answer of an endpoint. Its HTTP/1 connection is driven by whoever reads the body, and goes back to the pool at its end.
-pub(super) struct UpstreamBody {
+pub(crate) struct UpstreamBody {
     incoming: Incoming,
     link: Option<Link>,
     upstream: Arc<Upstream>,

@@ -217,7 +217,7 @@ impl Passage<'_> {
                 .map_err(|failure| Failure::connect(&failure))?;
             let request = self.request()?;
             return match sender.send(request).await {
-                Ok((answer, place)) => Ok((answer, Link::Http2(place))),
+                Ok((answer, place)) => Ok((answer, Link::Http2 { _place: place })),
                 Err(Http2Failure::Unsent(request)) => Err(self.unsent(*request)),
                 Err(Http2Failure::Refused(error)) => Err(Failure::reset(Failed::Unseen, &brief(&error))),
                 Err(Http2Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),

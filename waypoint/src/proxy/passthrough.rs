@@ -18,7 +18,7 @@ const BUFFER: usize = 16 << 10;
 const ATTEMPTS: usize = 3;
 
 /// Connects `io` with an endpoint and copies both ways, `first` before the rest. Where it may not be, or no endpoint can be reached, the
-/// client's stream is reset.
+/// client's stream ends.
 pub(crate) async fn pass_through<IO>(client: ClientConnection, mut io: IO, first: Bytes)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -36,10 +36,13 @@ where
     });
     record.decided(&decision);
     if !decision.is_allowed() {
-        return;
+        return refuse(io).await;
     }
-    let Some((mut upstream, _endpoint)) = connect(&client, &target, &mut record).await else {
-        return;
+    let (mut upstream, _endpoint) = match connect(&client, &target, &mut record).await {
+        Ok(connected) => connected,
+        Err(Unconnected::Denied) => return refuse(io).await,
+        // The client sees a reset.
+        Err(Unconnected::Unreachable) => return,
     };
     let result = async {
         upstream.write_all(&first).await?;
@@ -56,17 +59,29 @@ where
     }
 }
 
+/// Ends a stream that may not be. A reset might be taken for a failure of this replica, and another one be tried.
+async fn refuse(mut io: impl AsyncWrite + Unpin) {
+    if let Err(error) = io.shutdown().await {
+        tracing::debug!(%error, "the client's stream ended first");
+    }
+}
+
+enum Unconnected {
+    Denied,
+    Unreachable,
+}
+
 async fn connect(
     client: &ClientConnection,
     target: &Target,
     record: &mut ConnectionRecord,
-) -> Option<(UpstreamIo, Endpoint)> {
+) -> Result<(UpstreamIo, Endpoint), Unconnected> {
     let mut tried: Vec<Arc<str>> = Vec::new();
     loop {
         let Some(endpoint) = target.choose(&client.proxy, &tried) else {
             let rejection = target.no_endpoint();
             record.failed(rejection.flag, rejection.reason);
-            return None;
+            return Err(Unconnected::Unreachable);
         };
         let decision = client.proxy.state.decide_l4(
             &endpoint.workload,
@@ -78,18 +93,18 @@ async fn connect(
         );
         record.decided(&decision);
         if !decision.is_allowed() {
-            return None;
+            return Err(Unconnected::Denied);
         }
         match client.proxy.upstream.connect(&Destination::of(&endpoint)).await {
             Ok(io) => {
                 record.opened(&endpoint);
-                return Some((io, endpoint));
+                return Ok((io, endpoint));
             }
             Err(failure) => {
                 tried.push(Arc::clone(&endpoint.workload.uid));
                 if tried.len() >= ATTEMPTS {
                     record.failed(Flag::ConnectFailure, failure.to_string());
-                    return None;
+                    return Err(Unconnected::Unreachable);
                 }
             }
         }

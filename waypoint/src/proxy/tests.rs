@@ -1,4 +1,13 @@
 //! The data path, over real TLS and HBONE on loopback.
 
 mod answers;
+mod connections;
+mod drain;
+mod floods;
+mod malformed;
+mod passthrough;
+mod paths;
+mod retries;
+mod rules;
+mod streaming;
 mod support;

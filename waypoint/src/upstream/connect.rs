@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ambit_tunnel::{ConnectError, HboneIo, OpenError, PoolKey};
-use ambit_wire::names::PORT_HBONE;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -89,8 +88,7 @@ impl UpstreamIo {
 impl Upstream {
     /// A new connection to the application.
     pub(crate) async fn connect(&self, to: &Destination) -> Result<UpstreamIo, ConnectFailure> {
-        let transport = if to.hbone {
-            let address = SocketAddr::new(to.address.ip(), PORT_HBONE);
+        let transport = if let Some(address) = to.hbone {
             let key = PoolKey {
                 source: self.lease.identity().clone(),
                 destination: [to.identity.clone()].into(),

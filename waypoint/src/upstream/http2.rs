@@ -118,7 +118,8 @@ impl Http2Pool {
             };
             connections.retain(|shared| {
                 let idle = shared.load.requests.load(Ordering::Acquire) == 0;
-                !shared.sender.is_closed() && !(idle && shared.load.idle_since.lock().elapsed() >= timeout)
+                let old = idle && shared.load.idle_since.lock().elapsed() >= timeout;
+                !shared.sender.is_closed() && !old
             });
             !connections.is_empty() || Arc::strong_count(slot) > 1
         });

@@ -121,6 +121,6 @@ impl Try {
 
     pub(super) fn size_hint(&self) -> SizeHint {
         // It is asked before the first frame only.
-        self.shared.lock().hint.clone()
+        self.shared.lock().hint
     }
 }

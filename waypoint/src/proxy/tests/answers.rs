@@ -1,7 +1,17 @@
 //! Requests that are passed on, and the waypoint's own answers.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ambit_wire::waypoint as wire;
+use http::{Request, Response, StatusCode};
+
+use super::rules::policy;
 use super::support::*;
-use http::StatusCode;
+
+pub(super) fn millis(millis: u64) -> Option<prost_types::Duration> {
+    Duration::from_millis(millis).try_into().ok()
+}
 
 #[tokio::test]
 async fn a_request_goes_through_hbone_on_both_sides() {
@@ -17,8 +27,211 @@ async fn a_request_goes_through_hbone_on_both_sides() {
     }
     assert_eq!(*ztunnel.peers.lock(), [id("waypoint")]);
     // One connection for all of them.
+    assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+    let requests = [
+        "istio_requests_total",
+        "response_code=\"200\"",
+        "reporter=\"waypoint\"",
+    ];
+    assert_eq!(mesh.metric(&requests), 3);
+}
+
+#[tokio::test]
+async fn another_workload_at_the_endpoint_is_not_spoken_to() {
+    let mesh = Mesh::new().await;
+    let application = Application::start_at(own_address(), echo).await;
+    let _ztunnel = mesh.hbone_endpoint("somebody-else", application.address).await;
+    mesh.remove("somebody-else");
+    mesh.workload("server-1", application.address, |workload| {
+        workload.set_tunnel_protocol(ambit_wire::workload::TunnelProtocol::Hbone);
+    });
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
     assert_eq!(
-        application.connections.load(std::sync::atomic::Ordering::SeqCst),
-        1
+        (status, reason.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "upstream: TLS failed")
     );
+    assert_eq!(application.seen(), 0);
+}
+
+#[tokio::test]
+async fn heads_are_passed_on_without_what_is_for_the_hop() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let request = Request::get("http://Server.shop:80/a?b=c")
+        .header("host", "ignored")
+        .header("connection", "keep-alive, x-mine")
+        .header("x-mine", "1")
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        .header("tracestate", "a=b")
+        .header("upgrade", "h2c")
+        .body(full(""))
+        .unwrap();
+    let (status, _, body) = whole(mesh.http1(80).await.send(request).await).await;
+    assert_eq!(status, StatusCode::OK);
+    let mut lines: Vec<_> = body.trim_end().lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "GET /a?b=c",
+            "host: Server.shop:80",
+            "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "tracestate: a=b",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn http1_clients_reach_endpoints_that_speak_http2() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |request| {
+        assert_eq!(request.version(), http::Version::HTTP_2);
+        echo(request).await
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    let request = Request::post("/a?b")
+        .header("host", "server:8080")
+        .body(full("body"))
+        .unwrap();
+    let answer = mesh.http1(8080).await.send(request).await;
+    assert_eq!(answer.version(), http::Version::HTTP_11);
+    let (status, _, body) = whole(answer).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body, "POST http://server:8080/a?b\ncontent-length: 4\n\nbody");
+}
+
+#[tokio::test]
+async fn head_and_empty_answers_keep_their_length_and_connection() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |request| {
+        let status = match request.uri().path() {
+            "/204" => StatusCode::NO_CONTENT,
+            "/304" => StatusCode::NOT_MODIFIED,
+            _ => StatusCode::OK,
+        };
+        let body = if status == StatusCode::OK {
+            full("12345")
+        } else {
+            full("")
+        };
+        Response::builder().status(status).body(body).unwrap()
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http1(80).await;
+    let head = Request::head("/")
+        .header("host", "server")
+        .body(full(""))
+        .unwrap();
+    let answer = client.send(head).await;
+    assert_eq!(answer.headers()["content-length"], "5");
+    assert_eq!(whole(answer).await.2, "");
+    assert_eq!(client.get("/204").await.0, StatusCode::NO_CONTENT);
+    assert_eq!(client.get("/304").await.0, StatusCode::NOT_MODIFIED);
+    assert_eq!(client.get("/").await.2, "12345");
+    assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn without_a_healthy_endpoint_the_answer_is_503() {
+    let mesh = Mesh::new().await;
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reason, "no healthy endpoint of shop/server");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_is_503_and_says_so() {
+    let mesh = Mesh::new().await;
+    let nobody = Application::echo().await.address;
+    mesh.endpoint("server-1", nobody);
+    let mut client = mesh.http1(80).await;
+    let (status, reason, _) = client.get("/").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reason, "upstream: connection refused");
+    // The client's connection goes on.
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    assert_eq!(client.get("/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_ends_before_its_answer_is_503() {
+    let mesh = Mesh::new().await;
+    let address = raw_application(async |mut tcp, _| {
+        read_head(&mut tcp).await;
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reason.starts_with("upstream: no answer"), "{reason}");
+}
+
+#[tokio::test]
+async fn too_late_is_504_and_names_the_policy() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |_| std::future::pending().await).await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(wire::Policy {
+        timeout: millis(50),
+        ..policy("orders", [])
+    });
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(reason, "timeout: shop/orders 50ms");
+    let call = Request::post("http://server/echo.Echo/Call")
+        .header("content-type", "application/grpc+proto")
+        .body(full(""))
+        .unwrap();
+    let answer = mesh.http2(8080).await.send(call).await;
+    assert_eq!(answer.headers()["grpc-status"], "4");
+}
+
+#[tokio::test]
+async fn a_timeout_does_not_end_an_answer_that_has_begun() {
+    let mesh = Mesh::new().await;
+    let (go, body) = channel();
+    let body = std::sync::Mutex::new(Some(body));
+    let application = Application::start(move |_| {
+        let body = body.lock().unwrap().take().unwrap();
+        async move { Response::new(body) }
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(wire::Policy {
+        timeout: millis(100),
+        ..policy("orders", [])
+    });
+    let mut client = mesh.http1(80).await;
+    let request = Request::get("/").header("host", "server").body(full("")).unwrap();
+    let answer = client.send(request).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    go.send(hyper::body::Frame::data("done".into())).unwrap();
+    drop(go);
+    assert_eq!(whole(answer).await.2, "done");
+}
+
+#[tokio::test]
+async fn connect_and_foreign_upgrades_are_not_passed_on() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let answer = mesh
+        .exchange(
+            80,
+            "CONNECT elsewhere:443 HTTP/1.1\r\nhost: elsewhere:443\r\n\r\n",
+        )
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    assert!(
+        answer.contains("x-ambit-reason: CONNECT is not passed on"),
+        "{answer}"
+    );
+    assert_eq!(application.seen(), 0);
 }

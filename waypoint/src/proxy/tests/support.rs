@@ -15,13 +15,16 @@ use ambit_tunnel::{
 use ambit_wire::waypoint as wire;
 use ambit_wire::workload as wire_workload;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::HttpTimeouts;
@@ -131,8 +134,12 @@ impl Mesh {
         self.state.apply_policies(&[], vec![policy.try_into().unwrap()]);
         self.apply_service(|service| {
             service.authorization.extend(authorization.then(|| name.clone()));
-            service.timeout = timeout.then(|| name.clone()).unwrap_or_default();
-            service.retry = retry.then(|| name.clone()).unwrap_or_default();
+            if timeout {
+                service.timeout = name.clone();
+            }
+            if retry {
+                service.retry = name;
+            }
         });
     }
 
@@ -285,6 +292,13 @@ pub(super) type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 pub(super) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(Into::into).boxed()
+}
+
+/// A body that is sent piece by piece.
+pub(super) fn channel() -> (mpsc::UnboundedSender<Frame<Bytes>>, Body) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let body = StreamBody::new(UnboundedReceiverStream::new(receiver).map(Ok));
+    (sender, BodyExt::boxed(body))
 }
 
 pub(super) struct Http1Client(hyper::client::conn::http1::SendRequest<Body>);
@@ -481,7 +495,6 @@ pub(super) async fn read_head(tcp: &mut TcpStream) -> String {
 
 /// The ztunnel of an endpoint.
 pub(super) struct Ztunnel {
-    pub(super) identity: SpiffeId,
     pub(super) peers: Arc<parking_lot::Mutex<Vec<SpiffeId>>>,
     stop: CancellationToken,
 }
@@ -492,9 +505,7 @@ impl Drop for Ztunnel {
     }
 }
 
-struct Gateway {
-    refuse: bool,
-}
+struct Gateway;
 
 struct Unmetered;
 
@@ -505,9 +516,6 @@ impl Meter for Unmetered {
 
 impl HboneHandler for Gateway {
     async fn connect(self: Arc<Self>, request: ConnectRequest) {
-        if self.refuse {
-            return request.refuse(StatusCode::UNAUTHORIZED);
-        }
         match TcpStream::connect(request.authority()).await {
             Ok(tcp) => {
                 let stream = request.accept().unwrap();
@@ -525,7 +533,7 @@ impl Ztunnel {
         let listener = TcpListener::bind(SocketAddr::new(ip, ambit_wire::names::PORT_HBONE))
             .await
             .unwrap();
-        let lease = manager(ca).lease(identity.clone());
+        let lease = manager(ca).lease(identity);
         let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
         let stop = CancellationToken::new();
         let (seen, stopped) = (Arc::clone(&peers), stop.clone());
@@ -539,17 +547,13 @@ impl Ztunnel {
                         return;
                     };
                     seen.lock().push(peer);
-                    let gateway = Arc::new(Gateway { refuse: false });
+                    let gateway = Arc::new(Gateway);
                     serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), gateway)
                         .await
                         .ok();
                 }));
             }
         }));
-        Self {
-            identity,
-            peers,
-            stop,
-        }
+        Self { peers, stop }
     }
 }

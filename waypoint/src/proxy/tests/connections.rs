@@ -1,0 +1,103 @@
+//! Connections to endpoints, and which CONNECTs are taken.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use ambit_tunnel::OpenError;
+use http::{Request, StatusCode};
+
+use super::support::*;
+
+#[tokio::test]
+async fn what_is_not_served_is_refused() {
+    let mesh = Mesh::new().await;
+    for address in ["10.96.0.9:80", "10.96.0.1:7"] {
+        let error = mesh.open(address.parse().unwrap()).await.unwrap_err();
+        assert!(
+            matches!(error, OpenError::Refused(StatusCode::NOT_FOUND)),
+            "{address}: {error}"
+        );
+    }
+    assert_eq!(mesh.metric(&["refused", "authority"]), 2);
+}
+
+#[tokio::test]
+async fn a_connect_waits_for_configuration_that_is_under_way() {
+    let mesh = Mesh::new().await;
+    let address: SocketAddr = "10.96.0.2:80".parse().unwrap();
+    let open = mesh.open(address);
+    tokio::pin!(open);
+    assert!(futures::poll!(&mut open).is_pending());
+    let service = ambit_wire::waypoint::Service {
+        namespace: "shop".into(),
+        name: "new".into(),
+        hostname: "new.shop.svc.cluster.local".into(),
+        addresses: vec![vec![10, 96, 0, 2]],
+        ports: vec![ambit_wire::waypoint::ServicePort {
+            port: 80,
+            protocol: 0,
+        }],
+        ..Default::default()
+    };
+    mesh.state
+        .apply_services(&[], [("shop/new.shop.svc.cluster.local".to_owned(), service)]);
+    assert!(open.await.is_ok());
+}
+
+#[tokio::test]
+async fn clients_share_connections_to_endpoints() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    for _ in 0..5 {
+        assert_eq!(mesh.http1(80).await.get("/").await.0, StatusCode::OK);
+    }
+    assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+    for _ in 0..5 {
+        let request = Request::get("http://server/").body(full("")).unwrap();
+        assert_eq!(mesh.http2(80).await.send(request).await.status(), StatusCode::OK);
+    }
+    // One more, for HTTP/2.
+    assert_eq!(application.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_reused_address_meets_no_old_connection() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http1(80).await;
+    assert_eq!(client.get("/").await.0, StatusCode::OK);
+    mesh.remove("server-1");
+    assert_eq!(client.get("/").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    mesh.endpoint("server-2", application.address);
+    assert_eq!(client.get("/").await.0, StatusCode::OK);
+    assert_eq!(application.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_request_at_the_endpoint() {
+    let mesh = Mesh::new().await;
+    let (gone, mut went) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let address = raw_application(move |mut tcp, _| {
+        let gone = gone.clone();
+        async move {
+            read_head(&mut tcp).await;
+            // No answer: only the end of the connection wakes it.
+            read_head(&mut tcp).await;
+            gone.send(()).unwrap();
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let mut client = mesh.http1(80).await;
+    let request = Request::get("/").header("host", "server").body(full("")).unwrap();
+    let answer = tokio::spawn(async move { client.try_send(request).await.is_ok() });
+    while mesh.observer.load().in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    answer.abort();
+    tokio::time::timeout(WAIT, went.recv()).await.unwrap().unwrap();
+    assert_eq!(mesh.observer.load().in_flight(), 0);
+    assert_eq!(mesh.metric(&["istio_requests_total", "response_flags=\"DC\""]), 1);
+}

@@ -1,0 +1,201 @@
+//! Clients that want to keep the waypoint busy.
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use http::{Request, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::support::*;
+use crate::http::HttpTimeouts;
+
+const SHORT: Duration = Duration::from_millis(200);
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> BytesMut {
+    let mut frame = BytesMut::new();
+    frame.put_uint(payload.len() as u64, 3);
+    frame.put_u8(kind);
+    frame.put_u8(flags);
+    frame.put_u32(stream);
+    frame.put_slice(payload);
+    frame
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// `:method GET`, `:scheme http`, `:path /`, `:authority a`.
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+
+/// The error codes of the GOAWAY frames in `bytes`.
+fn goaways(mut bytes: &[u8]) -> Vec<u32> {
+    let mut codes = Vec::new();
+    while bytes.len() >= 9 {
+        let length = usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
+        if bytes[3] == 7 && bytes.len() >= 17 {
+            codes.push(u32::from_be_bytes(bytes[13..17].try_into().unwrap()));
+        }
+        bytes = bytes.get(9 + length..).unwrap_or_default();
+    }
+    codes
+}
+
+async fn flood(mesh: &Mesh, bytes: &[u8]) -> Vec<u8> {
+    let mut io = mesh.connect(80).await;
+    // It may be closed before all is written.
+    let _ = io.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let end = tokio::time::timeout(WAIT, io.read_to_end(&mut answer)).await;
+    assert!(end.is_ok(), "the connection goes on");
+    answer
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |_| std::future::pending().await).await;
+    mesh.endpoint("server-1", application.address);
+    let mut bytes = BytesMut::from(PREFACE);
+    for number in 0..2000 {
+        let stream = 1 + 2 * number;
+        bytes.extend_from_slice(&frame(1, 5, stream, GET));
+        bytes.extend_from_slice(&frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    let answer = flood(&mesh, &bytes).await;
+    assert_eq!(goaways(&answer), [11], "ENHANCE_YOUR_CALM");
+    assert!(application.seen() < 100, "{}", application.seen());
+    // Others are served.
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    assert_eq!(mesh.http1(80).await.get("/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn requests_given_up_again_and_again_end_the_connection() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |_| std::future::pending().await).await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http2(80).await;
+    let mut sent = 0;
+    // Slowly enough for each to be looked at.
+    while !client.0.is_closed() {
+        let request = Request::get("http://server/").body(full("")).unwrap();
+        let seen = application.seen();
+        let mut answer = Box::pin(client.0.send_request(request));
+        tokio::select! {
+            _ = &mut answer => {}
+            () = async {
+                while application.seen() == seen {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            } => {}
+        }
+        drop(answer);
+        sent += 1;
+        assert!(sent < 2000);
+    }
+    assert!(sent > 400, "{sent}");
+}
+
+#[tokio::test]
+async fn continuation_floods_end_the_connection() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut bytes = BytesMut::from(PREFACE);
+    bytes.extend_from_slice(&frame(1, 1, 1, GET));
+    // A literal field without indexing, over and over, and never END_HEADERS.
+    let mut fields = BytesMut::new();
+    while fields.len() < 16_000 {
+        fields.extend_from_slice(b"\0\x01x\x64");
+        fields.put_bytes(b'y', 100);
+    }
+    for _ in 0..200 {
+        bytes.extend_from_slice(&frame(9, 0, 1, &fields));
+    }
+    let answer = flood(&mesh, &bytes).await;
+    assert_eq!(goaways(&answer).len(), 1);
+    assert_eq!(application.seen(), 0);
+}
+
+#[tokio::test]
+async fn http2_header_bombs_are_431_or_worse() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http2(80).await;
+    let mut request = Request::get("http://server/");
+    for number in 0..1200 {
+        request = request.header(format!("x-{number}"), "y".repeat(64));
+    }
+    let answer = client.try_send(request.body(full("")).unwrap()).await;
+    assert!(!answer.is_ok_and(|answer| answer.status() != StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    assert_eq!(application.seen(), 0);
+}
+
+#[tokio::test]
+async fn slow_heads_end_the_connection_and_idle_clients_do_not() {
+    let timeouts = HttpTimeouts {
+        head: SHORT,
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut idle = mesh.http1(80).await;
+    assert_eq!(idle.get("/").await.0, StatusCode::OK);
+    let mut slow = mesh.connect(80).await;
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: ser").await.unwrap();
+    assert_eq!(read_all(&mut slow).await, "");
+    // By now the idle one has been so for as long.
+    assert_eq!(idle.get("/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn slow_bodies_are_408() {
+    let timeouts = HttpTimeouts {
+        body: SHORT,
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut slow = mesh.connect(80).await;
+    slow.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 10\r\n\r\nhalf")
+        .await
+        .unwrap();
+    let answer = read_all(&mut slow).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(
+        answer.contains("x-ambit-reason: the request's body: nothing came for 0.2s"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_waits_for_the_rest_of_the_request() {
+    let timeouts = HttpTimeouts {
+        body: SHORT,
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let address = raw_application(async |mut tcp, _| {
+        read_head(&mut tcp).await;
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+            .await
+            .unwrap();
+        let mut body = [0; 4];
+        tcp.read_exact(&mut body).await.unwrap();
+        tcp.write_all(b"4\r\n").await.unwrap();
+        tcp.write_all(&body).await.unwrap();
+        tcp.write_all(b"\r\n0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let mut io = mesh.connect(80).await;
+    io.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 4\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::sleep(SHORT * 3).await;
+    io.write_all(b"body").await.unwrap();
+    let answer = read_all(&mut io).await;
+    assert!(answer.ends_with("4\r\nbody\r\n0\r\n\r\n"), "{answer}");
+}

@@ -1,0 +1,113 @@
+//! HTTP/1 that is not as it should be.
+
+use super::support::*;
+
+async fn mesh() -> (Mesh, Application) {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    (mesh, application)
+}
+
+fn statuses(answers: &str) -> Vec<&str> {
+    answers
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| answer.split(' ').next().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn both_lengths_are_refused_and_nothing_of_it_reaches_the_application() {
+    let (mesh, application) = mesh().await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nhost: server\r\n\r\n";
+    let length = smuggled.len() + 5;
+    for fields in [
+        format!("content-length: {length}\r\ntransfer-encoding: chunked\r\n"),
+        format!("transfer-encoding: chunked\r\ncontent-length: {length}\r\n"),
+        format!("Transfer-Encoding: chunked\r\nx: y\r\nContent-Length: {length}\r\n"),
+        format!("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\ncontent-length: {length}\r\n"),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nhost: server\r\n{fields}\r\n0\r\n\r\n{smuggled}");
+        let answer = mesh.exchange(80, &request).await;
+        assert_eq!(statuses(&answer), ["400"], "{fields}: {answer}");
+    }
+    assert_eq!(application.seen(), 0);
+    assert_eq!(mesh.metric(&["refused", "bad_request"]), 4);
+}
+
+#[tokio::test]
+async fn requests_before_a_bad_one_are_answered() {
+    let (mesh, application) = mesh().await;
+    let answer = mesh
+        .exchange(
+            80,
+            "POST /1 HTTP/1.1\r\nhost: server\r\ncontent-length: 3\r\n\r\nabc\
+             POST /2 HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n3\r\ndef\r\n0\r\n\r\n\
+             POST /3 HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+        )
+        .await;
+    assert_eq!(statuses(&answer), ["200", "200", "400"], "{answer}");
+    assert!(answer.contains("POST /1") && answer.contains("POST /2") && !answer.contains("POST /3"));
+    assert_eq!(application.seen(), 2);
+}
+
+#[tokio::test]
+async fn malformed_heads_are_refused() {
+    let (mesh, application) = mesh().await;
+    for request in [
+        "GET /\r\n\r\n",
+        "GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost : server\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: server\r\nx: a\x00b\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: server\r\n folded: x\r\n\r\n",
+        "GET /\x01 HTTP/1.1\r\nhost: server\r\n\r\n",
+        "GET / HTTP/9.9\r\nhost: server\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: server\r\nhost: other\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: ser ver\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: server\r\ncontent-length: -1\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 1, 1\r\n\r\na",
+        "POST / HTTP/1.1\r\nhost: server\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        // A port that is said to speak HTTP, where it is not taken for another protocol.
+        let request = format!("{request}GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n");
+        let answer = mesh.exchange(81, &request).await;
+        assert_eq!(statuses(&answer)[0], "400", "{request:?}: {answer}");
+    }
+    assert_eq!(application.seen(), 0);
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_none_ends_the_request() {
+    let (mesh, application) = mesh().await;
+    let answer = mesh
+        .exchange(
+            80,
+            "POST / HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n\
+             GET /smuggled HTTP/1.1\r\nhost: server\r\n\r\n",
+        )
+        .await;
+    assert!(!answer.contains("200"), "{answer}");
+    assert!(application.seen() <= 1);
+    assert!(!answer.contains("smuggled"), "{answer}");
+}
+
+#[tokio::test]
+async fn header_bombs_are_431() {
+    let (mesh, application) = mesh().await;
+    let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
+    let large = format!("x: {}\r\n", "y".repeat(65 << 10));
+    for fields in [&many, &large] {
+        let answer = mesh
+            .exchange(80, format!("GET / HTTP/1.1\r\nhost: server\r\n{fields}\r\n"))
+            .await;
+        assert_eq!(statuses(&answer), ["431"], "{answer}");
+    }
+    let long = format!("GET /{} HTTP/1.1\r\nhost: server\r\n\r\n", "a".repeat(70 << 10));
+    let answer = mesh.exchange(80, long).await;
+    assert!(["414", "431"].contains(&statuses(&answer)[0]), "{answer}");
+    assert_eq!(application.seen(), 0);
+}

@@ -1,0 +1,258 @@
+//! What is tried again, and what is not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ambit_wire::waypoint as wire;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+
+use super::answers::millis;
+use super::rules::policy;
+use super::support::*;
+
+fn retry(change: impl FnOnce(&mut wire::Retry)) -> wire::Policy {
+    let mut retry = wire::Retry {
+        attempts: 2,
+        status_codes: vec![503],
+        connect_failure: true,
+        reset: true,
+        backoff_base: millis(1),
+        backoff_max: millis(10),
+        ..wire::Retry::default()
+    };
+    change(&mut retry);
+    wire::Policy {
+        retry: Some(retry),
+        ..policy("orders", [])
+    }
+}
+
+/// Fails every third request, and every first.
+async fn flaky() -> Application {
+    let count = Arc::new(AtomicUsize::new(0));
+    Application::start(move |request| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            if number.is_multiple_of(3) {
+                let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+                return failed.body(full("failed")).unwrap();
+            }
+            Response::new(full(body))
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn clients_do_not_see_the_failures_of_an_endpoint_that_fails_now_and_then() {
+    let mesh = Mesh::new().await;
+    let application = flaky().await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|_| {}));
+    let mut client = mesh.http1(80).await;
+    for _ in 0..20 {
+        let put = Request::put("/")
+            .header("host", "server")
+            .body(full("body"))
+            .unwrap();
+        let (status, _, body) = whole(client.send(put).await).await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, "body"));
+    }
+    let retries = mesh.metric(&["ambit_retries_total", "shop/orders"]);
+    assert_eq!(retries, 10);
+    assert_eq!(application.seen() as u64, 20 + retries);
+    // Answers that were not wanted did not cost their connections.
+    assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_last_answer_is_the_clients_when_all_tries_fail() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |_| {
+        let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+        failed.body(full("mine")).unwrap()
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|_| {}));
+    let (status, reason, body) = mesh.http1(80).await.get("/").await;
+    assert_eq!(
+        (status, reason.as_str(), body.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "", "mine")
+    );
+    assert_eq!(application.seen(), 3);
+}
+
+#[tokio::test]
+async fn post_is_tried_again_only_when_asked() {
+    let mesh = Mesh::new().await;
+    let application = flaky().await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|_| {}));
+    let post = || {
+        Request::post("/")
+            .header("host", "server")
+            .body(full("body"))
+            .unwrap()
+    };
+    let mut client = mesh.http1(80).await;
+    assert_eq!(
+        client.send(post()).await.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(application.seen(), 1);
+    let application = flaky().await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|retry| retry.non_idempotent = true));
+    let (status, _, body) = whole(mesh.http1(80).await.send(post()).await).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "body"));
+    assert_eq!(application.seen(), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_kept_is_sent_once() {
+    let mesh = Mesh::new().await;
+    let application = flaky().await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|_| {}));
+    let put = Request::put("/")
+        .header("host", "server")
+        .body(full(vec![b'x'; 65 << 10]))
+        .unwrap();
+    let status = mesh.http1(80).await.send(put).await.status();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(application.seen(), 1);
+}
+
+#[tokio::test]
+async fn another_endpoint_gets_the_next_try() {
+    let mesh = Mesh::new().await;
+    let bad = Application::start(async |_| {
+        let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+        failed.body(full("")).unwrap()
+    })
+    .await;
+    let good = Application::echo().await;
+    mesh.endpoint("bad", bad.address);
+    mesh.endpoint("good", good.address);
+    mesh.policy(retry(|retry| retry.attempts = 1));
+    let mut client = mesh.http1(80).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.0, StatusCode::OK);
+    }
+    assert_eq!(good.seen(), 20);
+    assert!(bad.seen() > 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_there_costs_nothing_even_without_a_policy() {
+    let mesh = Mesh::new().await;
+    let nobody = Application::echo().await.address;
+    let good = Application::echo().await;
+    mesh.endpoint("gone", nobody);
+    mesh.endpoint("good", good.address);
+    let mut client = mesh.http1(80).await;
+    for _ in 0..20 {
+        let post = Request::post("/")
+            .header("host", "server")
+            .body(full("body"))
+            .unwrap();
+        assert_eq!(client.send(post).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_endpoint_closed_costs_nothing() {
+    let mesh = Mesh::new().await;
+    // Each connection is good for one answer; it is closed when the next request has been read, or before it comes.
+    let address = raw_application(async |mut tcp, number| {
+        read_head(&mut tcp).await;
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await
+            .unwrap();
+        if number.is_multiple_of(2) {
+            read_head(&mut tcp).await;
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let mut client = mesh.http1(80).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.2, "ok");
+    }
+}
+
+#[tokio::test]
+async fn a_post_on_a_kept_connection_is_not_sent_twice() {
+    let mesh = Mesh::new().await;
+    let heads = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&heads);
+    let address = raw_application(move |mut tcp, _| {
+        let count = Arc::clone(&count);
+        async move {
+            read_head(&mut tcp).await;
+            count.fetch_add(1, Ordering::SeqCst);
+            tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await
+                .unwrap();
+            if read_head(&mut tcp).await.starts_with("POST") {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let mut client = mesh.http1(80).await;
+    assert_eq!(client.get("/").await.0, StatusCode::OK);
+    let post = Request::post("/")
+        .header("host", "server")
+        .body(full(""))
+        .unwrap();
+    let (status, reason, _) = whole(client.send(post).await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{reason}");
+    assert_eq!(heads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_given_up_for_another() {
+    let mesh = Mesh::new().await;
+    let count = AtomicUsize::new(0);
+    let application = Application::start(move |_| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if first {
+                std::future::pending::<()>().await;
+            }
+            Response::new(full("ok"))
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|retry| retry.per_try_timeout = millis(100)));
+    assert_eq!(mesh.http1(80).await.get("/").await.2, "ok");
+    assert_eq!(application.seen(), 2);
+}
+
+#[tokio::test]
+async fn what_an_http2_endpoint_refuses_is_tried_again() {
+    let mesh = Mesh::new().await;
+    let address = raw_application(async |tcp, _| {
+        let mut connection = h2::server::handshake(tcp).await.unwrap();
+        let mut number = 0;
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            number += 1;
+            if number == 1 {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            } else {
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let post = Request::post("http://server/").body(full("body")).unwrap();
+    assert_eq!(mesh.http2(8080).await.send(post).await.status(), StatusCode::OK);
+}

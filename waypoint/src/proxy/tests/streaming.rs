@@ -1,0 +1,253 @@
+//! Bodies as they come: nothing is gathered, trailers go both ways, connections are upgraded.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::support::*;
+
+/// Sends back each piece as it comes, and the trailers with one more.
+async fn mirror() -> Application {
+    Application::start(async |request| {
+        let (sender, body) = channel();
+        let mut incoming = request.into_body();
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = incoming.frame().await {
+                let frame = match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        trailers.insert("x-mirrored", HeaderValue::from_static("yes"));
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                };
+                if sender.send(frame).is_err() {
+                    return;
+                }
+            }
+        });
+        Response::builder()
+            .header("trailer", "x-sum, x-mirrored")
+            .body(body)
+            .unwrap()
+    })
+    .await
+}
+
+async fn piece(body: &mut hyper::body::Incoming) -> Frame<Bytes> {
+    let frame = tokio::time::timeout(WAIT, body.frame()).await.unwrap();
+    frame.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn pieces_are_passed_on_as_they_come_and_trailers_after_them() {
+    let mesh = Mesh::new().await;
+    let application = mirror().await;
+    mesh.endpoint("server-1", application.address);
+    for (http2, port) in [(false, 80), (true, 80), (true, 8080), (false, 8080)] {
+        let (sender, body) = channel();
+        let request = Request::post("http://server/")
+            .header("host", "server")
+            .header("te", "trailers")
+            .header("trailer", "x-sum")
+            .body(body)
+            .unwrap();
+        sender.send(Frame::data("first".into())).unwrap();
+        let answer = match http2 {
+            true => mesh.http2(port).await.send(request).await,
+            false => mesh.http1(port).await.send(request).await,
+        };
+        assert_eq!(answer.status(), StatusCode::OK);
+        let mut body = answer.into_body();
+        assert_eq!(piece(&mut body).await.into_data().unwrap(), "first");
+        for text in ["second", "third"] {
+            sender.send(Frame::data(text.into())).unwrap();
+            assert_eq!(piece(&mut body).await.into_data().unwrap(), text);
+        }
+        let trailers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-sum"),
+            HeaderValue::from_static("42"),
+        )]);
+        sender.send(Frame::trailers(trailers)).unwrap();
+        drop(sender);
+        let trailers = piece(&mut body).await.into_trailers().unwrap();
+        assert_eq!(trailers["x-sum"], "42", "HTTP/2: {http2}, port {port}");
+        assert_eq!(trailers["x-mirrored"], "yes");
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_go_through_whole() {
+    let mesh = Mesh::new().await;
+    let application = Application::start_at(own_address(), echo).await;
+    let _ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
+    let large: Vec<u8> = (0..8 << 20).map(|n: u32| b'a' + (n % 23) as u8).collect();
+    for http2 in [false, true] {
+        let request = Request::put("http://server/").header("host", "server");
+        let request = request.body(full(large.clone())).unwrap();
+        let answer = match http2 {
+            true => mesh.http2(80).await.send(request).await,
+            false => mesh.http1(80).await.send(request).await,
+        };
+        let (status, _, body) = whole(answer).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(body.as_bytes().ends_with(&large), "HTTP/2: {http2}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_holds_the_sender_back() {
+    let mesh = Mesh::new().await;
+    let (produced, mut produce) = mpsc::unbounded_channel::<usize>();
+    let application = Application::start(move |_| {
+        let produced = produced.clone();
+        async move {
+            let frames = futures::stream::iter(0..1024).map(move |number| {
+                produced.send(number).unwrap();
+                Ok(Frame::data(Bytes::from(vec![b'x'; 64 << 10])))
+            });
+            Response::new(BodyExt::boxed(StreamBody::new(frames)))
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    let request = Request::get("/").header("host", "server").body(full("")).unwrap();
+    let mut client = mesh.http1(80).await;
+    let answer = client.send(request).await;
+    // It comes to a stop by itself, well before 64 MiB are somewhere in between.
+    let mut last = 0;
+    while let Ok(number) = tokio::time::timeout(std::time::Duration::from_millis(500), produce.recv()).await {
+        last = number.unwrap();
+    }
+    assert!(last < 1000, "{last}");
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 64 << 20);
+}
+
+#[tokio::test]
+async fn expectations_are_met() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut io = mesh.connect(80).await;
+    io.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 4\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut interim = [0; 25];
+    tokio::time::timeout(WAIT, io.read_exact(&mut interim))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    io.write_all(b"body").await.unwrap();
+    let answer = read_all(&mut io).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.ends_with("\n\nbody"), "{answer}");
+}
+
+#[tokio::test]
+async fn websockets_are_carried() {
+    let mesh = Mesh::new().await;
+    let application = Application::start_at(own_address(), async |mut request| {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.unwrap());
+            io.write_all(b"welcome,").await.unwrap();
+            let mut buffer = [0; 64];
+            loop {
+                match io.read(&mut buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => io.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap(),
+                }
+            }
+        });
+        Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .body(full(""))
+            .unwrap()
+    })
+    .await;
+    let _ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
+    let mut client = mesh.http1(80).await;
+    let request = Request::get("/")
+        .header("host", "server")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .body(full(""))
+        .unwrap();
+    let answer = client.send(request).await;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()["upgrade"], "websocket");
+    let mut io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    // Bytes that look like requests are none.
+    let said = b"post / http/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+    io.write_all(said).await.unwrap();
+    let mut heard = vec![0; 8 + said.len()];
+    tokio::time::timeout(WAIT, io.read_exact(&mut heard))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&heard[..8], b"welcome,");
+    assert_eq!(heard[8..], said.to_ascii_uppercase());
+    io.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    tokio::time::timeout(WAIT, io.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_that_nobody_asked_for_is_not_passed_on() {
+    let mesh = Mesh::new().await;
+    let address = raw_application(async |mut tcp, _| {
+        read_head(&mut tcp).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
+        tcp.write_all(answer).await.unwrap();
+        read_head(&mut tcp).await;
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let request = Request::get("/")
+        .header("host", "server")
+        .header("connection", "upgrade, http2-settings")
+        .header("upgrade", "h2c")
+        .header("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA")
+        .body(full(""))
+        .unwrap();
+    let (status, ..) = whole(mesh.http1(80).await.send(request).await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
+    let mesh = Mesh::new().await;
+    let end = CancellationToken::new();
+    let ended = end.clone();
+    let address = raw_application(move |mut tcp, _| {
+        let ended = ended.clone();
+        async move {
+            read_head(&mut tcp).await;
+            let half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+            tcp.write_all(half).await.unwrap();
+            ended.cancelled().await;
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let request = Request::get("/").header("host", "server").body(full("")).unwrap();
+    let answer = mesh.http1(80).await.send(request).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    end.cancel();
+    assert!(answer.into_body().collect().await.is_err());
+    assert_eq!(mesh.metric(&["istio_requests_total", "response_flags=\"UC\""]), 1);
+}
