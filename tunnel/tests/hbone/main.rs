@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod copying;
+mod io;
 mod peers;
 mod pooling;
 mod requests;
