@@ -53,11 +53,15 @@ fn definition(crd: &CustomResourceDefinition) -> Result<(String, String), Genera
     Ok((format!("{name}.yaml"), text))
 }
 
-/// What the derive cannot say: `spec` may be left out.
+/// What the derive cannot say: `spec` may be left out, where nothing in it is required.
 pub(crate) fn adapt(crd: &mut Value) {
     if let Some(versions) = crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
+                // A default has to be valid itself.
+                if schema.pointer("/properties/spec/required").is_some() {
+                    continue;
+                }
                 if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
                     required.retain(|field| field != "spec");
                     if required.is_empty()

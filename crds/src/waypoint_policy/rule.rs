@@ -131,7 +131,7 @@ pub struct HeaderMatch {
     /// Values, one of which it must have; case matters. A `*` at the beginning or the end stands for anything. Left out: the header must be
     /// there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 1024)))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 512)))]
     #[x_kube(validation = Rule::new("self.all(v, v.split('*').size() <= 2 && (!v.contains('*') || v.startsWith('*') || v.endsWith('*')))")
         .message("values take one '*', as the first or the last character"))]
     pub values: Vec<String>,
