@@ -1,5 +1,6 @@
 //! The data path: HBONE in, what is inside it, and HBONE out.
 
+mod counted;
 mod inbound;
 mod passthrough;
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+pub(crate) use counted::Counted;
 pub(crate) use passthrough::pass_through;
 
 pub use crate::http::HttpTimeouts;

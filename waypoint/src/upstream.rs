@@ -25,6 +25,8 @@ pub(crate) use http2::{Http2Failure, Place};
 const HTTP1_IDLE: Duration = Duration::from_secs(30);
 /// The same for HTTP/2, where a GOAWAY says which requests were looked at.
 const HTTP2_IDLE: Duration = Duration::from_secs(300);
+/// Between two looks at connections that are closing.
+const CLOSING: Duration = Duration::from_millis(20);
 /// How often idle connections are looked after.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -129,6 +131,9 @@ impl Upstream {
         self.http1.clear();
         self.http2.clear();
         self.tasks.close();
+        while !self.http1.is_empty() {
+            tokio::time::sleep(CLOSING).await;
+        }
         tokio::join!(self.tasks.wait(), self.hbone.drain());
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use ambit_policy::{Connection, Decision};
 use ambit_tunnel::SpiffeId;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -169,6 +170,17 @@ impl ClientConnection {
         })
     }
 
+    /// Whether the policies for connections let this client connect to an endpoint. Its own proxy cannot tell: there the waypoint is the
+    /// client.
+    pub(crate) fn decide_l4(&self, endpoint: &Endpoint) -> Decision {
+        let connection = Connection {
+            principal: Some(self.identity.principal()),
+            source: self.peer.ip(),
+            destination: endpoint.target,
+        };
+        self.proxy.state.decide_l4(&endpoint.workload, &connection)
+    }
+
     pub(super) fn record<B>(&self, target: &Target, request: &Request<B>) -> RequestRecord {
         self.used.store(true, Ordering::Relaxed);
         self.proxy
@@ -192,15 +204,17 @@ impl ClientConnection {
         *self.upgrade.lock() = Some(upgrade);
     }
 
+    /// Resolves when the waypoint is to go and an idle client has had its time. The next request is answered with `connection: close`; a
+    /// client that has none is not interrupted while it sends one. HTTP/2 needs no such time: GOAWAY says which requests count.
+    async fn until_drained(&self) {
+        self.proxy.drain.cancelled().await;
+        if !self.http2 {
+            tokio::time::sleep(self.proxy.timeouts.drain_grace).await;
+        }
+    }
+
     /// Resolves when the connection is to take no more requests.
     async fn until_ending(&self) {
-        let drained = async {
-            self.proxy.drain.cancelled().await;
-            if !self.http2 {
-                // The next request is answered with `connection: close`. A client that has none is not interrupted while it sends one.
-                tokio::time::sleep(self.proxy.timeouts.drain_grace).await;
-            }
-        };
         let old = async {
             match self.old.filter(|_| self.http2) {
                 Some(old) => tokio::time::sleep_until(old).await,
@@ -216,7 +230,7 @@ impl ClientConnection {
             }
         };
         tokio::select! {
-            () = drained => {}
+            () = self.until_drained() => {}
             () = old => {}
             () = idle => {}
         }
@@ -257,22 +271,22 @@ where
         return;
     };
     let mut read = BytesMut::new();
-    let detected = match target.protocol() {
-        AppProtocol::Tcp | AppProtocol::Tls => Ok(Detected::Other),
-        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => {
-            // Whoever says nothing for so long is idle.
-            let timeout = client.proxy.timeouts.idle;
-            match tokio::time::timeout(timeout, detect(&mut io, &mut read, true)).await {
-                Ok(detected) => detected,
-                Err(_) => return,
-            }
+    let (declared, timeout) = match target.protocol() {
+        AppProtocol::Tcp | AppProtocol::Tls => {
+            drop(target);
+            return crate::proxy::pass_through(client, io, Bytes::new()).await;
         }
-        AppProtocol::Unknown => {
-            let timeout = client.proxy.timeouts.detect;
-            tokio::time::timeout(timeout, detect(&mut io, &mut read, false))
-                .await
-                .unwrap_or(Ok(Detected::Other))
-        }
+        // Whoever says nothing for so long is idle.
+        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => (true, client.proxy.timeouts.idle),
+        AppProtocol::Unknown => (false, client.proxy.timeouts.detect),
+    };
+    let detected = tokio::select! {
+        detected = tokio::time::timeout(timeout, detect(&mut io, &mut read, declared)) => match detected {
+            Ok(detected) => detected,
+            Err(_) if declared => return,
+            Err(_) => Ok(Detected::Other),
+        },
+        () = client.until_drained(), if declared => return,
     };
     drop(target);
     match detected {

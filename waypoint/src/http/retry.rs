@@ -19,6 +19,15 @@ pub(crate) enum Failed {
     Status(StatusCode),
 }
 
+/// A right to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Again {
+    /// After this pause.
+    pub(crate) pause: Duration,
+    /// By the policy; else for nothing, because the endpoint has not looked at the request.
+    pub(crate) by_policy: bool,
+}
+
 /// What is left of a request's right to be tried again.
 #[derive(Debug)]
 pub(crate) struct Budget<'a> {
@@ -54,8 +63,8 @@ impl<'a> Budget<'a> {
             })
     }
 
-    /// Takes a retry, if there is one for this: how long to wait before it.
-    pub(crate) fn take(&mut self, failed: Failed) -> Option<Duration> {
+    /// Takes a retry, if there is one for this.
+    pub(crate) fn take(&mut self, failed: Failed) -> Option<Again> {
         let allowed = match (failed, self.policy) {
             (Failed::Stale | Failed::Reset | Failed::Status(_), _) if !self.repeatable => false,
             (_, None) => false,
@@ -68,10 +77,16 @@ impl<'a> Budget<'a> {
             .filter(|policy| allowed && self.spent < policy.attempts)
         {
             self.spent += 1;
-            return Some(pause(policy, self.spent, &mut rand::rng()));
+            return Some(Again {
+                pause: pause(policy, self.spent, &mut rand::rng()),
+                by_policy: true,
+            });
         }
         let unseen = failed == Failed::Unseen || (failed == Failed::Stale && self.repeatable);
-        (unseen && std::mem::take(&mut self.free)).then_some(Duration::ZERO)
+        (unseen && std::mem::take(&mut self.free)).then_some(Again {
+            pause: Duration::ZERO,
+            by_policy: false,
+        })
     }
 }
 
@@ -147,7 +162,11 @@ mod tests {
                 .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
                 .is_none()
         );
-        assert_eq!(budget.take(Failed::Stale), Some(Duration::ZERO));
+        let free = Again {
+            pause: Duration::ZERO,
+            by_policy: false,
+        };
+        assert_eq!(budget.take(Failed::Stale), Some(free));
         assert_eq!(budget.take(Failed::Unseen), None);
     }
 

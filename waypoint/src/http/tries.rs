@@ -1,9 +1,7 @@
 //! A request's tries: an endpoint each, until one answers or nothing is left to try.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use ambit_policy::Connection;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -12,7 +10,7 @@ use super::answer::Rejection;
 use super::body::{ClientBody, RequestBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
 use super::response::{Link, UpstreamBody};
-use super::retry::{Budget, Failed};
+use super::retry::{Again, Budget, Failed};
 use crate::observe::{Flag, RequestRecord};
 use crate::state::{Chosen, Endpoint, Retry};
 use crate::upstream::{ConnectFailure, Destination, Http1Failure, Http2Failure};
@@ -107,13 +105,13 @@ impl Passage<'_> {
                     if !(self.budget.wants(status) && self.source.can_be_sent()) {
                         return Ok((answer, UpstreamBodyParts { link, endpoint }));
                     }
-                    let Some(pause) = self.budget.take(Failed::Status(status)) else {
+                    let Some(again) = self.budget.take(Failed::Status(status)) else {
                         return Ok((answer, UpstreamBodyParts { link, endpoint }));
                     };
                     tried.push(Arc::clone(&endpoint.workload.uid));
                     let (_, incoming) = answer.into_parts();
                     UpstreamBody::new(incoming, link, &self.client.proxy.upstream, endpoint).discard();
-                    self.pause(pause).await;
+                    self.pause(again).await;
                     continue;
                 }
                 Err(failure) => failure,
@@ -121,34 +119,31 @@ impl Passage<'_> {
             if let Some(rejection) = self.client_failure() {
                 return Err(rejection);
             }
-            if !self.source.can_be_sent() {
-                return Err(failure.rejection);
-            }
-            let Some(pause) = self.budget.take(failure.failed) else {
+            let again = self
+                .source
+                .can_be_sent()
+                .then(|| self.budget.take(failure.failed))
+                .flatten();
+            let Some(again) = again else {
                 return Err(failure.rejection);
             };
             fresh |= matches!(failure.failed, Failed::Stale | Failed::Unseen);
             tried.push(Arc::clone(&endpoint.workload.uid));
             drop(endpoint);
-            self.pause(pause).await;
+            self.pause(again).await;
         }
     }
 
-    async fn pause(&mut self, pause: Duration) {
-        self.record.retried(self.retry.map(|retry| &retry.policy));
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+    async fn pause(&mut self, again: Again) {
+        let policy = self.retry.filter(|_| again.by_policy);
+        self.record.retried(policy.map(|retry| &retry.policy));
+        if !again.pause.is_zero() {
+            tokio::time::sleep(again.pause).await;
         }
     }
 
-    /// The policies for connections, which the endpoint's own proxy cannot apply to the client any more.
     fn authorize(&mut self, endpoint: &Endpoint) -> Result<(), Rejection> {
-        let connection = Connection {
-            principal: Some(self.client.identity.principal()),
-            source: self.client.peer.ip(),
-            destination: endpoint.target,
-        };
-        let decision = self.client.proxy.state.decide_l4(&endpoint.workload, &connection);
+        let decision = self.client.decide_l4(endpoint);
         self.record.decided(&decision);
         if decision.is_allowed() {
             return Ok(());

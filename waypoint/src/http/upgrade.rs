@@ -1,7 +1,7 @@
 //! Connections that become WebSocket.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::Response;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::connection::ClientConnection;
 use super::response::{Link, ResponseBody, UpstreamBody};
 use crate::observe::{Flag, RequestRecord};
+use crate::proxy::Counted;
 use crate::upstream::UpstreamIo;
 
 /// Bytes that are read at once, each way.
@@ -55,24 +56,27 @@ impl Upgrade {
             first,
             record,
         } = self;
+        let received = record.as_ref().map(RequestRecord::received).unwrap_or_default();
+        let sent = AtomicU64::new(first.len() as u64);
+        received.fetch_add(said.len() as u64, Ordering::Relaxed);
         let result = async {
             client.write_all(&first).await?;
-            client.flush().await?;
             endpoint.write_all(&said).await?;
+            let mut client = Counted::new(client, |bytes| {
+                received.fetch_add(bytes, Ordering::Relaxed);
+            });
+            let mut endpoint = Counted::new(endpoint, |bytes| {
+                sent.fetch_add(bytes, Ordering::Relaxed);
+            });
             tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER).await
         }
         .await;
         let Some(mut record) = record else {
             return;
         };
-        match result {
-            Ok((forward, backward)) => {
-                record
-                    .received()
-                    .fetch_add(forward + said.len() as u64, Ordering::Relaxed);
-                record.sent(backward + first.len() as u64);
-            }
-            Err(error) => record.failed(Flag::UpstreamReset, format!("WebSocket: {error}")),
+        record.sent(sent.into_inner());
+        if let Err(error) = result {
+            record.failed(Flag::UpstreamReset, format!("WebSocket: {error}"));
         }
         record.end();
     }

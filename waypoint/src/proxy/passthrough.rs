@@ -1,12 +1,15 @@
 //! Connections that are no HTTP: carried as they are, where the rules allow it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use ambit_policy::Connection;
+use ambit_policy::Decision;
 use ambit_policy::http::HttpRequest;
+use ambit_tunnel::Meter;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
+use super::counted::Counted;
 use crate::http::{ClientConnection, Target};
 use crate::observe::{ConnectionRecord, Flag};
 use crate::state::Endpoint;
@@ -16,10 +19,12 @@ use crate::upstream::{Destination, UpstreamIo};
 const BUFFER: usize = 16 << 10;
 /// Endpoints tried for one connection.
 const ATTEMPTS: usize = 3;
+/// How often a connection is held against policies that may have changed.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Connects `io` with an endpoint and copies both ways, `first` before the rest. Where it may not be, or no endpoint can be reached, the
 /// client's stream ends.
-pub(crate) async fn pass_through<IO>(client: ClientConnection, mut io: IO, first: Bytes)
+pub(crate) async fn pass_through<IO>(client: ClientConnection, io: IO, first: Bytes)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -30,32 +35,61 @@ where
         .proxy
         .observer
         .connection(&client.source, target.destination());
-    let decision = target.rules().evaluate(&HttpRequest {
-        principal: Some(client.identity.principal()),
-        attributes: None,
-    });
+    let decision = decide(&client, &target);
     record.decided(&decision);
     if !decision.is_allowed() {
         return refuse(io).await;
     }
-    let (mut upstream, _endpoint) = match connect(&client, &target, &mut record).await {
+    let (mut upstream, endpoint) = match connect(&client, &target, &mut record).await {
         Ok(connected) => connected,
         Err(Unconnected::Denied) => return refuse(io).await,
         // The client sees a reset.
         Err(Unconnected::Unreachable) => return,
     };
-    let result = async {
+    let copying = async {
         upstream.write_all(&first).await?;
-        upstream.flush().await?;
+        record.forward(first.len() as u64);
+        let mut io = Counted::new(io, |bytes| record.forward(bytes));
+        let mut upstream = Counted::new(upstream, |bytes| record.backward(bytes));
         tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await
     };
-    match result.await {
-        Ok((forward, backward)) => {
-            use ambit_tunnel::Meter;
-            record.forward(forward + first.len() as u64);
-            record.backward(backward);
+    let ended = tokio::select! {
+        // Nothing more is copied once policies deny it.
+        biased;
+        decision = denied(&client, &endpoint) => Err(decision),
+        result = copying => Ok(result),
+    };
+    match ended {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => record.failed(Flag::UpstreamReset, error.to_string()),
+        Err(decision) => record.decided(&decision),
+    }
+}
+
+/// Decides by the rules for requests on a connection that is none.
+fn decide(client: &ClientConnection, target: &Target) -> Decision {
+    target.rules().evaluate(&HttpRequest {
+        principal: Some(client.identity.principal()),
+        attributes: None,
+    })
+}
+
+/// Resolves when what was allowed is not any more.
+async fn denied(client: &ClientConnection, endpoint: &Endpoint) -> Decision {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // A service that is gone has no rules; what is open may end by itself.
+        let Ok(target) = client.target() else {
+            continue;
+        };
+        let decision = decide(client, &target);
+        if !decision.is_allowed() {
+            return decision;
         }
-        Err(error) => record.failed(Flag::UpstreamReset, error.to_string()),
+        let decision = client.decide_l4(endpoint);
+        if !decision.is_allowed() {
+            return decision;
+        }
     }
 }
 
@@ -83,14 +117,7 @@ async fn connect(
             record.failed(rejection.flag, rejection.reason);
             return Err(Unconnected::Unreachable);
         };
-        let decision = client.proxy.state.decide_l4(
-            &endpoint.workload,
-            &Connection {
-                principal: Some(client.identity.principal()),
-                source: client.peer.ip(),
-                destination: endpoint.target,
-            },
-        );
+        let decision = client.decide_l4(&endpoint);
         record.decided(&decision);
         if !decision.is_allowed() {
             return Err(Unconnected::Denied);

@@ -2,6 +2,7 @@
 //! between tasks.
 
 use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connect::{ConnectFailure, UpstreamIo};
 use super::{Destination, Key, Upstream};
@@ -22,6 +24,8 @@ use crate::http::limits::{MAX_BUFFER, MAX_HEAD};
 
 /// Idle connections to one endpoint, at most.
 const MAX_IDLE: usize = 512;
+/// How long the other end of a closed connection gets to close it too.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Why a request got no answer.
 pub(crate) enum Http1Failure {
@@ -33,10 +37,11 @@ pub(crate) enum Http1Failure {
     Failed(hyper::Error),
 }
 
-/// A connection that carries one request at a time. Dropped before its answer's end it is closed.
+/// A connection that carries one request at a time. Dropped before its answer's end it is reset.
 pub(crate) struct Http1Connection {
     key: Key,
-    sender: SendRequest<RequestBody>,
+    /// `None` once it takes no more requests: then hyper closes it.
+    sender: Option<SendRequest<RequestBody>>,
     connection: Connection<TokioIo<UpstreamIo>, RequestBody>,
     heard: Arc<AtomicBool>,
     /// Requests sent.
@@ -62,10 +67,13 @@ impl Http1Connection {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Http1Failure> {
+        let Some(sender) = &mut self.sender else {
+            return Err(Http1Failure::Unsent(Box::new(request)));
+        };
         self.heard.store(false, Ordering::Relaxed);
         let reused = self.used > 0;
         self.used = self.used.saturating_add(1);
-        let answer = self.sender.try_send_request(request);
+        let answer = sender.try_send_request(request);
         tokio::pin!(answer);
         let result = std::future::poll_fn(|cx| {
             self.drive(cx);
@@ -97,13 +105,41 @@ impl Http1Connection {
     /// Whether it has been found closed, or still works on a request.
     fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.ended && self.sender.is_ready()
+        !self.ended && self.sender.as_ref().is_some_and(SendRequest::is_ready)
+    }
+
+    /// Ends an idle connection from here.
+    fn close(mut self) -> Closing {
+        self.sender = None;
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        Closing {
+            io: self.connection.into_parts().io.into_inner(),
+            since: Instant::now(),
+        }
+    }
+}
+
+/// A connection that was closed from here. Dropped before the other end has closed it too it is reset, which applications log as an error.
+struct Closing {
+    io: UpstreamIo,
+    since: Instant,
+}
+
+impl Closing {
+    /// Whether the other end has closed it, or has had long enough to.
+    fn is_over(&mut self) -> bool {
+        let mut rest = [MaybeUninit::uninit(); 256];
+        let mut rest = ReadBuf::uninit(&mut rest);
+        let mut cx = Context::from_waker(Waker::noop());
+        let ended = Pin::new(&mut self.io).poll_read(&mut cx, &mut rest).is_ready();
+        ended || self.since.elapsed() >= LINGER
     }
 }
 
 #[derive(Default)]
 pub(super) struct Http1Pool {
     idle: Mutex<HashMap<Key, Vec<Idle>>>,
+    closing: Mutex<Vec<Closing>>,
 }
 
 struct Idle {
@@ -136,6 +172,7 @@ impl Http1Pool {
         }
     }
 
+    /// Closes what has been idle for so long.
     pub(super) fn sweep(&self, timeout: Duration) {
         let mut gone = Vec::new();
         self.idle.lock().retain(|_, list| {
@@ -144,8 +181,7 @@ impl Http1Pool {
             }));
             !list.is_empty()
         });
-        // Closed without the lock.
-        drop(gone);
+        self.close(gone);
     }
 
     pub(super) fn evict(&self, workload: &str) {
@@ -153,13 +189,26 @@ impl Http1Pool {
             .idle
             .lock()
             .extract_if(|key, _| &*key.workload == workload)
+            .flat_map(|(_, list)| list)
             .collect();
-        drop(gone);
+        self.close(gone);
     }
 
     pub(super) fn clear(&self) {
         let gone = std::mem::take(&mut *self.idle.lock());
-        drop(gone);
+        self.close(gone.into_values().flatten().collect());
+    }
+
+    fn close(&self, gone: Vec<Idle>) {
+        let mut closing = self.closing.lock();
+        closing.extend(gone.into_iter().map(|idle| idle.connection.close()));
+        closing.retain_mut(|closing| !closing.is_over());
+    }
+
+    /// Whether no connection is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.close(Vec::new());
+        self.idle.lock().is_empty() && self.closing.lock().is_empty()
     }
 }
 
@@ -185,7 +234,7 @@ impl Upstream {
             .map_err(|error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other(error))))?;
         Ok(Http1Connection {
             key,
-            sender,
+            sender: Some(sender),
             connection,
             heard,
             used: 0,

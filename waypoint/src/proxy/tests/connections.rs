@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use ambit_tunnel::OpenError;
 use http::{Request, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
 
@@ -100,4 +101,28 @@ async fn a_client_that_goes_away_ends_its_request_at_the_endpoint() {
     tokio::time::timeout(WAIT, went.recv()).await.unwrap().unwrap();
     assert_eq!(mesh.observer.load().in_flight(), 0);
     assert_eq!(mesh.metric(&["istio_requests_total", "response_flags=\"DC\""]), 1);
+}
+
+#[tokio::test]
+async fn idle_connections_to_endpoints_are_closed_and_not_reset() {
+    let mesh = Mesh::new().await;
+    let (ended, mut how) = tokio::sync::mpsc::unbounded_channel();
+    let ip = own_address();
+    let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        read_head(&mut tcp).await;
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await
+            .unwrap();
+        ended.send(tcp.read_u8().await.unwrap_err().kind()).unwrap();
+    });
+    let _ztunnel = mesh.hbone_endpoint("server-1", address).await;
+    assert_eq!(mesh.http1(80).await.get("/").await.2, "ok");
+    mesh.remove("server-1");
+    let kind = tokio::time::timeout(WAIT, how.recv()).await.unwrap().unwrap();
+    assert_eq!(kind, std::io::ErrorKind::UnexpectedEof);
+    mesh.drain.cancel();
+    assert_eq!(mesh.proxy.drained(WAIT).await, 0);
 }
