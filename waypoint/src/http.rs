@@ -11,9 +11,11 @@ pub(crate) mod limits;
 mod request;
 mod response;
 mod retry;
+mod serve;
 mod tries;
 mod upgrade;
 
 pub(crate) use body::RequestBody;
-pub(crate) use connection::{ClientConnection, Served, Target, serve};
+pub(crate) use connection::{ClientConnection, Served, Target};
 pub use limits::HttpTimeouts;
+pub(crate) use serve::serve;

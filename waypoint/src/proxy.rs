@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub(crate) use counted::Counted;
-pub(crate) use passthrough::pass_through;
+pub(crate) use passthrough::{Opened, pass_through};
 
 pub use crate::http::HttpTimeouts;
 use crate::observe::{Observer, Refusal};

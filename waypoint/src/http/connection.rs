@@ -1,34 +1,23 @@
 //! One client's connection to a service, inside a CONNECT stream.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use ambit_policy::{Connection, Decision};
 use ambit_tunnel::SpiffeId;
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use http::{Request, StatusCode};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::Rejection;
-use super::detect::{Detected, detect};
-use super::io::{ClientIo, Watch};
+use super::io::Watch;
 use super::limits;
-use super::request;
 use super::upgrade::Upgrade;
-use crate::observe::{Destination, Flag, Refusal, RequestRecord, Source};
+use crate::observe::{Destination, Flag, RequestRecord, Source};
 use crate::proxy::Proxy;
 use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings};
-use crate::upstream::TrackedExecutor;
 
 /// What a client's connection is for.
 pub(crate) enum Served {
@@ -121,7 +110,7 @@ pub(crate) struct ClientConnection {
     /// Requests given up before their answer began, less those that were answered.
     abandoned: AtomicU32,
     /// Too many.
-    calm: Notify,
+    pub(super) calm: Notify,
     /// A request has come since the last look.
     used: AtomicBool,
     upgrade: Mutex<Option<Upgrade>>,
@@ -198,6 +187,11 @@ impl ClientConnection {
         Pending(Some(Arc::clone(self)))
     }
 
+    /// What the connection goes on as, if it has been upgraded.
+    pub(super) fn take_upgrade(&self) -> Option<Upgrade> {
+        self.upgrade.lock().take()
+    }
+
     /// The connection goes on as another protocol's once the client has the answer.
     pub(super) fn upgrade(&self, upgrade: Upgrade) {
         self.watch.upgraded();
@@ -206,7 +200,7 @@ impl ClientConnection {
 
     /// Resolves when the waypoint is to go and an idle client has had its time. The next request is answered with `connection: close`; a
     /// client that has none is not interrupted while it sends one. HTTP/2 needs no such time: GOAWAY says which requests count.
-    async fn until_drained(&self) {
+    pub(super) async fn until_drained(&self) {
         self.proxy.drain.cancelled().await;
         if !self.http2 {
             tokio::time::sleep(self.proxy.timeouts.drain_grace).await;
@@ -214,7 +208,7 @@ impl ClientConnection {
     }
 
     /// Resolves when the connection is to take no more requests.
-    async fn until_ending(&self) {
+    pub(super) async fn until_ending(&self) {
         let old = async {
             match self.old.filter(|_| self.http2) {
                 Some(old) => tokio::time::sleep_until(old).await,
@@ -260,166 +254,4 @@ impl Drop for Pending {
             client.calm.notify_one();
         }
     }
-}
-
-/// Serves a client's connection until it ends.
-pub(crate) async fn serve<IO>(mut client: ClientConnection, mut io: IO)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Ok(target) = client.target() else {
-        return;
-    };
-    let mut read = BytesMut::new();
-    let (declared, timeout) = match target.protocol() {
-        AppProtocol::Tcp | AppProtocol::Tls => {
-            drop(target);
-            return crate::proxy::pass_through(client, io, Bytes::new()).await;
-        }
-        // Whoever says nothing for so long is idle.
-        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => (true, client.proxy.timeouts.idle),
-        AppProtocol::Unknown => (false, client.proxy.timeouts.detect),
-    };
-    let detected = tokio::select! {
-        detected = tokio::time::timeout(timeout, detect(&mut io, &mut read, declared)) => match detected {
-            Ok(detected) => detected,
-            Err(_) if declared => return,
-            Err(_) => Ok(Detected::Other),
-        },
-        () = client.until_drained(), if declared => return,
-    };
-    drop(target);
-    match detected {
-        Ok(Detected::Http1) => serve_http1(client, io, read.freeze()).await,
-        Ok(Detected::Http2) => {
-            client.http2 = true;
-            serve_http2(client, io, read.freeze()).await;
-        }
-        Ok(Detected::Other) => crate::proxy::pass_through(client, io, read.freeze()).await,
-        Err(error) => tracing::debug!(%error, "the client's connection ended at once"),
-    }
-}
-
-async fn serve_http1<IO>(client: ClientConnection, io: IO, prefix: Bytes)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let io = ClientIo::new(io, prefix).with_requests(Arc::clone(&client.watch), client.proxy.timeouts.head);
-    let client = Arc::new(client);
-    let service = {
-        let client = Arc::clone(&client);
-        service_fn(move |request| request::handle(Arc::clone(&client), request))
-    };
-    let mut connection = hyper::server::conn::http1::Builder::new()
-        // Watched by ClientIo, which tells idle clients from slow ones.
-        .header_read_timeout(None::<Duration>)
-        .max_header_size(limits::MAX_HEAD)
-        .max_buf_size(limits::MAX_BUFFER)
-        .writev(false)
-        .serve_connection(TokioIo::new(io), service);
-    let mut ending = FuturesUnordered::from_iter([client.until_ending()]);
-    let result = loop {
-        tokio::select! {
-            biased;
-            result = &mut connection => break result,
-            Some(()) = ending.next() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
-        }
-    };
-    drop(ending);
-    let failed = result.is_err();
-    report(&client, result);
-    let upgrade = client.upgrade.lock().take();
-    let parts = connection.into_parts();
-    let mut io = parts.io.into_inner();
-    if let Some(upgrade) = upgrade {
-        upgrade.run(io, parts.read_buf).await;
-    } else if !failed && let Err(error) = io.shutdown().await {
-        // hyper leaves it open after a request for an upgrade that was not granted.
-        tracing::debug!(%error, "the client's connection ended first");
-    }
-}
-
-async fn serve_http2<IO>(client: ClientConnection, io: IO, prefix: Bytes)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let io = ClientIo::new(io, prefix);
-    let client = Arc::new(client);
-    let service = {
-        let client = Arc::clone(&client);
-        service_fn(move |request| request::handle(Arc::clone(&client), request))
-    };
-    let connection = hyper::server::conn::http2::Builder::new(TrackedExecutor(client.proxy.requests.clone()))
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::MAX_STREAMS)
-        .max_header_list_size(limits::MAX_HEAD as u32)
-        .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .max_send_buf_size(limits::SEND_BUFFER)
-        .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(limits::MAX_ERROR_RESETS)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    let mut ending = FuturesUnordered::from_iter([client.until_ending()]);
-    let mut calm = FuturesUnordered::from_iter([client.calm.notified()]);
-    let result = loop {
-        tokio::select! {
-            biased;
-            result = &mut connection => break result,
-            Some(()) = ending.next() => connection.as_mut().graceful_shutdown(),
-            Some(()) = calm.next() => {
-                client.proxy.observer.refused(Refusal::BadRequest);
-                tracing::warn!(
-                    src.identity = %client.identity,
-                    src.addr = %client.peer,
-                    limit = limits::MAX_ABANDONED,
-                    "the client gives up requests faster than they can be answered: its connection is closed"
-                );
-                return;
-            }
-        }
-    };
-    report(&client, result);
-}
-
-/// Says why a connection ended, where it broke the protocol: such requests have no record.
-fn report(client: &ClientConnection, result: Result<(), hyper::Error>) {
-    let violation = client.watch.take_violation();
-    let Err(error) = result else {
-        return;
-    };
-    if violation.is_none() && !error.is_parse() && !error.is_timeout() && !is_protocol_error(&error) {
-        tracing::debug!(%error, "the client's connection failed");
-        return;
-    }
-    client.proxy.observer.refused(Refusal::BadRequest);
-    let reason = match violation {
-        Some(violation) => violation.to_string(),
-        None => super::tries::brief(&error),
-    };
-    tracing::event!(
-        target: "access",
-        parent: None,
-        tracing::Level::WARN,
-        src.identity = %client.identity,
-        src.addr = %client.peer,
-        flags = Flag::BadRequest.name(),
-        reason,
-        "request refused: it is not HTTP as it should be"
-    );
-}
-
-fn is_protocol_error(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.is_library()
-                || (error.is_go_away() && error.reason() != Some(h2::Reason::NO_ERROR));
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return error.kind() == std::io::ErrorKind::TimedOut;
-        }
-        source = error.source();
-    }
-    false
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ambit_policy::Decision;
 use ambit_policy::http::HttpRequest;
 use ambit_tunnel::Meter;
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::counted::Counted;
 use crate::http::{ClientConnection, Target};
@@ -22,48 +22,34 @@ const ATTEMPTS: usize = 3;
 /// How often a connection is held against policies that may have changed.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Connects `io` with an endpoint and copies both ways, `first` before the rest. Where it may not be, or no endpoint can be reached, the
-/// client's stream ends.
-pub(crate) async fn pass_through<IO>(client: ClientConnection, io: IO, first: Bytes)
+/// Connects `io` with an endpoint and copies both ways, `said` before the rest of what the client says. Where it may not be, or no
+/// endpoint can be reached, the client's stream ends.
+pub(crate) async fn pass_through<IO>(client: ClientConnection, io: IO, said: Bytes)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let Ok(target) = client.target() else {
         return;
     };
-    let mut record = client
-        .proxy
-        .observer
-        .connection(&client.source, target.destination());
+    let mut record = record(&client, &target);
     let decision = decide(&client, &target);
     record.decided(&decision);
     if !decision.is_allowed() {
         return refuse(io).await;
     }
-    let (mut upstream, endpoint) = match connect(&client, &target, &mut record).await {
-        Ok(connected) => connected,
-        Err(Unconnected::Denied) => return refuse(io).await,
+    match connect(&client, &target, Some(&mut record)).await {
+        Ok(opened) => opened.carry(&client, record, io, said, Bytes::new()).await,
+        Err(Unconnected::Denied) => refuse(io).await,
         // The client sees a reset.
-        Err(Unconnected::Unreachable) => return,
-    };
-    let copying = async {
-        upstream.write_all(&first).await?;
-        record.forward(first.len() as u64);
-        let mut io = Counted::new(io, |bytes| record.forward(bytes));
-        let mut upstream = Counted::new(upstream, |bytes| record.backward(bytes));
-        tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await
-    };
-    let ended = tokio::select! {
-        // Nothing more is copied once policies deny it.
-        biased;
-        decision = denied(&client, &endpoint) => Err(decision),
-        result = copying => Ok(result),
-    };
-    match ended {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => record.failed(Flag::UpstreamReset, error.to_string()),
-        Err(decision) => record.decided(&decision),
+        Err(Unconnected::Unreachable) => {}
     }
+}
+
+fn record(client: &ClientConnection, target: &Target) -> ConnectionRecord {
+    client
+        .proxy
+        .observer
+        .connection(&client.source, target.destination())
 }
 
 /// Decides by the rules for requests on a connection that is none.
@@ -72,6 +58,93 @@ fn decide(client: &ClientConnection, target: &Target) -> Decision {
         principal: Some(client.identity.principal()),
         attributes: None,
     })
+}
+
+/// Ends a stream that may not be. A reset might be taken for a failure of this replica, and another one be tried.
+async fn refuse(mut io: impl AsyncWrite + Unpin) {
+    if let Err(error) = io.shutdown().await {
+        tracing::debug!(%error, "the client's stream ended first");
+    }
+}
+
+/// A connection to an endpoint on which nothing has been said by the client.
+pub(crate) struct Opened {
+    upstream: UpstreamIo,
+    endpoint: Endpoint,
+}
+
+impl Opened {
+    /// Connects on behalf of a client that has said nothing, if it may say anything but HTTP: the endpoint may be the one to speak first.
+    /// Nothing of it is recorded.
+    pub(crate) async fn quietly(client: &ClientConnection) -> Option<Self> {
+        let target = client.target().ok()?;
+        if !decide(client, &target).is_allowed() {
+            return None;
+        }
+        connect(client, &target, None).await.ok()
+    }
+
+    /// What the endpoint says first; nothing, when it ends.
+    pub(crate) async fn hear(&mut self) -> Bytes {
+        let mut heard = BytesMut::with_capacity(BUFFER);
+        // An end by failure shows again when more is read.
+        let _ = self.upstream.read_buf(&mut heard).await;
+        heard.freeze()
+    }
+
+    /// Carries a connection that has turned out to be no HTTP.
+    pub(crate) async fn pass_through<IO>(self, client: ClientConnection, io: IO, said: Bytes, heard: Bytes)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Ok(target) = client.target() else {
+            return;
+        };
+        let mut record = record(&client, &target);
+        let decision = decide(&client, &target);
+        record.decided(&decision);
+        if !decision.is_allowed() {
+            return refuse(io).await;
+        }
+        record.opened(&self.endpoint);
+        self.carry(&client, record, io, said, heard).await;
+    }
+
+    async fn carry<IO>(
+        self,
+        client: &ClientConnection,
+        mut record: ConnectionRecord,
+        mut io: IO,
+        said: Bytes,
+        heard: Bytes,
+    ) where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self {
+            mut upstream,
+            endpoint,
+        } = self;
+        let copying = async {
+            upstream.write_all(&said).await?;
+            record.forward(said.len() as u64);
+            io.write_all(&heard).await?;
+            record.backward(heard.len() as u64);
+            let mut io = Counted::new(io, |bytes| record.forward(bytes));
+            let mut upstream = Counted::new(upstream, |bytes| record.backward(bytes));
+            tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await
+        };
+        let ended = tokio::select! {
+            // Nothing more is copied once policies deny it.
+            biased;
+            decision = denied(client, &endpoint) => Err(decision),
+            result = copying => Ok(result),
+        };
+        match ended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => record.failed(Flag::UpstreamReset, error.to_string()),
+            Err(decision) => record.decided(&decision),
+        }
+    }
 }
 
 /// Resolves when what was allowed is not any more.
@@ -93,13 +166,6 @@ async fn denied(client: &ClientConnection, endpoint: &Endpoint) -> Decision {
     }
 }
 
-/// Ends a stream that may not be. A reset might be taken for a failure of this replica, and another one be tried.
-async fn refuse(mut io: impl AsyncWrite + Unpin) {
-    if let Err(error) = io.shutdown().await {
-        tracing::debug!(%error, "the client's stream ended first");
-    }
-}
-
 enum Unconnected {
     Denied,
     Unreachable,
@@ -108,29 +174,37 @@ enum Unconnected {
 async fn connect(
     client: &ClientConnection,
     target: &Target,
-    record: &mut ConnectionRecord,
-) -> Result<(UpstreamIo, Endpoint), Unconnected> {
+    mut record: Option<&mut ConnectionRecord>,
+) -> Result<Opened, Unconnected> {
     let mut tried: Vec<Arc<str>> = Vec::new();
     loop {
         let Some(endpoint) = target.choose(&client.proxy, &tried) else {
             let rejection = target.no_endpoint();
-            record.failed(rejection.flag, rejection.reason);
+            if let Some(record) = record {
+                record.failed(rejection.flag, rejection.reason);
+            }
             return Err(Unconnected::Unreachable);
         };
         let decision = client.decide_l4(&endpoint);
-        record.decided(&decision);
+        if let Some(record) = &mut record {
+            record.decided(&decision);
+        }
         if !decision.is_allowed() {
             return Err(Unconnected::Denied);
         }
         match client.proxy.upstream.connect(&Destination::of(&endpoint)).await {
-            Ok(io) => {
-                record.opened(&endpoint);
-                return Ok((io, endpoint));
+            Ok(upstream) => {
+                if let Some(record) = record {
+                    record.opened(&endpoint);
+                }
+                return Ok(Opened { upstream, endpoint });
             }
             Err(failure) => {
                 tried.push(Arc::clone(&endpoint.workload.uid));
                 if tried.len() >= ATTEMPTS {
-                    record.failed(Flag::ConnectFailure, failure.to_string());
+                    if let Some(record) = record {
+                        record.failed(Flag::ConnectFailure, failure.to_string());
+                    }
                     return Err(Unconnected::Unreachable);
                 }
             }

@@ -1,5 +1,6 @@
 //! Connections that are no HTTP.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -100,4 +101,26 @@ async fn the_next_endpoint_is_tried_when_one_is_gone() {
     for _ in 0..10 {
         assert_eq!(mesh.exchange(9000, "").await, "here");
     }
+}
+
+#[tokio::test]
+async fn http_that_comes_late_is_still_http() {
+    let timeouts = HttpTimeouts {
+        detect: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut io = mesh.connect(80).await;
+    // Until the waypoint has connected, in case the application speaks first.
+    while application.connections.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    io.write_all(b"GET /late HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_all(&mut io).await.contains("GET /late"));
+    assert_eq!(mesh.metric(&["istio_requests_total", "response_code=\"200\""]), 1);
+    assert_eq!(mesh.metric(&["istio_tcp_connections_opened_total"]), 0);
 }

@@ -1,16 +1,18 @@
 //! A waypoint, clients in front of it and applications behind it.
 
+mod application;
+mod ztunnel;
+
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{
-    CertificateManager, ConnectRequest, HboneConfig, HboneHandler, HboneIo, HbonePool, IdentityLease,
-    ManagerConfig, Meter, OpenError, PoolKey, RequestRefusal, SpiffeId, accept_tls, copy_tunnel, serve_hbone,
+    CertificateManager, HboneConfig, HboneIo, HbonePool, IdentityLease, ManagerConfig, OpenError, PoolKey,
+    SpiffeId,
 };
 use ambit_wire::waypoint as wire;
 use ambit_wire::workload as wire_workload;
@@ -31,6 +33,9 @@ use crate::http::HttpTimeouts;
 use crate::observe::{Gauges, Observer};
 use crate::proxy::Proxy;
 use crate::state::{AppProtocol, State};
+
+pub(super) use application::{Application, echo, raw_application, read_head};
+pub(super) use ztunnel::Ztunnel;
 
 pub(super) const WAIT: Duration = Duration::from_secs(30);
 pub(super) const VIP: &str = "10.96.0.1";
@@ -360,200 +365,4 @@ pub(super) async fn whole(response: Response<Incoming>) -> (StatusCode, String, 
         .unwrap();
     let body = String::from_utf8_lossy(&body.unwrap().to_bytes()).into_owned();
     (status, reason, body)
-}
-
-/// An application: HTTP/1 and HTTP/2 with prior knowledge.
-pub(super) struct Application {
-    pub(super) address: SocketAddr,
-    /// Requests that it has seen.
-    pub(super) requests: Arc<AtomicUsize>,
-    pub(super) connections: Arc<AtomicUsize>,
-    stop: CancellationToken,
-}
-
-impl Drop for Application {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl Application {
-    pub(super) async fn start<F, Fut>(handler: F) -> Self
-    where
-        F: Fn(Request<Incoming>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Response<Body>> + Send + 'static,
-    {
-        Self::start_at("127.0.0.1".parse().unwrap(), handler).await
-    }
-
-    pub(super) async fn start_at<F, Fut>(ip: IpAddr, handler: F) -> Self
-    where
-        F: Fn(Request<Incoming>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Response<Body>> + Send + 'static,
-    {
-        let listener = TcpListener::bind(SocketAddr::new(ip, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (requests, connections) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let stop = CancellationToken::new();
-        let handler = Arc::new(handler);
-        let (count, opened, stopped) = (Arc::clone(&requests), Arc::clone(&connections), stop.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                opened.fetch_add(1, Ordering::SeqCst);
-                let (count, handler) = (Arc::clone(&count), Arc::clone(&handler));
-                let service = hyper::service::service_fn(move |request| {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    let answer = handler(request);
-                    async move { Ok::<_, Infallible>(answer.await) }
-                });
-                let stopped = stopped.clone();
-                tokio::spawn(stopped.run_until_cancelled_owned(async move {
-                    let mut first = [0; 4];
-                    let n = tcp.peek(&mut first).await.unwrap_or(0);
-                    let io = TokioIo::new(tcp);
-                    if &first[..n] == b"PRI " {
-                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                            .serve_connection(io, service)
-                            .await
-                            .ok();
-                    } else {
-                        hyper::server::conn::http1::Builder::new()
-                            .serve_connection(io, service)
-                            .with_upgrades()
-                            .await
-                            .ok();
-                    }
-                }));
-            }
-        }));
-        Self {
-            address,
-            requests,
-            connections,
-            stop,
-        }
-    }
-
-    /// Says how it was asked: method, target and fields, a line each, and the body.
-    pub(super) async fn echo() -> Self {
-        Self::start(echo).await
-    }
-
-    pub(super) fn seen(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
-    }
-}
-
-pub(super) async fn echo(request: Request<Incoming>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let mut text = format!("{} {}\n", head.method, head.uri);
-    for (name, value) in &head.headers {
-        text.push_str(&format!(
-            "{name}: {}\n",
-            String::from_utf8_lossy(value.as_bytes())
-        ));
-    }
-    let body = body
-        .collect()
-        .await
-        .map(|body| body.to_bytes())
-        .unwrap_or_default();
-    text.push('\n');
-    text.push_str(&String::from_utf8_lossy(&body));
-    Response::new(full(text))
-}
-
-/// An application that is given each connection.
-pub(super) async fn raw_application<F, Fut>(serve: F) -> SocketAddr
-where
-    F: Fn(TcpStream, usize) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        for number in 0.. {
-            let (tcp, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(tcp, number));
-        }
-    });
-    address
-}
-
-/// Reads the head of a request, and says where it ends.
-pub(super) async fn read_head(tcp: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match tcp.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8(head).unwrap()
-}
-
-/// The ztunnel of an endpoint.
-pub(super) struct Ztunnel {
-    pub(super) peers: Arc<parking_lot::Mutex<Vec<SpiffeId>>>,
-    stop: CancellationToken,
-}
-
-impl Drop for Ztunnel {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-struct Gateway;
-
-struct Unmetered;
-
-impl Meter for Unmetered {
-    fn forward(&self, _: u64) {}
-    fn backward(&self, _: u64) {}
-}
-
-impl HboneHandler for Gateway {
-    async fn connect(self: Arc<Self>, request: ConnectRequest) {
-        match TcpStream::connect(request.authority()).await {
-            Ok(tcp) => {
-                let stream = request.accept().unwrap();
-                copy_tunnel(tcp, stream, &Unmetered).await.ok();
-            }
-            Err(_) => request.refuse(StatusCode::SERVICE_UNAVAILABLE),
-        }
-    }
-
-    fn refused(&self, _: &RequestRefusal) {}
-}
-
-impl Ztunnel {
-    async fn start(ca: &Arc<TestCa>, identity: SpiffeId, ip: IpAddr) -> Self {
-        let listener = TcpListener::bind(SocketAddr::new(ip, ambit_wire::names::PORT_HBONE))
-            .await
-            .unwrap();
-        let lease = manager(ca).lease(identity);
-        let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
-        let stop = CancellationToken::new();
-        let (seen, stopped) = (Arc::clone(&peers), stop.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
-                tokio::spawn(stopped.run_until_cancelled_owned(async move {
-                    let certificate = lease.certificate(WAIT).await.unwrap();
-                    let Ok((tls, peer)) = accept_tls(tcp, &certificate).await else {
-                        return;
-                    };
-                    seen.lock().push(peer);
-                    let gateway = Arc::new(Gateway);
-                    serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), gateway)
-                        .await
-                        .ok();
-                }));
-            }
-        }));
-        Self { peers, stop }
-    }
 }

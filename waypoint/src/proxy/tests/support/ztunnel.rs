@@ -1,0 +1,80 @@
+//! What takes HBONE for an endpoint.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ambit_tunnel::testing::TestCa;
+use ambit_tunnel::{
+    ConnectRequest, HboneConfig, HboneHandler, Meter, RequestRefusal, SpiffeId, accept_tls, copy_tunnel,
+    serve_hbone,
+};
+use http::StatusCode;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{WAIT, manager};
+
+/// The ztunnel of an endpoint.
+pub(in super::super) struct Ztunnel {
+    pub(in super::super) peers: Arc<parking_lot::Mutex<Vec<SpiffeId>>>,
+    stop: CancellationToken,
+}
+
+impl Drop for Ztunnel {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Gateway;
+
+struct Unmetered;
+
+impl Meter for Unmetered {
+    fn forward(&self, _: u64) {}
+    fn backward(&self, _: u64) {}
+}
+
+impl HboneHandler for Gateway {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        match TcpStream::connect(request.authority()).await {
+            Ok(tcp) => {
+                let stream = request.accept().unwrap();
+                copy_tunnel(tcp, stream, &Unmetered).await.ok();
+            }
+            Err(_) => request.refuse(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+
+    fn refused(&self, _: &RequestRefusal) {}
+}
+
+impl Ztunnel {
+    pub(super) async fn start(ca: &Arc<TestCa>, identity: SpiffeId, ip: IpAddr) -> Self {
+        let listener = TcpListener::bind(SocketAddr::new(ip, ambit_wire::names::PORT_HBONE))
+            .await
+            .unwrap();
+        let lease = manager(ca).lease(identity);
+        let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
+        let stop = CancellationToken::new();
+        let (seen, stopped) = (Arc::clone(&peers), stop.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
+                tokio::spawn(stopped.run_until_cancelled_owned(async move {
+                    let certificate = lease.certificate(WAIT).await.unwrap();
+                    let Ok((tls, peer)) = accept_tls(tcp, &certificate).await else {
+                        return;
+                    };
+                    seen.lock().push(peer);
+                    let gateway = Arc::new(Gateway);
+                    serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), gateway)
+                        .await
+                        .ok();
+                }));
+            }
+        }));
+        Self { peers, stop }
+    }
+}
