@@ -13,6 +13,9 @@ pub struct Limits {
     /// For the TCP connection to an endpoint while there are others to try: one that is dead must not cost the whole time. Long enough
     /// for a lost SYN to be sent again. Default 2 s.
     pub attempt_timeout: Duration,
+    /// For the whole of reaching a replica of a waypoint, its answer to CONNECT included, while there are others to try. A waypoint
+    /// answers at once, but for the 2 s that it waits for configuration under way. Default 3 s.
+    pub waypoint_timeout: Duration,
     /// For the TLS handshake of an HBONE client, certificate included. Default 10 s.
     pub handshake_timeout: Duration,
     /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
@@ -36,6 +39,7 @@ impl Default for Limits {
         Self {
             connect_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
+            waypoint_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(10),
             workload_timeout: Duration::from_secs(5),
             connect_attempts: 3,

@@ -2,6 +2,7 @@
 
 mod balance;
 mod dump;
+mod load;
 mod service;
 mod tables;
 mod waypoint;
@@ -17,11 +18,11 @@ use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-pub(crate) use balance::InUse;
 pub(crate) use dump::{PolicyDump, ServiceDump, WorkloadDump};
+pub(crate) use load::InUse;
 pub(crate) use service::Service;
 use tables::Tables;
-use waypoint::Waypoint;
+pub(crate) use waypoint::Waypoint;
 pub(crate) use workload::{InvalidAddress, Protocol, Workload};
 
 /// The metrics' word for a connection to what is bound to a waypoint, when no replica of that was reached.
@@ -40,8 +41,8 @@ pub(crate) struct Route {
     pub(crate) service: Option<Arc<Service>>,
     /// Counts the connection towards the endpoint's load.
     pub(crate) in_use: Option<InUse>,
-    /// It leads to a waypoint, which is told the target: the workload is the waypoint's.
-    pub(crate) waypoint: bool,
+    /// It leads to this waypoint, which is told the target: the workload is the waypoint's.
+    pub(crate) waypoint: Option<Waypoint>,
     /// There may be other endpoints that would do.
     pub(crate) others: bool,
 }
@@ -53,7 +54,7 @@ pub(crate) enum RouteError {
     NoHealthyEndpoint(Arc<Service>),
     #[error("{0} has no port {1}")]
     NoPort(Arc<Service>, u16),
-    #[error("{bound} is reached through {waypoint} only, which has no ready replica")]
+    #[error("{WAYPOINT_UNREACHABLE}: {bound} is reached through {waypoint} only, which has no ready replica")]
     Waypoint {
         bound: String,
         service: Option<Arc<Service>>,
@@ -169,7 +170,7 @@ impl MeshState {
             let Some(service) = entry.service() else {
                 return Ok(Route::passthrough(destination, None));
             };
-            if service.passthrough {
+            if service.passthrough && service.waypoint.is_none() {
                 return Ok(Route::passthrough(destination, Some(Arc::clone(service))));
             }
             if !service
@@ -195,7 +196,7 @@ impl MeshState {
                 workload: Some(choice.workload),
                 service: Some(Arc::clone(service)),
                 in_use: Some(choice.in_use),
-                waypoint: false,
+                waypoint: None,
                 others: choice.others,
             });
         }
@@ -215,7 +216,7 @@ impl MeshState {
                     workload: Some(Arc::clone(workload)),
                     service: None,
                     in_use: None,
-                    waypoint: false,
+                    waypoint: None,
                     others: false,
                 }),
             },
@@ -264,7 +265,7 @@ impl Route {
             workload: None,
             service,
             in_use: None,
-            waypoint: false,
+            waypoint: None,
             others: false,
         }
     }
@@ -292,7 +293,7 @@ fn through_waypoint(
             workload: Some(replica.workload),
             service,
             in_use: Some(replica.in_use),
-            waypoint: true,
+            waypoint: Some(bound.waypoint.clone()),
             others: replica.others,
         }),
         None => Err(RouteError::Waypoint {

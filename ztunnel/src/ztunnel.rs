@@ -185,9 +185,10 @@ impl Ztunnel {
             (path == "/config_dump").then(|| shared.config_dump(&revision))
         }));
         let shared = Arc::clone(&self.shared);
-        self.tasks.spawn(serve("metrics", metrics, shutdown(), move |path| {
-            matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
-        }));
+        self.tasks
+            .spawn(serve("metrics", metrics, shutdown(), move |path| {
+                matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
+            }));
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(serve("ready", ready, shutdown(), move |path| {
             (path == "/healthz/ready").then(|| Answer::ready(shared.not_ready()))

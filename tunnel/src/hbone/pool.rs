@@ -250,6 +250,11 @@ impl HbonePool {
         self.evict(|key| &*key.pod == pod);
     }
 
+    /// Takes the connections of a key out of the pool, and the attempt to make one. Streams that are open go on.
+    pub fn evict_key(&self, key: &PoolKey) {
+        self.evict(|of| of == key);
+    }
+
     fn evict(&self, which: impl Fn(&PoolKey) -> bool) {
         self.inner.slots.lock().retain(|key, slot| {
             let evicted = which(key);

@@ -2,6 +2,8 @@
 //!
 //! Source: <https://www.w3.org/TR/baggage/>.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::state::Workload;
@@ -20,8 +22,8 @@ pub(super) fn headers(source: &Workload) -> HeaderMap {
     ];
     let text = members
         .iter()
-        .filter(|(_, value)| is_plain(value))
-        .map(|(key, value)| format!("{key}={value}"))
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", encoded(value)))
         .collect::<Vec<_>>()
         .join(",");
     let mut headers = HeaderMap::new();
@@ -31,10 +33,66 @@ pub(super) fn headers(source: &Workload) -> HeaderMap {
     headers
 }
 
-/// Names in Kubernetes need no percent-encoding; what is no name is left out.
-fn is_plain(value: &str) -> bool {
-    !value.is_empty()
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+/// Percent-encoded, but for what names in Kubernetes are made of.
+fn encoded(value: &str) -> Cow<'_, str> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    if value.bytes().all(is_plain) {
+        return value.into();
+    }
+    value
+        .bytes()
+        .fold(String::new(), |mut text, b| {
+            if is_plain(b) {
+                text.push(b.into());
+            } else {
+                text.push_str(&format!("%{b:02X}"));
+            }
+            text
+        })
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_wire::workload::{Workload as Wire, WorkloadType};
+
+    use super::*;
+
+    fn baggage(of: Wire) -> String {
+        let workload = Workload::try_from(Wire {
+            uid: "uid".into(),
+            namespace: "shop".into(),
+            ..of
+        });
+        let headers = headers(&workload.unwrap());
+        headers[BAGGAGE].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn it_tells_the_source_as_istio_does() {
+        let source = Wire {
+            cluster_id: "Kubernetes".into(),
+            workload_name: "orders".into(),
+            workload_type: WorkloadType::Cronjob.into(),
+            canonical_name: "orders".into(),
+            canonical_revision: "v1.2".into(),
+            ..Wire::default()
+        };
+        assert_eq!(
+            baggage(source),
+            "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.cronjob.name=orders,service.name=orders,service.version=v1.2"
+        );
+    }
+
+    #[test]
+    fn a_value_cannot_end_itself_or_add_members() {
+        let source = Wire {
+            cluster_id: "a,b=c;d é".into(),
+            ..Wire::default()
+        };
+        assert_eq!(
+            baggage(source),
+            "k8s.cluster.name=a%2Cb%3Dc%3Bd%20%C3%A9,k8s.namespace.name=shop"
+        );
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ambit_tunnel::{CopyError, HboneStream, IdentityLease, OpenError, PoolKey, copy_tcp, copy_tunnel};
+use ambit_tunnel::{
+    ConnectError, CopyError, HboneStream, IdentityLease, OpenError, PoolKey, copy_tcp, copy_tunnel,
+};
 use http::{HeaderMap, StatusCode};
 use tokio::net::TcpStream;
 
@@ -14,7 +15,7 @@ use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
 use crate::pod::Pod;
-use crate::state::{Route, RouteError, WAYPOINT_UNREACHABLE, Workload};
+use crate::state::{InUse, Route, RouteError, WAYPOINT_UNREACHABLE, Waypoint, Workload};
 
 /// Why a destination was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +44,25 @@ impl Failure {
 
     /// Whether another endpoint may do better. A denial is meant for the client, whichever endpoint says it.
     fn is_of_the_endpoint(&self) -> bool {
-        !matches!(
-            self,
-            Self::Route(_)
-                | Self::Tunnel(OpenError::Refused(
-                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-                ))
-                | Self::Plaintext(ConnectFailure::Socket(_))
-        )
+        match self {
+            Self::Route(_) | Self::Plaintext(ConnectFailure::Socket(_)) => false,
+            Self::Tunnel(OpenError::Refused(status)) => {
+                !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            }
+            Self::Tunnel(OpenError::Connect(error)) => {
+                !matches!(error, ConnectError::Certificate { .. } | ConnectError::Closed)
+            }
+            Self::Tunnel(_) | Self::Plaintext(_) => true,
+        }
+    }
+
+    /// Whether nobody was there, whoever had come.
+    fn is_absence(&self) -> bool {
+        match self {
+            Self::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(OpenError::Connect(ConnectError::Tls { .. })) => false,
+            failure => failure.is_of_the_endpoint(),
+        }
     }
 }
 
@@ -92,14 +104,16 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
             }
         };
         let last_attempt = tried.len() + 1 >= proxy.limits.connect_attempts;
-        let timeout = if route.others && !last_attempt {
-            proxy.limits.attempt_timeout
-        } else {
-            proxy.limits.connect_timeout
-        };
-        match reach(proxy, pod, &lease, &route, peer, timeout).await {
-            Ok(upstream) => break (Some(route), Ok(upstream)),
+        let hurry = route.others && !last_attempt;
+        match reach(proxy, pod, &lease, &route, peer, hurry).await {
+            Ok(upstream) => {
+                route.in_use.iter().for_each(InUse::succeeded);
+                break (Some(route), Ok(upstream));
+            }
             Err(failure) => {
+                if failure.is_absence() {
+                    route.in_use.iter().for_each(InUse::failed);
+                }
                 let endpoint = route
                     .in_use
                     .as_ref()
@@ -135,17 +149,26 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         }
         Err(failure) => {
             reset(tcp);
-            record.fail(reason(route.as_ref(), &failure), &failure);
+            match unreached_waypoint(route.as_ref(), &failure) {
+                Some(waypoint) => {
+                    let error =
+                        format!("{WAYPOINT_UNREACHABLE}: {waypoint}, past which nothing goes: {failure}");
+                    record.fail(WAYPOINT_UNREACHABLE, &error);
+                }
+                None => record.fail(failure.reason(), &failure),
+            }
         }
     }
 }
 
-/// The metrics' word for a failure.
-fn reason(route: Option<&Route>, failure: &Failure) -> &'static str {
-    match route {
-        Some(route) if route.waypoint && failure.is_of_the_endpoint() => WAYPOINT_UNREACHABLE,
-        _ => failure.reason(),
-    }
+/// The waypoint that was not reached, if that is what failed. One that answers is there.
+fn unreached_waypoint<'a>(route: Option<&'a Route>, failure: &Failure) -> Option<&'a Waypoint> {
+    let waypoint = route?.waypoint.as_ref()?;
+    let unreached = match failure {
+        Failure::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+        failure => failure.is_of_the_endpoint(),
+    };
+    unreached.then_some(waypoint)
 }
 
 fn finish(record: Record, result: Result<(), CopyError>) {
@@ -175,14 +198,21 @@ fn destination(
     Ok(original)
 }
 
+/// `hurry`: there are others to try.
 async fn reach(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
     lease: &IdentityLease,
     route: &Route,
     peer: SocketAddr,
-    timeout: Duration,
+    hurry: bool,
 ) -> Result<Upstream, Failure> {
+    let limits = &proxy.limits;
+    let timeout = if hurry {
+        limits.attempt_timeout
+    } else {
+        limits.connect_timeout
+    };
     let (Some(address), Some(workload)) = (route.hbone, &route.workload) else {
         return Ok(Upstream::Plain(connect(pod, route.target, timeout).await?));
     };
@@ -202,15 +232,22 @@ async fn reach(
         let pod = Arc::clone(pod);
         async move { Ok(connect(&pod, address, timeout).await?) }
     };
-    let headers = match (route.waypoint, source(proxy, pod, peer)) {
-        (true, Some(source)) => baggage::headers(&source),
+    let headers = match (&route.waypoint, source(proxy, pod, peer)) {
+        (Some(_), Some(source)) => baggage::headers(&source),
         _ => HeaderMap::new(),
     };
-    let stream = proxy
-        .pool
-        .open_with(&key, lease, &authority, &headers, dial)
-        .await?;
-    Ok(Upstream::Tunnel(stream))
+    let open = proxy.pool.open_with(&key, lease, &authority, &headers, dial);
+    if !(route.waypoint.is_some() && hurry) {
+        return Ok(Upstream::Tunnel(open.await?));
+    }
+    match tokio::time::timeout(limits.waypoint_timeout, open).await {
+        Ok(stream) => Ok(Upstream::Tunnel(stream?)),
+        Err(_) => {
+            // Others shall not wait on it too.
+            proxy.pool.evict_key(&key);
+            Err(OpenError::ResponseTimeout(limits.waypoint_timeout).into())
+        }
+    }
 }
 
 /// The workload that the pod is. The agent may not know the pod's addresses yet, but it connects from one of them.

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use indexmap::IndexMap;
 use rand::Rng;
 
+use super::load::{InUse, Load};
 use super::service::{Service, ServicePort};
 use super::workload::Workload;
 
@@ -23,30 +24,7 @@ pub(super) struct ServiceEntry {
 struct Endpoint {
     workload: Arc<Workload>,
     ports: Arc<[ServicePort]>,
-    connections: Arc<AtomicUsize>,
-}
-
-/// Counts a connection towards its endpoint until it is dropped.
-#[derive(Debug)]
-pub(crate) struct InUse(Arc<AtomicUsize>);
-
-impl InUse {
-    fn new(connections: &Arc<AtomicUsize>) -> Self {
-        connections.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(connections))
-    }
-}
-
-impl Clone for InUse {
-    fn clone(&self) -> Self {
-        Self::new(&self.0)
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    load: Arc<Load>,
 }
 
 pub(super) struct Choice {
@@ -87,11 +65,12 @@ impl ServiceEntry {
     }
 
     pub(super) fn set_endpoint(&mut self, workload: &Arc<Workload>, ports: &Arc<[ServicePort]>) {
-        let connections = self.remove_endpoint(&workload.uid).unwrap_or_default();
+        let load = self.remove_endpoint(&workload.uid).unwrap_or_default();
+        load.forgive();
         let endpoint = Endpoint {
             workload: Arc::clone(workload),
             ports: Arc::clone(ports),
-            connections,
+            load,
         };
         let side = if workload.healthy {
             &mut self.healthy
@@ -101,16 +80,16 @@ impl ServiceEntry {
         side.insert(Arc::clone(&workload.uid), endpoint);
     }
 
-    pub(super) fn remove_endpoint(&mut self, uid: &str) -> Option<Arc<AtomicUsize>> {
+    pub(super) fn remove_endpoint(&mut self, uid: &str) -> Option<Arc<Load>> {
         let removed = self
             .healthy
             .swap_remove(uid)
             .or_else(|| self.unhealthy.swap_remove(uid));
-        removed.map(|endpoint| endpoint.connections)
+        removed.map(|endpoint| endpoint.load)
     }
 
     /// The better of two endpoints drawn at random: the one with fewer connections from here. Where neither will do (no such
-    /// port, tried before), the first that will, from a random one on.
+    /// port, tried before) or could be reached just now, the first that will, from a random one on.
     pub(super) fn choose(&self, service_port: u16, v4: bool, tried: &[Arc<str>]) -> Option<Choice> {
         let ignore_health = self.service.as_ref().is_some_and(|service| service.ignore_health);
         let count = self.healthy.len() + if ignore_health { self.unhealthy.len() } else { 0 };
@@ -119,17 +98,22 @@ impl ServiceEntry {
         }
         let mut rng = rand::rng();
         let (first, second) = (rng.random_range(0..count), rng.random_range(0..count));
+        let now = Instant::now();
         let usable = |index| self.usable(index, service_port, v4, tried);
-        let drawn = match (usable(first), usable(second)) {
-            (Some(a), Some(b)) => Some(if b.0.load() < a.0.load() { b } else { a }),
-            (a, b) => a.or(b),
-        };
-        let (endpoint, target) =
-            drawn.or_else(|| (0..count).find_map(|step| usable((first + step) % count)))?;
+        let failing = |choice: &(&Endpoint, SocketAddr)| choice.0.load.is_failing(now);
+        let all = || (0..count).filter_map(|step| usable((first + step) % count));
+        let drawn = [usable(first), usable(second)]
+            .into_iter()
+            .flatten()
+            .min_by_key(|choice| (failing(choice), choice.0.load.connections()));
+        let (endpoint, target) = drawn
+            .filter(|choice| !failing(choice))
+            .or_else(|| all().find(|choice| !failing(choice)))
+            .or_else(|| all().next())?;
         Some(Choice {
             workload: Arc::clone(&endpoint.workload),
             target,
-            in_use: InUse::new(&endpoint.connections),
+            in_use: InUse::new(&endpoint.load),
             others: count > tried.len() + 1,
         })
     }
@@ -168,11 +152,5 @@ impl ServiceEntry {
         let own = find(&endpoint.ports);
         let of_service = || self.service.as_ref().and_then(|service| find(&service.ports));
         own.or_else(of_service).filter(|target| *target != 0)
-    }
-}
-
-impl Endpoint {
-    fn load(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ambit_policy::{Policy, Rule};
 use serde::Serialize;
 
+use super::waypoint::Waypoint;
 use super::{MeshState, Protocol};
 
 /// A workload. Fields as `istioctl ztunnel-config` reads them.
@@ -29,6 +30,8 @@ pub(crate) struct WorkloadDump {
     services: Vec<String>,
     authorization_policies: Vec<String>,
     status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waypoint: Option<WaypointDump>,
 }
 
 /// A service.
@@ -43,6 +46,25 @@ pub(crate) struct ServiceDump {
     ports: BTreeMap<u16, u16>,
     /// UIDs.
     endpoints: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waypoint: Option<WaypointDump>,
+}
+
+/// What a workload or a service is reached through.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WaypointDump {
+    destination: String,
+    hbone_mtls_port: u16,
+}
+
+impl From<&Waypoint> for WaypointDump {
+    fn from(waypoint: &Waypoint) -> Self {
+        Self {
+            destination: waypoint.at.to_string(),
+            hbone_mtls_port: waypoint.port,
+        }
+    }
 }
 
 /// A policy.
@@ -91,6 +113,7 @@ impl MeshState {
             services: workload.services.keys().map(ToString::to_string).collect(),
             authorization_policies: workload.authorization_policies.clone(),
             status: if workload.healthy { "Healthy" } else { "Unhealthy" },
+            waypoint: workload.waypoint.as_ref().map(WaypointDump::from),
         };
         let keyed = tables.workloads().map(|workload| {
             let key = match workload.addresses.first() {
@@ -121,6 +144,7 @@ impl MeshState {
                         .map(|p| (p.service_port, p.target_port))
                         .collect(),
                     endpoints: entry.endpoints().map(ToString::to_string).collect(),
+                    waypoint: service.waypoint.as_ref().map(WaypointDump::from),
                 };
                 (service.key.to_string(), dump)
             })

@@ -50,9 +50,18 @@ impl From<GatewayAddress> for Waypoint {
 impl fmt::Display for Waypoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {
-            At::Service(key) => write!(f, "waypoint {key}"),
-            At::Address(address) => write!(f, "waypoint {address}"),
-            At::Nowhere => write!(f, "a waypoint without an address"),
+            At::Nowhere => f.write_str("a waypoint without an address"),
+            at => write!(f, "waypoint {at}"),
+        }
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(key) => f.write_str(key),
+            Self::Address(address) => address.fmt(f),
+            Self::Nowhere => f.write_str("nowhere"),
         }
     }
 }

@@ -14,3 +14,5 @@ mod namespaces;
 mod node;
 mod refusals;
 mod routing;
+mod waypoint;
+mod waypoints;

@@ -1,14 +1,17 @@
 //! Where connections go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_tunnel::testing::TestCa;
 use ambit_wire::workload::{TunnelProtocol, WorkloadStatus};
+use ambit_ztunnel::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::agent::at;
 use crate::control_plane::{ControlPlane, endpoint_of, service, uid, workload};
 use crate::node::{Node, address, echo, greeting, talk, until};
+use crate::waypoint::hanging;
 
 async fn two_nodes() -> (ControlPlane, Node, Node) {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
@@ -106,6 +109,40 @@ async fn an_endpoint_that_is_down_is_passed_over() {
     until("both endpoints", both).await;
     for _ in 0..12 {
         let mut tcp = a.connect(client, at(vip, 80)).await;
+        assert!(greeting(&mut tcp).await.unwrap().starts_with("up"));
+    }
+}
+
+/// Ten seconds for each connection is what this cost once.
+#[tokio::test]
+async fn an_endpoint_that_hangs_costs_little_where_there_are_others() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        connect_timeout: Duration::from_secs(60),
+        attempt_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let (client, stuck, up, vip) = (address(), address(), address(), address());
+    let application = echo("up", up).await;
+    node.capture("client", client).await;
+    let _stuck = hanging(stuck).await;
+    node.capture("up", up).await;
+    for (name, ip) in [("stuck", stuck), ("up", up)] {
+        let endpoint = workload(name, ip, TunnelProtocol::Hbone);
+        control_plane.set_workload(endpoint_of(endpoint, "pair", 80, application.port()));
+    }
+    control_plane.set_service(service("pair", vip, 80));
+    node.ready().await;
+    let both = async || {
+        let dump = node.config_dump().await;
+        dump["services"]["test/pair.test.svc.cluster.local"]["endpoints"]
+            .as_array()
+            .is_some_and(|e| e.len() == 2)
+    };
+    until("both endpoints", both).await;
+    for _ in 0..12 {
+        let mut tcp = node.connect(client, at(vip, 80)).await;
         assert!(greeting(&mut tcp).await.unwrap().starts_with("up"));
     }
 }

@@ -115,3 +115,44 @@ fn a_waypoint_may_be_named_by_its_address() {
     let route = state.route(socket(VIP, 80), &[]).unwrap();
     assert_eq!(route.hbone, Some(socket(ip(7), PORT_HBONE)));
 }
+
+#[test]
+fn a_bound_service_whose_connections_would_pass_through_does_not_pass_its_waypoint() {
+    let passthrough = |waypoint| {
+        Type::Service(WireService {
+            waypoint,
+            load_balancing: Some(LoadBalancing {
+                mode: load_balancing::Mode::Passthrough.into(),
+                ..LoadBalancing::default()
+            }),
+            ..service()
+        })
+    };
+    let unbound = state([passthrough(None)]);
+    assert_eq!(
+        unbound.route(socket(VIP, 80), &[]).unwrap().target,
+        socket(VIP, 80)
+    );
+    let bound = state([passthrough(Some(by_name()))]);
+    let error = bound.route(socket(VIP, 80), &[]).unwrap_err();
+    assert_eq!(error.reason(), WAYPOINT_UNREACHABLE);
+}
+
+#[test]
+fn one_that_was_not_reached_is_avoided_while_there_are_others() {
+    let replicas = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))];
+    let state = state([bound(by_name())].into_iter().chain(replicas));
+    let route = |tried: &[_]| state.route(socket(VIP, 80), tried).unwrap();
+    let dead = route(&[]);
+    dead.in_use.as_ref().unwrap().failed();
+    let others: Vec<_> = (0..50).map(|_| route(&[])).collect();
+    assert!(others.iter().all(|other| other.hbone != dead.hbone));
+    // It is still better than none.
+    let live = Arc::clone(&others[0].workload.as_ref().unwrap().uid);
+    assert_eq!(route(&[live]).hbone, dead.hbone);
+    // There is news of it.
+    let back = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))].map(set);
+    state.apply_addresses(&[], back);
+    let once_more: Vec<_> = (0..50).map(|_| route(&[])).collect();
+    assert!(once_more.iter().any(|route| route.hbone == dead.hbone));
+}
