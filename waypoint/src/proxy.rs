@@ -31,8 +31,12 @@ const MAX_CONNECTIONS: usize = 16_384;
 const MAX_STREAMS: usize = 65_536;
 /// For the TLS handshake of an HBONE client.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For connecting to an endpoint's proxy, TLS included.
+/// For connecting to an endpoint's proxy, TLS included, and for its answer to a CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// HBONE's flow-control window of a stream: bytes that wait here for a slow client or endpoint.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// Streams that a client opens at once on one HBONE connection, half of what is accepted.
+const STREAMS: u32 = 100;
 /// How long a CONNECT to an unknown address waits for configuration that may be under way.
 const CONFIGURATION_WAIT: Duration = Duration::from_secs(2);
 
@@ -70,6 +74,12 @@ impl Proxy {
     ) -> Arc<Self> {
         let hbone = HboneConfig {
             connect_timeout: CONNECT_TIMEOUT,
+            response_timeout: CONNECT_TIMEOUT,
+            max_streams: STREAMS,
+            stream_window: STREAM_WINDOW,
+            // Of all streams together: many clients share a connection, and none that does not read may hold the others up.
+            connection_window: 2 * STREAMS * STREAM_WINDOW,
+            send_buffer: STREAM_WINDOW as usize,
             ..HboneConfig::default()
         };
         Arc::new(Self {

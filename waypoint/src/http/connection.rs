@@ -1,8 +1,10 @@
 //! One client's connection to a service, inside a CONNECT stream.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use ambit_policy::{Connection, Decision};
 use ambit_tunnel::SpiffeId;
@@ -18,6 +20,10 @@ use super::upgrade::Upgrade;
 use crate::observe::{Destination, Flag, RequestRecord, Source};
 use crate::proxy::Proxy;
 use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings};
+use crate::upstream::ConnectFailure;
+
+/// For connecting to an endpoint where there are others: a node that is gone does not answer.
+const HASTE: Duration = Duration::from_secs(2);
 
 /// What a client's connection is for.
 pub(crate) enum Served {
@@ -76,6 +82,30 @@ impl Target {
             Self::Service { entry, port, .. } => entry.choose(*port, tried),
             Self::Workload { address, .. } => proxy.state.workload_at(address.ip(), address.port()),
         }
+    }
+
+    /// Awaits a connection to an endpoint, for a short time only where there is another one.
+    pub(crate) async fn hasten<T>(
+        &self,
+        proxy: &Proxy,
+        endpoint: &Endpoint,
+        connecting: impl Future<Output = Result<T, ConnectFailure>>,
+    ) -> Result<T, ConnectFailure> {
+        let mut connecting = pin!(connecting);
+        if let Ok(result) = tokio::time::timeout(HASTE, &mut connecting).await {
+            return result;
+        }
+        let tried = [Arc::clone(&endpoint.workload.uid)];
+        let another = self
+            .choose(proxy, &tried)
+            .is_some_and(|other| other.workload.uid != endpoint.workload.uid);
+        if another {
+            return Err(ConnectFailure::Timeout {
+                to: endpoint.target,
+                waited: HASTE,
+            });
+        }
+        connecting.await
     }
 
     pub(crate) fn no_endpoint(&self) -> Rejection {

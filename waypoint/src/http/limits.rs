@@ -11,8 +11,8 @@ pub(crate) const MAX_BUFFER: usize = 128 << 10;
 pub(crate) const MAX_STREAMS: u32 = 256;
 /// HTTP/2 flow-control window of a stream: bytes that wait in the waypoint for a slow endpoint.
 pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
-/// HTTP/2 flow-control window of a connection.
-pub(crate) const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2 flow-control window of a client's connection.
+pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Bytes of one HTTP/2 stream that wait for a slow reader.
 pub(crate) const SEND_BUFFER: usize = 256 << 10;
 /// HTTP/2 streams that were reset before they were looked at; with one more the connection ends (GOAWAY ENHANCE_YOUR_CALM).

@@ -115,6 +115,10 @@ async fn pass(
             reason,
         ));
     }
+    // "GET server:80 HTTP/1.1" names no resource.
+    if head.uri.scheme().is_none() && head.uri.authority().is_some() && head.version != Version::HTTP_2 {
+        return Err(Rejection::bad_request("the target is no path"));
+    }
     let authority =
         headers::authority(&head.uri, &head.headers, head.version).map_err(Rejection::bad_request)?;
     let path = authorize(client, target, &head, authority.as_ref(), record)?;

@@ -206,8 +206,9 @@ impl Passage<'_> {
         let destination = Destination::of(endpoint);
         let upstream = &self.client.proxy.upstream;
         if self.head.version == Version::HTTP_2 {
-            let sender = upstream
-                .http2(&destination)
+            let sender = self
+                .target
+                .hasten(&self.client.proxy, endpoint, upstream.http2(&destination))
                 .await
                 .map_err(|failure| Failure::connect(&failure))?;
             let request = self.request()?;
@@ -218,10 +219,15 @@ impl Passage<'_> {
                 Err(Http2Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),
             };
         }
-        let mut connection = upstream
-            .http1(&destination, fresh)
-            .await
-            .map_err(|failure| Failure::connect(&failure))?;
+        let idle = (!fresh).then(|| upstream.idle_http1(&destination)).flatten();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self
+                .target
+                .hasten(&self.client.proxy, endpoint, upstream.http1(&destination))
+                .await
+                .map_err(|failure| Failure::connect(&failure))?,
+        };
         let request = self.request()?;
         match connection.send(request).await {
             Ok(answer) => Ok((answer, Link::Http1(Box::new(connection)))),

@@ -192,7 +192,9 @@ async fn connect(
         if !decision.is_allowed() {
             return Err(Unconnected::Denied);
         }
-        match client.proxy.upstream.connect(&Destination::of(&endpoint)).await {
+        let destination = Destination::of(&endpoint);
+        let connecting = client.proxy.upstream.connect(&destination);
+        match target.hasten(&client.proxy, &endpoint, connecting).await {
             Ok(upstream) => {
                 if let Some(record) = record {
                     record.opened(&endpoint);

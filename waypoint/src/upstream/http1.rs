@@ -213,16 +213,14 @@ impl Http1Pool {
 }
 
 impl Upstream {
-    /// An idle connection, or a new one where `fresh` is asked for or none is idle.
-    pub(crate) async fn http1(
-        &self,
-        to: &Destination,
-        fresh: bool,
-    ) -> Result<Http1Connection, ConnectFailure> {
+    /// An idle connection, if there is one.
+    pub(crate) fn idle_http1(&self, to: &Destination) -> Option<Http1Connection> {
+        self.http1.take(&to.key())
+    }
+
+    /// A new connection.
+    pub(crate) async fn http1(&self, to: &Destination) -> Result<Http1Connection, ConnectFailure> {
         let key = to.key();
-        if !fresh && let Some(connection) = self.http1.take(&key) {
-            return Ok(connection);
-        }
         let io = self.connect(to).await?;
         let heard = io.heard();
         let (sender, connection) = Builder::new()

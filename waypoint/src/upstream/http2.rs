@@ -17,7 +17,7 @@ use super::connect::ConnectFailure;
 use super::executor::TrackedExecutor;
 use super::{Destination, Key, Upstream};
 use crate::http::RequestBody;
-use crate::http::limits::{CONNECTION_WINDOW, MAX_HEAD, SEND_BUFFER, STREAM_WINDOW};
+use crate::http::limits::{MAX_HEAD, SEND_BUFFER, STREAM_WINDOW};
 
 /// Requests on a connection before another one is opened.
 const MAX_REQUESTS: u32 = 100;
@@ -91,7 +91,14 @@ struct Shared {
     load: Arc<Load>,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Vec<Shared>>>;
+type Slot = Arc<tokio::sync::Mutex<Connections>>;
+
+#[derive(Default)]
+struct Connections {
+    open: Vec<Shared>,
+    /// When the last attempt failed, and why: those who waited for it do not wait once more.
+    failed: Option<(Instant, ConnectFailure)>,
+}
 
 pub(super) struct Http2Pool {
     slots: Mutex<HashMap<Key, Slot>>,
@@ -116,12 +123,12 @@ impl Http2Pool {
             let Ok(mut connections) = slot.try_lock() else {
                 return true;
             };
-            connections.retain(|shared| {
+            connections.open.retain(|shared| {
                 let idle = shared.load.requests.load(Ordering::Acquire) == 0;
                 let old = idle && shared.load.idle_since.lock().elapsed() >= timeout;
                 !shared.sender.is_closed() && !old
             });
-            !connections.is_empty() || Arc::strong_count(slot) > 1
+            !connections.open.is_empty() || Arc::strong_count(slot) > 1
         });
     }
 
@@ -151,17 +158,39 @@ impl Upstream {
     /// A place on a connection, which is made where there is none. Those who need it at the same time wait for the same one.
     pub(crate) async fn http2(&self, to: &Destination) -> Result<Http2Sender, ConnectFailure> {
         let slot = self.http2.slot(to.key());
+        let asked = Instant::now();
         let mut connections = slot.lock().await;
-        if let Some(sender) = place(&mut connections) {
+        if let Some(sender) = place(&mut connections.open) {
             return Ok(sender);
         }
+        if let Some((at, failure)) = &connections.failed
+            && *at >= asked
+        {
+            return Err(failure.clone());
+        }
+        let result = self.new_http2(to).await;
+        match result {
+            Ok((shared, sender)) => {
+                connections.failed = None;
+                connections.open.push(shared);
+                Ok(sender)
+            }
+            Err(failure) => {
+                connections.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn new_http2(&self, to: &Destination) -> Result<(Shared, Http2Sender), ConnectFailure> {
         let failed =
             |error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other::<hyper::Error>(error)));
         let io = self.connect(to).await?;
         let (sender, connection) = Builder::new(TrackedExecutor(self.http2.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            // Of all requests together: many clients share the connection, and none that does not read may hold the others up.
+            .initial_connection_window_size(MAX_REQUESTS * STREAM_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(MAX_HEAD as u32)
             .handshake(TokioIo::new(io))
@@ -177,13 +206,11 @@ impl Upstream {
             requests: AtomicU32::new(1),
             idle_since: Mutex::new(Instant::now()),
         });
-        connections.push(Shared {
+        let shared = Shared {
             sender: sender.clone(),
             load: Arc::clone(&load),
-        });
-        Ok(Http2Sender {
-            sender,
-            place: Place(load),
-        })
+        };
+        let place = Place(load);
+        Ok((shared, Http2Sender { sender, place }))
     }
 }

@@ -62,6 +62,7 @@ async fn malformed_heads_are_refused() {
         "GET / HTTP/1.1\r\nhost: server\r\nx: a\x00b\r\n\r\n",
         "GET / HTTP/1.1\r\nhost: server\r\n folded: x\r\n\r\n",
         "GET /\x01 HTTP/1.1\r\nhost: server\r\n\r\n",
+        "GET server:80 HTTP/1.1\r\nhost: server\r\n\r\n",
         "GET / HTTP/9.9\r\nhost: server\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nhost: server\r\nhost: other\r\n\r\n",

@@ -1,5 +1,8 @@
 //! Bodies as they come: nothing is gathered, trailers go both ways, connections are upgraded.
 
+use std::net::SocketAddr;
+
+use ambit_tunnel::{HboneConfig, HbonePool};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -127,6 +130,40 @@ async fn a_reader_that_does_not_read_holds_the_sender_back() {
     assert!(last < 1000, "{last}");
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body.len(), 64 << 20);
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_hold_nobody_else_up() {
+    let mesh = Mesh::new().await;
+    let application = Application::start_at(own_address(), async |request| {
+        if request.uri().path() == "/" {
+            return Response::new(full("ok"));
+        }
+        let frames = futures::stream::repeat_with(|| Ok(Frame::data(Bytes::from(vec![b'x'; 64 << 10]))));
+        Response::new(BodyExt::boxed(StreamBody::new(frames)))
+    })
+    .await;
+    let _ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
+    let slow = HbonePool::new(HboneConfig::default());
+    let mut unread = Vec::new();
+    for port in [80, 8080] {
+        let to = SocketAddr::new(VIP.parse().unwrap(), port);
+        for _ in 0..80 {
+            let mut io = mesh.open_from(&slow, to).await.unwrap();
+            io.write_all(b"GET /endless HTTP/1.1\r\nhost: server\r\n\r\n")
+                .await
+                .unwrap();
+            unread.push(io);
+        }
+    }
+    while application.seen() < unread.len() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for port in [80, 8080] {
+        for _ in 0..20 {
+            assert_eq!(mesh.http1(port).await.get("/").await.2, "ok");
+        }
+    }
 }
 
 #[tokio::test]

@@ -212,6 +212,11 @@ impl Mesh {
     }
 
     pub(super) async fn open(&self, to: SocketAddr) -> Result<HboneIo, OpenError> {
+        self.open_from(&self.pool, to).await
+    }
+
+    /// A stream over a client's own HBONE connections.
+    pub(super) async fn open_from(&self, client: &HbonePool, to: SocketAddr) -> Result<HboneIo, OpenError> {
         let key = PoolKey {
             source: self.lease.identity().clone(),
             destination: [id("waypoint")].into(),
@@ -220,19 +225,13 @@ impl Mesh {
             pod: "client".into(),
         };
         let address = self.address;
-        let stream = self
-            .pool
-            .open(
-                &key,
-                &self.lease,
-                &to.to_string().parse().unwrap(),
-                || async move {
-                    let tcp = TcpStream::connect(address).await?;
-                    tcp.set_nodelay(true)?;
-                    Ok(tcp)
-                },
-            )
-            .await?;
+        let authority = to.to_string().parse().unwrap();
+        let dial = || async move {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            Ok(tcp)
+        };
+        let stream = client.open(&key, &self.lease, &authority, dial).await?;
         Ok(stream.into_io())
     }
 
