@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use ambit_tunnel::HboneConfig;
 use ambit_tunnel::testing::TestCa;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -104,4 +106,50 @@ async fn a_reset_by_the_peer_is_an_error_to_the_reader() {
     drop(application);
     let end = io.read(&mut [0; 1]).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn what_is_read_in_parts_is_whole() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    let source = Source::new(&ca, id("client"));
+    let mut io = source.open(&server, address).await.unwrap().into_io();
+    let (mut application, _) = listener.accept().await.unwrap();
+    application.write_all(b"one piece").await.unwrap();
+    let mut parts = [[0; 4], [0; 4]];
+    for part in &mut parts {
+        io.read_exact(part).await.unwrap();
+    }
+    assert_eq!(parts.concat(), b"one piec");
+    // An end on one side leaves the other open; nothing is written after it.
+    io.shutdown().await.unwrap();
+    io.shutdown().await.unwrap();
+    assert_eq!(io.write(b"x").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(application.read(&mut [0; 1]).await.unwrap(), 0);
+    application.write_all(b" more").await.unwrap();
+    drop(application);
+    let mut rest = String::new();
+    io.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "e more");
+}
+
+#[tokio::test]
+async fn an_open_stream_keeps_its_place_on_the_connection() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    let one_stream = HboneConfig {
+        max_streams: 1,
+        ..HboneConfig::default()
+    };
+    let source = Source::with(&ca, id("client"), one_stream);
+    let first = source.open(&server, address).await.unwrap().into_io();
+    let _accepted = listener.accept().await.unwrap();
+    let second = source.open(&server, address).await.unwrap().into_io();
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    drop(first);
+    let _third = source.open(&server, address).await.unwrap().into_io();
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    drop(second);
 }

@@ -1,75 +1,19 @@
 //! Connections that a pod makes (15001).
 
+mod reach;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::{
-    ConnectError, CopyError, HboneStream, IdentityLease, OpenError, PoolKey, copy_tcp, copy_tunnel,
-};
-use http::{HeaderMap, StatusCode};
+use ambit_tunnel::{CopyError, IdentityLease, copy_tcp, copy_tunnel};
 use tokio::net::TcpStream;
 
-use super::baggage;
-use super::connect::{ConnectFailure, connect};
 use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
 use crate::pod::Pod;
-use crate::state::{InUse, Route, RouteError, WAYPOINT_UNREACHABLE, Waypoint, Workload};
-
-/// Why a destination was not reached.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    #[error(transparent)]
-    Tunnel(#[from] OpenError),
-    #[error(transparent)]
-    Plaintext(#[from] ConnectFailure),
-}
-
-impl Failure {
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Route(error) => error.reason(),
-            Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
-                "denied_by_destination"
-            }
-            Self::Tunnel(OpenError::Refused(_)) => "refused_by_destination",
-            Self::Tunnel(OpenError::Connect(_)) => "hbone_connect",
-            Self::Tunnel(_) => "hbone_stream",
-            Self::Plaintext(_) => "connect",
-        }
-    }
-
-    /// Whether another endpoint may do better. A denial is meant for the client, whichever endpoint says it.
-    fn is_of_the_endpoint(&self) -> bool {
-        match self {
-            Self::Route(_) | Self::Plaintext(ConnectFailure::Socket(_)) => false,
-            Self::Tunnel(OpenError::Refused(status)) => {
-                !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            }
-            Self::Tunnel(OpenError::Connect(error)) => {
-                !matches!(error, ConnectError::Certificate { .. } | ConnectError::Closed)
-            }
-            Self::Tunnel(_) | Self::Plaintext(_) => true,
-        }
-    }
-
-    /// Whether nobody was there, whoever had come.
-    fn is_absence(&self) -> bool {
-        match self {
-            Self::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
-            Self::Tunnel(OpenError::Connect(ConnectError::Tls { .. })) => false,
-            failure => failure.is_of_the_endpoint(),
-        }
-    }
-}
-
-enum Upstream {
-    Tunnel(HboneStream),
-    Plain(TcpStream),
-}
+use crate::state::{InUse, Route, WAYPOINT_UNREACHABLE, Workload};
+use reach::{Failure, Upstream, reach, unreached_waypoint};
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let local = tcp.local_addr().ok().map(canonical);
@@ -161,16 +105,6 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     }
 }
 
-/// The waypoint that was not reached, if that is what failed. One that answers is there.
-fn unreached_waypoint<'a>(route: Option<&'a Route>, failure: &Failure) -> Option<&'a Waypoint> {
-    let waypoint = route?.waypoint.as_ref()?;
-    let unreached = match failure {
-        Failure::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
-        failure => failure.is_of_the_endpoint(),
-    };
-    unreached.then_some(waypoint)
-}
-
 fn finish(record: Record, result: Result<(), CopyError>) {
     match result {
         Ok(()) => record.end(None),
@@ -196,58 +130,6 @@ fn destination(
         return Err(Refusal::OwnPort(original));
     }
     Ok(original)
-}
-
-/// `hurry`: there are others to try.
-async fn reach(
-    proxy: &Arc<Proxy>,
-    pod: &Arc<Pod>,
-    lease: &IdentityLease,
-    route: &Route,
-    peer: SocketAddr,
-    hurry: bool,
-) -> Result<Upstream, Failure> {
-    let limits = &proxy.limits;
-    let timeout = if hurry {
-        limits.attempt_timeout
-    } else {
-        limits.connect_timeout
-    };
-    let (Some(address), Some(workload)) = (route.hbone, &route.workload) else {
-        return Ok(Upstream::Plain(connect(pod, route.target, timeout).await?));
-    };
-    let key = PoolKey {
-        source: lease.identity().clone(),
-        destination: [workload.identity.clone()].into(),
-        address,
-        workload: Arc::clone(&workload.uid),
-        pod: Arc::clone(&pod.uid),
-    };
-    let target = route.target.to_string();
-    let authority = target.parse().map_err(|error: http::uri::InvalidUri| {
-        // An address and port always are an authority; this only keeps the data path free of panics.
-        ConnectFailure::Io(route.target, std::io::Error::other(error))
-    })?;
-    let dial = || {
-        let pod = Arc::clone(pod);
-        async move { Ok(connect(&pod, address, timeout).await?) }
-    };
-    let headers = match (&route.waypoint, source(proxy, pod, peer)) {
-        (Some(_), Some(source)) => baggage::headers(&source),
-        _ => HeaderMap::new(),
-    };
-    let open = proxy.pool.open_with(&key, lease, &authority, &headers, dial);
-    if !(route.waypoint.is_some() && hurry) {
-        return Ok(Upstream::Tunnel(open.await?));
-    }
-    match tokio::time::timeout(limits.waypoint_timeout, open).await {
-        Ok(stream) => Ok(Upstream::Tunnel(stream?)),
-        Err(_) => {
-            // Others shall not wait on it too.
-            proxy.pool.evict_key(&key);
-            Err(OpenError::ResponseTimeout(limits.waypoint_timeout).into())
-        }
-    }
 }
 
 /// The workload that the pod is. The agent may not know the pod's addresses yet, but it connects from one of them.

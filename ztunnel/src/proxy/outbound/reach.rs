@@ -1,0 +1,130 @@
+//! To the destination: an HBONE stream, or plaintext out of the mesh.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambit_tunnel::{ConnectError, HboneStream, IdentityLease, OpenError, PoolKey};
+use http::{HeaderMap, StatusCode};
+use tokio::net::TcpStream;
+
+use crate::pod::Pod;
+use crate::proxy::Proxy;
+use crate::proxy::baggage;
+use crate::proxy::connect::{ConnectFailure, connect};
+use crate::state::{Route, RouteError, Waypoint};
+
+/// Why a destination was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error(transparent)]
+    Tunnel(#[from] OpenError),
+    #[error(transparent)]
+    Plaintext(#[from] ConnectFailure),
+}
+
+impl Failure {
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Route(error) => error.reason(),
+            Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+                "denied_by_destination"
+            }
+            Self::Tunnel(OpenError::Refused(_)) => "refused_by_destination",
+            Self::Tunnel(OpenError::Connect(_)) => "hbone_connect",
+            Self::Tunnel(_) => "hbone_stream",
+            Self::Plaintext(_) => "connect",
+        }
+    }
+
+    /// Whether another endpoint may do better. A denial is meant for the client, whichever endpoint says it.
+    pub(super) fn is_of_the_endpoint(&self) -> bool {
+        match self {
+            Self::Route(_) | Self::Plaintext(ConnectFailure::Socket(_)) => false,
+            Self::Tunnel(OpenError::Refused(status)) => {
+                !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            }
+            Self::Tunnel(OpenError::Connect(error)) => {
+                !matches!(error, ConnectError::Certificate { .. } | ConnectError::Closed)
+            }
+            Self::Tunnel(_) | Self::Plaintext(_) => true,
+        }
+    }
+
+    /// Whether nobody was there, whoever had come.
+    pub(super) fn is_absence(&self) -> bool {
+        match self {
+            Self::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(OpenError::Connect(ConnectError::Tls { .. })) => false,
+            failure => failure.is_of_the_endpoint(),
+        }
+    }
+}
+
+pub(super) enum Upstream {
+    Tunnel(HboneStream),
+    Plain(TcpStream),
+}
+
+/// Makes the connection of a route. In a `hurry` there are others to try.
+pub(super) async fn reach(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    lease: &IdentityLease,
+    route: &Route,
+    peer: SocketAddr,
+    hurry: bool,
+) -> Result<Upstream, Failure> {
+    let limits = &proxy.limits;
+    let timeout = if hurry {
+        limits.attempt_timeout
+    } else {
+        limits.connect_timeout
+    };
+    let (Some(address), Some(workload)) = (route.hbone, &route.workload) else {
+        return Ok(Upstream::Plain(connect(pod, route.target, timeout).await?));
+    };
+    let key = PoolKey {
+        source: lease.identity().clone(),
+        destination: [workload.identity.clone()].into(),
+        address,
+        workload: Arc::clone(&workload.uid),
+        pod: Arc::clone(&pod.uid),
+    };
+    let target = route.target.to_string();
+    let authority = target.parse().map_err(|error: http::uri::InvalidUri| {
+        // An address and port always are an authority; this only keeps the data path free of panics.
+        ConnectFailure::Io(route.target, std::io::Error::other(error))
+    })?;
+    let dial = || {
+        let pod = Arc::clone(pod);
+        async move { Ok(connect(&pod, address, timeout).await?) }
+    };
+    let headers = match (&route.waypoint, super::source(proxy, pod, peer)) {
+        (Some(_), Some(source)) => baggage::headers(&source),
+        _ => HeaderMap::new(),
+    };
+    let open = proxy.pool.open_with(&key, lease, &authority, &headers, dial);
+    if !(route.waypoint.is_some() && hurry) {
+        return Ok(Upstream::Tunnel(open.await?));
+    }
+    match tokio::time::timeout(limits.waypoint_timeout, open).await {
+        Ok(stream) => Ok(Upstream::Tunnel(stream?)),
+        Err(_) => {
+            // Others shall not wait on it too.
+            proxy.pool.evict_key(&key);
+            Err(OpenError::ResponseTimeout(limits.waypoint_timeout).into())
+        }
+    }
+}
+
+/// The waypoint that was not reached, if that is what failed. One that answers is there.
+pub(super) fn unreached_waypoint<'a>(route: Option<&'a Route>, failure: &Failure) -> Option<&'a Waypoint> {
+    let waypoint = route?.waypoint.as_ref()?;
+    let unreached = match failure {
+        Failure::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+        failure => failure.is_of_the_endpoint(),
+    };
+    unreached.then_some(waypoint)
+}
