@@ -1,6 +1,7 @@
 //! The data path: HBONE in, what is inside it, and HBONE out.
 
 mod counted;
+mod descriptors;
 mod inbound;
 mod passthrough;
 
@@ -25,7 +26,8 @@ use crate::observe::{Observer, Refusal};
 use crate::state::State;
 use crate::upstream::Upstream;
 
-/// HBONE connections open at once, at most; with one more the newest is reset.
+/// HBONE connections open at once, at most, and never more than half of the descriptors that the process may have; with one more the
+/// newest is reset.
 const MAX_CONNECTIONS: usize = 16_384;
 /// Clients' connections inside them, at most; a further CONNECT is answered with 503.
 const MAX_STREAMS: usize = 65_536;
@@ -60,6 +62,7 @@ pub(crate) struct Proxy {
     /// HTTP/2 requests, which run on tasks of their own.
     pub(crate) requests: TaskTracker,
     open: AtomicUsize,
+    max_open: usize,
     streams: AtomicUsize,
 }
 
@@ -95,6 +98,7 @@ impl Proxy {
             connections: TaskTracker::new(),
             requests: TaskTracker::new(),
             open: AtomicUsize::new(0),
+            max_open: MAX_CONNECTIONS.min(descriptors::raise() / 2),
             streams: AtomicUsize::new(0),
         })
     }
@@ -144,7 +148,7 @@ impl Proxy {
     }
 
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
-        let Some(place) = Place::take(self, |proxy| &proxy.open, MAX_CONNECTIONS) else {
+        let Some(place) = Place::take(self, |proxy| &proxy.open, self.max_open) else {
             self.observer.refused(Refusal::Limit);
             // The peer sees a reset; the connection may be gone already.
             let _ = tcp.set_zero_linger();

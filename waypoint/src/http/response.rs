@@ -105,7 +105,7 @@ impl UpstreamBody {
 
     fn complete(&mut self) {
         if let Some(Link::Http1(connection)) = self.link.take() {
-            self.upstream.give_back(*connection);
+            self.upstream.give_back(connection);
         }
         if let Some(record) = self.record.take() {
             record.end();

@@ -230,7 +230,7 @@ impl Passage<'_> {
         };
         let request = self.request()?;
         match connection.send(request).await {
-            Ok(answer) => Ok((answer, Link::Http1(Box::new(connection)))),
+            Ok(answer) => Ok((answer, Link::Http1(connection))),
             Err(Http1Failure::Unsent(request)) => Err(self.unsent(*request)),
             Err(Http1Failure::Stale(error)) => Err(Failure::reset(Failed::Stale, &brief(&error))),
             Err(Http1Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),

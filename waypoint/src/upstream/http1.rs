@@ -143,13 +143,13 @@ pub(super) struct Http1Pool {
 }
 
 struct Idle {
-    connection: Http1Connection,
+    connection: Box<Http1Connection>,
     since: Instant,
 }
 
 impl Http1Pool {
     /// The connection that was used last: the others may grow old.
-    fn take(&self, key: &Key) -> Option<Http1Connection> {
+    fn take(&self, key: &Key) -> Option<Box<Http1Connection>> {
         loop {
             let mut idle = self.idle.lock().get_mut(key)?.pop()?;
             if idle.connection.is_usable() {
@@ -158,7 +158,7 @@ impl Http1Pool {
         }
     }
 
-    fn put(&self, connection: Http1Connection) {
+    fn put(&self, connection: Box<Http1Connection>) {
         let mut idle = self.idle.lock();
         let list = match idle.get_mut(&connection.key) {
             Some(list) => list,
@@ -214,12 +214,12 @@ impl Http1Pool {
 
 impl Upstream {
     /// An idle connection, if there is one.
-    pub(crate) fn idle_http1(&self, to: &Destination) -> Option<Http1Connection> {
+    pub(crate) fn idle_http1(&self, to: &Destination) -> Option<Box<Http1Connection>> {
         self.http1.take(&to.key())
     }
 
     /// A new connection.
-    pub(crate) async fn http1(&self, to: &Destination) -> Result<Http1Connection, ConnectFailure> {
+    pub(crate) async fn http1(&self, to: &Destination) -> Result<Box<Http1Connection>, ConnectFailure> {
         let key = to.key();
         let io = self.connect(to).await?;
         let heard = io.heard();
@@ -230,18 +230,18 @@ impl Upstream {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other(error))))?;
-        Ok(Http1Connection {
+        Ok(Box::new(Http1Connection {
             key,
             sender: Some(sender),
             connection,
             heard,
             used: 0,
             ended: false,
-        })
+        }))
     }
 
     /// Takes a connection back whose answer has ended; it is closed where it cannot take another request.
-    pub(crate) fn give_back(&self, mut connection: Http1Connection) {
+    pub(crate) fn give_back(&self, mut connection: Box<Http1Connection>) {
         if !self.stop.is_cancelled() && connection.is_usable() {
             self.http1.put(connection);
         }
