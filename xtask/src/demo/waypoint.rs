@@ -64,11 +64,11 @@ fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
         "     enforced {} after `kubectl apply`",
         seconds(start.elapsed())
     ));
-    show::command("kubectl get waypointpolicy,deployment/waypoint -n shop");
+    show::command("kubectl get waypointpolicy,ambientnamespace -n shop");
     eventually("the policy to say so", LIMIT, || {
         let what = [
             "get",
-            "waypointpolicy,deployment/waypoint",
+            "waypointpolicy,ambientnamespace",
             "--namespace",
             web.namespace(),
         ];
@@ -185,7 +185,7 @@ fn scale(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
     };
     load(2)?;
     progress.step("two clients call web, with few requests", || answered(20))?;
-    show::line("\n   Ten times as many, at once:");
+    show::line("\n   Seven times as many, at once:");
     load(14)?;
     follow(cluster, web, 3)?;
     let pods: Vec<Pod> = web.waypoints(WAYPOINT)?;

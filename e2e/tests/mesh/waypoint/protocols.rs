@@ -2,22 +2,24 @@
 
 use std::net::TcpStream as StdStream;
 
+use ambit_e2e::eventually;
 use ambit_e2e::http::Request;
+use ambit_e2e::mesh::Pod;
 use ambit_e2e::sample::{Heard, Web};
 use ambit_sample::echo::echo_client::EchoClient;
 use ambit_sample::echo::{CountTo, Words};
 use anyhow::{Context, Result, ensure};
 use http::Method;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_tungstenite::tungstenite::Message;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{WAYPOINT, enforce, metric};
-use crate::lab::Lab;
+use super::{WAYPOINT, condition, enforce, metric, policy};
+use crate::lab::{LIMIT, Lab};
 
 fn into_tokio(stream: StdStream) -> Result<TcpStream> {
     stream.set_nonblocking(true)?;
@@ -167,5 +169,86 @@ fn a_web_socket_and_http2_without_tls_pass() -> Result<()> {
             .unwrap_or_default();
         ensure!(passed.contains("0af7651916cd43dd8448eb211c80319c"), "{heard:?}");
         Ok(())
+    })
+}
+
+#[test]
+fn what_is_no_http_passes_and_rules_about_callers_hold_for_it() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("rawtcp", |shop| {
+        shop.enroll()?;
+        let enforce = |spec: Value| -> Result<()> {
+            let targets = json!([{"kind": "Service", "name": "server"}]);
+            let mut spec = spec;
+            spec["targetRefs"] = targets;
+            lab.cluster.apply(shop.namespace(), &policy("raw", spec))?;
+            eventually("the policy to be enforced", LIMIT, || {
+                let policy = ["waypointpolicy", "raw", "--namespace", shop.namespace()];
+                let (status, reason, message) = condition(&lab.cluster.get(&policy)?, "Programmed")?;
+                ensure!(status == "True", "{reason}: {message}");
+                Ok(())
+            })
+        };
+        // HTTP, lines, and a server that speaks first.
+        enforce(json!({"timeout": "10s"}))?;
+        let opened = || -> Result<f64> {
+            let pods = Pod::list(&lab.cluster, shop.namespace(), "ambit.dev/waypoint=waypoint")?;
+            metric(&pods, "istio_tcp_connections_opened_total", &[])
+        };
+        eventually("connections that are no HTTP to go through it", LIMIT, || {
+            ensure!(opened()? > 20.0, "{} did", opened()?);
+            Ok(())
+        })?;
+        // A waypoint waits a while for a client's first bytes, unless the Service says that there is nothing to wait for.
+        let said = r#"[{"op": "add", "path": "/spec/ports/2/appProtocol", "value": "tcp"}]"#;
+        let patch = ["patch", "service", "server", "--type=json", "--patch", said];
+        let before = shop.stats("client-a")?.flows["banner"].ok;
+        eventually("a server that speaks first to be heard", LIMIT, || {
+            let now = shop.stats("client-a")?.flows["banner"].ok;
+            ensure!(now > before + 3, "{} times", now - before);
+            Ok(())
+        })?;
+        lab.cluster
+            .run_kubectl(&[&patch[..], &["--namespace", shop.namespace()]].concat())?;
+        for client in ["client-a", "client-b"] {
+            shop.wait_more(client, 5)?;
+            shop.measure_anew(client)?;
+            let stats = shop.wait_more(client, 30)?;
+            ensure!(stats.total_failed() == 0, "{client}: {:?}", stats.failures);
+            for (flow, counted) in &stats.flows {
+                println!("{client}, {flow}: {counted:?}");
+            }
+        }
+
+        let principal = format!("cluster.local/ns/{}/sa/client-a", shop.namespace());
+        enforce(json!({"authorization": [{"name": "a", "action": "Allow", "from": [{"principals": [principal]}]}]}))?;
+        eventually("client-b to be refused, whatever it speaks", LIMIT, || {
+            let before = shop.stats("client-b")?;
+            shop.wait_more("client-a", 5)?;
+            let after = shop.stats("client-b")?;
+            for (name, flow) in &after.flows {
+                let (was, now) = (before.flows[name], flow);
+                ensure!(now.ok == was.ok && now.failed > was.failed, "{name}: {was:?}, {now:?}");
+            }
+            Ok(())
+        })?;
+        let stats = shop.stats("client-a")?;
+        println!("client-a had {} failures while the pods were closed to others", stats.total_failed());
+
+        // A rule about HTTP is for HTTP alone to pass.
+        enforce(json!({"authorization": [{"name": "gets", "action": "Allow", "methods": ["GET"]}]}))?;
+        eventually("HTTP to pass alone", LIMIT, || {
+            let before = shop.stats("client-b")?.flows;
+            let http = before["http"].ok;
+            eventually("more answers over HTTP", LIMIT, || {
+                ensure!(shop.stats("client-b")?.flows["http"].ok > http + 5, "none");
+                Ok(())
+            })?;
+            let after = shop.stats("client-b")?.flows;
+            for name in ["tcp", "banner"] {
+                ensure!(after[name].ok == before[name].ok, "{name} is answered: {after:?}");
+            }
+            Ok(())
+        })
     })
 }
