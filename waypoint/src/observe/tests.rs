@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -273,32 +274,36 @@ fn bytes_of_the_request_are_counted_by_whoever_reads_them() {
     record.end();
 }
 
-/// What `act` logs, as JSON.
-fn logged(act: impl FnOnce()) -> Vec<serde_json::Value> {
-    #[derive(Clone, Default)]
-    struct Sink(Arc<parking_lot::Mutex<Vec<u8>>>);
-    impl std::io::Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
+thread_local! {
+    /// What this thread logs, while it is collected.
+    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// Keeps what is logged on a thread that collects it.
+struct Sink;
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOGGED.with_borrow_mut(|logged| logged.iter_mut().for_each(|l| l.extend_from_slice(bytes)));
+        Ok(bytes.len())
     }
-    let sink = Sink::default();
-    let writer = sink.clone();
-    let subscriber = tracing_subscriber::fmt()
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What `act` logs, as JSON. One subscriber serves all threads: with one of this thread's own, a call that another test comes upon first would
+/// be taken for one that nobody listens to.
+fn logged(act: impl FnOnce()) -> Vec<serde_json::Value> {
+    // Fails where it is set already.
+    let _ = tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
-        // Another test may have come upon the line's call first, while nobody listened.
-        tracing::callsite::rebuild_interest_cache();
-        act();
-    });
-    let text = String::from_utf8(sink.0.lock().clone()).unwrap();
+        .with_writer(|| Sink)
+        .try_init();
+    LOGGED.set(Some(Vec::new()));
+    act();
+    let text = String::from_utf8(LOGGED.take().unwrap()).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
