@@ -156,6 +156,9 @@ impl Index {
         };
         around.waypoint = reached.map(|w| gateway(&self.config, &key.namespace, w));
         named.extend(around.policies.iter().cloned());
+        // A waypoint stays with HBONE until a leaving pod's mark is gone, which is when its node has taken the redirection away. Plaintext
+        // before that would meet the guard, where the pod's ztunnel has yet to hear that it is dropped.
+        around.enrolled = true;
         let name = build::workload_uid(&self.config, key);
         let message = build::workload(&self.config, key, pod, around);
         resources

@@ -138,3 +138,23 @@ fn both_waypoints_may_come_while_a_service_moves_from_one_to_the_other() {
     world.second();
     assert_eq!((principals(&world), world.guarded()), (1, true));
 }
+
+#[test]
+fn a_waypoint_goes_on_with_hbone_until_a_leaving_pods_redirection_is_away() {
+    let hbone = |world: &World| {
+        let workloads = &world.sent("waypoint").workloads;
+        let a = Workload::decode(workloads["Kubernetes//Pod/shop/a"].as_slice()).unwrap();
+        a.tunnel_protocol() == ambit_wire::workload::TunnelProtocol::Hbone
+    };
+    let mut world = World::protected();
+    assert!(hbone(&world) && world.guarded());
+    world.namespace("shop", None);
+    assert!(!world.guarded());
+    assert!(
+        hbone(&world),
+        "plaintext would meet the guard where it is not yet dropped"
+    );
+    // Its node has taken the redirection away.
+    world.pod(&pod("a", "10.0.0.1"));
+    assert!(!hbone(&world));
+}
