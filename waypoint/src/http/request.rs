@@ -207,6 +207,10 @@ fn authorize(
     });
     record.decided(&decision);
     if !decision.is_allowed() {
+        // For the log only.
+        if let Some(endpoint) = target.choose(&client.proxy, &[]) {
+            record.refused_for(&endpoint);
+        }
         let reason = decision.reason.to_string();
         return Err(Rejection::new(StatusCode::FORBIDDEN, Flag::Denied, reason));
     }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ambit_tunnel::SpiffeId;
+
 use super::Source;
 use super::record::{Destination, Outcome};
 use crate::state::Workload;
@@ -12,6 +14,8 @@ pub(super) struct Line<'a> {
     pub(super) source: &'a Source,
     pub(super) destination: &'a Destination,
     pub(super) endpoint: Option<(&'a Workload, SocketAddr)>,
+    /// Who is called, where no endpoint was.
+    pub(super) called: Option<&'a SpiffeId>,
     pub(super) protocol: &'static str,
     pub(super) method: Option<&'a str>,
     pub(super) path: Option<&'a str>,
@@ -35,6 +39,7 @@ pub(super) fn log(line: &Line<'_>) {
         Destination::Workload(workload) => (None, Some(&**workload)),
     };
     let destination = line.endpoint.map(|(workload, _)| workload).or(called);
+    let identity = destination.map(|workload| &workload.identity).or(line.called);
     macro_rules! event {
         ($level:expr, $message:literal) => {
             tracing::event!(
@@ -48,7 +53,7 @@ pub(super) fn log(line: &Line<'_>) {
                 dst.service = service,
                 dst.workload = destination.map(|workload| workload.name.as_str()),
                 dst.namespace = destination.map(|workload| workload.namespace.as_str()),
-                dst.identity = destination.map(|workload| display(&workload.identity)),
+                dst.identity = identity.map(display),
                 upstream = line.endpoint.map(|(_, target)| display(target)),
                 protocol = line.protocol,
                 http.method = line.method,

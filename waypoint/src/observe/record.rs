@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ambit_policy::Decision;
+use ambit_tunnel::SpiffeId;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::access::{self, Line};
@@ -94,6 +95,8 @@ pub(crate) struct RequestRecord {
     protocol: Protocol,
     trace_id: Option<Box<str>>,
     endpoint: Option<(Arc<Workload>, SocketAddr)>,
+    /// Who is called, where the request was refused before it was sent to an endpoint.
+    called: Option<SpiffeId>,
     /// 0 as long as there is no answer.
     status: u16,
     grpc_status: Option<u16>,
@@ -123,6 +126,7 @@ impl RequestRecord {
             protocol: Protocol::of(request),
             trace_id: trace_id(request.headers()),
             endpoint: None,
+            called: None,
             status: 0,
             grpc_status: None,
             outcome: Outcome::default(),
@@ -143,6 +147,11 @@ impl RequestRecord {
     /// Why the answer is not the application's: what `x-ambit-reason` says.
     pub(crate) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
         self.outcome.failed(flag, reason);
+    }
+
+    /// Who would have been sent the request that the rules refuse.
+    pub(crate) fn refused_for(&mut self, endpoint: &Endpoint) {
+        self.called = Some(endpoint.workload.identity.clone());
     }
 
     /// Where the latest try was sent.
@@ -206,6 +215,7 @@ impl RequestRecord {
                 .endpoint
                 .as_ref()
                 .map(|(workload, target)| (&**workload, *target)),
+            called: self.called.as_ref(),
             protocol: self.protocol.name(),
             method: Some(self.method.as_str()),
             path: Some(&self.path),

@@ -371,9 +371,15 @@ fn the_access_log_has_both_identities_and_what_decided() {
             reason: Reason::DeniedBy("shop/orders/no-reads".into()),
             audited: Vec::new(),
         });
+        record.refused_for(&endpoint);
         record.end();
     });
     assert_eq!(denied.len(), 1, "denials are logged in any case");
+    assert_eq!(
+        denied[0]["dst.identity"],
+        "spiffe://cluster.local/ns/shop/sa/default"
+    );
+    assert_eq!(denied[0].get("upstream"), None, "nothing was sent");
     assert_eq!(denied[0]["reason"], "denied by shop/orders/no-reads");
     assert_eq!(denied[0]["rule"], "shop/orders/no-reads");
     assert_eq!(denied[0]["flags"], "DENY");

@@ -47,13 +47,13 @@ fn get_passes_and_delete_is_refused_from_either_node() -> Result<()> {
         for client in CLIENTS {
             let caller = principal(web, client);
             for words in [
-                [caller.as_str(), "verbs/orders/no-deletes", "DELETE"],
-                [&caller, &server, "GET"],
+                &[caller.as_str(), &server, "verbs/orders/no-deletes", "DELETE"][..],
+                &[&caller, &server, "GET"],
             ] {
                 eventually(&format!("the waypoint to log {words:?}"), LIMIT, || {
                     let mut lines = Vec::new();
                     for pod in web.waypoints(WAYPOINT)? {
-                        lines.extend(LogLine::find(&lab.cluster, &pod, &words)?);
+                        lines.extend(LogLine::find(&lab.cluster, &pod, words)?);
                     }
                     ensure!(!lines.is_empty(), "it did not");
                     Ok(())

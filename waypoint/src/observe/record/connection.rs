@@ -90,6 +90,7 @@ impl Drop for ConnectionRecord {
                 source: &self.source,
                 destination: &self.destination,
                 endpoint,
+                called: None,
                 protocol: "tcp",
                 method: None,
                 path: None,
