@@ -13,5 +13,7 @@ mod shell;
 pub mod tools;
 mod wait;
 pub mod wire;
+mod workspace;
 
 pub use wait::eventually;
+pub use workspace::workspace;

@@ -2,7 +2,6 @@
 
 mod proxy;
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -35,7 +34,7 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// When Helm fails; the error quotes it.
 pub fn install(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/ambit");
+    let chart = crate::workspace().join("charts/ambit");
     let mut helm = cluster.helm(progress)?;
     helm.args(["upgrade", "--install", RELEASE]).arg(chart);
     helm.args([

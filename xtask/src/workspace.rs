@@ -1,16 +1,13 @@
 //! Where the project lies, and running cargo and other programs in it.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 /// The root of the work tree.
-pub(crate) fn root() -> &'static Path {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask)
-}
+pub(crate) use ambit_e2e::workspace as root;
 
 /// Cargo's target folder.
 pub(crate) fn target() -> PathBuf {

@@ -57,7 +57,7 @@ pub(crate) const IMAGES: &[&str] = &["pause.tar", "coredns.tar"];
 
 /// The embedded Kubernetes, built first if this version of its sources never was.
 pub fn kubernetes(progress: Progress) -> Result<Kubernetes> {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
+    let module = crate::workspace().join("e2e/cluster");
     let cache = cache_dir()?.join("tools");
     let dir = cache.join(format!(
         "kubernetes-{KUBERNETES_VERSION}-{}",
