@@ -3,6 +3,7 @@
 //! All that a cluster consists of carries its name or its slot, so several stand side by side, and its state lies in one folder
 //! (`~/.cache/ambit/clusters/NAME`: logs, keys, etcd, the nodes' disks). Nothing depends on the process that made it.
 
+mod audit;
 mod cgroup;
 mod control_plane;
 mod dns;
@@ -24,6 +25,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::tools::{self, IMAGES};
 use crate::wait;
 
+pub use audit::{Audit, Write};
 pub use layout::Spec;
 pub use node::Node;
 pub use status::{NodeStatus, Status};
@@ -150,6 +152,14 @@ impl Cluster {
         self.on_every_node(|node| node.load_image(docker_archive))
     }
 
+    /// What is written to the API server from now on.
+    ///
+    /// # Errors
+    /// When the API server keeps no audit log.
+    pub fn audit(&self) -> Result<Audit> {
+        Audit::begin(&self.layout)
+    }
+
     /// Its nodes, in order.
     pub fn nodes(&self) -> Vec<Node> {
         (1..=self.layout.nodes)
@@ -178,6 +188,7 @@ impl Cluster {
             layout.server()
         ));
         pki::create(layout)?;
+        audit::create(layout)?;
         network::create_wire(layout)?;
         let started = control_plane::start(layout)?;
         progress(&format!("booting {} nodes", layout.nodes));

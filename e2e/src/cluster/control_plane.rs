@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::layout::Layout;
-use super::network;
 use super::process::{self, Started};
+use super::{audit, network};
 use crate::{shell, wait};
 
 /// The roles of the control plane's processes.
@@ -70,7 +70,7 @@ fn arguments(layout: &Layout, role: &str) -> Vec<String> {
             "--unsafe-no-fsync".into(),
             "--log-level=warn".into(),
         ],
-        "kube-apiserver" => vec![
+        "kube-apiserver" => [
             "--etcd-servers=http://127.0.0.1:2379".into(),
             format!("--advertise-address={}", layout.control_plane_ip()),
             format!("--service-cluster-ip-range={}", layout.service_network()),
@@ -87,7 +87,10 @@ fn arguments(layout: &Layout, role: &str) -> Vec<String> {
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
             "--allow-privileged=true".into(),
-        ],
+        ]
+        .into_iter()
+        .chain(audit::arguments(layout))
+        .collect(),
         "kube-controller-manager" => vec![
             kubeconfig("controller-manager"),
             format!("--service-account-private-key-file={}", pki("accounts.key")),

@@ -26,8 +26,11 @@ impl InstalledNodes {
         }
     }
 
-    /// Enters or strikes out a node.
+    /// Enters or strikes out a node; nothing is written where that is so already, as whenever an agent connects anew.
     pub(super) async fn set(&self, node: &str, installed: bool) -> kube::Result<()> {
+        if self.list().await?.contains(node) == installed {
+            return Ok(());
+        }
         let patch = json!({"data": {node: installed.then_some(INSTALLED)}});
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),

@@ -8,7 +8,7 @@ use ambit_wire::agent::{CaptureState, NodeState, PodReport};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{self, EventType, Reporter};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
@@ -165,6 +165,21 @@ impl Recorder {
         }
     }
 
+    /// Whether the agent's pod says that the agent has undone its work.
+    async fn is_uninstalled(&self, agent: &AgentPod) -> Result<bool, RecordError> {
+        let (namespace, name) = (&agent.namespace, &agent.name);
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        match api.get_metadata_opt(name).await {
+            Ok(pod) => Ok(pod.is_some_and(|pod| {
+                let said = pod.annotations().get(labels::UNINSTALLED);
+                said.is_some_and(|said| said == labels::TRUE)
+            })),
+            Err(error) => Err(RecordError(format!(
+                "pod {namespace}/{name} could not be read: {error}"
+            ))),
+        }
+    }
+
     /// Patches annotations of a pod; `false` when that very pod is gone.
     async fn annotate(
         &self,
@@ -260,9 +275,11 @@ impl CaptureSink for Recorder {
         if !done {
             entered().await?;
         }
-        let annotations = json!({labels::UNINSTALLED: done.then_some(labels::TRUE)});
-        self.annotate(&agent.namespace, &agent.name, &agent.uid, annotations)
-            .await?;
+        if self.is_uninstalled(agent).await? != done {
+            let annotations = json!({labels::UNINSTALLED: done.then_some(labels::TRUE)});
+            self.annotate(&agent.namespace, &agent.name, &agent.uid, annotations)
+                .await?;
+        }
         if done {
             entered().await?;
         }

@@ -178,6 +178,10 @@ async fn a_node_is_entered_when_installed_and_struck_out_when_undone() {
     let nodes = InstalledNodes::new(server.client(), "ambit-system");
     recorder.record_node(&agent, NodeState::Installed).await.unwrap();
     assert_eq!(nodes.list().await.unwrap(), ["n1".to_owned()].into());
+    assert_eq!(server.writes().len(), 2, "the ConfigMap is asked for, then made");
+    // As when the agent connects anew.
+    recorder.record_node(&agent, NodeState::Installed).await.unwrap();
+    assert_eq!(server.writes(), []);
     recorder
         .record_node(&agent, NodeState::Uninstalled)
         .await
@@ -187,4 +191,13 @@ async fn a_node_is_entered_when_installed_and_struck_out_when_undone() {
         server.get(path).unwrap()["metadata"]["annotations"],
         json!({"ambit.dev/uninstalled": "true"})
     );
+    assert_eq!(server.writes().len(), 2);
+    recorder
+        .record_node(&agent, NodeState::Uninstalled)
+        .await
+        .unwrap();
+    assert_eq!(server.writes(), []);
+    // Another agent is there, and does its work.
+    recorder.record_node(&agent, NodeState::Installed).await.unwrap();
+    assert_eq!(server.get(path).unwrap()["metadata"]["annotations"], json!({}));
 }
