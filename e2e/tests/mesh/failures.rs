@@ -48,6 +48,11 @@ pub(crate) fn kill(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
 /// Ends the first process of a container with SIGKILL, and waits until it was started again and is Ready.
 pub(crate) fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
     kill(lab, pod, container)?;
+    wait_started_again(lab, pod)
+}
+
+/// Waits until a container of `pod`, which was killed, was started again and is Ready.
+fn wait_started_again(lab: &Lab, pod: &Pod) -> Result<()> {
     eventually(&format!("{} to be started again", pod.name), LIMIT, || {
         let now = Pod::list(&lab.cluster, &pod.namespace, "")?
             .into_iter()
@@ -147,17 +152,17 @@ fn a_killed_ztunnel_fails_no_connection_begun_after_it() -> Result<()> {
         let far = far.context("there is one node only")?;
         for (place, ztunnel) in [("the client's", near), ("a server's", far)] {
             let before = shop.stats("load")?.failures.len();
+            kill(&lab, &ztunnel, "ztunnel")?;
             let killed = millis(SystemTime::now());
-            kill_container(&lab, &ztunnel, "ztunnel")?;
+            wait_started_again(&lab, &ztunnel)?;
             shop.wait_more("load", 100)?;
             for client in ["load", "client-a", "client-b"] {
                 let stats = shop.stats(client)?;
-                // A connection that was begun in the instant between the clock's reading and the signal counts as earlier.
-                let begun_after = |begun: u64| begun > killed + 100;
+                // In whole milliseconds: what was begun in that of the signal may be of before it.
                 if let Some(failure) = stats
                     .failures
                     .iter()
-                    .find(|failure| begun_after(failure.connection_begun))
+                    .find(|failure| failure.connection_begun > killed)
                 {
                     bail!("{place} ztunnel was killed at {killed}, and {client} had {failure:?}");
                 }
