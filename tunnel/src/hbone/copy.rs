@@ -3,17 +3,23 @@
 mod buffer;
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::timeout;
 
 use super::HboneStream;
 use buffer::GrowingBuffer;
+
+/// How long a reader has to take what came before a reset of the stream that it came on.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Told of every chunk copied.
 pub trait Meter: Sync {
@@ -38,7 +44,8 @@ pub enum CopyError {
 }
 
 /// Copies between a TCP connection (forward is what is read from it) and a CONNECT stream until both directions have ended.
-/// An end of one direction is passed on and leaves the other open; a failure on one side resets the other.
+/// An end of one direction is passed on and leaves the other open; a failure on one side resets the other, once what had come before a
+/// reset of the stream is passed on.
 ///
 /// Dropping the future before its end resets both sides, so that nobody takes a part of the bytes for all of them.
 ///
@@ -62,7 +69,23 @@ pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter
             tokio::task::yield_now().await;
             Ok(())
         };
-        tokio::try_join!(forward, backward).map(|_| ())
+        let (mut forward, mut backward) = (pin!(forward), pin!(backward));
+        tokio::select! {
+            biased;
+            result = &mut forward => match result {
+                Ok(()) => backward.await,
+                // What the peer said before it wanted no more may be the answer that says why; the reset comes after it.
+                Err(error @ CopyError::Tunnel(_)) => {
+                    let _ = timeout(LAST_WORDS, backward).await;
+                    Err(error)
+                }
+                Err(error) => Err(error),
+            },
+            result = &mut backward => match result {
+                Ok(()) => forward.await,
+                Err(error) => Err(error),
+            },
+        }
     };
     match &result {
         Ok(()) => tcp.done = true,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::support::{Bytes, Destination, Source, application, id, tcp_pair};
+use crate::support::{Bytes, Destination, HASTY, Source, application, id, tcp_pair};
 
 struct Tunnel {
     client: TcpStream,
@@ -130,6 +130,24 @@ async fn a_reset_on_one_side_is_a_reset_on_the_other() {
         ErrorKind::ConnectionReset
     );
     assert!(!t.copy.await.unwrap());
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_a_reset_is_heard_by_who_is_speaking_still() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let destination = Destination::start(&ca, id("server")).await;
+    let source = Source::new(&ca, id("client"));
+    let hasty = HASTY.parse().unwrap();
+    let stream = source.open(&destination, hasty).await.unwrap();
+    // Both the answer and the reset have come when the same connection has carried an exchange after them.
+    drop(source.open(&destination, hasty).await.unwrap());
+    let (mut client, accepted) = tcp_pair().await;
+    client.write_all(&[0; 1024]).await.unwrap();
+    let copy = tokio::spawn(async move { copy_tunnel(accepted, stream, &Bytes::default()).await.is_ok() });
+    let mut answer = [0; 8];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"too much");
+    assert!(!copy.await.unwrap());
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use ambit_tunnel::{
     serve_hbone,
 };
 use http::StatusCode;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -42,6 +43,9 @@ impl Meter for Bytes {
     }
 }
 
+/// Behind it is a server that answers at once, and wants no more than it has heard.
+pub(crate) const HASTY: &str = "127.0.0.1:1";
+
 /// Connects every CONNECT to its authority, as the peer it is from.
 struct Gateway {
     peer: SpiffeId,
@@ -52,6 +56,11 @@ struct Gateway {
 impl HboneHandler for Gateway {
     async fn connect(self: Arc<Self>, request: ConnectRequest) {
         self.peers.send(self.peer.clone()).ok();
+        if request.authority().to_string() == HASTY {
+            let mut io = request.accept().unwrap().into_io();
+            io.write_all(b"too much").await.unwrap();
+            return io.shutdown().await.unwrap();
+        }
         match TcpStream::connect(request.authority()).await {
             Ok(tcp) => {
                 tcp.set_nodelay(true).unwrap();
