@@ -32,7 +32,7 @@ pub use status::{NodeStatus, Status};
 
 use layout::Layout;
 
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(180);
 
 /// A cluster that was made, by this process or by an earlier one.
 #[derive(Debug, Clone)]
@@ -199,6 +199,7 @@ impl Cluster {
                 .try_for_each(|image| node.load_image(&layout.program(image)))
         })?;
         control_plane::wait_ready(layout, &started)?;
+        control_plane::start_controllers(layout)?;
         progress("the API server is ready; the nodes join");
         self.on_every_node(Node::join)?;
         dns::apply(layout)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::wait;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes the cgroup `name` in every hierarchy, able to hand every controller on to those below it.
 pub(super) fn create(name: &str) -> Result<()> {

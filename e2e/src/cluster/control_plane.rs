@@ -19,17 +19,29 @@ pub(super) const ROLES: &[&str] = &[
     "kube-scheduler",
 ];
 
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The first of them: the others give up where the API server does not answer within some seconds.
+const FIRST: usize = 2;
 
-/// Starts all four; they wait for one another.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+
+/// Starts etcd and the API server, which waits for it.
 pub(super) fn start(layout: &Layout) -> Result<Vec<Started>> {
+    start_roles(layout, &ROLES[..FIRST])
+}
+
+/// Starts the controller manager and the scheduler, once the API server is ready.
+pub(super) fn start_controllers(layout: &Layout) -> Result<()> {
+    start_roles(layout, &ROLES[FIRST..]).map(drop)
+}
+
+fn start_roles(layout: &Layout, roles: &[&str]) -> Result<Vec<Started>> {
     let start = |role: &&str| {
         let mut words = network::within(&layout.control_plane_netns());
         words.push(layout.program(role).display().to_string());
         words.extend(arguments(layout, role));
         process::spawn(&layout.dir, role, &layout.log(role), &words)
     };
-    ROLES.iter().map(start).collect()
+    roles.iter().map(start).collect()
 }
 
 /// Waits until the API server says that it is ready.

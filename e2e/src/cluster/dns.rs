@@ -17,7 +17,7 @@ use super::layout::Layout;
 use crate::tools::COREDNS_IMAGE;
 use crate::{shell, wait};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Names outside the cluster do not exist in it: tests do not depend on the world.
 const COREFILE: &str = "cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {

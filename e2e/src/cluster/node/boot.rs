@@ -12,7 +12,7 @@ use crate::cluster::network;
 use crate::cluster::process::{self, Started};
 use crate::{shell, wait};
 
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(180);
 
 /// Makes a node of a fresh set of namespaces. Arguments: its hostname, then its disk, then pairs of a folder on the disk and the
 /// path it has inside.

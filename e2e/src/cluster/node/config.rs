@@ -96,6 +96,8 @@ fn kubelet(layout: &Layout, index: usize) -> Value {
         "enforceNodeAllocatable": ["none"],
         "failSwapOn": false,
         "oomScoreAdj": 0,
+        // `kubectl logs` shows the present file only: a line that a test looks for must not go with an earlier one.
+        "containerLogMaxSize": "1Gi",
         // The nodes share a machine's disk: its filling up is no reason to evict or to forget images.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
