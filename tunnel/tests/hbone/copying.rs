@@ -151,6 +151,21 @@ async fn an_answer_that_comes_before_a_reset_is_heard_by_who_is_speaking_still()
 }
 
 #[tokio::test]
+async fn an_answer_to_a_request_that_was_not_read_arrives() {
+    for _ in 0..20 {
+        let mut t = tunnel().await;
+        t.client.write_all(&[0; 8192]).await.unwrap();
+        t.server.readable().await.unwrap();
+        t.server.write_all(b"too much").await.unwrap();
+        // With unread data, this is a reset.
+        drop(t.server);
+        let mut answer = [0; 8];
+        t.client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"too much");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_is_passed_on_even_after_one_half_has_ended() {
     let mut t = tunnel().await;
     t.server.shutdown().await.unwrap();
