@@ -27,7 +27,7 @@ pub const MESH: &str = "apiVersion: ambit.dev/v1alpha1\nkind: Mesh\nmetadata:\n 
 /// The label that enrolls a namespace.
 pub const ENROLL: &str = "istio.io/dataplane-mode=ambient";
 
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_secs(240);
 
 /// Installs the chart, or brings it up to date, with the images that `cargo xtask images` made; waits for the operator.
 ///
@@ -43,7 +43,7 @@ pub fn install(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
         "--create-namespace",
         "--wait",
         "--timeout",
-        "3m",
+        "5m",
     ]);
     helm.args([
         "--set",
@@ -79,7 +79,7 @@ pub fn uninstall(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
 /// Applies a Mesh and waits until it is Ready for that generation.
 ///
 /// # Errors
-/// When it is refused, or not Ready in two minutes; the error tells its conditions.
+/// When it is refused, or not Ready in four minutes; the error tells its conditions.
 pub fn apply(cluster: &Cluster, manifest: &str) -> Result<()> {
     cluster.apply(NAMESPACE, manifest)?;
     wait_ready(cluster)
@@ -88,7 +88,7 @@ pub fn apply(cluster: &Cluster, manifest: &str) -> Result<()> {
 /// Waits until the Mesh is Ready, for its present generation.
 ///
 /// # Errors
-/// When it is not in two minutes; the error tells its conditions and the pods.
+/// When it is not in four minutes; the error tells its conditions and the pods.
 pub fn wait_ready(cluster: &Cluster) -> Result<()> {
     let ready = eventually("the Mesh to be Ready", READY_LIMIT, || {
         let mesh = cluster.get(&["mesh", "default"])?;

@@ -132,6 +132,7 @@ impl Pod {
         let target = SocketAddr::from((self.ip, 15020));
         let stream = TcpStream::connect_timeout(&target, DIAL_LIMIT)
             .with_context(|| format!("cannot connect to {target}"))?;
+        stream.set_read_timeout(Some(DIAL_LIMIT))?;
         let text = http::get(stream, &Url::parse(&format!("http://{target}/metrics"))?)?;
         Ok(sum_metric(&text, name, labels))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{IMAGE, Stats};
@@ -11,8 +11,10 @@ use crate::mesh::{self, Pod};
 use crate::{eventually, kube};
 
 const MANIFEST: &str = include_str!("../../manifests/shop.yaml");
-const READY_LIMIT: Duration = Duration::from_secs(90);
-const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
+// Each is many times what it takes: they say that something hangs, not how long anything may take.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const CAPTURE_LIMIT: Duration = Duration::from_secs(120);
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
 /// Two servers and two clients, one of each on either node, in a namespace.
 #[derive(Debug, Clone)]
@@ -37,13 +39,25 @@ impl Shop {
         Ok(shop)
     }
 
-    /// Makes only the namespace.
+    /// Makes only the namespace, and waits until pods can be made in it. One of that name that an earlier test left is waited out.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server refuses it, or an earlier one does not go.
     pub fn create(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let manifest = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-        cluster.apply(namespace, &manifest.to_string())?;
+        eventually(&format!("namespace {namespace} to be there"), READY_LIMIT, || {
+            cluster.apply(namespace, &manifest.to_string())?;
+            let found = cluster.get(&["namespace", namespace])?;
+            ensure!(
+                found["metadata"]["deletionTimestamp"].is_null(),
+                "an earlier one is going still: {}",
+                found["status"]
+            );
+            // Without it, the API server refuses pods that name no account.
+            cluster
+                .get(&["serviceaccount", "default", "--namespace", namespace])
+                .map(drop)
+        })?;
         Ok(Self {
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
@@ -110,7 +124,7 @@ impl Shop {
     /// Labels the namespace, as a user would, and waits until every pod is captured and every ztunnel knows it.
     ///
     /// # Errors
-    /// When that does not happen in a minute.
+    /// When that does not happen in two minutes.
     pub fn enroll(&self) -> Result<()> {
         self.cluster
             .run_kubectl(&["label", "--overwrite", "namespace", &self.namespace, mesh::ENROLL])?;
@@ -120,7 +134,7 @@ impl Shop {
     /// Waits until every pod is captured and every ztunnel knows it.
     ///
     /// # Errors
-    /// When that does not happen in a minute.
+    /// When that does not happen in two minutes.
     pub fn wait_captured(&self) -> Result<()> {
         let pods = self.wait_pods("to be captured", CAPTURE_LIMIT, |pod| pod.captured)?;
         self.wait_protocol(&pods, "HBONE")
@@ -129,7 +143,7 @@ impl Shop {
     /// Removes the label and waits until every ztunnel knows that no pod is captured any more.
     ///
     /// # Errors
-    /// When that does not happen in a minute.
+    /// When that does not happen in two minutes.
     pub fn release(&self) -> Result<()> {
         self.cluster
             .run_kubectl(&["label", "namespace", &self.namespace, "istio.io/dataplane-mode-"])?;
@@ -140,16 +154,19 @@ impl Shop {
     /// Waits until a client has been answered `more` times more for each kind of traffic than by now; returns its counts.
     ///
     /// # Errors
-    /// When that does not happen in 30 s.
+    /// When that does not happen in 90 s.
     pub fn wait_more(&self, app: &str, more: u64) -> Result<Stats> {
         let before = self.stats(app)?;
         eventually(
             &format!("{more} more answers of each kind to {app}"),
-            Duration::from_secs(30),
+            ANSWER_LIMIT,
             || {
                 let now = self.stats(app)?;
                 for (name, flow) in &now.flows {
-                    let since = flow.ok - before.flows.get(name).map_or(0, |flow| flow.ok);
+                    // A client that was started again counts from nothing.
+                    let since = flow
+                        .ok
+                        .saturating_sub(before.flows.get(name).map_or(0, |flow| flow.ok));
                     if since < more {
                         bail!("{since} over {name}; failures: {:?}", now.failures);
                     }
@@ -198,10 +215,10 @@ impl Shop {
     /// Runs a single pod to its end and returns whether it succeeded, and what it said.
     ///
     /// # Errors
-    /// When it does not end in a minute.
+    /// When it does not end in two minutes.
     pub fn run_to_end(&self, name: &str, account: &str, arguments: &[&str]) -> Result<(bool, String)> {
         self.run_pod(name, account, arguments)?;
-        let succeeded = eventually(&format!("pod {name} to end"), Duration::from_secs(60), || {
+        let succeeded = eventually(&format!("pod {name} to end"), CAPTURE_LIMIT, || {
             let pod = self.cluster.get(&["pod", name, "--namespace", &self.namespace])?;
             match pod["status"]["phase"].as_str() {
                 Some("Succeeded") => Ok(true),
@@ -257,13 +274,12 @@ impl Shop {
 
     /// Waits until every ztunnel reaches these pods by this protocol.
     fn wait_protocol(&self, pods: &[Pod], protocol: &str) -> Result<()> {
-        let ztunnels = mesh::ztunnels(&self.cluster)?;
         eventually(
             &format!("every ztunnel to reach {} over {protocol}", self.namespace),
             CAPTURE_LIMIT,
             || {
-                for ztunnel in &ztunnels {
-                    let dump = mesh::config_dump(&self.cluster, ztunnel)?;
+                for ztunnel in mesh::ztunnels(&self.cluster)? {
+                    let dump = mesh::config_dump(&self.cluster, &ztunnel)?;
                     for pod in pods {
                         let known = &dump["workloads"][pod.ip.to_string()]["protocol"];
                         if known != protocol {

@@ -1,11 +1,11 @@
 //! L4 rules and mTLS modes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ambit_e2e::mesh::{self, LogLine, is_ready};
-use ambit_e2e::sample::Shop;
+use ambit_e2e::sample::{Shop, Stats, millis};
 use ambit_e2e::{eventually, kube};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::lab::{LIMIT, Lab};
@@ -22,8 +22,8 @@ fn principal(shop: &Shop, account: &str) -> String {
     format!("cluster.local/ns/{}/sa/{account}", shop.namespace())
 }
 
-/// Waits until a client has had failures of every kind of traffic in `flows` since now.
-fn wait_refused(shop: &Shop, client: &str, flows: &[&str], limit: Duration) -> Result<()> {
+/// Waits until a client has had failures of every kind of traffic in `flows` since now; returns what it had counted before.
+fn wait_refused(shop: &Shop, client: &str, flows: &[&str], limit: Duration) -> Result<Stats> {
     let before = shop.stats(client)?;
     eventually(&format!("{client} to be refused"), limit, || {
         let now = shop.stats(client)?;
@@ -34,7 +34,8 @@ fn wait_refused(shop: &Shop, client: &str, flows: &[&str], limit: Duration) -> R
             );
         }
         Ok(())
-    })
+    })?;
+    Ok(before)
 }
 
 #[test]
@@ -44,7 +45,17 @@ fn a_deny_rule_refuses_one_client_and_not_the_other() -> Result<()> {
         shop.enroll()?;
         let rule = json!({"name": "no-client-a", "action": "Deny", "from": [{"principals": [principal(shop, "client-a")]}]});
         lab.cluster.apply(shop.namespace(), &ambient(json!({"authorization": [rule]})))?;
-        wait_refused(shop, "client-a", &["http", "tcp", "banner"], IN_FORCE)?;
+        let applied = millis(SystemTime::now());
+        let before = wait_refused(shop, "client-a", &["http", "tcp", "banner"], LIMIT)?;
+        // By the client's own clock: how often a test can look is another matter.
+        for flow in ["http", "tcp", "banner"] {
+            let failures = shop.stats("client-a")?.failures;
+            let first = failures.iter().find(|failure| failure.flow == flow);
+            let first = first.with_context(|| format!("no failure of {flow} since {before:?}"))?;
+            let took = Duration::from_millis(first.seen.saturating_sub(applied));
+            ensure!(took <= IN_FORCE, "{flow} was refused after {took:?} only");
+            println!("{flow} was refused {took:?} after kubectl");
+        }
         shop.wait_more("client-b", 20)?;
         let other = shop.stats("client-b")?;
         ensure!(other.total_failed() == 0, "client-b was refused too: {:?}", other.failures);
@@ -143,8 +154,23 @@ fn strict_refuses_plaintext_from_outside_and_probes_still_pass() -> Result<()> {
             ensure!(object["status"]["mtlsMode"] == "Strict", "{}", object["status"]);
             Ok(())
         })?;
-        let (answered, said) = call_from_outside(&lab, "strict", shop)?;
-        ensure!(!answered, "strict, and answered: {said}");
+        // The status says what the operator asks for; ztunnels follow at once, but nobody says when.
+        let mut attempt = 0;
+        eventually("a call from outside to be refused", LIMIT, || {
+            attempt += 1;
+            let (answered, said) = call_from_outside(&lab, &format!("strict-{attempt}"), shop)?;
+            ensure!(!answered, "strict, and answered: {said}");
+            Ok(())
+        })?;
+        eventually("a log to tell of the refusal", LIMIT, || {
+            let mut logged = Vec::new();
+            for ztunnel in mesh::ztunnels(&lab.cluster)? {
+                let words = ["strict-mtls", "dst.namespace=\"strict\""];
+                logged.extend(LogLine::find(&lab.cluster, &ztunnel, &words)?);
+            }
+            ensure!(!logged.is_empty(), "none does");
+            Ok(())
+        })?;
         shop.wait_more("client-a", 10)?;
         let stats = shop.stats("client-a")?;
         ensure!(
@@ -165,7 +191,7 @@ fn strict_refuses_plaintext_from_outside_and_probes_still_pass() -> Result<()> {
             "rollout",
             "status",
             "deployment/server",
-            "--timeout=60s",
+            "--timeout=180s",
             "--namespace",
             shop.namespace(),
         ];
@@ -173,15 +199,6 @@ fn strict_refuses_plaintext_from_outside_and_probes_still_pass() -> Result<()> {
         for pod in shop.pods()? {
             ensure!(pod.ready && pod.restarts == 0, "probes did not pass: {pod:?}");
         }
-        let mut logged = Vec::new();
-        for ztunnel in mesh::ztunnels(&lab.cluster)? {
-            logged.extend(LogLine::find(
-                &lab.cluster,
-                &ztunnel,
-                &["strict-mtls", "dst.namespace=\"strict\""],
-            )?);
-        }
-        ensure!(!logged.is_empty(), "no log tells of the refusal");
         Ok(())
     });
     lab.cluster.run_kubectl(&[
@@ -236,5 +253,6 @@ fn strict_for_the_whole_mesh() -> Result<()> {
         "--patch",
         r#"{"spec":{"mtls":{"mode":"Permissive"}}}"#,
     ])?;
+    mesh::wait_ready(&lab.cluster)?;
     result
 }

@@ -158,16 +158,19 @@ fn the_control_plane_signs_only_for_pods_of_the_callers_node() -> Result<()> {
             "identity_not_on_node",
             "not_allowed",
         ] {
-            let mut logged = Vec::new();
-            for operator in &operators {
-                logged.extend(LogLine::find(&lab.cluster, operator, &["call refused", reason])?);
-            }
-            let line = logged.first().with_context(|| format!("no log of {reason}"))?;
-            ensure!(
-                line.field("peer").is_some_and(|peer| peer.contains(':')),
-                "no address in {}",
-                line.text()
-            );
+            eventually("the refusal to be logged", LIMIT, || {
+                let mut logged = Vec::new();
+                for operator in &operators {
+                    logged.extend(LogLine::find(&lab.cluster, operator, &["call refused", reason])?);
+                }
+                let line = logged.first().with_context(|| format!("no log of {reason}"))?;
+                ensure!(
+                    line.field("peer").is_some_and(|peer| peer.contains(':')),
+                    "no address in {}",
+                    line.text()
+                );
+                Ok(())
+            })?;
         }
         Ok(())
     })

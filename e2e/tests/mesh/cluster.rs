@@ -81,9 +81,9 @@ fn a_cluster_whose_making_was_killed_leaves_nothing_after_down() -> Result<()> {
         ensure!(!Cluster::status(NAME)?.exists, "it says that it exists");
         Ok(())
     })?;
-    ensure!(
-        Cluster::status(lab.cluster.name())?.healthy(),
-        "the cluster beside it suffered"
-    );
-    Ok(())
+    eventually("the cluster beside it to be well", LIMIT, || {
+        let status = Cluster::status(lab.cluster.name())?;
+        ensure!(status.healthy(), "it suffered: {status}");
+        Ok(())
+    })
 }

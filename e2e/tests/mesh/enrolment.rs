@@ -265,7 +265,7 @@ fn an_object_alone_enrolls_and_no_label_is_written() -> Result<()> {
         for pod in shop.pods()? {
             eventually(&format!("nothing of Ambit's to be left in {}", pod.name), LIMIT, || ensure_untouched(&lab, &pod))?;
         }
-        ensure!(is_ready(&shop.ambient()?).is_ok(), "{:?}", shop.ambient()?["status"]);
+        eventually("the object to say that all is as it should be", LIMIT, || is_ready(&shop.ambient()?))?;
         ensure_no_failure(shop, &["client-a", "client-b"])
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ambit_e2e::eventually;
 use ambit_e2e::mesh::{self, Pod};
@@ -116,7 +116,7 @@ fn traffic_goes_on_without_any_operator() -> Result<()> {
             "rollout",
             "status",
             OPERATOR,
-            "--timeout=60s",
+            "--timeout=180s",
             "--namespace",
             mesh::NAMESPACE,
         ];
@@ -212,7 +212,7 @@ fn a_node_that_lost_its_power_comes_back_by_itself() -> Result<()> {
         node.start()?;
         eventually(
             "the node's client to run again and be answered",
-            Duration::from_secs(120),
+            LIMIT + LIMIT,
             || {
                 // Its counts begin anew with it.
                 let stats = shop.stats("client-b")?;
@@ -223,19 +223,15 @@ fn a_node_that_lost_its_power_comes_back_by_itself() -> Result<()> {
                 Ok(())
             },
         )?;
-        let pods = eventually(
-            "every pod to be Ready and captured",
-            Duration::from_secs(120),
-            || {
-                let pods = shop.pods()?;
-                let bad: Vec<&Pod> = pods.iter().filter(|pod| !pod.ready || !pod.captured).collect();
-                ensure!(bad.is_empty(), "{bad:?}");
-                for pod in &pods {
-                    ensure_in_mesh(&lab, pod)?;
-                }
-                Ok(pods)
-            },
-        )?;
+        let pods = eventually("every pod to be Ready and captured", LIMIT + LIMIT, || {
+            let pods = shop.pods()?;
+            let bad: Vec<&Pod> = pods.iter().filter(|pod| !pod.ready || !pod.captured).collect();
+            ensure!(bad.is_empty(), "{bad:?}");
+            for pod in &pods {
+                ensure_in_mesh(&lab, pod)?;
+            }
+            Ok(pods)
+        })?;
         shop.wait_captured()?;
         mesh::wait_ready(&lab.cluster)?;
         let addresses: Vec<_> = pods.iter().map(|pod| pod.ip).collect();

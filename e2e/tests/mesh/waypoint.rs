@@ -77,6 +77,15 @@ fn enforce(lab: &Lab, web: &Web, name: &str, spec: Value) -> Result<Value> {
         }
         Ok(policy)
     })?;
+    // The status says what the operators ask for; each replica of the waypoint follows at once, but nobody says when.
+    let whole = format!("\"{}/{name}\"", web.namespace());
+    eventually(&format!("every replica to have policy {name}"), LIMIT, || {
+        for pod in web.waypoints(WAYPOINT)? {
+            let dump = pod.loopback(&lab.cluster, 15000, "/config_dump")?;
+            ensure!(dump.contains(&whole), "{} has no {whole}: {dump}", pod.name);
+        }
+        Ok(())
+    })?;
     wait_way(web, Some(WAYPOINT))?;
     Ok(enforced)
 }

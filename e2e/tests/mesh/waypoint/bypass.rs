@@ -77,7 +77,7 @@ fn with_authorization_pods_take_connections_from_the_waypoint_and_probes_alone()
             "rollout",
             "status",
             "deployment/web",
-            "--timeout=60s",
+            "--timeout=180s",
             "--namespace",
             web.namespace(),
         ];

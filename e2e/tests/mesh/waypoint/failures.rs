@@ -79,10 +79,17 @@ fn ensure_refused(lab: &Lab, web: &Web) -> Result<()> {
     ensure_closed(lab, web)
 }
 
-fn no_replica(web: &Web) -> Result<()> {
+/// Waits until none of these is left, and none of their processes: one that was told to end may serve for a moment still.
+fn wait_gone(lab: &Lab, web: &Web, replicas: &[Pod]) -> Result<()> {
     eventually("the last replica to be gone", LIMIT, || {
         let left = web.waypoints(WAYPOINT)?;
         ensure!(left.is_empty(), "{left:?}");
+        for replica in replicas {
+            let process = replica
+                .node(&lab.cluster)?
+                .container_pid(&replica.uid, "waypoint");
+            ensure!(process.is_err(), "{} runs still", replica.name);
+        }
         Ok(())
     })
 }
@@ -92,7 +99,7 @@ fn wait_operators(lab: &Lab) -> Result<()> {
         "rollout",
         "status",
         OPERATOR,
-        "--timeout=60s",
+        "--timeout=180s",
         "--namespace",
         mesh::NAMESPACE,
     ];
@@ -112,12 +119,13 @@ fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_k
         // A quota that is used up: what is deleted does not come back.
         let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "0"}}});
         lab.cluster.apply(web.namespace(), &quota.to_string())?;
-        for replica in wait_replicas(web, WAYPOINT, 1)? {
-            kill(&lab, &replica, "waypoint")?;
+        let replicas = wait_replicas(web, WAYPOINT, 1)?;
+        for replica in &replicas {
+            kill(&lab, replica, "waypoint")?;
             let delete = ["delete", "pod", &replica.name, "--force", "--grace-period=0", "--namespace", web.namespace()];
             lab.cluster.run_kubectl(&delete)?;
         }
-        no_replica(web)?;
+        wait_gone(&lab, web, &replicas)?;
         ensure_refused(&lab, web)?;
 
         // Operators that come new have nothing but what is in the cluster to know it from.
@@ -129,10 +137,18 @@ fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_k
 
         lab.cluster
             .run_kubectl(&["delete", "resourcequota", "full", "--namespace", web.namespace()])?;
-        // The ReplicaSet's controller tries again ever more seldom; a change of its object makes it look now.
-        let look = ["annotate", "replicaset", "--selector", "ambit.dev/waypoint", "quota=gone", "--namespace", web.namespace()];
-        lab.cluster.run_kubectl(&look)?;
-        wait_replicas(web, WAYPOINT, 1)?;
+        // The ReplicaSet's controller tries again ever more seldom; a change of its object makes it look now. The first look may come
+        // before the API server has taken note that the quota is gone.
+        let mut looks = 0;
+        eventually("the replica to come back", LIMIT, || {
+            looks += 1;
+            let look = format!("look={looks}");
+            let annotate = ["annotate", "--overwrite", "replicaset", "--selector", "ambit.dev/waypoint", &look, "--namespace", web.namespace()];
+            lab.cluster.run_kubectl(&annotate)?;
+            let pods = web.waypoints(WAYPOINT)?;
+            ensure!(pods.len() == 1 && pods[0].ready, "{pods:?}");
+            Ok(())
+        })?;
         for client in CLIENTS {
             web.wait_more(client, 20)?;
         }
@@ -164,9 +180,10 @@ fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
                     "a PUT passes"
                 );
             }
+            let replicas = wait_replicas(web, WAYPOINT, 1)?;
             lab.cluster
                 .run_kubectl(&["delete", "deployment", WAYPOINT, "--namespace", web.namespace()])?;
-            no_replica(web)?;
+            wait_gone(&lab, web, &replicas)?;
             ensure_refused(&lab, web)
         };
         scale("0")?;

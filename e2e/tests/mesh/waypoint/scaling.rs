@@ -14,15 +14,16 @@ use crate::lab::{LIMIT, Lab};
 const FOLLOW: Duration = Duration::from_secs(10);
 /// How long fewer must have done before some go.
 const WINDOW: &str = "15s";
-/// When new replicas have their share: two ages of a connection (10 s each, by default) after they came, and the measurement.
-const SHARED: Duration = Duration::from_secs(45);
+/// When new replicas have their share at the latest: they have it two ages of a connection (10 s each, by default) after they came, but
+/// where a connection goes is chance, so that some measurements fail.
+const SHARED: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("scaling", |web| {
         let scaling =
-            json!({"minReplicas": 1, "maxReplicas": 4, "targetInFlight": 10, "scaleDownWindow": WINDOW});
+            json!({"minReplicas": 1, "maxReplicas": 4, "targetInFlight": 8, "scaleDownWindow": WINDOW});
         lab.cluster
             .apply(web.namespace(), &ambient(json!({"waypoint": scaling})))?;
         let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});
