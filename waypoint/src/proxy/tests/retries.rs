@@ -231,7 +231,7 @@ async fn a_try_that_takes_too_long_is_given_up_for_another() {
     })
     .await;
     mesh.endpoint("server-1", application.address);
-    mesh.policy(retry(|retry| retry.per_try_timeout = millis(100)));
+    mesh.policy(retry(|retry| retry.per_try_timeout = millis(1000)));
     assert_eq!(mesh.http1(80).await.get("/").await.2, "ok");
     assert_eq!(application.seen(), 2);
 }
