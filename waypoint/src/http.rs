@@ -6,6 +6,7 @@ mod connection;
 mod detect;
 mod framing;
 mod headers;
+mod held;
 mod io;
 pub(crate) mod limits;
 mod request;

@@ -39,8 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Streams that a client opens at once on one HBONE connection, half of what is accepted.
 const STREAMS: u32 = 100;
-/// How long a CONNECT to an unknown address waits for configuration that may be under way.
-const CONFIGURATION_WAIT: Duration = Duration::from_secs(2);
+/// How long a CONNECT to an unknown address, and a denial of what is open for want of a policy, wait for configuration that may be under way.
+pub(crate) const CONFIGURATION_WAIT: Duration = Duration::from_secs(2);
 
 /// What all connections share.
 pub(crate) struct Proxy {

@@ -22,6 +22,7 @@ use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::workload as wire_workload;
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 pub(crate) use ambit_wire::waypoint_policy::Retry;
 pub(crate) use ambit_wire::workload::AppProtocol;
@@ -40,6 +41,8 @@ pub(crate) struct State {
     settings: ArcSwap<Settings>,
     /// Those for connections, by which the real client is judged at the endpoint.
     authorizations: ArcSwap<Policies>,
+    /// Counts changes that may change a decision.
+    decisions_changed: watch::Sender<u64>,
 }
 
 impl State {
@@ -63,6 +66,20 @@ impl State {
         self.tables.read().workload_at(address.to_canonical(), port)
     }
 
+    /// A workload, as it is now.
+    pub(crate) fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
+        self.tables.read().workload(uid).cloned()
+    }
+
+    /// Notified when decisions may have changed.
+    pub(crate) fn decisions_changed(&self) -> watch::Receiver<u64> {
+        self.decisions_changed.subscribe()
+    }
+
+    fn change_decisions(&self) {
+        self.decisions_changed.send_modify(|n| *n += 1);
+    }
+
     /// Whether the policies for connections allow this one to a workload.
     pub(crate) fn decide_l4(&self, workload: &Workload, connection: &Connection<'_>) -> Decision {
         let target = Target {
@@ -77,6 +94,8 @@ impl State {
         let tables = self.tables.write();
         let settings = Settings::resolve(settings, |name| tables.policy(name))?;
         self.settings.store(Arc::new(settings));
+        drop(tables);
+        self.change_decisions();
         Ok(())
     }
 
@@ -90,9 +109,13 @@ impl State {
         for name in removed {
             tables.remove_service(name);
         }
-        set.into_iter()
+        let invalid = set
+            .into_iter()
             .filter_map(|(name, service)| Some((name, tables.set_service(service).err()?)))
-            .collect()
+            .collect();
+        drop(tables);
+        self.change_decisions();
+        invalid
     }
 
     /// Removes workloads (UIDs), then sets others. Returns the UIDs of those that are gone or live elsewhere now (whose pooled
@@ -109,11 +132,22 @@ impl State {
             .filter_map(|uid| tables.remove_workload(uid))
             .collect();
         let mut invalid = Vec::new();
+        let mut authorization = false;
         for (name, workload) in set {
             match Workload::try_from(workload) {
-                Ok(workload) => moved.extend(tables.set_workload(workload)),
+                Ok(workload) => {
+                    authorization |= tables
+                        .workload(&workload.uid)
+                        .is_some_and(|old| old.authorization_policies != workload.authorization_policies);
+                    moved.extend(tables.set_workload(workload));
+                }
                 Err(error) => invalid.push((name, error)),
             }
+        }
+        drop(tables);
+        // Endpoints that come and go decide nothing.
+        if authorization {
+            self.change_decisions();
         }
         (moved, invalid)
     }
@@ -127,6 +161,8 @@ impl State {
             let resolved = settings.resolve_again(|name| tables.policy(name));
             self.settings.store(Arc::new(resolved));
         }
+        drop(tables);
+        self.change_decisions();
     }
 
     /// Whether a WaypointPolicy of that name is in force.
@@ -146,6 +182,7 @@ impl State {
             }
             policies
         });
+        self.change_decisions();
     }
 
     /// Whether an authorization of that name is in force.

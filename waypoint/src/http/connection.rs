@@ -19,7 +19,7 @@ use super::limits;
 use super::upgrade::Upgrade;
 use crate::observe::{Destination, Flag, RequestRecord, Source};
 use crate::proxy::Proxy;
-use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings};
+use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload};
 use crate::upstream::ConnectFailure;
 
 /// For connecting to an endpoint where there are others: a node that is gone does not answer.
@@ -43,7 +43,7 @@ pub(crate) enum Target {
     Workload {
         address: SocketAddr,
         settings: Arc<Settings>,
-        workload: Arc<crate::state::Workload>,
+        workload: Arc<Workload>,
     },
 }
 
@@ -191,13 +191,13 @@ impl ClientConnection {
 
     /// Whether the policies for connections let this client connect to an endpoint. Its own proxy cannot tell: there the waypoint is the
     /// client.
-    pub(crate) fn decide_l4(&self, endpoint: &Endpoint) -> Decision {
+    pub(crate) fn decide_l4(&self, workload: &Workload, destination: SocketAddr) -> Decision {
         let connection = Connection {
             principal: Some(self.identity.principal()),
             source: self.peer.ip(),
-            destination: endpoint.target,
+            destination,
         };
-        self.proxy.state.decide_l4(&endpoint.workload, &connection)
+        self.proxy.state.decide_l4(workload, &connection)
     }
 
     pub(super) fn record<B>(&self, target: &Target, request: &Request<B>) -> RequestRecord {

@@ -14,6 +14,7 @@ use super::answer::Rejection;
 use super::body::{ClientBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
 use super::headers::{self, Fields};
+use super::held::Asked;
 use super::limits::MAX_REPLAY;
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
@@ -74,15 +75,15 @@ async fn serve(
         ClientBody::new(incoming, Arc::clone(upload), record.received(), patience)
     });
     match pass(client, target, head, body, upload.clone(), &mut record).await {
-        Ok((mut parts, body)) => {
+        Ok((mut parts, body, switched)) => {
             if let Some(upload) = &upload {
                 upload.answered();
             }
             record.answered(parts.status, &parts.headers);
             let body = body.recording(record);
-            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(asked) = switched {
                 headers::remove_hop_by_hop(&mut parts.headers, true);
-                return upgrade::begin(client, parts, body).await;
+                return Box::pin(upgrade::begin(client, parts, body, asked)).await;
             }
             headers::remove_hop_by_hop(&mut parts.headers, false);
             Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
@@ -97,7 +98,8 @@ async fn serve(
     }
 }
 
-type Answer = (http::response::Parts, UpstreamBody);
+/// With the request, where it is answered by a switch to the protocol that it asked for.
+type Answer = (http::response::Parts, UpstreamBody, Option<Box<Asked>>);
 
 async fn pass(
     client: &Arc<ClientConnection>,
@@ -123,6 +125,7 @@ async fn pass(
         headers::authority(&head.uri, &head.headers, head.version).map_err(Rejection::bad_request)?;
     let path = authorize(client, target, &head, authority.as_ref(), record)?;
     let websocket = headers::is_websocket(&head.method, head.version, &head.headers);
+    let asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
     let http2 = client.http2 || target.is_http2();
     prepare(
         http2,
@@ -167,7 +170,9 @@ async fn pass(
     };
     let (parts, incoming) = answer.into_parts();
     let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS && !(websocket && upgrade::is_answer(&parts)) {
+    let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    let switched = asked.filter(|_| switches && upgrade::is_answer(&parts));
+    if switches && switched.is_none() {
         let reason = "upstream: it switched to a protocol that nobody asked for";
         return Err(Rejection::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -175,7 +180,7 @@ async fn pass(
             reason,
         ));
     }
-    Ok((parts, body))
+    Ok((parts, body, switched))
 }
 
 /// Applies the rules for requests. Returns the target's path in normal form, where rules compare it and it was not in that form.

@@ -27,7 +27,7 @@ pub(crate) struct UpstreamBody {
     link: Option<Link>,
     upstream: Arc<Upstream>,
     /// Counts the request as in flight at the endpoint.
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
     /// Ends with the body.
     record: Option<RequestRecord>,
 }
@@ -38,7 +38,7 @@ impl UpstreamBody {
             incoming,
             link: Some(link),
             upstream: Arc::clone(upstream),
-            _endpoint: endpoint,
+            endpoint,
             record: None,
         }
     }
@@ -65,9 +65,9 @@ impl UpstreamBody {
         }
     }
 
-    /// The link, where the answer was an upgrade.
-    pub(super) fn into_link(mut self) -> (Option<Link>, Option<RequestRecord>) {
-        (self.link.take(), self.record.take())
+    /// What an upgrade goes on with.
+    pub(super) fn into_link(mut self) -> (Option<Link>, Option<RequestRecord>, Endpoint) {
+        (self.link.take(), self.record.take(), self.endpoint.clone())
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {

@@ -125,7 +125,7 @@ where
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     if let Some(upgrade) = upgrade {
-        upgrade.run(io, parts.read_buf).await;
+        upgrade.run(&client, io, parts.read_buf).await;
     } else if !failed && let Err(error) = io.shutdown().await {
         // hyper leaves it open after a request for an upgrade that was not granted.
         tracing::debug!(%error, "the client's connection ended first");

@@ -143,7 +143,7 @@ impl Passage<'_> {
     }
 
     fn authorize(&mut self, endpoint: &Endpoint) -> Result<(), Rejection> {
-        let decision = self.client.decide_l4(endpoint);
+        let decision = self.client.decide_l4(&endpoint.workload, endpoint.target);
         self.record.decided(&decision);
         if decision.is_allowed() {
             return Ok(());

@@ -10,9 +10,11 @@ use http::response::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::connection::ClientConnection;
+use super::held::Asked;
 use super::response::{Link, ResponseBody, UpstreamBody};
 use crate::observe::{Flag, RequestRecord};
 use crate::proxy::Counted;
+use crate::state::Endpoint;
 use crate::upstream::UpstreamIo;
 
 /// Bytes that are read at once, each way.
@@ -24,6 +26,10 @@ pub(super) struct Upgrade {
     /// What the endpoint said already.
     first: Bytes,
     record: Option<RequestRecord>,
+    /// The request for it.
+    asked: Box<Asked>,
+    /// Counts it as in flight there.
+    from: Endpoint,
 }
 
 /// Whether an endpoint agrees to WebSocket.
@@ -39,44 +45,64 @@ pub(super) async fn begin(
     client: &Arc<ClientConnection>,
     parts: Parts,
     body: UpstreamBody,
+    asked: Box<Asked>,
 ) -> Response<ResponseBody> {
-    let (link, record) = body.into_link();
+    let (link, record, from) = body.into_link();
     if let Some(Link::Http1(connection)) = link {
         let (io, first) = connection.into_upgraded().await;
-        client.upgrade(Upgrade { io, first, record });
+        client.upgrade(Upgrade {
+            io,
+            first,
+            record,
+            asked,
+            from,
+        });
     }
     Response::from_parts(parts, ResponseBody::empty())
 }
 
 impl Upgrade {
-    /// Carries bytes both ways until both have ended.
-    pub(super) async fn run<IO: AsyncRead + AsyncWrite + Unpin>(self, mut client: IO, said: Bytes) {
+    /// Carries bytes both ways until both have ended, or until the rules deny what they allowed before: then the client's stream and the
+    /// endpoint's are cut.
+    pub(super) async fn run<IO>(self, client: &ClientConnection, mut io: IO, said: Bytes)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         let Self {
             io: mut endpoint,
             first,
             record,
+            asked,
+            from,
         } = self;
         let received = record.as_ref().map(RequestRecord::received).unwrap_or_default();
         let sent = AtomicU64::new(first.len() as u64);
         received.fetch_add(said.len() as u64, Ordering::Relaxed);
-        let result = async {
-            client.write_all(&first).await?;
+        let copying = async {
+            io.write_all(&first).await?;
             endpoint.write_all(&said).await?;
-            let mut client = Counted::new(client, |bytes| {
+            let mut io = Counted::new(io, |bytes| {
                 received.fetch_add(bytes, Ordering::Relaxed);
             });
             let mut endpoint = Counted::new(endpoint, |bytes| {
                 sent.fetch_add(bytes, Ordering::Relaxed);
             });
-            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER).await
-        }
-        .await;
+            tokio::io::copy_bidirectional_with_sizes(&mut io, &mut endpoint, BUFFER, BUFFER).await
+        };
+        let ended = tokio::select! {
+            // Nothing more is copied once policies deny it.
+            biased;
+            decision = client.until_denied(&from, |target| asked.decide(client, target.rules())) => Err(decision),
+            result = copying => Ok(result),
+        };
         let Some(mut record) = record else {
             return;
         };
         record.sent(sent.into_inner());
-        if let Err(error) = result {
-            record.failed(Flag::UpstreamReset, format!("WebSocket: {error}"));
+        match ended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => record.failed(Flag::UpstreamReset, format!("WebSocket: {error}")),
+            Err(decision) => record.decided(&decision),
         }
         record.end();
     }

@@ -1,7 +1,6 @@
 //! Connections that are no HTTP: carried as they are, where the rules allow it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_policy::Decision;
 use ambit_policy::http::HttpRequest;
@@ -19,8 +18,6 @@ use crate::upstream::{Destination, UpstreamIo};
 const BUFFER: usize = 16 << 10;
 /// Endpoints tried for one connection.
 const ATTEMPTS: usize = 3;
-/// How often a connection is held against policies that may have changed.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// Connects `io` with an endpoint and copies both ways, `said` before the rest of what the client says. Where it may not be, or no
 /// endpoint can be reached, the client's stream ends.
@@ -136,32 +133,13 @@ impl Opened {
         let ended = tokio::select! {
             // Nothing more is copied once policies deny it.
             biased;
-            decision = denied(client, &endpoint) => Err(decision),
+            decision = client.until_denied(&endpoint, |target| decide(client, target)) => Err(decision),
             result = copying => Ok(result),
         };
         match ended {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => record.failed(Flag::UpstreamReset, error.to_string()),
             Err(decision) => record.decided(&decision),
-        }
-    }
-}
-
-/// Resolves when what was allowed is not any more.
-async fn denied(client: &ClientConnection, endpoint: &Endpoint) -> Decision {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        // A service that is gone has no rules; what is open may end by itself.
-        let Ok(target) = client.target() else {
-            continue;
-        };
-        let decision = decide(client, &target);
-        if !decision.is_allowed() {
-            return decision;
-        }
-        let decision = client.decide_l4(endpoint);
-        if !decision.is_allowed() {
-            return decision;
         }
     }
 }
@@ -185,7 +163,7 @@ async fn connect(
             }
             return Err(Unconnected::Unreachable);
         };
-        let decision = client.decide_l4(&endpoint);
+        let decision = client.decide_l4(&endpoint.workload, endpoint.target);
         if let Some(record) = &mut record {
             record.decided(&decision);
         }

@@ -11,3 +11,4 @@ mod retries;
 mod rules;
 mod streaming;
 mod support;
+mod upgrades;

@@ -10,7 +10,7 @@ use rand::Rng;
 use super::workload::{PortMapping, Workload};
 
 /// Where a request is sent; counts it as in flight there until this is dropped.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     pub(crate) workload: Arc<Workload>,
     /// Address and port of the application.
@@ -36,6 +36,12 @@ impl InUse {
     fn new(in_flight: &Arc<AtomicUsize>) -> Self {
         in_flight.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(in_flight))
+    }
+}
+
+impl Clone for InUse {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
     }
 }
 

@@ -60,6 +60,10 @@ impl Tables {
         self.services.values()
     }
 
+    pub(super) fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid).map(|known| &known.workload)
+    }
+
     pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values().map(|known| &known.workload)
     }

@@ -236,6 +236,7 @@ async fn connections_that_are_no_http_pass_only_rules_that_need_none() {
     .await;
     mesh.endpoint("server-1", address);
     assert_eq!(mesh.exchange(9000, "").await, "hello");
+    mesh.counts(&["istio_tcp_connections_closed_total"], 1).await;
     mesh.policy(no_deletes());
     assert_eq!(mesh.exchange(9000, "").await, "");
     assert_eq!(

@@ -8,7 +8,6 @@ use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -185,84 +184,6 @@ async fn expectations_are_met() {
     let answer = read_all(&mut io).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.ends_with("\n\nbody"), "{answer}");
-}
-
-#[tokio::test]
-async fn websockets_are_carried() {
-    let mesh = Mesh::new().await;
-    let application = Application::start_at(own_address(), async |mut request| {
-        let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut io = TokioIo::new(upgrade.await.unwrap());
-            io.write_all(b"welcome,").await.unwrap();
-            let mut buffer = [0; 64];
-            loop {
-                match io.read(&mut buffer).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(n) => io.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap(),
-                }
-            }
-        });
-        Response::builder()
-            .status(StatusCode::SWITCHING_PROTOCOLS)
-            .header("connection", "upgrade")
-            .header("upgrade", "websocket")
-            .body(full(""))
-            .unwrap()
-    })
-    .await;
-    let _ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
-    let mut client = mesh.http1(80).await;
-    let request = Request::get("/")
-        .header("host", "server")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .body(full(""))
-        .unwrap();
-    let answer = client.send(request).await;
-    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-    assert_eq!(answer.headers()["upgrade"], "websocket");
-    let mut io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
-    // Bytes that look like requests are none.
-    let said = b"post / http/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
-    io.write_all(said).await.unwrap();
-    let mut heard = vec![0; 8 + said.len()];
-    tokio::time::timeout(WAIT, io.read_exact(&mut heard))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(&heard[..8], b"welcome,");
-    assert_eq!(heard[8..], said.to_ascii_uppercase());
-    io.shutdown().await.unwrap();
-    let mut rest = Vec::new();
-    tokio::time::timeout(WAIT, io.read_to_end(&mut rest))
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(rest.is_empty());
-}
-
-#[tokio::test]
-async fn a_switch_of_protocols_that_nobody_asked_for_is_not_passed_on() {
-    let mesh = Mesh::new().await;
-    let address = raw_application(async |mut tcp, _| {
-        read_head(&mut tcp).await;
-        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
-        tcp.write_all(answer).await.unwrap();
-        read_head(&mut tcp).await;
-    })
-    .await;
-    mesh.endpoint("server-1", address);
-    let request = Request::get("/")
-        .header("host", "server")
-        .header("connection", "upgrade, http2-settings")
-        .header("upgrade", "h2c")
-        .header("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA")
-        .body(full(""))
-        .unwrap();
-    let (status, ..) = whole(mesh.http1(80).await.send(request).await).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

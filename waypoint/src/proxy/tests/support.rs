@@ -269,6 +269,16 @@ impl Mesh {
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
             .unwrap_or(0)
     }
+
+    /// Resolves when the metric has this value.
+    pub(super) async fn counts(&self, parts: &[&str], value: u64) {
+        let counted = async {
+            while self.metric(parts) != value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(WAIT, counted).await.unwrap();
+    }
 }
 
 pub(super) async fn read_all(io: &mut HboneIo) -> String {

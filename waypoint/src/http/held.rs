@@ -1,0 +1,98 @@
+//! What is open is held against rules that change.
+
+use ambit_policy::http::{Attributes, HttpRequest, normalize_host, normalize_path};
+use ambit_policy::{Decision, Reason};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Method};
+use tokio::time::Instant;
+
+use super::connection::{ClientConnection, Target};
+use super::headers::Fields;
+use crate::proxy::CONFIGURATION_WAIT;
+use crate::state::{Endpoint, RuleSet};
+
+impl ClientConnection {
+    /// Resolves when what was allowed is not any more, with what says so. `decide` is asked by the rules for requests: now, as they may
+    /// have changed since the first decision, and whenever they may have changed again.
+    pub(crate) async fn until_denied(
+        &self,
+        endpoint: &Endpoint,
+        decide: impl Fn(&Target) -> Decision,
+    ) -> Decision {
+        let mut changes = self.proxy.state.decisions_changed();
+        let mut deadline = None;
+        loop {
+            match self.denial(endpoint, &decide) {
+                None => deadline = None,
+                // A policy comes and goes apart from what names it.
+                Some(denial)
+                    if matches!(denial.reason, Reason::PolicyMissing(_))
+                        && Instant::now()
+                            < *deadline.get_or_insert_with(|| Instant::now() + CONFIGURATION_WAIT) => {}
+                Some(denial) => return denial,
+            }
+            let changed = changes.changed();
+            let told = match deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, changed).await.unwrap_or(Ok(())),
+                None => changed.await,
+            };
+            // The state that tells of changes lives as long as the connection.
+            if told.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What denies the connection now.
+    fn denial(&self, endpoint: &Endpoint, decide: impl Fn(&Target) -> Decision) -> Option<Decision> {
+        // A service that is gone has no rules; what is open may end by itself.
+        let target = self.target().ok()?;
+        let decision = decide(&target);
+        if !decision.is_allowed() {
+            return Some(decision);
+        }
+        let workload = self.proxy.state.workload(&endpoint.workload.uid);
+        let workload = workload.as_ref().unwrap_or(&endpoint.workload);
+        let decision = self.decide_l4(workload, endpoint.target);
+        (!decision.is_allowed()).then_some(decision)
+    }
+}
+
+/// A request that rules may be asked about again.
+pub(super) struct Asked {
+    method: Method,
+    /// In normal form, where it has one.
+    path: Option<Box<str>>,
+    host: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// As the client sent it.
+    pub(super) fn new(head: &Parts, authority: Option<&Authority>) -> Self {
+        Self {
+            method: head.method.clone(),
+            path: normalize_path(head.uri.path()).ok().map(Into::into),
+            host: authority.map(|authority| normalize_host(authority.as_str()).into_owned()),
+            headers: head.headers.clone(),
+        }
+    }
+
+    /// Decides on it by these rules.
+    pub(super) fn decide(&self, client: &ClientConnection, rules: &RuleSet) -> Decision {
+        // A path without a normal form cannot be compared: as with a connection that is no HTTP, no rule for requests allows it, and
+        // every one that denies some denies it.
+        let comparable = self.path.is_some() || !rules.has_path_rules();
+        let headers = Fields(&self.headers);
+        rules.evaluate(&HttpRequest {
+            principal: Some(client.identity.principal()),
+            attributes: comparable.then(|| Attributes {
+                method: self.method.as_str(),
+                path: self.path.as_deref().unwrap_or_default(),
+                host: self.host.as_deref().unwrap_or_default(),
+                headers: &headers,
+            }),
+        })
+    }
+}
