@@ -1,6 +1,5 @@
 //! All parts together, from start to the last request.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -264,26 +263,11 @@ impl Shared {
     }
 }
 
-/// As Istio's waypoints name themselves.
 fn node(config: &Config) -> Node {
-    use prost_types::{Struct, Value, value::Kind};
-    let text = |text: &str| Value {
-        kind: Some(Kind::StringValue(text.to_owned())),
-    };
-    let metadata = BTreeMap::from([
-        ("NAME".to_owned(), text(&config.pod_name)),
-        ("NAMESPACE".to_owned(), text(&config.pod_namespace)),
-        ("NODE_NAME".to_owned(), text(&config.node_name)),
-        ("CLUSTER_ID".to_owned(), text(&config.cluster_id)),
-        ("WAYPOINT".to_owned(), text(&config.name)),
-    ]);
-    Node {
-        id: format!(
-            "waypoint~0.0.0.0~{name}.{namespace}~{namespace}.svc.cluster.local",
-            name = config.pod_name,
-            namespace = config.pod_namespace
-        ),
-        metadata: Some(Struct { fields: metadata }),
-        ..Node::default()
-    }
+    let metadata: &[(&str, &str)] = &[
+        ("NODE_NAME", &config.node_name),
+        ("CLUSTER_ID", &config.cluster_id),
+        ("WAYPOINT", &config.name),
+    ];
+    Node::proxy("waypoint", &config.pod_name, &config.pod_namespace, metadata)
 }

@@ -3,6 +3,7 @@
 
 mod client;
 mod collection;
+mod node;
 mod server;
 
 pub use client::{Batch, Client, ConnectionState, Handler, Rejection, Resource, Subscription};

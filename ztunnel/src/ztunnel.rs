@@ -271,25 +271,10 @@ impl Shared {
     }
 }
 
-/// As Istio's ztunnel names itself, so that a foreign control plane understands.
 fn node(config: &Config) -> Node {
-    use prost_types::{Struct, Value, value::Kind};
-    let text = |text: &str| Value {
-        kind: Some(Kind::StringValue(text.to_owned())),
-    };
-    let metadata = BTreeMap::from([
-        ("NAME".to_owned(), text(&config.pod_name)),
-        ("NAMESPACE".to_owned(), text(&config.pod_namespace)),
-        ("NODE_NAME".to_owned(), text(&config.node_name)),
-        ("CLUSTER_ID".to_owned(), text(&config.cluster_id)),
-    ]);
-    Node {
-        id: format!(
-            "ztunnel~0.0.0.0~{name}.{namespace}~{namespace}.svc.cluster.local",
-            name = config.pod_name,
-            namespace = config.pod_namespace
-        ),
-        metadata: Some(Struct { fields: metadata }),
-        ..Node::default()
-    }
+    let metadata: &[(&str, &str)] = &[
+        ("NODE_NAME", &config.node_name),
+        ("CLUSTER_ID", &config.cluster_id),
+    ];
+    Node::proxy("ztunnel", &config.pod_name, &config.pod_namespace, metadata)
 }

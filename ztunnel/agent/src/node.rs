@@ -18,7 +18,6 @@ use ambit_wire::names::PROXY_UID;
 use ambit_wire::xds::Client;
 use ambit_wire::{TokenFile, control_channel};
 use anyhow::Context;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -281,21 +280,14 @@ fn installation(config: &Config) -> Installation {
 
 /// For the operator's logs only: who the caller is comes from its token.
 fn xds_node(config: &Config) -> Node {
-    let text = |value: &str| prost_types::Value {
-        kind: Some(prost_types::value::Kind::StringValue(value.to_owned())),
-    };
-    let fields = [
-        ("NODE_NAME", config.node_name.as_str()),
-        ("CLUSTER_ID", config.cluster_id.as_str()),
+    let id = format!("agent~{}~{}", config.pod_namespace, config.pod_name);
+    let metadata: &[(&str, &str)] = &[
+        ("NODE_NAME", &config.node_name),
+        ("CLUSTER_ID", &config.cluster_id),
     ];
-    let fields: BTreeMap<_, _> = fields
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), text(value)))
-        .collect();
     Node {
-        id: format!("agent~{}~{}", config.pod_namespace, config.pod_name),
         cluster: "ambit-agent".to_owned(),
-        metadata: Some(prost_types::Struct { fields }),
+        ..Node::new(id, metadata)
     }
 }
 
