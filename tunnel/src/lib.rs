@@ -7,10 +7,12 @@
 //!   SPIFFE id.
 //! - [`HbonePool`] opens CONNECT streams over pooled connections; [`serve_hbone`] accepts them; [`copy_tunnel`] joins a stream with
 //!   a TCP connection.
+//! - [`prepare_socket`], [`raise_descriptor_limit`]: what they ask of the system for it.
 
 mod certificate;
 mod hbone;
 mod identity;
+mod socket;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
@@ -24,4 +26,5 @@ pub use hbone::{
     Meter, OpenError, PoolKey, RequestRefusal, copy_tcp, copy_tunnel, serve_hbone,
 };
 pub use identity::{ParseIdentityError, SpiffeId};
+pub use socket::{prepare_socket, raise_descriptor_limit};
 pub use tls::{PeerIdentityError, ServerTlsStream, accept_tls, certificate_identity, peer_identity};

@@ -1,18 +1,15 @@
 //! The data path: HBONE in, what is inside it, and HBONE out.
 
 mod counted;
-mod descriptors;
 mod inbound;
 mod passthrough;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_tunnel::{HboneConfig, IdentityLease};
-use socket2::SockRef;
+use ambit_tunnel::{HboneConfig, IdentityLease, raise_descriptor_limit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -98,7 +95,7 @@ impl Proxy {
             connections: TaskTracker::new(),
             requests: TaskTracker::new(),
             open: AtomicUsize::new(0),
-            max_open: MAX_CONNECTIONS.min(descriptors::raise() / 2),
+            max_open: MAX_CONNECTIONS.min(raise_descriptor_limit() / 2),
             streams: AtomicUsize::new(0),
         })
     }
@@ -188,16 +185,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         (self.count)(&self.proxy).fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Every socket of the data path: no delay, and dead peers are noticed.
-pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(180))
-        .with_interval(Duration::from_secs(30))
-        .with_retries(9);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

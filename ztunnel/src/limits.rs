@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ambit_tunnel::raise_descriptor_limit;
+
 /// What one ztunnel takes on at most. Past a limit a new connection is reset and counted
 /// (`ambit_ztunnel_connections_refused_total`); those that are open go on.
 #[derive(Debug, Clone)]
@@ -54,25 +56,8 @@ impl Default for Limits {
 impl Limits {
     /// The defaults, with the descriptor budget of this process, whose soft limit is raised to the hard one.
     pub fn of_process() -> Self {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let limit = getrlimit(Resource::Nofile);
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
-        let current = match setrlimit(Resource::Nofile, raised) {
-            Ok(()) => limit.maximum,
-            Err(error) => {
-                tracing::warn!(%error, "RLIMIT_NOFILE stays at its soft limit");
-                limit.current
-            }
-        };
-        // Without a limit, the kernel's own default for one process.
-        let descriptors = usize::try_from(current.unwrap_or(1 << 20))
-            .unwrap_or(1 << 20)
-            .min(1 << 20);
         Self {
-            descriptors: descriptors / 10 * 9,
+            descriptors: raise_descriptor_limit() / 10 * 9,
             ..Self::default()
         }
     }

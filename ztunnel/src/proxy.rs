@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool};
+use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool, prepare_socket};
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -123,7 +123,7 @@ impl Proxy {
     }
 
     async fn serve(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, pod: Arc<Pod>, direction: Direction) {
-        if let Err(error) = prepare(&tcp) {
+        if let Err(error) = prepare_socket(&tcp) {
             tracing::debug!(%error, "the connection ended at once");
             return;
         }
@@ -142,16 +142,6 @@ fn is_of_the_connection(error: &io::Error) -> bool {
         error.kind(),
         Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused
     )
-}
-
-/// Every socket of the data path: no delay, and dead peers are noticed.
-fn prepare(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(180))
-        .with_interval(Duration::from_secs(30))
-        .with_retries(9);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
 /// Closes so that the peer sees a reset.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_tunnel::{
-    ConnectRequest, HboneHandler, RequestRefusal, ServerTlsStream, SpiffeId, accept_tls, serve_hbone,
+    ConnectRequest, HboneHandler, RequestRefusal, ServerTlsStream, SpiffeId, accept_tls, prepare_socket,
+    serve_hbone,
 };
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, MAX_STREAMS, Place, Proxy, canonical, prepare};
+use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, MAX_STREAMS, Place, Proxy, canonical};
 use crate::http::{ClientConnection, Served, serve as serve_client};
 use crate::observe::Refusal;
 
@@ -19,7 +20,7 @@ use crate::observe::Refusal;
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr) {
-    if let Err(error) = prepare(&tcp) {
+    if let Err(error) = prepare_socket(&tcp) {
         tracing::debug!(%error, "the connection ended at once");
         return;
     }

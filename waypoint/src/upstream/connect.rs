@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ambit_tunnel::{ConnectError, HboneIo, OpenError, PoolKey};
+use ambit_tunnel::{ConnectError, HboneIo, OpenError, PoolKey, prepare_socket};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -128,7 +128,7 @@ impl Upstream {
 
 async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(to).await?;
-    crate::proxy::prepare(&tcp)?;
+    prepare_socket(&tcp)?;
     Ok(tcp)
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ambit_tunnel::prepare_socket;
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
@@ -101,6 +102,6 @@ async fn dial(
         .await
         .map_err(|_| ConnectFailure::Timeout { to, waited: timeout })?
         .map_err(|error| ConnectFailure::Io(to, error))?;
-    super::prepare(&tcp).map_err(|error| ConnectFailure::Io(to, error))?;
+    prepare_socket(&tcp).map_err(|error| ConnectFailure::Io(to, error))?;
     Ok(tcp)
 }
