@@ -65,3 +65,30 @@ pub const SYSTEM_NAMESPACE: &str = "ambit-system";
 pub const STRICT_POLICY: &str = "strict-mtls";
 /// Default SPIFFE trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
+
+/// Labels of Istio's TCP metrics, in the order in which both proxies give their values.
+pub const ISTIO_TCP_LABELS: [&str; 23] = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];

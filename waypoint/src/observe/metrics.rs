@@ -1,6 +1,7 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
 use ambit_tunnel::SpiffeId;
+use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use super::Flag;
 use super::record::Destination;
-use super::series::{REQUEST_LABELS, SeriesTable, SourceSeries, TCP_LABELS};
+use super::series::{REQUEST_LABELS, SeriesTable, SourceSeries};
 use super::source::SourceWorkload;
 use crate::state::Workload;
 
@@ -126,22 +127,22 @@ impl Metrics {
             tcp_opened: counters(
                 "istio_tcp_connections_opened_total",
                 "Connections that are no HTTP, opened",
-                &TCP_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             tcp_closed: counters(
                 "istio_tcp_connections_closed_total",
                 "Connections that are no HTTP, closed",
-                &TCP_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             tcp_sent: counters(
                 "istio_tcp_sent_bytes_total",
                 "Bytes that destinations sent to sources on connections that are no HTTP",
-                &TCP_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             tcp_received: counters(
                 "istio_tcp_received_bytes_total",
                 "Bytes that destinations received from sources on connections that are no HTTP",
-                &TCP_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             retries: counters(
                 "ambit_retries_total",

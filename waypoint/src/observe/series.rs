@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ambit_tunnel::SpiffeId;
+use ambit_wire::names::ISTIO_TCP_LABELS;
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
@@ -17,45 +18,18 @@ use crate::state::Workload;
 /// Most label sets; what comes later is counted with an unknown source.
 const MAX_SERIES: usize = 3_000;
 
-/// Istio's labels of HTTP metrics.
-pub(super) const REQUEST_LABELS: [&str; 25] = [
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_service",
-    "destination_service_namespace",
-    "destination_service_name",
-    "destination_workload",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_cluster",
-    "request_protocol",
-    "response_code",
-    "grpc_response_status",
-    "response_flags",
-    "connection_security_policy",
-];
-
-/// Those of TCP metrics: without codes.
-pub(super) const TCP_LABELS: [&str; 23] = {
-    let mut labels = [""; 23];
+/// Istio's labels of HTTP metrics: those of TCP metrics, and codes.
+pub(super) const REQUEST_LABELS: [&str; 25] = {
+    let mut labels = [""; 25];
+    labels[CODE] = "response_code";
+    labels[GRPC_STATUS] = "grpc_response_status";
     let (mut from, mut to) = (0, 0);
-    while from < REQUEST_LABELS.len() {
-        if from != CODE && from != GRPC_STATUS {
-            labels[to] = REQUEST_LABELS[from];
-            to += 1;
+    while to < labels.len() {
+        if to != CODE && to != GRPC_STATUS {
+            labels[to] = ISTIO_TCP_LABELS[from];
+            from += 1;
         }
-        from += 1;
+        to += 1;
     }
     labels
 };

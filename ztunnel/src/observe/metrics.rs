@@ -1,38 +1,12 @@
 //! Prometheus metrics: Istio's standard TCP metrics under their own names and labels, and ours under `ambit_ztunnel_`.
 
+use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
 use super::{Flag, Refusal, Traffic};
 use crate::proxy::Direction;
-
-/// Labels of Istio's TCP metrics.
-const TRAFFIC_LABELS: [&str; 23] = [
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_service",
-    "destination_service_namespace",
-    "destination_service_name",
-    "destination_workload",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_cluster",
-    "request_protocol",
-    "response_flags",
-    "connection_security_policy",
-];
 
 /// All metrics of one ztunnel.
 pub(crate) struct Metrics {
@@ -96,22 +70,22 @@ impl Metrics {
             opened: counters(
                 "istio_tcp_connections_opened_total",
                 "TCP connections opened",
-                &TRAFFIC_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             closed: counters(
                 "istio_tcp_connections_closed_total",
                 "TCP connections closed",
-                &TRAFFIC_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             sent_bytes: counters(
                 "istio_tcp_sent_bytes_total",
                 "Bytes that destinations sent to sources",
-                &TRAFFIC_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             received_bytes: counters(
                 "istio_tcp_received_bytes_total",
                 "Bytes that destinations received from sources",
-                &TRAFFIC_LABELS,
+                &ISTIO_TCP_LABELS,
             )?,
             refused: counters(
                 "ambit_ztunnel_connections_refused_total",
@@ -220,7 +194,7 @@ fn register(
 
 type Label<'a> = std::borrow::Cow<'a, str>;
 
-fn labels(traffic: &Traffic, flag: Flag) -> [Label<'_>; TRAFFIC_LABELS.len()] {
+fn labels(traffic: &Traffic, flag: Flag) -> [Label<'_>; ISTIO_TCP_LABELS.len()] {
     const UNKNOWN: &str = "unknown";
     fn or_unknown(text: &str) -> Label<'_> {
         Label::Borrowed(if text.is_empty() { UNKNOWN } else { text })
