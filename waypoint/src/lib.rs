@@ -3,6 +3,7 @@
 
 mod config;
 mod http;
+mod log;
 mod observe;
 mod proxy;
 mod report;
@@ -12,5 +13,6 @@ mod waypoint;
 mod xds;
 
 pub use config::{Config, LogFormat};
+pub use log::{LogError, LogGuard, log_to_stdout};
 pub use proxy::HttpTimeouts;
 pub use waypoint::{Addresses, Parts, Waypoint};

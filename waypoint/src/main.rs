@@ -1,19 +1,13 @@
 //! `ambit-waypoint`.
 
-use ambit_waypoint::{Config, LogFormat, Parts, Waypoint};
-use anyhow::Context;
+use ambit_waypoint::{Config, Parts, Waypoint, log_to_stdout};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?}", config.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
-    match config.log_format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    // Written to its end when all else has ended.
+    let _log = log_to_stdout(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("waypoint")
