@@ -222,11 +222,15 @@ impl Passage<'_> {
         let idle = (!fresh).then(|| upstream.idle_http1(&destination)).flatten();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self
-                .target
-                .hasten(&self.client.proxy, endpoint, upstream.http1(&destination))
-                .await
-                .map_err(|failure| Failure::connect(&failure))?,
+            None => {
+                let connecting =
+                    self.target
+                        .hasten(&self.client.proxy, endpoint, upstream.http1(&destination));
+                // Large, and seldom needed: inline it would be a part of every request, and be moved with it.
+                Box::pin(connecting)
+                    .await
+                    .map_err(|failure| Failure::connect(&failure))?
+            }
         };
         let request = self.request()?;
         match connection.send(request).await {

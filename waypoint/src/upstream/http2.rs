@@ -168,7 +168,8 @@ impl Upstream {
         {
             return Err(failure.clone());
         }
-        let result = self.new_http2(to).await;
+        // Large, and seldom needed.
+        let result = Box::pin(self.new_http2(to)).await;
         match result {
             Ok((shared, sender)) => {
                 connections.failed = None;
