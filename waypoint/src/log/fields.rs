@@ -1,9 +1,11 @@
 //! The fields of a line of text, as `tracing_subscriber` writes them without colours, in less time: text that needs no escapes is copied.
 
-use std::fmt::{self, Debug};
+use std::cell::Cell;
+use std::error::Error;
+use std::fmt::{self, Debug, Write};
 
 use tracing::field::{Field, Visit};
-use tracing_subscriber::field::{RecordFields, VisitOutput};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
 
@@ -12,78 +14,74 @@ use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
 pub(super) struct PlainFields;
 
 impl<'writer> FormatFields<'writer> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
         if writer.has_ansi_escapes() {
             return DefaultFields::new().format_fields(writer, fields);
         }
-        let mut visitor = Visitor {
-            writer,
+        // What is written while fields are formatted may log too.
+        let mut line = LINE.take();
+        fields.record(&mut Plain {
+            line: &mut line,
             any: false,
-            result: Ok(()),
-        };
-        fields.record(&mut visitor);
-        visitor.result
-    }
-}
-
-struct Visitor<'writer> {
-    writer: Writer<'writer>,
-    any: bool,
-    result: fmt::Result,
-}
-
-impl Visitor<'_> {
-    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        if self.result.is_ok() {
-            self.result = self.try_write(field.name(), value);
-        }
-    }
-
-    fn try_write(&mut self, name: &str, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) -> fmt::Result {
-        if std::mem::replace(&mut self.any, true) {
-            self.writer.write_char(' ')?;
-        }
-        self.writer.write_str(name.strip_prefix("r#").unwrap_or(name))?;
-        self.writer.write_char('=')?;
-        value(&mut self.writer)
-    }
-
-    /// The message is written in a way of its own, and little of it is long.
-    fn message(&mut self, field: &Field, message: &dyn Debug) {
-        let first = !std::mem::replace(&mut self.any, true);
-        let mut visitor = DefaultVisitor::new(self.writer.by_ref(), first);
-        visitor.record_debug(field, message);
-        self.result = self.result.and(visitor.finish());
-    }
-}
-
-impl Visit for Visitor<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            return self.message(field, &format_args!("{value}"));
-        }
-        self.write(field, |writer| {
-            if !is_plain(value) {
-                return write!(writer, "{value:?}");
-            }
-            writer.write_char('"')?;
-            writer.write_str(value)?;
-            writer.write_char('"')
         });
+        let result = writer.write_str(&line);
+        line.clear();
+        LINE.set(line);
+        result
+    }
+}
+
+thread_local! {
+    /// Used again: fields are put together here, which costs less than many calls of the writer.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+struct Plain<'a> {
+    line: &'a mut String,
+    /// A field has been written.
+    any: bool,
+}
+
+impl Plain<'_> {
+    fn name(&mut self, field: &Field) {
+        if std::mem::replace(&mut self.any, true) {
+            self.line.push(' ');
+        }
+        let name = field.name();
+        self.line.push_str(name.strip_prefix("r#").unwrap_or(name));
+        self.line.push('=');
+    }
+
+    /// As it is without us: seldom used, or short.
+    fn default(&mut self, record: impl FnOnce(&mut DefaultVisitor<'_>)) {
+        let first = !std::mem::replace(&mut self.any, true);
+        let mut visitor = DefaultVisitor::new(Writer::new(self.line), first);
+        record(&mut visitor);
+    }
+}
+
+impl Visit for Plain<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" || !is_plain(value) {
+            return self.default(|visitor| visitor.record_str(field, value));
+        }
+        self.name(field);
+        self.line.push('"');
+        self.line.push_str(value);
+        self.line.push('"');
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == "message" {
-            return self.message(field, value);
+            return self.default(|visitor| visitor.record_debug(field, value));
         }
-        self.write(field, |writer| write!(writer, "{value:?}"));
+        self.name(field);
+        // A text takes whatever is written to it.
+        let _ = write!(self.line, "{value:?}");
     }
 
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let first = !std::mem::replace(&mut self.any, true);
-        let mut visitor = DefaultVisitor::new(self.writer.by_ref(), first);
-        visitor.record_error(field, value);
-        self.result = self.result.and(visitor.finish());
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.default(|visitor| visitor.record_error(field, value));
     }
 }
 
@@ -126,8 +124,9 @@ mod tests {
             big = u128::MAX,
             yes = true
         );
-        tracing::info!(error = &error as &(dyn std::error::Error + 'static), %error, ?error, "x{}\u{1b}", 1);
+        tracing::info!(error = &error as &(dyn Error + 'static), %error, ?error, "x{}\u{1b}", 1);
         tracing::info!("");
+        tracing::info!(after = "nothing", "");
         let _span = tracing::info_span!("span", inside = "y", id = 7).entered();
         tracing::info!(message = "as a field", last = "");
     }
