@@ -84,6 +84,15 @@ impl xds::Source for Shared {
         }
     }
 
+    /// Settings and Services of a waypoint name policies, workloads authorizations; and a Service has its endpoints when it comes.
+    fn rank(&self, type_url: &str) -> u8 {
+        match type_url {
+            TYPE_ADDRESS | TYPE_WORKLOAD => 1,
+            TYPE_WAYPOINT_SERVICE | TYPE_WAYPOINT_SETTINGS => 2,
+            _ => 0,
+        }
+    }
+
     /// A workload that names an authorization which is not there is closed, as is a Service that names a policy: first it stops
     /// naming it.
     fn removes_last(&self, type_url: &str) -> bool {

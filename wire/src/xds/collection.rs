@@ -176,7 +176,9 @@ impl Collection {
             ..Changes::default()
         };
         let mut bytes = 0;
-        for (&sequence, name) in state.order.range((Bound::Excluded(cursor), Bound::Unbounded)) {
+        let later = (Bound::Excluded(cursor), Bound::Unbounded);
+        let until = |(sequence, _): &(&u64, _)| **sequence <= limit.end;
+        for (&sequence, name) in state.order.range(later).take_while(until) {
             if part.updated.len() + part.removed.len() >= limit.resources || bytes >= limit.bytes {
                 return Ok(part);
             }
@@ -193,8 +195,8 @@ impl Collection {
                 _ => {}
             }
         }
-        part.cursor = state.sequence.max(cursor);
-        part.complete = true;
+        part.cursor = state.sequence.min(limit.end).max(cursor);
+        part.complete = state.sequence <= part.cursor;
         Ok(part)
     }
 
@@ -232,6 +234,8 @@ pub struct PartLimit {
     pub resources: usize,
     /// Names and content together; exceeded by at most one resource.
     pub bytes: usize,
+    /// The number of the last change that may be in it.
+    pub end: u64,
 }
 
 impl Stored {

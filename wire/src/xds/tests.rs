@@ -1,6 +1,7 @@
 //! The client half against the server half.
 
 mod harness;
+mod order;
 
 use std::collections::HashSet;
 use std::sync::Arc;

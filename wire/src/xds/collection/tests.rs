@@ -3,6 +3,7 @@ use super::*;
 const ALL: PartLimit = PartLimit {
     resources: usize::MAX,
     bytes: usize::MAX,
+    end: u64::MAX,
 };
 
 fn resources(from: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
@@ -74,10 +75,7 @@ fn parts_join_to_the_whole_even_when_things_change_between_them() {
     let collection = Collection::new();
     collection.replace((0..10).map(|i| (format!("r{i}"), vec![0; 10])));
     let start = collection.latest();
-    let limit = PartLimit {
-        resources: 4,
-        bytes: usize::MAX,
-    };
+    let limit = PartLimit { resources: 4, ..ALL };
     let first = collection.changes(0, start, |_, _| true, limit).unwrap();
     assert_eq!((first.updated.len(), first.complete), (4, false));
     let sent = first.updated[0].name.to_string();
@@ -98,17 +96,29 @@ fn parts_join_to_the_whole_even_when_things_change_between_them() {
     assert!(!names.contains(sent.as_str()));
 
     let by_bytes = collection
-        .changes(
-            0,
-            start,
-            |_, _| true,
-            PartLimit {
-                resources: 100,
-                bytes: 20,
-            },
-        )
+        .changes(0, start, |_, _| true, PartLimit { bytes: 20, ..ALL })
         .unwrap();
     assert_eq!(by_bytes.updated.len(), 2);
+}
+
+#[test]
+fn a_part_goes_no_further_than_asked() {
+    let collection = Collection::new();
+    collection.replace(resources(&[("a", "1"), ("b", "1")]));
+    let end = collection.latest();
+    collection.update([
+        ("b".into(), Some(b"2".to_vec())),
+        ("c".into(), Some(b"1".to_vec())),
+    ]);
+    let limit = PartLimit { end, ..ALL };
+    let part = collection.changes(0, 0, |_, _| true, limit).unwrap();
+    assert_eq!((part.updated.len(), part.cursor, part.complete), (1, end, false));
+    let again = collection.changes(end, 0, |_, _| true, limit).unwrap();
+    assert_eq!(
+        (again.updated.len(), again.cursor, again.complete),
+        (0, end, false)
+    );
+    assert_eq!(all(&collection, end).0, ["b", "c"]);
 }
 
 #[test]

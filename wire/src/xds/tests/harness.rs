@@ -26,7 +26,7 @@ use crate::xds::{
 pub(crate) const A: &str = "type.googleapis.com/test.A";
 pub(crate) const B: &str = "type.googleapis.com/test.B";
 
-/// Serves types [`A`] and [`B`]; records what it saw.
+/// Serves types [`A`] and [`B`], to which resources of `A` refer; records what it saw.
 #[derive(Default)]
 pub(crate) struct Fake {
     pub(crate) a: Arc<Collection>,
@@ -49,6 +49,10 @@ impl Source for Fake {
                 "{client} may not have {other}"
             ))),
         }
+    }
+
+    fn rank(&self, type_url: &str) -> u8 {
+        (type_url == A).into()
     }
 
     fn removes_last(&self, type_url: &str) -> bool {

@@ -1,0 +1,285 @@
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use prost_types::Any;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::xds::{Collection, PARTIAL, PartLimit, StoredResource};
+
+/// One response holds at most so much (one resource may exceed the bytes).
+const PART: PartLimit = PartLimit {
+    resources: 5_000,
+    bytes: 2 << 20,
+    end: u64::MAX,
+};
+const WILDCARD: &str = "*";
+
+/// The state of one type on one stream.
+pub(super) struct Subscribed {
+    pub(super) type_url: String,
+    /// What it refers to has a lower one.
+    pub(super) rank: u8,
+    removes_last: bool,
+    collection: Arc<Collection>,
+    pub(super) changed: watch::Receiver<u64>,
+    wildcard: bool,
+    names: HashSet<String>,
+    /// Names subscribed to that have not been answered yet.
+    unanswered: BTreeSet<String>,
+    /// What the client said it holds, until it has been compared.
+    held: HashMap<String, Option<u64>>,
+    /// Removals to tell.
+    pub(super) gone: VecDeque<String>,
+    /// How far this round goes in the collection's changes; `None` while the collection is not ready.
+    end: Option<u64>,
+    /// Position in the collection's changes; `None` until the collection was ready.
+    position: Option<Position>,
+    /// The first and the last response, by their nonces, that the client has not acknowledged.
+    outstanding: Option<(u64, u64)>,
+    /// Whether anything has been sent; the first response is sent even if it is empty.
+    answered: bool,
+}
+
+struct Position {
+    cursor: u64,
+    /// Removals up to here were told by comparison with what the client holds.
+    start: u64,
+}
+
+impl Subscribed {
+    pub(super) fn new(
+        collection: Arc<Collection>,
+        rank: u8,
+        removes_last: bool,
+        request: DeltaDiscoveryRequest,
+    ) -> Self {
+        let held = request.initial_resource_versions.into_iter();
+        let mut subscribed = Self {
+            type_url: request.type_url,
+            rank,
+            removes_last,
+            changed: collection.subscribe(),
+            collection,
+            wildcard: request.resource_names_subscribe.is_empty(),
+            names: HashSet::new(),
+            unanswered: BTreeSet::new(),
+            held: held
+                .map(|(name, version)| (name, parse_version(&version)))
+                .collect(),
+            gone: VecDeque::new(),
+            end: None,
+            position: None,
+            outstanding: None,
+            answered: false,
+        };
+        subscribed.change(
+            request.resource_names_subscribe,
+            request.resource_names_unsubscribe,
+        );
+        subscribed
+    }
+
+    /// Takes the answer to a response; whether it was awaited. Answers come in the order of the responses.
+    pub(super) fn acknowledge(&mut self, nonce: &str) -> bool {
+        let (Some((first, last)), Ok(nonce)) = (self.outstanding, nonce.parse::<u64>()) else {
+            return false;
+        };
+        let awaited = (first..=last).contains(&nonce);
+        if awaited {
+            self.outstanding = (nonce < last).then_some((nonce + 1, last));
+        }
+        awaited
+    }
+
+    pub(super) fn change(&mut self, subscribe: Vec<String>, unsubscribe: Vec<String>) {
+        for name in subscribe {
+            if name == WILDCARD {
+                if !self.wildcard {
+                    self.wildcard = true;
+                    // From the beginning; `start` stays, so that removals of what was sent by name are still told.
+                    if let Some(position) = &mut self.position {
+                        position.cursor = 0;
+                    }
+                }
+            } else if self.names.insert(name.clone()) {
+                self.unanswered.insert(name);
+            }
+        }
+        for name in unsubscribe {
+            if name == WILDCARD {
+                self.wildcard = false;
+            } else {
+                self.names.remove(&name);
+                self.unanswered.remove(&name);
+            }
+        }
+    }
+
+    /// What is there by now belongs to the round that begins.
+    pub(super) fn begin_round(&mut self) {
+        // In this order: what comes in between is noticed.
+        self.changed.mark_unchanged();
+        self.end = self.collection.is_ready().then(|| self.collection.latest());
+    }
+
+    /// Whether there may be something to send in this round, with nothing outstanding.
+    pub(super) fn has_news(&self) -> bool {
+        let Some(end) = self.end else {
+            return false;
+        };
+        let behind = self.position.as_ref().is_none_or(|p| p.cursor < end);
+        let gone = !self.gone.is_empty() && !self.removes_last;
+        self.outstanding.is_none() && (behind || gone || !self.unanswered.is_empty() || !self.answered)
+    }
+
+    /// Whether the client has acknowledged all there is, but for removals.
+    pub(super) fn is_settled(&self) -> bool {
+        let caught_up = self
+            .position
+            .as_ref()
+            .is_some_and(|p| p.cursor >= self.collection.latest());
+        self.outstanding.is_none() && self.unanswered.is_empty() && caught_up
+    }
+
+    /// What there is to send once the responses before are acknowledged.
+    pub(super) fn respond(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        if self.outstanding.is_some() {
+            return Ok(None);
+        }
+        self.go_ahead(nonce)
+    }
+
+    /// What there is to send, whatever is outstanding.
+    pub(super) fn go_ahead(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        self.part(nonce, !self.removes_last)
+    }
+
+    /// With the removals that had to wait.
+    pub(super) fn remove(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        if self.outstanding.is_some() {
+            return Ok(None);
+        }
+        self.part(nonce, true)
+    }
+
+    fn part(&mut self, nonce: u64, removals: bool) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        let Some(end) = self.end else {
+            return Ok(None);
+        };
+        let (cursor, start) = self.position();
+        let mut updated = self.answer_names();
+        let subscribed = |name: &str| self.wildcard || self.names.contains(name);
+        let wanted = |name: &str, version: Option<u64>| {
+            subscribed(name) && (version.is_none() || self.held.get(name).copied().flatten() != version)
+        };
+        let limit = PartLimit {
+            resources: PART.resources - updated.len(),
+            bytes: PART.bytes,
+            end,
+        };
+        let changes = self
+            .collection
+            .changes(cursor, start, wanted, limit)
+            .map_err(|_| {
+                Status::aborted("the client is too slow to follow the changes: open the stream again")
+            })?;
+        self.position = Some(Position {
+            cursor: changes.cursor,
+            start,
+        });
+        updated.extend(changes.updated);
+        for name in updated
+            .iter()
+            .map(|r| &*r.name)
+            .chain(changes.removed.iter().map(AsRef::as_ref))
+        {
+            self.held.remove(name);
+        }
+        if !self.gone.is_empty() {
+            // Told as gone, but there again.
+            let again: HashSet<&str> = updated.iter().map(|r| &*r.name).collect();
+            self.gone.retain(|name| !again.contains(name.as_str()));
+        }
+        self.gone.extend(changes.removed.iter().map(ToString::to_string));
+        let room = if removals {
+            PART.resources.saturating_sub(updated.len())
+        } else {
+            0
+        };
+        let removed: Vec<_> = self.gone.drain(..room.min(self.gone.len())).collect();
+        let complete = changes.complete && self.unanswered.is_empty() && (self.gone.is_empty() || !removals);
+        if complete {
+            self.held = HashMap::new();
+        }
+        if updated.is_empty() && removed.is_empty() && self.answered {
+            return Ok(None);
+        }
+        self.answered = true;
+        let first = self.outstanding.map_or(nonce, |(first, _)| first);
+        self.outstanding = Some((first, nonce));
+        Ok(Some(DeltaDiscoveryResponse {
+            system_version_info: if complete {
+                changes.cursor.to_string()
+            } else {
+                PARTIAL.to_owned()
+            },
+            resources: updated.into_iter().map(|r| self.encode(r)).collect(),
+            type_url: self.type_url.clone(),
+            removed_resources: removed,
+            nonce: nonce.to_string(),
+        }))
+    }
+
+    /// Where this type stands; at the first call, compares what the client holds.
+    fn position(&mut self) -> (u64, u64) {
+        if let Some(Position { cursor, start }) = self.position {
+            return (cursor, start);
+        }
+        let (gone, latest) = self.collection.absent(self.held.keys().map(String::as_str));
+        let wanted = gone
+            .into_iter()
+            .filter(|name| self.wildcard || self.names.contains(name));
+        self.gone = wanted.collect();
+        // Names are answered one by one; only a wildcard goes through the whole collection.
+        (if self.wildcard { 0 } else { latest }, latest)
+    }
+
+    /// What is now known under the names newly subscribed to; those without a resource count as removed.
+    fn answer_names(&mut self) -> Vec<StoredResource> {
+        let (mut updated, mut bytes) = (Vec::new(), 0);
+        while updated.len() < PART.resources && bytes < PART.bytes {
+            let Some(name) = self.unanswered.pop_first() else {
+                break;
+            };
+            match self.collection.get(&name) {
+                Some(stored) if self.held.get(&name).copied().flatten() == Some(stored.version) => {}
+                Some(stored) => {
+                    bytes += stored.bytes.len();
+                    updated.push(stored);
+                }
+                None if self.gone.contains(&name) => {}
+                None => self.gone.push_back(name),
+            }
+        }
+        updated
+    }
+
+    fn encode(&self, stored: StoredResource) -> Resource {
+        Resource {
+            name: stored.name.to_string(),
+            version: format!("{:016x}", stored.version),
+            resource: Some(Any {
+                type_url: self.type_url.clone(),
+                value: stored.bytes.to_vec(),
+            }),
+            aliases: Vec::new(),
+        }
+    }
+}
+
+/// `None` for a version that is not of this server's making.
+fn parse_version(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}

@@ -1,0 +1,218 @@
+//! What is referred to arrives before what refers to it, whatever has been acknowledged. The test is the client: it decides when.
+
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::harness::resources;
+use super::*;
+use crate::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::xds::serve;
+
+/// A stream on which nothing is acknowledged by itself.
+struct Stream {
+    requests: mpsc::UnboundedSender<Result<DeltaDiscoveryRequest, Status>>,
+    responses: BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>,
+}
+
+impl Stream {
+    /// Subscribed to both types, with nothing in flight.
+    async fn open(fake: &Arc<Fake>) -> Self {
+        let (requests, incoming) = mpsc::unbounded_channel();
+        let incoming = UnboundedReceiverStream::new(incoming);
+        let shutdown = CancellationToken::new();
+        let responses = serve(Arc::clone(fake), "raw client".to_owned(), incoming, shutdown);
+        let mut stream = Self { requests, responses };
+        for type_url in [B, A] {
+            stream.request(DeltaDiscoveryRequest {
+                type_url: type_url.to_owned(),
+                ..Default::default()
+            });
+            let first = stream.next().await;
+            assert_eq!(first.type_url, type_url);
+            stream.acknowledge(&first);
+        }
+        stream
+    }
+
+    fn request(&self, request: DeltaDiscoveryRequest) {
+        self.requests.send(Ok(request)).unwrap();
+    }
+
+    async fn next(&mut self) -> DeltaDiscoveryResponse {
+        let next = tokio::time::timeout(Duration::from_secs(10), self.responses.next());
+        next.await.expect("the server is silent").unwrap().unwrap()
+    }
+
+    /// That the server has nothing to say, as long as nothing comes from the client.
+    fn is_silent(&mut self) -> bool {
+        self.responses.next().now_or_never().is_none()
+    }
+
+    fn acknowledge(&self, response: &DeltaDiscoveryResponse) {
+        self.answer(response, None);
+    }
+
+    fn reject(&self, response: &DeltaDiscoveryResponse) {
+        self.answer(response, Some(discovery::Status::default()));
+    }
+
+    fn answer(&self, response: &DeltaDiscoveryResponse, error_detail: Option<discovery::Status>) {
+        self.request(DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail,
+            ..Default::default()
+        });
+    }
+}
+
+fn set(name: &str, content: &str) -> [(String, Option<Vec<u8>>); 1] {
+    [(name.to_owned(), Some(content.as_bytes().to_vec()))]
+}
+
+/// Type and names.
+fn said(response: &DeltaDiscoveryResponse) -> (&str, Vec<&str>) {
+    let names = response.resources.iter().map(|r| r.name.as_str());
+    (response.type_url.as_str(), names.collect())
+}
+
+fn both_ready() -> Arc<Fake> {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("service", "names p")]));
+    fake.b.replace(resources(&[("p", "1")]));
+    fake
+}
+
+#[tokio::test]
+async fn what_is_referred_to_does_not_wait_for_an_acknowledgement() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    fake.b.update(set("p", "2"));
+    let unacknowledged = stream.next().await;
+    assert_eq!(said(&unacknowledged), (B, vec!["p"]));
+
+    fake.b.update(set("q", "1"));
+    fake.a.update(set("service", "names q"));
+    let second = stream.next().await;
+    assert_eq!(said(&second), (B, vec!["q"]));
+    let service = stream.next().await;
+    assert_eq!(said(&service), (A, vec!["service"]));
+    assert!(stream.is_silent());
+}
+
+#[tokio::test]
+async fn nothing_waits_for_ever_for_a_type_that_is_never_acknowledged() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    for round in 0..50 {
+        let version = round.to_string();
+        fake.b.update(set("p", &version));
+        // Nothing refers to the news: it waits, but for the first time.
+        assert!(round == 0 || stream.is_silent());
+        fake.a.update(set("service", &version));
+        assert_eq!(said(&stream.next().await), (B, vec!["p"]));
+        let service = stream.next().await;
+        assert_eq!(said(&service), (A, vec!["service"]));
+        stream.acknowledge(&service);
+    }
+}
+
+#[tokio::test]
+async fn all_parts_of_what_is_referred_to_come_first() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    fake.b
+        .update((0..12_000).map(|i| (format!("p{i}"), Some(vec![b'x']))));
+    fake.a.update(set("service", "names p11999"));
+    let mut held = 0;
+    for _ in 0..3 {
+        let part = stream.next().await;
+        assert_eq!(part.type_url, B);
+        held += part.resources.len();
+    }
+    assert_eq!(held, 12_000);
+    assert_eq!(said(&stream.next().await), (A, vec!["service"]));
+}
+
+#[tokio::test]
+async fn each_answer_counts_when_several_are_awaited() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    let mut sent = Vec::new();
+    for version in ["2", "3"] {
+        fake.b.update(set("p", version));
+        fake.a.update(set("service", version));
+        sent.push(stream.next().await);
+        let service = stream.next().await;
+        assert_eq!(said(&service), (A, vec!["service"]));
+        stream.acknowledge(&service);
+    }
+    fake.b.update(set("p", "4"));
+    stream.reject(&sent[0]);
+    assert!(stream.is_silent(), "one is awaited still");
+    assert_eq!(*fake.rejections.lock().unwrap(), [B]);
+    stream.reject(&sent[0]);
+    assert!(stream.is_silent());
+    assert_eq!(fake.rejections.lock().unwrap().len(), 1, "answered twice");
+    stream.acknowledge(&sent[1]);
+    let next = stream.next().await;
+    assert_eq!(
+        (said(&next), &*next.resources[0].resource.as_ref().unwrap().value),
+        ((B, vec!["p"]), &b"4"[..])
+    );
+}
+
+/// A publisher that is as fast as it can be, and a client that acknowledges late: at no moment does the client hold a reference to what
+/// it does not hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_hold_at_every_moment() {
+    const LAST: usize = 3_000;
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("service", "p0")]));
+    fake.b.replace(resources(&[("p0", "1")]));
+    let publisher = Arc::clone(&fake);
+    let mut stream = Stream::open(&fake).await;
+    let publishing = tokio::task::spawn_blocking(move || {
+        for i in 1..=LAST {
+            publisher.b.update(set(&format!("p{i}"), "1"));
+            publisher.a.update(set("service", &format!("p{i}")));
+            publisher.b.update([(format!("p{}", i - 1), None)]);
+        }
+    });
+    let mut held = HashSet::from(["p0".to_owned()]);
+    let mut named = "p0".to_owned();
+    let mut late = Vec::new();
+    let last = format!("p{LAST}");
+    while named != last || held.len() > 1 {
+        let Ok(response) = tokio::time::timeout(Duration::from_millis(1), stream.next()).await else {
+            late.drain(..).for_each(|response| stream.acknowledge(&response));
+            continue;
+        };
+        held.extend(
+            response
+                .resources
+                .iter()
+                .filter(|_| response.type_url == B)
+                .map(|r| r.name.clone()),
+        );
+        for name in &response.removed_resources {
+            held.remove(name);
+        }
+        for service in response.resources.iter().filter(|_| response.type_url == A) {
+            let content = &service.resource.as_ref().unwrap().value;
+            named = String::from_utf8(content.clone()).unwrap();
+        }
+        assert!(held.contains(&named), "{named} is named and not there");
+        late.push(response);
+        if late.len() == 3 {
+            late.drain(..).for_each(|response| stream.acknowledge(&response));
+        }
+    }
+    publishing.await.unwrap();
+}
