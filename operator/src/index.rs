@@ -8,6 +8,7 @@ mod build;
 mod endpoints;
 mod enrollment;
 mod flush;
+mod leaving;
 mod owner;
 mod pod;
 mod policy;

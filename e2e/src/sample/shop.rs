@@ -147,6 +147,14 @@ impl Shop {
     pub fn release(&self) -> Result<()> {
         self.cluster
             .run_kubectl(&["label", "namespace", &self.namespace, "istio.io/dataplane-mode-"])?;
+        self.wait_released()
+    }
+
+    /// Waits until every ztunnel knows that no pod is captured any more.
+    ///
+    /// # Errors
+    /// When that does not happen in a minute.
+    pub fn wait_released(&self) -> Result<()> {
         let pods = self.wait_pods("to be released", CAPTURE_LIMIT, |pod| !pod.captured)?;
         self.wait_protocol(&pods, "TCP")
     }

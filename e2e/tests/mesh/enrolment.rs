@@ -1,9 +1,12 @@
 //! Namespaces join and leave the mesh while their pods talk.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use ambit_e2e::eventually;
-use ambit_e2e::mesh::{Pod, is_ready};
+use ambit_e2e::mesh::{self, Pod, is_ready};
 use ambit_e2e::sample::{MARKER, Shop};
 use ambit_e2e::wire::{self, Packet};
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
@@ -142,6 +145,91 @@ fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> 
             )?;
         }
         ensure_no_failure(shop, &["client-a", "client-b"])
+    })
+}
+
+/// An operator that stands still.
+struct Frozen(u32);
+
+impl Frozen {
+    fn freeze(lab: &Lab, operator: &Pod) -> Result<Self> {
+        let pid = operator
+            .node(&lab.cluster)?
+            .container_pid(&operator.uid, "operator")?;
+        signal("-STOP", pid)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = signal("-CONT", self.0) {
+            println!("the operator stands still for ever: {error:#}");
+        }
+    }
+}
+
+fn signal(signal: &str, pid: u32) -> Result<()> {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status()?;
+    ensure!(status.success(), "no process {pid} takes {signal}");
+    Ok(())
+}
+
+/// Ztunnels hear of a pod's leaving at different times; here one replica of the operator, and with it all that hangs on it, is late.
+#[test]
+fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
+    const LATE: Duration = Duration::from_millis(250);
+    const RUSH: [&str; 4] = ["rush-0", "rush-1", "rush-2", "rush-3"];
+    let lab = Lab::enter()?;
+    lab.with_shop("leavestrict", |shop| {
+        for name in RUSH {
+            let flows = [
+                "client",
+                "--http=http://server:8080/",
+                "--tcp=server:9090",
+                "--banner=server:9091",
+                "--interval=20",
+            ];
+            shop.run_pod(name, "rush", &flows)?;
+        }
+        let clients = ["client-a", "client-b"].into_iter().chain(RUSH);
+        let clients: Vec<&str> = clients.collect();
+        eventually("every client to be answered", LIMIT, || ensure_no_failure(shop, &clients))?;
+        let say = |spec: &str| {
+            let object = format!(
+                "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {{name: ambient}}\nspec: {spec}\n"
+            );
+            lab.cluster.apply(shop.namespace(), &object)
+        };
+        let answered = || clients.iter().try_for_each(|client| shop.wait_more(client, 5).map(drop));
+        let operators = Pod::list(
+            &lab.cluster,
+            mesh::NAMESPACE,
+            "app.kubernetes.io/name=ambit-operator",
+        )?;
+        ensure!(operators.len() == 2, "{operators:?}");
+        for late in &operators {
+            say("{enrollment: Ambient, mtls: {mode: Permissive}}")?;
+            shop.wait_captured()?;
+            // Strict only when all are in, and what they began before is over: plaintext is refused then.
+            answered()?;
+            say("{enrollment: Ambient, mtls: {mode: Strict}}")?;
+            eventually("Strict to be in force", LIMIT, || {
+                let status = shop.ambient()?["status"].clone();
+                ensure!(status["mtlsMode"] == "Strict", "{status}");
+                Ok(())
+            })?;
+            answered()?;
+            let frozen = Frozen::freeze(&lab, late)?;
+            say("{enrollment: None, mtls: {mode: Strict}}")?;
+            thread::sleep(LATE);
+            drop(frozen);
+            shop.wait_released()?;
+            answered()?;
+        }
+        let counts = clients.iter().map(|client| Ok(shop.stats(client)?.total_ok()));
+        println!("{} requests answered", counts.sum::<Result<u64>>()?);
+        ensure_no_failure(shop, &clients)
     })
 }
 

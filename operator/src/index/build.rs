@@ -16,8 +16,6 @@ use super::{Config, Exclusion, Key, PodRecord, ServiceRecord, SliceRecord, endpo
 pub(super) struct Surroundings {
     /// The mesh's.
     pub(super) trust_domain: String,
-    /// Whether its namespace is enrolled.
-    pub(super) enrolled: bool,
     /// Addresses that are the pod's own (a newer pod may have taken one over).
     pub(super) addresses: Vec<IpAddr>,
     /// Hostname of each Service in front of it, as `namespace/hostname`, with its ports.
@@ -56,9 +54,10 @@ pub(super) fn workload(config: &Config, key: &Key, pod: &PodRecord, around: Surr
     if around.addresses.is_empty() {
         return None;
     }
-    // Only what the node has recorded: before it nothing listens for HBONE. Not when it is no longer wanted either: peers turn
-    // to plaintext while the node is still draining.
-    let hbone = pod.marked && wanted(around.enrolled, pod);
+    // What the node has recorded, and nothing else: before it nothing listens for HBONE. A pod that leaves the mesh keeps the mark until
+    // its redirection is away: plaintext before that would meet a ztunnel which has yet to hear that it is to take it. From then on the
+    // listeners stay for as long as peers need to hear of it.
+    let hbone = pod.marked && !pod.host_network;
     let (canonical_name, canonical_revision) = pod.canonical();
     let workload = Workload {
         uid: workload_uid(config, key),
@@ -205,17 +204,17 @@ fn balancing(record: &ServiceRecord) -> Option<LoadBalancing> {
     (record.local || record.unready_too).then_some(balancing)
 }
 
-/// What the pod's node agent is told of it.
-pub(super) fn capture(key: &Key, pod: &PodRecord, enrolled: bool) -> PodCapture {
+/// What the pod's node agent is told of it; one that leaves the mesh and is `held` stays captured.
+pub(super) fn capture(key: &Key, pod: &PodRecord, enrolled: bool, held: bool) -> PodCapture {
     let reason = Exclusion::of(pod)
-        .filter(|_| enrolled)
+        .filter(|_| enrolled && !held)
         .map_or("", Exclusion::as_str);
     PodCapture {
         uid: pod.uid.clone(),
         name: key.name.clone(),
         namespace: key.namespace.clone(),
         service_account: pod.service_account.clone(),
-        capture: wanted(enrolled, pod),
+        capture: held || wanted(enrolled, pod),
         reason: reason.to_owned(),
         probe_ports: pod.probe_ports.iter().copied().map(u32::from).collect(),
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),

@@ -8,10 +8,10 @@ use ambit_wire::names;
 use ambit_wire::workload::GatewayAddress;
 use prost::Message;
 
-use super::state::Update;
+use super::state::{SentCapture, Update};
 use super::waypoint::{exempt, gateway};
 use super::{Index, Key, PodRecord};
-use super::{authorization, build};
+use super::{authorization, build, leaving};
 
 impl Index {
     /// Computes anew what was touched since the last call.
@@ -34,10 +34,12 @@ impl Index {
         for key in &dirty.slices {
             self.flush_slice(key, &mut update);
         }
+        let some_left = !self.leaving.is_empty();
         for key in &dirty.pods {
             self.flush_pod(key, &mut update);
         }
-        if dirty.node_config {
+        // A node undoes all of its work once the last pod may go.
+        if dirty.node_config || (some_left && self.leaving.is_empty()) {
             update.node_config = Some(self.node_config().encode_to_vec());
             let strict = authorization::strict(&self.config.system_namespace);
             let name = format!("{}/{}", strict.namespace, strict.name);
@@ -56,7 +58,7 @@ impl Index {
     fn node_config(&self) -> NodeConfig {
         let mesh = self.mesh.clone().unwrap_or_default();
         NodeConfig {
-            uninstall: self.active_mesh().is_none(),
+            uninstall: self.active_mesh().is_none() && self.leaving.is_empty(),
             drain_deadline_seconds: u32::try_from(mesh.drain_deadline.as_secs()).unwrap_or(u32::MAX),
             trust_domain: mesh.trust_domain,
         }
@@ -130,18 +132,37 @@ impl Index {
             build::workload_uid(&self.config, key),
             message.map(|m| m.encode_to_vec()),
         );
+        self.flush_capture(key, update);
+    }
 
-        if let Some((node, uid)) = self.sent.captures.remove(key) {
-            update.captures.entry(node).or_default().insert(uid, None);
+    /// What the pod's node is told.
+    fn flush_capture(&mut self, key: &Key, update: &mut Update) {
+        let before = self.sent.captures.remove(key);
+        if let Some(sent) = &before {
+            let of_node = update.captures.entry(sent.node.clone()).or_default();
+            of_node.insert(sent.uid.clone(), None);
         }
-        if let Some(pod) = pod.filter(|p| !p.node.is_empty()) {
-            let message = build::capture(key, pod, self.is_enrolled(&key.namespace));
-            let of_node = update.captures.entry(pod.node.clone()).or_default();
-            of_node.insert(pod.uid.clone(), Some(message.encode_to_vec()));
-            self.sent
-                .captures
-                .insert(key.clone(), (pod.node.clone(), pod.uid.clone()));
+        let enrolled = self.is_enrolled(&key.namespace);
+        let Some(pod) = self.pods.get(key).filter(|p| !p.node.is_empty()) else {
+            self.leaving.remove(key);
+            return;
+        };
+        let captured = pod.marked && before.is_some_and(|sent| sent.capture && sent.uid == pod.uid);
+        let held = captured
+            && !build::wanted(enrolled, pod)
+            && leaving::is_held(&mut self.leaving, key, &mut self.timer, &mut update.timers);
+        if !held {
+            self.leaving.remove(key);
         }
+        let message = build::capture(key, pod, enrolled, held);
+        let sent = SentCapture {
+            node: pod.node.clone(),
+            uid: pod.uid.clone(),
+            capture: message.capture,
+        };
+        let of_node = update.captures.entry(pod.node.clone()).or_default();
+        of_node.insert(pod.uid.clone(), Some(message.encode_to_vec()));
+        self.sent.captures.insert(key.clone(), sent);
     }
 
     /// The waypoint that a Service is reached through.
@@ -170,7 +191,6 @@ impl Index {
         let waypoint = plan.and_then(|p| p.of_pod(&key.name)?.waypoint.as_deref());
         build::Surroundings {
             trust_domain: self.trust_domain(),
-            enrolled,
             addresses,
             services: services.collect(),
             waypoint: waypoint.map(|w| gateway(&self.config, &key.namespace, w)),

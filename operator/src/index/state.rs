@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use super::endpoints::Endpoints;
 use super::enrollment;
+use super::leaving::Leaving;
 use super::policy::PolicyInForce;
 use super::waypoint::{Plan, Timer, WaypointLabels};
 use super::{
@@ -98,14 +99,22 @@ pub(super) struct Dirty {
 /// What was given out, so that it can be taken back.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// Pod → (node, UID).
-    pub(super) captures: HashMap<Key, (String, String)>,
+    /// Pod → what its node was told.
+    pub(super) captures: HashMap<Key, SentCapture>,
     /// Slice → names of its workloads.
     pub(super) bare: HashMap<Key, BTreeSet<String>>,
     /// Namespace → its authorizations by name, as its waypoints evaluate them.
     pub(super) rules: HashMap<String, BTreeMap<String, Vec<u8>>>,
     /// Waypoint → all that it is sent.
     pub(super) waypoints: BTreeMap<Key, WaypointResources>,
+}
+
+/// What a node was told of a pod.
+#[derive(Debug)]
+pub(super) struct SentCapture {
+    pub(super) node: String,
+    pub(super) uid: String,
+    pub(super) capture: bool,
 }
 
 /// All records and what they come to. See the module's documentation.
@@ -128,6 +137,8 @@ pub struct Index {
     pub(super) waypoint_records: HashMap<String, usize>,
     /// What became of them, for namespaces that have any.
     pub(super) plans: BTreeMap<String, Plan>,
+    /// Pods that leave the mesh, until their nodes are told.
+    pub(super) leaving: BTreeMap<Key, Leaving>,
     pub(super) endpoints: Endpoints,
     by_uid: HashMap<String, Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
@@ -157,6 +168,7 @@ impl Index {
             waypoint_labels: BTreeMap::new(),
             waypoint_records: HashMap::new(),
             plans: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             endpoints: Endpoints::default(),
             by_uid: HashMap::new(),
             by_node: HashMap::new(),

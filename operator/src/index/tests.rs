@@ -2,6 +2,7 @@
 
 mod captures;
 mod enrollment;
+mod leaving;
 mod rules;
 mod services;
 mod shared;
@@ -109,6 +110,27 @@ impl World {
         if let Some(config) = update.node_config {
             self.node_config = agent::NodeConfig::decode(config.as_slice()).unwrap();
         }
+    }
+
+    /// Lets everything that changes by itself change.
+    fn settle(&mut self) {
+        while !self.timers.is_empty() {
+            self.expire(|_| true);
+        }
+    }
+
+    /// Lets what ends within a second change.
+    fn second(&mut self) {
+        self.expire(|timer| timer.after.as_secs() <= 1);
+    }
+
+    fn expire(&mut self, which: impl Fn(&Timer) -> bool) {
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.timers).into_iter().partition(which);
+        self.timers = later;
+        for timer in now {
+            self.index.expire(&timer);
+        }
+        self.flush();
     }
 
     fn mesh(&mut self, spec: Value) {

@@ -98,27 +98,6 @@ impl World {
         self.flush();
     }
 
-    /// Lets everything that changes by itself change.
-    fn settle(&mut self) {
-        while !self.timers.is_empty() {
-            self.expire(|_| true);
-        }
-    }
-
-    /// Lets what ends within a second change.
-    fn second(&mut self) {
-        self.expire(|timer| timer.after.as_secs() <= 1);
-    }
-
-    fn expire(&mut self, which: impl Fn(&Timer) -> bool) {
-        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.timers).into_iter().partition(which);
-        self.timers = later;
-        for timer in now {
-            self.index.expire(&timer);
-        }
-        self.flush();
-    }
-
     /// The waypoint that ztunnels send connections to a Service of `shop` to.
     fn bound(&self, service: &str) -> Option<String> {
         self.vip(service).unwrap().waypoint.as_ref().map(host)

@@ -43,7 +43,7 @@ fn a_pod_as_a_workload() {
 }
 
 #[test]
-fn hbone_is_said_only_of_pods_with_the_mark_that_are_to_be_captured() {
+fn hbone_is_said_only_of_pods_with_the_mark() {
     let mut world = World::enrolled();
     world.pod(&pod("a", "10.0.0.1"));
     assert_eq!(
@@ -55,9 +55,14 @@ fn hbone_is_said_only_of_pods_with_the_mark_that_are_to_be_captured() {
         world.workload("a").unwrap().tunnel_protocol(),
         TunnelProtocol::Hbone
     );
-    world.namespace("shop", None);
+    // One that somebody wrote onto a pod that cannot be captured.
+    world.pod(&marked(with(
+        pod("host", "192.168.0.1"),
+        "/spec/hostNetwork",
+        json!(true),
+    )));
     assert_eq!(
-        world.workload("a").unwrap().tunnel_protocol(),
+        world.workload("host").unwrap().tunnel_protocol(),
         TunnelProtocol::None
     );
 }

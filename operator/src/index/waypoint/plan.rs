@@ -130,11 +130,11 @@ impl Maker<'_> {
         self.timer += 1;
         self.timers.push(Timer {
             after: match what {
-                What::Settled => SETTLE,
+                What::Settled | What::Left => SETTLE,
                 What::Lingered(_) => LINGER,
             },
             namespace: self.namespace.to_owned(),
-            service: service.to_owned(),
+            subject: service.to_owned(),
             what,
             number: self.timer,
         });

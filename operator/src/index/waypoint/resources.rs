@@ -149,16 +149,13 @@ impl Index {
         let Some(pod) = self.pods.get(key) else { return };
         let mut around = self.surroundings(key, pod);
         around.services.retain(|name, _| served.contains(name));
-        around.policies = if build::wanted(around.enrolled, pod) {
+        around.policies = if build::wanted(self.is_enrolled(&key.namespace), pod) {
             self.selecting_rules(key, pod)
         } else {
             Vec::new()
         };
         around.waypoint = reached.map(|w| gateway(&self.config, &key.namespace, w));
         named.extend(around.policies.iter().cloned());
-        // A waypoint stays with HBONE until a leaving pod's mark is gone, which is when its node has taken the redirection away. Plaintext
-        // before that would meet the guard, where the pod's ztunnel has yet to hear that it is dropped.
-        around.enrolled = true;
         let name = build::workload_uid(&self.config, key);
         let message = build::workload(&self.config, key, pod, around);
         resources

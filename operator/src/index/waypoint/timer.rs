@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::index::Index;
+use crate::index::{Index, Key};
 
 /// How long all ztunnels get to learn of a binding before what depends on it is given out: a guard before its binding is known would
-/// refuse callers that are not to blame, and so would one that outlives it.
+/// refuse callers that are not to blame, and so would one that outlives it. The same of a pod that leaves the mesh.
 pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// How long a waypoint goes on serving what is no longer bound to it: connections last, and the last ztunnel hears of it late.
@@ -17,7 +17,8 @@ pub struct Timer {
     /// How long from now.
     pub after: Duration,
     pub(super) namespace: String,
-    pub(super) service: String,
+    /// The Service or, for [`What::Left`], the pod.
+    pub(super) subject: String,
     pub(super) what: What,
     /// It is for what began under this number, and for nothing that began later.
     pub(super) number: u64,
@@ -29,15 +30,34 @@ pub(super) enum What {
     Settled,
     /// This waypoint need not serve the Service any more.
     Lingered(String),
+    /// All ztunnels know that the pod leaves the mesh.
+    Left,
+}
+
+impl Timer {
+    /// When the node of `pod`, which leaves the mesh, is told.
+    pub(in crate::index) fn of_leaving(pod: &Key, number: u64) -> Self {
+        Self {
+            after: SETTLE,
+            namespace: pod.namespace.clone(),
+            subject: pod.name.clone(),
+            what: What::Left,
+            number,
+        }
+    }
 }
 
 impl Index {
     /// The moment of `timer` has come.
     pub fn expire(&mut self, timer: &Timer) {
+        if timer.what == What::Left {
+            let pod = Key::new(timer.namespace.clone(), timer.subject.clone());
+            return self.may_go(&pod, timer.number);
+        }
         let Some(plan) = self.plans.get_mut(&timer.namespace) else {
             return;
         };
-        let service = plan.services.get_mut(&timer.service);
+        let service = plan.services.get_mut(&timer.subject);
         match &timer.what {
             What::Settled => {
                 let settling = service.map(|b| &mut b.settling);
@@ -49,12 +69,13 @@ impl Index {
             }
             What::Lingered(waypoint) => {
                 let waypoint = plan.waypoints.get_mut(waypoint);
-                if let Some(lingering) = waypoint.and_then(|w| w.lingering.get_mut(&timer.service))
+                if let Some(lingering) = waypoint.and_then(|w| w.lingering.get_mut(&timer.subject))
                     && lingering.timer == timer.number
                 {
                     lingering.over = true;
                 }
             }
+            What::Left => return,
         }
         self.dirty.plans.insert(timer.namespace.clone());
     }
