@@ -50,6 +50,18 @@ impl Events {
         self.publish_on(&object.object_ref(&()), kind, reason, note).await;
     }
 
+    /// The same of a certain `action`. Events of one reason and one action count as one that repeats, under the first one's note.
+    pub(super) async fn publish_action<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        action: String,
+        reason: &str,
+        note: &str,
+    ) {
+        self.send(&object.object_ref(&()), EventType::Normal, action, reason, note)
+            .await;
+    }
+
     /// About what `reference` names.
     pub(super) async fn publish_on(
         &self,
@@ -58,11 +70,23 @@ impl Events {
         reason: &str,
         note: &str,
     ) {
+        self.send(reference, kind, "Reconcile".to_owned(), reason, note)
+            .await;
+    }
+
+    async fn send(
+        &self,
+        reference: &ObjectReference,
+        kind: EventType,
+        action: String,
+        reason: &str,
+        note: &str,
+    ) {
         let event = events::Event {
             type_: kind,
             reason: reason.to_owned(),
             note: Some(clipped(note, LONGEST_FAILURE).to_owned()),
-            action: "Reconcile".to_owned(),
+            action,
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, reference).await {

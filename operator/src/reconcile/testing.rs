@@ -71,6 +71,17 @@ impl Server {
         writes
     }
 
+    /// Reason and note of the Events about the object of this UID.
+    pub(super) fn events(&self, uid: &str) -> Vec<(String, String)> {
+        let state = self.0.lock().unwrap();
+        let events = state.objects.iter().filter(|(path, _)| path.contains("/events/"));
+        let about = events.filter(|(_, event)| event["regarding"]["uid"] == uid);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        about
+            .map(|(_, event)| (text(&event["reason"]), text(&event["note"])))
+            .collect()
+    }
+
     fn answer(&self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         let mut state = self.0.lock().unwrap();
         if *method != Method::GET {

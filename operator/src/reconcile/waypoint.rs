@@ -17,7 +17,7 @@ use kube::Client;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use autoscaler::Autoscaler;
+use autoscaler::{Autoscaler, Change};
 use policy::Fleet;
 use prune::LEAVE;
 use render::{Wanted, kind};
@@ -28,7 +28,7 @@ use super::dataplane::ROOT_CONFIG_MAP;
 use super::recorder::Events;
 use super::{Objects, ReconcileError, Settings};
 use crate::control::LoadTable;
-use crate::index::{Key, SharedIndex, WaypointSummary};
+use crate::index::{Key, ScalingSettings, SharedIndex, WaypointSummary};
 
 /// What is in the way of a waypoint is looked at again after this long: not all of it is watched.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -216,13 +216,13 @@ impl WaypointReconciler {
             self.met(key, obstacle.clone());
             return Ok(());
         }
+        let deployment = self.objects.deployment(key);
+        let replicas = self
+            .autoscaler
+            .replicas(key, &waypoint.scaling, deployment.as_deref());
         let wanted = Wanted {
             key,
-            replicas: self.autoscaler.replicas(
-                key,
-                &waypoint.scaling,
-                self.objects.deployment(key).as_deref(),
-            ),
+            replicas,
             least: waypoint.scaling.min,
             // From the first ready replica on.
             bound: waypoint.bound || waypoint.ready() > 0,
@@ -238,7 +238,34 @@ impl WaypointReconciler {
                 .await?;
         }
         lock(&self.troubles).remove(key);
+        self.tell_of_scaling(key, &waypoint.scaling, replicas).await;
         Ok(())
+    }
+
+    /// Publishes a change of the waypoint's replicas on the AmbientNamespace, which has what they follow from.
+    async fn tell_of_scaling(&self, key: &Key, scaling: &ScalingSettings, replicas: u32) {
+        let Some(Change {
+            from,
+            to,
+            in_flight_milli,
+        }) = self.autoscaler.tell(key, replicas)
+        else {
+            return;
+        };
+        let Some(ambient) = self.objects.ambient(&key.namespace) else {
+            return;
+        };
+        let reason = if to > from { "ScaledUp" } else { "ScaledDown" };
+        let note = format!(
+            "{}: {from} → {to} replicas: {} requests in flight, target {} a replica, at least {} and at most {}",
+            key.name,
+            in_flight_milli / 1000,
+            scaling.target,
+            scaling.min,
+            scaling.max
+        );
+        let action = format!("ScaleFrom{from}To{to}");
+        self.events.publish_action(&*ambient, action, reason, &note).await;
     }
 
     async fn write_policies(

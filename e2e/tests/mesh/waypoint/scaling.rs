@@ -35,6 +35,29 @@ fn ready_since(lab: &Lab, web: &Web) -> Result<u64> {
     Ok(last)
 }
 
+/// Waits until `kubectl describe` tells of a change, for this reason, from this number of replicas.
+fn told(lab: &Lab, web: &Web, reason: &str, from: &str) -> Result<()> {
+    let describe = [
+        "describe",
+        "ambientnamespace",
+        "ambient",
+        "--namespace",
+        web.namespace(),
+    ];
+    eventually("kubectl to tell of the replicas", LIMIT, || {
+        let text = lab.cluster.run_kubectl(&describe)?;
+        let mut events = text.lines().filter(|line| line.contains(reason));
+        let event = events.find(|line| line.contains(&format!("{WAYPOINT}: {from}")));
+        println!(
+            "{}",
+            event
+                .with_context(|| format!("no Event {reason}:\n{text}"))?
+                .trim()
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> Result<()> {
     let lab = Lab::enter()?;
@@ -74,6 +97,7 @@ fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> 
             println!("{table}");
             Ok(())
         })?;
+        told(&lab, web, "ScaledUp", "1 → ")?;
         let budget = lab
             .cluster
             .get(&["poddisruptionbudget", WAYPOINT, "--namespace", web.namespace()])?;
@@ -103,6 +127,7 @@ fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> 
         })?;
         let took = step.elapsed();
         println!("4 to 1 replica {:.1} s after the load fell", took.as_secs_f64());
+        told(&lab, web, "ScaledDown", "4 → ")?;
         for client in CLIENTS {
             web.wait_more(client, 50)?;
         }

@@ -23,11 +23,21 @@ pub(super) struct Change {
     pub(super) in_flight_milli: u64,
 }
 
+/// A waypoint's scaler.
+#[derive(Debug)]
+struct Scaled {
+    scaler: Scaler,
+    /// How many replicas were told of last.
+    told: u32,
+    /// As at the latest evaluation.
+    in_flight_milli: u64,
+}
+
 /// The replicas of each waypoint.
 #[derive(Debug)]
 pub(super) struct Autoscaler {
     loads: Arc<LoadTable>,
-    scalers: Mutex<BTreeMap<Key, Scaler>>,
+    scalers: Mutex<BTreeMap<Key, Scaled>>,
 }
 
 impl Autoscaler {
@@ -61,20 +71,38 @@ impl Autoscaler {
         deployment: Option<&Deployment>,
     ) -> u32 {
         let mut scalers = self.lock();
-        let scaler = scalers.entry(waypoint.clone()).or_insert_with(|| {
+        let scaled = scalers.entry(waypoint.clone()).or_insert_with(|| {
             let live = deployment.and_then(|d| u32::try_from(d.spec.as_ref()?.replicas?).ok());
-            Scaler::new(live.unwrap_or(scaling.min), Instant::now())
+            let told = live.unwrap_or(scaling.min);
+            Scaled {
+                scaler: Scaler::new(told, Instant::now()),
+                told,
+                in_flight_milli: 0,
+            }
         });
-        scaler.limited(scaling)
+        scaled.scaler.limited(scaling)
+    }
+
+    /// What has changed since the last call, if anything: the waypoint has `replicas` now.
+    pub(super) fn tell(&self, waypoint: &Key, replicas: u32) -> Option<Change> {
+        let mut scalers = self.lock();
+        let scaled = scalers.get_mut(waypoint)?;
+        let from = std::mem::replace(&mut scaled.told, replicas);
+        (from != replicas).then_some(Change {
+            from,
+            to: replicas,
+            in_flight_milli: scaled.in_flight_milli,
+        })
     }
 
     /// Takes the reports of now into account; the change, if there is one.
     pub(super) fn evaluate(&self, waypoint: &Key, summary: &WaypointSummary, now: Instant) -> Option<Change> {
         let mut scalers = self.lock();
-        let scaler = scalers.get_mut(waypoint)?;
+        let scaled = scalers.get_mut(waypoint)?;
         let demand = self.demand(summary, now);
-        let from = scaler.current();
-        let to = scaler.decide(demand, &summary.scaling, now);
+        scaled.in_flight_milli = demand.in_flight_milli;
+        let from = scaled.scaler.current();
+        let to = scaled.scaler.decide(demand, &summary.scaling, now);
         (from != to).then_some(Change {
             from,
             to,
@@ -101,7 +129,7 @@ impl Autoscaler {
         demand
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Scaler>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Scaled>> {
         self.scalers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,6 +21,7 @@ const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/waypoint";
 const ACCOUNT: &str = "/api/v1/namespaces/shop/serviceaccounts/waypoint";
 const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/waypoint";
 const ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
+const AMBIENT: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/ambientnamespaces/ambient";
 const POLICY: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/waypointpolicies/orders";
 const POD: &str = "/api/v1/namespaces/shop/pods/waypoint-0";
 
@@ -117,6 +118,7 @@ impl World {
         self.of::<Namespace>("/api/v1/namespaces/shop");
         self.of::<Service>("/api/v1/namespaces/shop/services/server");
         self.of::<Service>(SERVICE);
+        self.of::<ambit_crds::AmbientNamespace>(AMBIENT);
         self.of::<ambit_crds::WaypointPolicy>(POLICY);
         self.of::<Pod>(POD);
         self.of::<Deployment>(DEPLOYMENT);
@@ -222,6 +224,11 @@ impl World {
             text(&ancestor["conditions"][1]["reason"]),
             text(&ancestor["replicas"]),
         )
+    }
+
+    /// Reasons and notes of the Events about the AmbientNamespace, each once.
+    fn events(&self) -> BTreeSet<(String, String)> {
+        self.server.events("a").into_iter().collect()
     }
 
     fn replicas(&self) -> Value {
@@ -330,6 +337,66 @@ async fn a_restart_goes_on_with_the_replicas_there_are_and_load_changes_them() {
     let writes = world.settle().await;
     assert!(writes.contains(&format!("DELETE {BUDGET}")), "{writes:?}");
     assert_eq!(world.replicas(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_on_the_ambient_namespace_tell_of_scaling() {
+    let world = World::new();
+    world.server.put(
+        AMBIENT,
+        json!({
+            "apiVersion": "ambit.dev/v1alpha1", "kind": "AmbientNamespace",
+            "metadata": {"name": "ambient", "namespace": "shop", "uid": "a", "managedFields": [{"manager": "kubectl"}]},
+            "spec": {"waypoint": {"targetInFlight": 10, "maxReplicas": 4, "scaleDownWindow": "0s"}},
+        }),
+    );
+    world.watch();
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    let stream = world.loads.stream("shop", "waypoint", "w0");
+    let report = async |in_flight: u64| {
+        stream.report(&ambit_wire::waypoint::Load {
+            in_flight_milli: in_flight * 1000,
+            ..Default::default()
+        });
+        world.reconciler.tick();
+        world.settle().await;
+    };
+    report(5).await;
+    assert!(world.events().is_empty(), "nothing was scaled");
+
+    let event = |reason: &str, note: &str| {
+        let limits = "target 10 a replica, at least 1 and at most";
+        (
+            reason.to_owned(),
+            format!("waypoint: {note} requests in flight, {limits}"),
+        )
+    };
+    let (up, up_note) = event("ScaledUp", "1 → 4 replicas: 40");
+    let up = (up, format!("{up_note} 4"));
+    report(40).await;
+    assert_eq!(world.events(), [up.clone()].into());
+    report(40).await;
+    assert_eq!(world.events().len(), 1, "told twice");
+
+    // New limits change it, too; and whoever leads next has nothing to tell.
+    world.change(AMBIENT, |object| {
+        object["spec"]["waypoint"]["maxReplicas"] = json!(3)
+    });
+    world.settle().await;
+    let (down, down_note) = event("ScaledDown", "4 → 3 replicas: 40");
+    let down = (down, format!("{down_note} 3"));
+    assert_eq!(world.events(), [up.clone(), down.clone()].into());
+    report(0).await;
+    let (again, again_note) = event("ScaledDown", "3 → 1 replicas: 0");
+    assert_eq!(
+        world.events(),
+        [up, down, (again, format!("{again_note} 3"))].into()
+    );
+    let next = World::on(world.server.clone());
+    next.settle().await;
+    assert_eq!(next.events().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
