@@ -2,6 +2,7 @@
 
 mod client;
 mod copy;
+mod gather;
 mod io;
 mod keepalive;
 mod pace;
@@ -16,9 +17,6 @@ pub use io::HboneIo;
 pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;
-
-/// Frames are gathered up to this size before they become TLS records: one system call for many small ones.
-const WRITE_BUFFER: usize = 32 << 10;
 
 /// How HBONE connections behave; the defaults are in each field's text.
 #[derive(Debug, Clone)]

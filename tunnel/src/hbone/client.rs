@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
 use super::pace::Pace;
-use super::{HboneConfig, HboneStream, OpenError, WRITE_BUFFER};
+use super::{HboneConfig, HboneStream, OpenError};
 
 /// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
 /// all streams have let go of it.
@@ -144,6 +145,7 @@ pub(super) async fn handshake<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (io, outgoing) = gather(io);
     let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
@@ -153,7 +155,7 @@ where
         .max_header_list_size(16 << 10)
         .header_table_size(0)
         .enable_push(false)
-        .handshake(BufWriter::with_capacity(WRITE_BUFFER, io))
+        .handshake(io)
         .await?;
     let state = Arc::new(ConnectionState {
         closed: AtomicBool::new(false),
@@ -182,7 +184,11 @@ where
             loop {
                 let ended = std::future::poll_fn(|cx| {
                     ready!(pace.poll_turn(cx, state.streams.load(Ordering::Relaxed) as usize));
-                    Pin::new(&mut connection).poll(cx)
+                    let ended = Pin::new(&mut connection).poll(cx);
+                    if ended.is_pending() {
+                        outgoing.flush(cx);
+                    }
+                    ended
                 });
                 tokio::select! {
                     result = ended => {

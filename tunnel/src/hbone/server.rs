@@ -8,14 +8,15 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
 use super::pace::Pace;
-use super::{HboneConfig, HboneStream, WRITE_BUFFER};
+use super::{HboneConfig, HboneStream};
 
 /// Why a request was answered without the handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +114,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     H: HboneHandler,
 {
+    let (io, outgoing) = gather(io);
     let handshake = h2::server::Builder::new()
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
@@ -121,7 +123,7 @@ where
         .data_frame_budget(config.data_frame_budget())
         .max_concurrent_streams(config.max_streams.saturating_mul(2))
         .max_header_list_size(16 << 10)
-        .handshake::<_, Bytes>(BufWriter::with_capacity(WRITE_BUFFER, io));
+        .handshake::<_, Bytes>(io);
     let mut connection = match tokio::time::timeout(config.connect_timeout, handshake).await {
         Ok(connection) => connection?,
         Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
@@ -143,7 +145,11 @@ where
         let open = streams.len();
         let accept = std::future::poll_fn(|cx| {
             ready!(pace.poll_turn(cx, open));
-            connection.poll_accept(cx)
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                outgoing.flush(cx);
+            }
+            accepted
         });
         tokio::select! {
             accepted = accept => match accepted {
