@@ -153,7 +153,7 @@ impl Shop {
     /// Waits until every ztunnel knows that no pod is captured any more.
     ///
     /// # Errors
-    /// When that does not happen in a minute.
+    /// When that does not happen in two minutes.
     pub fn wait_released(&self) -> Result<()> {
         let pods = self.wait_pods("to be released", CAPTURE_LIMIT, |pod| !pod.captured)?;
         self.wait_protocol(&pods, "TCP")
