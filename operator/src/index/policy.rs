@@ -77,7 +77,7 @@ pub(super) struct PolicyInForce {
     pub(super) generation: i64,
     /// As in [`PolicyRecord`].
     pub(super) created: i64,
-    /// As in [`PolicyRecord`].
+    /// As in [`PolicyRecord`], and those of the version before while one of these is not there.
     pub(super) targets: Vec<TargetRef>,
     /// What waypoints are sent.
     pub(super) policy: waypoint::Policy,
@@ -86,17 +86,38 @@ pub(super) struct PolicyInForce {
 }
 
 impl PolicyRecord {
-    /// What holds now that the policy is this, and `before` held until now.
-    pub(super) fn in_force(&self, before: Option<&Arc<PolicyInForce>>) -> Arc<PolicyInForce> {
-        let (policy, stands_in) = match (&self.content, before) {
+    /// What holds now that the policy is this, and `before` held until now; `known` tells which targets there are.
+    ///
+    /// Who misspells a target must not release what the policy protects: a version of which no target is there takes the place of none,
+    /// and one of which some are there keeps the targets before as well.
+    pub(super) fn in_force(
+        &self,
+        before: Option<&Arc<PolicyInForce>>,
+        known: impl Fn(&TargetRef) -> bool,
+    ) -> Arc<PolicyInForce> {
+        let good = before.filter(|b| !b.stands_in);
+        let (policy, stands_in) = match (&self.content, good) {
             (Ok(policy), _) => (policy, false),
-            (Err(_), Some(before)) if !before.stands_in => return Arc::clone(before),
-            (Err(_), _) => (&self.fallback, true),
+            (Err(_), Some(good)) => return Arc::clone(good),
+            (Err(_), None) => (&self.fallback, true),
         };
+        let mut targets = self.targets.clone();
+        let unknown = targets.iter().filter(|t| !known(t)).count();
+        if let Some(good) = good.filter(|_| unknown > 0 && !stands_in) {
+            let kept = good
+                .targets
+                .iter()
+                .filter(|t| known(t) && !self.targets.contains(t));
+            let kept: Vec<TargetRef> = kept.cloned().collect();
+            if unknown == targets.len() && !kept.is_empty() {
+                return Arc::clone(good);
+            }
+            targets.extend(kept);
+        }
         Arc::new(PolicyInForce {
             generation: self.generation,
             created: self.created,
-            targets: self.targets.clone(),
+            targets,
             policy: policy.clone(),
             stands_in,
         })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ambit_crds::{MtlsMode, labels};
+use ambit_crds::{MtlsMode, TargetKind, TargetRef, labels};
 use ambit_wire::names;
 use k8s_openapi::api::core::v1::Namespace;
 
@@ -249,10 +249,15 @@ impl Index {
             self.services.get(key).is_some_and(concerns),
             record.as_ref().is_some_and(concerns),
         );
+        let target = |r: Option<&ServiceRecord>| r.is_some_and(|r| !r.waypoint);
+        let (was, is) = (target(self.services.get(key)), target(record.as_ref()));
         match record {
             Some(record) => self.services.insert(key.clone(), record),
             None => self.services.remove(key),
         };
+        if is && !was {
+            self.target_appeared(key);
+        }
         self.dirty.services.insert(key.clone());
         self.dirty.pods.extend(self.endpoints.pods(key));
         self.dirty.slices.extend(self.endpoints.slices(key));
@@ -266,9 +271,8 @@ impl Index {
         self.count(&key.namespace, self.policies.contains_key(key), record.is_some());
         match record {
             Some(record) => {
-                let holds = record.in_force(self.in_force.get(key));
-                self.in_force.insert(key.clone(), holds);
                 self.policies.insert(key.clone(), record);
+                self.find_in_force(key);
             }
             None => {
                 self.in_force.remove(key);
@@ -276,6 +280,46 @@ impl Index {
             }
         }
         self.dirty.plans.insert(key.namespace.clone());
+    }
+
+    /// Whether a policy of `namespace` can be for this.
+    pub(super) fn is_target(&self, namespace: &str, target: &TargetRef) -> bool {
+        match target.kind {
+            TargetKind::Namespace => target.name == namespace,
+            TargetKind::Service => {
+                let service = self.services.get(&Key::new(namespace, target.name.clone()));
+                service.is_some_and(|s| !s.waypoint)
+            }
+        }
+    }
+
+    /// Finds what holds of a policy.
+    fn find_in_force(&mut self, policy: &Key) {
+        let Some(record) = self.policies.get(policy) else {
+            return;
+        };
+        let before = self.in_force.get(policy);
+        let holds = record.in_force(before, |target| self.is_target(&policy.namespace, target));
+        if before != Some(&holds) {
+            self.in_force.insert(policy.clone(), holds);
+            self.dirty.plans.insert(policy.namespace.clone());
+        }
+    }
+
+    /// A version of a policy may have waited for this Service.
+    fn target_appeared(&mut self, service: &Key) {
+        let waiting = self
+            .policies
+            .range(Key::new(service.namespace.clone(), "")..)
+            .take_while(|(key, _)| key.namespace == service.namespace)
+            .filter(|(_, policy)| {
+                let mut targets = policy.targets.iter();
+                targets.any(|t| t.kind == TargetKind::Service && t.name == service.name)
+            });
+        let waiting: Vec<Key> = waiting.map(|(key, _)| key.clone()).collect();
+        for policy in waiting {
+            self.find_in_force(&policy);
+        }
     }
 
     /// An EndpointSlice as it is now; `None` when it is gone.

@@ -147,6 +147,19 @@ fn an_unknown_target_is_said_and_the_last_good_policy_stays_in_force() -> Result
             web.request("load-a", &delete)?.reason() == "denied by targets/verbs/no-deletes",
             "the last good policy is no longer in force"
         );
+        // Nor does a target that is misspelt release what the policy protects.
+        let rule = json!({"name": "other", "action": "Deny", "methods": ["PUT"]});
+        let misspelt = json!({"targetRefs": [{"kind": "Service", "name": "wbe"}], "authorization": [rule]});
+        lab.cluster.apply(web.namespace(), &policy("verbs", misspelt))?;
+        let (reason, message) = not_accepted(&lab, web, "verbs")?;
+        ensure!(
+            reason == "TargetNotFound" && message.contains("stays in force"),
+            "{reason}: {message}"
+        );
+        ensure!(
+            web.request("load-a", &delete)?.reason() == "denied by targets/verbs/no-deletes",
+            "a misspelt target has released the Service"
+        );
         web.heard("load-a", &Request::get("/"))?;
 
         // The Service that was missing comes: the policy is taken up by itself.
