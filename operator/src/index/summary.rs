@@ -136,6 +136,8 @@ impl Index {
                 summary.releasing += usize::from(pod.marked);
                 if enrolled && Exclusion::of(pod).is_some() {
                     summary.excluded += 1;
+                    // Waypoints evaluate the rules for their own clients.
+                    let rules = if pod.waypoint().is_some() { &[] } else { rules };
                     for counted in selecting(rules, &mut summary.rules, pod) {
                         counted.excluded += 1;
                     }

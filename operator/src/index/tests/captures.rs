@@ -40,7 +40,26 @@ fn every_pod_of_a_node_is_sent_and_says_why_it_is_left_alone() {
         (summary.total, summary.captured, summary.pending, summary.excluded),
         (5, 0, 2, 3)
     );
+    // Rules are not enforced at those that are left alone; waypoints evaluate them for their clients.
+    let waypoint = with(
+        pod("w", "10.0.0.9"),
+        "/metadata/labels/ambit.dev~1waypoint",
+        json!("waypoint"),
+    );
+    let waypoint = with(
+        waypoint,
+        "/metadata/labels/istio.io~1dataplane-mode",
+        json!("none"),
+    );
+    world.pod(&with(waypoint, "/spec/serviceAccountName", json!("waypoint")));
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "r", "action": "Deny", "ports": [1]}]}),
+    );
+    let summary = world.index.namespace_summary("shop");
+    assert_eq!((summary.excluded, summary.rules[0].excluded), (4, 3));
     // Outside of the mesh there is no reason to give.
+    world.index.set_ambient("shop", None);
     world.namespace("shop", None);
     assert_eq!(world.capture("u-host").unwrap().reason, "");
     assert_eq!(world.index.namespace_summary("shop").excluded, 0);
