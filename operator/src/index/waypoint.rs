@@ -43,14 +43,13 @@ fn principal(trust_domain: &str, namespace: &str, waypoint: &str) -> String {
 }
 
 impl Index {
-    /// The identities of a namespace's waypoints, wanted or still there.
+    /// The identities of a namespace's waypoints.
     pub(super) fn waypoint_principals(&self, namespace: &str) -> Vec<String> {
         let Some(plan) = self.plans.get(namespace) else {
             return Vec::new();
         };
         let trust_domain = self.trust_domain();
-        let names = plan.waypoints.keys();
-        names
+        plan.made()
             .map(|name| principal(&trust_domain, namespace, name))
             .collect()
     }

@@ -9,6 +9,7 @@ use security::string_match::MatchType;
 
 use super::Plan;
 use super::binding::Binding;
+use super::plan::{PodPlan, Waypoint};
 use super::principal;
 use crate::index::{Index, Key, ServiceRecord, build};
 
@@ -54,22 +55,30 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
             .map(|n| principal(&trust_domain, namespace, n))
             .collect()
     };
-    // An endpoint is listed a moment after its pod has an address, and may listen by then.
-    let any = plan.services.values().any(|b| !b.guard.is_empty());
-    let pods = any.then(|| index.pods_in(namespace));
-    let unlisted: Vec<&Key> = pods
-        .into_iter()
-        .flatten()
-        .map(|(key, _)| key)
-        .filter(|key| index.endpoints.services(key).next().is_none())
+    let ways: BTreeMap<String, BTreeSet<String>> = plan
+        .services
+        .iter()
+        .map(|(name, binding)| (name.clone(), ways(binding, plan)))
         .collect();
+    // Whom else to let in: a pod may stand behind Services of several waypoints, and be reached at its own address through another.
+    let others = |pod: &Key, own: Option<&String>| -> BTreeSet<String> {
+        let services = index.endpoints.services(pod);
+        let through = services.filter_map(|s| ways.get(&s.name)).flatten();
+        through.chain(own).cloned().collect()
+    };
+    let own =
+        |plan: &BTreeMap<String, PodPlan>, pod: &Key| plan.get(&pod.name).and_then(|p| p.waypoint.clone());
     for (name, binding) in &mut plan.services {
         let key = Key::new(namespace, name.clone());
         let Some(record) = index.services.get(&key).filter(|_| !binding.guard.is_empty()) else {
             continue;
         };
-        let principals = identities(&binding.guard);
-        for (pod, guard, ports) in guarded(index, &key, record, &unlisted, binding) {
+        let mut admitted = binding.guard.clone();
+        for pod in index.endpoints.pods(&key) {
+            admitted.extend(others(&pod, own(&plan.pods, &pod).as_ref()));
+        }
+        let principals = identities(&admitted);
+        for (pod, guard, ports) in guarded(index, &key, record, binding) {
             plan.guards
                 .entry(guard.clone())
                 .or_insert_with(|| encode(namespace, &guard, &principals, &ports));
@@ -81,18 +90,32 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
         let policy = index.in_force.get(&Key::new(namespace, policy.clone()));
         policy.is_some_and(|p| p.decides())
     });
-    let mut by_waypoint: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    for pod in plan.pods.values_mut().filter(|_| decides) {
+    let mut by_waypoint: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, pod) in plan.pods.iter_mut().filter(|_| decides) {
         let Some(waypoint) = &pod.waypoint else { continue };
-        // No Service's guard is called so.
-        let guard = format!("{GUARD_PREFIX}:{waypoint}");
-        by_waypoint.entry(guard.clone()).or_insert_with(|| {
-            let only = identities(&BTreeSet::from([waypoint.clone()]));
-            encode(namespace, &guard, &only, &BTreeSet::new())
-        });
-        pod.guards.insert(guard);
+        let admitted = by_waypoint.entry(waypoint.clone()).or_default();
+        admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
+        pod.guards.insert(of_waypoint(waypoint));
     }
-    plan.guards.extend(by_waypoint);
+    for (waypoint, admitted) in by_waypoint {
+        let guard = of_waypoint(&waypoint);
+        let message = encode(namespace, &guard, &identities(&admitted), &BTreeSet::new());
+        plan.guards.insert(guard, message);
+    }
+}
+
+/// The name of the guard of pods whose own addresses are reached through a waypoint; no Service's guard is called so.
+fn of_waypoint(waypoint: &str) -> String {
+    format!("{GUARD_PREFIX}:{waypoint}")
+}
+
+/// Waypoints through which connections to a Service may come, now or before long.
+fn ways(binding: &Binding, plan: &Plan) -> BTreeSet<String> {
+    let asked = binding.asked.waypoint();
+    let asked = asked.filter(|w| plan.waypoints.get(*w).is_some_and(Waypoint::is_made));
+    let before = binding.settling.as_ref().and_then(|s| s.from.as_deref());
+    let all = asked.into_iter().chain(before).chain(binding.in_force.as_deref());
+    all.map(str::to_owned).collect()
 }
 
 /// Pods behind a Service, with their guard's name and ports; those that are not captured are counted only. The name says what the ports are
@@ -101,7 +124,6 @@ fn guarded(
     index: &Index,
     service: &Key,
     record: &ServiceRecord,
-    unlisted: &[&Key],
     binding: &mut Binding,
 ) -> Vec<(String, String, BTreeSet<u16>)> {
     let numbers: Option<BTreeSet<u16>> = record
@@ -114,27 +136,34 @@ fn guarded(
     if record.ports.is_empty() {
         return found;
     }
-    let selected = unlisted.iter().copied().cloned();
     let listed = index.endpoints.pods(service);
-    for key in listed.iter().cloned().chain(selected) {
-        let Some(pod) = index.pods.get(&key) else { continue };
-        let is_listed = listed.contains(&key);
-        if !is_listed && !record.selects(pod) {
-            continue;
-        }
+    // An endpoint is listed a moment after its pod has an address, and may listen by then.
+    let selected = index
+        .pods_in(&service.namespace)
+        .filter(|(_, pod)| record.selects(pod));
+    let unlisted = selected.map(|(key, _)| key).filter(|key| !listed.contains(key));
+    for key in listed.iter().chain(unlisted) {
+        let Some(pod) = index.pods.get(key) else { continue };
         if !build::wanted(enrolled, pod) {
-            binding.unguarded.insert(key.name);
+            binding.unguarded.insert(key.name.clone());
             continue;
         }
+        let is_listed = listed.contains(key);
+        let actual = index.endpoints.targets(service, record, &key.name);
         let (name, ports) = match &numbers {
-            Some(ports) => (format!("{GUARD_PREFIX}-{}", service.name), ports.clone()),
+            Some(ports) if actual.is_subset(ports) => {
+                (format!("{GUARD_PREFIX}-{}", service.name), ports.clone())
+            }
             // Which ports is yet to be said: all of them.
             None if !is_listed => (format!("{GUARD_PREFIX}-{}:", service.name), BTreeSet::new()),
-            None => {
-                let ports = index.endpoints.targets(service, record, &key.name);
-                let listed: Vec<String> = ports.iter().map(u16::to_string).collect();
-                let name = format!("{GUARD_PREFIX}-{}:{}", service.name, listed.join(","));
-                (name, ports)
+            // Slices say other ports than the Service where somebody keeps them by hand, and for a moment after it has changed.
+            _ => {
+                let ports: BTreeSet<u16> = numbers.iter().flatten().chain(&actual).copied().collect();
+                let all: Vec<String> = ports.iter().map(u16::to_string).collect();
+                (
+                    format!("{GUARD_PREFIX}-{}:{}", service.name, all.join(",")),
+                    ports,
+                )
             }
         };
         // Nothing leads there, and a guard without ports would close all of them.
@@ -148,7 +177,7 @@ fn guarded(
             &mut binding.unguarded
         };
         counted.insert(key.name.clone());
-        found.push((key.name, name, ports));
+        found.push((key.name.clone(), name, ports));
     }
     found
 }

@@ -21,6 +21,10 @@ fn verdict(status: bool, reason: PolicyReason, message: impl Into<String>) -> Po
     }
 }
 
+fn understood() -> PolicyVerdict {
+    verdict(true, PolicyReason::Accepted, "the policy is understood")
+}
+
 /// Services behind one target.
 type Behind<'a> = Vec<(&'a str, &'a Binding)>;
 
@@ -85,7 +89,7 @@ impl<'a> Judge<'a> {
                 PolicyError::Contradiction { .. } => PolicyReason::Conflicted,
             };
             let until = if !self.holds.stands_in {
-                format!("generation {} stays in force until then", self.holds.generation)
+                self.older()
             } else if self.holds.has_rules() {
                 "until then nothing is let through that its rules may be against".to_owned()
             } else {
@@ -95,9 +99,8 @@ impl<'a> Judge<'a> {
         }
         let field = format!("spec.targetRefs[{n}]");
         let name = &target.name;
-        match target.kind {
-            TargetKind::Namespace if name != namespace => verdict(
-                false,
+        let (reason, message) = match target.kind {
+            TargetKind::Namespace if name != namespace => (
                 PolicyReason::Invalid,
                 format!(
                     "{field}.name: it is {name:?}, and can be the policy's own namespace only: {namespace}"
@@ -108,20 +111,42 @@ impl<'a> Judge<'a> {
                 .services
                 .get(&Key::new(namespace.clone(), name.clone()))
             {
-                None => verdict(
-                    false,
+                None => (
                     PolicyReason::TargetNotFound,
                     format!("{field}: there is no Service {name:?} in namespace {namespace}"),
                 ),
-                Some(service) if service.waypoint => verdict(
-                    false,
+                Some(service) if service.waypoint => (
                     PolicyReason::Invalid,
                     format!("{field}.name: Service {name:?} is a waypoint's own"),
                 ),
-                Some(_) => verdict(true, PolicyReason::Accepted, "the policy is understood"),
+                Some(_) => return understood(),
             },
-            TargetKind::Namespace => verdict(true, PolicyReason::Accepted, "the policy is understood"),
-        }
+            TargetKind::Namespace => return understood(),
+        };
+        let until = match self.kept() {
+            _ if self.holds.generation != self.record.generation => format!("; {}", self.older()),
+            kept if kept.is_empty() => String::new(),
+            kept => format!("; until then the policy stays in force for {} too", list(&kept)),
+        };
+        verdict(false, reason, message + &until)
+    }
+
+    fn older(&self) -> String {
+        format!("generation {} stays in force until then", self.holds.generation)
+    }
+
+    /// Targets of the version before, which it keeps while one of its own is not there.
+    fn kept(&self) -> Vec<String> {
+        let kept = self
+            .holds
+            .targets
+            .iter()
+            .filter(|t| !self.record.targets.contains(t));
+        let named = kept.map(|t| match t.kind {
+            TargetKind::Service => format!("Service {}", t.name),
+            TargetKind::Namespace => format!("namespace {}", t.name),
+        });
+        named.collect()
     }
 
     /// The Services that the target stands for.
@@ -287,6 +312,13 @@ impl<'a> Judge<'a> {
                 unguarded.len()
             ));
         }
+        let around = self.around(behind);
+        if !around.is_empty() && self.holds.decides() {
+            notes.push(format!(
+                "the same pods are reached through {}, to which it does not apply: rules are a Service's own",
+                list(&around)
+            ));
+        }
         if !left_out.is_empty() {
             notes.push(format!("not for {}", list(left_out)));
         }
@@ -295,6 +327,41 @@ impl<'a> Judge<'a> {
             message = format!("{message}; {}", notes.join("; "));
         }
         verdict(true, reason, message)
+    }
+
+    /// Other Services that lead through a waypoint to pods that the policy protects, and that it does not apply to.
+    fn around(&self, behind: &Behind<'a>) -> Vec<String> {
+        let (own, namespace) = (&self.record.name, &self.record.namespace);
+        let index = self.index;
+        let mut found = BTreeSet::new();
+        for (service, binding) in behind {
+            let service = Key::new(namespace.clone(), *service);
+            let Some(record) = index.services.get(&service) else {
+                continue;
+            };
+            for pod in &binding.guarded {
+                let pod = service.sibling(pod);
+                let ports = index.endpoints.targets(&service, record, &pod.name);
+                for other in index.endpoints.services(&pod) {
+                    let bound = self
+                        .plan
+                        .services
+                        .get(&other.name)
+                        .filter(|b| b.in_force.is_some());
+                    let applies = bound.is_none_or(|b| b.applying.authorization.contains(own));
+                    let leads = |other: &Key, record| {
+                        !index
+                            .endpoints
+                            .targets(other, record, &pod.name)
+                            .is_disjoint(&ports)
+                    };
+                    if !applies && index.services.get(other).is_some_and(|r| leads(other, r)) {
+                        found.insert(format!("Service {}", other.name));
+                    }
+                }
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// Parts of the policy that give way to another's.

@@ -27,6 +27,14 @@ pub(in crate::index) struct Plan {
 }
 
 impl Plan {
+    /// Waypoints that rules let through.
+    pub(super) fn made(&self) -> impl Iterator<Item = &String> {
+        self.waypoints
+            .iter()
+            .filter(|(_, w)| w.is_made())
+            .map(|(name, _)| name)
+    }
+
     /// The waypoint that a Service is reached through, or not at all.
     pub(in crate::index) fn in_force(&self, service: &str) -> Option<&str> {
         self.services.get(service)?.in_force.as_deref()
@@ -49,6 +57,13 @@ pub(in crate::index) struct Waypoint {
     pub(super) served: BTreeSet<String>,
     /// Those of them that are no longer bound to it.
     pub(super) lingering: BTreeMap<String, Lingering>,
+}
+
+impl Waypoint {
+    /// Whether it has been made, and not only been asked for: a name that is asked for may be anybody's.
+    pub(super) fn is_made(&self) -> bool {
+        self.service || self.bound
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

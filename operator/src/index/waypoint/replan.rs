@@ -74,7 +74,7 @@ fn spread(namespace: &str, before: &Plan, after: &Plan, dirty: &mut Dirty, updat
         }
     }
     // Rules let the waypoints through.
-    if !before.waypoints.keys().eq(after.waypoints.keys()) {
+    if !before.made().eq(after.made()) {
         dirty.namespaces.insert(namespace.to_owned());
     }
 }

@@ -68,7 +68,74 @@ fn pods_behind_rules_take_connections_from_the_waypoint_alone() {
         "metadata": {"name": "web", "namespace": "shop"},
         "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80, "targetPort": 9090}]},
     }));
+    assert!(!world.admits("free", 9090, Some(CLIENT_ID)));
+    assert!(
+        !world.admits("free", 8080, Some(CLIENT_ID)),
+        "endpoints are said to be at 8080 still"
+    );
+    world.slice(slice("web", "free", 9090));
     assert!(world.admits("free", 8080, Some(CLIENT_ID)) && !world.admits("free", 9090, Some(CLIENT_ID)));
+}
+
+/// The one slice of a Service with the port `http`.
+fn slice(service: &str, pod: &str, port: u16) -> Value {
+    json!({
+        "metadata": {
+            "name": format!("{service}-1"), "namespace": "shop", "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4", "ports": [{"name": "http", "port": port}],
+        "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": pod}}],
+    })
+}
+
+#[test]
+fn ports_of_slices_kept_by_hand_are_guarded() {
+    let mut world = World::protected();
+    world.slice(slice("web", "a", 7070));
+    assert!(!world.admits("a", 7070, Some(CLIENT_ID)) && world.admits("a", 7070, Some(WAYPOINT_ID)));
+    assert!(world.admits("a", 9090, Some(CLIENT_ID)));
+}
+
+#[test]
+fn a_pod_of_two_waypoints_takes_connections_from_both() {
+    const EDGE_ID: &str = "cluster.local/ns/shop/sa/edge";
+    let mut world = World::protected();
+    world.waypoint("shop", "edge", true);
+    world.web_service("shop", "public", "10.96.0.2", use_waypoint("edge"));
+    world.endpoints("shop", "public", &["a"]);
+    world.policy("all", everywhere());
+    world.settle();
+    assert_eq!(
+        world.bound("public").as_deref(),
+        Some("shop/edge.shop.svc.cluster.local")
+    );
+    for waypoint in [WAYPOINT_ID, EDGE_ID] {
+        assert!(world.admits("a", 8080, Some(waypoint)), "{waypoint}");
+    }
+    assert!(!world.admits("a", 8080, Some(CLIENT_ID)));
+    // Its own address is a third way.
+    world.delete_policy("orders");
+    world.service(json!({
+        "metadata": {"name": "web", "namespace": "shop", "labels": use_waypoint("edge")},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    }));
+    world.namespace_labels("shop", json!({"istio.io/waypoint-for": "all"}));
+    world.settle();
+    let workload = world.workload("a").unwrap();
+    assert!(
+        workload.waypoint.is_some(),
+        "{:?}",
+        workload.authorization_policies
+    );
+    for waypoint in [WAYPOINT_ID, EDGE_ID] {
+        assert!(world.admits("a", 8080, Some(waypoint)), "{waypoint}");
+    }
+    assert!(!world.admits("a", 8080, Some(CLIENT_ID)) && !world.admits("a", 8080, None));
+    // A waypoint that has nothing to do with the pod.
+    world.waypoint("shop", "other", true);
+    world.web_service("shop", "api", "10.96.0.3", use_waypoint("other"));
+    world.settle();
+    assert!(!world.admits("a", 8080, Some("cluster.local/ns/shop/sa/other")));
 }
 
 #[test]
@@ -111,6 +178,15 @@ fn a_pod_is_guarded_before_it_is_listed() {
         assert!(world.admits("other", 8080, None));
         world.endpoints("shop", "web", &["a", "b"]);
         assert!(!world.admits("b", 8080, None) && world.admits("b", 9090, None));
+        // Another Service may list it first.
+        world.web_service("shop", "metrics", "10.96.0.2", json!({}));
+        world.pod(&marked(with(
+            pod("c", "10.0.0.4"),
+            "/metadata/labels/tier",
+            json!("web"),
+        )));
+        world.endpoints("shop", "metrics", &["c"]);
+        assert!(!world.admits("c", 8080, None));
     }
 }
 
@@ -206,6 +282,13 @@ fn l4_rules_are_about_the_clients_of_a_waypoint() {
         json!({"authorization": [{"name": "r", "action": "Deny", "ports": [8080]}]}),
     );
     assert!(!world.admits("a", 8080, Some(WAYPOINT_ID)) && !world.passes_on("a", 8080, CLIENT_ID));
+    // A waypoint that was asked for and not made is anybody's name.
+    world.web_service("shop", "api", "10.96.0.2", use_waypoint("cart"));
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "r", "action": "Deny", "from": [{"principals": [CLIENT_ID]}]}]}),
+    );
+    assert!(!world.admits("a", 9090, Some(CLIENT_ID)));
     // Without a waypoint rules are as they are written.
     world.ambient(
         "shop",

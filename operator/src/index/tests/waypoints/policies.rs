@@ -277,6 +277,76 @@ fn the_last_good_version_stays_in_force() {
 }
 
 #[test]
+fn a_misspelt_target_releases_nothing() {
+    let mut world = World::protected();
+    let good = policy_of(&world, "orders");
+    let targets = |names: &[&str]| -> Value {
+        let refs = names.iter().map(|n| json!({"kind": "Service", "name": n}));
+        refs.collect()
+    };
+    let version = |number: i64, refs: Value| {
+        let spec = with(rules(json!([rule("later", "Deny")])), "/targetRefs", refs);
+        generation("orders", number, spec)
+    };
+    for refs in [
+        targets(&["wbe"]),
+        targets(&["waypoint"]),
+        json!([{"kind": "Namespace", "name": "bank"}]),
+    ] {
+        world.policy_object(version(2, refs.clone()));
+        world.settle();
+        assert_eq!(policy_of(&world, "orders"), good, "{refs}");
+        assert_eq!(world.services_of("waypoint")[0].authorization, ["shop/orders"]);
+        assert!(
+            world.workload("a").unwrap().authorization_policies == ["shop/ambit-guard-web"],
+            "{refs}"
+        );
+        let accepted = world.target("orders").accepted;
+        assert!(!accepted.status);
+        assert!(
+            accepted
+                .message
+                .ends_with("; generation 0 stays in force until then"),
+            "{}",
+            accepted.message
+        );
+    }
+    // Once its target is there, the version holds, and what it is not for is free.
+    world.policy_object(version(3, targets(&["api"])));
+    world.web_service("shop", "api", "10.96.0.2", json!({}));
+    world.settle();
+    assert_eq!(world.reasons("orders"), ("Accepted", "Programmed"));
+    assert_eq!(policy_of(&world, "orders").authorization[0].name, "later");
+    assert_eq!((world.bound("web"), world.bound("api").is_some()), (None, true));
+    // One of two: its other target is served, and none is released.
+    world.policy_object(version(4, targets(&["api", "web"])));
+    world.policy_object(version(5, targets(&["wbe", "api"])));
+    world.settle();
+    let accepted = world.target("orders").accepted;
+    assert!(
+        accepted
+            .message
+            .ends_with("; until then the policy stays in force for Service web too"),
+        "{}",
+        accepted.message
+    );
+    assert!(world.bound("web").is_some() && world.bound("api").is_some());
+    world.web_service("shop", "wbe", "10.96.0.3", json!({}));
+    world.settle();
+    assert_eq!(world.bound("web"), None);
+    // What targets nothing protects nothing: there is nothing to keep.
+    world.delete_service("api");
+    world.delete_service("wbe");
+    world.policy_object(version(6, targets(&["nobody"])));
+    let accepted = world.target("orders").accepted;
+    assert!(
+        accepted.message.ends_with("in namespace shop"),
+        "{}",
+        accepted.message
+    );
+}
+
+#[test]
 fn one_that_never_could_be_read_closes_its_targets() {
     use ambit_policy::http::{Attributes, Headers, HttpRequest, evaluate};
     struct NoHeaders;
@@ -374,6 +444,31 @@ fn of_several_timeouts_and_retries_one_applies() {
         );
     }
     assert!(!world.target("b-twin").programmed.message.contains("goes before"));
+}
+
+#[test]
+fn another_way_to_the_same_pods_is_told() {
+    let mut world = World::protected();
+    let told = |world: &World| {
+        world
+            .target("orders")
+            .programmed
+            .message
+            .contains("Service canary, to which")
+    };
+    world.web_service("shop", "canary", "10.96.0.2", json!({}));
+    world.endpoints("shop", "canary", &["a"]);
+    world.settle();
+    assert!(
+        !told(&world),
+        "its callers are not the waypoint: the pod refuses them"
+    );
+    world.web_service("shop", "canary", "10.96.0.2", use_waypoint("waypoint"));
+    world.settle();
+    assert!(told(&world), "{}", world.target("orders").programmed.message);
+    let both = json!([{"kind": "Service", "name": "web"}, {"kind": "Service", "name": "canary"}]);
+    world.policy("orders", with(orders(), "/targetRefs", both));
+    assert!(!told(&world));
 }
 
 #[test]
