@@ -251,6 +251,24 @@ impl Web {
         Ok(counts)
     }
 
+    /// As [`Web::ensure_no_failure`]; and that no connection was cut since the load generators had counted `before`: a request that is
+    /// not idempotent would have failed with it.
+    ///
+    /// # Errors
+    /// The failures, or how many requests had to be made again.
+    pub fn ensure_nothing_cut(&self, before: &[LoadStats; 2]) -> Result<[LoadStats; 2]> {
+        let counts = self.ensure_no_failure()?;
+        for ((client, stats), before) in CLIENTS.iter().zip(&counts).zip(before) {
+            let cut: Vec<_> = stats.seconds.iter().filter(|second| second.resets > 0).collect();
+            ensure!(
+                stats.resets == before.resets,
+                "{client}: {} connections were cut, and their requests made again: {cut:?}",
+                stats.resets - before.resets
+            );
+        }
+        Ok(counts)
+    }
+
     /// What each server has counted since it started.
     ///
     /// # Errors

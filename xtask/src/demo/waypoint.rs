@@ -210,8 +210,8 @@ fn scale(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
     let counts = web.ensure_no_failure()?;
     for (client, stats) in CLIENTS.iter().zip(counts) {
         show::line(&format!(
-            "     {client}: {} requests answered, {} failed",
-            stats.ok, stats.failed
+            "     {client}: {} requests answered, {} failed, {} made again on another connection",
+            stats.ok, stats.failed, stats.retried
         ));
     }
     Ok(())
