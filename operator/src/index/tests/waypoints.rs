@@ -341,6 +341,14 @@ fn where_no_waypoint_can_be() {
     let mut world = World::protected();
     world.namespace("shop", None);
     assert_eq!(world.reasons("orders"), ("Accepted", "NamespaceNotEnrolled"));
+    let advice = |world: &World| world.target("orders").programmed.message;
+    assert!(
+        advice(&world).contains("label it istio.io/dataplane-mode=ambient"),
+        "{}",
+        advice(&world)
+    );
+    world.ambient("shop", json!({"enrollment": "None"}));
+    assert!(advice(&world).contains("enrollment: None"), "{}", advice(&world));
     assert!(!world.summary("waypoint").unwrap().wanted);
     world.settle();
     assert_eq!(world.bound("web"), None);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ambit_crds::{TargetKind, TargetRef, labels};
+use ambit_crds::{Enrollment, TargetKind, TargetRef, labels};
 
 use super::binding::{Asked, Binding, OptOut};
 use super::plan::Plan;
@@ -172,11 +172,20 @@ impl<'a> Judge<'a> {
             );
         }
         if !self.index.is_enrolled(namespace) {
-            let message = format!(
-                "namespace {namespace} is not in the mesh: label it {}={}",
-                labels::DATAPLANE_MODE,
-                labels::DATAPLANE_MODE_AMBIENT
-            );
+            let refused = self.index.ambient.get(namespace);
+            let message = if self.index.is_exempt(namespace) {
+                format!("namespace {namespace} can never be in the mesh")
+            } else if refused.is_some_and(|a| a.enrollment == Enrollment::None) {
+                format!(
+                    "namespace {namespace} is not in the mesh: its AmbientNamespace says enrollment: None"
+                )
+            } else {
+                format!(
+                    "namespace {namespace} is not in the mesh: label it {}={}",
+                    labels::DATAPLANE_MODE,
+                    labels::DATAPLANE_MODE_AMBIENT
+                )
+            };
             return verdict(false, PolicyReason::NamespaceNotEnrolled, message);
         }
         match target.kind {
