@@ -31,7 +31,7 @@ pub struct HttpRule {
     /// Callers, one of which must match; none: every caller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<Source>,
-    /// Methods, as they are written in requests; none: every one.
+    /// Methods; none: every one. `Allow` takes them as they are written here, `Deny` whatever their case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
     /// Paths; none: every one.

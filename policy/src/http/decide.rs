@@ -80,10 +80,23 @@ impl HttpRule {
     }
 
     fn matches_http(&self, request: &Attributes<'_>, path: &[u8]) -> bool {
-        (self.methods.is_empty() || self.methods.iter().any(|method| method == request.method))
+        (self.methods.is_empty()
+            || self
+                .methods
+                .iter()
+                .any(|method| self.is_method(method, request.method)))
             && (self.paths.is_empty() || self.paths.iter().any(|one| one.matches(path)))
             && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(request.host)))
             && self.headers.iter().all(|header| header.matches(request))
+    }
+
+    /// Methods are told apart by case (RFC 9110 §9.1), and many applications do not: whichever the application does, a rule that
+    /// denies takes every spelling, and one that allows takes only its own.
+    fn is_method(&self, method: &str, of_request: &str) -> bool {
+        match self.action {
+            Action::Allow => method == of_request,
+            Action::Deny => method.eq_ignore_ascii_case(of_request),
+        }
     }
 }
 

@@ -101,6 +101,25 @@ fn deny_goes_before_allow_and_allow_before_the_rest() {
 }
 
 #[test]
+fn deny_takes_a_method_in_any_case_and_allow_as_it_is_written() {
+    let deletes = |action, audit| HttpRule {
+        methods: vec!["DELETE".into()],
+        audit,
+        ..rule("deletes", action)
+    };
+    for method in ["DELETE", "delete", "Delete", "dELETE"] {
+        let denied = decide(&[deletes(Action::Deny, false)], Some(CART), method, "/");
+        assert_eq!(denied.verdict, Verdict::Deny, "{method}");
+        let audited = decide(&[deletes(Action::Deny, true)], Some(CART), method, "/");
+        assert_eq!(audited.audited, ["shop/orders/deletes"], "{method}");
+        let allowed = decide(&[deletes(Action::Allow, false)], Some(CART), method, "/");
+        assert_eq!(allowed.is_allowed(), method == "DELETE", "{method}");
+    }
+    let other = decide(&[deletes(Action::Deny, false)], Some(CART), "DELETED", "/");
+    assert!(other.is_allowed());
+}
+
+#[test]
 fn audit_rules_tell_and_decide_nothing() {
     let deny = HttpRule {
         audit: true,

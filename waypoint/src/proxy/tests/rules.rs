@@ -83,6 +83,38 @@ async fn a_denied_request_is_told_the_rule_and_does_not_reach_the_application() 
 }
 
 #[tokio::test]
+async fn a_denied_method_is_denied_in_every_spelling_and_an_allowed_one_is_allowed_in_its_own() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(no_deletes());
+    let ask = async |method: &str| {
+        let request = format!("{method} /orders HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n");
+        mesh.exchange(81, request).await
+    };
+    for method in ["DELETE", "delete", "Delete"] {
+        let answer = ask(method).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{method}: {answer}");
+        assert!(
+            answer.contains("x-ambit-reason: denied by shop/orders/no-deletes"),
+            "{method}: {answer}"
+        );
+    }
+    assert_eq!(application.seen(), 0);
+    mesh.policy(policy(
+        "orders",
+        [rule("readers", security::Action::Allow, |rule| {
+            rule.methods = vec!["GET".into()];
+        })],
+    ));
+    let answer = ask("GET").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = ask("get").await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(application.seen(), 1);
+}
+
+#[tokio::test]
 async fn where_rules_allow_nothing_else_may_pass() {
     let mesh = Mesh::new().await;
     let application = Application::echo().await;
