@@ -1,5 +1,8 @@
 //! The small HTTP server of Ambit's programs: readiness, metrics and dumps, by path.
 
+mod deadline;
+
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,15 +14,34 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+use deadline::Deadline;
 
 /// How long a caller may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed accept. Out of descriptors, most likely: they come back.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What callers may cost; tests shorten it.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Connections at once. One more ends the oldest: whoever holds many open must not keep probes away.
+    connections: usize,
+    /// For writing one answer.
+    answer: Duration,
+    /// For all that is under way at the shutdown.
+    grace: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 64,
+    answer: Duration::from_secs(30),
+    grace: Duration::from_secs(5),
+};
 
 /// What a path answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,16 +117,27 @@ impl Answer {
     }
 }
 
-/// Answers GET requests by path until `shutdown`, and resolves when the last of them has been answered. `None` is 404. `name` is for the
-/// log.
+/// Answers GET requests by path until `shutdown`, and resolves when the last of them has been answered, after 5 s at most. `None` is
+/// 404. `name` is for the log. Of 64 connections the oldest ends for one more; an answer that is not read within 30 s is given up.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
     shutdown: CancellationToken,
     answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static,
 ) {
+    serve_within(LIMITS, name, listener, shutdown, answer).await;
+}
+
+async fn serve_within(
+    limits: Limits,
+    name: &'static str,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static,
+) {
     let answer = Arc::new(answer);
-    let connections = TaskTracker::new();
+    // What is left of them when this ends is aborted.
+    let mut connections = Connections::default();
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -115,11 +148,45 @@ pub async fn serve(
             }
         };
         let span = tracing::debug_span!("http", name, %peer);
+        let tcp = Deadline::new(tcp, limits.answer);
         let (answer, shutdown) = (Arc::clone(&answer), shutdown.clone());
+        connections.make_room(limits.connections);
         connections.spawn(connection(tcp, answer, shutdown).instrument(span));
     }
-    connections.close();
-    connections.wait().await;
+    if tokio::time::timeout(limits.grace, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::debug!(name, "connections are cut: their callers do not read");
+    }
+}
+
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    open: VecDeque<AbortHandle>,
+}
+
+impl Connections {
+    fn make_room(&mut self, limit: usize) {
+        while self.tasks.try_join_next().is_some() {}
+        self.open.retain(|connection| !connection.is_finished());
+        while self.open.len() >= limit
+            && let Some(oldest) = self.open.pop_front()
+        {
+            tracing::debug!(limit, "the oldest connection is cut: there are too many");
+            oldest.abort();
+        }
+    }
+
+    fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.open.push_back(self.tasks.spawn(connection));
+    }
+
+    async fn wait(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 /// Opens a port for [`serve`].
@@ -133,7 +200,7 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 async fn connection(
-    tcp: tokio::net::TcpStream,
+    tcp: Deadline<TcpStream>,
     answer: Arc<impl Fn(&str) -> Option<Answer>>,
     shutdown: CancellationToken,
 ) {
