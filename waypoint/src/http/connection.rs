@@ -139,7 +139,7 @@ pub(crate) struct ClientConnection {
     pub(super) watch: Arc<Watch>,
     /// Requests given up before their answer began, less those that were answered.
     abandoned: AtomicU32,
-    /// Too many.
+    /// One more than one of the limits.
     pub(super) calm: Notify,
     /// A request has come since the last look.
     used: AtomicBool,
@@ -205,6 +205,11 @@ impl ClientConnection {
         self.proxy
             .observer
             .request(&self.source, target.destination(), request)
+    }
+
+    /// Requests given up before their answer began, less those that were answered.
+    pub(super) fn abandoned(&self) -> u32 {
+        self.abandoned.load(Ordering::Relaxed)
     }
 
     /// Whether an HTTP/1 client is told to use another connection for its next request.
@@ -278,10 +283,11 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(client) = self.0.take()
-            && client.abandoned.fetch_add(1, Ordering::Relaxed) >= limits::MAX_ABANDONED
-        {
-            client.calm.notify_one();
+        if let Some(client) = self.0.take() {
+            let before = client.abandoned.fetch_add(1, Ordering::Relaxed);
+            if before == limits::MAX_ABANDONED || before >= limits::MAX_ABANDONED_AT_ALL {
+                client.calm.notify_one();
+            }
         }
     }
 }

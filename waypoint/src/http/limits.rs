@@ -19,8 +19,12 @@ pub(crate) const SEND_BUFFER: usize = 256 << 10;
 pub(crate) const MAX_PENDING_RESETS: usize = 20;
 /// HTTP/2 streams that this end had to reset because of the client's errors; with one more the connection ends.
 pub(crate) const MAX_ERROR_RESETS: usize = 256;
-/// Requests that a client gave up before their answer began, less those that were answered; with one more the connection ends.
+/// Requests that the client of an HTTP/2 connection gave up before their answer began, less those that were answered. With one more it
+/// is told to use another connection (GOAWAY NO_ERROR); what is under way goes on: clients with deadlines come here, too, when an
+/// endpoint stalls.
 pub(crate) const MAX_ABANDONED: u32 = 500;
+/// With one more than these the connection is cut. A client that keeps to the GOAWAY has at most [`MAX_STREAMS`] left to give up.
+pub(crate) const MAX_ABANDONED_AT_ALL: u32 = 2 * MAX_ABANDONED;
 /// Bytes of a request's body that are kept for another try; a longer body is sent once.
 pub(crate) const MAX_REPLAY: usize = 64 << 10;
 

@@ -162,14 +162,24 @@ where
             result = &mut connection => break result,
             Some(()) = ending.next() => connection.as_mut().graceful_shutdown(),
             Some(()) = calm.next() => {
-                client.proxy.observer.refused(Refusal::BadRequest);
-                tracing::warn!(
+                if client.abandoned() > limits::MAX_ABANDONED_AT_ALL {
+                    client.proxy.observer.refused(Refusal::BadRequest);
+                    tracing::warn!(
+                        src.identity = %client.identity,
+                        src.addr = %client.peer,
+                        limit = limits::MAX_ABANDONED_AT_ALL,
+                        "the client goes on giving up requests: its connection is cut"
+                    );
+                    return;
+                }
+                tracing::info!(
                     src.identity = %client.identity,
                     src.addr = %client.peer,
                     limit = limits::MAX_ABANDONED,
-                    "the client gives up requests faster than they can be answered: its connection is closed"
+                    "the client gives up more requests than are answered: it is told to use another connection"
                 );
-                return;
+                connection.as_mut().graceful_shutdown();
+                calm.push(client.calm.notified());
             }
         }
     };

@@ -96,6 +96,80 @@ async fn requests_given_up_again_and_again_end_the_connection() {
 }
 
 #[tokio::test]
+async fn streams_go_on_when_other_requests_of_their_connection_are_given_up() {
+    let mesh = Mesh::new().await;
+    let (more, body) = channel();
+    let body = std::sync::Mutex::new(Some(body));
+    let application = Application::start(move |_| {
+        let body = body.lock().unwrap().take();
+        async move {
+            match body {
+                Some(body) => http::Response::new(body),
+                None => std::future::pending().await,
+            }
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http2(80).await;
+    let request = || Request::get("http://server/").body(full("")).unwrap();
+    let stream = client.send(request()).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    let mut sent = 0;
+    while !client.0.is_closed() {
+        let seen = application.seen();
+        let mut answer = Box::pin(client.0.send_request(request()));
+        tokio::select! {
+            _ = &mut answer => {}
+            () = async {
+                while application.seen() == seen {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            } => {}
+        }
+        drop(answer);
+        sent += 1;
+        assert!(sent < 2000);
+    }
+    more.send(hyper::body::Frame::data("still here".into())).unwrap();
+    drop(more);
+    assert_eq!(whole(stream).await.2, "still here");
+    assert_eq!(mesh.metric(&["ambit_waypoint_refused_total"]), 0);
+}
+
+#[tokio::test]
+async fn who_goes_on_giving_up_requests_is_cut_off() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |_| std::future::pending().await).await;
+    mesh.endpoint("server-1", application.address);
+    let (mut read, mut write) = tokio::io::split(mesh.connect(80).await);
+    // PING is not answered, by which the waypoint would know that its GOAWAY has come.
+    let reading = tokio::spawn(async move {
+        let mut answer = Vec::new();
+        let _ = read.read_to_end(&mut answer).await;
+        answer
+    });
+    write.write_all(PREFACE).await.unwrap();
+    let mut sent = 0;
+    while !reading.is_finished() {
+        let stream = 1 + 2 * sent;
+        let seen = application.seen();
+        let _ = write.write_all(&frame(1, 5, stream, GET)).await;
+        while application.seen() == seen && !reading.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let _ = write.write_all(&frame(3, 0, stream, &8_u32.to_be_bytes())).await;
+        sent += 1;
+        assert!(sent < 3000);
+    }
+    assert_eq!(goaways(&reading.await.unwrap()), [0], "NO_ERROR came first");
+    assert_eq!(
+        mesh.metric(&["ambit_waypoint_refused_total", "reason=\"bad_request\""]),
+        1
+    );
+}
+
+#[tokio::test]
 async fn continuation_floods_end_the_connection() {
     let mesh = Mesh::new().await;
     let application = Application::echo().await;
