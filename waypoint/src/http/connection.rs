@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use ambit_policy::{Connection, Decision};
 use ambit_tunnel::SpiffeId;
@@ -21,9 +20,6 @@ use crate::observe::{Destination, Flag, RequestRecord, Source};
 use crate::proxy::Proxy;
 use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload};
 use crate::upstream::ConnectFailure;
-
-/// For connecting to an endpoint where there are others: a node that is gone does not answer.
-const HASTE: Duration = Duration::from_secs(2);
 
 /// What a client's connection is for.
 pub(crate) enum Served {
@@ -84,25 +80,32 @@ impl Target {
         }
     }
 
-    /// Awaits a connection to an endpoint, for a short time only where there is another one.
+    /// Awaits a connection to an endpoint; for a short time only where there may be a try after this one (it is not the `last`), at an
+    /// endpoint that has not been `tried`.
     pub(crate) async fn hasten<T>(
         &self,
         proxy: &Proxy,
         endpoint: &Endpoint,
+        tried: &[Arc<str>],
+        last: bool,
         connecting: impl Future<Output = Result<T, ConnectFailure>>,
     ) -> Result<T, ConnectFailure> {
         let mut connecting = pin!(connecting);
-        if let Ok(result) = tokio::time::timeout(HASTE, &mut connecting).await {
+        if last {
+            return connecting.await;
+        }
+        let haste = proxy.timeouts.connect;
+        if let Ok(result) = tokio::time::timeout(haste, &mut connecting).await {
             return result;
         }
-        let tried = [Arc::clone(&endpoint.workload.uid)];
+        let tried = [tried, &[Arc::clone(&endpoint.workload.uid)]].concat();
         let another = self
             .choose(proxy, &tried)
-            .is_some_and(|other| other.workload.uid != endpoint.workload.uid);
+            .is_some_and(|other| !tried.contains(&other.workload.uid));
         if another {
             return Err(ConnectFailure::Timeout {
                 to: endpoint.target,
-                waited: HASTE,
+                waited: haste,
             });
         }
         connecting.await

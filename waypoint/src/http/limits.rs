@@ -36,6 +36,8 @@ pub struct HttpTimeouts {
     /// Between two parts of a request's body, until the answer begins. Default 60 s, then 408. Calls of gRPC have deadlines of their
     /// own instead.
     pub body: Duration,
+    /// For connecting to an endpoint where there is another one to try: a node that is gone does not answer. Default 2 s.
+    pub connect: Duration,
     /// For the first bytes of a connection whose protocol nobody declared. Default 3 s, then it is passed through as it is.
     pub detect: Duration,
     /// How long a client's connection may be without requests. Default 1 h, then it ends.
@@ -49,6 +51,7 @@ impl Default for HttpTimeouts {
         Self {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
+            connect: Duration::from_secs(2),
             detect: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
             drain_grace: Duration::from_secs(3),

@@ -63,8 +63,8 @@ impl<'a> Budget<'a> {
             })
     }
 
-    /// Takes a retry, if there is one for this.
-    pub(crate) fn take(&mut self, failed: Failed) -> Option<Again> {
+    /// The policy, where it pays for a retry.
+    fn paid(&self, failed: Failed) -> Option<&'a Retry> {
         let allowed = match (failed, self.policy) {
             (Failed::Stale | Failed::Reset | Failed::Status(_), _) if !self.repeatable => false,
             (_, None) => false,
@@ -72,18 +72,33 @@ impl<'a> Budget<'a> {
             (Failed::Stale | Failed::Reset, Some(policy)) => policy.reset,
             (Failed::Status(status), Some(policy)) => policy.status_codes.contains(&status.as_u16()),
         };
-        if let Some(policy) = self
-            .policy
+        self.policy
             .filter(|policy| allowed && self.spent < policy.attempts)
-        {
+    }
+
+    fn is_free(&self, failed: Failed) -> bool {
+        self.free && (failed == Failed::Unseen || (failed == Failed::Stale && self.repeatable))
+    }
+
+    /// Whether there is a retry for this.
+    pub(crate) fn has(&self, failed: Failed) -> bool {
+        self.paid(failed).is_some() || self.is_free(failed)
+    }
+
+    /// Takes a retry, if there is one for this.
+    pub(crate) fn take(&mut self, failed: Failed) -> Option<Again> {
+        if let Some(policy) = self.paid(failed) {
             self.spent += 1;
             return Some(Again {
                 pause: pause(policy, self.spent, &mut rand::rng()),
                 by_policy: true,
             });
         }
-        let unseen = failed == Failed::Unseen || (failed == Failed::Stale && self.repeatable);
-        (unseen && std::mem::take(&mut self.free)).then_some(Again {
+        if !self.is_free(failed) {
+            return None;
+        }
+        self.free = false;
+        Some(Again {
             pause: Duration::ZERO,
             by_policy: false,
         })
@@ -130,7 +145,9 @@ mod tests {
         assert!(budget.take(Failed::Reset).is_some());
         assert!(!budget.wants(StatusCode::SERVICE_UNAVAILABLE));
         assert!(budget.take(Failed::Reset).is_none());
+        assert!(budget.has(Failed::Unseen));
         assert!(budget.take(Failed::Unseen).is_some());
+        assert!(!budget.has(Failed::Unseen));
         assert!(budget.take(Failed::Unseen).is_none());
     }
 

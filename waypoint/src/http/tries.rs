@@ -99,7 +99,7 @@ impl Passage<'_> {
             };
             self.record.sent_to(&endpoint);
             self.authorize(&endpoint)?;
-            let failure = match self.attempt(&endpoint, fresh).await {
+            let failure = match self.attempt(&endpoint, &tried, fresh).await {
                 Ok((answer, link)) => {
                     let status = answer.status();
                     if !(self.budget.wants(status) && self.source.can_be_sent()) {
@@ -179,12 +179,13 @@ impl Passage<'_> {
     async fn attempt(
         &mut self,
         endpoint: &Endpoint,
+        tried: &[Arc<str>],
         fresh: bool,
     ) -> Result<(Response<Incoming>, Link), Failure> {
         let Some(per_try) = self.retry.and_then(|retry| retry.value.per_try_timeout) else {
-            return self.send(endpoint, fresh).await;
+            return self.send(endpoint, tried, fresh).await;
         };
-        let attempt = tokio::time::timeout(per_try, self.send(endpoint, fresh)).await;
+        let attempt = tokio::time::timeout(per_try, self.send(endpoint, tried, fresh)).await;
         attempt.unwrap_or_else(|_| {
             let policy = self.retry.map_or("", |retry| &*retry.policy);
             Err(Failure {
@@ -201,14 +202,16 @@ impl Passage<'_> {
     async fn send(
         &mut self,
         endpoint: &Endpoint,
+        tried: &[Arc<str>],
         fresh: bool,
     ) -> Result<(Response<Incoming>, Link), Failure> {
         let destination = Destination::of(endpoint);
-        let upstream = &self.client.proxy.upstream;
+        let (proxy, target) = (&self.client.proxy, self.target);
+        let upstream = &proxy.upstream;
+        let last = !(self.source.can_be_sent() && self.budget.has(Failed::Unseen));
         if self.head.version == Version::HTTP_2 {
-            let sender = self
-                .target
-                .hasten(&self.client.proxy, endpoint, upstream.http2(&destination))
+            let sender = target
+                .hasten(proxy, endpoint, tried, last, upstream.http2(&destination))
                 .await
                 .map_err(|failure| Failure::connect(&failure))?;
             let request = self.request()?;
@@ -223,9 +226,7 @@ impl Passage<'_> {
         let mut connection = match idle {
             Some(connection) => connection,
             None => {
-                let connecting =
-                    self.target
-                        .hasten(&self.client.proxy, endpoint, upstream.http1(&destination));
+                let connecting = target.hasten(proxy, endpoint, tried, last, upstream.http1(&destination));
                 // Large, and seldom needed: inline it would be a part of every request, and be moved with it.
                 Box::pin(connecting)
                     .await

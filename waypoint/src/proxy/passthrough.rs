@@ -172,7 +172,11 @@ async fn connect(
         }
         let destination = Destination::of(&endpoint);
         let connecting = client.proxy.upstream.connect(&destination);
-        match target.hasten(&client.proxy, &endpoint, connecting).await {
+        let last = tried.len() + 1 >= ATTEMPTS;
+        match target
+            .hasten(&client.proxy, &endpoint, &tried, last, connecting)
+            .await
+        {
             Ok(upstream) => {
                 if let Some(record) = record {
                     record.opened(&endpoint);
@@ -181,7 +185,7 @@ async fn connect(
             }
             Err(failure) => {
                 tried.push(Arc::clone(&endpoint.workload.uid));
-                if tried.len() >= ATTEMPTS {
+                if last {
                     if let Some(record) = record {
                         record.failed(Flag::ConnectFailure, failure.to_string());
                     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ambit_wire::waypoint as wire;
 use http::{Request, Response, StatusCode};
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::answers::millis;
 use super::rules::policy;
 use super::support::*;
+use crate::http::HttpTimeouts;
 
 fn retry(change: impl FnOnce(&mut wire::Retry)) -> wire::Policy {
     let mut retry = wire::Retry {
@@ -234,6 +236,50 @@ async fn a_try_that_takes_too_long_is_given_up_for_another() {
     mesh.policy(retry(|retry| retry.per_try_timeout = millis(1000)));
     assert_eq!(mesh.http1(80).await.get("/").await.2, "ok");
     assert_eq!(application.seen(), 2);
+}
+
+/// Endpoints that connections take longer to than one is waited for where there are others.
+async fn slow_to_reach(count: usize) -> (Mesh, Vec<(Application, Ztunnel)>) {
+    let timeouts = HttpTimeouts {
+        connect: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let mut endpoints = Vec::new();
+    for number in 0..count {
+        let application = Application::start_at(own_address(), echo).await;
+        let name = format!("server-{number}");
+        let ztunnel = mesh.hbone_endpoint(&name, application.address).await;
+        *ztunnel.delay.lock() = Duration::from_millis(500);
+        endpoints.push((application, ztunnel));
+    }
+    (mesh, endpoints)
+}
+
+#[tokio::test]
+async fn the_last_try_is_not_given_up_for_an_endpoint_that_would_not_be_tried() {
+    let (mesh, _endpoints) = slow_to_reach(3).await;
+    // One retry, for nothing: the second endpoint is the last.
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
+    assert_eq!((status, reason.as_str()), (StatusCode::OK, ""));
+}
+
+#[tokio::test]
+async fn the_last_endpoint_is_not_given_up_for_one_that_was_not_reached() {
+    let (mesh, endpoints) = slow_to_reach(2).await;
+    mesh.policy(retry(|retry| retry.attempts = 1));
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
+    assert_eq!((status, reason.as_str()), (StatusCode::OK, ""));
+    assert_eq!(endpoints.iter().map(|(a, _)| a.seen()).sum::<usize>(), 1);
+    assert_eq!(mesh.metric(&["ambit_retries_total", "shop/orders"]), 1);
+}
+
+#[tokio::test]
+async fn connections_that_are_no_http_wait_for_the_last_endpoint_too() {
+    let (mesh, _endpoints) = slow_to_reach(2).await;
+    let request = "GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    let answer = mesh.exchange(9000, request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 #[tokio::test]

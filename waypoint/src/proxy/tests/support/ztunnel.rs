@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{
@@ -17,6 +18,8 @@ use super::{WAIT, manager};
 /// The ztunnel of an endpoint.
 pub(in super::super) struct Ztunnel {
     pub(in super::super) peers: Arc<parking_lot::Mutex<Vec<SpiffeId>>>,
+    /// How long it leaves new connections waiting.
+    pub(in super::super) delay: Arc<parking_lot::Mutex<Duration>>,
     stop: CancellationToken,
 }
 
@@ -56,13 +59,16 @@ impl Ztunnel {
             .unwrap();
         let lease = manager(ca).lease(identity);
         let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
+        let delay = Arc::<parking_lot::Mutex<Duration>>::default();
         let stop = CancellationToken::new();
-        let (seen, stopped) = (Arc::clone(&peers), stop.clone());
+        let (seen, wait, stopped) = (Arc::clone(&peers), Arc::clone(&delay), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
+                let wait = *wait.lock();
                 tokio::spawn(stopped.run_until_cancelled_owned(async move {
+                    tokio::time::sleep(wait).await;
                     let certificate = lease.certificate(WAIT).await.unwrap();
                     let Ok((tls, peer)) = accept_tls(tcp, &certificate).await else {
                         return;
@@ -75,6 +81,6 @@ impl Ztunnel {
                 }));
             }
         }));
-        Self { peers, stop }
+        Self { peers, delay, stop }
     }
 }
