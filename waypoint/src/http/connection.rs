@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ambit_policy::{Connection, Decision};
 use ambit_tunnel::SpiffeId;
+use http::uri::Authority;
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -70,6 +71,17 @@ impl Target {
     /// Whether its endpoints are spoken HTTP/2 to, whatever the client speaks.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self.protocol(), AppProtocol::Http2 | AppProtocol::Grpc)
+    }
+
+    /// The name of what is served, for requests that name no host.
+    pub(super) fn authority(&self) -> Option<Authority> {
+        let name = match self {
+            // The default port of `http` (RFC 9110 §4.2.1) is left out.
+            Self::Service { config, port: 80, .. } => config.hostname.clone(),
+            Self::Service { config, port, .. } => format!("{}:{port}", config.hostname),
+            Self::Workload { address, .. } => address.to_string(),
+        };
+        Authority::try_from(name).ok()
     }
 
     /// An endpoint, not one of `tried` (UIDs) where there is another.

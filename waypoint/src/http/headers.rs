@@ -89,8 +89,8 @@ pub(crate) enum HostError {
     Differ,
 }
 
-/// The name and port that a request is addressed to: the target's own, else `Host` (RFC 9112 §3.2.2, RFC 9113 §8.3.1). Empty for
-/// HTTP/1.0 without.
+/// The name and port that a request is addressed to: the target's own, else `Host` (RFC 9112 §3.2.2, RFC 9113 §8.3.1). `None`
+/// for HTTP/1.0 without one, and where it is empty.
 pub(crate) fn authority(
     uri: &Uri,
     headers: &HeaderMap,
@@ -151,11 +151,11 @@ pub(crate) fn to_http1(
     }
 }
 
-/// The target as HTTP/2 has it.
+/// The target as HTTP/2 has it: `http` and `https` have an authority (RFC 9113 §8.3.1).
 pub(crate) fn to_http2(
     uri: &Uri,
     path: Option<PathAndQuery>,
-    authority: Option<&Authority>,
+    authority: &Authority,
     headers: &mut HeaderMap,
 ) -> Result<Uri, http::Error> {
     headers.remove(HOST);
@@ -163,12 +163,8 @@ pub(crate) fn to_http2(
     headers.remove(UPGRADE);
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(uri.scheme().cloned().unwrap_or(Scheme::HTTP));
-    parts.authority = authority.cloned();
+    parts.authority = Some(authority.clone());
     parts.path_and_query = path.or_else(|| uri.path_and_query().cloned());
-    if parts.authority.is_none() {
-        // hyper would take the absence of an authority for a target without a scheme.
-        parts.scheme = None;
-    }
     Ok(Uri::from_parts(parts)?)
 }
 

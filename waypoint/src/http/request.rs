@@ -13,7 +13,7 @@ use hyper::body::{Body, Incoming};
 use super::answer::Rejection;
 use super::body::{ClientBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
-use super::headers::{self, Fields};
+use super::headers::{self, Fields, HostError};
 use super::held::Asked;
 use super::limits::MAX_REPLAY;
 use super::response::{ResponseBody, UpstreamBody};
@@ -121,12 +121,16 @@ async fn pass(
     if head.uri.scheme().is_none() && head.uri.authority().is_some() && head.version != Version::HTTP_2 {
         return Err(Rejection::bad_request("the target is no path"));
     }
-    let authority =
+    let http2 = client.http2 || target.is_http2();
+    let mut authority =
         headers::authority(&head.uri, &head.headers, head.version).map_err(Rejection::bad_request)?;
+    if http2 && authority.is_none() {
+        // Before the rules are asked: they see the name that the endpoint is sent.
+        authority = target.authority();
+    }
     let path = authorize(client, target, &head, authority.as_ref(), record)?;
     let websocket = headers::is_websocket(&head.method, head.version, &head.headers);
     let asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
-    let http2 = client.http2 || target.is_http2();
     prepare(
         http2,
         &mut head,
@@ -250,6 +254,7 @@ fn prepare(
                 reason,
             ));
         }
+        let authority = authority.ok_or_else(|| Rejection::bad_request(HostError::Missing))?;
         head.uri = headers::to_http2(&head.uri, path, authority, &mut head.headers)
             .map_err(|error| Rejection::bad_request(format!("target: {error}")))?;
         head.version = Version::HTTP_2;

@@ -101,8 +101,8 @@ fn absolute_targets_become_origin_form() {
 fn http1_becomes_http2() {
     let mut map = headers(&[("host", "server:8080"), ("connection", "upgrade"), ("a", "b")]);
     let uri: Uri = "/a?b".parse().unwrap();
-    let authority = authority(&uri, &map, Version::HTTP_11).unwrap();
-    let uri = to_http2(&uri, None, authority.as_ref(), &mut map).unwrap();
+    let authority = authority(&uri, &map, Version::HTTP_11).unwrap().unwrap();
+    let uri = to_http2(&uri, None, &authority, &mut map).unwrap();
     assert_eq!(uri, "http://server:8080/a?b");
     assert_eq!(map, headers(&[("a", "b")]));
 }

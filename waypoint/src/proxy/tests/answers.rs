@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ambit_wire::waypoint as wire;
+use ambit_wire::{security, waypoint as wire};
 use http::{Request, Response, StatusCode};
 
-use super::rules::policy;
+use super::rules::{exact, policy, rule};
 use super::support::*;
 
 pub(super) fn millis(millis: u64) -> Option<prost_types::Duration> {
@@ -103,6 +103,39 @@ async fn http1_clients_reach_endpoints_that_speak_http2() {
     let (status, _, body) = whole(answer).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(body, "POST http://server:8080/a?b\ncontent-length: 4\n\nbody");
+}
+
+#[tokio::test]
+async fn requests_without_a_host_reach_endpoints_that_speak_http2_by_the_name_of_their_service() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let without = [
+        "GET /a HTTP/1.0\r\n\r\n",
+        "GET /a HTTP/1.1\r\nhost:\r\nconnection: close\r\n\r\n",
+    ];
+    for request in without {
+        let answer = mesh.exchange(8080, request).await;
+        assert!(answer.contains(" 200 OK\r\n"), "{request}: {answer}");
+        assert!(
+            answer.contains("GET http://server.shop.svc.cluster.local:8080/a\n"),
+            "{request}: {answer}"
+        );
+    }
+    // HTTP/1 has no need of a name.
+    let answer = mesh.exchange(81, without[1]).await;
+    assert!(answer.contains("GET /a\nhost: \n"), "{answer}");
+    // And rules see the name.
+    mesh.policy(policy(
+        "orders",
+        [rule("no-server", security::Action::Deny, |rule| {
+            rule.hosts = vec![exact("server.shop.svc.cluster.local")];
+        })],
+    ));
+    for request in without {
+        let answer = mesh.exchange(8080, request).await;
+        assert!(answer.contains(" 403 Forbidden\r\n"), "{request}: {answer}");
+    }
 }
 
 #[tokio::test]
