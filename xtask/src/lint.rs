@@ -24,6 +24,10 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         let clippy = [&["clippy", "--quiet"], &what[..], &["--", "-D", "warnings"]].concat();
         workspace::run(&mut cargo(&clippy))
     })?;
+    // Those of other platforms too, which nothing here is built from, but which the next step reads.
+    progress.step("fetch the sources of all dependencies", || {
+        workspace::run(&mut cargo(&["fetch", "--quiet", "--locked"]))
+    })?;
     progress.step("dependencies: licences, bans, sources", || {
         let deny = tools::cargo_deny(progress)?;
         // The advisories' database has to be fetched from the net: an own, deliberate command.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked, ending with the tests on a real cluster.
 
 use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::tools;
 use anyhow::Result;
 
 use crate::progress::Progress;
@@ -22,6 +23,8 @@ pub(crate) struct Arguments {
 
 /// Runs the command. The last thing printed is the test runner's own summary.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    // Not only the cluster is made of them: tests without one make network namespaces, and look at their rules.
+    tools::ensure_packages(&|message| progress.note(message))?;
     if arguments.filter.is_none() {
         lint::run(progress)?;
         progress.step("tests that need no cluster", || {

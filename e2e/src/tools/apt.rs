@@ -32,6 +32,11 @@ const PACKAGES: &[Package] = &[
         why: "the namespaces of the nodes",
     },
     Package {
+        name: "procps",
+        program: "sysctl",
+        why: "the kernel's settings in the namespaces of tests",
+    },
+    Package {
         name: "containerd",
         program: "containerd",
         why: "the container runtime of the nodes",
@@ -125,7 +130,7 @@ pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
 
 /// Names of the packages, for those who want to remove them.
 pub(super) fn names() -> Vec<&'static str> {
-    let essential = ["iproute2", "util-linux"];
+    let essential = ["iproute2", "util-linux", "procps"];
     PACKAGES
         .iter()
         .map(|package| package.name)
@@ -161,8 +166,19 @@ mod tests {
     }
 
     #[test]
+    fn what_tests_call_is_installed_before_them() {
+        for program in ["ip", "nft", "nsenter", "sysctl"] {
+            assert!(
+                PACKAGES.iter().any(|package| package.program == program),
+                "{program}"
+            );
+        }
+    }
+
+    #[test]
     fn the_hint_never_removes_what_the_system_needs() {
         assert!(!names().contains(&"util-linux"));
+        assert!(!names().contains(&"procps"));
         assert!(names().contains(&"containerd"));
     }
 }
