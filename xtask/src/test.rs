@@ -2,7 +2,7 @@
 
 use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::tools;
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
@@ -10,6 +10,9 @@ use crate::{images, lint};
 
 /// The cluster of the tests; it is made anew and removed.
 const CLUSTER: &str = "ambit-test";
+
+/// One that a test makes beside it, and removes.
+const CUT: &str = "ambit-cut";
 
 /// What to test.
 #[derive(clap::Args)]
@@ -31,15 +34,25 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
             workspace::run(&mut cargo(&["test", "--workspace", "--locked"]))
         })?;
     }
-    if !arguments.keep {
-        // What an earlier run left, killed half-way, must not decide the outcome of this one.
-        Cluster::down(CLUSTER)?;
-    }
+    // What an earlier run left, killed half-way, must not decide the outcome of this one.
+    clean_up(arguments.keep)?;
     let result = on_cluster(arguments, progress);
-    if !arguments.keep {
-        Cluster::down(CLUSTER)?;
+    both(result, clean_up(arguments.keep))
+}
+
+/// Takes down what there is of the clusters, but for one that is to stay.
+fn clean_up(keep: bool) -> Result<()> {
+    let cut = Cluster::down(CUT);
+    let tested = if keep { Ok(()) } else { Cluster::down(CLUSTER) };
+    both(cut, tested)
+}
+
+/// What went wrong first is what there is to know, and must not be lost over what came after it.
+fn both(first: Result<()>, then: Result<()>) -> Result<()> {
+    match (first, then) {
+        (Err(first), Err(then)) => bail!("{first:#}; after that: {then:#}"),
+        (first, then) => first.and(then),
     }
-    result
 }
 
 fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
@@ -73,4 +86,34 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
         .args(["--", "--test-threads=1"])
         .args(&arguments.filter);
     workspace::run(&mut test)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_removal_hides_none_of_the_test() {
+        let fail = |text: &'static str| Err(anyhow!(text));
+        assert!(both(Ok(()), Ok(())).is_ok());
+        assert_eq!(both(fail("test"), Ok(())).unwrap_err().to_string(), "test");
+        assert_eq!(both(Ok(()), fail("down")).unwrap_err().to_string(), "down");
+        let error = both(fail("test"), fail("down")).unwrap_err().to_string();
+        assert_eq!(error, "test; after that: down");
+    }
+
+    #[test]
+    fn every_cluster_that_tests_make_is_known_to_those_that_clean_up() {
+        let read = |path: &str| fs::read_to_string(workspace::root().join(path)).unwrap();
+        let named = format!("const NAME: &str = \"{CUT}\";");
+        assert!(read("e2e/tests/mesh/cluster.rs").contains(&named));
+        let ci = read(".ci/run");
+        for name in [CLUSTER, CUT] {
+            assert!(ci.contains(name), ".ci/run does not take {name} down");
+        }
+    }
 }

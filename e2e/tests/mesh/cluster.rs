@@ -1,6 +1,6 @@
 //! The cluster itself: its making may be killed, and nothing of it stays.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
 use ambit_e2e::cluster::{Cluster, Spec};
@@ -9,8 +9,28 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::{LIMIT, Lab};
 
-/// A second cluster, beside the one of the other tests.
+/// A second cluster, beside the one of the other tests. `cargo xtask test` and `.ci/run` take it down as well.
 const NAME: &str = "ambit-cut";
+
+/// The process that makes it. However the test ends, this goes, and the cluster too.
+struct Making(Child);
+
+impl Making {
+    fn kill(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        let gone = self.kill().and_then(|()| Cluster::down(NAME));
+        if let Err(error) = gone {
+            eprintln!("what is left of cluster {NAME} could not be removed: {error:#}");
+        }
+    }
+}
 
 #[test]
 #[ignore = "the test below runs it in a process of its own, and kills that"]
@@ -53,12 +73,13 @@ fn traces() -> Result<Vec<String>> {
 fn a_cluster_whose_making_was_killed_leaves_nothing_after_down() -> Result<()> {
     let lab = Lab::enter()?;
     Cluster::down(NAME)?;
-    let mut making = Command::new(env::current_exe()?)
+    let making = Command::new(env::current_exe()?)
         .args(["--exact", "cluster::up_until_killed", "--ignored"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let begun = eventually("the cluster to be half made", LIMIT, || {
+    let mut making = Making(making);
+    eventually("the cluster to be half made", LIMIT, || {
         let status = Cluster::status(NAME)?;
         ensure!(status.counts.0 > 2, "{} processes", status.counts.0);
         ensure!(
@@ -66,10 +87,8 @@ fn a_cluster_whose_making_was_killed_leaves_nothing_after_down() -> Result<()> {
             "it was made to its end before it could be killed"
         );
         Ok(())
-    });
+    })?;
     making.kill()?;
-    making.wait()?;
-    begun?;
     ensure!(
         !traces()?.is_empty(),
         "nothing of the cluster can be seen: the look is wrong"
