@@ -78,14 +78,19 @@ impl Lab {
             Ok(kept) => error.context(format!("logs and objects are kept in {}", kept.display())),
             Err(lost) => error.context(format!("no evidence could be kept: {lost:#}")),
         });
-        self.cluster.run_kubectl(&[
+        let removed = self.cluster.run_kubectl(&[
             "delete",
             "namespace",
             namespace,
             "--ignore-not-found",
             "--wait=false",
-        ])?;
-        result
+        ]);
+        match (result, removed) {
+            (Err(error), Err(stays)) => {
+                Err(error.context(format!("namespace {namespace} was not removed: {stays:#}")))
+            }
+            (result, removed) => result.and(removed.map(drop)),
+        }
     }
 
     /// Records what goes between the nodes while each client is answered `answers` times more.
@@ -114,12 +119,15 @@ impl Lab {
             .run_kubectl(&["get", all, "--all-namespaces", "--output=yaml"])?;
         fs::write(folder.join("objects.yaml"), objects)?;
         for place in [mesh::NAMESPACE, namespace] {
-            for pod in Pod::list(&self.cluster, place, "")? {
+            // Those too that are on no node or have no address: they may be what went wrong.
+            for pod in self.cluster.list(&["pods", "--namespace", place])? {
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                let node = pod["spec"]["nodeName"].as_str().unwrap_or("unscheduled");
                 let log = self
                     .cluster
-                    .logs(place, &pod.name)
+                    .logs(place, name)
                     .unwrap_or_else(|error| format!("{error:#}"));
-                fs::write(folder.join(format!("{}-{}.log", pod.name, pod.node)), log)?;
+                fs::write(folder.join(format!("{name}-{node}.log")), log)?;
             }
         }
         Ok(folder)
