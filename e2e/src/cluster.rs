@@ -109,6 +109,11 @@ impl Cluster {
         })
     }
 
+    /// The names of all clusters of this user, whole or not.
+    pub fn names() -> Result<Vec<String>> {
+        state::names()
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.layout.name

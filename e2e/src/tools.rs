@@ -8,13 +8,14 @@ mod apt;
 mod build;
 mod image;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use apt::{Package, ensure, ensure_packages};
+pub use apt::{Package, ensure, ensure_packages, installed_here};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
 pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, helm, kubernetes};
 
@@ -31,13 +32,29 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(base.join("ambit"))
 }
 
-/// How to undo what this module installs.
-pub fn uninstall_hint() -> String {
-    let cache = cache_dir().map_or_else(|_| "~/.cache/ambit".into(), |dir| dir.display().to_string());
-    format!(
-        "cargo xtask cluster down for each cluster, then: rm -rf {cache}; apt-get remove {}",
-        apt::names().join(" ")
-    )
+/// The commands that remove what is there because of this module, and the clusters of these names.
+///
+/// # Errors
+/// When it cannot be told what was installed.
+pub fn how_to_undo(clusters: &[String]) -> Result<String> {
+    let installed = installed_here()?;
+    Ok(undo(clusters, installed, &cache_dir()?))
+}
+
+fn undo(clusters: &[String], packages: BTreeSet<String>, cache: &Path) -> String {
+    let mut commands: Vec<String> = clusters
+        .iter()
+        .map(|name| format!("cargo xtask cluster down --name {name}"))
+        .collect();
+    let packages = Vec::from_iter(packages).join(" ");
+    let note = if packages.is_empty() {
+        "no package is on record as installed on the way"
+    } else {
+        commands.push(format!("apt-get remove {packages}"));
+        "of packages, no other was installed by name; what came along with them: apt-get autoremove"
+    };
+    commands.push(format!("rm -rf {}", cache.display()));
+    format!("{} ({note})", commands.join("; "))
 }
 
 /// An exclusive lock on `path`, held until the file is dropped or the process ends, however it ends.
@@ -50,4 +67,24 @@ pub(crate) fn lock(path: &Path) -> Result<File> {
     file.lock()
         .with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undoing_names_what_was_installed_and_nothing_else() {
+        let cache = Path::new("/home/u/.cache/ambit");
+        let packages = BTreeSet::from(["runc".to_owned(), "containerd".to_owned()]);
+        let text = undo(&["demo".to_owned()], packages, cache);
+        let commands = "cargo xtask cluster down --name demo; apt-get remove containerd runc; rm -rf /home/u/.cache/ambit (";
+        assert!(text.starts_with(commands), "{text}");
+        let text = undo(&[], BTreeSet::new(), cache);
+        assert!(
+            text.starts_with("rm -rf /home/u/.cache/ambit (no package"),
+            "{text}"
+        );
+        assert!(!text.contains("apt-get"), "{text}");
+    }
 }

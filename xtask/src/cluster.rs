@@ -25,6 +25,8 @@ pub(crate) enum ClusterCommand {
     },
     /// Remove a cluster and all that belongs to it
     Down(Which),
+    /// Print the names of all clusters, whole or not; and, beside them, how to remove all there is
+    List,
     /// Tell what there is of a cluster; fails unless it is healthy
     Status(Which),
     /// Print what to evaluate in a shell so that kubectl speaks to the cluster
@@ -108,10 +110,15 @@ pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
         ClusterCommand::Down(which) => {
             Cluster::down(&which.name)?;
             print(&format!(
-                "cluster {} is gone; to undo the installations too: {}",
+                "cluster {} is gone; what was installed stays, for the next time. To remove that too: {}",
                 which.name,
-                tools::uninstall_hint()
+                how_to_undo()?
             ));
+            Ok(())
+        }
+        ClusterCommand::List => {
+            Cluster::names()?.iter().for_each(|name| print(name));
+            progress.note(&format!("to remove all: {}", how_to_undo()?));
             Ok(())
         }
         ClusterCommand::Status(which) => {
@@ -145,6 +152,11 @@ pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
             Err(error).context("cannot start kubectl")
         }
     }
+}
+
+/// The commands that remove all clusters and what was installed for them.
+pub(crate) fn how_to_undo() -> Result<String> {
+    tools::how_to_undo(&Cluster::names()?)
 }
 
 fn up(name: String, nodes: usize, progress: &Progress) -> Result<()> {

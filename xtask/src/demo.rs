@@ -6,11 +6,12 @@ mod show;
 mod waypoint;
 
 use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::mesh;
 use ambit_e2e::sample::Shop;
-use ambit_e2e::{mesh, tools};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use crate::cluster::how_to_undo;
 use crate::images;
 use crate::progress::Progress;
 
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         progress.step("remove the cluster", || Cluster::down(CLUSTER))?;
         progress.note(&format!(
             "what was installed on the way stays, for the next time; to remove it: {}",
-            tools::uninstall_hint()
+            how_to_undo()?
         ));
         return Ok(());
     }

@@ -28,6 +28,24 @@ pub(super) fn load(name: &str) -> Result<Option<Layout>> {
     read(&folder()?.join(name))
 }
 
+/// The names of all clusters that were begun and not removed, in order.
+pub(super) fn names() -> Result<Vec<String>> {
+    let folder = folder()?;
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot read {}", folder.display()))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if Layout::file(&entry.path()).exists() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Begins a cluster: gives it a slot and writes its facts down, before anything of it exists.
 pub(super) fn create(spec: &Spec, programs: &Path) -> Result<Layout> {
     let folder = folder()?;

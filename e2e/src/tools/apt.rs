@@ -1,5 +1,8 @@
 //! Packages of a Debian-like distribution.
 
+mod record;
+
+use std::collections::BTreeSet;
 use std::env;
 use std::path::Path;
 use std::process::Command;
@@ -8,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Progress;
 use crate::shell;
+use record::Record;
 
 /// A program that is needed, the package that has it, and what it is needed for.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +87,7 @@ pub fn ensure_packages(progress: Progress) -> Result<()> {
     ensure(PACKAGES, progress)
 }
 
-/// Installs the packages whose programs are missing.
+/// Installs the packages whose programs are missing, and notes for [`installed_here`] which of them were.
 pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
     let missing: Vec<&Package> = packages
         .iter()
@@ -112,7 +116,13 @@ pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
     }
     shell::run(apt_get().args(["update", "-qq"])).context("cannot refresh the package lists")?;
     let install = ["install", "--yes", "-qq", "--no-install-recommends"];
-    shell::run(apt_get().args(install).args(&names)).context("cannot install the packages")?;
+    // A program may be out of PATH though its package is there.
+    let before = on_system(&names)?;
+    let result = shell::run(apt_get().args(install).args(&names));
+    // Of several, some may be there even so.
+    let here: BTreeSet<String> = on_system(&names)?.difference(&before).cloned().collect();
+    Record::of_user()?.add(&here)?;
+    result.context("cannot install the packages")?;
     let still: Vec<&str> = missing
         .iter()
         .filter(|package| !present(package.program))
@@ -128,13 +138,28 @@ pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// Names of the packages, for those who want to remove them.
-pub(super) fn names() -> Vec<&'static str> {
-    let essential = ["iproute2", "util-linux", "procps"];
-    PACKAGES
-        .iter()
-        .map(|package| package.name)
-        .filter(|name| !essential.contains(name))
+/// Names of the packages that [`ensure`] installed on this machine for this user, now or earlier: none that was there before.
+///
+/// # Errors
+/// When the note of them cannot be read.
+pub fn installed_here() -> Result<BTreeSet<String>> {
+    Record::of_user()?.names()
+}
+
+/// Those of the packages that are installed.
+fn on_system(names: &[&str]) -> Result<BTreeSet<String>> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${Package} ${db:Status-Status}\n"]);
+    // It fails where it does not know one of them, and tells of the others.
+    let output = shell::output(query.args(names))?;
+    Ok(installed(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn installed(listed: &str) -> BTreeSet<String> {
+    let lines = listed.lines().filter_map(|line| line.split_once(' '));
+    lines
+        .filter(|(_, status)| *status == "installed")
+        .map(|(name, _)| name.to_owned())
         .collect()
 }
 
@@ -176,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_never_removes_what_the_system_needs() {
-        assert!(!names().contains(&"util-linux"));
-        assert!(!names().contains(&"procps"));
-        assert!(names().contains(&"containerd"));
+    fn only_what_is_installed_counts_as_there_before() {
+        let listed = "runc installed\ncontainerd config-files\nnftables not-installed\niptables installed\n";
+        assert_eq!(Vec::from_iter(installed(listed)), ["iptables", "runc"]);
+        assert!(installed("").is_empty());
     }
 }

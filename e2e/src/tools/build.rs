@@ -1,5 +1,6 @@
 //! What is built with Go: the embedded Kubernetes, and Helm.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,13 @@ const COMPONENTS: &[&str] = &[
     "kube-scheduler",
     "kubectl",
     "kubelet",
+];
+
+/// What Go keeps lies in our cache, and goes with it; where a user has said otherwise, there. Programs that are built need none of it.
+const GO_FOLDERS: &[(&str, &str)] = &[
+    ("GOPATH", "path"),
+    ("GOMODCACHE", "modules"),
+    ("GOCACHE", "build"),
 ];
 
 /// The programs built from `e2e/cluster`.
@@ -136,6 +144,12 @@ fn go() -> Result<Command> {
     }
     let mut command = Command::new("go");
     command.env("CGO_ENABLED", "0");
+    let cache = cache_dir()?.join("go");
+    for (name, folder) in GO_FOLDERS {
+        if env::var_os(name).is_none() {
+            command.env(name, cache.join(folder));
+        }
+    }
     Ok(command)
 }
 
@@ -198,6 +212,21 @@ mod tests {
         let third = fingerprint(&dir).unwrap();
         assert!(first != second && second != third);
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn go_leaves_nothing_outside_of_the_cache() {
+        let cache = cache_dir().unwrap();
+        let Ok(go) = super::go() else {
+            return; // There is no Go.
+        };
+        for (name, _) in GO_FOLDERS {
+            let set = go.get_envs().find(|(set, _)| set == name);
+            let inside = set
+                .and_then(|(_, value)| value)
+                .is_some_and(|dir| Path::new(dir).starts_with(&cache));
+            assert!(inside || env::var_os(name).is_some(), "{name}: {set:?}");
+        }
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn install(dir: &Path) -> Result<()> {
         "--only-binary=:all:",
     ]);
     pip.args([
+        "--no-cache-dir",
         "--disable-pip-version-check",
         "--root-user-action=ignore",
         "--target",
