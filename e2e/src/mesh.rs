@@ -1,6 +1,7 @@
 //! Ambit on a cluster: installed with Helm as a user would, and looked at from outside.
 
 mod proxy;
+mod restart;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::{eventually, kube, shell};
 
 pub use proxy::{LogLine, Pod, config_dump, ztunnels};
+pub use restart::restart;
 
 /// Where Ambit's own pods run.
 pub const NAMESPACE: &str = "ambit-system";
@@ -54,6 +56,24 @@ pub fn install(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
     shell::run(&mut helm)
         .with_context(|| format!("the chart was not installed; its pods: {}", pods_summary(cluster)))?;
     Ok(())
+}
+
+/// Brings an Ambit that is installed up to this chart, and the definitions too, which Helm leaves as they are; waits until the Mesh is
+/// Ready.
+///
+/// # Errors
+/// When that fails; the error quotes why.
+pub fn upgrade(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
+    let definitions = crate::workspace().join("charts/ambit/crds").display().to_string();
+    cluster.run_kubectl(&[
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--filename",
+        &definitions,
+    ])?;
+    install(cluster, progress)?;
+    wait_ready(cluster)
 }
 
 /// `helm uninstall`, as a user would: its hook deletes the Mesh first.

@@ -1,11 +1,12 @@
 //! `cargo xtask images`: static binaries, and an image of each.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ambit_e2e::cluster::Cluster;
-use ambit_e2e::tools;
+use ambit_e2e::{mesh, tools};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,7 @@ use crate::workspace::{self, cargo};
 /// What to do with the images.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Load them into the cluster of this name, too.
+    /// Load them into the cluster of this name, too; pods that run older ones there start anew.
     #[arg(long, value_name = "CLUSTER")]
     load: Option<String>,
 }
@@ -66,7 +67,9 @@ const TAG: &str = "dev";
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let archives = build(progress)?;
     if let Some(name) = &arguments.load {
-        load(&Cluster::attach(name)?, &archives, progress)?;
+        let cluster = Cluster::attach(name)?;
+        load(&cluster, &archives, progress)?;
+        renew(&cluster, &archives, progress)?;
     }
     for archive in archives {
         println!("{}", archive.display());
@@ -89,13 +92,71 @@ pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
     })
 }
 
-/// Loads images into every node of a cluster.
+/// Loads images into every node of a cluster. Their names are always the same, so pods that are there go on with what they have:
+/// see [`renew`].
 pub(crate) fn load(cluster: &Cluster, archives: &[PathBuf], progress: &Progress) -> Result<()> {
+    let running = Running::on(cluster);
+    if !running.are(&digests(archives)?) {
+        running.forget()?;
+    }
     progress.step("load images into the nodes", || {
         archives
             .iter()
             .try_for_each(|archive| cluster.load_image(archive))
     })
+}
+
+/// Starts the pods anew that may run other images than these, which were loaded.
+pub(crate) fn renew(cluster: &Cluster, archives: &[PathBuf], progress: &Progress) -> Result<()> {
+    let (running, digests) = (Running::on(cluster), digests(archives)?);
+    if !running.are(&digests) {
+        let pods = mesh::restart(cluster)?;
+        if pods > 0 {
+            progress.note(&format!(
+                "{pods} pods started anew: they may have run older images"
+            ));
+        }
+        running.note(&digests)?;
+    }
+    Ok(())
+}
+
+/// The note of which images the pods of a cluster run, in the cluster's folder; none when some may run others.
+struct Running(PathBuf);
+
+impl Running {
+    fn on(cluster: &Cluster) -> Self {
+        Self(cluster.dir().join("running-images"))
+    }
+
+    fn are(&self, digests: &str) -> bool {
+        fs::read_to_string(&self.0).is_ok_and(|noted| noted == digests)
+    }
+
+    fn note(&self, digests: &str) -> Result<()> {
+        fs::write(&self.0, digests).with_context(|| format!("cannot write {}", self.0.display()))
+    }
+
+    fn forget(&self) -> Result<()> {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.0.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is in the archives, a line each.
+fn digests(archives: &[PathBuf]) -> Result<String> {
+    let mut lines = String::new();
+    for archive in archives {
+        let recorded = archive.with_extension("sha256");
+        let digest = fs::read_to_string(&recorded);
+        lines += &digest.with_context(|| format!("cannot read {}", recorded.display()))?;
+        lines.push('\n');
+    }
+    Ok(lines)
 }
 
 /// One run of cargo for all binaries, and for those of `more` packages, which are called as they are; returns the folder they are
@@ -224,6 +285,27 @@ mod tests {
             assert!(text.contains(&entrypoint), "{entrypoint}");
             assert!(text.contains(&format!("ENTRYPOINT [\"/{}\"]", image.binary)));
         }
+    }
+
+    #[test]
+    fn what_runs_is_known_until_other_images_are_loaded() {
+        let dir = std::env::temp_dir().join(format!("ambit-xtask-running-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let running = Running(dir.join("running-images"));
+        running.forget().unwrap();
+        assert!(!running.are("a\n"));
+        running.note("a\n").unwrap();
+        assert!(running.are("a\n") && !running.are("b\n"));
+        running.forget().unwrap();
+        assert!(!running.are("a\n"));
+        fs::write(dir.join("x.sha256"), "1").unwrap();
+        fs::write(dir.join("y.sha256"), "2").unwrap();
+        assert_eq!(
+            digests(&[dir.join("x.tar"), dir.join("y.tar")]).unwrap(),
+            "1\n2\n"
+        );
+        assert!(digests(&[dir.join("z.tar")]).is_err());
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -65,6 +65,7 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
         Cluster::up(&spec, &|message| progress.note(message))
     })?;
     images::load(&cluster, &archives, progress)?;
+    images::renew(&cluster, &archives, progress)?;
     let mesh = [
         "test",
         "--locked",

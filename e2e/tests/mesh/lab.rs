@@ -1,6 +1,7 @@
 //! The cluster that all tests share, and what a test leaves for those who look into its failure.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, fs};
@@ -13,6 +14,9 @@ use anyhow::{Context, Result};
 
 /// One test at a time has the cluster.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// Whether what is installed is from this run's chart.
+static CURRENT: AtomicBool = AtomicBool::new(false);
 
 /// When a test gives up waiting for something in the mesh: many times what anything takes, on a slow machine too.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -38,7 +42,11 @@ impl Lab {
             .and_then(|mesh| mesh::is_ready(&mesh));
         if there.is_err() {
             lab.install()?;
+        } else if !CURRENT.load(Ordering::Relaxed) {
+            // Installed by an earlier run, maybe from another chart.
+            mesh::upgrade(&lab.cluster, &|message| println!("{message}"))?;
         }
+        CURRENT.store(true, Ordering::Relaxed);
         Ok(lab)
     }
 
