@@ -22,10 +22,17 @@ pub(super) fn line() -> Result<String> {
     Ok(format!(
         "{cores} cores ({model}), {} GiB, Linux {}; {}; {}",
         kibibytes >> 20,
-        kernel.trim(),
+        version(&kernel),
         date.trim(),
         commit()?
     ))
+}
+
+/// The version in a kernel's release: what follows says who built it, and for which machine.
+fn version(release: &str) -> &str {
+    let release = release.trim();
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.');
+    release[..end.unwrap_or(release.len())].trim_end_matches('.')
 }
 
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -44,4 +51,17 @@ fn commit() -> Result<String> {
         .is_empty();
     let changed = if changed { " with uncommitted changes" } else { "" };
     Ok(format!("commit {}{changed}", commit.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_kernel_the_version_is_told_and_no_more() {
+        assert_eq!(version("6.1.0-18-amd64\n"), "6.1.0");
+        assert_eq!(version("6.12.3+deb13-cloud"), "6.12.3");
+        assert_eq!(version("5.10.16.3-microsoft-standard"), "5.10.16.3");
+        assert_eq!(version("6.9"), "6.9");
+    }
 }
