@@ -84,7 +84,8 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     // Where an error comes from is in its words; traces of the test harness only hide them.
     test.env("AMBIT_TEST_CLUSTER", CLUSTER)
         .env("RUST_BACKTRACE", "0")
-        .args(["--", "--test-threads=1"])
+        // What was measured is told of tests that pass, too.
+        .args(["--", "--test-threads=1", "--show-output"])
         .args(&arguments.filter);
     workspace::run(&mut test)
 }
