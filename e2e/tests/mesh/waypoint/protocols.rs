@@ -8,13 +8,13 @@ use ambit_e2e::mesh::Pod;
 use ambit_e2e::sample::{Heard, Web};
 use ambit_sample::echo::echo_client::EchoClient;
 use ambit_sample::echo::{CountTo, Words};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use http::Method;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -142,7 +142,15 @@ fn a_web_socket_and_http2_without_tls_pass() -> Result<()> {
             // The rule is for WebSockets too.
             let stream = into_tokio(web.dial("load-a", Web::HTTP)?)?;
             let refused = tokio_tungstenite::client_async(url("/secret"), stream).await;
-            ensure!(refused.is_err(), "a WebSocket was opened against the rule");
+            let refused = refused.err().context("a WebSocket was opened against the rule")?;
+            let WebSocketError::Http(answer) = refused else {
+                bail!("not refused with an answer, but {refused}");
+            };
+            let reason = answer.headers().get("x-ambit-reason").context("no reason")?;
+            ensure!(
+                answer.status() == 403 && reason == "denied by upgrade/sockets/no-secrets",
+                "{answer:?}"
+            );
 
             let stream = into_tokio(web.dial("load-b", Web::HTTP)?)?;
             let (sender, connection) = h2::client::handshake(stream).await?;
