@@ -51,6 +51,12 @@ pub enum ReconcileError {
         /// The object.
         what: String,
     },
+    /// The namespace that an object is to stand in is on its way out, or gone.
+    #[error("{what} is not made: its namespace is going")]
+    Leaving {
+        /// The object.
+        what: String,
+    },
 }
 
 impl ReconcileError {
@@ -71,6 +77,19 @@ impl ReconcileError {
 /// Whether the API server says that the object is not there.
 fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether the API server says that nothing can be made in a namespace, as it is being deleted or is not there (any more).
+fn leaving(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    status.code == 404
+        || status.code == 403
+            && causes
+                .into_iter()
+                .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Whether the API server says that somebody else was faster.

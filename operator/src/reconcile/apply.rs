@@ -1,5 +1,7 @@
 //! Server-Side Apply of what is wanted, where it differs from what was applied.
 
+mod owned;
+
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +15,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::info;
 
-use super::{FIELD_MANAGER, Live, ReconcileError, is_conflict, is_not_found};
+pub(super) use owned::Owned;
+
+use super::{FIELD_MANAGER, Live, ReconcileError, is_conflict, is_not_found, leaving};
 
 /// One object to apply.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +66,8 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    /// Forgets everything: what the watches show is believed, and applied again where its hash is another.
+    /// Forgets everything: what the watches show is believed, and applied again where its hash is another, or somebody has changed what was
+    /// applied.
     pub(super) fn forget(&self) {
         self.lock().clear();
     }
@@ -74,6 +79,12 @@ impl Applied {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         });
+    }
+
+    /// Keeps of a namespace's objects those that `stays` of kind and name.
+    pub(super) fn retain(&self, namespace: &str, stays: impl Fn(&str, &str) -> bool) {
+        self.lock()
+            .retain(|id, _| id.namespace != namespace || stays(&id.kind, &id.name));
     }
 
     /// The version (see [`Live::version`]) that an object was left at; `None` when that was not done here.
@@ -88,7 +99,8 @@ impl Applied {
 
     /// Applies `wanted`, unless it is known to be as wanted: `live` is what the watch shows of it, and may be behind.
     ///
-    /// An object that neither the watch shows nor was applied here may be somebody else's: it is looked at first, and left alone if so.
+    /// An object that the watch does not show, and that was not just applied here, may be somebody else's: it is looked at first, and left
+    /// alone if so.
     pub(super) async fn apply(
         &self,
         client: &Client,
@@ -100,8 +112,9 @@ impl Applied {
         let before = {
             let mut objects = self.lock();
             let left = objects.remove(&id);
-            let known = left.is_some();
-            match settled(&hash, left, live) {
+            // What the watch has seen and does not show any more is gone: who has the name now is not known.
+            let known = left.as_ref().is_some_and(|left| !left.seen);
+            match settled(&hash, &wanted.object, left, live) {
                 Ok(left) => {
                     objects.insert(id, left);
                     return Ok(());
@@ -132,7 +145,10 @@ impl Applied {
         let applied = api
             .patch(&name, &parameters, &Patch::Apply(&object))
             .await
-            .map_err(ReconcileError::api(what()))?;
+            .map_err(|error| match leaving(&error) {
+                true => ReconcileError::Leaving { what: what() },
+                false => ReconcileError::api(what())(error),
+            })?;
         info!(kind = %gvk.kind, %namespace, %name, "applied");
         let left = Left {
             hash,
@@ -174,17 +190,23 @@ impl Applied {
         Ok(())
     }
 
+    /// Whether nothing is remembered.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Left>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether an object is as wanted, by what was left and what the watch shows; then what to remember of it.
-fn settled(hash: &str, left: Option<Left>, live: Option<&Live>) -> Result<Left, ()> {
+fn settled(hash: &str, wanted: &Value, left: Option<Left>, live: Option<&Live>) -> Result<Left, ()> {
     let as_wanted = match (&left, live) {
         (None, None) => false,
-        // After a start: what stands there was made from the same, so the replica before has done it.
-        (None, Some(live)) => live.hash.as_deref() == Some(hash),
+        // After a start: what stands there was made from the same, so the replica before has done it; and nobody has changed it since.
+        (None, Some(live)) => live.hash.as_deref() == Some(hash) && live.owned.covers(wanted),
         (Some(left), _) if left.hash != hash => false,
         // The watch is behind; or the object is deleted.
         (Some(left), None) => !left.seen,
@@ -213,14 +235,16 @@ impl Live {
         let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).cloned();
         let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
         let number = |text: &String| text.parse().ok();
+        let ours = label(labels::MANAGED_BY) == Some(labels::OPERATOR);
         Self {
             uid: meta.uid.clone(),
             hash: annotation(labels::APPLIED_HASH),
+            owned: if ours { Owned::of(meta) } else { Owned::default() },
             version: meta
                 .generation
                 .filter(|g| *g > 0)
                 .or_else(|| meta.resource_version.as_ref().and_then(number)),
-            ours: label(labels::MANAGED_BY) == Some(labels::OPERATOR),
+            ours,
             bound: annotation(labels::WAYPOINT_BOUND).as_deref() == Some(labels::TRUE),
         }
     }
@@ -236,63 +260,4 @@ fn hash(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn live(hash: &str, version: i64) -> Live {
-        Live {
-            uid: Some("u".into()),
-            hash: Some(hash.into()),
-            version: Some(version),
-            ours: true,
-            bound: false,
-        }
-    }
-
-    fn left(hash: &str, version: i64, seen: bool) -> Option<Left> {
-        let object = live(hash, version);
-        Some(Left {
-            hash: hash.into(),
-            object,
-            seen,
-        })
-    }
-
-    #[test]
-    fn what_stands_there_as_wanted_is_not_written() {
-        let is = |left, live: Option<&Live>| settled("h", left, live).is_ok();
-        assert!(!is(None, None));
-        assert!(
-            is(None, Some(&live("h", 3))),
-            "after a start the hash is believed"
-        );
-        assert!(!is(None, Some(&live("other", 3))));
-        assert!(
-            is(left("h", 3, false), None),
-            "the watch has yet to hear of what was applied"
-        );
-        assert!(!is(left("h", 3, true), None), "deleted by hand");
-        assert!(is(left("h", 3, false), Some(&live("h", 2))));
-        assert!(is(left("h", 3, true), Some(&live("h", 3))));
-        assert!(
-            !is(left("h", 3, true), Some(&live("h", 4))),
-            "somebody has written to it"
-        );
-        assert!(
-            !is(left("other", 3, true), Some(&live("other", 3))),
-            "another is wanted"
-        );
-        let anew = Live {
-            uid: Some("v".into()),
-            ..live("h", 1)
-        };
-        assert!(!is(left("h", 3, true), Some(&anew)), "made anew by somebody");
-    }
-
-    #[test]
-    fn what_was_found_as_wanted_is_watched_over_from_then_on() {
-        let found = settled("h", None, Some(&live("h", 3))).unwrap();
-        assert!(settled("h", Some(found.clone()), Some(&live("h", 4))).is_err());
-        assert!(settled("h", Some(found), None).is_err());
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::sync::watch;
 
+use super::apply::Owned;
 use crate::index::Key;
 
 /// What there is to know of an object that the operator applies, to see whether it has to be applied again.
@@ -16,6 +17,8 @@ pub struct Live {
     pub(super) uid: Option<String>,
     /// Hash of what it was applied from.
     pub(super) hash: Option<String>,
+    /// Which of its fields are as the operator wrote them.
+    pub(super) owned: Owned,
     /// `metadata.generation`, and where the kind has none, the resource version: it grows when somebody writes.
     pub(super) version: Option<i64>,
     /// The operator made it.

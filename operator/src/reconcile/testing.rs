@@ -1,14 +1,26 @@
 //! An API server in memory: objects by path, with resource versions. Enough for reconcilers; patches of any kind merge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use http_body_util::BodyExt;
 use hyper::{Method, Request, Response, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
+
+use super::FIELD_MANAGER;
+
+/// What an API server (Kubernetes 1.34) has in `managedFields` of an object that the operator has applied, as the child of a Mesh with UID 1234.
+pub(super) fn recorded(kind: &str, name: &str) -> ObjectMeta {
+    let all: Value = serde_json::from_str(include_str!("testing/managed-fields.json")).unwrap();
+    let fields = all.get(format!("{kind} {name}")).unwrap();
+    let meta =
+        json!({"managedFields": [{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}]});
+    serde_json::from_value(meta).unwrap()
+}
 
 /// A request that would write.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +35,9 @@ struct State {
     objects: BTreeMap<String, Value>,
     writes: Vec<Write>,
     version: u64,
+    silent: bool,
+    /// Namespaces in which nothing can be made any more.
+    leaving: BTreeSet<String>,
 }
 
 /// The server.
@@ -36,6 +51,9 @@ impl Server {
         let service = tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
             async move {
+                if server.0.lock().unwrap().silent {
+                    std::future::pending::<()>().await;
+                }
                 let (head, body) = request.into_parts();
                 let bytes = body.collect().await.unwrap().to_bytes();
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -57,6 +75,36 @@ impl Server {
     /// The object at `path`.
     pub(super) fn get(&self, path: &str) -> Option<Value> {
         self.0.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// Changes fields of the object at `path`, as `kubectl` would: `fields` are the pointers to what is from then on no longer the operator's.
+    pub(super) fn edit(&self, path: &str, change: Value, fields: &[&str]) {
+        let mut object = self.get(path).unwrap();
+        merge(&mut object, change);
+        let generation = object["metadata"]["generation"].as_u64().unwrap_or_default();
+        object["metadata"]["generation"] = (generation + 1).into();
+        for entry in object["metadata"]["managedFields"].as_array_mut().unwrap() {
+            for pointer in fields {
+                let (parent, field) = pointer.rsplit_once('/').unwrap();
+                let parent = entry.pointer_mut(&format!("/fieldsV1{}", parent.replace('/', "/f:")));
+                parent
+                    .unwrap()
+                    .as_object_mut()
+                    .unwrap()
+                    .remove(&format!("f:{field}"));
+            }
+        }
+        self.put(path, object);
+    }
+
+    /// Whether requests get no answer, from now on.
+    pub(super) fn silence(&self, silent: bool) {
+        self.0.lock().unwrap().silent = silent;
+    }
+
+    /// The namespace is being deleted: nothing new is let in.
+    pub(super) fn leave(&self, namespace: &str) {
+        self.0.lock().unwrap().leaving.insert(namespace.to_owned());
     }
 
     /// Takes the object at `path` away.
@@ -125,6 +173,12 @@ impl Server {
                 (StatusCode::OK, state.store(place, body))
             }
             ("PATCH", found) if found.is_some() || body.get("apiVersion").is_some() => {
+                let leaving = |namespace: &String| path.contains(&format!("/namespaces/{namespace}/"));
+                if found.is_none() && state.leaving.iter().any(leaving) {
+                    let mut refused = refusal(StatusCode::FORBIDDEN);
+                    refused.1["details"] = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+                    return refused;
+                }
                 let mut object = found.unwrap_or_else(|| json!({}));
                 let uid = "/metadata/uid";
                 if body
@@ -133,7 +187,13 @@ impl Server {
                 {
                     return refusal(StatusCode::CONFLICT);
                 }
+                let applied = body.get("apiVersion").is_some() && place == path;
+                let owned = applied.then(|| fields(&body));
                 merge(&mut object, body);
+                if let Some(owned) = owned {
+                    object["metadata"]["managedFields"] =
+                        json!([{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}]);
+                }
                 (StatusCode::OK, state.store(place, object))
             }
             ("DELETE", Some(object)) => {
@@ -161,16 +221,24 @@ impl State {
 }
 
 fn refusal(code: StatusCode) -> (StatusCode, Value) {
-    let reason = if code == StatusCode::CONFLICT {
-        "Conflict"
-    } else {
-        "NotFound"
+    let reason = match code {
+        StatusCode::CONFLICT => "Conflict",
+        StatusCode::FORBIDDEN => "Forbidden",
+        _ => "NotFound",
     };
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason,
         "code": code.as_u16(),
     });
     (code, status)
+}
+
+/// What was applied, as managed fields have it; lists have one owner as a whole.
+fn fields(applied: &Value) -> Value {
+    let members = applied.as_object().into_iter().flatten();
+    members
+        .map(|(key, value)| (format!("f:{key}"), fields(value)))
+        .collect()
 }
 
 /// JSON merge patch (RFC 7386).

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ambit_crds::Mesh;
 use kube::Client;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use autoscaler::{Autoscaler, Change};
 use policy::Fleet;
@@ -152,6 +152,7 @@ impl WaypointReconciler {
         let mesh = mesh.filter(|m| m.metadata.deletion_timestamp.is_none());
         let mut result = Ok(());
         let mut left = false;
+        let mut gone = BTreeSet::new();
         for waypoint in &waypoints {
             let key = Key::new(namespace, waypoint.name.clone());
             let pass = match &mesh {
@@ -160,11 +161,20 @@ impl WaypointReconciler {
                     self.roll_out(mesh, &key, waypoint).await
                 }
                 _ => {
-                    let gone = self.prune(&key, waypoint).await;
-                    left |= !matches!(gone, Ok(true));
-                    gone.map(|_| ())
+                    let pruned = self.prune(&key, waypoint).await;
+                    if let Ok(true) = pruned {
+                        gone.insert(&*waypoint.name);
+                    } else {
+                        left = true;
+                    }
+                    pruned.map(|_| ())
                 }
             };
+            if let Err(error @ ReconcileError::Leaving { .. }) = &pass {
+                // What goes with the namespace tells of itself; what is made in its place is looked at as it comes.
+                debug!(%namespace, waypoint = waypoint.name, %error, "no waypoint any more");
+                continue;
+            }
             if let Err(error) = pass {
                 warn!(%namespace, waypoint = waypoint.name, %error, "the waypoint is not as it should be");
                 self.met(&key, error.to_string());
@@ -174,10 +184,13 @@ impl WaypointReconciler {
                 }
             }
         }
-        self.forget_others(namespace, &waypoints);
+        let names = waypoints.iter().map(|w| &*w.name);
+        let stay = names.filter(|name| !gone.contains(name)).collect();
+        self.forget_others(namespace, &stay);
         if !left {
-            self.delete(&kind("ConfigMap"), namespace, ROOT_CONFIG_MAP)
-                .await?;
+            let root = kind("ConfigMap");
+            self.delete(&root, namespace, ROOT_CONFIG_MAP).await?;
+            self.applied.forget_one(&root, namespace, ROOT_CONFIG_MAP);
         }
         self.write_policies(namespace, &waypoints).await?;
         result
@@ -198,8 +211,12 @@ impl WaypointReconciler {
     }
 
     /// Nothing is kept of waypoints that are gone.
-    fn forget_others(&self, namespace: &str, waypoints: &[WaypointSummary]) {
-        let stays = |key: &Key| key.namespace != namespace || waypoints.iter().any(|w| w.name == key.name);
+    fn forget_others(&self, namespace: &str, waypoints: &BTreeSet<&str>) {
+        let stays = |key: &Key| key.namespace != namespace || waypoints.contains(&*key.name);
+        // The root certificate is the namespace's, whichever waypoints there are.
+        self.applied.retain(namespace, |kind, name| {
+            !KINDS.contains(&kind) || waypoints.contains(name)
+        });
         lock(&self.leaving).retain(|key, _| stays(key));
         lock(&self.troubles).retain(|key, _| stays(key));
         self.autoscaler.retain(stays);

@@ -20,7 +20,7 @@ use crate::index::SharedIndex;
 
 /// Changes that come within this time of one another are reconciled at once.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Everything is looked at anew this often, whatever the watches say.
+/// Everything is compared anew with what the watches show this often, whether or not they told of a change.
 const RESYNC: Duration = Duration::from_secs(300);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -119,9 +119,11 @@ impl Writer {
             objects_changed.mark_unchanged();
             let leads = *self.leadership.borrow_and_update() && self.index.is_ready();
             if leads && (!led || Instant::now() >= resync) {
-                // What another replica did meanwhile, or somebody by hand.
+                // The API server may be another version by now. What somebody has changed by hand needs no resync while the watches work: it is
+                // put right when they show it.
                 self.mesh.forget();
                 if !led {
+                    // What stands there is another replica's work, and whatever was done to it while nobody led.
                     self.waypoints.lead_anew();
                 }
                 pending.extend(self.objects.ambient_namespaces());

@@ -3,7 +3,9 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::*;
+use crate::reconcile::apply::Owned;
 use crate::reconcile::settings::ImageSettings;
+use crate::reconcile::testing::recorded;
 
 fn settings() -> Settings {
     Settings {
@@ -133,5 +135,23 @@ fn everything_goes_with_the_mesh() {
         assert_eq!(owner["kind"], "Mesh", "{}", rendered.name);
         assert_eq!(owner["uid"], "1234", "{}", rendered.name);
         assert_eq!(rendered.object["metadata"]["namespace"], "ambit-system");
+    }
+}
+
+/// Or every operator that begins would write it once more.
+#[test]
+fn what_the_api_server_records_of_it_covers_all_of_it() {
+    for rendered in render(&settings(), &mesh()) {
+        // The accounts are alike.
+        if rendered.name == ZTUNNEL_ACCOUNT {
+            continue;
+        }
+        let recorded = Owned::of(&recorded(&rendered.gvk.kind, &rendered.name));
+        assert!(recorded.covers(&rendered.object), "{}", rendered.name);
+        let mut other = rendered.object;
+        if let Some(name) = other.pointer_mut("/spec/template/spec/containers/0/name") {
+            *name = json!("other");
+            assert!(!recorded.covers(&other), "{}", rendered.name);
+        }
     }
 }

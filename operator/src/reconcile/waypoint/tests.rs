@@ -285,6 +285,66 @@ async fn an_operator_that_restarts_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_changed_while_nobody_led_is_put_right_once() {
+    let world = World::new();
+    world.settle().await;
+    world.replica();
+    world.settle().await;
+    drop(world.reconciler);
+    world
+        .server
+        .edit(DEPLOYMENT, json!({"spec": {"replicas": 0}}), &["/spec/replicas"]);
+    let selector = json!({"spec": {"selector": {"app": "elsewhere"}}});
+    world.server.edit(SERVICE, selector, &["/spec/selector"]);
+
+    let begun = World::on(world.server.clone());
+    let writes = begun.pass().await;
+    let objects: Vec<_> = writes.iter().filter(|w| !w.contains("/status")).collect();
+    assert_eq!(
+        objects,
+        [&format!("PATCH {SERVICE}"), &format!("PATCH {DEPLOYMENT}")]
+    );
+    assert_eq!(begun.replicas(), 1);
+    let more = begun.settle().await;
+    assert!(more.iter().all(|w| w.contains("/status")), "{more:?}");
+    assert_eq!(World::on(begun.server.clone()).pass().await, NOTHING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_going_is_left_at_that() {
+    let world = World::new();
+    world.server.leave("shop");
+    let writes = world.pass().await;
+    let tried: Vec<_> = writes.iter().filter(|w| !w.contains("/status")).collect();
+    assert_eq!(tried, [&format!("PATCH {ROOT}")], "the first refusal is enough");
+    assert!(world.reconciler.troubles("shop").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_made_anew_owes_nothing_to_the_one_before() {
+    let world = World::new();
+    world.settle().await;
+    let (namespace, policy) = ("/api/v1/namespaces/shop", world.server.get(POLICY).unwrap());
+    let before = world.server.get(namespace).unwrap();
+    for path in [namespace, POLICY, DEPLOYMENT, SERVICE, ACCOUNT, ROOT] {
+        world.server.remove(path);
+    }
+    world.watch();
+    assert_eq!(world.settle().await, NOTHING);
+    assert!(world.reconciler.applied.is_empty());
+
+    world.server.put(namespace, before);
+    world.server.put(POLICY, policy);
+    let theirs =
+        json!({"metadata": {"name": "waypoint", "namespace": "shop"}, "spec": {"selector": {"app": "edge"}}});
+    world.server.put(SERVICE, theirs);
+    world.watch();
+    let writes = world.settle().await;
+    assert!(!writes.contains(&format!("PATCH {SERVICE}")), "{writes:?}");
+    assert!(world.reconciler.troubles("shop")["waypoint"].contains("not Ambit's"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_changed_or_deleted_by_hand_is_put_right() {
     let world = World::new();
     world.settle().await;

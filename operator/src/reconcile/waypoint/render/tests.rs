@@ -5,7 +5,9 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 
 use super::*;
+use crate::reconcile::apply::Owned;
 use crate::reconcile::settings::ImageSettings;
+use crate::reconcile::testing::recorded;
 
 fn settings() -> Settings {
     Settings {
@@ -244,4 +246,20 @@ fn settings_of_the_mesh_reach_it() {
             .unwrap_or_default()
             .is_empty()
     );
+}
+
+/// Or every operator that begins would write it once more.
+#[test]
+fn what_the_api_server_records_of_it_covers_all_of_it() {
+    for object in rendered(&mesh(), 2, 2, true) {
+        let name = match object.gvk.kind.as_str() {
+            "ConfigMap" => ROOT_CONFIG_MAP,
+            _ => "waypoint",
+        };
+        let recorded = Owned::of(&recorded(&object.gvk.kind, name));
+        assert!(recorded.covers(&object.object), "{}", object.gvk.kind);
+        let mut more = object.object;
+        more["spec"]["more"] = json!(1);
+        assert!(!recorded.covers(&more), "{}", object.gvk.kind);
+    }
 }

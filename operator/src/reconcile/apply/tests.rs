@@ -1,0 +1,134 @@
+use super::*;
+use crate::reconcile::testing::Server;
+
+const PATH: &str = "/api/v1/namespaces/shop/services/waypoint";
+
+fn wanted() -> Value {
+    json!({"spec": {"replicas": 1}})
+}
+
+fn live(hash: &str, version: i64) -> Live {
+    let fields = json!({"f:spec": {"f:replicas": {}}});
+    let entries = json!([{"manager": "ambit-operator", "operation": "Apply", "fieldsV1": fields}]);
+    let meta: ObjectMeta = serde_json::from_value(json!({ "managedFields": entries })).unwrap();
+    Live {
+        owned: Owned::of(&meta),
+        uid: Some("u".into()),
+        hash: Some(hash.into()),
+        version: Some(version),
+        ours: true,
+        bound: false,
+    }
+}
+
+fn left(hash: &str, version: i64, seen: bool) -> Option<Left> {
+    let object = live(hash, version);
+    Some(Left {
+        hash: hash.into(),
+        object,
+        seen,
+    })
+}
+
+#[test]
+fn what_stands_there_as_wanted_is_not_written() {
+    let is = |left, live: Option<&Live>| settled("h", &wanted(), left, live).is_ok();
+    assert!(!is(None, None));
+    assert!(
+        is(None, Some(&live("h", 3))),
+        "after a start the hash is believed"
+    );
+    assert!(!is(None, Some(&live("other", 3))));
+    let scaled = Live {
+        owned: Owned::default(),
+        ..live("h", 3)
+    };
+    assert!(
+        !is(None, Some(&scaled)),
+        "but not when somebody has changed it since"
+    );
+    assert!(
+        is(left("h", 3, true), Some(&scaled)),
+        "what was applied here, and no more written to, is left at that"
+    );
+    assert!(
+        is(left("h", 3, false), None),
+        "the watch has yet to hear of what was applied"
+    );
+    assert!(!is(left("h", 3, true), None), "deleted by hand");
+    assert!(is(left("h", 3, false), Some(&live("h", 2))));
+    assert!(is(left("h", 3, true), Some(&live("h", 3))));
+    assert!(
+        !is(left("h", 3, true), Some(&live("h", 4))),
+        "somebody has written to it"
+    );
+    assert!(
+        !is(left("other", 3, true), Some(&live("other", 3))),
+        "another is wanted"
+    );
+    let anew = Live {
+        uid: Some("v".into()),
+        ..live("h", 1)
+    };
+    assert!(!is(left("h", 3, true), Some(&anew)), "made anew by somebody");
+}
+
+#[test]
+fn what_was_found_as_wanted_is_watched_over_from_then_on() {
+    let found = settled("h", &wanted(), None, Some(&live("h", 3))).unwrap();
+    assert!(settled("h", &wanted(), Some(found.clone()), Some(&live("h", 4))).is_err());
+    assert!(settled("h", &wanted(), Some(found), None).is_err());
+}
+
+fn service() -> Rendered {
+    Rendered {
+        gvk: GroupVersionKind::gvk("", "v1", "Service"),
+        namespace: "shop".into(),
+        name: "waypoint".into(),
+        object: json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "waypoint", "namespace": "shop", "labels": {labels::MANAGED_BY: labels::OPERATOR}},
+            "spec": {"selector": {"a": "b"}},
+        }),
+    }
+}
+
+fn seen(server: &Server) -> Live {
+    let object: DynamicObject = serde_json::from_value(server.get(PATH).unwrap()).unwrap();
+    Live::of(&object.metadata)
+}
+
+#[tokio::test]
+async fn what_takes_the_place_of_an_object_that_is_gone_is_left_alone() {
+    let server = Server::default();
+    let applied = Applied::default();
+    applied.apply(&server.client(), service(), None).await.unwrap();
+    let live = seen(&server);
+    applied
+        .apply(&server.client(), service(), Some(&live))
+        .await
+        .unwrap();
+    assert_eq!(server.writes().len(), 1);
+    // It went with its namespace, and the namespace's next owner has a Service of that name.
+    server.remove(PATH);
+    let theirs =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "waypoint", "namespace": "shop"}});
+    server.put(PATH, theirs);
+    let refused = applied.apply(&server.client(), service(), None).await;
+    assert!(
+        matches!(refused, Err(ReconcileError::Taken { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(server.writes(), []);
+}
+
+#[tokio::test]
+async fn nothing_is_made_in_a_namespace_that_is_going() {
+    let server = Server::default();
+    server.leave("shop");
+    let refused = Applied::default().apply(&server.client(), service(), None).await;
+    assert!(
+        matches!(refused, Err(ReconcileError::Leaving { .. })),
+        "{refused:?}"
+    );
+}
