@@ -156,9 +156,10 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         "ambit-operator",
         &options.identity,
     );
-    let held = stop.clone();
+    let (read, held) = (Arc::clone(&index), stop.clone());
     tasks.spawn("lease", async move {
-        lease.run(held).await;
+        // A replica that cannot read everything (a CRD is missing, or a right) would write nothing as the leader.
+        lease.run(readiness(&read), held).await;
         Ok(())
     });
     export_leadership(&mut tasks, leadership.clone(), &registry)?;
@@ -227,6 +228,17 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     let result = tasks.wait().await;
     info!("stopped");
     result
+}
+
+/// Until the cluster's objects have been read.
+async fn readiness(index: &SharedIndex) {
+    let mut changed = index.subscribe();
+    while !index.is_ready() {
+        // The index lives as long as this is waited for.
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The certificate authority, however long the API server takes to answer.

@@ -1,6 +1,7 @@
 //! Leader election by a Lease, as Kubernetes' own components do it: who sees a lease not renewed for its whole duration, by its own
 //! clock, may take it.
 
+use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
@@ -9,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -17,7 +18,7 @@ use super::{ReconcileError, is_conflict, is_not_found};
 
 /// How long a lease holds without being renewed.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long a holder goes on without having renewed.
+/// How long a holder goes on after the beginning of the last request that renewed it: another may take the lease [`DURATION`] after that.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it is renewed or tried for.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -52,36 +53,47 @@ impl Lease {
         )
     }
 
-    /// Tries for the lease and keeps it, until `stop`; then gives it back.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut renewed = Instant::now();
+    /// From when `ready` is over (who could not do anything with it would only keep it from another), tries for the lease and keeps it, until
+    /// `stop`; then gives it back.
+    pub async fn run(mut self, ready: impl Future<Output = ()>, stop: CancellationToken) {
+        if stop.run_until_cancelled(ready).await.is_none() {
+            return;
+        }
+        // When the request began that the lease was last renewed by, while this replica leads.
+        let mut renewed: Option<Instant> = None;
         loop {
-            let turn = tokio::time::timeout(RENEW_DEADLINE, self.turn());
+            let began = Instant::now();
+            let turn = timeout_at(renewed.unwrap_or(began) + RENEW_DEADLINE, self.turn());
             match stop.run_until_cancelled(turn).await {
                 None => break,
                 Some(Ok(Ok(true))) => {
-                    renewed = Instant::now();
+                    renewed = Some(began);
                     self.lead(true);
                 }
-                Some(Ok(Ok(false))) => self.lead(false),
+                Some(Ok(Ok(false))) => {
+                    renewed = None;
+                    self.lead(false);
+                }
                 Some(Ok(Err(error))) => warn!(%error, "cannot renew the lease; will try again"),
                 Some(Err(_)) => warn!("the API server does not answer; will try for the lease again"),
             }
-            if renewed.elapsed() > RENEW_DEADLINE {
-                self.lead(false);
-            }
-            if stop
-                .run_until_cancelled(tokio::time::sleep(PERIOD))
-                .await
-                .is_none()
-            {
+            let deadline = renewed.map(|at| at + RENEW_DEADLINE);
+            let next = Instant::now() + PERIOD;
+            let pause = sleep_until(deadline.map_or(next, |deadline| deadline.min(next)));
+            if stop.run_until_cancelled(pause).await.is_none() {
                 break;
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                renewed = None;
+                self.lead(false);
             }
         }
         if *self.leading.borrow() {
             self.lead(false);
-            if let Err(error) = self.release().await {
-                debug!(%error, "could not give the lease back; it runs out by itself");
+            match timeout(RENEW_DEADLINE, self.release()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "could not give the lease back; it runs out by itself"),
+                Err(_) => debug!("the API server does not answer; the lease runs out by itself"),
             }
         }
     }

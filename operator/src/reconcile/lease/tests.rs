@@ -40,7 +40,7 @@ async fn a_replica_that_stops_gives_the_lease_back() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
-    let running = tokio::spawn(a.run(stop.clone()));
+    let running = tokio::spawn(a.run(async {}, stop.clone()));
     leads.wait_for(|leads| *leads).await.unwrap();
     stop.cancel();
     running.await.unwrap();
@@ -57,7 +57,7 @@ async fn a_replica_that_cannot_renew_stops_leading_before_another_may_begin() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
-    let running = tokio::spawn(a.run(stop.clone()));
+    let running = tokio::spawn(a.run(async {}, stop.clone()));
     leads.wait_for(|leads| *leads).await.unwrap();
     // Somebody else's, from now on and without end.
     let mut lease = server.get(PATH).unwrap();
@@ -69,4 +69,56 @@ async fn a_replica_that_cannot_renew_stops_leading_before_another_may_begin() {
     stop.cancel();
     running.await.unwrap();
     assert_eq!(holder(&server), "b", "what is another's is left alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_gets_no_answer_stops_leading_before_another_may_begin() {
+    let server = Server::default();
+    let (a, mut leads) = replica(&server, "a");
+    let (mut b, _) = replica(&server, "b");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(a.run(async {}, stop.clone()));
+    leads.wait_for(|leads| *leads).await.unwrap();
+    let renewed = Instant::now();
+    assert!(!b.turn().await.unwrap());
+    // Just before it is due to be renewed: the request hangs.
+    tokio::time::sleep(PERIOD - Duration::from_millis(1)).await;
+    assert!(*leads.borrow_and_update());
+    server.silence(true);
+    leads.wait_for(|leads| !*leads).await.unwrap();
+    assert!(renewed.elapsed() <= RENEW_DEADLINE, "{:?}", renewed.elapsed());
+    server.silence(false);
+    leads.wait_for(|leads| *leads).await.unwrap();
+    assert_eq!(holder(&server), "a", "it has run out for nobody, and is renewed");
+    server.silence(true);
+    stop.cancel();
+    // It does not wait for an answer for ever.
+    running.await.unwrap();
+    assert_eq!(holder(&server), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
+    let server = Server::default();
+    let (a, mut leads) = replica(&server, "a");
+    let stop = CancellationToken::new();
+    let (ready, read) = tokio::sync::oneshot::channel::<()>();
+    let until_read = async {
+        let _ = read.await;
+    };
+    let running = tokio::spawn(a.run(until_read, stop.clone()));
+    tokio::time::sleep(DURATION * 2).await;
+    assert!(!*leads.borrow());
+    assert_eq!(server.get(PATH), None, "it has not tried");
+    let (mut b, _) = replica(&server, "b");
+    assert!(b.turn().await.unwrap());
+    // Ready now, and b is gone without a word.
+    ready.send(()).unwrap();
+    leads.wait_for(|leads| *leads).await.unwrap();
+    assert_eq!(holder(&server), "a");
+    stop.cancel();
+    running.await.unwrap();
+
+    let (never, _) = replica(&server, "c");
+    never.run(std::future::pending(), stop).await;
 }
