@@ -43,6 +43,8 @@ pub(crate) struct State {
     authorizations: ArcSwap<Policies>,
     /// Counts changes that may change a decision.
     decisions_changed: watch::Sender<u64>,
+    /// Counts changes after which something is no longer served.
+    dismissed: watch::Sender<u64>,
 }
 
 impl State {
@@ -74,6 +76,15 @@ impl State {
     /// Notified when decisions may have changed.
     pub(crate) fn decisions_changed(&self) -> watch::Receiver<u64> {
         self.decisions_changed.subscribe()
+    }
+
+    /// Notified when a service, or a pod by its own address, is no longer served.
+    pub(crate) fn dismissed(&self) -> watch::Receiver<u64> {
+        self.dismissed.subscribe()
+    }
+
+    fn dismiss(&self) {
+        self.dismissed.send_modify(|n| *n += 1);
     }
 
     fn change_decisions(&self) {
@@ -115,6 +126,9 @@ impl State {
             .collect();
         drop(tables);
         self.change_decisions();
+        if !removed.is_empty() {
+            self.dismiss();
+        }
         invalid
     }
 
@@ -126,6 +140,9 @@ impl State {
         set: impl IntoIterator<Item = (String, wire_workload::Workload)>,
     ) -> (Vec<Arc<str>>, Vec<(String, Invalid)>) {
         let mut tables = self.tables.write();
+        // Endpoints that come and go are not what clients connect to, but for those that are bound themselves.
+        let was_bound = |tables: &Tables, uid: &str| tables.workload(uid).is_some_and(|old| old.bound);
+        let mut dismissed = removed.iter().any(|uid| was_bound(&tables, uid));
         // Removals first: an address may have passed from one workload to another.
         let mut moved: Vec<_> = removed
             .iter()
@@ -139,7 +156,10 @@ impl State {
                     authorization |= tables
                         .workload(&workload.uid)
                         .is_some_and(|old| old.authorization_policies != workload.authorization_policies);
-                    moved.extend(tables.set_workload(workload));
+                    let (was_bound, bound) = (was_bound(&tables, &workload.uid), workload.bound);
+                    let has_moved = tables.set_workload(workload);
+                    dismissed |= was_bound && (!bound || has_moved.is_some());
+                    moved.extend(has_moved);
                 }
                 Err(error) => invalid.push((name, error)),
             }
@@ -148,6 +168,9 @@ impl State {
         // Endpoints that come and go decide nothing.
         if authorization {
             self.change_decisions();
+        }
+        if dismissed {
+            self.dismiss();
         }
         (moved, invalid)
     }

@@ -257,6 +257,26 @@ impl ClientConnection {
         }
     }
 
+    /// Resolves when what the connection is for is no longer served here. Its next request could only be refused; on a new connection the
+    /// client's ztunnel goes where the service is now.
+    async fn until_dismissed(&self) {
+        let mut changes = self.proxy.state.dismissed();
+        while self.target().is_ok() {
+            // The state that tells of changes lives as long as the connection.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Resolves when a client that has said nothing yet is not waited for any longer.
+    pub(super) async fn until_unwanted(&self) {
+        tokio::select! {
+            () = self.until_drained() => {}
+            () = self.until_dismissed() => {}
+        }
+    }
+
     /// Resolves when the connection is to take no more requests.
     pub(super) async fn until_ending(&self) {
         let old = async {
@@ -274,7 +294,7 @@ impl ClientConnection {
             }
         };
         tokio::select! {
-            () = self.until_drained() => {}
+            () = self.until_unwanted() => {}
             () = old => {}
             () = idle => {}
         }

@@ -42,7 +42,7 @@ where
     drop(target);
     let detected = tokio::select! {
         detected = tokio::time::timeout(timeout, detect(&mut io, &mut read, declared)) => detected,
-        () = client.until_drained(), if declared => return,
+        () = client.until_unwanted(), if declared => return,
     };
     match detected {
         Ok(Ok(detected)) => serve_as(client, detected, io, read.freeze()).await,
@@ -80,7 +80,7 @@ where
         detected = detect(&mut io, &mut read, false) => Ok(detected),
         heard = heard => Err(heard),
         () = tokio::time::sleep(client.proxy.timeouts.idle) => return,
-        () = client.until_drained() => return,
+        () = client.until_unwanted() => return,
     };
     match (first, opened) {
         (Ok(Ok(Detected::Other)), Some(opened)) => {

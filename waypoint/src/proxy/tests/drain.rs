@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ambit_wire::waypoint as wire;
 use http::{Request, Response, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::answers::millis;
@@ -135,4 +136,73 @@ async fn old_connections_end_between_two_requests() {
         }
     }
     one.closed().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_served_any_more_ends_its_idle_connections() {
+    let mesh = Mesh::new().await;
+    let (application, go) = patient().await;
+    mesh.endpoint("server-1", application.address);
+    let mut unused = mesh.connect(81).await;
+    let request = || {
+        Request::get("http://server/")
+            .header("host", "server")
+            .body(full(""))
+            .unwrap()
+    };
+    let (mut idle, mut idle2) = (mesh.http1(80).await, mesh.http2(80).await);
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    assert_eq!(idle.get("/").await.0, StatusCode::OK);
+    assert_eq!(whole(idle2.send(request()).await).await.0, StatusCode::OK);
+    let (mut busy, mut busy2) = (mesh.http1(80).await, mesh.http2(80).await);
+    let (one, other) = (request(), request());
+    let one = tokio::spawn(async move { (whole(busy.send(one).await).await, busy) });
+    let other = tokio::spawn(async move { whole(busy2.send(other).await).await });
+    while application.seen() < 4 {
+        tokio::task::yield_now().await;
+    }
+
+    mesh.unbind();
+    let told = async {
+        idle.closed().await;
+        while !idle2.0.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, told).await.unwrap();
+    assert_eq!(read_all(&mut unused).await, "");
+    // What is under way comes to its end, and its connection with it.
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    let (answer, mut busy) = one.await.unwrap();
+    assert_eq!((answer.0, answer.2.as_str()), (StatusCode::OK, "done"));
+    assert_eq!(other.await.unwrap().2, "done");
+    tokio::time::timeout(WAIT, busy.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_served_any_more_ends_its_idle_connections() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    let bound = |workload: &mut ambit_wire::workload::Workload| {
+        workload.waypoint = Some(ambit_wire::workload::GatewayAddress::default());
+    };
+    for unbind in [true, false] {
+        mesh.workload("server-1", application.address, bound);
+        let mut io = mesh.open(application.address).await.unwrap();
+        let request = b"HEAD / HTTP/1.1\r\nhost: server\r\n\r\n";
+        io.write_all(request).await.unwrap();
+        let mut beginning = [0; 15];
+        io.read_exact(&mut beginning).await.unwrap();
+        assert_eq!(&beginning, b"HTTP/1.1 200 OK");
+        if unbind {
+            mesh.workload("server-1", application.address, |_| {});
+        } else {
+            mesh.remove("server-1");
+        }
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(WAIT, io.read_to_end(&mut rest)).await;
+        ended.unwrap().unwrap();
+    }
 }

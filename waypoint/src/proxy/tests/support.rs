@@ -128,6 +128,12 @@ impl Mesh {
         assert!(self.state.apply_services(&[], [(name, service)]).is_empty());
     }
 
+    /// The waypoint no longer serves the service.
+    pub(super) fn unbind(&self) {
+        let name = format!("{}/{}", self.service.namespace, self.service.hostname);
+        self.state.apply_services(&[name], []);
+    }
+
     /// Puts a policy in force for the service; each part that it has.
     pub(super) fn policy(&self, policy: wire::Policy) {
         let name = format!("{}/{}", policy.namespace, policy.name);
