@@ -4,7 +4,7 @@
 //! before this proxy may have done it the other way round, so such a request is refused here: 400, and the connection ends. For that the
 //! bytes are followed from head to head, as they pass, with nothing kept but a line that has not ended yet.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// What is wrong with a request. All of it is answered with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +17,7 @@ pub(crate) enum FramingError {
     Encoding,
     #[error("a header line that begins with white space")]
     Folded,
-    #[error("a chunk whose size is no number")]
+    #[error("a chunk whose size is no number, or a line of chunks or trailers that does not end with CR LF")]
     Chunk,
 }
 
@@ -32,18 +32,25 @@ enum Position {
         size: u64,
         digits: u8,
     },
-    /// The rest of the line that has the size.
-    ChunkLine(u64),
+    /// The rest of the line that has the size; whether its CR was the last byte.
+    ChunkLine {
+        size: u64,
+        cr: bool,
+    },
     /// Bytes left, the line end after them included.
     ChunkData(u64),
-    Trailers,
+    /// A line of the trailers, of which the empty one is the last.
+    Trailers {
+        empty: bool,
+        cr: bool,
+    },
 }
 
 /// Where the requests of one connection begin and end.
 #[derive(Debug)]
 pub(crate) struct Framing {
     position: Position,
-    /// A line of the head or of the trailers that has not ended yet; cut to what is looked at.
+    /// A line of the head that has not ended yet; cut to what is looked at.
     line: Vec<u8>,
     first_line: bool,
     length: Option<u64>,
@@ -101,7 +108,7 @@ impl Framing {
                 }
                 Ok(blank)
             }
-            Position::Head | Position::Trailers => self.step_line(rest),
+            Position::Head => self.step_line(rest),
             Position::Body(left) => {
                 let taken = left.min(rest.len() as u64);
                 self.position = match left - taken {
@@ -122,21 +129,49 @@ impl Framing {
                 } else if digits == 0 {
                     Err((0, FramingError::Chunk))
                 } else {
-                    self.position = Position::ChunkLine(size);
+                    self.position = Position::ChunkLine { size, cr: false };
                     Ok(0)
                 }
             }
-            Position::ChunkLine(size) => match memchr(b'\n', rest) {
-                None => Ok(rest.len()),
-                Some(end) => {
-                    self.position = match size {
-                        0 => Position::Trailers,
-                        // With the line end after the data.
-                        size => Position::ChunkData(size.checked_add(2).ok_or((end, FramingError::Chunk))?),
-                    };
-                    Ok(end + 1)
+            Position::ChunkLine { size, cr } => {
+                let (taken, seen) = strict_line(rest, cr)?;
+                self.position = match (seen, size) {
+                    (Seen::Text, _) => Position::ChunkLine { size, cr: false },
+                    (Seen::Cr, _) => Position::ChunkLine { size, cr: true },
+                    (Seen::End, 0) => Position::Trailers {
+                        empty: true,
+                        cr: false,
+                    },
+                    // With the line end after the data.
+                    (Seen::End, size) => {
+                        Position::ChunkData(size.checked_add(2).ok_or((0, FramingError::Chunk))?)
+                    }
+                };
+                Ok(taken)
+            }
+            Position::Trailers { empty, cr } => {
+                let (taken, seen) = strict_line(rest, cr)?;
+                match seen {
+                    Seen::Text => {
+                        self.position = Position::Trailers {
+                            empty: false,
+                            cr: false,
+                        }
+                    }
+                    Seen::Cr => {
+                        let empty = empty && taken == 1;
+                        self.position = Position::Trailers { empty, cr: true };
+                    }
+                    Seen::End if empty => self.begin(),
+                    Seen::End => {
+                        self.position = Position::Trailers {
+                            empty: true,
+                            cr: false,
+                        }
+                    }
                 }
-            },
+                Ok(taken)
+            }
             Position::ChunkData(left) => {
                 let taken = left.min(rest.len() as u64);
                 self.position = match left - taken {
@@ -171,12 +206,6 @@ impl Framing {
 
     fn end_line(&mut self, line: &[u8]) -> Result<(), FramingError> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if self.position == Position::Trailers {
-            if line.is_empty() {
-                self.begin();
-            }
-            return Ok(());
-        }
         if std::mem::take(&mut self.first_line) {
             return Ok(());
         }
@@ -230,6 +259,29 @@ impl Framing {
             return Err(FramingError::BothLengths);
         }
         Ok(())
+    }
+}
+
+/// What `strict_line` has come to.
+enum Seen {
+    Text,
+    Cr,
+    End,
+}
+
+/// Takes some bytes of a line of chunked coding, at least one, and says how many. Such a line ends with CR LF, and has neither of them
+/// elsewhere: what parsers make of one alone differs, hyper's among them, which goes on with the line.
+fn strict_line(rest: &[u8], cr: bool) -> Result<(usize, Seen), (usize, FramingError)> {
+    if cr {
+        return match rest.first() {
+            Some(b'\n') => Ok((1, Seen::End)),
+            _ => Err((0, FramingError::Chunk)),
+        };
+    }
+    match memchr2(b'\r', b'\n', rest) {
+        None => Ok((rest.len(), Seen::Text)),
+        Some(at) if rest[at] == b'\r' => Ok((at + 1, Seen::Cr)),
+        Some(at) => Err((at, FramingError::Chunk)),
     }
 }
 

@@ -35,7 +35,12 @@ impl Watch {
         self.busy.load(Ordering::Acquire)
     }
 
-    /// Why a request was refused, once.
+    /// Why a request is refused.
+    pub(crate) fn violation(&self) -> Option<FramingError> {
+        *self.violation.lock()
+    }
+
+    /// The same, once.
     pub(crate) fn take_violation(&self) -> Option<FramingError> {
         self.violation.lock().take()
     }
@@ -47,8 +52,8 @@ struct Watched {
     head_timeout: Duration,
     /// Runs while a head has begun and its end has not come.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Nothing more must be read as a request.
-    spoiled: bool,
+    /// Nothing more must be read as a request, for this reason.
+    spoiled: Option<FramingError>,
 }
 
 /// The stream; `prefix` is read before what comes from `io`.
@@ -75,7 +80,7 @@ impl<IO> ClientIo<IO> {
             watch,
             head_timeout,
             deadline: None,
-            spoiled: false,
+            spoiled: None,
         });
         self
     }
@@ -88,13 +93,13 @@ impl Watched {
             self.deadline = None;
             return;
         }
-        if self.spoiled {
+        if self.spoiled.is_some() {
             bytes.fill(0);
             return;
         }
         if let Err((offset, error)) = self.framing.follow(bytes) {
             bytes[offset..].fill(0);
-            self.spoiled = true;
+            self.spoiled = Some(error);
             self.watch.violation.lock().get_or_insert(error);
         }
         let busy = !self.framing.is_between();
@@ -107,6 +112,15 @@ impl Watched {
             let deadline = Instant::now() + self.head_timeout;
             self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
         }
+    }
+
+    /// Why there is nothing more to read. Unlike heads, the extension of a chunk and trailers may have NUL for hyper, which would wait for
+    /// their end.
+    fn broken_off(&self) -> Option<io::Error> {
+        let error = self
+            .spoiled
+            .filter(|error| matches!(error, FramingError::Chunk))?;
+        Some(io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -137,6 +151,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
+        if let Some(error) = this.watched.as_ref().and_then(Watched::broken_off) {
+            return Poll::Ready(Err(error));
+        }
         if this.prefix.is_empty() {
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(result) => result?,

@@ -166,13 +166,16 @@ impl Passage<'_> {
                 reason,
             ));
         }
-        let broken = upload.is_broken();
-        broken.then(|| {
-            Rejection::new(
+        if !upload.is_broken() {
+            return None;
+        }
+        Some(match self.client.watch.violation() {
+            Some(violation) => Rejection::bad_request(violation),
+            None => Rejection::new(
                 StatusCode::BAD_REQUEST,
                 Flag::ClientGone,
                 "the request's body broke off",
-            )
+            ),
         })
     }
 

@@ -30,6 +30,7 @@ fn requests_end_where_their_framing_says() {
         "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc\r\n",
         "POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.1\r\nTransfer-Encoding:  Chunked \r\n\r\n5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0;x=\"y\"\r\na: b\r\nc:\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.1\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n0\r\ncontent-length: 7\r\n\r\nGET / HTTP/1.1\r\n\r\n",
     ] {
         assert!(follow(text).unwrap().is_between(), "{text:?}");
@@ -89,6 +90,32 @@ fn ambiguous_framing_is_an_error_wherever_it_stands() {
         ),
         (
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11111111111111111\r\n",
+            FramingError::Chunk,
+        ),
+        // Taken for the end of the trailers, this would make a body without an end out of what hyper takes for a trailer.
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\nPOST /x HTTP/1.1\r\n\
+             content-length: 18446744073709551615\r\n\r\n",
+            FramingError::Chunk,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\n\r\n",
+            FramingError::Chunk,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\rc: d\r\n\r\n",
+            FramingError::Chunk,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n",
+            FramingError::Chunk,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;x\na\r\n0\r\n\r\n",
+            FramingError::Chunk,
+        ),
+        (
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;x\r;y\r\na\r\n0\r\n\r\n",
             FramingError::Chunk,
         ),
     ] {

@@ -97,6 +97,30 @@ async fn a_chunk_that_is_none_ends_the_request() {
 }
 
 #[tokio::test]
+async fn a_line_of_chunked_coding_that_ends_with_lf_alone_ends_the_request() {
+    let (mesh, application) = mesh().await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nhost: server\r\n";
+    for end in [
+        format!("0\r\n\n{smuggled}content-length: 18446744073709551615\r\n\r\n"),
+        "0\r\na: b\n".to_owned(),
+        "0\r\n\n".to_owned(),
+        "1;x\na\r\n0\r\n\r\n".to_owned(),
+    ] {
+        let head = "PUT / HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n";
+        let next = "POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        for request in [format!("{head}{end}"), format!("{head}{end}{next}")] {
+            let answer = mesh.exchange(80, &request).await;
+            assert_eq!(statuses(&answer), ["400"], "{request:?}: {answer}");
+        }
+    }
+    assert!(application.seen() <= 8);
+    assert_eq!(
+        mesh.metric(&["istio_requests_total", "response_flags=\"DPE\""]),
+        8
+    );
+}
+
+#[tokio::test]
 async fn header_bombs_are_431() {
     let (mesh, application) = mesh().await;
     let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
