@@ -47,6 +47,8 @@ pub(crate) enum BodyError {
     Stalled(Duration),
     #[error("the client's body: {0}")]
     Client(#[source] hyper::Error),
+    #[error("the request is tried anew")]
+    SentAgain(#[source] h2::Error),
 }
 
 /// A client's body, with an end to waiting for it.

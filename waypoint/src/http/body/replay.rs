@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -27,6 +27,10 @@ struct Shared {
     /// More came than is kept.
     overflown: bool,
     ended: bool,
+    /// Of the latest try, which alone may read on.
+    generation: u64,
+    /// Whoever waits for more of the body.
+    waiting: Option<Waker>,
 }
 
 impl Spool {
@@ -41,6 +45,8 @@ impl Spool {
             limit,
             overflown: false,
             ended: false,
+            generation: 0,
+            waiting: None,
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -52,10 +58,19 @@ impl Spool {
         !self.shared.lock().overflown
     }
 
-    /// The body from its beginning. The try before must have been given up.
+    /// The body from its beginning. The try before ends with an error, if it has not ended: an HTTP/2 connection goes on sending the body
+    /// after the answer, and would take from this try what it reads.
     pub(crate) fn again(&self) -> Try {
+        let mut shared = self.shared.lock();
+        shared.generation += 1;
+        let (generation, waiting) = (shared.generation, shared.waiting.take());
+        drop(shared);
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
         Try {
             shared: Arc::clone(&self.shared),
+            generation,
             next: 0,
             done: false,
         }
@@ -65,6 +80,7 @@ impl Spool {
 /// The body, for one try.
 pub(crate) struct Try {
     shared: Arc<Mutex<Shared>>,
+    generation: u64,
     next: usize,
     done: bool,
 }
@@ -78,6 +94,11 @@ impl Try {
             return Poll::Ready(None);
         }
         let mut shared = self.shared.lock();
+        if shared.generation != self.generation {
+            // What an HTTP/2 stream is reset with, then.
+            let error = BodyError::SentAgain(h2::Reason::CANCEL.into());
+            return Poll::Ready(Some(Err(error)));
+        }
         if let Some(data) = shared.kept.get(self.next).filter(|_| !shared.overflown) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
@@ -86,7 +107,11 @@ impl Try {
             self.done = true;
             return Poll::Ready(shared.trailers.clone().map(Frame::trailers).map(Ok));
         }
-        let frame = ready!(Pin::new(&mut shared.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) else {
+            shared.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        shared.waiting = None;
         let Some(frame) = frame.transpose()? else {
             (shared.ended, self.done) = (true, true);
             return Poll::Ready(None);
@@ -115,6 +140,9 @@ impl Try {
             return true;
         }
         let shared = self.shared.lock();
+        if shared.generation != self.generation {
+            return false;
+        }
         let sent = shared.overflown || self.next == shared.kept.len();
         sent && shared.trailers.is_none() && (shared.ended || shared.body.is_end_stream())
     }

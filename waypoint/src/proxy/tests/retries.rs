@@ -7,6 +7,7 @@ use std::time::Duration;
 use ambit_wire::waypoint as wire;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use tokio::io::AsyncWriteExt;
 
 use super::answers::millis;
@@ -280,6 +281,55 @@ async fn connections_that_are_no_http_wait_for_the_last_endpoint_too() {
     let request = "GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
     let answer = mesh.exchange(9000, request).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_try_that_was_answered_early_takes_nothing_from_the_next_one() {
+    let mesh = Mesh::new().await;
+    let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
+    let address = raw_application(move |tcp, _| {
+        let ended = ended.clone();
+        async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            let mut number = 0;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                number += 1;
+                let (first, ended) = (number == 1, ended.clone());
+                let mut body = request.into_body();
+                tokio::spawn(async move {
+                    if first {
+                        assert_eq!(body.data().await.unwrap().unwrap(), "one,");
+                        let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+                        respond.send_response(failed.body(()).unwrap(), true).unwrap();
+                        // It would read on, and gets no more.
+                        let error = body.data().await.map(|data| data.unwrap_err().reason());
+                        ended.send(error).unwrap();
+                        return;
+                    }
+                    let mut answer = respond.send_response(Response::new(()), false).unwrap();
+                    let mut all = Vec::new();
+                    while let Some(data) = body.data().await {
+                        all.extend(data.unwrap());
+                    }
+                    answer.send_data(all.into(), true).unwrap();
+                });
+            }
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    mesh.policy(retry(|_| {}));
+    let (sender, body) = channel();
+    sender.send(Frame::data("one,".into())).unwrap();
+    let put = Request::put("http://server/").body(body).unwrap();
+    let mut client = mesh.http2(8080).await;
+    let answer = tokio::spawn(async move { whole(client.send(put).await).await });
+    let ending = tokio::time::timeout(WAIT, endings.recv()).await.unwrap();
+    assert_eq!(ending.unwrap(), Some(Some(h2::Reason::CANCEL)));
+    sender.send(Frame::data("two".into())).unwrap();
+    drop(sender);
+    let (status, _, body) = answer.await.unwrap();
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "one,two"));
 }
 
 #[tokio::test]
