@@ -2,24 +2,25 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use super::connect::ConnectFailure;
+use super::connect::{ConnectFailure, UpstreamIo};
 use super::executor::TrackedExecutor;
 use super::{Destination, Key, Upstream};
 use crate::http::RequestBody;
 use crate::http::limits::{MAX_HEAD, SEND_BUFFER, STREAM_WINDOW};
 
-/// Requests on a connection before another one is opened.
+/// Requests on a connection before another one is opened, where the endpoint allows as many.
 const MAX_REQUESTS: u32 = 100;
 
 /// Why a request got no answer.
@@ -86,9 +87,26 @@ fn is_refused(error: &hyper::Error) -> bool {
     false
 }
 
+/// Driven by a task of its own, which holds it.
+type Driven = Mutex<Connection<TokioIo<UpstreamIo>, RequestBody, TrackedExecutor>>;
+
 struct Shared {
     sender: SendRequest<RequestBody>,
+    connection: Weak<Driven>,
     load: Arc<Load>,
+}
+
+impl Shared {
+    /// Whether another request would be sent at once. Past what the endpoint allows (SETTINGS_MAX_CONCURRENT_STREAMS; until it has said
+    /// so, 100), it would wait for the end of others.
+    fn has_room(&self) -> bool {
+        let used = self.load.requests.load(Ordering::Acquire);
+        let allowed = || {
+            let connection = self.connection.upgrade();
+            connection.map_or(0, |connection| connection.lock().current_max_send_streams())
+        };
+        used == 0 || (used < MAX_REQUESTS && (used as usize) < allowed())
+    }
 }
 
 type Slot = Arc<tokio::sync::Mutex<Connections>>;
@@ -144,9 +162,7 @@ impl Http2Pool {
 /// A place on one of the connections that take requests.
 fn place(connections: &mut Vec<Shared>) -> Option<Http2Sender> {
     connections.retain(|shared| !shared.sender.is_closed());
-    let free = connections
-        .iter()
-        .find(|shared| shared.load.requests.load(Ordering::Acquire) < MAX_REQUESTS)?;
+    let free = connections.iter().find(|shared| shared.has_room())?;
     free.load.requests.fetch_add(1, Ordering::AcqRel);
     Some(Http2Sender {
         sender: free.sender.clone(),
@@ -198,8 +214,11 @@ impl Upstream {
             .await
             .map_err(failed)?;
         let address = to.address;
+        let connection = Arc::new(Mutex::new(connection));
+        let shared_connection = Arc::downgrade(&connection);
         self.http2.tasks.spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = std::future::poll_fn(|cx| Pin::new(&mut *connection.lock()).poll(cx));
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, %address, "HTTP/2 connection to an endpoint ended");
             }
         });
@@ -209,6 +228,7 @@ impl Upstream {
         });
         let shared = Shared {
             sender: sender.clone(),
+            connection: shared_connection,
             load: Arc::clone(&load),
         };
         let place = Place(load);

@@ -1,11 +1,17 @@
 //! Connections to endpoints, and which CONNECTs are taken.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ambit_tunnel::OpenError;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 use super::support::*;
 
@@ -125,4 +131,53 @@ async fn idle_connections_to_endpoints_are_closed_and_not_reset() {
     assert_eq!(kind, std::io::ErrorKind::UnexpectedEof);
     mesh.drain.cancel();
     assert_eq!(mesh.proxy.drained(WAIT).await, 0);
+}
+
+#[tokio::test]
+async fn an_http2_endpoint_is_sent_as_many_requests_on_a_connection_as_it_allows() {
+    let mesh = Mesh::new().await;
+    let (heads, connections) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let go = Arc::new(Semaphore::new(1));
+    let (seen, opened, wait) = (Arc::clone(&heads), Arc::clone(&connections), Arc::clone(&go));
+    let address = raw_application(move |tcp, _| {
+        opened.fetch_add(1, Ordering::SeqCst);
+        let (seen, wait) = (Arc::clone(&seen), Arc::clone(&wait));
+        let service = service_fn(move |_| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let wait = Arc::clone(&wait);
+            async move {
+                wait.acquire().await.unwrap().forget();
+                Ok::<_, Infallible>(Response::new(full("done")))
+            }
+        });
+        async move {
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(2)
+                .serve_connection(TokioIo::new(tcp), service)
+                .await;
+            drop(served);
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let client = mesh.http2(8080).await;
+    let get = || {
+        let mut client = client.clone();
+        let request = Request::get("http://server/").body(full("")).unwrap();
+        tokio::spawn(async move { whole(client.send(request).await).await.2 })
+    };
+    // With its answer the endpoint has said how many it allows.
+    assert_eq!(get().await.unwrap(), "done");
+    let answers: Vec<_> = (0..5).map(|_| get()).collect();
+    let all = async {
+        while heads.load(Ordering::SeqCst) < 6 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, all).await.unwrap();
+    assert!(connections.load(Ordering::SeqCst) >= 3);
+    go.add_permits(5);
+    for answer in answers {
+        assert_eq!(answer.await.unwrap(), "done");
+    }
 }
