@@ -148,6 +148,8 @@ pub(crate) struct ClientConnection {
     pub(crate) identity: SpiffeId,
     pub(crate) source: Arc<Source>,
     pub(crate) served: Served,
+    /// As it was at the beginning: for records of what is not served any more.
+    destination: Option<Destination>,
     pub(super) http2: bool,
     /// From then on it ends between two requests.
     old: Option<Instant>,
@@ -164,12 +166,13 @@ pub(crate) struct ClientConnection {
 impl ClientConnection {
     pub(crate) fn new(proxy: &Arc<Proxy>, source: Arc<Source>, served: Served) -> Self {
         let age = proxy.state.settings().max_connection_age;
-        Self {
+        let mut client = Self {
             proxy: Arc::clone(proxy),
             peer: source.address,
             identity: source.identity.clone(),
             source,
             served,
+            destination: None,
             http2: false,
             // Not all at once.
             old: age.map(|age| Instant::now() + age.mul_f64(rand::random_range(0.9..1.1))),
@@ -178,7 +181,9 @@ impl ClientConnection {
             calm: Notify::new(),
             used: AtomicBool::new(false),
             upgrade: Mutex::default(),
-        }
+        };
+        client.destination = client.target().ok().map(|target| target.destination());
+        client
     }
 
     /// What holds for it now.
@@ -216,10 +221,18 @@ impl ClientConnection {
     }
 
     pub(super) fn record<B>(&self, target: &Target, request: &Request<B>) -> RequestRecord {
+        self.record_for(target.destination(), request)
+    }
+
+    /// Of a request for what is not served any more.
+    pub(super) fn record_unserved<B>(&self, request: &Request<B>) -> Option<RequestRecord> {
+        let destination = self.destination.clone()?;
+        Some(self.record_for(destination, request))
+    }
+
+    fn record_for<B>(&self, destination: Destination, request: &Request<B>) -> RequestRecord {
         self.used.store(true, Ordering::Relaxed);
-        self.proxy
-            .observer
-            .request(&self.source, target.destination(), request)
+        self.proxy.observer.request(&self.source, destination, request)
     }
 
     /// Requests given up before their answer began, less those that were answered.

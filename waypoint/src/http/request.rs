@@ -20,7 +20,7 @@ use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
 use super::tries::{Passage, Source};
 use super::upgrade;
-use crate::observe::{Flag, RequestRecord};
+use crate::observe::{Flag, Refusal, RequestRecord};
 
 /// Serves a request of `client`.
 pub(super) async fn handle(
@@ -34,10 +34,13 @@ pub(super) async fn handle(
             let record = client.record(&target, &request);
             serve(&client, &target, request, record, grpc).await
         }
-        Err(rejection) => {
-            client.proxy.observer.refused(crate::observe::Refusal::Authority);
-            rejection.answer(grpc)
-        }
+        Err(rejection) => match client.record_unserved(&request) {
+            Some(record) => refuse(&rejection, record, grpc),
+            None => {
+                client.proxy.observer.refused(Refusal::Authority);
+                rejection.answer(grpc)
+            }
+        },
     };
     // Whoever sends nonsense begins anew.
     let nonsense = matches!(response.body(), ResponseBody::Text(_))
@@ -88,14 +91,17 @@ async fn serve(
             headers::remove_hop_by_hop(&mut parts.headers, false);
             Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
         }
-        Err(rejection) => {
-            record.failed(rejection.flag, rejection.reason.as_str());
-            let response = rejection.answer(grpc);
-            record.answered(response.status(), response.headers());
-            record.end();
-            response
-        }
+        Err(rejection) => refuse(&rejection, record, grpc),
     }
+}
+
+/// Answers for the waypoint itself.
+fn refuse(rejection: &Rejection, mut record: RequestRecord, grpc: bool) -> Response<ResponseBody> {
+    record.failed(rejection.flag, rejection.reason.as_str());
+    let response = rejection.answer(grpc);
+    record.answered(response.status(), response.headers());
+    record.end();
+    response
 }
 
 /// With the request, where it is answered by a switch to the protocol that it asked for.

@@ -182,6 +182,28 @@ async fn a_service_that_is_not_served_any_more_ends_its_idle_connections() {
 }
 
 #[tokio::test]
+async fn a_request_that_comes_too_late_for_its_service_is_counted() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http2(80).await;
+    let request = || Request::get("http://server/").body(full("")).unwrap();
+    assert_eq!(client.send(request()).await.status(), StatusCode::OK);
+    mesh.unbind();
+    // Before the client has heard of it.
+    let (status, reason, _) = whole(client.send(request()).await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reason, "this waypoint does not serve the destination any more");
+    let refused = [
+        "istio_requests_total",
+        "destination_service_name=\"server\"",
+        "response_code=\"503\"",
+        "response_flags=\"NR\"",
+    ];
+    assert_eq!(mesh.metric(&refused), 1);
+}
+
+#[tokio::test]
 async fn a_pod_that_is_not_served_any_more_ends_its_idle_connections() {
     let mesh = Mesh::new().await;
     let application = Application::echo().await;
