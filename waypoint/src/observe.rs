@@ -28,6 +28,8 @@ pub(crate) struct Observer {
     metrics: Metrics,
     load: Arc<Load>,
     access_log: AtomicBool,
+    /// What ends from now on is ended by this waypoint.
+    cut: AtomicBool,
 }
 
 impl Observer {
@@ -38,6 +40,7 @@ impl Observer {
             metrics: Metrics::new()?,
             load: Arc::default(),
             access_log: AtomicBool::new(true),
+            cut: AtomicBool::new(false),
         }))
     }
 
@@ -49,6 +52,15 @@ impl Observer {
     /// Whether requests are logged that nothing is wrong with.
     pub(crate) fn set_access_log(&self, on: bool) {
         self.access_log.store(on, Ordering::Relaxed);
+    }
+
+    /// The drain deadline is over: what is left is not ended by its clients.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// A client's connection: who it is by its certificate, where it comes from, and what its ztunnel says of it in the CONNECT's

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-pub(crate) use counted::Counted;
+pub(crate) use counted::{Counted, End, is_clients};
 pub(crate) use passthrough::{Opened, pass_through};
 
 pub use crate::http::HttpTimeouts;
@@ -137,6 +137,7 @@ impl Proxy {
             Ok(()) => 0,
             Err(_) => {
                 let left = self.connections.len();
+                self.observer.cut();
                 self.kill.cancel();
                 self.connections.wait().await;
                 left

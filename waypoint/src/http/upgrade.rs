@@ -13,7 +13,7 @@ use super::connection::ClientConnection;
 use super::held::Asked;
 use super::response::{Link, ResponseBody, UpstreamBody};
 use crate::observe::{Flag, RequestRecord};
-use crate::proxy::Counted;
+use crate::proxy::{Counted, End, is_clients};
 use crate::state::Endpoint;
 use crate::upstream::UpstreamIo;
 
@@ -64,12 +64,12 @@ pub(super) async fn begin(
 impl Upgrade {
     /// Carries bytes both ways until both have ended, or until the rules deny what they allowed before: then the client's stream and the
     /// endpoint's are cut.
-    pub(super) async fn run<IO>(self, client: &ClientConnection, mut io: IO, said: Bytes)
+    pub(super) async fn run<IO>(self, client: &ClientConnection, io: IO, said: Bytes)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let Self {
-            io: mut endpoint,
+            io: endpoint,
             first,
             record,
             asked,
@@ -79,14 +79,14 @@ impl Upgrade {
         let sent = AtomicU64::new(first.len() as u64);
         received.fetch_add(said.len() as u64, Ordering::Relaxed);
         let copying = async {
-            io.write_all(&first).await?;
-            endpoint.write_all(&said).await?;
-            let mut io = Counted::new(io, |bytes| {
+            let mut io = Counted::new(io, End::Client, |bytes| {
                 received.fetch_add(bytes, Ordering::Relaxed);
             });
-            let mut endpoint = Counted::new(endpoint, |bytes| {
+            let mut endpoint = Counted::new(endpoint, End::Endpoint, |bytes| {
                 sent.fetch_add(bytes, Ordering::Relaxed);
             });
+            io.write_all(&first).await?;
+            endpoint.write_all(&said).await?;
             tokio::io::copy_bidirectional_with_sizes(&mut io, &mut endpoint, BUFFER, BUFFER).await
         };
         let ended = tokio::select! {
@@ -101,6 +101,7 @@ impl Upgrade {
         record.sent(sent.into_inner());
         match ended {
             Ok(Ok(_)) => {}
+            Ok(Err(error)) if is_clients(&error) => record.left(format!("WebSocket: {error}")),
             Ok(Err(error)) => record.failed(Flag::UpstreamReset, format!("WebSocket: {error}")),
             Err(decision) => record.decided(&decision),
         }

@@ -16,8 +16,10 @@ pub(crate) enum Flag {
     UpstreamReset,
     /// The time for the request was over.
     Timeout,
-    /// The client went away before the answer had ended.
+    /// The client went away before the answer had ended, or broke off a connection that is no HTTP.
     ClientGone,
+    /// The waypoint had to go, and ended what was left at the drain deadline.
+    Cut,
     /// The client broke the protocol, or sent what has no one meaning.
     BadRequest,
     /// This waypoint does not serve the destination.
@@ -35,6 +37,7 @@ impl Flag {
             Self::UpstreamReset => "UC",
             Self::Timeout => "UT",
             Self::ClientGone => "DC",
+            Self::Cut => "LR",
             Self::BadRequest => "DPE",
             Self::NoRoute => "NR",
         }

@@ -19,6 +19,7 @@ use super::{Flag, Observer, Source};
 use crate::state::{Endpoint, ServiceConfig, Workload};
 
 pub(crate) use connection::ConnectionRecord;
+use outcome::CUT;
 pub(super) use outcome::Outcome;
 
 /// What was called.
@@ -149,6 +150,11 @@ impl RequestRecord {
         self.outcome.failed(flag, reason);
     }
 
+    /// The client broke off what the request had become (a WebSocket).
+    pub(crate) fn left(&mut self, reason: impl Into<String>) {
+        self.outcome.left(reason);
+    }
+
     /// Who would have been sent the request that the rules refuse.
     pub(crate) fn refused_for(&mut self, endpoint: &Endpoint) {
         self.called = Some(endpoint.workload.identity.clone());
@@ -235,10 +241,14 @@ impl RequestRecord {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         if !self.ended && self.outcome.flag == Flag::None {
-            self.failed(
-                Flag::ClientGone,
-                "the client went away before its answer had ended",
-            );
+            let (flag, reason) = match self.observer.is_cut() {
+                true => (Flag::Cut, CUT),
+                false => (
+                    Flag::ClientGone,
+                    "the client went away before its answer had ended",
+                ),
+            };
+            self.failed(flag, reason);
         }
         let endpoint = self.endpoint.as_ref().map(|(workload, _)| &**workload);
         let key = SeriesKey {

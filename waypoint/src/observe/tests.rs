@@ -385,3 +385,34 @@ fn the_access_log_has_both_identities_and_what_decided() {
     assert_eq!(denied[0]["flags"], "DENY");
     assert_eq!(denied[0]["level"], "WARN");
 }
+
+#[test]
+fn only_connections_that_the_client_did_not_break_off_are_warned_of() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    let cart = source(&observer, "cart");
+    let open = || {
+        let mut record = observer.connection(&cart, destination.clone());
+        record.opened(&endpoint);
+        record
+    };
+    let lines = logged(|| {
+        open().left("the client: reset");
+        open().failed(Flag::UpstreamReset, "the endpoint: reset");
+        let cut = open();
+        observer.cut();
+        drop(cut);
+    });
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| (&line["level"], &line["flags"]))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (&"INFO".into(), &"DC".into()),
+            (&"WARN".into(), &"UC".into()),
+            (&"WARN".into(), &"LR".into()),
+        ]
+    );
+}

@@ -8,7 +8,7 @@ use ambit_tunnel::Meter;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::counted::Counted;
+use super::counted::{Counted, End, is_clients};
 use crate::http::{ClientConnection, Target};
 use crate::observe::{ConnectionRecord, Flag};
 use crate::state::Endpoint;
@@ -111,23 +111,20 @@ impl Opened {
         self,
         client: &ClientConnection,
         mut record: ConnectionRecord,
-        mut io: IO,
+        io: IO,
         said: Bytes,
         heard: Bytes,
     ) where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self {
-            mut upstream,
-            endpoint,
-        } = self;
+        let Self { upstream, endpoint } = self;
         let copying = async {
+            let mut io = Counted::new(io, End::Client, |bytes| record.forward(bytes));
+            let mut upstream = Counted::new(upstream, End::Endpoint, |bytes| record.backward(bytes));
             upstream.write_all(&said).await?;
             record.forward(said.len() as u64);
             io.write_all(&heard).await?;
             record.backward(heard.len() as u64);
-            let mut io = Counted::new(io, |bytes| record.forward(bytes));
-            let mut upstream = Counted::new(upstream, |bytes| record.backward(bytes));
             tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await
         };
         let ended = tokio::select! {
@@ -138,6 +135,7 @@ impl Opened {
         };
         match ended {
             Ok(Ok(_)) => {}
+            Ok(Err(error)) if is_clients(&error) => record.left(error.to_string()),
             Ok(Err(error)) => record.failed(Flag::UpstreamReset, error.to_string()),
             Err(decision) => record.decided(&decision),
         }

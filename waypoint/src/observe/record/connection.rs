@@ -11,6 +11,7 @@ use prometheus::IntCounter;
 use super::super::access::{self, Line};
 use super::super::load::RequestInFlight;
 use super::super::{Flag, Observer, Source};
+use super::outcome::CUT;
 use super::{Destination, Outcome};
 use crate::state::{Endpoint, Workload};
 
@@ -58,6 +59,11 @@ impl ConnectionRecord {
         self.outcome.failed(flag, reason);
     }
 
+    /// The client broke it off.
+    pub(crate) fn left(&mut self, reason: impl Into<String>) {
+        self.outcome.left(reason);
+    }
+
     /// It is connected to this endpoint.
     pub(crate) fn opened(&mut self, endpoint: &Endpoint) {
         self.endpoint = Some((Arc::clone(&endpoint.workload), endpoint.target));
@@ -69,6 +75,9 @@ impl ConnectionRecord {
 
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
+        if self.observer.is_cut() && self.outcome.flag == Flag::None {
+            self.failed(Flag::Cut, CUT);
+        }
         let endpoint = self
             .endpoint
             .as_ref()

@@ -15,7 +15,12 @@ pub(in super::super) struct Outcome {
     pub(in super::super) audited: Vec<String>,
     pub(in super::super) reason: Option<String>,
     pub(in super::super) flag: Flag,
+    /// Connections end like that every day.
+    routine: bool,
 }
+
+/// Why what the drain deadline found has ended.
+pub(super) const CUT: &str = "the waypoint was to go, and its drain deadline was over";
 
 impl Outcome {
     /// The first denial decides; else the first rule that let it pass is the one to name. An audit rule counts once, however often it was
@@ -45,8 +50,14 @@ impl Outcome {
         self.reason = Some(reason.into());
     }
 
+    /// The client broke off a connection that could have gone on: logged as what went well, and counted as what it is.
+    pub(super) fn left(&mut self, reason: impl Into<String>) {
+        self.failed(Flag::ClientGone, reason);
+        self.routine = true;
+    }
+
     /// Whether it is logged without the access log too.
     pub(in super::super) fn is_notable(&self) -> bool {
-        self.flag != Flag::None || !self.audited.is_empty()
+        (self.flag != Flag::None && !self.routine) || !self.audited.is_empty()
     }
 }

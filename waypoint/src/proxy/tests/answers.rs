@@ -274,4 +274,19 @@ async fn connect_and_foreign_upgrades_are_not_passed_on() {
         "{answer}"
     );
     assert_eq!(application.seen(), 0);
+    // An upgrade that is not WebSocket's is not asked for at the endpoint: the request is one like others.
+    for upgrade in ["h2c", "TLS/1.2", "foo, bar"] {
+        let answer = mesh
+            .exchange(
+                80,
+                format!(
+                    "GET /a HTTP/1.1\r\nhost: server\r\nconnection: upgrade, http2-settings, close\r\n\
+                     upgrade: {upgrade}\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
+                ),
+            )
+            .await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nGET /a\nhost: server\n\n"), "{answer}");
+    }
+    assert_eq!(application.seen(), 3);
 }

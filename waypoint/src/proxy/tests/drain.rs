@@ -94,12 +94,21 @@ async fn the_deadline_ends_what_is_left() {
     let mut client = mesh.http1(80).await;
     let request = Request::get("/").header("host", "server").body(full("")).unwrap();
     let answer = tokio::spawn(async move { client.try_send(request).await.is_err() });
+    let _tcp = mesh.connect(9000).await;
+    mesh.counts(&["istio_tcp_connections_opened_total"], 1).await;
     while application.seen() == 0 {
         tokio::task::yield_now().await;
     }
     mesh.drain.cancel();
     assert_eq!(mesh.proxy.drained(Duration::from_millis(50)).await, 1);
     assert!(answer.await.unwrap());
+    mesh.counts(&["istio_requests_total", "response_flags=\"LR\""], 1)
+        .await;
+    mesh.counts(
+        &["istio_tcp_connections_closed_total", "response_flags=\"LR\""],
+        1,
+    )
+    .await;
 }
 
 #[tokio::test]

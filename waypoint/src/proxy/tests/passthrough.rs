@@ -124,3 +124,29 @@ async fn http_that_comes_late_is_still_http() {
     assert_eq!(mesh.metric(&["istio_requests_total", "response_code=\"200\""]), 1);
     assert_eq!(mesh.metric(&["istio_tcp_connections_opened_total"]), 0);
 }
+
+#[tokio::test]
+async fn which_side_broke_a_connection_off_is_counted() {
+    let mesh = Mesh::new().await;
+    let address = raw_application(async |mut tcp, number| {
+        tcp.write_all(b"here").await.unwrap();
+        if number == 0 {
+            tcp.read_u8().await.unwrap_err();
+        } else {
+            tcp.set_zero_linger().unwrap();
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let mut io = mesh.connect(9000).await;
+    let mut heard = [0; 4];
+    io.read_exact(&mut heard).await.unwrap();
+    drop(io);
+    let closed = |flag: &'static str| ["istio_tcp_connections_closed_total", flag];
+    mesh.counts(&closed("response_flags=\"DC\""), 1).await;
+    assert_eq!(mesh.metric(&closed("response_flags=\"UC\"")), 0);
+
+    mesh.exchange(9000, "").await;
+    mesh.counts(&closed("response_flags=\"UC\""), 1).await;
+    assert_eq!(mesh.metric(&closed("response_flags=\"DC\"")), 1);
+}

@@ -302,6 +302,34 @@ async fn a_changed_policy_ends_the_open_connections_that_are_no_http() {
 }
 
 #[tokio::test]
+async fn which_side_broke_a_websocket_off_is_counted() {
+    let mesh = Mesh::new().await;
+    let gone = Arc::new(Semaphore::new(0));
+    let application = shouting(&gone, None).await;
+    mesh.endpoint("server-1", application.address);
+    drop(open(&mesh).await);
+    let requests = |flag: &'static str| ["istio_requests_total", "response_code=\"101\"", flag];
+    mesh.counts(&requests("response_flags=\"DC\""), 1).await;
+
+    mesh.remove("server-1");
+    let address = raw_application(async |mut tcp, _| {
+        read_head(&mut tcp).await;
+        let answer =
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nwelcome,";
+        tcp.write_all(answer).await.unwrap();
+        // Until the client has said something.
+        tcp.read_u8().await.unwrap();
+        tcp.set_zero_linger().unwrap();
+    })
+    .await;
+    mesh.endpoint("server-2", address);
+    let mut io = open(&mesh).await;
+    io.write_all(b"!").await.unwrap();
+    mesh.counts(&requests("response_flags=\"UC\""), 1).await;
+    assert_eq!(mesh.metric(&requests("response_flags=\"DC\"")), 1);
+}
+
+#[tokio::test]
 async fn a_switch_of_protocols_that_nobody_asked_for_is_not_passed_on() {
     let mesh = Mesh::new().await;
     let address = raw_application(async |mut tcp, _| {
