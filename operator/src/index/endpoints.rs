@@ -116,6 +116,17 @@ impl Endpoints {
             .collect()
     }
 
+    /// Whether a slice of the Service says another port than these.
+    pub(super) fn strays(&self, service: &Key, record: &ServiceRecord, ports: &BTreeSet<u16>) -> bool {
+        let slices = self
+            .by_service
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        let mut targets = slices.flat_map(|s| record.ports.keys().filter_map(|name| s.ports.get(name)));
+        targets.any(|target| !ports.contains(target))
+    }
+
     fn pods_of<'a>(&self, services: impl IntoIterator<Item = &'a Key>) -> BTreeSet<Key> {
         let mut found = BTreeSet::new();
         for service in services {

@@ -137,6 +137,10 @@ fn guarded(
         return found;
     }
     let listed = index.endpoints.pods(service);
+    // Asked once: what each pod has is looked for in all slices.
+    let strays = numbers
+        .as_ref()
+        .is_some_and(|ports| index.endpoints.strays(service, record, ports));
     // An endpoint is listed a moment after its pod has an address, and may listen by then.
     let selected = index
         .pods_in(&service.namespace)
@@ -149,7 +153,10 @@ fn guarded(
             continue;
         }
         let is_listed = listed.contains(key);
-        let actual = index.endpoints.targets(service, record, &key.name);
+        let actual = match (&numbers, strays) {
+            (Some(_), false) => BTreeSet::new(),
+            _ => index.endpoints.targets(service, record, &key.name),
+        };
         let (name, ports) = match &numbers {
             Some(ports) if actual.is_subset(ports) => {
                 (format!("{GUARD_PREFIX}-{}", service.name), ports.clone())

@@ -321,8 +321,11 @@ impl<'a> Judge<'a> {
                 unguarded.len()
             ));
         }
-        let around = self.around(behind);
-        if !around.is_empty() && self.holds.decides() {
+        let around = match self.holds.decides() {
+            true => self.around(behind),
+            false => Vec::new(),
+        };
+        if !around.is_empty() {
             notes.push(format!(
                 "the same pods are reached through {}, to which it does not apply: rules are a Service's own",
                 list(&around)
@@ -340,31 +343,23 @@ impl<'a> Judge<'a> {
 
     /// Other Services that lead through a waypoint to pods that the policy protects, and that it does not apply to.
     fn around(&self, behind: &Behind<'a>) -> Vec<String> {
-        let (own, namespace) = (&self.record.name, &self.record.namespace);
-        let index = self.index;
+        let endpoints = &self.index.endpoints;
+        let targets = |service: &Key, pod: &str| {
+            let record = self.index.services.get(service);
+            record.map(|record| endpoints.targets(service, record, pod))
+        };
+        let passes_by = |service: &&Key| {
+            let binding = self.plan.services.get(&service.name);
+            let bound = binding.filter(|b| b.in_force.is_some());
+            bound.is_some_and(|b| !b.applying.authorization.contains(&self.record.name))
+        };
         let mut found = BTreeSet::new();
         for (service, binding) in behind {
-            let service = Key::new(namespace.clone(), *service);
-            let Some(record) = index.services.get(&service) else {
-                continue;
-            };
+            let service = Key::new(self.record.namespace.clone(), *service);
             for pod in &binding.guarded {
-                let pod = service.sibling(pod);
-                let ports = index.endpoints.targets(&service, record, &pod.name);
-                for other in index.endpoints.services(&pod) {
-                    let bound = self
-                        .plan
-                        .services
-                        .get(&other.name)
-                        .filter(|b| b.in_force.is_some());
-                    let applies = bound.is_none_or(|b| b.applying.authorization.contains(own));
-                    let leads = |other: &Key, record| {
-                        !index
-                            .endpoints
-                            .targets(other, record, &pod.name)
-                            .is_disjoint(&ports)
-                    };
-                    if !applies && index.services.get(other).is_some_and(|r| leads(other, r)) {
+                for other in endpoints.services(&service.sibling(pod)).filter(passes_by) {
+                    let (ours, theirs) = (targets(&service, pod), targets(other, pod));
+                    if ours.zip(theirs).is_some_and(|(a, b)| !a.is_disjoint(&b)) {
                         found.insert(format!("Service {}", other.name));
                     }
                 }
