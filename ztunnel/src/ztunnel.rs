@@ -154,8 +154,7 @@ impl Ztunnel {
             events: pods,
         };
         tasks.spawn(
-            agent
-                .run(broker.clone())
+            serve_pods(agent, shared.synced.clone(), broker.clone())
                 .instrument(tracing::info_span!("broker")),
         );
         let (stores, ending) = (Arc::clone(&shared.pods), shutdown.clone());
@@ -268,6 +267,18 @@ impl Shared {
             certificates: self.proxy.certificates.dump(),
         };
         Answer::json_or_error(serde_json::to_string_pretty(&dump))
+    }
+}
+
+/// Takes pods once it is known where their connections are to go: without configuration, every destination would be one outside
+/// of the mesh. Until then their connections wait, at an older ztunnel's or in the accept queue.
+async fn serve_pods(agent: Broker<Pods>, mut synced: watch::Receiver<Synced>, shutdown: CancellationToken) {
+    let configured = shutdown
+        .run_until_cancelled(synced.wait_for(Synced::is_complete))
+        .await
+        .is_some_and(|synced| synced.is_ok());
+    if configured {
+        agent.run(shutdown).await;
     }
 }
 

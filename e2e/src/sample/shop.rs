@@ -246,6 +246,21 @@ impl Shop {
             .get(&["ambientnamespace", "ambient", "--namespace", &self.namespace])
     }
 
+    /// Has the namespace refuse plaintext, and waits until its status says so.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn make_strict(&self) -> Result<()> {
+        let strict = "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {name: ambient}\nspec: {mtls: {mode: Strict}}\n";
+        self.cluster.apply(&self.namespace, strict)?;
+        eventually("Strict to be in force", READY_LIMIT, || {
+            let object = self.ambient()?;
+            mesh::is_ready(&object)?;
+            ensure!(object["status"]["mtlsMode"] == "Strict", "{}", object["status"]);
+            Ok(())
+        })
+    }
+
     fn wait_answers(&self) -> Result<()> {
         for app in ["client-a", "client-b"] {
             eventually(&format!("an answer of each kind to {app}"), READY_LIMIT, || {

@@ -146,14 +146,7 @@ fn strict_refuses_plaintext_from_outside_and_probes_still_pass() -> Result<()> {
         let (answered, said) = call_from_outside(&lab, "permissive", shop)?;
         ensure!(answered, "permissive, and refused: {said}");
 
-        lab.cluster
-            .apply(shop.namespace(), &ambient(json!({"mtls": {"mode": "Strict"}})))?;
-        eventually("plaintext from outside to be refused", LIMIT, || {
-            let object = shop.ambient()?;
-            is_ready(&object)?;
-            ensure!(object["status"]["mtlsMode"] == "Strict", "{}", object["status"]);
-            Ok(())
-        })?;
+        shop.make_strict()?;
         // The status says what the operator asks for; ztunnels follow at once, but nobody says when.
         let mut attempt = 0;
         eventually("a call from outside to be refused", LIMIT, || {

@@ -98,16 +98,7 @@ fn a_new_pod_is_in_the_mesh_before_its_first_packet() -> Result<()> {
     lab.with_shop("newcomer", |shop| {
         shop.enroll()?;
         // Plaintext is refused now: a pod whose first connection went past the mesh would fail.
-        lab.cluster.apply(
-            shop.namespace(),
-            "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {name: ambient}\nspec: {mtls: {mode: Strict}}\n",
-        )?;
-        eventually("Strict to be in force", LIMIT, || {
-            let object = shop.ambient()?;
-            is_ready(&object)?;
-            ensure!(object["status"]["mtlsMode"] == "Strict", "{}", object["status"]);
-            Ok(())
-        })?;
+        shop.make_strict()?;
         for attempt in ["first", "second", "third"] {
             let (succeeded, said) = shop.run_to_end(attempt, "newcomer", &["get", "http://server:8080/"])?;
             ensure!(succeeded, "the first request of pod {attempt} failed: {said}");

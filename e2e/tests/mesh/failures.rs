@@ -48,18 +48,18 @@ pub(crate) fn kill(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
 /// Ends the first process of a container with SIGKILL, and waits until it was started again and is Ready.
 pub(crate) fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()> {
     kill(lab, pod, container)?;
-    wait_started_again(lab, pod)
+    wait_started_again(lab, pod, true)
 }
 
-/// Waits until a container of `pod`, which was killed, was started again and is Ready.
-fn wait_started_again(lab: &Lab, pod: &Pod) -> Result<()> {
+/// Waits until a container of `pod`, which was killed, was started again and is Ready, or is not.
+pub(crate) fn wait_started_again(lab: &Lab, pod: &Pod, ready: bool) -> Result<()> {
     eventually(&format!("{} to be started again", pod.name), LIMIT, || {
         let now = Pod::list(&lab.cluster, &pod.namespace, "")?
             .into_iter()
             .find(|now| now.uid == pod.uid);
         let now = now.context("it is gone")?;
         ensure!(
-            now.restarts > pod.restarts && now.ready,
+            now.restarts > pod.restarts && now.ready == ready,
             "restarts {}, ready {}",
             now.restarts,
             now.ready
@@ -144,6 +144,8 @@ fn a_killed_ztunnel_fails_no_connection_begun_after_it() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("killz", |shop| {
         shop.enroll()?;
+        // A connection that leaves in plaintext fails, too.
+        shop.make_strict()?;
         let load = start_load(shop)?;
         let near = lab.ztunnel_of(&load)?;
         let far = mesh::ztunnels(&lab.cluster)?
@@ -154,7 +156,7 @@ fn a_killed_ztunnel_fails_no_connection_begun_after_it() -> Result<()> {
             let before = shop.stats("load")?.failures.len();
             kill(&lab, &ztunnel, "ztunnel")?;
             let killed = millis(SystemTime::now());
-            wait_started_again(&lab, &ztunnel)?;
+            wait_started_again(&lab, &ztunnel, true)?;
             shop.wait_more("load", 100)?;
             for client in ["load", "client-a", "client-b"] {
                 let stats = shop.stats(client)?;

@@ -66,12 +66,17 @@ impl AggregatedDiscoveryService for Ads {
 
 impl ControlPlane {
     pub(crate) async fn start() -> Self {
+        let this = Self::start_silent().await;
+        this.speak();
+        this
+    }
+
+    /// One that says nothing before [`ControlPlane::speak`], as an operator that is not there.
+    pub(crate) async fn start_silent() -> Self {
         let source = Arc::new(Fixed {
             addresses: Arc::default(),
             authorizations: Arc::default(),
         });
-        source.addresses.replace([]);
-        source.authorizations.replace([]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let service = AggregatedDiscoveryServiceServer::new(Ads(Arc::clone(&source)));
@@ -81,6 +86,12 @@ impl ControlPlane {
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         Self { source, url }
+    }
+
+    /// Begins to tell what there is: nothing yet.
+    pub(crate) fn speak(&self) {
+        self.source.addresses.replace([]);
+        self.source.authorizations.replace([]);
     }
 
     pub(crate) fn channel(&self) -> Channel {

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_tunnel::testing::TestCa;
 use ambit_wire::workload::TunnelProtocol;
@@ -44,6 +45,21 @@ async fn pair() -> Pair {
         client,
         application,
     }
+}
+
+#[tokio::test]
+async fn no_pod_is_taken_before_the_control_plane_has_said_what_there_is() {
+    let (control_plane, ca) = (
+        ControlPlane::start_silent().await,
+        Arc::new(TestCa::new().unwrap()),
+    );
+    let mut starting = Box::pin(Node::start(&control_plane, &ca));
+    // It resolves when the ztunnel has asked the agent for pods. Connections that it took now would go past waypoints, in plaintext.
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut starting).await;
+    assert!(early.is_err(), "it asks for pods and knows nothing of the mesh");
+    control_plane.speak();
+    let node = tokio::time::timeout(WAIT, starting).await.unwrap();
+    node.ready().await;
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 use ambit_e2e::eventually;
 use ambit_e2e::http::Request;
 use ambit_e2e::mesh::{self, Pod};
-use ambit_e2e::sample::{CLIENTS, Plan, Web};
-use anyhow::{Result, bail, ensure};
+use ambit_e2e::sample::{CLIENTS, Heard, Plan, Web};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::bypass::ensure_closed;
-use super::{WAYPOINT, ambient, enforce, wait_replicas};
-use crate::failures::{OPERATOR, kill, kill_container};
+use super::{WAYPOINT, ambient, enforce, wait_replicas, wait_way};
+use crate::failures::{OPERATOR, kill, kill_container, wait_started_again};
 use crate::lab::{LIMIT, Lab};
 
 fn operators(lab: &Lab) -> Result<Vec<Pod>> {
@@ -94,6 +94,27 @@ fn wait_gone(lab: &Lab, web: &Web, replicas: &[Pod]) -> Result<()> {
     })
 }
 
+/// Runs `test` while there are no operators, and waits until they are back.
+fn without_operators(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<()> {
+    let scale = |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        lab.cluster
+            .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
+    };
+    let alone = || {
+        eventually("both operators to be gone", LIMIT, || {
+            let left: Vec<_> = operators(lab)?.into_iter().map(|pod| pod.name).collect();
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })?;
+        test()
+    };
+    let result = scale("0").and_then(|_| alone());
+    scale("2")?;
+    result?;
+    wait_operators(lab)
+}
+
 fn wait_operators(lab: &Lab) -> Result<()> {
     let wait = [
         "rollout",
@@ -161,17 +182,7 @@ fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("alone", |web| {
         authorize(&lab, web)?;
-        let scale = |replicas: &str| {
-            let replicas = format!("--replicas={replicas}");
-            lab.cluster
-                .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
-        };
-        let alone = || -> Result<()> {
-            eventually("both operators to be gone", LIMIT, || {
-                let left: Vec<_> = operators(&lab)?.into_iter().map(|pod| pod.name).collect();
-                ensure!(left.is_empty(), "{left:?}");
-                Ok(())
-            })?;
+        without_operators(&lab, || {
             // The waypoint works on without them.
             for client in CLIENTS {
                 web.heard(client, &Request::get("/"))?;
@@ -185,12 +196,7 @@ fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
                 .run_kubectl(&["delete", "deployment", WAYPOINT, "--namespace", web.namespace()])?;
             wait_gone(&lab, web, &replicas)?;
             ensure_refused(&lab, web)
-        };
-        scale("0")?;
-        let result = alone();
-        scale("2")?;
-        result?;
-        wait_operators(&lab)?;
+        })?;
         wait_replicas(web, WAYPOINT, 1)?;
         for client in CLIENTS {
             eventually(&format!("{client} to be answered again"), LIMIT, || {
@@ -198,5 +204,47 @@ fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
             })?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_ztunnel_that_knows_nothing_yet_lets_nothing_past_a_waypoint() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_web("anew", |web| {
+        // No authorization: the pods themselves refuse nobody.
+        enforce(&lab, web, "limit", json!({"timeout": "60s"}))?;
+        let [client, _] = CLIENTS;
+        let mut waiting = None;
+        without_operators(&lab, || {
+            let ztunnel = lab.ztunnel_of(&web.client(client)?)?;
+            kill(&lab, &ztunnel, "ztunnel")?;
+            wait_started_again(&lab, &ztunnel, false)?;
+            let before = web.reached()?;
+            for _ in 0..3 {
+                if let Ok(answer) = web.request(client, &Request::get("/")) {
+                    bail!("{client} is answered: {}\n{}", answer.head(), answer.body);
+                }
+            }
+            let after = web.reached()?;
+            ensure!(
+                after == before,
+                "{} requests went past the waypoint",
+                after - before
+            );
+            waiting = Some(web.dial(client, Web::HTTP)?);
+            Ok(())
+        })?;
+        let waiting = waiting.context("nothing waits")?;
+        waiting.set_read_timeout(Some(LIMIT))?;
+        let answer = Request::get("/").send(waiting, "web")?;
+        ensure!(answer.status == 200, "what had waited got {}", answer.head());
+        let waypoints = wait_replicas(web, WAYPOINT, 1)?;
+        let heard: Heard = serde_json::from_str(&answer.body)?;
+        ensure!(
+            heard.peer.ip() == waypoints[0].ip,
+            "what had waited came from {}, not through {waypoints:?}",
+            heard.peer
+        );
+        wait_way(web, Some(WAYPOINT))
     })
 }
