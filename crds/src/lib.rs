@@ -30,7 +30,8 @@ pub use mesh::{
 pub use mtls::{Mtls, MtlsMode, NamespaceMtls};
 pub use waypoint::{ConfigurationStatus, Scaling, WaypointStatus};
 pub use waypoint_policy::{
-    PolicyAncestor, TargetKind, TargetRef, WaypointPolicy, WaypointPolicySpec, WaypointPolicyStatus,
+    PolicyAncestor, TargetKind, TargetRef, VersionInForce, WaypointPolicy, WaypointPolicySpec,
+    WaypointPolicyStatus,
     retry::{Retry, RetryCondition},
     rule::{HeaderMatch, HttpRule, HttpSource, PathMatch},
 };

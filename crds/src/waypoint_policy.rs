@@ -103,6 +103,25 @@ pub struct WaypointPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub ancestors: Vec<PolicyAncestor>,
+    /// What holds where that is not simply the spec: because the spec is not accepted, or one of its targets is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<VersionInForce>,
+}
+
+/// A version of the policy that was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionInForce {
+    /// Its metadata.generation.
+    pub generation: i64,
+    /// Its spec; targetRefs are those that it holds for now. Operators that begin anew read it from here.
+    #[schemars(schema_with = "any_object")]
+    pub spec: serde_json::Value,
+}
+
+/// The schema of an object that is not looked into: what it holds was validated when it was a spec.
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// What became of the policy at one target.

@@ -16,6 +16,9 @@ use super::{authorization, build, leaving};
 impl Index {
     /// Computes anew what was touched since the last call.
     pub fn flush(&mut self) -> Update {
+        for policy in std::mem::take(&mut self.dirty.policies) {
+            self.find_in_force(&policy);
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut update = Update::default();
         let replanned = self.replan(&mut dirty, &mut update);

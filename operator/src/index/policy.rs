@@ -4,8 +4,9 @@ mod read;
 
 use std::sync::Arc;
 
-use ambit_crds::{TargetKind, TargetRef, WaypointPolicy};
+use ambit_crds::{TargetKind, TargetRef, VersionInForce, WaypointPolicy, WaypointPolicySpec};
 use ambit_wire::waypoint;
+use serde::Deserialize;
 
 /// Why a policy cannot be accepted. The API server's validation lets few of these pass; the rest is for objects from before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +33,7 @@ pub(super) enum PolicyError {
     },
 }
 
-/// What the index keeps of a WaypointPolicy. Its status is not part of it.
+/// What the index keeps of a WaypointPolicy. Of its status no more than the version that it says is in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyRecord {
     /// `metadata.name`.
@@ -49,6 +50,9 @@ pub struct PolicyRecord {
     pub(super) content: Result<waypoint::Policy, PolicyError>,
     /// What is sent while `content` is an error and no older version is known: never more open than what was meant.
     pub(super) fallback: waypoint::Policy,
+    spec: Arc<WaypointPolicySpec>,
+    /// What an operator before this one wrote down as in force, where that is not the spec.
+    written: Option<Arc<PolicyInForce>>,
 }
 
 impl PolicyRecord {
@@ -57,15 +61,20 @@ impl PolicyRecord {
         let meta = &policy.metadata;
         let name = meta.name.clone().unwrap_or_default();
         let namespace = meta.namespace.clone().unwrap_or_default();
+        let created = meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
         let (content, fallback) = read::content(&namespace, &name, &policy.spec);
+        let in_force = policy.status.as_ref().and_then(|s| s.in_force.as_ref());
+        let written = in_force.and_then(|v| PolicyInForce::read(&namespace, &name, created, v));
         Self {
-            name,
-            namespace,
             generation: meta.generation.unwrap_or_default(),
-            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            created,
             targets: policy.spec.target_refs.clone(),
             content,
             fallback,
+            spec: Arc::new(policy.spec.clone()),
+            written: written.map(Arc::new),
+            name,
+            namespace,
         }
     }
 }
@@ -83,10 +92,13 @@ pub(super) struct PolicyInForce {
     pub(super) policy: waypoint::Policy,
     /// It stands in for one that never could be accepted: its rules as far as they can be read, or none that lets anybody through.
     pub(super) stands_in: bool,
+    /// What it is read from.
+    spec: Arc<WaypointPolicySpec>,
 }
 
 impl PolicyRecord {
-    /// What holds now that the policy is this, and `before` held until now; `known` tells which targets there are.
+    /// What holds now that the policy is this, and `before` held until now (`None`: nothing is known of it but what was written down);
+    /// `known` tells which targets there are.
     ///
     /// Who misspells a target must not release what the policy protects: a version of which no target is there takes the place of none,
     /// and one of which some are there keeps the targets before as well.
@@ -95,7 +107,7 @@ impl PolicyRecord {
         before: Option<&Arc<PolicyInForce>>,
         known: impl Fn(&TargetRef) -> bool,
     ) -> Arc<PolicyInForce> {
-        let good = before.filter(|b| !b.stands_in);
+        let good = before.or(self.written.as_ref()).filter(|b| !b.stands_in);
         let (policy, stands_in) = match (&self.content, good) {
             (Ok(policy), _) => (policy, false),
             (Err(_), Some(good)) => return Arc::clone(good),
@@ -120,11 +132,52 @@ impl PolicyRecord {
             targets,
             policy: policy.clone(),
             stands_in,
+            spec: Arc::clone(&self.spec),
         })
     }
 }
 
 impl PolicyInForce {
+    /// What was written down; `None` when this operator cannot read it.
+    fn read(namespace: &str, name: &str, created: i64, version: &VersionInForce) -> Option<Self> {
+        let spec = WaypointPolicySpec::deserialize(&version.spec);
+        let read = spec.map_err(|e| e.to_string()).and_then(|spec| {
+            let content = read::content(namespace, name, &spec).0;
+            content.map(|policy| (spec, policy)).map_err(|e| e.to_string())
+        });
+        match read {
+            Ok((spec, policy)) => Some(Self {
+                generation: version.generation,
+                created,
+                targets: spec.target_refs.clone(),
+                policy,
+                stands_in: false,
+                spec: Arc::new(spec),
+            }),
+            Err(error) => {
+                tracing::warn!(namespace, policy = name, error, "status.inForce cannot be read");
+                None
+            }
+        }
+    }
+
+    /// What is to be written down of it, now that the policy is `record`: nothing where that says it all.
+    pub(super) fn version(&self, record: &PolicyRecord) -> Option<VersionInForce> {
+        let is_spec = self.generation == record.generation && self.targets == record.targets;
+        if is_spec || self.stands_in {
+            return None;
+        }
+        let spec = WaypointPolicySpec {
+            target_refs: self.targets.clone(),
+            ..WaypointPolicySpec::clone(&self.spec)
+        };
+        Some(VersionInForce {
+            generation: self.generation,
+            // It came as JSON.
+            spec: serde_json::to_value(spec).unwrap_or_default(),
+        })
+    }
+
     /// Whether it is for this Service by name.
     pub(super) fn targets_service(&self, name: &str) -> bool {
         self.targets

@@ -93,6 +93,8 @@ pub(super) struct Dirty {
     pub(super) namespaces: BTreeSet<String>,
     /// Namespaces of which only the waypoints may have changed.
     pub(super) plans: BTreeSet<String>,
+    /// Policies of which another version may hold.
+    pub(super) policies: BTreeSet<Key>,
     pub(super) node_config: bool,
 }
 
@@ -272,7 +274,7 @@ impl Index {
         match record {
             Some(record) => {
                 self.policies.insert(key.clone(), record);
-                self.find_in_force(key);
+                self.dirty.policies.insert(key.clone());
             }
             None => {
                 self.in_force.remove(key);
@@ -293,8 +295,8 @@ impl Index {
         }
     }
 
-    /// Finds what holds of a policy.
-    fn find_in_force(&mut self, policy: &Key) {
+    /// Finds what holds of a policy, which may depend on what Services there are.
+    pub(super) fn find_in_force(&mut self, policy: &Key) {
         let Some(record) = self.policies.get(policy) else {
             return;
         };
@@ -316,10 +318,7 @@ impl Index {
                 let mut targets = policy.targets.iter();
                 targets.any(|t| t.kind == TargetKind::Service && t.name == service.name)
             });
-        let waiting: Vec<Key> = waiting.map(|(key, _)| key.clone()).collect();
-        for policy in waiting {
-            self.find_in_force(&policy);
-        }
+        self.dirty.policies.extend(waiting.map(|(key, _)| key.clone()));
     }
 
     /// An EndpointSlice as it is now; `None` when it is gone.

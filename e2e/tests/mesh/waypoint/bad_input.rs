@@ -6,6 +6,7 @@ use ambit_e2e::sample::Web;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::failures::restart_operators;
 use super::{condition, enforce, get_policy, policy};
 use crate::lab::{LIMIT, Lab};
 
@@ -161,6 +162,13 @@ fn an_unknown_target_is_said_and_the_last_good_policy_stays_in_force() -> Result
             "a misspelt target has released the Service"
         );
         web.heard("load-a", &Request::get("/"))?;
+        // Operators that come new have it from the status.
+        let written = get_policy(&lab, web, "verbs")?["status"]["inForce"].clone();
+        ensure!(
+            written["spec"]["authorization"][0]["name"] == "no-deletes" && written["generation"] == 1,
+            "status.inForce is {written}"
+        );
+        restart_operators(&lab)?;
 
         // The Service that was missing comes: the policy is taken up by itself.
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nobody"},
@@ -171,6 +179,13 @@ fn an_unknown_target_is_said_and_the_last_good_policy_stays_in_force() -> Result
             let (status, reason, message) = condition(&policy, "Programmed")?;
             ensure!(status == "True", "{reason}: {message}");
             Ok(())
-        })
+        })?;
+        let answer = web.request("load-a", &delete)?;
+        ensure!(
+            answer.reason() == "denied by targets/verbs/no-deletes",
+            "new operators have released the Service: {}",
+            answer.head()
+        );
+        web.heard("load-a", &Request::get("/")).map(drop)
     })
 }

@@ -115,6 +115,14 @@ fn without_operators(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<()>
     wait_operators(lab)
 }
 
+/// Ends every operator with SIGKILL, and waits until they are back.
+pub(super) fn restart_operators(lab: &Lab) -> Result<()> {
+    for operator in operators(lab)? {
+        kill_container(lab, &operator, "operator")?;
+    }
+    wait_operators(lab)
+}
+
 fn wait_operators(lab: &Lab) -> Result<()> {
     let wait = [
         "rollout",
@@ -150,10 +158,7 @@ fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_k
         ensure_refused(&lab, web)?;
 
         // Operators that come new have nothing but what is in the cluster to know it from.
-        for operator in operators(&lab)? {
-            kill_container(&lab, &operator, "operator")?;
-        }
-        wait_operators(&lab)?;
+        restart_operators(&lab)?;
         ensure_refused(&lab, web)?;
 
         lab.cluster

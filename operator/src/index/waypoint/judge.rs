@@ -51,6 +51,7 @@ impl Index {
         Some(PolicySummary {
             generation: record.generation,
             targets: targets.map(|(n, target)| judge.target(n, target)).collect(),
+            in_force: judge.holds.version(record),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ambit_crds::{ConfigurationStatus, Scaling, TargetRef, parse_duration};
+use ambit_crds::{ConfigurationStatus, Scaling, TargetRef, VersionInForce, parse_duration};
 
 use crate::index::Index;
 
@@ -144,12 +144,14 @@ pub struct TargetSummary {
 }
 
 /// What became of a policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicySummary {
     /// The `metadata.generation` that it was made from.
     pub generation: i64,
     /// One for each of `spec.targetRefs`, in order.
     pub targets: Vec<TargetSummary>,
+    /// What holds, where that is not simply the spec.
+    pub in_force: Option<VersionInForce>,
 }
 
 impl Index {

@@ -126,6 +126,7 @@ fn status(
     });
     WaypointPolicyStatus {
         ancestors: ancestors.collect(),
+        in_force: summary.in_force.clone(),
     }
 }
 

@@ -347,6 +347,62 @@ fn a_misspelt_target_releases_nothing() {
 }
 
 #[test]
+fn what_held_holds_for_an_operator_that_begins_anew() {
+    let services = |names: &[&str]| -> Value {
+        let refs = names.iter().map(|n| json!({"kind": "Service", "name": n}));
+        refs.collect()
+    };
+    let deny = || rules(json!([rule("later", "Deny")]));
+    for (later, generation_in_force, rule_in_force) in [
+        (
+            rules(json!([rule("a", "Allow"), rule("b", "Deny")])),
+            1,
+            "readers",
+        ),
+        (with(deny(), "/targetRefs", services(&["wbe"])), 1, "readers"),
+        (with(deny(), "/targetRefs", services(&["api", "wbe"])), 2, "later"),
+    ] {
+        let mut before = World::protected();
+        before.web_service("shop", "api", "10.96.0.2", json!({}));
+        before.policy_object(generation("orders", 1, orders()));
+        let key = Key::new("shop", "orders");
+        assert_eq!(before.index.policy_summary(&key).unwrap().in_force, None);
+        let mut changed = generation("orders", 2, later);
+        before.policy_object(changed.clone());
+        before.settle();
+        let held = policy_of(&before, "orders");
+        assert_eq!(held.authorization[0].name, rule_in_force);
+        let written = before.index.policy_summary(&key).unwrap().in_force.unwrap();
+        assert_eq!(written.generation, generation_in_force);
+        changed["status"] = json!({"inForce": written});
+        changed["metadata"]["namespace"] = json!("shop");
+
+        // Everything is read before anything is made of it, in any order.
+        let mut after = World::enrolled();
+        let policy: WaypointPolicy = object(changed.clone());
+        after.index.set_policy(&key, Some(PolicyRecord::of(&policy)));
+        after.web_service("shop", "web", "10.96.0.1", json!({}));
+        after.web_service("shop", "api", "10.96.0.2", json!({}));
+        after.pod(&marked(pod("a", "10.0.0.1")));
+        after.endpoints("shop", "web", &["a"]);
+        after.waypoint("shop", "waypoint", true);
+        after.settle();
+        assert_eq!(policy_of(&after, "orders"), held);
+        assert!(after.bound("web").is_some());
+        let summary = after.index.policy_summary(&key).unwrap();
+        assert_eq!(summary, before.index.policy_summary(&key).unwrap());
+
+        // What is put right is in force by itself, and so says the status.
+        changed["spec"] = deny();
+        changed["metadata"]["generation"] = json!(3);
+        after.policy_object(changed);
+        after.settle();
+        assert_eq!(policy_of(&after, "orders").authorization[0].name, "later");
+        assert_eq!(after.index.policy_summary(&key).unwrap().in_force, None);
+    }
+}
+
+#[test]
 fn one_that_never_could_be_read_closes_its_targets() {
     use ambit_policy::http::{Attributes, Headers, HttpRequest, evaluate};
     struct NoHeaders;

@@ -42,6 +42,7 @@ fn summary(targets: Vec<TargetSummary>) -> PolicySummary {
     PolicySummary {
         generation: 2,
         targets,
+        in_force: None,
     }
 }
 
