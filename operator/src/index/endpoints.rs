@@ -1,6 +1,7 @@
 //! Which pods stand behind which Services, from EndpointSlices.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{EndpointRecord, Key, ServiceRecord, SliceRecord};
 use ambit_wire::workload::Port;
@@ -79,6 +80,17 @@ impl Endpoints {
     /// The pods behind a Service, ready or not.
     pub(super) fn pods(&self, service: &Key) -> BTreeSet<Key> {
         self.pods_of(std::iter::once(service))
+    }
+
+    /// Addresses behind a Service that are not said to be a pod's.
+    pub(super) fn bare(&self, service: &Key) -> BTreeSet<IpAddr> {
+        let slices = self
+            .by_service
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        let bare = slices.flat_map(|s| &s.endpoints).filter(|e| e.pod.is_none());
+        bare.flat_map(|e| &e.addresses).copied().collect()
     }
 
     /// The Services in front of a pod, ready or not.

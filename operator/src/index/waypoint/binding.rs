@@ -1,6 +1,7 @@
 //! Which waypoint a Service is reached through, and what applies to it there.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ambit_crds::labels;
 
@@ -104,6 +105,8 @@ pub(super) struct Binding {
     pub(super) guarded: BTreeSet<String>,
     /// Pods behind it that are not captured, so that nothing guards them.
     pub(super) unguarded: BTreeSet<String>,
+    /// Addresses behind it that are not said to be pods.
+    pub(super) bare: BTreeSet<IpAddr>,
 }
 
 impl Binding {

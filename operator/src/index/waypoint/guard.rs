@@ -46,8 +46,9 @@ fn encode(namespace: &str, name: &str, principals: &[String], ports: &BTreeSet<u
     .encode_to_vec()
 }
 
-/// Fills in who guards which pods.
-pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
+/// Fills in who guards which pods. Pods that are `closed` would be reached at their own addresses through these waypoints, and are not, since
+/// a Service in front of them has rules of its own.
+pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTreeMap<String, String>) {
     let trust_domain = index.trust_domain();
     let identities = |names: &BTreeSet<String>| -> Vec<String> {
         names
@@ -73,6 +74,7 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
         let Some(record) = index.services.get(&key).filter(|_| !binding.guard.is_empty()) else {
             continue;
         };
+        binding.bare = index.endpoints.bare(&key);
         let mut admitted = binding.guard.clone();
         for pod in index.endpoints.pods(&key) {
             admitted.extend(others(&pod, own(&plan.pods, &pod).as_ref()));
@@ -85,7 +87,8 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
             plan.pods.entry(pod).or_default().guards.insert(guard);
         }
     }
-    // A pod whose own address is reached through a waypoint is reached through it or not at all, where the namespace has rules.
+    // A pod whose own address is reached through a waypoint is reached through it or not at all, where the namespace has rules; on every port,
+    // also where a Service's guard is about some.
     let decides = plan.workload_authorization.iter().any(|policy| {
         let policy = index.in_force.get(&Key::new(namespace, policy.clone()));
         policy.is_some_and(|p| p.decides())
@@ -95,6 +98,12 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan) {
         let Some(waypoint) = &pod.waypoint else { continue };
         let admitted = by_waypoint.entry(waypoint.clone()).or_default();
         admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
+        pod.guards.insert(of_waypoint(waypoint));
+    }
+    for (name, waypoint) in closed.iter().filter(|_| decides) {
+        let admitted = by_waypoint.entry(waypoint.clone()).or_default();
+        admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
+        let pod = plan.pods.entry(name.clone()).or_default();
         pod.guards.insert(of_waypoint(waypoint));
     }
     for (waypoint, admitted) in by_waypoint {
@@ -116,6 +125,19 @@ fn ways(binding: &Binding, plan: &Plan) -> BTreeSet<String> {
     let before = binding.settling.as_ref().and_then(|s| s.from.as_deref());
     let all = asked.into_iter().chain(before).chain(binding.in_force.as_deref());
     all.map(str::to_owned).collect()
+}
+
+/// Pods behind a Service. An endpoint is listed a moment after its pod has an address, and may listen by then: those that the Service selects
+/// are among them.
+pub(super) fn pods(index: &Index, service: &Key) -> BTreeSet<Key> {
+    let mut found = index.endpoints.pods(service);
+    if let Some(record) = index.services.get(service) {
+        let selected = index
+            .pods_in(&service.namespace)
+            .filter(|(_, pod)| record.selects(pod));
+        found.extend(selected.map(|(key, _)| key.clone()));
+    }
+    found
 }
 
 /// Pods behind a Service, with their guard's name and ports; those that are not captured are counted only. The name says what the ports are
@@ -141,12 +163,7 @@ fn guarded(
     let strays = numbers
         .as_ref()
         .is_some_and(|ports| index.endpoints.strays(service, record, ports));
-    // An endpoint is listed a moment after its pod has an address, and may listen by then.
-    let selected = index
-        .pods_in(&service.namespace)
-        .filter(|(_, pod)| record.selects(pod));
-    let unlisted = selected.map(|(key, _)| key).filter(|key| !listed.contains(key));
-    for key in listed.iter().chain(unlisted) {
+    for key in &pods(index, service) {
         let Some(pod) = index.pods.get(key) else { continue };
         if !build::wanted(enrolled, pod) {
             binding.unguarded.insert(key.name.clone());

@@ -322,6 +322,13 @@ impl<'a> Judge<'a> {
                 unguarded.len()
             ));
         }
+        let bare: BTreeSet<_> = behind.iter().flat_map(|(_, b)| &b.bare).collect();
+        if !bare.is_empty() && self.holds.decides() {
+            notes.push(format!(
+                "nothing guards {} endpoints, as their EndpointSlice names no pods",
+                bare.len()
+            ));
+        }
         let around = match self.holds.decides() {
             true => self.around(behind),
             false => Vec::new(),

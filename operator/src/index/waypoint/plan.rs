@@ -132,12 +132,19 @@ impl Maker<'_> {
             self.bind(name, binding, &plan.waypoints);
         }
         self.serve(&mut plan);
+        let mut closed = BTreeMap::new();
+        let behind_rules = self.behind_rules(&plan);
         for (pod, waypoint) in workloads {
-            if plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) {
+            if !plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) {
+                continue;
+            }
+            if behind_rules.contains(&pod) {
+                closed.insert(pod, waypoint);
+            } else {
                 plan.pods.entry(pod).or_default().waypoint = Some(waypoint);
             }
         }
-        guard::make(self.index, self.namespace, &mut plan);
+        guard::make(self.index, self.namespace, &mut plan, &closed);
         plan
     }
 
@@ -184,7 +191,21 @@ impl Maker<'_> {
         }
     }
 
-    /// Pods whose own addresses are to be reached through a waypoint, and which.
+    /// Pods behind Services that are guarded for rules of their own. At such a pod's own address only the namespace's rules would apply, and
+    /// its waypoint is let in past the guard: it stays closed to direct calls instead.
+    fn behind_rules(&self, plan: &Plan) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for (name, _) in plan.services.iter().filter(|(_, b)| !b.guard.is_empty()) {
+            let mut policies = self.policies.iter();
+            if policies.any(|(_, p)| p.decides() && p.targets_service(name)) {
+                let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
+                found.extend(pods.into_iter().map(|pod| pod.name));
+            }
+        }
+        found
+    }
+
+    /// Pods whose own addresses are to be reached through a waypoint, and which, but for those that stay closed.
     fn workloads(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         if !self.labels.waypoint_for.workloads() || !self.enrolled {
@@ -199,16 +220,7 @@ impl Maker<'_> {
             let Some(name) = name.filter(|_| build::wanted(true, pod) && pod.waypoint().is_none()) else {
                 continue;
             };
-            // At its own address only the namespace's rules would apply, and the waypoint is let in past the guard: such a pod
-            // stays closed to direct calls instead.
-            let mut services = self.index.endpoints.services(key);
-            let closed = services.any(|s| {
-                let mut policies = self.policies.iter();
-                policies.any(|(_, p)| p.decides() && p.targets_service(&s.name))
-            });
-            if !closed {
-                found.insert(key.name.clone(), name.to_owned());
-            }
+            found.insert(key.name.clone(), name.to_owned());
         }
         found
     }

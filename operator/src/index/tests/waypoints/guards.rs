@@ -139,6 +139,54 @@ fn a_pod_of_two_waypoints_takes_connections_from_both() {
 }
 
 #[test]
+fn rules_for_a_service_open_none_of_the_addresses_that_the_namespaces_rules_close() {
+    let closed = |world: &World, pod: &str| {
+        let callers = [Some(CLIENT_ID), None];
+        callers.into_iter().all(|caller| {
+            let ports = [8080, 9090].into_iter();
+            ports.clone().all(|port| !world.admits(pod, port, caller))
+        })
+    };
+    let own = |world: &World, pod: &str| world.workload(pod).unwrap().waypoint.is_some();
+    let selecting = |ip: &str| {
+        json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "clusterIP": ip, "selector": {"tier": "web"},
+                "ports": [{"name": "http", "port": 80, "targetPort": 8080, "appProtocol": "http"}],
+            },
+        })
+    };
+    for (ways, ip, stays_bound) in [
+        ("all", "10.96.0.1", false),
+        // No waypoint can enforce the Service's rules, so the pods are reached as the namespace's say.
+        ("workload", "10.96.0.1", true),
+        ("all", "None", true),
+    ] {
+        let mut world = World::shop();
+        world.namespace_labels("shop", json!({"istio.io/waypoint-for": ways}));
+        world.service(selecting(ip));
+        world.policy("all", everywhere());
+        world.waypoint("shop", "waypoint", true);
+        world.settle();
+        assert!(own(&world, "a") && closed(&world, "a"), "{ways} {ip}");
+        world.policy("orders", orders());
+        world.settle();
+        assert_eq!(own(&world, "a"), stays_bound, "{ways} {ip}");
+        assert!(closed(&world, "a"), "{ways} {ip}");
+        assert!(world.admits("a", 8080, Some(WAYPOINT_ID)), "{ways} {ip}");
+        // One that the Service does not list yet.
+        world.pod(&marked(with(
+            pod("b", "10.0.0.2"),
+            "/metadata/labels/tier",
+            json!("web"),
+        )));
+        assert_eq!(own(&world, "b"), stays_bound, "{ways} {ip}");
+        assert!(closed(&world, "b"), "{ways} {ip}");
+    }
+}
+
+#[test]
 fn named_ports_are_guarded_where_each_pod_has_them() {
     let mut world = World::protected();
     world.service(json!({
@@ -243,6 +291,16 @@ fn pods_that_are_not_captured_are_not_counted_as_guarded() {
     );
     // It is guarded from the moment on that it is captured.
     assert!(!world.admits("c", 8080, None));
+    world.slice(json!({
+        "metadata": {"name": "by-hand", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.0.0.9"]}, {"addresses": ["10.0.0.10"]}],
+    }));
+    let message = world.target("orders").programmed.message;
+    assert!(
+        message.ends_with("; nothing guards 2 endpoints, as their EndpointSlice names no pods"),
+        "{message}"
+    );
 }
 
 #[test]
