@@ -123,7 +123,8 @@ pub struct Client<H> {
 
 struct Type {
     subscription: Subscription,
-    /// Name to version of what has been applied.
+    /// Name to version of what has been applied. The version is empty, which no server's is, for what was rejected at first sight:
+    /// something may stand in for it, so the server must tell when it is gone.
     held: HashMap<String, String>,
 }
 
@@ -262,7 +263,9 @@ impl<H: Handler> Client<H> {
         };
         let rejections = self.handler.apply(batch).await;
         for (name, version) in versions {
-            if !rejections.iter().any(|r| r.name == name) {
+            if rejections.iter().any(|r| r.name == name) {
+                t.held.entry(name).or_default();
+            } else {
                 t.held.insert(name, version);
             }
         }

@@ -130,6 +130,27 @@ async fn a_rejected_resource_comes_again_only_when_it_changes() {
     server.stop().await;
 }
 
+/// Something stands in for what was rejected at first sight (a closed policy, for one), so its end must be told as well.
+#[tokio::test]
+async fn what_was_rejected_and_is_gone_at_a_reconnect_is_told_as_gone() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("stays", "bad"), ("goes", "bad")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let address = server.address;
+    let mut client = TestClient::start(address, vec![Subscription::wildcard(A)]);
+    client.batch().await;
+    server.stop().await;
+    client.wait_connected(false).await;
+
+    fake.a.update([("goes".into(), None)]);
+    let server = ControlPlane::start(&fake, Some(address)).await;
+    assert_eq!(
+        client.next().await,
+        (A.into(), map(&[("stays", "bad")]), vec!["goes".into()])
+    );
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn many_resources_come_in_parts_of_which_only_the_last_is_complete() {
     let fake = Arc::new(Fake::default());
