@@ -238,6 +238,10 @@ impl Subscribed {
             return (cursor, start);
         }
         let (gone, latest) = self.collection.absent(self.held.keys().map(String::as_str));
+        // One that comes back is news, even with the content that the client holds still.
+        for name in &gone {
+            self.held.remove(name);
+        }
         let wanted = gone
             .into_iter()
             .filter(|name| self.wildcard || self.names.contains(name));

@@ -21,13 +21,18 @@ struct Stream {
 }
 
 impl Stream {
-    /// Subscribed to both types, with nothing in flight.
-    async fn open(fake: &Arc<Fake>) -> Self {
+    /// Subscribed to nothing.
+    fn new(fake: &Arc<Fake>) -> Self {
         let (requests, incoming) = mpsc::unbounded_channel();
         let incoming = UnboundedReceiverStream::new(incoming);
         let shutdown = CancellationToken::new();
         let responses = serve(Arc::clone(fake), "raw client".to_owned(), incoming, shutdown);
-        let mut stream = Self { requests, responses };
+        Self { requests, responses }
+    }
+
+    /// Subscribed to both types, with nothing in flight.
+    async fn open(fake: &Arc<Fake>) -> Self {
+        let mut stream = Self::new(fake);
         for type_url in [B, A] {
             stream.request(DeltaDiscoveryRequest {
                 type_url: type_url.to_owned(),
@@ -49,9 +54,13 @@ impl Stream {
         next.await.expect("the server is silent").unwrap().unwrap()
     }
 
-    /// That the server has nothing to say, as long as nothing comes from the client.
+    /// What the server says without anything more from the client.
+    fn at_once(&mut self) -> Option<DeltaDiscoveryResponse> {
+        Some(self.responses.next().now_or_never()?.unwrap().unwrap())
+    }
+
     fn is_silent(&mut self) -> bool {
-        self.responses.next().now_or_never().is_none()
+        self.at_once().is_none()
     }
 
     fn acknowledge(&self, response: &DeltaDiscoveryResponse) {
@@ -166,6 +175,44 @@ async fn each_answer_counts_when_several_are_awaited() {
         (said(&next), &*next.resources[0].resource.as_ref().unwrap().value),
         ((B, vec!["p"]), &b"4"[..])
     );
+}
+
+/// What was not there when the stream began, and is again before the client has been told so.
+#[tokio::test]
+async fn what_comes_back_unchanged_is_there() {
+    for type_url in [A, B] {
+        let fake = Arc::new(Fake::default());
+        let collection = if type_url == A { &fake.a } else { &fake.b };
+        collection.replace(resources(&[("back", "1")]));
+        let mut before = Stream::new(&fake);
+        before.request(DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            ..Default::default()
+        });
+        let version = before.next().await.resources[0].version.clone();
+
+        collection.replace((0..6_000).map(|i| (format!("r{i}"), vec![b'x'])));
+        let mut stream = Stream::new(&fake);
+        stream.request(DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            initial_resource_versions: [("back".to_owned(), version)].into(),
+            ..Default::default()
+        });
+        let first = stream.next().await;
+        assert_eq!(first.resources.len(), 5_000, "the first of two parts");
+        collection.update(set("back", "1"));
+        let mut held = HashSet::from(["back".to_owned()]);
+        let mut next = Some(first);
+        while let Some(response) = next {
+            held.extend(response.resources.iter().map(|r| r.name.clone()));
+            for name in &response.removed_resources {
+                held.remove(name);
+            }
+            stream.acknowledge(&response);
+            next = stream.at_once();
+        }
+        assert_eq!((held.len(), held.contains("back")), (6_001, true));
+    }
 }
 
 /// A publisher that is as fast as it can be, and a client that acknowledges late: at no moment does the client hold a reference to what
