@@ -65,9 +65,7 @@ impl Subscribed {
             wildcard: request.resource_names_subscribe.is_empty(),
             names: HashSet::new(),
             unanswered: BTreeSet::new(),
-            held: held
-                .map(|(name, version)| (name, parse_version(&version)))
-                .collect(),
+            held: HashMap::new(),
             gone: VecDeque::new(),
             end: None,
             position: None,
@@ -78,6 +76,9 @@ impl Subscribed {
             request.resource_names_subscribe,
             request.resource_names_unsubscribe,
         );
+        subscribed.held = held
+            .map(|(name, version)| (name, parse_version(&version)))
+            .collect();
         subscribed
     }
 
@@ -93,6 +94,7 @@ impl Subscribed {
         awaited
     }
 
+    /// What is subscribed to by name is sent, even again: the client may have forgotten it (xDS protocol, "Subscribing to Resources").
     pub(super) fn change(&mut self, subscribe: Vec<String>, unsubscribe: Vec<String>) {
         for name in subscribe {
             if name == WILDCARD {
@@ -103,7 +105,9 @@ impl Subscribed {
                         position.cursor = 0;
                     }
                 }
-            } else if self.names.insert(name.clone()) {
+            } else {
+                self.held.remove(&name);
+                self.names.insert(name.clone());
                 self.unanswered.insert(name);
             }
         }
@@ -261,6 +265,8 @@ impl Subscribed {
                 Some(stored) if self.held.get(&name).copied().flatten() == Some(stored.version) => {}
                 Some(stored) => {
                     bytes += stored.bytes.len();
+                    // Not a second time among what has changed.
+                    self.held.insert(name, Some(stored.version));
                     updated.push(stored);
                 }
                 None if self.gone.contains(&name) => {}

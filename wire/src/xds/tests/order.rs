@@ -177,6 +177,46 @@ async fn each_answer_counts_when_several_are_awaited() {
     );
 }
 
+/// "The server must still provide those resources": a client may have forgotten them (xDS protocol, "Subscribing to Resources").
+#[tokio::test]
+async fn a_name_subscribed_to_again_is_sent_again() {
+    let fake = both_ready();
+    let mut stream = Stream::new(&fake);
+    let subscribe = |initial_resource_versions: &[(&str, &str)]| DeltaDiscoveryRequest {
+        type_url: A.to_owned(),
+        resource_names_subscribe: vec!["service".into(), "none".into()],
+        initial_resource_versions: initial_resource_versions
+            .iter()
+            .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
+            .collect(),
+        ..Default::default()
+    };
+    stream.request(subscribe(&[]));
+    let first = stream.next().await;
+    stream.acknowledge(&first);
+    assert!(stream.is_silent());
+    stream.request(subscribe(&[]));
+    let again = stream.next().await;
+    assert_eq!(said(&again), (A, vec!["service"]));
+    assert_eq!(again.removed_resources, ["none"]);
+
+    // Once, if it has changed as well.
+    fake.a.update(set("service", "changed"));
+    assert!(stream.is_silent());
+    stream.request(subscribe(&[]));
+    assert!(stream.is_silent());
+    stream.acknowledge(&again);
+    assert_eq!(said(&stream.next().await), (A, vec!["service"]));
+
+    // But at the beginning, what the client says it holds is not news.
+    let version = fake.a.get("service").unwrap().version;
+    let mut stream = Stream::new(&fake);
+    stream.request(subscribe(&[("service", &format!("{version:016x}"))]));
+    let first = stream.next().await;
+    assert_eq!(said(&first), (A, vec![]));
+    assert_eq!(first.removed_resources, ["none"]);
+}
+
 /// What was not there when the stream began, and is again before the client has been told so.
 #[tokio::test]
 async fn what_comes_back_unchanged_is_there() {
