@@ -1,3 +1,4 @@
+mod hold;
 mod subscribed;
 
 use std::fmt;
@@ -29,8 +30,8 @@ pub trait Source: Send + Sync + 'static {
         0
     }
 
-    /// Whether removals of this type are told only when the client is up to date in all its other types: for types that others refer
-    /// to.
+    /// Whether removals of this type are told only when the client has answered, be it with a NACK, what was published before them in all
+    /// its types: for types that others refer to.
     fn removes_last(&self, _type_url: &str) -> bool {
         false
     }
@@ -158,6 +159,17 @@ where
 
     /// The next response of this round.
     fn go_on(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        loop {
+            if let Some(response) = self.news()? {
+                return Ok(Some(response));
+            }
+            if !self.release() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn news(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         for index in 0..self.types.len() {
             if !self.types[index].has_news() {
                 continue;
@@ -172,16 +184,22 @@ where
                 return Ok(Some(response));
             }
         }
-        for index in 0..self.types.len() {
-            let mut others = self.types.iter().enumerate().filter(|(other, _)| *other != index);
-            if !self.types[index].gone.is_empty()
-                && others.all(|(_, other)| other.is_settled())
-                && let Some(response) = self.respond_with(index, Subscribed::remove)?
-            {
-                return Ok(Some(response));
-            }
-        }
         Ok(None)
+    }
+
+    /// Lets removals go that have waited long enough; whether there were any.
+    fn release(&mut self) -> bool {
+        let mut any = false;
+        for index in 0..self.types.len() {
+            let Some(mut hold) = self.types[index].take_hold() else {
+                continue;
+            };
+            // Its own type is waited for too: when the client has answered that, it has subscribed to the others.
+            let over = hold.is_over(&self.types);
+            self.types[index].put_hold(hold, over);
+            any |= over;
+        }
+        any
     }
 
     fn respond_with(

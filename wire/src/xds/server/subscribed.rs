@@ -5,6 +5,7 @@ use prost_types::Any;
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::hold::Hold;
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::xds::{Collection, PARTIAL, PartLimit, StoredResource};
 
@@ -31,7 +32,11 @@ pub(super) struct Subscribed {
     /// What the client said it holds, until it has been compared.
     held: HashMap<String, Option<u64>>,
     /// Removals to tell.
-    pub(super) gone: VecDeque<String>,
+    gone: VecDeque<String>,
+    /// Removals that wait.
+    hold: Option<Hold>,
+    /// Those that became known after these began to wait.
+    to_hold: Vec<String>,
     /// How far this round goes in the collection's changes; `None` while the collection is not ready.
     end: Option<u64>,
     /// Position in the collection's changes; `None` until the collection was ready.
@@ -67,6 +72,8 @@ impl Subscribed {
             unanswered: BTreeSet::new(),
             held: HashMap::new(),
             gone: VecDeque::new(),
+            hold: None,
+            to_hold: Vec::new(),
             end: None,
             position: None,
             outstanding: None,
@@ -134,17 +141,45 @@ impl Subscribed {
             return false;
         };
         let behind = self.position.as_ref().is_none_or(|p| p.cursor < end);
-        let gone = !self.gone.is_empty() && !self.removes_last;
+        let gone = !self.gone.is_empty();
         self.outstanding.is_none() && (behind || gone || !self.unanswered.is_empty() || !self.answered)
     }
 
-    /// Whether the client has acknowledged all there is, but for removals.
-    pub(super) fn is_settled(&self) -> bool {
-        let caught_up = self
-            .position
-            .as_ref()
-            .is_some_and(|p| p.cursor >= self.collection.latest());
-        self.outstanding.is_none() && self.unanswered.is_empty() && caught_up
+    /// How far the collection has got; `None` while it is not ready.
+    pub(super) fn latest(&self) -> Option<u64> {
+        self.collection.is_ready().then(|| self.collection.latest())
+    }
+
+    /// Whether changes up to here have been sent, but for removals that are held.
+    pub(super) fn has_sent(&self, cursor: u64) -> bool {
+        let behind = self.position.as_ref().is_none_or(|p| p.cursor < cursor);
+        !behind && self.unanswered.is_empty() && self.gone.is_empty()
+    }
+
+    /// The last response without an answer; 0 where there is none.
+    pub(super) fn last_nonce(&self) -> u64 {
+        self.outstanding.map_or(0, |(_, last)| last)
+    }
+
+    /// Whether this response and all before it have been answered.
+    pub(super) fn has_answered(&self, nonce: u64) -> bool {
+        self.outstanding.is_none_or(|(first, _)| first > nonce)
+    }
+
+    /// Takes out what is held; where nothing is, what is to be held begins to be.
+    pub(super) fn take_hold(&mut self) -> Option<Hold> {
+        let names = &mut self.to_hold;
+        let begin = || (!names.is_empty()).then(|| Hold::new(std::mem::take(names)));
+        self.hold.take().or_else(begin)
+    }
+
+    /// Puts back what was taken out: over or not.
+    pub(super) fn put_hold(&mut self, hold: Hold, over: bool) {
+        if over {
+            self.gone.extend(hold.names);
+        } else {
+            self.hold = Some(hold);
+        }
     }
 
     /// What there is to send once the responses before are acknowledged.
@@ -157,18 +192,6 @@ impl Subscribed {
 
     /// What there is to send, whatever is outstanding.
     pub(super) fn go_ahead(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        self.part(nonce, !self.removes_last)
-    }
-
-    /// With the removals that had to wait.
-    pub(super) fn remove(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        if self.outstanding.is_some() {
-            return Ok(None);
-        }
-        self.part(nonce, true)
-    }
-
-    fn part(&mut self, nonce: u64, removals: bool) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         let Some(end) = self.end else {
             return Ok(None);
         };
@@ -201,19 +224,18 @@ impl Subscribed {
         {
             self.held.remove(name);
         }
-        if !self.gone.is_empty() {
-            // Told as gone, but there again.
-            let again: HashSet<&str> = updated.iter().map(|r| &*r.name).collect();
-            self.gone.retain(|name| !again.contains(name.as_str()));
+        self.forget_removals(
+            updated
+                .iter()
+                .map(|r| &*r.name)
+                .chain(changes.removed.iter().map(AsRef::as_ref)),
+        );
+        for name in &changes.removed {
+            self.remove(name.to_string());
         }
-        self.gone.extend(changes.removed.iter().map(ToString::to_string));
-        let room = if removals {
-            PART.resources.saturating_sub(updated.len())
-        } else {
-            0
-        };
+        let room = PART.resources.saturating_sub(updated.len());
         let removed: Vec<_> = self.gone.drain(..room.min(self.gone.len())).collect();
-        let complete = changes.complete && self.unanswered.is_empty() && (self.gone.is_empty() || !removals);
+        let complete = changes.complete && self.unanswered.is_empty() && self.gone.is_empty();
         if complete {
             self.held = HashMap::new();
         }
@@ -246,12 +268,42 @@ impl Subscribed {
         for name in &gone {
             self.held.remove(name);
         }
-        let wanted = gone
-            .into_iter()
-            .filter(|name| self.wildcard || self.names.contains(name));
-        self.gone = wanted.collect();
+        for name in gone {
+            if self.wildcard || self.names.contains(&name) {
+                self.remove(name);
+            }
+        }
         // Names are answered one by one; only a wildcard goes through the whole collection.
         (if self.wildcard { 0 } else { latest }, latest)
+    }
+
+    /// A removal to tell, once it may be.
+    fn remove(&mut self, name: String) {
+        if self.removes_last {
+            self.to_hold.push(name);
+        } else {
+            self.gone.push_back(name);
+        }
+    }
+
+    /// Those that the client has not been told.
+    fn removals(&self) -> impl Iterator<Item = &String> {
+        let held = self.hold.iter().flat_map(|hold| &hold.names);
+        self.gone.iter().chain(held).chain(&self.to_hold)
+    }
+
+    /// Drops removals that are no longer true, or that count from a later moment.
+    fn forget_removals<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        if self.removals().next().is_none() {
+            return;
+        }
+        let names: HashSet<&str> = names.collect();
+        let stays = |name: &String| !names.contains(name.as_str());
+        self.gone.retain(stays);
+        self.to_hold.retain(stays);
+        if let Some(hold) = &mut self.hold {
+            hold.names.retain(stays);
+        }
     }
 
     /// What is now known under the names newly subscribed to; those without a resource count as removed.
@@ -269,8 +321,8 @@ impl Subscribed {
                     self.held.insert(name, Some(stored.version));
                     updated.push(stored);
                 }
-                None if self.gone.contains(&name) => {}
-                None => self.gone.push_back(name),
+                None if self.removals().any(|other| *other == name) => {}
+                None => self.remove(name),
             }
         }
         updated

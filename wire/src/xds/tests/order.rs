@@ -177,6 +177,78 @@ async fn each_answer_counts_when_several_are_awaited() {
     );
 }
 
+/// A proxy in a mesh where some pod always changes: what it no longer needs goes all the same.
+#[tokio::test]
+async fn removals_do_not_wait_for_a_type_that_changes_all_the_time() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    fake.b.update(set("q", "1"));
+    fake.a.update(set("service", "names q"));
+    fake.b.update([("p".to_owned(), None)]);
+    let mut others = 0..10;
+    loop {
+        let response = stream.next().await;
+        let other = others.next().expect("p is not told as gone");
+        fake.a.update(set("other", &other.to_string()));
+        stream.acknowledge(&response);
+        if !response.removed_resources.is_empty() {
+            assert_eq!(response.removed_resources, ["p"]);
+            break;
+        }
+    }
+}
+
+/// What refers must be away from what goes: the client has said so, or that it could not read it.
+#[tokio::test]
+async fn removals_wait_for_the_answer_to_what_came_before_them() {
+    for rejects in [false, true] {
+        let fake = both_ready();
+        let mut stream = Stream::open(&fake).await;
+        fake.a.update(set("service", "names nothing"));
+        fake.b.update([("p".to_owned(), None)]);
+        let service = stream.next().await;
+        assert_eq!(said(&service), (A, vec!["service"]));
+        assert!(stream.is_silent());
+        // What comes after the removal is none of its business, answered or not.
+        fake.a.update(set("service", "names nothing more"));
+        assert!(stream.is_silent());
+        if rejects {
+            stream.reject(&service);
+        } else {
+            stream.acknowledge(&service);
+        }
+        assert_eq!(said(&stream.next().await), (A, vec!["service"]));
+        let removal = stream.next().await;
+        assert_eq!(
+            (&*removal.type_url, &*removal.removed_resources),
+            (B, &["p".to_owned()][..])
+        );
+        assert!(stream.is_silent());
+    }
+}
+
+/// It is the later removal that counts: what named it in between must be away from it too.
+#[tokio::test]
+async fn what_comes_back_and_goes_again_waits_again() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    fake.a.update(set("service", "names nothing"));
+    fake.b.update([("p".to_owned(), None)]);
+    let nothing = stream.next().await;
+    assert!(stream.is_silent());
+    fake.b.update(set("p", "1"));
+    fake.a.update(set("service", "names p"));
+    fake.a.update(set("service", "names nothing again"));
+    fake.b.update([("p".to_owned(), None)]);
+    assert!(stream.is_silent());
+    stream.acknowledge(&nothing);
+    let again = stream.next().await;
+    assert_eq!(said(&again), (A, vec!["service"]));
+    assert!(stream.is_silent(), "the second of two removals waits");
+    stream.acknowledge(&again);
+    assert_eq!(stream.next().await.removed_resources, ["p"]);
+}
+
 /// "The server must still provide those resources": a client may have forgotten them (xDS protocol, "Subscribing to Resources").
 #[tokio::test]
 async fn a_name_subscribed_to_again_is_sent_again() {
@@ -256,10 +328,17 @@ async fn what_comes_back_unchanged_is_there() {
 }
 
 /// A publisher that is as fast as it can be, and a client that acknowledges late: at no moment does the client hold a reference to what
-/// it does not hold.
+/// it does not hold. Names are new each time, or come again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn references_hold_at_every_moment() {
+    for names in [usize::MAX, 3] {
+        references_hold(names).await;
+    }
+}
+
+async fn references_hold(names: usize) {
     const LAST: usize = 3_000;
+    let name = move |i: usize| format!("p{}", i % names);
     let fake = Arc::new(Fake::default());
     fake.a.replace(resources(&[("service", "p0")]));
     fake.b.replace(resources(&[("p0", "1")]));
@@ -267,16 +346,16 @@ async fn references_hold_at_every_moment() {
     let mut stream = Stream::open(&fake).await;
     let publishing = tokio::task::spawn_blocking(move || {
         for i in 1..=LAST {
-            publisher.b.update(set(&format!("p{i}"), "1"));
-            publisher.a.update(set("service", &format!("p{i}")));
-            publisher.b.update([(format!("p{}", i - 1), None)]);
+            publisher.b.update(set(&name(i), "1"));
+            publisher.a.update(set("service", &name(i)));
+            publisher.b.update([(name(i - 1), None)]);
         }
     });
     let mut held = HashSet::from(["p0".to_owned()]);
     let mut named = "p0".to_owned();
     let mut late = Vec::new();
-    let last = format!("p{LAST}");
-    while named != last || held.len() > 1 {
+    let last = name(LAST);
+    while !publishing.is_finished() || named != last || held.len() > 1 {
         let Ok(response) = tokio::time::timeout(Duration::from_millis(1), stream.next()).await else {
             late.drain(..).for_each(|response| stream.acknowledge(&response));
             continue;
