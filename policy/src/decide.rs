@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::matching::Connection;
-use crate::set::{Action, Policies, Target};
+use crate::set::{Action, Policies, Policy, Target, shown};
 
 /// Names that a text spells out; the others are counted: it goes into header fields too.
 const NAMED: usize = 5;
@@ -17,7 +17,9 @@ pub enum Verdict {
     Deny,
 }
 
-/// Why a decision fell as it did. Policies are named `namespace/name`.
+/// Why a decision fell as it did. Policies are named `namespace/name`, as people know them ([`PolicyName::shown`]).
+///
+/// [`PolicyName::shown`]: crate::PolicyName::shown
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// No enforced policy applies to the workload.
@@ -98,26 +100,26 @@ impl Policies {
             let policy = match policy {
                 Ok(policy) => policy,
                 Err(name) => {
-                    missing.get_or_insert_with(|| name.to_owned());
+                    missing.get_or_insert_with(|| shown(name));
                     continue;
                 }
             };
             let matched = policy.matches(connection);
             match (policy.audit, policy.action, matched) {
-                (true, Action::Deny, true) => audited.push(policy.name.to_string()),
+                (true, Action::Deny, true) => add(&mut audited, policy),
                 (true, Action::Deny, false) => {}
                 (true, Action::Allow, true) => audit_allowed = true,
-                (true, Action::Allow, false) => audit_allows.push(policy.name.to_string()),
+                (true, Action::Allow, false) => add(&mut audit_allows, policy),
                 (false, Action::Deny, matched) => {
                     any = true;
                     if matched {
-                        denied.get_or_insert_with(|| policy.name.to_string());
+                        denied.get_or_insert_with(|| policy.name.shown());
                     }
                 }
                 (false, Action::Allow, true) => {
-                    allowed.get_or_insert_with(|| policy.name.to_string());
+                    allowed.get_or_insert_with(|| policy.name.shown());
                 }
-                (false, Action::Allow, false) => not_allowed.push(policy.name.to_string()),
+                (false, Action::Allow, false) => add(&mut not_allowed, policy),
             }
         }
         // An audit allow would deny only what no other allow policy, enforced or not, lets through.
@@ -139,5 +141,13 @@ impl Policies {
             reason,
             audited,
         }
+    }
+}
+
+/// Names a policy once, however many of its name there are.
+fn add(names: &mut Vec<String>, policy: &Policy) {
+    let name = policy.name.shown();
+    if !names.contains(&name) {
+        names.push(name);
     }
 }

@@ -9,13 +9,36 @@ use serde::{Serialize, Serializer};
 
 use crate::matching::{Connection, Rule};
 
+/// Ends what stands before the name that people know a policy by, where there are variants of one policy: a control plane that changes
+/// whom it applies to has both for a moment. Names of Kubernetes objects have no colons.
+pub const VARIANT_END: &str = "::";
+
 /// `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyName {
     /// The namespace it was written in.
     pub namespace: String,
-    /// Its name there.
+    /// Its name there, with its variant if it has any.
     pub name: String,
+}
+
+impl PolicyName {
+    /// As people know it: without the variant (see [`VARIANT_END`]).
+    pub fn shown(&self) -> String {
+        format!("{}/{}", self.namespace, without_variant(&self.name))
+    }
+}
+
+fn without_variant(name: &str) -> &str {
+    name.split_once(VARIANT_END).map_or(name, |(_, name)| name)
+}
+
+/// [`PolicyName::shown`] of a `namespace/name`.
+pub(crate) fn shown(name: &str) -> String {
+    match name.split_once('/') {
+        Some((namespace, name)) => format!("{namespace}/{}", without_variant(name)),
+        None => name.to_owned(),
+    }
 }
 
 impl fmt::Display for PolicyName {

@@ -114,6 +114,31 @@ fn a_selected_policy_applies_where_it_is_named_and_closes_while_it_is_missing() 
 }
 
 #[test]
+fn variants_of_a_policy_are_told_by_one_name() {
+    let variants = |action| {
+        let mut selected = policy("selecting::one", action, vec![principal(SLEEP)]);
+        selected.scope = Scope::WorkloadSelector;
+        vec![policy("one", action, vec![principal(SLEEP)]), selected]
+    };
+    let named = ["shop/selecting::one".to_owned()];
+    let one = || "shop/one".to_owned();
+    let decide = |policies, caller| decide_naming(policies, Some(caller), &named).reason;
+    assert_eq!(decide(variants(Action::Deny), SLEEP), Reason::DeniedBy(one()));
+    assert_eq!(decide(variants(Action::Allow), SLEEP), Reason::AllowedBy(one()));
+    assert_eq!(
+        decide(variants(Action::Allow), OTHER),
+        Reason::NotAllowedBy(vec![one()])
+    );
+    assert_eq!(decide(vec![], SLEEP), Reason::PolicyMissing(one()));
+    // Counted once.
+    for (action, caller) in [(Action::Deny, SLEEP), (Action::Allow, OTHER)] {
+        let mut audit = variants(action);
+        audit.iter_mut().for_each(|p| p.audit = true);
+        assert_eq!(decide_naming(audit, Some(caller), &named).audited, [one()]);
+    }
+}
+
+#[test]
 fn strict_mutual_tls_is_a_deny_of_callers_without_a_principal() {
     let strict = || {
         let absent = Match {

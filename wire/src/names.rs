@@ -63,6 +63,8 @@ pub const SYSTEM_NAMESPACE: &str = "ambit-system";
 /// Name (`namespace/name`, namespace [`SYSTEM_NAMESPACE`]) of the authorization that strict mTLS becomes: it denies callers
 /// without a principal.
 pub const STRICT_POLICY: &str = "strict-mtls";
+/// Ends the variant in the name of an authorization.
+pub use ambit_policy::VARIANT_END as POLICY_VARIANT_END;
 /// Default SPIFFE trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
 

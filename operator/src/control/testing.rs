@@ -246,8 +246,14 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) async fn start() -> Self {
+        let cluster = Arc::new(Cluster::default());
+        Self::serving(&cluster, Arc::clone(&cluster) as _).await
+    }
+
+    /// What callers are told is in `sources`; who they are, the cluster says.
+    pub(super) async fn serving(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>) -> Self {
         let (sink, records) = mpsc::unbounded_channel();
-        let (cluster, registry) = (Arc::new(Cluster::default()), Registry::new());
+        let (cluster, registry) = (Arc::clone(cluster), Registry::new());
         let authority = Arc::new(CertificateAuthority::generate().unwrap());
         let loads = Arc::new(LoadTable::new(&registry).unwrap());
         let (leads, leadership) = watch::channel(true);
@@ -257,7 +263,7 @@ impl Running {
             authority: Arc::clone(&authority),
             reviewer: Arc::clone(&cluster) as _,
             directory: Arc::clone(&cluster) as _,
-            sources: Arc::clone(&cluster) as _,
+            sources,
             sink: Arc::new(Sink(sink)),
             loads: Arc::clone(&loads),
             leadership,

@@ -71,13 +71,17 @@ fn closed(namespace: &str, rule: &AuthorizationRule) -> security::Authorization 
     }
 }
 
-/// Name of a rule's authorization: the rule's own, but never that of a guard.
+/// Name of a rule's authorization: the rule's own, as the variant for selected pods if it is that, and never that of a guard.
+///
+/// What a rule applies to is said in two places, its scope and what workloads name, which do not reach a proxy at one moment. As an
+/// authorization of another name the rule is in force in both ways in between, and never in none.
 pub(super) fn wire_name(rule: &AuthorizationRule) -> String {
-    if rule.name.starts_with(GUARD_PREFIX) {
-        format!("rule:{}", rule.name)
-    } else {
-        rule.name.clone()
-    }
+    let variant = match rule.pod_selector {
+        Some(_) => "selecting",
+        None if rule.name.starts_with(GUARD_PREFIX) => "rule",
+        None => return rule.name.clone(),
+    };
+    format!("{variant}{}{}", names::POLICY_VARIANT_END, rule.name)
 }
 
 /// The same with its namespace, as workloads name it.

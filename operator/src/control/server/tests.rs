@@ -1,5 +1,6 @@
 //! Calls over TLS, as proxies and agents make them.
 
+mod scopes;
 mod waypoints;
 
 use std::sync::atomic::Ordering;

@@ -107,8 +107,11 @@ fn a_selecting_rule_is_named_by_the_pods_it_selects() {
     let rule =
         json!({"name": "r", "action": "Allow", "ports": [80], "podSelector": {"matchLabels": {"app": "a"}}});
     world.ambient("shop", json!({"authorization": [rule]}));
-    assert_eq!(rule_of(&world, "r").scope(), Scope::WorkloadSelector);
-    assert_eq!(world.workload("a").unwrap().authorization_policies, ["shop/r"]);
+    assert_eq!(rule_of(&world, "selecting::r").scope(), Scope::WorkloadSelector);
+    assert_eq!(
+        world.workload("a").unwrap().authorization_policies,
+        ["shop/selecting::r"]
+    );
     assert!(world.workload("b").unwrap().authorization_policies.is_empty());
     let summary = world.index.namespace_summary("shop");
     assert_eq!((summary.rules[0].name.as_str(), summary.rules[0].pods), ("r", 1));
@@ -118,10 +121,13 @@ fn a_selecting_rule_is_named_by_the_pods_it_selects() {
         "/metadata/labels/app",
         json!("a"),
     ));
-    assert_eq!(world.workload("b").unwrap().authorization_policies, ["shop/r"]);
+    assert_eq!(
+        world.workload("b").unwrap().authorization_policies,
+        ["shop/selecting::r"]
+    );
     // The rule goes.
     world.ambient("shop", json!({}));
-    assert!(!world.authorizations.contains_key("shop/r"));
+    assert!(!world.authorizations.contains_key("shop/selecting::r"));
     assert!(world.workload("a").unwrap().authorization_policies.is_empty());
 }
 
@@ -174,9 +180,10 @@ fn a_rule_that_never_could_be_read_closes() {
         }
         world.ambient("shop", json!({"authorization": [rule]}));
         let mut policies = Policies::default();
-        policies.insert(rule_of(&world, "r").try_into().unwrap());
+        let name = if selecting { "selecting::r" } else { "r" };
+        policies.insert(rule_of(&world, name).try_into().unwrap());
         let named = world.workload("a").unwrap().authorization_policies.clone();
-        assert_eq!(named == ["shop/r"], selecting);
+        assert_eq!(named == ["shop/selecting::r"], selecting);
         let target = Target {
             namespace: "shop",
             policies: &named,

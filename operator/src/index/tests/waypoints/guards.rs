@@ -375,11 +375,11 @@ fn a_waypoint_gets_the_selecting_rules_of_its_own_endpoints() {
     let selecting = |name: &str, app: &str| json!({"name": name, "action": "Deny", "ports": [1], "podSelector": {"matchLabels": {"app": app}}});
     world.ambient("shop", json!({"authorization": [selecting("for-a", "a"), selecting("for-free", "free"), {"name": "all", "action": "Deny", "ports": [1]}]}));
     let names: Vec<_> = world.sent("waypoint").authorizations.keys().cloned().collect();
-    assert_eq!(names, ["shop/all", "shop/for-a"]);
+    assert_eq!(names, ["shop/all", "shop/selecting::for-a"]);
     let bytes = &world.sent("waypoint").workloads["Kubernetes//Pod/shop/a"];
     assert_eq!(
         Workload::decode(bytes.as_slice()).unwrap().authorization_policies,
-        ["shop/for-a"]
+        ["shop/selecting::for-a"]
     );
     assert!(
         world
@@ -393,9 +393,12 @@ fn a_waypoint_gets_the_selecting_rules_of_its_own_endpoints() {
 #[test]
 fn a_rule_cannot_take_the_place_of_a_guard() {
     let mut world = World::protected();
-    let rule = json!({"name": "ambit-guard-web", "action": "Deny", "ports": [1], "podSelector": {"matchLabels": {"app": "a"}}});
-    world.ambient("shop", json!({"authorization": [rule]}));
-    assert!(!world.admits("a", 8080, None) && !world.admits("a", 1, None));
-    world.ambient("shop", json!({}));
-    assert!(!world.admits("a", 8080, None) && world.admits("a", 1, None));
+    let rule = json!({"name": "ambit-guard-web", "action": "Deny", "ports": [1]});
+    let selecting = json!({"name": "ambit-guard-web", "action": "Deny", "ports": [1], "podSelector": {"matchLabels": {"app": "a"}}});
+    for rule in [rule, selecting] {
+        world.ambient("shop", json!({"authorization": [rule]}));
+        assert!(!world.admits("a", 8080, None) && !world.admits("a", 1, None));
+        world.ambient("shop", json!({}));
+        assert!(!world.admits("a", 8080, None) && world.admits("a", 1, None));
+    }
 }
