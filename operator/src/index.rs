@@ -24,6 +24,7 @@ pub use pod::PodRecord;
 pub use policy::PolicyRecord;
 pub use service::{EndpointRecord, ServiceRecord, SliceRecord};
 pub use shared::SharedIndex;
+pub(crate) use state::within;
 pub use state::{Config, Index, Key, Update};
 pub use summary::{MeshSummary, NamespaceSummary, PodFailure, RuleSummary};
 pub use waypoint::summary::{

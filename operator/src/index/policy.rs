@@ -33,6 +33,33 @@ pub(super) enum PolicyError {
     },
 }
 
+/// Why something cannot be a policy's target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TargetError {
+    /// A namespace that is not the policy's.
+    #[error("it is {name:?}, and can be the policy's own namespace only: {namespace}")]
+    OtherNamespace {
+        /// What the target is called.
+        name: String,
+        /// The policy's.
+        namespace: String,
+    },
+    /// A Service that is not there.
+    #[error("there is no Service {name:?} in namespace {namespace}")]
+    NotFound {
+        /// What the target is called.
+        name: String,
+        /// The policy's.
+        namespace: String,
+    },
+    /// A waypoint would be bound to itself.
+    #[error("Service {name:?} is a waypoint's own")]
+    Waypoint {
+        /// What the target is called.
+        name: String,
+    },
+}
+
 /// What the index keeps of a WaypointPolicy. Of its status no more than the version that it says is in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyRecord {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use super::endpoints::Endpoints;
 use super::enrollment;
 use super::leaving::Leaving;
-use super::policy::PolicyInForce;
+use super::policy::{PolicyInForce, TargetError};
 use super::waypoint::{Plan, Timer, WaypointLabels};
 use super::{
     AmbientRecord, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SliceRecord, WaypointResources,
@@ -251,13 +251,12 @@ impl Index {
             self.services.get(key).is_some_and(concerns),
             record.as_ref().is_some_and(concerns),
         );
-        let target = |r: Option<&ServiceRecord>| r.is_some_and(|r| !r.waypoint);
-        let (was, is) = (target(self.services.get(key)), target(record.as_ref()));
+        let was_target = self.check_service(key).is_ok();
         match record {
             Some(record) => self.services.insert(key.clone(), record),
             None => self.services.remove(key),
         };
-        if is && !was {
+        if !was_target && self.check_service(key).is_ok() {
             self.target_appeared(key);
         }
         self.dirty.services.insert(key.clone());
@@ -285,13 +284,27 @@ impl Index {
     }
 
     /// Whether a policy of `namespace` can be for this.
-    pub(super) fn is_target(&self, namespace: &str, target: &TargetRef) -> bool {
+    pub(super) fn check_target(&self, namespace: &str, target: &TargetRef) -> Result<(), TargetError> {
         match target.kind {
-            TargetKind::Namespace => target.name == namespace,
-            TargetKind::Service => {
-                let service = self.services.get(&Key::new(namespace, target.name.clone()));
-                service.is_some_and(|s| !s.waypoint)
-            }
+            TargetKind::Namespace if target.name == namespace => Ok(()),
+            TargetKind::Namespace => Err(TargetError::OtherNamespace {
+                name: target.name.clone(),
+                namespace: namespace.to_owned(),
+            }),
+            TargetKind::Service => self.check_service(&Key::new(namespace, target.name.clone())),
+        }
+    }
+
+    fn check_service(&self, key: &Key) -> Result<(), TargetError> {
+        match self.services.get(key) {
+            None => Err(TargetError::NotFound {
+                name: key.name.clone(),
+                namespace: key.namespace.clone(),
+            }),
+            Some(service) if service.waypoint => Err(TargetError::Waypoint {
+                name: key.name.clone(),
+            }),
+            Some(_) => Ok(()),
         }
     }
 
@@ -301,7 +314,9 @@ impl Index {
             return;
         };
         let before = self.in_force.get(policy);
-        let holds = record.in_force(before, |target| self.is_target(&policy.namespace, target));
+        let holds = record.in_force(before, |target| {
+            self.check_target(&policy.namespace, target).is_ok()
+        });
         if before != Some(&holds) {
             self.in_force.insert(policy.clone(), holds);
             self.dirty.plans.insert(policy.namespace.clone());
@@ -310,15 +325,12 @@ impl Index {
 
     /// A version of a policy may have waited for this Service.
     fn target_appeared(&mut self, service: &Key) {
-        let waiting = self
-            .policies
-            .range(Key::new(service.namespace.clone(), "")..)
-            .take_while(|(key, _)| key.namespace == service.namespace)
-            .filter(|(_, policy)| {
-                let mut targets = policy.targets.iter();
-                targets.any(|t| t.kind == TargetKind::Service && t.name == service.name)
-            });
-        self.dirty.policies.extend(waiting.map(|(key, _)| key.clone()));
+        let waiting = self.policies_in(&service.namespace).filter(|(_, policy)| {
+            let mut targets = policy.targets.iter();
+            targets.any(|t| t.kind == TargetKind::Service && t.name == service.name)
+        });
+        let waiting: Vec<Key> = waiting.map(|(key, _)| key.clone()).collect();
+        self.dirty.policies.extend(waiting);
     }
 
     /// An EndpointSlice as it is now; `None` when it is gone.
@@ -391,9 +403,7 @@ impl Index {
 
     /// The pods of a namespace.
     pub fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a PodRecord)> {
-        self.pods
-            .range(Key::new(namespace, "")..)
-            .take_while(move |(key, _)| key.namespace == namespace)
+        within(&self.pods, namespace)
     }
 
     /// The Services of a namespace.
@@ -401,9 +411,20 @@ impl Index {
         &'a self,
         namespace: &'a str,
     ) -> impl Iterator<Item = (&'a Key, &'a ServiceRecord)> {
-        self.services
-            .range(Key::new(namespace, "")..)
-            .take_while(move |(key, _)| key.namespace == namespace)
+        within(&self.services, namespace)
+    }
+
+    /// The policies of a namespace.
+    fn policies_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a PolicyRecord)> {
+        within(&self.policies, namespace)
+    }
+
+    /// What holds of the policies of a namespace.
+    pub(super) fn policies_in_force_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Key, &'a PolicyInForce)> {
+        within(&self.in_force, namespace).map(|(key, policy)| (key, &**policy))
     }
 
     /// The Mesh's trust domain, or the default one while there is no Mesh.
@@ -473,6 +494,15 @@ impl Index {
         let claims = self.by_address.get(&address).into_iter().flatten();
         self.dirty.pods.extend(claims.map(|(_, key)| key.clone()));
     }
+}
+
+/// The entries of one namespace.
+pub(crate) fn within<'a, T>(
+    map: &'a BTreeMap<Key, T>,
+    namespace: &'a str,
+) -> impl Iterator<Item = (&'a Key, &'a T)> {
+    map.range(Key::new(namespace, "")..)
+        .take_while(move |(key, _)| key.namespace == namespace)
 }
 
 /// Addresses that a pod claims for itself: none on the host's network.

@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::sync::watch;
 
 use super::apply::Owned;
-use crate::index::Key;
+use crate::index::{Key, within};
 
 /// What there is to know of an object that the operator applies, to see whether it has to be applied again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,10 +187,4 @@ fn set<K: Ord, T>(map: &RwLock<BTreeMap<K, Arc<T>>>, key: K, value: Option<T>) {
         Some(value) => map.insert(key, Arc::new(value)),
         None => map.remove(&key),
     };
-}
-
-/// The entries of one namespace.
-fn within<'a, T>(map: &'a BTreeMap<Key, T>, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a T)> {
-    map.range(Key::new(namespace, "")..)
-        .take_while(move |(key, _)| key.namespace == namespace)
 }

@@ -7,7 +7,7 @@ use ambit_crds::{Enrollment, TargetKind, TargetRef, labels};
 use super::binding::{Asked, Binding, OptOut};
 use super::plan::Plan;
 use super::summary::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
-use crate::index::policy::{PolicyError, PolicyInForce};
+use crate::index::policy::{PolicyError, PolicyInForce, TargetError};
 use crate::index::{Index, Key, PolicyRecord};
 
 /// Most Services that a message lists.
@@ -99,30 +99,12 @@ impl<'a> Judge<'a> {
             return verdict(false, reason, format!("{error}; {until}"));
         }
         let field = format!("spec.targetRefs[{n}]");
-        let name = &target.name;
-        let (reason, message) = match target.kind {
-            TargetKind::Namespace if name != namespace => (
-                PolicyReason::Invalid,
-                format!(
-                    "{field}.name: it is {name:?}, and can be the policy's own namespace only: {namespace}"
-                ),
-            ),
-            TargetKind::Service => match self
-                .index
-                .services
-                .get(&Key::new(namespace.clone(), name.clone()))
-            {
-                None => (
-                    PolicyReason::TargetNotFound,
-                    format!("{field}: there is no Service {name:?} in namespace {namespace}"),
-                ),
-                Some(service) if service.waypoint => (
-                    PolicyReason::Invalid,
-                    format!("{field}.name: Service {name:?} is a waypoint's own"),
-                ),
-                Some(_) => return understood(),
-            },
-            TargetKind::Namespace => return understood(),
+        let (reason, message) = match self.index.check_target(namespace, target) {
+            Ok(()) => return understood(),
+            Err(error @ TargetError::NotFound { .. }) => {
+                (PolicyReason::TargetNotFound, format!("{field}: {error}"))
+            }
+            Err(error) => (PolicyReason::Invalid, format!("{field}.name: {error}")),
         };
         let until = match self.kept() {
             _ if self.holds.generation != self.record.generation => format!("; {}", self.older()),

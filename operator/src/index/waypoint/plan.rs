@@ -97,10 +97,8 @@ struct Maker<'a> {
 /// The plan of `namespace` after `before`, and the timers that began.
 pub(super) fn make(index: &Index, namespace: &str, before: &Plan) -> (Plan, Vec<Timer>) {
     let policies = index
-        .in_force
-        .range(Key::new(namespace, "")..)
-        .take_while(|(key, _)| key.namespace == namespace)
-        .map(|(key, policy)| (key.name.as_str(), &**policy));
+        .policies_in_force_in(namespace)
+        .map(|(key, policy)| (key.name.as_str(), policy));
     let mut maker = Maker {
         index,
         namespace,

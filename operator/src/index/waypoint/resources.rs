@@ -11,7 +11,7 @@ use super::binding::Binding;
 use super::plan::{Plan, Waypoint};
 use super::{WaypointResources, gateway};
 use crate::index::state::Update;
-use crate::index::{Index, Key, ServiceRecord, authorization, build};
+use crate::index::{Index, Key, ServiceRecord, authorization, build, within};
 
 impl Index {
     /// What is sent to the waypoints of these namespaces, as far as it differs from what was.
@@ -19,9 +19,7 @@ impl Index {
         for namespace in namespaces {
             let empty = Plan::default();
             let plan = self.plans.get(namespace).unwrap_or(&empty);
-            let of_namespace = self.sent.waypoints.range(Key::new(namespace.clone(), "")..);
-            let sent = of_namespace.take_while(|(key, _)| key.namespace == *namespace);
-            let gone: Vec<Key> = sent
+            let gone: Vec<Key> = within(&self.sent.waypoints, namespace)
                 .map(|(key, _)| key.clone())
                 .filter(|key| !plan.waypoints.contains_key(&key.name))
                 .collect();
