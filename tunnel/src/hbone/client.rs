@@ -30,17 +30,23 @@ pub(super) struct ConnectionState {
     expires: SystemTime,
 }
 
+// `closed` and `streams` are ordered among each other (SeqCst): of a stream that is being reserved and the end of an idle
+// connection, one sees the other.
 impl ConnectionState {
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.closed.load(Ordering::Acquire) && SystemTime::now() < self.expires
+        !self.closed.load(Ordering::SeqCst) && SystemTime::now() < self.expires
+    }
+
+    fn has_streams(&self) -> bool {
+        self.streams.load(Ordering::SeqCst) > 0
     }
 
     fn has_been_idle(&self, timeout: Duration) -> bool {
-        self.streams.load(Ordering::Acquire) == 0 && self.idle_since.lock().elapsed() >= timeout
+        !self.has_streams() && self.idle_since.lock().elapsed() >= timeout
     }
 }
 
@@ -57,7 +63,7 @@ pub(super) struct StreamPermit(Arc<ConnectionState>);
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.streams.fetch_sub(1, Ordering::SeqCst) == 1 {
             *self.0.idle_since.lock() = Instant::now();
         }
     }
@@ -66,16 +72,14 @@ impl Drop for StreamPermit {
 impl Connection {
     /// A place on this connection, if it takes streams and has one left.
     pub(super) fn reserve(&self) -> Option<StreamPermit> {
-        if !self.state.is_open() {
-            return None;
-        }
+        let place = |n| (n < self.state.max_streams).then_some(n + 1);
         self.state
             .streams
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < self.state.max_streams).then_some(n + 1)
-            })
-            .ok()
-            .map(|_| StreamPermit(Arc::clone(&self.state)))
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, place)
+            .ok()?;
+        let permit = StreamPermit(Arc::clone(&self.state));
+        // Last: once a stream is counted here, the connection's task does not take it for idle.
+        self.state.is_open().then_some(permit)
     }
 
     /// Sends CONNECT and awaits the answer.
@@ -136,11 +140,13 @@ fn unsent(error: h2::Error) -> OpenError {
     OpenError::Unsent(Arc::new(error))
 }
 
-/// Opens HTTP/2 over `io`. The second value drives the connection and must be polled until it ends.
+/// Opens HTTP/2 over `io`. The second value drives the connection and must be polled until it ends; it calls `retire` when the
+/// connection takes no new streams, to be let go of: HTTP/2 ends with the last stream once nobody can open another.
 pub(super) async fn handshake<IO>(
     io: IO,
     config: &HboneConfig,
     expires: SystemTime,
+    retire: impl Fn() + Send + 'static,
 ) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), h2::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -176,7 +182,11 @@ where
                 if watched.has_been_idle(idle) {
                     watched.close();
                 }
-                watched.is_open() || watched.streams.load(Ordering::Acquire) > 0
+                if watched.is_open() {
+                    return true;
+                }
+                retire();
+                watched.has_streams()
             };
             let pings = ping_until_dead(pings, interval, timeout, tick);
             tokio::pin!(pings);
@@ -196,7 +206,7 @@ where
                         break;
                     }
                     ended = &mut pings, if !told => match ended {
-                        // No stream is left; it ends when the pool lets go of it.
+                        // No stream is left, and the pool has let go of it: HTTP/2 ends it.
                         Ended::Told => told = true,
                         Ended::Closed => told = true,
                         Ended::Unanswered => {

@@ -313,7 +313,7 @@ impl Inner {
         }
     }
 
-    /// Takes a connection out that has ended.
+    /// Takes connections out that take no new streams. One of the same key that does stays.
     fn forget(&self, key: &PoolKey) {
         let mut slots = self.slots.lock();
         let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {

@@ -209,9 +209,61 @@ async fn idle_connections_are_closed() {
     };
     let source = Source::with(&ca, id("client"), config);
     source.open(&server, address).await.unwrap();
-    until("the pool is empty", || source.pool.is_empty()).await;
+    until("the server has seen its end", || {
+        server.ended.load(Ordering::SeqCst) == 1
+    })
+    .await;
     // Nothing is left: the connection's own task has ended too.
     tokio::time::timeout(crate::support::WAIT, source.pool.drain())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_with_a_stream_is_not_idle_and_ends_after_it_is_evicted() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    let config = HboneConfig {
+        ping_interval: Duration::from_millis(20),
+        idle_timeout: Duration::from_millis(100),
+        ..HboneConfig::default()
+    };
+    let source = Source::with(&ca, id("client"), config);
+    let quiet = source.open(&server, address).await.unwrap();
+    let _accepted = listener.accept().await.unwrap();
+    source.pool.evict_workload("workload");
+    // A younger one of the same key, with nothing to do, ends first.
+    source.open(&server, address).await.unwrap();
+    until("the idle one has ended", || {
+        server.ended.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    drop(quiet);
+    until("the evicted one has ended", || {
+        server.ended.load(Ordering::SeqCst) == 2
+    })
+    .await;
+}
+
+/// Streams that come at the very moment at which their connection is found idle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_stream_fails_because_its_connection_was_idle() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let config = HboneConfig {
+        ping_interval: Duration::from_millis(1),
+        idle_timeout: Duration::ZERO,
+        ..HboneConfig::default()
+    };
+    let source = Source::with(&ca, id("client"), config);
+    for _ in 0..300 {
+        source.open(&server, address).await.unwrap();
+        // About as long as it takes to look for idle connections.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(server.ended.load(Ordering::SeqCst) > 0);
 }

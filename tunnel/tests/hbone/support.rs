@@ -80,7 +80,10 @@ impl HboneHandler for Gateway {
 pub(crate) struct Destination {
     pub(crate) address: SocketAddr,
     pub(crate) identity: SpiffeId,
+    /// All that were ever made.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// Those that have ended.
+    pub(crate) ended: Arc<AtomicUsize>,
     pub(crate) peers: mpsc::UnboundedReceiver<SpiffeId>,
     pub(crate) refusals: mpsc::UnboundedReceiver<RequestRefusal>,
     pub(crate) drain: CancellationToken,
@@ -94,15 +97,17 @@ impl Destination {
         let address = listener.local_addr().unwrap();
         let (peer_sender, peers) = mpsc::unbounded_channel();
         let (refusal_sender, refusals) = mpsc::unbounded_channel();
-        let connections = Arc::new(AtomicUsize::new(0));
+        let (connections, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         let (counter, draining, killed) = (Arc::clone(&connections), drain.clone(), kill.clone());
+        let ends = Arc::clone(&ended);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 tcp.set_nodelay(true).unwrap();
                 let config = lease.certificate(WAIT).await.unwrap().server_config();
                 let (peers, refusals) = (peer_sender.clone(), refusal_sender.clone());
                 let (counter, draining, killed) = (Arc::clone(&counter), draining.clone(), killed.clone());
+                let ends = Arc::clone(&ends);
                 tokio::spawn(async move {
                     let Ok(tls) = TlsAcceptor::from(config).accept(tcp).await else {
                         return;
@@ -118,6 +123,7 @@ impl Destination {
                     killed
                         .run_until_cancelled(serve_hbone(tls, &config, draining, handler))
                         .await;
+                    ends.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
@@ -125,6 +131,7 @@ impl Destination {
             address,
             identity,
             connections,
+            ended,
             peers,
             refusals,
             drain,

@@ -32,7 +32,11 @@ where
             result: Err(ConnectError::Closed),
             made: None,
         };
-        let attempt = establish(&pool.config, &key, &lease, dial);
+        let retire = {
+            let (pool, key) = (Arc::clone(&pool), key.clone());
+            move || pool.forget(&key)
+        };
+        let attempt = establish(&pool.config, &key, &lease, dial, retire);
         let outcome = tokio::select! {
             outcome = attempt => outcome,
             () = pool.shutdown.cancelled() => Err(ConnectError::Closed),
@@ -80,6 +84,7 @@ async fn establish<F>(
     key: &PoolKey,
     lease: &IdentityLease,
     dial: F,
+    retire: impl Fn() + Send + 'static,
 ) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), ConnectError>
 where
     F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
@@ -101,7 +106,7 @@ where
                 .connect(ServerName::IpAddress(address.ip().into()), transport(tcp))
                 .await
                 .map_err(|error| tls_error(address, &error))?;
-            handshake(tls, config, certificate.not_after())
+            handshake(tls, config, certificate.not_after(), retire)
                 .await
                 .map_err(|error| ConnectError::Http2 {
                     address,
