@@ -55,6 +55,7 @@ impl ConnectionState {
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     pub(super) state: Arc<ConnectionState>,
+    pub(super) made: Instant,
 }
 
 /// A stream's place on its connection.
@@ -219,5 +220,6 @@ where
             state.close();
         }
     };
-    Ok((Connection { sender, state }, driver))
+    let made = Instant::now();
+    Ok((Connection { sender, state, made }, driver))
 }

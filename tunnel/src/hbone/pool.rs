@@ -12,6 +12,7 @@ use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,6 +108,9 @@ pub enum OpenError {
     Authority(Authority, String),
 }
 
+/// Connections made since a stream was asked for that may go away before they have taken it.
+const NEW_CONNECTIONS: u32 = 3;
+
 /// Pooled HBONE connections. No lock is held while connecting; those who need the same connection at the same time share one
 /// attempt, and its failure.
 #[derive(Clone)]
@@ -185,7 +189,8 @@ impl HbonePool {
         F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
     {
         // A connection that turns out to be going away costs a turn; so does losing the race for a full one's last place.
-        let mut stale = 0;
+        let begun = Instant::now();
+        let mut tries = 0;
         loop {
             match self.step(key, lease, &dial)? {
                 Step::Use(connection, permit) => {
@@ -193,8 +198,11 @@ impl HbonePool {
                         .connect(authority, headers, permit, self.inner.config.response_timeout)
                         .await
                     {
-                        Err(OpenError::Unsent(error)) if stale < 3 => {
-                            stale += 1;
+                        // Only new ones count: a server that goes away may leave any number of older ones, each met once.
+                        Err(OpenError::Unsent(error))
+                            if connection.made < begun || tries < NEW_CONNECTIONS =>
+                        {
+                            tries += u32::from(connection.made >= begun);
                             tracing::debug!(%error, address = %key.address, "pooled connection was stale: trying again");
                         }
                         result => return result,

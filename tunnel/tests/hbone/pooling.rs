@@ -267,3 +267,26 @@ async fn no_stream_fails_because_its_connection_was_idle() {
     }
     assert!(server.ended.load(Ordering::SeqCst) > 0);
 }
+
+#[tokio::test]
+async fn a_draining_server_with_many_connections_fails_no_stream() {
+    const CONNECTIONS: usize = 6;
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (_listener, address) = application().await;
+    let config = HboneConfig {
+        max_streams: 2,
+        ..HboneConfig::default()
+    };
+    let source = Source::with(&ca, id("client"), config);
+    let streams = join_all((0..2 * CONNECTIONS).map(|_| source.open(&server, address))).await;
+    assert_eq!(server.connections.load(Ordering::SeqCst), CONNECTIONS);
+    // One is left on each of them, and another one fits.
+    let mut streams: Vec<_> = streams.into_iter().map(Result::unwrap).collect();
+    streams.retain(|stream| format!("{stream:?}").contains("StreamId(1)"));
+    assert_eq!(streams.len(), CONNECTIONS);
+    server.drain.cancel();
+    while server.connections.load(Ordering::SeqCst) == CONNECTIONS {
+        drop(source.open(&server, address).await.unwrap());
+    }
+}
