@@ -159,6 +159,8 @@ where
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.send_buffer)
         .data_frame_budget(config.data_frame_budget())
+        // Frames of streams that were given up here and are forgotten count, and the thousandth would end the connection.
+        .max_local_error_reset_streams(None)
         .max_header_list_size(16 << 10)
         .header_table_size(0)
         .enable_push(false)

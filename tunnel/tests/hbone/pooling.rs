@@ -8,6 +8,7 @@ use std::time::Duration;
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{ConnectError, HboneConfig, OpenError};
 use futures::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::{Destination, Source, application, id};
@@ -266,6 +267,29 @@ async fn no_stream_fails_because_its_connection_was_idle() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(server.ended.load(Ordering::SeqCst) > 0);
+}
+
+/// What an application still sends on a stream that its client has given up is nobody's fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_given_up_do_not_harm_the_others() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move { while tcp.write_all(&[0; 1024]).await.is_ok() {} });
+        }
+    });
+    let source = Source::new(&ca, id("client"));
+    let (listener, quiet) = application().await;
+    let mut other = source.open(&server, quiet).await.unwrap().into_io();
+    let (mut application, _) = listener.accept().await.unwrap();
+    for _ in 0..30 {
+        join_all((0..99).map(|_| source.open(&server, address))).await;
+        application.write_all(b"still here").await.unwrap();
+        other.read_exact(&mut [0; 10]).await.unwrap();
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
