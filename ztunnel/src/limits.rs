@@ -12,8 +12,8 @@ use ambit_tunnel::raise_descriptor_limit;
 pub struct Limits {
     /// For the TCP connection to a destination, and for a socket from the node agent to make it with. Default 10 s.
     pub connect_timeout: Duration,
-    /// For the TCP connection to an endpoint while there are others to try: one that is dead must not cost the whole time. Long enough
-    /// for a lost SYN to be sent again. Default 2 s.
+    /// For reaching an endpoint while there are others to try, its proxy's answer to CONNECT included: one that is dead, or does not take
+    /// the connection, must not cost the whole time. Long enough for a lost SYN to be sent again. Default 2 s.
     pub attempt_timeout: Duration,
     /// For the whole of reaching a replica of a waypoint, its answer to CONNECT included, while there are others to try. A waypoint
     /// answers at once, but for the 2 s that it waits for configuration under way. Default 3 s.

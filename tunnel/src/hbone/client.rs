@@ -70,6 +70,20 @@ impl Drop for StreamPermit {
     }
 }
 
+/// Until when something is waited for, and how long that was at the start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) until: Instant,
+    pub(super) whole: Duration,
+}
+
+impl Limit {
+    pub(super) fn of(whole: Duration) -> Self {
+        let until = Instant::now() + whole;
+        Self { until, whole }
+    }
+}
+
 impl Connection {
     /// A place on this connection, if it takes streams and has one left.
     pub(super) fn reserve(&self) -> Option<StreamPermit> {
@@ -89,7 +103,7 @@ impl Connection {
         authority: &http::uri::Authority,
         headers: &http::HeaderMap,
         permit: StreamPermit,
-        timeout: Duration,
+        limit: Limit,
     ) -> Result<HboneStream, OpenError> {
         let mut uri = http::uri::Parts::default();
         uri.authority = Some(authority.clone());
@@ -115,7 +129,7 @@ impl Connection {
             })?;
             Ok((response, send))
         };
-        match tokio::time::timeout(timeout, exchange).await {
+        match tokio::time::timeout_at(limit.until, exchange).await {
             Ok(Ok((response, send))) if response.status().is_success() => Ok(HboneStream {
                 send,
                 recv: response.into_body(),
@@ -131,7 +145,7 @@ impl Connection {
             Err(_) => {
                 // It may hang: others shall not wait on it too.
                 self.state.close();
-                Err(OpenError::ResponseTimeout(timeout))
+                Err(OpenError::ResponseTimeout(limit.whole))
             }
         }
     }

@@ -6,17 +6,18 @@ use std::collections::HashMap;
 use std::collections::hash_map;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::client::Connection;
+use super::client::{Connection, Limit, StreamPermit};
 use super::{HboneConfig, HboneStream};
 use crate::certificate::{CertificateError, IdentityLease};
 use crate::identity::SpiffeId;
@@ -77,7 +78,7 @@ pub enum ConnectError {
         /// Where to.
         address: SocketAddr,
         /// How long it was tried.
-        waited: std::time::Duration,
+        waited: Duration,
     },
     /// The pool has shut down.
     #[error("shutting down")]
@@ -102,7 +103,7 @@ pub enum OpenError {
     Stream(Arc<h2::Error>),
     /// No answer came.
     #[error("no answer within {}s", .0.as_secs_f32())]
-    ResponseTimeout(std::time::Duration),
+    ResponseTimeout(Duration),
     /// The destination cannot be written as an authority.
     #[error("{0} is no authority: {1}")]
     Authority(Authority, String),
@@ -134,7 +135,7 @@ struct Slot {
 type Flight = watch::Receiver<Option<Result<(), ConnectError>>>;
 
 enum Step {
-    Use(Arc<Connection>, super::client::StreamPermit),
+    Use(Arc<Connection>, StreamPermit),
     Wait(Flight),
 }
 
@@ -188,16 +189,63 @@ impl HbonePool {
         D: Fn() -> F,
         F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
     {
+        self.open_until(key, lease, authority, headers, None, dial).await
+    }
+
+    /// As [`HbonePool::open_with`], for those who have something else to try: an error when there is no answer `within` that time,
+    /// whether over a pooled connection or a new one. The wait for a certificate does not count.
+    ///
+    /// A connection on which the answer does not come takes no new streams, as it may be dead; one that is not made in time is still
+    /// made, for those who come later.
+    ///
+    /// # Errors
+    /// As [`HbonePool::open`].
+    pub async fn open_within<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        headers: &HeaderMap,
+        within: Duration,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        let waited = self.inner.config.connect_timeout;
+        lease
+            .certificate(waited)
+            .await
+            .map_err(|error| ConnectError::Certificate {
+                identity: key.source.clone(),
+                error,
+            })?;
+        let limit = Some(Limit::of(within));
+        self.open_until(key, lease, authority, headers, limit, dial).await
+    }
+
+    async fn open_until<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        headers: &HeaderMap,
+        limit: Option<Limit>,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
         // A connection that turns out to be going away costs a turn; so does losing the race for a full one's last place.
         let begun = Instant::now();
         let mut tries = 0;
         loop {
             match self.step(key, lease, &dial)? {
                 Step::Use(connection, permit) => {
-                    match connection
-                        .connect(authority, headers, permit, self.inner.config.response_timeout)
-                        .await
-                    {
+                    let limit = limit.unwrap_or_else(|| Limit::of(self.inner.config.response_timeout));
+                    match connection.connect(authority, headers, permit, limit).await {
                         // Only new ones count: a server that goes away may leave any number of older ones, each met once.
                         Err(OpenError::Unsent(error))
                             if connection.made < begun || tries < NEW_CONNECTIONS =>
@@ -209,7 +257,19 @@ impl HbonePool {
                     }
                 }
                 Step::Wait(mut flight) => {
-                    match flight.wait_for(Option::is_some).await.map(|done| done.clone()) {
+                    let landed = async { flight.wait_for(Option::is_some).await.map(|done| done.clone()) };
+                    let landed = match limit {
+                        Some(limit) => {
+                            timeout_at(limit.until, landed)
+                                .await
+                                .map_err(|_| ConnectError::Timeout {
+                                    address: key.address,
+                                    waited: limit.whole,
+                                })?
+                        }
+                        None => landed.await,
+                    };
+                    match landed {
                         Ok(Some(Ok(()))) => {}
                         Ok(Some(Err(error))) => return Err(error.into()),
                         Ok(None) | Err(_) => return Err(ConnectError::Closed.into()),
@@ -256,11 +316,6 @@ impl HbonePool {
     /// Takes the connections from a pod out of the pool. Streams that are open go on.
     pub fn evict_pod(&self, pod: &str) {
         self.evict(|key| &*key.pod == pod);
-    }
-
-    /// Takes the connections of a key out of the pool, and the attempt to make one. Streams that are open go on.
-    pub fn evict_key(&self, key: &PoolKey) {
-        self.evict(|of| of == key);
     }
 
     fn evict(&self, which: impl Fn(&PoolKey) -> bool) {

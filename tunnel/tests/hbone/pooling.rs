@@ -8,8 +8,10 @@ use std::time::Duration;
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{ConnectError, HboneConfig, OpenError};
 use futures::future::join_all;
+use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::support::{Destination, Source, application, id};
 
@@ -99,7 +101,7 @@ async fn all_who_wait_for_one_connection_fail_together() {
     let attempts = (0..8).map(|_| {
         source.pool.open(&key, &source.lease, &authority, || {
             dials.fetch_add(1, Ordering::SeqCst);
-            tokio::net::TcpStream::connect(to)
+            TcpStream::connect(to)
         })
     });
     for result in join_all(attempts).await {
@@ -196,6 +198,63 @@ async fn a_peer_that_answers_no_ping_is_given_up() {
     );
     until("the pool is empty", || source.pool.is_empty()).await;
     drop(mute.await);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time_is_not_waited_for_again() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    let source = Source::new(&ca, id("client"));
+    let key = source.key(server.address, &server.identity, "workload");
+    let mut running = source.open_key(&key, address).await.unwrap().into_io();
+    let (mut application, _) = listener.accept().await.unwrap();
+
+    let (mute, headers) = (crate::support::MUTE.parse().unwrap(), HeaderMap::new());
+    let within = Duration::from_millis(100);
+    let dial = || TcpStream::connect(server.address);
+    let open = source
+        .pool
+        .open_within(&key, &source.lease, &mute, &headers, within, dial);
+    let error = open.await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::ResponseTimeout(waited) if waited == within),
+        "{error}"
+    );
+    // The others go another way, and what runs goes on.
+    source.open_key(&key, address).await.unwrap();
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    running.write_all(b"still here").await.unwrap();
+    application.read_exact(&mut [0; 10]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_long_to_be_made_is_there_for_those_who_come_later() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (_listener, address) = application().await;
+    let source = Source::new(&ca, id("client"));
+    let key = source.key(server.address, &server.identity, "workload");
+    let (go, authority) = (Arc::new(Notify::new()), address.to_string().parse().unwrap());
+    let dial = || {
+        let (to, go) = (server.address, Arc::clone(&go));
+        async move {
+            go.notified().await;
+            TcpStream::connect(to).await
+        }
+    };
+    let (headers, within) = (HeaderMap::new(), Duration::from_millis(50));
+    let open = source
+        .pool
+        .open_within(&key, &source.lease, &authority, &headers, within, dial);
+    let error = open.await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::Connect(ConnectError::Timeout { waited, .. }) if waited == within),
+        "{error}"
+    );
+    go.notify_one();
+    source.open_key(&key, address).await.unwrap();
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ impl Meter for Bytes {
 /// Behind it is a server that answers at once, and wants no more than it has heard.
 pub(crate) const HASTY: &str = "127.0.0.1:1";
 
+/// Nobody answers a CONNECT to it.
+pub(crate) const MUTE: &str = "127.0.0.1:2";
+
 /// Connects every CONNECT to its authority, as the peer it is from.
 struct Gateway {
     peer: SpiffeId,
@@ -56,6 +59,9 @@ struct Gateway {
 impl HboneHandler for Gateway {
     async fn connect(self: Arc<Self>, request: ConnectRequest) {
         self.peers.send(self.peer.clone()).ok();
+        if request.authority().to_string() == MUTE {
+            return std::future::pending().await;
+        }
         if request.authority().to_string() == HASTY {
             let mut io = request.accept().unwrap().into_io();
             io.write_all(b"too much").await.unwrap();

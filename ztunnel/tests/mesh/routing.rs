@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::agent::at;
 use crate::control_plane::{ControlPlane, endpoint_of, service, uid, workload};
 use crate::node::{Node, address, echo, greeting, talk, until};
-use crate::waypoint::hanging;
+use crate::waypoint::{Replica, hanging};
 
 async fn two_nodes() -> (ControlPlane, Node, Node) {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
@@ -145,6 +145,41 @@ async fn an_endpoint_that_hangs_costs_little_where_there_are_others() {
         let mut tcp = node.connect(client, at(vip, 80)).await;
         assert!(greeting(&mut tcp).await.unwrap().starts_with("up"));
     }
+}
+
+/// Twelve seconds is what a connection cost once that met a pooled connection to a dead node.
+#[tokio::test]
+async fn an_endpoint_that_dies_without_a_word_costs_little_where_there_are_others() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        connect_timeout: Duration::from_secs(60),
+        attempt_timeout: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let (client, dying, up, vip) = (address(), address(), address(), address());
+    node.capture("client", client).await;
+    let dies = Replica::start_as("dying", "dying", dying, &ca).await;
+    let _up = Replica::start_as("up", "up", up, &ca).await;
+    for (name, ip) in [("dying", dying), ("up", up)] {
+        let endpoint = workload(name, ip, TunnelProtocol::Hbone);
+        control_plane.set_workload(endpoint_of(endpoint, "pair", 80, 8080));
+    }
+    control_plane.set_service(service("pair", vip, 80));
+    node.ready().await;
+    let call = async || greeting(&mut node.connect(client, at(vip, 80)).await).await;
+    // Once it has been called, there is a connection to it.
+    until("both are called", async || {
+        call().await.is_ok_and(|name| name == "dying")
+    })
+    .await;
+    dies.freeze.cancel();
+    let calls = async {
+        for _ in 0..12 {
+            assert_eq!(call().await.unwrap(), "up");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), calls).await.unwrap();
 }
 
 #[tokio::test]

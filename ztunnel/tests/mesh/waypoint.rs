@@ -1,6 +1,7 @@
 //! A waypoint that says what it is told, instead of passing it on.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 
 use ambit_tunnel::testing::TestCa;
@@ -36,6 +37,8 @@ pub(crate) struct Replica {
     heard: mpsc::UnboundedReceiver<Heard>,
     /// Takes nothing new.
     pub(crate) drain: CancellationToken,
+    /// Dies without a word: its connections stay, and nothing more comes on them.
+    pub(crate) freeze: CancellationToken,
     _alive: DropGuard,
 }
 
@@ -53,6 +56,8 @@ impl Replica {
         let (tell, heard) = mpsc::unbounded_channel();
         let (drain, end) = (CancellationToken::new(), CancellationToken::new());
         let (draining, ended) = (drain.clone(), end.clone());
+        let freeze = CancellationToken::new();
+        let frozen = freeze.clone();
         tokio::spawn(async move {
             while let Some(Some(Ok((tcp, _)))) = ended
                 .run_until_cancelled(draining.run_until_cancelled(listener.accept()))
@@ -60,13 +65,16 @@ impl Replica {
             {
                 let (certificate, tell) = (certificate.clone(), tell.clone());
                 let (draining, ended) = (draining.clone(), ended.clone());
+                let frozen = frozen.clone();
                 let connection = async move {
                     if let Ok((tls, client)) = accept_tls(tcp, &certificate).await {
                         let client = client.to_string();
                         let handler = Arc::new(Handler { name, client, tell });
-                        serve_hbone(tls, &HboneConfig::default(), draining, handler)
-                            .await
-                            .ok();
+                        let config = HboneConfig::default();
+                        let mut serving = pin!(serve_hbone(tls, &config, draining, handler));
+                        if frozen.run_until_cancelled(&mut serving).await.is_none() {
+                            std::future::pending().await
+                        }
                     }
                 };
                 tokio::spawn(async move { ended.run_until_cancelled(connection).await });
@@ -75,6 +83,7 @@ impl Replica {
         Self {
             heard,
             drain,
+            freeze,
             _alive: end.drop_guard(),
         }
     }

@@ -105,18 +105,22 @@ pub(super) async fn reach(
         (Some(_), Some(source)) => baggage::headers(&source),
         _ => HeaderMap::new(),
     };
-    let open = proxy.pool.open_with(&key, lease, &authority, &headers, dial);
-    if !(route.waypoint.is_some() && hurry) {
-        return Ok(Upstream::Tunnel(open.await?));
-    }
-    match tokio::time::timeout(limits.waypoint_timeout, open).await {
-        Ok(stream) => Ok(Upstream::Tunnel(stream?)),
-        Err(_) => {
-            // Others shall not wait on it too.
-            proxy.pool.evict_key(&key);
-            Err(OpenError::ResponseTimeout(limits.waypoint_timeout).into())
-        }
-    }
+    let stream = if hurry {
+        // The whole of it: a pooled connection may be to a node that died without a word.
+        let within = match route.waypoint {
+            Some(_) => limits.waypoint_timeout,
+            None => limits.attempt_timeout,
+        };
+        let pool = &proxy.pool;
+        pool.open_within(&key, lease, &authority, &headers, within, dial)
+            .await?
+    } else {
+        proxy
+            .pool
+            .open_with(&key, lease, &authority, &headers, dial)
+            .await?
+    };
+    Ok(Upstream::Tunnel(stream))
 }
 
 /// The waypoint that was not reached, if that is what failed. One that answers is there.
