@@ -5,7 +5,7 @@ mod manager;
 mod source;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::server::NoServerSessionStorage;
@@ -69,8 +69,8 @@ impl WorkloadCertificate {
         }
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(CertificateError::invalid)?;
         let serial = parsed.raw_serial_as_string();
-        let not_before = time(parsed.validity().not_before.timestamp());
-        let not_after = time(parsed.validity().not_after.timestamp());
+        let not_before = tls::time(parsed.validity().not_before);
+        let not_after = tls::time(parsed.validity().not_after);
 
         let others = roots
             .iter()
@@ -185,8 +185,4 @@ impl WorkloadCertificate {
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         Arc::new(config)
     }
-}
-
-fn time(seconds: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }

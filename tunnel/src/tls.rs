@@ -4,11 +4,12 @@ mod stream;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::identity::{ParseIdentityError, SpiffeId};
 
@@ -67,6 +68,21 @@ pub fn certificate_identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId
 pub fn peer_identity(connection: &rustls::CommonState) -> Result<SpiffeId, PeerIdentityError> {
     let certificates = connection.peer_certificates().unwrap_or_default();
     certificate_identity(certificates.first().ok_or(PeerIdentityError::NoCertificate)?)
+}
+
+/// When a connection's peer ceases to be who its certificate says; the epoch where that cannot be told.
+pub(crate) fn peer_not_after(connection: &rustls::CommonState) -> SystemTime {
+    let certificates = connection.peer_certificates().unwrap_or_default();
+    let end = certificates.first().and_then(|certificate| {
+        let (_, parsed) = X509Certificate::from_der(certificate.as_ref()).ok()?;
+        Some(time(parsed.validity().not_after))
+    });
+    end.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// A time of a certificate.
+pub(crate) fn time(of: ASN1Time) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(of.timestamp()).unwrap_or_default())
 }
 
 /// The cryptography of every HBONE connection: aws-lc, TLS 1.3 suites, X25519MLKEM768 before X25519, nothing else.

@@ -26,7 +26,7 @@ pub(super) struct ConnectionState {
     streams: AtomicU32,
     max_streams: u32,
     idle_since: Mutex<Instant>,
-    /// Own certificate's end: no new stream after it.
+    /// The end of the certificates, own and the peer's: no new stream after it.
     expires: SystemTime,
 }
 

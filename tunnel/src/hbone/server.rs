@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::ready;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -10,6 +11,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,6 +19,10 @@ use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
 use super::pace::Pace;
 use super::{HboneConfig, HboneStream};
+use crate::tls::peer_not_after;
+
+/// Between two looks at the wall clock.
+const CLOCK: Duration = Duration::from_secs(60);
 
 /// Why a request was answered without the handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,13 +105,18 @@ fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
     }
 }
 
-/// Serves HTTP/2 over `io` (TLS with the handshake done) until the peer closes it. When `drain` is cancelled the peer is told to
+/// Serves HTTP/2 over `tls` until the peer closes it. When `drain` is cancelled, or the peer's certificate ends, the peer is told to
 /// open no more streams (GOAWAY), and the connection ends with its last one. Dropping the future ends all at once.
+///
+/// Streams that come after the certificate's end are refused (REFUSED_STREAM, so that they may be tried on another connection:
+/// [RFC 9113 §8.7]), whether or not the peer heeds the GOAWAY; those that are open go on.
+///
+/// [RFC 9113 §8.7]: https://www.rfc-editor.org/rfc/rfc9113#section-8.7
 ///
 /// # Errors
 /// When the connection fails or breaks the protocol.
 pub async fn serve_hbone<IO, H>(
-    io: IO,
+    tls: TlsStream<IO>,
     config: &HboneConfig,
     drain: CancellationToken,
     handler: Arc<H>,
@@ -114,7 +125,8 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     H: HboneHandler,
 {
-    let (io, outgoing) = gather(io);
+    let expires = peer_not_after(tls.get_ref().1);
+    let (io, outgoing) = gather(tls);
     let handshake = h2::server::Builder::new()
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
@@ -137,7 +149,13 @@ where
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(dead);
+    let told_to_end = async {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = reached(expires) => tracing::debug!("the peer's certificate has ended: no more streams"),
+        }
+    };
+    tokio::pin!(dead, told_to_end);
     let mut streams = JoinSet::new();
     let (mut draining, mut pinging) = (false, true);
     let mut pace = Pace::default();
@@ -153,6 +171,9 @@ where
         });
         tokio::select! {
             accepted = accept => match accepted {
+                Some(Ok((_, mut respond))) if SystemTime::now() >= expires => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                }
                 Some(Ok((request, respond))) => dispatch(&mut streams, &handler, request, respond),
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
@@ -165,7 +186,7 @@ where
                     break Ok(());
                 }
             }
-            () = drain.cancelled(), if !draining => {
+            () = &mut told_to_end, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -176,6 +197,15 @@ where
     // The streams hear of the connection's end by themselves, and pass it on to their other side.
     while streams.join_next().await.is_some() {}
     result
+}
+
+/// Resolves at that time of the wall clock, which may be set meanwhile.
+async fn reached(time: SystemTime) {
+    while let Ok(left) = time.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(CLOCK)).await;
+    }
 }
 
 fn dispatch<H: HboneHandler>(

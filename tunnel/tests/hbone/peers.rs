@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{ConnectError, OpenError, SpiffeId};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Destination, Source, application, id};
+use crate::support::{Destination, Source, WAIT, application, id, manager, raw, tls};
 
 #[tokio::test]
 async fn the_server_learns_who_calls() {
@@ -123,6 +125,124 @@ async fn a_client_without_a_certificate_is_refused() {
     let (_sender, connection) = h2::client::handshake(tls).await.unwrap();
     assert!(connection.await.is_err());
     assert_eq!(server.connections.load(Ordering::SeqCst), 0);
+}
+
+/// Short, but longer than a busy machine makes a handshake wait.
+const LIFETIME: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_clients_streams_go_on_after_its_certificate_and_new_ones_need_another() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (listener, address) = application().await;
+    // Has its certificate before that of the client below is made short-lived.
+    Source::new(&ca, id("other"))
+        .open(&server, address)
+        .await
+        .unwrap();
+    ca.set_lifetime(Some(LIFETIME));
+    let mut client = raw(&ca, &server).await;
+    listener.accept().await.unwrap();
+    let connect = || http::Request::connect(address.to_string()).body(()).unwrap();
+    let (response, mut send) = client.send_request(connect(), false).unwrap();
+    response.await.unwrap();
+    let (mut application, _) = listener.accept().await.unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    // This client looks at no clock: it hears of it.
+    let told = async {
+        loop {
+            let answer = async {
+                client = client.clone().ready().await?;
+                client.send_request(connect(), true)?.0.await
+            };
+            match answer.await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => break error.reason(),
+            }
+        }
+    };
+    let told = tokio::time::timeout(WAIT, told).await.unwrap();
+    assert!(
+        matches!(told, Some(h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM)),
+        "{told:?}"
+    );
+    send.send_data("still here".into(), false).unwrap();
+    application.read_exact(&mut [0; 10]).await.unwrap();
+}
+
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+
+/// The next frame's kind, stream and payload.
+async fn frame(io: &mut (impl AsyncRead + Unpin)) -> (u8, u8, Vec<u8>) {
+    let mut head = [0; 9];
+    io.read_exact(&mut head).await.unwrap();
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    io.read_exact(&mut payload).await.unwrap();
+    (head[3], head[8], payload)
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_heed_its_certificates_end_opens_nothing() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let mut server = Destination::start(&ca, id("server")).await;
+    let (_listener, address) = application().await;
+    Source::new(&ca, id("other"))
+        .open(&server, address)
+        .await
+        .unwrap();
+    server.peers.recv().await.unwrap();
+    ca.set_lifetime(Some(LIFETIME));
+    let certificate = manager(&ca).lease(id("client")).certificate(WAIT).await.unwrap();
+    let mut tls = tls(&certificate, &server).await;
+    // Frames of its own making: the preface, SETTINGS, and no answer to anything that the server says.
+    let connect = |stream: u8| {
+        let authority = address.to_string();
+        let mut fields = [&[0x02, 7][..], b"CONNECT", &[0x01, authority.len() as u8]].concat();
+        fields.extend_from_slice(authority.as_bytes());
+        let mut frame = vec![0, 0, fields.len() as u8, 1, 4, 0, 0, 0, stream];
+        frame.extend_from_slice(&fields);
+        frame
+    };
+    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    tls.write_all(&connect(1)).await.unwrap();
+    assert_eq!(server.peers.recv().await, Some(id("client")));
+    let going = async { while frame(&mut tls).await.0 != GOAWAY {} };
+    tokio::time::timeout(WAIT, going).await.unwrap();
+    assert!(!certificate.is_valid());
+    tls.write_all(&connect(3)).await.unwrap();
+    let refused = async {
+        loop {
+            let (kind, stream, payload) = frame(&mut tls).await;
+            if stream == 3 {
+                break (kind, payload);
+            }
+        }
+    };
+    let refused = tokio::time::timeout(WAIT, refused).await.unwrap();
+    assert_eq!(refused, (RST_STREAM, REFUSED_STREAM.to_vec()));
+    assert!(server.peers.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_servers_new_certificate_is_asked_for_when_the_old_one_ends() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let (listener, address) = application().await;
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let source = Source::new(&ca, id("client"));
+    source.lease.certificate(WAIT).await.unwrap();
+    ca.set_lifetime(Some(LIFETIME));
+    let server = Destination::start(&ca, id("server")).await;
+    let opening = async {
+        while server.connections.load(Ordering::SeqCst) < 2 {
+            source.open(&server, address).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, opening).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,27 +4,9 @@ use std::sync::Arc;
 
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{OpenError, RequestRefusal};
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::{Method, Request, StatusCode};
-use tokio::net::TcpStream;
 
-use crate::support::{Destination, Source, WAIT, application, id, manager};
-
-/// An HTTP/2 client with a good certificate that asks for whatever it likes.
-async fn raw(ca: &Arc<TestCa>, server: &Destination) -> SendRequest<Bytes> {
-    let certificate = manager(ca).lease(id("client")).certificate(WAIT).await.unwrap();
-    let tcp = TcpStream::connect(server.address).await.unwrap();
-    let name = rustls_pki_types::ServerName::IpAddress(server.address.ip().into());
-    let config = certificate.client_config([server.identity.clone()].into());
-    let tls = tokio_rustls::TlsConnector::from(config)
-        .connect(name, tcp)
-        .await
-        .unwrap();
-    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
-    tokio::spawn(connection);
-    sender.ready().await.unwrap()
-}
+use crate::support::{Destination, Source, application, id, raw};
 
 #[tokio::test]
 async fn what_is_not_connect_is_refused_and_the_connection_goes_on() {

@@ -8,14 +8,16 @@ use std::time::Duration;
 use ambit_tunnel::testing::TestCa;
 use ambit_tunnel::{
     CertificateManager, ConnectRequest, HboneConfig, HboneHandler, HbonePool, HboneStream, IdentityLease,
-    ManagerConfig, Meter, OpenError, PoolKey, RequestRefusal, SpiffeId, copy_tunnel, peer_identity,
-    serve_hbone,
+    ManagerConfig, Meter, OpenError, PoolKey, RequestRefusal, SpiffeId, WorkloadCertificate, copy_tunnel,
+    peer_identity, serve_hbone,
 };
+use h2::client::SendRequest;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -198,6 +200,24 @@ impl Source {
             })
             .await
     }
+}
+
+/// TLS with a server, as whom the certificate says.
+pub(crate) async fn tls(certificate: &WorkloadCertificate, server: &Destination) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let name = rustls_pki_types::ServerName::IpAddress(server.address.ip().into());
+    let config = certificate.client_config([server.identity.clone()].into());
+    TlsConnector::from(config).connect(name, tcp).await.unwrap()
+}
+
+/// An HTTP/2 client with a good certificate that asks for whatever it likes.
+pub(crate) async fn raw(ca: &Arc<TestCa>, server: &Destination) -> SendRequest<bytes::Bytes> {
+    let certificate = manager(ca).lease(id("client")).certificate(WAIT).await.unwrap();
+    let (sender, connection) = h2::client::handshake(tls(&certificate, server).await)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender.ready().await.unwrap()
 }
 
 /// Both ends of a TCP connection.

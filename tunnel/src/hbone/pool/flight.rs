@@ -13,7 +13,7 @@ use super::{ConnectError, Flight, Inner, PoolKey};
 use crate::certificate::IdentityLease;
 use crate::hbone::HboneConfig;
 use crate::hbone::client::{Connection, handshake};
-use crate::tls::{describe, transport};
+use crate::tls::{describe, peer_not_after, transport};
 
 /// Starts the attempt on a task of its own, so that it does not end with the first who asked.
 pub(super) fn start<F>(inner: &Arc<Inner>, key: PoolKey, lease: IdentityLease, dial: F) -> Flight
@@ -106,7 +106,8 @@ where
                 .connect(ServerName::IpAddress(address.ip().into()), transport(tcp))
                 .await
                 .map_err(|error| tls_error(address, &error))?;
-            handshake(tls, config, certificate.not_after(), retire)
+            let expires = certificate.not_after().min(peer_not_after(tls.get_ref().1));
+            handshake(tls, config, expires, retire)
                 .await
                 .map_err(|error| ConnectError::Http2 {
                     address,
