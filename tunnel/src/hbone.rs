@@ -62,10 +62,12 @@ impl Default for HboneConfig {
 }
 
 impl HboneConfig {
-    /// What h2 may spend on the framing of small DATA frames that wait for a slow reader. Its default (half the connection
-    /// window) would end the whole connection when one application writes many small messages to another that does not
-    /// read; this covers a full window of frames of 16 bytes.
+    /// What h2 may spend on small DATA frames that nobody has read, at 256 bytes a frame less what it carries; past it, it ends the
+    /// connection (ENHANCE_YOUR_CALM). A frame takes some 270 bytes of memory besides. [`copy_tunnel`] leaves none with h2 for
+    /// longer than its turn takes to come, however slow the reader; those that a [`HboneIo`] has not read, or that come before a
+    /// CONNECT is answered, do count. h2's default, half the connection window, would end connections on which many applications
+    /// write small messages to others that do not read; this covers a full window of frames of 52 bytes.
     fn data_frame_budget(&self) -> usize {
-        (self.connection_window as usize).saturating_mul(16)
+        (self.connection_window as usize).saturating_mul(4)
     }
 }

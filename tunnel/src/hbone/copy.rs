@@ -1,21 +1,23 @@
 //! Copying between TCP connections and CONNECT streams: both directions at once, each with its own end.
 
+mod backlog;
 mod buffer;
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 use super::HboneStream;
+use backlog::Backlog;
 use buffer::GrowingBuffer;
 
 /// How long a reader has to take what came before a reset of the stream that it came on.
@@ -211,22 +213,60 @@ async fn stream_to_tcp(
     write: &mut WriteHalf<'_>,
     count: impl Fn(u64),
 ) -> Result<(), CopyError> {
-    while let Some(data) = recv.data().await {
-        let mut data = match data {
-            Ok(data) => data,
-            // Some servers say so when they have ended their side and want no more from us.
-            Err(error) if error.reason() == Some(Reason::NO_ERROR) => break,
-            Err(error) => return Err(CopyError::Tunnel(error)),
-        };
-        let n = data.remaining();
-        write.write_all_buf(&mut data).await.map_err(CopyError::Tcp)?;
-        // Only now may the peer send more: what waits for a slow reader waits at the sender.
-        recv.flow_control()
-            .release_capacity(n)
-            .map_err(CopyError::Tunnel)?;
-        count(n as u64);
-    }
+    let (mut backlog, mut data) = (Backlog::default(), Bytes::new());
+    let mut end = None;
+    std::future::poll_fn(|cx| {
+        loop {
+            if data.is_empty() {
+                if let Some(next) = backlog.pop() {
+                    data = next;
+                } else if let Some(end) = end.take() {
+                    return Poll::Ready(end);
+                } else {
+                    match ready!(receive(recv, cx)) {
+                        Ok(next) => data = next,
+                        Err(ended) => return Poll::Ready(ended),
+                    }
+                }
+                // A frame may be empty.
+                continue;
+            }
+            let Poll::Ready(written) = Pin::new(&mut *write).poll_write(cx, &data) else {
+                // What comes meanwhile is taken off h2's hands, as many small frames would fill them.
+                while end.is_none() {
+                    match receive(recv, cx) {
+                        Poll::Ready(Ok(next)) => backlog.push(next),
+                        Poll::Ready(Err(ended)) => end = Some(ended),
+                        Poll::Pending => break,
+                    }
+                }
+                return Poll::Pending;
+            };
+            let n = written.map_err(CopyError::Tcp)?;
+            if n == 0 {
+                return Poll::Ready(Err(CopyError::Tcp(io::ErrorKind::WriteZero.into())));
+            }
+            data.advance(n);
+            // Only now may the peer send more: what waits for a slow reader waits at the sender, but for a window of it.
+            recv.flow_control()
+                .release_capacity(n)
+                .map_err(CopyError::Tunnel)?;
+            count(n as u64);
+        }
+    })
+    .await?;
     shutdown(write).await.map_err(CopyError::Tcp)
+}
+
+/// The next bytes, or how they end.
+fn receive(recv: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Bytes, Result<(), CopyError>>> {
+    Poll::Ready(match ready!(recv.poll_data(cx)) {
+        Some(Ok(data)) => Ok(data),
+        None => Err(Ok(())),
+        // Some servers say so when they have ended their side and want no more from us.
+        Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => Err(Ok(())),
+        Some(Err(error)) => Err(Err(CopyError::Tunnel(error))),
+    })
 }
 
 async fn tcp_to_tcp(

@@ -11,6 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 /// Frames are gathered up to this size before they become TLS records.
 const BUFFER: usize = 32 << 10;
 
+/// What is read in one turn: then those whose streams it came on have theirs, before h2 holds too many small frames for them.
+const TURN: usize = 256 << 10;
+
 /// What h2 reads from and writes to. h2 flushes after every DATA frame of some size, each of which would become a TLS record and a
 /// system call of its own; here a flush does nothing, and [`Outgoing::flush`] is the one that counts.
 pub(super) struct Gathered<IO>(Shared<IO>);
@@ -23,6 +26,8 @@ type Shared<IO> = Arc<Mutex<Transport<IO>>>;
 
 struct Transport<IO> {
     io: BufWriter<IO>,
+    /// Bytes read in this turn.
+    read: usize,
     /// Why what was gathered could not be sent; h2 reads it.
     failure: Option<io::Error>,
 }
@@ -31,6 +36,7 @@ struct Transport<IO> {
 pub(super) fn gather<IO: AsyncWrite>(io: IO) -> (Gathered<IO>, Outgoing<IO>) {
     let transport = Transport {
         io: BufWriter::with_capacity(BUFFER, io),
+        read: 0,
         failure: None,
     };
     let shared = Arc::new(Mutex::new(transport));
@@ -38,10 +44,11 @@ pub(super) fn gather<IO: AsyncWrite>(io: IO) -> (Gathered<IO>, Outgoing<IO>) {
 }
 
 impl<IO: AsyncWrite + Unpin> Outgoing<IO> {
-    /// To be called when the connection was polled and has nothing more to do. Wakes the task when the transport takes more, and
-    /// when it failed: the connection hears of it when it is polled again.
+    /// To be called when the connection was polled and has nothing more to do, which ends its turn. Wakes the task when the transport
+    /// takes more, and when it failed: the connection hears of it when it is polled again.
     pub(super) fn flush(&self, cx: &mut Context<'_>) {
-        let Transport { io, failure } = &mut *self.0.lock();
+        let Transport { io, read, failure } = &mut *self.0.lock();
+        *read = 0;
         if let Poll::Ready(Err(error)) = Pin::new(io).poll_flush(cx)
             && failure.is_none()
         {
@@ -59,7 +66,7 @@ impl<IO> Gathered<IO> {
     where
         IO: AsyncWrite + Unpin,
     {
-        let Transport { io, failure } = &mut *self.0.lock();
+        let Transport { io, failure, .. } = &mut *self.0.lock();
         match failure.take() {
             Some(error) => Poll::Ready(Err(error)),
             None => poll(Pin::new(io)),
@@ -73,7 +80,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<IO> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.with(|io| io.poll_read(cx, buffer))
+        if self.0.lock().read >= TURN {
+            // To the end of the scheduler's queue.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let result = self.with(|io| io.poll_read(cx, buffer));
+        self.0.lock().read += buffer.filled().len() - before;
+        result
     }
 }
 
@@ -161,6 +176,28 @@ mod tests {
         let (mut gathered, _outgoing) = gather(wire.clone());
         gathered.write_all(&vec![7; 2 * BUFFER]).await.unwrap();
         assert_eq!(wire.writes.lock().concat().len(), 2 * BUFFER);
+    }
+
+    #[test]
+    fn much_that_is_there_is_read_in_several_turns() {
+        let (mut gathered, outgoing) = gather(io::Cursor::new(vec![7; 2 * TURN + 1]));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            let (mut space, mut read) = (vec![0; 1 << 16], 0);
+            loop {
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut gathered).poll_read(&mut cx, &mut buffer) {
+                    Poll::Ready(result) if result.is_ok() && !buffer.filled().is_empty() => {
+                        read += buffer.filled().len();
+                    }
+                    _ => break,
+                }
+            }
+            turns.push(read);
+            outgoing.flush(&mut cx);
+        }
+        assert_eq!(turns, [TURN, TURN, 1]);
     }
 
     #[tokio::test]

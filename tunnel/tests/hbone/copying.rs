@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{copy_tcp, copy_tunnel};
+use ambit_tunnel::{HboneConfig, copy_tcp, copy_tunnel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::support::{Bytes, Destination, HASTY, Source, application, id, tcp_pair};
+use crate::support::{Bytes, Destination, HASTY, Source, application, id, raw, tcp_pair};
 
 struct Tunnel {
     client: TcpStream,
@@ -230,6 +230,44 @@ async fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
         tokio::task::yield_now().await;
     }
     assert_eq!(writing.await.unwrap().0, received);
+}
+
+/// The frames of what waits for it would cost many times the window.
+#[tokio::test]
+async fn a_reader_that_is_busy_finds_all_of_many_tiny_messages_and_the_others_are_served() {
+    const MESSAGES: usize = 300_000;
+    let ca = Arc::new(TestCa::new().unwrap());
+    let config = HboneConfig {
+        stream_window: 4 << 20,
+        connection_window: 4 << 20,
+        ..HboneConfig::default()
+    };
+    let server = Destination::with(&ca, id("server"), config).await;
+    let (listener, address) = application().await;
+    let mut client = raw(&ca, &server).await;
+    let connect = || http::Request::connect(address.to_string()).body(()).unwrap();
+    let (response, mut send) = client.send_request(connect(), false).unwrap();
+    response.await.unwrap();
+    let (mut busy, _) = listener.accept().await.unwrap();
+    socket2::SockRef::from(&busy).set_recv_buffer_size(4096).unwrap();
+    for n in 0..MESSAGES {
+        send.send_data(vec![n as u8].into(), false).unwrap();
+    }
+    send.send_data(Default::default(), true).unwrap();
+
+    // All of it has left when it is the turn of another stream.
+    let mut client = client.ready().await.unwrap();
+    let (response, mut other) = client.send_request(connect(), false).unwrap();
+    response.await.unwrap();
+    let (mut prompt, _) = listener.accept().await.unwrap();
+    other.send_data("hello".into(), false).unwrap();
+    prompt.read_exact(&mut [0; 5]).await.unwrap();
+
+    let mut received = Vec::new();
+    busy.read_to_end(&mut received).await.unwrap();
+    assert!(received.iter().enumerate().all(|(n, byte)| *byte == n as u8));
+    assert_eq!(received.len(), MESSAGES);
+    assert_eq!(server.ended.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

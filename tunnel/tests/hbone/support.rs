@@ -100,6 +100,10 @@ pub(crate) struct Destination {
 
 impl Destination {
     pub(crate) async fn start(ca: &Arc<TestCa>, identity: SpiffeId) -> Self {
+        Self::with(ca, identity, HboneConfig::default()).await
+    }
+
+    pub(crate) async fn with(ca: &Arc<TestCa>, identity: SpiffeId, config: HboneConfig) -> Self {
         let lease = manager(ca).lease(identity.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -112,12 +116,13 @@ impl Destination {
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 tcp.set_nodelay(true).unwrap();
-                let config = lease.certificate(WAIT).await.unwrap().server_config();
+                let certificate = lease.certificate(WAIT).await.unwrap();
+                let config = config.clone();
                 let (peers, refusals) = (peer_sender.clone(), refusal_sender.clone());
                 let (counter, draining, killed) = (Arc::clone(&counter), draining.clone(), killed.clone());
                 let ends = Arc::clone(&ends);
                 tokio::spawn(async move {
-                    let Ok(tls) = TlsAcceptor::from(config).accept(tcp).await else {
+                    let Ok(tls) = TlsAcceptor::from(certificate.server_config()).accept(tcp).await else {
                         return;
                     };
                     counter.fetch_add(1, Ordering::SeqCst);
@@ -127,7 +132,6 @@ impl Destination {
                         peers,
                         refusals,
                     });
-                    let config = HboneConfig::default();
                     killed
                         .run_until_cancelled(serve_hbone(tls, &config, draining, handler))
                         .await;
