@@ -58,7 +58,8 @@ pub struct Config {
     /// The trust domain of the mesh.
     #[arg(long, env = "AMBIT_TRUST_DOMAIN", default_value = names::TRUST_DOMAIN)]
     pub trust_domain: String,
-    /// Seconds that requests get to end by themselves after SIGTERM.
+    /// Seconds that requests get to end by themselves after SIGTERM, and WebSockets and connections that are no HTTP once their destination
+    /// is no longer served.
     #[arg(long = "drain-deadline", env = "AMBIT_DRAIN_DEADLINE", default_value = "30", value_parser = seconds)]
     pub drain_deadline: Duration,
     /// Seconds that certificates are asked to last.

@@ -18,5 +18,6 @@ mod upgrade;
 
 pub(crate) use body::RequestBody;
 pub(crate) use connection::{ClientConnection, Served, Target};
+pub(crate) use held::Revoked;
 pub use limits::HttpTimeouts;
 pub(crate) use serve::serve;

@@ -62,6 +62,11 @@ impl State {
         self.tables.read().service_at(address.to_canonical())
     }
 
+    /// The service of this key (`<namespace>/<hostname>`), or one that has endpoints and is not served.
+    pub(crate) fn service(&self, key: &str) -> Option<Arc<ServiceEntry>> {
+        self.tables.read().service(key)
+    }
+
     /// The pod that has this address, as an endpoint for connections to `port` of it, where those come through this waypoint
     /// (`istio.io/waypoint-for: workload`).
     pub(crate) fn workload_at(&self, address: IpAddr, port: u16) -> Option<Endpoint> {

@@ -61,7 +61,10 @@ impl Parts {
             report,
             token,
             certificates: Arc::new(ca),
-            timeouts: HttpTimeouts::default(),
+            timeouts: HttpTimeouts {
+                drain_deadline: config.drain_deadline,
+                ..HttpTimeouts::default()
+            },
         })
     }
 }

@@ -189,11 +189,16 @@ impl ClientConnection {
     /// What holds for it now.
     pub(crate) fn target(&self) -> Result<Target, Rejection> {
         let target = match &self.served {
-            Served::Service { entry, port } => entry.config().map(|config| Target::Service {
-                entry: Arc::clone(entry),
-                config,
-                port: *port,
-            }),
+            Served::Service { entry, port } => {
+                let found = entry.config().map(|config| (Arc::clone(entry), config));
+                found
+                    .or_else(|| self.served_again())
+                    .map(|(entry, config)| Target::Service {
+                        entry,
+                        config,
+                        port: *port,
+                    })
+            }
             Served::Workload(address) => {
                 let endpoint = self.proxy.state.workload_at(address.ip(), address.port());
                 endpoint.map(|endpoint| Target::Workload {
@@ -207,6 +212,16 @@ impl ClientConnection {
             let reason = "this waypoint does not serve the destination any more";
             Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoRoute, reason)
         })
+    }
+
+    /// A service that was gone for a time, and its endpoints with it, has another entry when it comes back.
+    fn served_again(&self) -> Option<(Arc<ServiceEntry>, Arc<ServiceConfig>)> {
+        let Some(Destination::Service(before)) = &self.destination else {
+            return None;
+        };
+        let entry = self.proxy.state.service(&before.key)?;
+        let config = entry.config()?;
+        Some((entry, config))
     }
 
     /// Whether the policies for connections let this client connect to an endpoint. Its own proxy cannot tell: there the waypoint is the

@@ -44,6 +44,8 @@ pub struct HttpTimeouts {
     pub idle: Duration,
     /// How long idle connections stay open for a last request when the waypoint drains. Default 3 s.
     pub drain_grace: Duration,
+    /// How long WebSockets, and connections that are no HTTP, stay open once their destination is no longer served here. Default 30 s.
+    pub drain_deadline: Duration,
 }
 
 impl Default for HttpTimeouts {
@@ -55,6 +57,7 @@ impl Default for HttpTimeouts {
             detect: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
             drain_grace: Duration::from_secs(3),
+            drain_deadline: Duration::from_secs(30),
         }
     }
 }

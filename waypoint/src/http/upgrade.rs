@@ -10,7 +10,7 @@ use http::response::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::connection::ClientConnection;
-use super::held::Asked;
+use super::held::{Asked, Revoked};
 use super::response::{Link, ResponseBody, UpstreamBody};
 use crate::observe::{Flag, RequestRecord};
 use crate::proxy::{Counted, End, is_clients};
@@ -62,8 +62,8 @@ pub(super) async fn begin(
 }
 
 impl Upgrade {
-    /// Carries bytes both ways until both have ended, or until the rules deny what they allowed before: then the client's stream and the
-    /// endpoint's are cut.
+    /// Carries bytes both ways until both have ended, or until the rules deny what they allowed before, or the time is over for which it may
+    /// outlive its destination: then the client's stream and the endpoint's are cut.
     pub(super) async fn run<IO>(self, client: &ClientConnection, io: IO, said: Bytes)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -92,7 +92,7 @@ impl Upgrade {
         let ended = tokio::select! {
             // Nothing more is copied once policies deny it.
             biased;
-            decision = client.until_denied(&from, |target| asked.decide(client, target.rules())) => Err(decision),
+            revoked = client.until_revoked(&from, |target| asked.decide(client, target.rules())) => Err(revoked),
             result = copying => Ok(result),
         };
         let Some(mut record) = record else {
@@ -103,7 +103,8 @@ impl Upgrade {
             Ok(Ok(_)) => {}
             Ok(Err(error)) if is_clients(&error) => record.left(format!("WebSocket: {error}")),
             Ok(Err(error)) => record.failed(Flag::UpstreamReset, format!("WebSocket: {error}")),
-            Err(decision) => record.decided(&decision),
+            Err(Revoked::Denied(decision)) => record.decided(&decision),
+            Err(Revoked::Unserved) => record.failed(Flag::Cut, Revoked::UNSERVED),
         }
         record.end();
     }

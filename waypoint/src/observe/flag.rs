@@ -18,7 +18,7 @@ pub(crate) enum Flag {
     Timeout,
     /// The client went away before the answer had ended, or broke off a connection that is no HTTP.
     ClientGone,
-    /// The waypoint had to go, and ended what was left at the drain deadline.
+    /// The waypoint had to go, or served the destination no longer, and ended what was left at the drain deadline.
     Cut,
     /// The client broke the protocol, or sent what has no one meaning.
     BadRequest,

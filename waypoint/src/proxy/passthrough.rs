@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::counted::{Counted, End, is_clients};
-use crate::http::{ClientConnection, Target};
+use crate::http::{ClientConnection, Revoked, Target};
 use crate::observe::{ConnectionRecord, Flag};
 use crate::state::Endpoint;
 use crate::upstream::{Destination, UpstreamIo};
@@ -130,14 +130,15 @@ impl Opened {
         let ended = tokio::select! {
             // Nothing more is copied once policies deny it.
             biased;
-            decision = client.until_denied(&endpoint, |target| decide(client, target)) => Err(decision),
+            revoked = client.until_revoked(&endpoint, |target| decide(client, target)) => Err(revoked),
             result = copying => Ok(result),
         };
         match ended {
             Ok(Ok(_)) => {}
             Ok(Err(error)) if is_clients(&error) => record.left(error.to_string()),
             Ok(Err(error)) => record.failed(Flag::UpstreamReset, error.to_string()),
-            Err(decision) => record.decided(&decision),
+            Err(Revoked::Denied(decision)) => record.decided(&decision),
+            Err(Revoked::Unserved) => record.failed(Flag::Cut, Revoked::UNSERVED),
         }
     }
 }

@@ -11,4 +11,5 @@ mod retries;
 mod rules;
 mod streaming;
 mod support;
+mod unserved;
 mod upgrades;

@@ -36,6 +36,10 @@ impl Tables {
         self.by_vip.get(&ip).cloned()
     }
 
+    pub(super) fn service(&self, key: &str) -> Option<Arc<ServiceEntry>> {
+        self.services.get(key).cloned()
+    }
+
     pub(super) fn workload_at(&self, ip: IpAddr, port: u16) -> Option<Endpoint> {
         let known = self.workloads.get(self.by_ip.get(&ip)?)?;
         if !known.workload.bound {

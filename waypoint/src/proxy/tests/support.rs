@@ -117,7 +117,7 @@ impl Mesh {
             drain,
             service,
         };
-        mesh.apply_service(|_| {});
+        mesh.bind();
         mesh
     }
 
@@ -126,6 +126,11 @@ impl Mesh {
         change(&mut service);
         let name = format!("{}/{}", service.namespace, service.hostname);
         assert!(self.state.apply_services(&[], [(name, service)]).is_empty());
+    }
+
+    /// The waypoint serves the service, without policies.
+    pub(super) fn bind(&self) {
+        self.apply_service(|_| {});
     }
 
     /// The waypoint no longer serves the service.

@@ -1,5 +1,6 @@
 //! Connections that become WebSocket, and rules that change while they, and connections that are no HTTP, are open.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::support::*;
 
 /// An application that speaks WebSocket, as far as a proxy can tell: it welcomes its clients, says again in upper case what they say, and
 /// counts those that have gone. With `granted` it answers as that permits.
-async fn shouting(gone: &Arc<Semaphore>, granted: Option<Arc<Semaphore>>) -> Application {
+pub(super) async fn shouting(gone: &Arc<Semaphore>, granted: Option<Arc<Semaphore>>) -> Application {
     let gone = Arc::clone(gone);
     Application::start_at(own_address(), move |mut request| {
         let (gone, granted) = (Arc::clone(&gone), granted.clone());
@@ -45,6 +46,22 @@ async fn shouting(gone: &Arc<Semaphore>, granted: Option<Arc<Semaphore>>) -> App
     .await
 }
 
+/// The same without HTTP, and without a welcome.
+pub(super) async fn shouting_raw(gone: &Arc<Semaphore>) -> SocketAddr {
+    let gone = Arc::clone(gone);
+    raw_application(move |mut tcp, _| {
+        let gone = Arc::clone(&gone);
+        async move {
+            let mut buffer = [0; 64];
+            while let Ok(n @ 1..) = tcp.read(&mut buffer).await {
+                tcp.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap();
+            }
+            gone.add_permits(1);
+        }
+    })
+    .await
+}
+
 /// Asks for WebSocket at `/chat/7`, in a spelling of its own.
 fn chat() -> Request<Body> {
     Request::get("/chat//7?token=1")
@@ -57,7 +74,7 @@ fn chat() -> Request<Body> {
         .unwrap()
 }
 
-async fn open(mesh: &Mesh) -> TokioIo<Upgraded> {
+pub(super) async fn open(mesh: &Mesh) -> TokioIo<Upgraded> {
     let answer = mesh.http1(80).await.send(chat()).await;
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(answer.headers()["upgrade"], "websocket");
@@ -76,13 +93,13 @@ async fn hears(io: &mut (impl AsyncRead + Unpin), expected: &[u8]) {
 }
 
 /// Whatever has changed has been looked at before what is said next is carried.
-async fn goes_on(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+pub(super) async fn goes_on(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     io.write_all(b"still here").await.unwrap();
     hears(io, b"STILL HERE").await;
 }
 
 /// Both ends of it.
-async fn ends(io: &mut (impl AsyncRead + Unpin), gone: &Semaphore) {
+pub(super) async fn ends(io: &mut (impl AsyncRead + Unpin), gone: &Semaphore) {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(WAIT, io.read_to_end(&mut rest)).await;
     // A reset is an end.
@@ -92,11 +109,11 @@ async fn ends(io: &mut (impl AsyncRead + Unpin), gone: &Semaphore) {
     left.unwrap().forget();
 }
 
-fn deny(name: &str, change: impl FnOnce(&mut wire::Rule)) -> wire::Policy {
+pub(super) fn deny(name: &str, change: impl FnOnce(&mut wire::Rule)) -> wire::Policy {
     policy(name, [rule("no", security::Action::Deny, change)])
 }
 
-fn by_caller(rule: &mut wire::Rule) {
+pub(super) fn by_caller(rule: &mut wire::Rule) {
     rule.from = vec![wire::Source {
         principals: vec![exact(CLIENT)],
         ..wire::Source::default()
@@ -104,7 +121,7 @@ fn by_caller(rule: &mut wire::Rule) {
 }
 
 /// Denies connections of the client.
-fn not_the_client(scope: Scope) -> Policy {
+pub(super) fn not_the_client(scope: Scope) -> Policy {
     Policy {
         name: PolicyName {
             namespace: "shop".into(),
@@ -277,19 +294,7 @@ async fn policies_for_connections_hold_for_open_ones_too() {
 async fn a_changed_policy_ends_the_open_connections_that_are_no_http() {
     let mesh = Mesh::new().await;
     let gone = Arc::new(Semaphore::new(0));
-    let left = Arc::clone(&gone);
-    let address = raw_application(move |mut tcp, _| {
-        let left = Arc::clone(&left);
-        async move {
-            let mut buffer = [0; 64];
-            while let Ok(n @ 1..) = tcp.read(&mut buffer).await {
-                tcp.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap();
-            }
-            left.add_permits(1);
-        }
-    })
-    .await;
-    mesh.endpoint("server-1", address);
+    mesh.endpoint("server-1", shouting_raw(&gone).await);
     let mut io = mesh.connect(9000).await;
     goes_on(&mut io).await;
     mesh.state
