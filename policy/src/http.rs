@@ -83,7 +83,8 @@ pub enum HostMatch {
 pub struct HeaderMatch {
     /// In lower case.
     pub name: String,
-    /// One of them must match one of the request's fields of that name; none: the header is there. `Presence` takes an empty value too.
+    /// One of them must match a field of that name; none: the header is there. Where there are several such fields, `Allow` wants a match
+    /// for each of them, `Deny` for one. A field is one value: lists in it are not taken apart. `Presence` takes an empty value too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<StringMatch>,
 }
@@ -106,7 +107,7 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// The name the request is addressed to, as [`normalize_host`] gives it.
     pub host: &'a str,
-    /// The headers.
+    /// The headers, as the application is to be sent them.
     pub headers: &'a dyn Headers,
 }
 

@@ -87,7 +87,10 @@ impl HttpRule {
                 .any(|method| self.is_method(method, request.method)))
             && (self.paths.is_empty() || self.paths.iter().any(|one| one.matches(path)))
             && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(request.host)))
-            && self.headers.iter().all(|header| header.matches(request))
+            && self
+                .headers
+                .iter()
+                .all(|header| header.matches(self.action, request))
     }
 
     /// Methods are told apart by case (RFC 9110 §9.1), and many applications do not: whichever the application does, a rule that
@@ -140,15 +143,23 @@ impl HostMatch {
 }
 
 impl HeaderMatch {
-    fn matches(&self, request: &Attributes<'_>) -> bool {
-        request.headers.any(&self.name, &mut |value| {
-            self.values.is_empty()
-                || self.values.iter().any(|one| match one {
-                    StringMatch::Exact(exact) => value == exact.as_bytes(),
-                    StringMatch::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
-                    StringMatch::Suffix(suffix) => value.ends_with(suffix.as_bytes()),
-                    StringMatch::Presence => true,
-                })
-        })
+    /// Of fields that are repeated the application may take any one: a rule that denies takes any too, and one that allows wants all of
+    /// them to match.
+    fn matches(&self, action: Action, request: &Attributes<'_>) -> bool {
+        let any = |matches: &mut dyn FnMut(&[u8]) -> bool| request.headers.any(&self.name, matches);
+        match action {
+            Action::Deny => any(&mut |value| self.takes(value)),
+            Action::Allow => any(&mut |_| true) && !any(&mut |value| !self.takes(value)),
+        }
+    }
+
+    fn takes(&self, value: &[u8]) -> bool {
+        self.values.is_empty()
+            || self.values.iter().any(|one| match one {
+                StringMatch::Exact(exact) => value == exact.as_bytes(),
+                StringMatch::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
+                StringMatch::Suffix(suffix) => value.ends_with(suffix.as_bytes()),
+                StringMatch::Presence => true,
+            })
     }
 }

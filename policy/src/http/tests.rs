@@ -248,44 +248,86 @@ fn hosts_match_whole_or_by_their_last_labels() {
     assert!(!of(suffix(), ""));
 }
 
+/// Whether a rule with these headers matches a request with these fields, by the rule's action and whether it is on audit.
+fn matches_headers(
+    action: Action,
+    audit: bool,
+    wanted: &[(&str, &[StringMatch])],
+    fields: &'static [(&'static str, &'static [u8])],
+) -> bool {
+    let one = |(name, values): &(&str, &[StringMatch])| HeaderMatch {
+        name: (*name).to_owned(),
+        values: values.to_vec(),
+    };
+    let headers = HttpRule {
+        headers: wanted.iter().map(one).collect(),
+        audit,
+        ..rule("headers", action)
+    };
+    let attributes = Attributes {
+        method: "GET",
+        path: "/",
+        host: "",
+        headers: &Fields(fields),
+    };
+    let request = HttpRequest {
+        principal: Some(CART),
+        attributes: Some(attributes),
+    };
+    let decision = evaluate(&[headers], &request);
+    match (audit, action) {
+        (false, Action::Allow) => decision.is_allowed(),
+        (false, Action::Deny) => !decision.is_allowed(),
+        (true, Action::Allow) => decision.audited.is_empty(),
+        (true, Action::Deny) => !decision.audited.is_empty(),
+    }
+}
+
 #[test]
-fn all_headers_must_match_by_any_of_their_values() {
-    let headers = Fields(&[
-        ("x-role", b"user"),
+fn all_headers_must_match_by_one_of_the_values() {
+    const FIELDS: &[(&str, &[u8])] = &[
         ("x-role", b"admin"),
         ("x-raw", b"\xff\x01"),
         ("x-empty", b""),
-    ]);
-    let of = |wanted: Vec<(&str, Vec<StringMatch>)>| {
-        let attributes = Attributes {
-            method: "GET",
-            path: "/",
-            host: "",
-            headers: &headers,
-        };
-        let one = |(name, values): (&str, _)| HeaderMatch {
-            name: name.to_owned(),
-            values,
-        };
-        let rule = HttpRule {
-            headers: wanted.into_iter().map(one).collect(),
-            ..rule("headers", Action::Allow)
-        };
-        matches(rule, attributes)
-    };
-    assert!(of(vec![("x-role", vec![exact("admin")])]));
-    assert!(of(vec![(
-        "x-role",
-        vec![exact("nobody"), StringMatch::Prefix("us".into())]
-    )]));
-    assert!(of(vec![
-        ("x-role", vec![StringMatch::Suffix("min".into())]),
-        ("x-raw", vec![])
-    ]));
-    assert!(of(vec![("x-empty", vec![])]));
-    assert!(of(vec![("x-empty", vec![StringMatch::Presence])]));
-    assert!(!of(vec![("x-role", vec![exact("admin")]), ("x-other", vec![])]));
-    assert!(!of(vec![("x-other", vec![StringMatch::Presence])]));
+        ("x-list", b"user, admin"),
+    ];
+    let prefix = |text: &str| StringMatch::Prefix(text.to_owned());
+    let suffix = |text: &str| StringMatch::Suffix(text.to_owned());
+    for action in [Action::Allow, Action::Deny] {
+        let of = |wanted: &[(&str, &[StringMatch])]| matches_headers(action, false, wanted, FIELDS);
+        assert!(of(&[("x-role", &[exact("admin")])]));
+        assert!(of(&[("x-role", &[exact("nobody"), prefix("ad")])]));
+        assert!(of(&[("x-role", &[suffix("min")]), ("x-raw", &[])]));
+        assert!(of(&[("x-empty", &[])]));
+        assert!(of(&[("x-empty", &[StringMatch::Presence])]));
+        assert!(!of(&[("x-role", &[exact("admin")]), ("x-other", &[])]));
+        assert!(!of(&[("x-other", &[StringMatch::Presence])]));
+        assert!(!of(&[("x-other", &[])]));
+        // A list in one field is one value.
+        assert!(!of(&[("x-list", &[exact("user"), exact("admin")])]));
+        assert!(of(&[("x-list", &[exact("user, admin")])]));
+    }
+}
+
+#[test]
+fn of_a_repeated_field_every_line_is_to_be_allowed_and_none_denied() {
+    const REPEATED: &[(&str, &[u8])] = &[("x-role", b"user"), ("x-role", b"admin"), ("x-other", b"1")];
+    for audit in [false, true] {
+        let of =
+            |action, values: &[StringMatch]| matches_headers(action, audit, &[("x-role", values)], REPEATED);
+        let all = |values: &[StringMatch]| of(Action::Allow, values);
+        assert!(!all(&[exact("user")]));
+        assert!(!all(&[exact("admin")]));
+        assert!(all(&[exact("user"), exact("admin")]));
+        assert!(all(&[exact("user"), StringMatch::Prefix("adm".into())]));
+        assert!(all(&[StringMatch::Presence]));
+        assert!(all(&[]));
+        let any = |values: &[StringMatch]| of(Action::Deny, values);
+        assert!(any(&[exact("user")]));
+        assert!(any(&[exact("admin")]));
+        assert!(any(&[]));
+        assert!(!any(&[exact("nobody")]));
+    }
 }
 
 #[test]
