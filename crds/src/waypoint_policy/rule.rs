@@ -48,8 +48,8 @@ pub struct HttpRule {
     #[schemars(length(max = 16))]
     pub paths: Vec<PathMatch>,
 
-    /// Names that the request is addressed to (Host or :authority), without a port. A `*.` at the beginning stands for one or more labels.
-    /// Left out: every name.
+    /// Names that the request is addressed to (Host or :authority), without a port; case does not matter. A `*.` at the beginning stands for
+    /// one or more labels. Left out: every name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -60,7 +60,8 @@ pub struct HttpRule {
     )]
     pub hosts: Vec<String>,
 
-    /// Headers; all entries must match. Left out: whatever headers.
+    /// Headers, as the application is sent them: what the request's Connection header takes away is not seen. All entries must match. Left
+    /// out: whatever headers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<HeaderMatch>,
@@ -128,8 +129,9 @@ pub struct HeaderMatch {
         regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")
     )]
     pub name: String,
-    /// Values, one of which it must have; case matters. A `*` at the beginning or the end stands for anything. Left out: the header must be
-    /// there.
+    /// Values, one of which it must have; case matters. A `*` at the beginning or the end stands for anything. Where the header comes more
+    /// than once, Allow wants one of the values in each, and Deny in any. A list, as in `a, b`, is one value, compared whole. Left out: the
+    /// header must be there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 512)))]
     #[x_kube(validation = Rule::new("self.all(v, v.split('*').size() <= 2 && (!v.contains('*') || v.startsWith('*') || v.endsWith('*')))")

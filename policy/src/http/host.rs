@@ -1,20 +1,45 @@
 //! The name a request is addressed to.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
-/// The host of a `Host` header or an `:authority` as rules compare it: without the port and the root's dot, in lower case.
-pub fn normalize_host(authority: &str) -> Cow<'_, str> {
-    let host = match authority.rsplit_once(':') {
-        // The colons of an IPv6 address stand in brackets.
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() => host,
-        _ => authority,
+/// The host of a `Host` field or an `:authority` as rules compare it: without the port and the root's dot, in lower case.
+///
+/// `None` where it is no `uri-host [ ":" port ]` (RFC 9110 §7.2) that everybody reads alike: user information is none of it; a port is a
+/// number of 16 bits, or empty (RFC 3986 §3.2.3); in brackets is an IPv6 address; and of what RFC 3986 §3.2.2 lets a registered name
+/// have, only labels of letters, digits, `-` and `_` are names that a service can have.
+pub fn normalize_host(authority: &str) -> Option<Cow<'_, str>> {
+    let literal = authority.starts_with('[');
+    let end = match literal {
+        true => authority.find(']')? + 1,
+        false => authority.find(':').unwrap_or(authority.len()),
     };
-    let host = host.trim_end_matches('.');
-    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+    let (host, port) = authority.split_at(end);
+    if !port.is_empty() && !is_port(port.strip_prefix(':')?) {
+        return None;
+    }
+    let host = match literal {
+        true => host[1..end - 1].parse::<Ipv6Addr>().ok().map(|_| host)?,
+        false => Some(host.strip_suffix('.').unwrap_or(host)).filter(|name| is_name(name))?,
+    };
+    Some(if host.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
         Cow::Borrowed(host)
-    }
+    })
+}
+
+fn is_port(port: &str) -> bool {
+    // Numbers may have a sign when they are parsed.
+    port.bytes().all(|b| b.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+fn is_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let mut bytes = label.bytes();
+        !label.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -28,13 +53,60 @@ mod tests {
             ("Server.Shop.SVC:8080", "server.shop.svc"),
             ("server.shop.", "server.shop"),
             ("server.shop.:80", "server.shop"),
+            ("server:", "server"),
+            ("server:00080", "server"),
+            ("server:65535", "server"),
+            ("my_server-1.shop", "my_server-1.shop"),
             ("10.0.0.1:80", "10.0.0.1"),
             ("[2001:DB8::1]:443", "[2001:db8::1]"),
             ("[2001:db8::1]", "[2001:db8::1]"),
-            ("", ""),
+            ("[::ffff:10.0.0.1]:", "[::ffff:10.0.0.1]"),
         ];
         for (authority, host) in cases {
-            assert_eq!(normalize_host(authority), host, "{authority}");
+            assert_eq!(normalize_host(authority).as_deref(), Some(host), "{authority}");
+        }
+    }
+
+    #[test]
+    fn what_some_read_in_another_way_is_no_host() {
+        let cases = [
+            "",
+            ":80",
+            ".",
+            "..",
+            ".shop",
+            "server..",
+            "server..shop",
+            "server:x",
+            "server:80x",
+            "server:+80",
+            "server:-1",
+            "server: 80",
+            "server:65536",
+            "server:80:80",
+            "server:x:80",
+            "user@server",
+            "user:80@server",
+            "::1",
+            "[::1",
+            "::1]",
+            "[]",
+            "[::1]x",
+            "[::1]:x",
+            "[::1]]",
+            "[::1]:80:80",
+            "[::1%25eth0]",
+            "[v1.x]",
+            "[server]",
+            "server[::1]",
+            "server/",
+            "server%2e",
+            "server,other",
+            "ser ver",
+            "s\u{e9}rver",
+        ];
+        for authority in cases {
+            assert_eq!(normalize_host(authority), None, "{authority}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What of a message's head is passed on.
 
+use ambit_policy::http::normalize_host;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -90,7 +91,7 @@ pub(crate) enum HostError {
 }
 
 /// The name and port that a request is addressed to: the target's own, else `Host` (RFC 9112 §3.2.2, RFC 9113 §8.3.1). `None`
-/// for HTTP/1.0 without one, and where it is empty.
+/// for HTTP/1.0 without one, and where it is empty. Each of them has a normal form ([`normalize_host`]).
 pub(crate) fn authority(
     uri: &Uri,
     headers: &HeaderMap,
@@ -101,21 +102,24 @@ pub(crate) fn authority(
     if hosts.next().is_some() {
         return Err(HostError::Several);
     }
+    // Authority takes user information, and ports that are no numbers.
+    let is_good = |authority: &Authority| normalize_host(authority.as_str()).is_some();
     let parse = |host: &HeaderValue| {
-        // No user information, which Authority would take.
         Authority::try_from(host.as_bytes())
             .ok()
-            .filter(|authority| !authority.as_str().contains('@'))
+            .filter(is_good)
             .ok_or(HostError::Malformed)
     };
     match (uri.authority(), host) {
-        (Some(authority), _) if authority.as_str().contains('@') => Err(HostError::Malformed),
+        (Some(authority), _) if !is_good(authority) => Err(HostError::Malformed),
         (Some(authority), Some(host)) if version == Version::HTTP_2 => {
             let same = host
                 .as_bytes()
                 .eq_ignore_ascii_case(authority.as_str().as_bytes());
             same.then(|| Some(authority.clone())).ok_or(HostError::Differ)
         }
+        // It goes no further, and is refused all the same (RFC 9112 §3.2).
+        (Some(authority), Some(host)) if !host.is_empty() => parse(host).map(|_| Some(authority.clone())),
         (Some(authority), _) => Ok(Some(authority.clone())),
         (None, Some(host)) if host.is_empty() => Ok(None),
         (None, Some(host)) => parse(host).map(Some),
@@ -186,12 +190,21 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-/// Header fields as rules look them up.
-pub(crate) struct Fields<'a>(pub(crate) &'a HeaderMap);
+/// Header fields as rules look them up: those that go on.
+pub(crate) struct Fields<'a> {
+    /// Without hop-by-hop fields.
+    pub(crate) headers: &'a HeaderMap,
+    /// What the endpoint is told, in `Host` or `:authority`.
+    pub(crate) authority: Option<&'a Authority>,
+}
 
 impl ambit_policy::http::Headers for Fields<'_> {
     fn any(&self, name: &str, matches: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.0.get_all(name).iter().any(|value| matches(value.as_bytes()))
+        if let Some(authority) = self.authority.filter(|_| *name == HOST) {
+            return matches(authority.as_str().as_bytes());
+        }
+        let mut values = self.headers.get_all(name).iter();
+        values.any(|value| matches(value.as_bytes()))
     }
 }
 

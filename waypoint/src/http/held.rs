@@ -93,33 +93,38 @@ pub(super) struct Asked {
     method: Method,
     /// In normal form, where it has one.
     path: Option<Box<str>>,
-    host: Option<String>,
+    authority: Option<Authority>,
+    /// Without hop-by-hop fields.
     headers: HeaderMap,
 }
 
 impl Asked {
-    /// As the client sent it.
+    /// As the client sent it, but for hop-by-hop fields.
     pub(super) fn new(head: &Parts, authority: Option<&Authority>) -> Self {
         Self {
             method: head.method.clone(),
             path: normalize_path(head.uri.path()).ok().map(Into::into),
-            host: authority.map(|authority| normalize_host(authority.as_str()).into_owned()),
+            authority: authority.cloned(),
             headers: head.headers.clone(),
         }
     }
 
     /// Decides on it by these rules.
     pub(super) fn decide(&self, client: &ClientConnection, rules: &RuleSet) -> Decision {
-        // A path without a normal form cannot be compared: as with a connection that is no HTTP, no rule for requests allows it, and
+        // What has no normal form cannot be compared: as with a connection that is no HTTP, no rule for requests allows it, and
         // every one that denies some denies it.
-        let comparable = self.path.is_some() || !rules.has_path_rules();
-        let headers = Fields(&self.headers);
+        let host = self.authority.as_ref().map(|one| normalize_host(one.as_str()));
+        let comparable = (self.path.is_some() || !rules.has_path_rules()) && host != Some(None);
+        let headers = Fields {
+            headers: &self.headers,
+            authority: self.authority.as_ref(),
+        };
         rules.evaluate(&HttpRequest {
             principal: Some(client.identity.principal()),
             attributes: comparable.then(|| Attributes {
                 method: self.method.as_str(),
                 path: self.path.as_deref().unwrap_or_default(),
-                host: self.host.as_deref().unwrap_or_default(),
+                host: host.as_ref().and_then(Option::as_deref).unwrap_or_default(),
                 headers: &headers,
             }),
         })

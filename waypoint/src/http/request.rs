@@ -1,5 +1,6 @@
 //! One request: what is decided on it, and how it is passed on.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -134,8 +135,10 @@ async fn pass(
         // Before the rules are asked: they see the name that the endpoint is sent.
         authority = target.authority();
     }
-    let path = authorize(client, target, &head, authority.as_ref(), record)?;
     let websocket = headers::is_websocket(&head.method, head.version, &head.headers);
+    // They see the fields that the endpoint is sent, too.
+    headers::remove_hop_by_hop(&mut head.headers, websocket);
+    let path = authorize(client, target, &head, authority.as_ref(), record)?;
     let asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
     prepare(
         http2,
@@ -206,18 +209,21 @@ fn authorize(
         return Ok(None);
     }
     let path = head.uri.path();
-    let mut normal = std::borrow::Cow::Borrowed(path);
+    let mut normal = Cow::Borrowed(path);
     if rules.has_path_rules() {
         normal = normalize_path(path).map_err(Rejection::bad_request)?;
     }
-    let host = authority.map(|authority| normalize_host(authority.as_str()));
+    let host = normal_host(authority)?;
     let decision = rules.evaluate(&HttpRequest {
         principal: Some(client.identity.principal()),
         attributes: Some(Attributes {
             method: head.method.as_str(),
             path: &normal,
             host: host.as_deref().unwrap_or_default(),
-            headers: &Fields(&head.headers),
+            headers: &Fields {
+                headers: &head.headers,
+                authority,
+            },
         }),
     });
     record.decided(&decision);
@@ -241,7 +247,15 @@ fn authorize(
     Ok(Some(target))
 }
 
-/// Makes the head into what the endpoint is sent.
+/// The name as rules compare it.
+fn normal_host(authority: Option<&Authority>) -> Result<Option<Cow<'_, str>>, Rejection> {
+    authority
+        .map(|authority| normalize_host(authority.as_str()).ok_or(HostError::Malformed))
+        .transpose()
+        .map_err(Rejection::bad_request)
+}
+
+/// Makes the head, of which hop-by-hop fields are gone, into what the endpoint is sent.
 fn prepare(
     http2: bool,
     head: &mut Parts,
@@ -250,7 +264,6 @@ fn prepare(
     path: Option<PathAndQuery>,
     websocket: bool,
 ) -> Result<(), Rejection> {
-    headers::remove_hop_by_hop(&mut head.headers, websocket);
     if http2 {
         if websocket {
             let reason = "WebSocket over HTTP/2 is not supported";

@@ -3,7 +3,9 @@
 mod answers;
 mod connections;
 mod drain;
+mod fields;
 mod floods;
+mod hosts;
 mod malformed;
 mod passthrough;
 mod paths;

@@ -75,7 +75,11 @@ fn chat() -> Request<Body> {
 }
 
 pub(super) async fn open(mesh: &Mesh) -> TokioIo<Upgraded> {
-    let answer = mesh.http1(80).await.send(chat()).await;
+    open_with(mesh, chat()).await
+}
+
+async fn open_with(mesh: &Mesh, request: Request<Body>) -> TokioIo<Upgraded> {
+    let answer = mesh.http1(80).await.send(request).await;
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(answer.headers()["upgrade"], "websocket");
     let mut io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
@@ -187,6 +191,27 @@ async fn a_changed_policy_ends_the_open_websockets_that_it_denies() {
         mesh.counts(&["ambit_requests_denied_total", "shop/changed/no"], 1)
             .await;
     }
+}
+
+#[tokio::test]
+async fn a_field_that_went_no_further_does_not_keep_a_websocket_open() {
+    let mesh = Mesh::new().await;
+    let gone = Arc::new(Semaphore::new(0));
+    let application = shouting(&gone, None).await;
+    mesh.endpoint("server-1", application.address);
+    let mut request = chat();
+    request
+        .headers_mut()
+        .insert("connection", "upgrade, x-tenant".parse().unwrap());
+    let mut io = open_with(&mesh, request).await;
+    mesh.policy(deny("changed", |rule| {
+        rule.action = security::Action::Allow.into();
+        rule.headers = vec![wire::HeaderMatch {
+            name: "x-tenant".into(),
+            values: vec![exact("blue")],
+        }];
+    }));
+    ends(&mut io, &gone).await;
 }
 
 #[tokio::test]
