@@ -117,8 +117,8 @@ pub struct Ztunnel {
         .message("logLevel must be a level (off, error, warn, info, debug, trace) or a list like 'info,ambit_ztunnel=debug'"))]
     pub log_level: String,
 
-    /// How long connections that are open get to end by themselves, when a ztunnel is replaced or a pod leaves the mesh,
-    /// from 0s to 24h. New connections go on meanwhile. Defaults to 1m.
+    /// How long connections that are open get to end by themselves, when a ztunnel or a waypoint is replaced, a pod leaves the mesh,
+    /// or a waypoint serves what they are for no longer, from 0s to 24h. New connections go on meanwhile. Defaults to 1m.
     #[serde(default = "default_drain_deadline")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
     #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainDeadline must be at most 24h"))]
