@@ -18,6 +18,7 @@ use ambit_wire::names::PROXY_UID;
 use ambit_wire::xds::Client;
 use ambit_wire::{TokenFile, control_channel};
 use anyhow::Context;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -37,8 +38,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     raise_descriptor_limit();
     std::fs::create_dir_all(&config.state)
         .with_context(|| format!("state directory {}", config.state.display()))?;
-    let snapshot_path = config.state.join("snapshot.json");
-    let snapshot = Snapshot::load(&snapshot_path);
+    let snapshot = Snapshot::load(&snapshot_path(&config));
     tracing::info!(
         node = config.node_name,
         pod = config.pod_name,
@@ -98,7 +98,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let mut tasks = JoinSet::new();
     tasks.spawn(named(
         "snapshot",
-        keep_snapshot(snapshot_path, snapshots.subscribe()),
+        keep_snapshot(snapshot_path(&config), snapshots.subscribe()),
     ));
     drop(snapshots);
     tasks.spawn(named("manager", manager.run(stop.clone())));
@@ -111,9 +111,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         installer,
         probes,
         reports,
-        released: is_released,
+        released: is_released.clone(),
         obstacle,
-        config,
     };
     tasks.spawn(named("node", presence.keep(stop.clone())));
     let watched = stop.clone();
@@ -127,7 +126,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             }
         }
     }));
-    supervise(tasks, stop).await
+    finish(tasks, stop, &is_released, &config).await
+}
+
+/// Runs the tasks to their end, and leaves nothing of the agent's own if the node was cleared by then.
+async fn finish(
+    tasks: JoinSet<&'static str>,
+    stop: CancellationToken,
+    released: &watch::Receiver<bool>,
+    config: &Config,
+) -> anyhow::Result<()> {
+    let outcome = supervise(tasks, stop).await;
+    if *released.borrow() {
+        remove_own_files(config);
+    }
+    outcome
 }
 
 /// A task that ends before it is told to takes the agent with it: the kubelet starts a whole one.
@@ -168,7 +181,6 @@ struct Presence {
     reports: Reports,
     released: watch::Receiver<bool>,
     obstacle: watch::Sender<Option<&'static str>>,
-    config: Config,
 }
 
 impl Presence {
@@ -244,28 +256,22 @@ async fn becomes(released: &mut watch::Receiver<bool>, wanted: bool) {
     }
 }
 
-impl Drop for Presence {
-    fn drop(&mut self) {
-        // After an uninstallation the agent's own files go as well; the sockets are of no use to anybody without it.
-        if *self.released.borrow() {
-            for file in [
-                &self.config.broker_socket,
-                &self.config.cni_socket,
-                &self.config.state.join("snapshot.json"),
-            ] {
-                _ = std::fs::remove_file(file);
-            }
-            for directory in [
-                self.config.broker_socket.parent(),
-                self.config.cni_socket.parent(),
-            ]
-            .into_iter()
-            .flatten()
-            {
-                _ = std::fs::remove_dir(directory);
-            }
-        }
+/// After an uninstallation the agent's own files go as well; the sockets are of no use to anybody without it. Only once every task has
+/// ended, as one of them writes the snapshot.
+fn remove_own_files(config: &Config) {
+    for file in [&config.broker_socket, &config.cni_socket, &snapshot_path(config)] {
+        _ = std::fs::remove_file(file);
     }
+    for directory in [config.broker_socket.parent(), config.cni_socket.parent()]
+        .into_iter()
+        .flatten()
+    {
+        _ = std::fs::remove_dir(directory);
+    }
+}
+
+fn snapshot_path(config: &Config) -> PathBuf {
+    config.state.join("snapshot.json")
 }
 
 fn installation(config: &Config) -> Installation {
@@ -303,5 +309,42 @@ fn raise_descriptor_limit() {
         },
     ) {
         tracing::warn!(error = %e, "the limit on open files could not be raised");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[tokio::test]
+    async fn what_is_written_last_goes_with_an_uninstalled_agent_and_stays_with_another() {
+        for uninstalled in [true, false] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let state = directory.path().display();
+            let config = Config::try_parse_from([
+                "ambit-agent".to_owned(),
+                format!("--state={state}"),
+                format!("--broker-socket={state}/run/broker.sock"),
+                format!("--cni-socket={state}/run/cni.sock"),
+            ])
+            .expect("a configuration");
+            let released = watch::Sender::new(uninstalled);
+            let stop = CancellationToken::new();
+            let mut tasks = JoinSet::new();
+            let (stopped, snapshot) = (stop.clone(), snapshot_path(&config));
+            tasks.spawn(named("node", stop.clone().cancelled_owned()));
+            tasks.spawn(named("snapshot", async move {
+                stopped.cancelled().await;
+                // The others have ended by then, as a disk is slow.
+                tokio::task::yield_now().await;
+                std::fs::write(snapshot, "{}").expect("written");
+            }));
+            stop.cancel();
+            finish(tasks, stop, &released.subscribe(), &config)
+                .await
+                .expect("the tasks end as they are told");
+            assert_eq!(snapshot_path(&config).exists(), !uninstalled);
+        }
     }
 }
