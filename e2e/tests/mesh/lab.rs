@@ -1,5 +1,6 @@
 //! The cluster that all tests share, and what a test leaves for those who look into its failure.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -86,6 +87,10 @@ impl Lab {
             Ok(kept) => error.context(format!("logs and objects are kept in {}", kept.display())),
             Err(lost) => error.context(format!("no evidence could be kept: {lost:#}")),
         });
+        if let Err(error) = &result {
+            // At once and beside the test's name: what tests print comes after all of them, and some hundred lines below.
+            _ = writeln!(io::stderr(), "in namespace {namespace}: {error:?}");
+        }
         let removed = self.cluster.run_kubectl(&[
             "delete",
             "namespace",
