@@ -77,14 +77,17 @@ pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter
             result = &mut forward => match result {
                 Ok(()) => backward.await,
                 // What the peer said before it wanted no more may be the answer that says why; the reset comes after it.
-                Err(error @ CopyError::Tunnel(_)) => {
-                    let _ = timeout(LAST_WORDS, backward).await;
-                    Err(error)
-                }
+                Err(CopyError::Tunnel(error)) => match timeout(LAST_WORDS, backward).await {
+                    Ok(Ok(())) => wants_no_more(error),
+                    _ => Err(CopyError::Tunnel(error)),
+                },
                 Err(error) => Err(error),
             },
             result = &mut backward => match result {
-                Ok(()) => forward.await,
+                Ok(()) => match forward.await {
+                    Err(CopyError::Tunnel(error)) => wants_no_more(error),
+                    result => result,
+                },
                 Err(error) => Err(error),
             },
         }
@@ -97,6 +100,15 @@ pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter
     }
     drop(permit);
     result
+}
+
+/// How it ends when the peer reset the stream after it had said all it had to say. Without an error it only wants no more of us
+/// (RFC 9113 §8.1), as a server that closes a connection after its answer.
+fn wants_no_more(reset: h2::Error) -> Result<(), CopyError> {
+    match reset.reason() {
+        Some(Reason::NO_ERROR) => Ok(()),
+        _ => Err(CopyError::Tunnel(reset)),
+    }
 }
 
 /// Copies between two TCP connections (forward is what is read from the first) until both directions have ended. Dropping the
@@ -181,7 +193,10 @@ async fn tcp_to_stream(
         .await?;
         let n = read.read_buf(buffer.space()).await.map_err(CopyError::Tcp)?;
         if n == 0 {
-            return send.send_data(Bytes::new(), true).map_err(CopyError::Tunnel);
+            return match send.send_data(Bytes::new(), true) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(reset(send, error).await),
+            };
         }
         send_all(send, buffer.take(n)).await?;
         count(n as u64);
@@ -194,18 +209,32 @@ async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), C
         let mut capacity = send.capacity();
         if capacity == 0 {
             capacity = match std::future::poll_fn(|cx| send.poll_capacity(cx)).await {
-                Some(capacity) => capacity.map_err(CopyError::Tunnel)?,
-                None => return Err(CopyError::Tunnel(Reason::CANCEL.into())),
+                Some(Ok(capacity)) => capacity,
+                Some(Err(error)) => return Err(reset(send, error).await),
+                None => return Err(reset(send, Reason::CANCEL.into()).await),
             };
         }
-        if capacity >= data.len() {
-            return send.send_data(data, false).map_err(CopyError::Tunnel);
+        let last = capacity >= data.len();
+        let part = data.split_to(capacity.min(data.len()));
+        if !part.is_empty()
+            && let Err(error) = send.send_data(part, false)
+        {
+            return Err(reset(send, error).await);
         }
-        if capacity > 0 {
-            send.send_data(data.split_to(capacity), false)
-                .map_err(CopyError::Tunnel)?;
+        if last {
+            return Ok(());
         }
     }
+}
+
+/// Why nothing can be sent: the peer's reset, if there was one. h2 says of a stream that is reset only that it is.
+async fn reset(send: &mut SendStream<Bytes>, error: h2::Error) -> CopyError {
+    let reset = std::future::poll_fn(|cx| Poll::Ready(send.poll_reset(cx))).await;
+    CopyError::Tunnel(match reset {
+        Poll::Ready(Ok(reason)) => reason.into(),
+        Poll::Ready(Err(error)) => error,
+        Poll::Pending => error,
+    })
 }
 
 async fn stream_to_tcp(
@@ -264,7 +293,7 @@ fn receive(recv: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Bytes, Re
         Some(Ok(data)) => Ok(data),
         None => Err(Ok(())),
         // Some servers say so when they have ended their side and want no more from us.
-        Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => Err(Ok(())),
+        Some(Err(error)) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => Err(Ok(())),
         Some(Err(error)) => Err(Err(CopyError::Tunnel(error))),
     })
 }

@@ -53,7 +53,9 @@ impl AsyncRead for HboneIo {
             match ready!(this.recv.poll_data(cx)) {
                 Some(Ok(data)) => this.received = data,
                 // Some servers say so when they have ended their side and want no more from us.
-                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => this.received_all = true,
+                Some(Err(error)) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => {
+                    this.received_all = true;
+                }
                 Some(Err(error)) => return Poll::Ready(Err(failure(error))),
                 None => this.received_all = true,
             }

@@ -143,11 +143,36 @@ async fn an_answer_that_comes_before_a_reset_is_heard_by_who_is_speaking_still()
     drop(source.open(&destination, hasty).await.unwrap());
     let (mut client, accepted) = tcp_pair().await;
     client.write_all(&[0; 1024]).await.unwrap();
-    let copy = tokio::spawn(async move { copy_tunnel(accepted, stream, &Bytes::default()).await.is_ok() });
+    let copy = tokio::spawn(async move { copy_tunnel(accepted, stream, &Bytes::default()).await });
     let mut answer = [0; 8];
     client.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"too much");
-    assert!(!copy.await.unwrap());
+    // RFC 9113 §8.1: who has answered wholly may want no more without an error.
+    copy.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_after_its_answer_ends_the_connection_without_an_error() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let destination = Destination::start(&ca, id("server")).await;
+    let source = Source::new(&ca, id("client"));
+    let hasty = HASTY.parse().unwrap();
+    for speaks_on in [false, true] {
+        let stream = source.open(&destination, hasty).await.unwrap();
+        let (mut client, accepted) = tcp_pair().await;
+        let copy = tokio::spawn(async move { copy_tunnel(accepted, stream, &Bytes::default()).await });
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"too much");
+        // The reset has come when the same connection has carried an exchange after it.
+        drop(source.open(&destination, hasty).await.unwrap());
+        if speaks_on {
+            client.write_all(b"more").await.unwrap();
+        } else {
+            client.shutdown().await.unwrap();
+        }
+        copy.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
