@@ -23,7 +23,7 @@ pub struct Limits {
     /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
     /// Default 5 s.
     pub workload_timeout: Duration,
-    /// Endpoints of a service tried for one connection. Default 3.
+    /// Endpoints of a service tried for one connection; of a waypoint, all that there are until `connect_timeout` is over. Default 3.
     pub connect_attempts: usize,
     /// Open connections of one pod, both directions together. Default 16384.
     pub connections_per_pod: usize,

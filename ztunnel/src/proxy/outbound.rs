@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ambit_tunnel::{CopyError, IdentityLease, copy_tcp, copy_tunnel};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
@@ -34,6 +35,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         }
     };
     let lease = pod.lease.load_full();
+    let begun = Instant::now();
     let mut tried = Vec::new();
     let mut last = None;
     let (route, result) = loop {
@@ -47,7 +49,10 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
                 };
             }
         };
-        let last_attempt = tried.len() + 1 >= proxy.limits.connect_attempts;
+        let attempts = tried.len() + 1;
+        // Of a waypoint every replica is tried while there is time, as nothing goes past it.
+        let last_attempt = attempts >= proxy.limits.connect_attempts
+            && (route.waypoint.is_none() || begun.elapsed() >= proxy.limits.connect_timeout);
         let hurry = route.others && !last_attempt;
         match reach(proxy, pod, &lease, &route, peer, hurry).await {
             Ok(upstream) => {

@@ -216,6 +216,20 @@ async fn replicas_that_are_dead_silent_or_hanging_are_passed_over() {
 }
 
 #[tokio::test]
+async fn of_many_replicas_the_one_that_is_left_is_found() {
+    let shop = Shop::open().await;
+    let live = address();
+    let _waypoint = Replica::start("live", live, &shop.ca).await;
+    let gone: Vec<_> = (0..40)
+        .map(|number| (format!("gone-{number}"), address()))
+        .collect();
+    let mut all: Vec<_> = gone.iter().map(|(name, ip)| (name.as_str(), *ip)).collect();
+    all.push(("live", live));
+    shop.replicas(all).await;
+    assert_eq!(shop.answer().await.unwrap(), "live");
+}
+
+#[tokio::test]
 async fn a_replica_that_drains_keeps_its_streams_and_gets_no_more() {
     let shop = Shop::open().await;
     let (one, two) = (address(), address());
