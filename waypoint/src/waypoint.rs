@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_serve::{Answer, listen, serve};
 use ambit_tunnel::{
@@ -26,6 +27,8 @@ use crate::report::{Dial, Reporter};
 use crate::state::{State, StateDump};
 use crate::xds::{StateUpdater, Synced, subscriptions};
 
+const NOTICE: Duration = Duration::from_secs(1);
+
 /// What a waypoint is made of, where it may be something else in a test.
 pub struct Parts {
     /// The control plane's xDS server.
@@ -38,6 +41,9 @@ pub struct Parts {
     pub certificates: Arc<dyn CertificateSource>,
     /// What clients may take their time for.
     pub timeouts: HttpTimeouts,
+    /// From the word that this replica goes to its drain. Ztunnels hear of it meanwhile: until they have, they choose it, and where
+    /// several replicas go at once, all that a ztunnel tries may be among them.
+    pub notice: Duration,
 }
 
 impl Parts {
@@ -65,6 +71,7 @@ impl Parts {
                 drain_deadline: config.drain_deadline,
                 ..HttpTimeouts::default()
             },
+            notice: NOTICE,
         })
     }
 }
@@ -84,6 +91,7 @@ pub struct Waypoint {
     addresses: Addresses,
     shared: Arc<Shared>,
     config: Config,
+    notice: Duration,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -96,6 +104,9 @@ struct Shared {
     lease: IdentityLease,
     xds: watch::Receiver<ConnectionState>,
     synced: watch::Receiver<Synced>,
+    /// It is to go, and says so.
+    leaving: CancellationToken,
+    /// Nothing new is taken on.
     draining: CancellationToken,
 }
 
@@ -127,7 +138,7 @@ impl Waypoint {
         let certificates = CertificateManager::new(parts.certificates, ManagerConfig::default());
         let lease = certificates.lease(identity);
         let (state, observer) = (Arc::new(State::new()), Observer::new()?);
-        let draining = CancellationToken::new();
+        let (leaving, draining) = (CancellationToken::new(), CancellationToken::new());
         let proxy = Proxy::new(
             Arc::clone(&state),
             Arc::clone(&observer),
@@ -153,7 +164,7 @@ impl Waypoint {
             dial: parts.report,
             token: parts.token,
             load: Arc::clone(observer.load()),
-            draining: draining.clone(),
+            draining: leaving.clone(),
         };
         let shared = Shared {
             state,
@@ -163,6 +174,7 @@ impl Waypoint {
             lease,
             xds: client.state(),
             synced,
+            leaving,
             draining,
         };
         let addresses = Addresses {
@@ -175,6 +187,7 @@ impl Waypoint {
             addresses,
             shared: Arc::new(shared),
             config,
+            notice: parts.notice,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -215,10 +228,17 @@ impl Waypoint {
         self.shared.not_ready().is_none()
     }
 
-    /// Ends: no new connections; clients are asked to go elsewhere, and requests get until the drain deadline.
+    /// Ends: it is not ready any more, and serves on until others know; then no new connections, clients are asked to go elsewhere, and
+    /// requests get until the drain deadline.
     pub async fn stop(self) {
         let deadline = self.config.drain_deadline;
-        tracing::info!(deadline_seconds = deadline.as_secs(), "draining");
+        tracing::info!(
+            notice_seconds = self.notice.as_secs_f64(),
+            deadline_seconds = deadline.as_secs_f64(),
+            "draining"
+        );
+        self.shared.leaving.cancel();
+        tokio::time::sleep(self.notice).await;
         self.shared.draining.cancel();
         let ended = self.shared.proxy.drained(deadline).await;
         if ended > 0 {
@@ -237,7 +257,7 @@ impl Waypoint {
 
 impl Shared {
     fn not_ready(&self) -> Option<&'static str> {
-        if self.draining.is_cancelled() {
+        if self.leaving.is_cancelled() {
             Some("draining")
         } else if !self.synced.borrow().is_complete() {
             Some("waiting for the control plane's configuration")

@@ -39,6 +39,10 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
+        Self::start_with(Duration::ZERO).await
+    }
+
+    async fn start_with(notice: Duration) -> Self {
         let control_plane = ControlPlane::start().await;
         let ca = Arc::new(TestCa::new().unwrap());
         let token = NamedTempFile::new().unwrap();
@@ -59,6 +63,7 @@ impl Mesh {
             token: TokenFile::new(token.path()),
             certificates: Arc::clone(&ca) as _,
             timeouts: HttpTimeouts::default(),
+            notice,
         };
         Self {
             waypoint: Waypoint::start(config, parts).await.unwrap(),
@@ -70,7 +75,11 @@ impl Mesh {
 
     /// With a service, and an endpoint of it that is not captured.
     async fn serving(application: SocketAddr) -> Self {
-        let this = Self::start().await;
+        Self::start().await.served(application).await
+    }
+
+    async fn served(self, application: SocketAddr) -> Self {
+        let this = self;
         this.control_plane.complete();
         let settings = Settings {
             namespace: "shop".into(),
@@ -293,4 +302,26 @@ async fn load_is_reported_and_draining_too() {
         waypoint.stop(),
         control_plane.load(|load| told(load, |load| load.draining))
     );
+}
+
+#[tokio::test]
+async fn one_that_is_to_go_serves_who_has_not_heard_of_it() {
+    let application = client::application().await;
+    // The rest of the end is not waited for.
+    let notice = Duration::from_secs(3600);
+    let mesh = Mesh::start_with(notice).await.served(application).await;
+    let ready = mesh.waypoint.addresses().ready;
+    let mut client = mesh.client("cart");
+    let serving = async {
+        eventually(async || {
+            get_plain(ready, "/healthz/ready").await == (503, "not ready: draining\n".into())
+        })
+        .await;
+        client.send("GET", "/orders").await.0
+    };
+    let stopping = mesh.waypoint.stop();
+    tokio::select! {
+        () = stopping => panic!("it ended at once"),
+        status = serving => assert_eq!(status, 200),
+    }
 }
