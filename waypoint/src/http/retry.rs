@@ -55,14 +55,6 @@ impl<'a> Budget<'a> {
         self.repeatable
     }
 
-    /// Whether such an answer is not the last word yet.
-    pub(crate) fn wants(&self, status: StatusCode) -> bool {
-        self.repeatable
-            && self.policy.is_some_and(|policy| {
-                self.spent < policy.attempts && policy.status_codes.contains(&status.as_u16())
-            })
-    }
-
     /// The policy, where it pays for a retry.
     fn paid(&self, failed: Failed) -> Option<&'a Retry> {
         let allowed = match (failed, self.policy) {
@@ -135,15 +127,15 @@ mod tests {
     fn a_policy_pays_for_its_attempts_and_one_unseen_request_is_free() {
         let policy = policy();
         let mut budget = Budget::new(Some(&policy), true);
-        assert!(budget.wants(StatusCode::SERVICE_UNAVAILABLE));
-        assert!(!budget.wants(StatusCode::BAD_GATEWAY));
+        assert!(budget.has(Failed::Status(StatusCode::SERVICE_UNAVAILABLE)));
+        assert!(!budget.has(Failed::Status(StatusCode::BAD_GATEWAY)));
         assert!(
             budget
                 .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
                 .is_some()
         );
         assert!(budget.take(Failed::Reset).is_some());
-        assert!(!budget.wants(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(!budget.has(Failed::Status(StatusCode::SERVICE_UNAVAILABLE)));
         assert!(budget.take(Failed::Reset).is_none());
         assert!(budget.has(Failed::Unseen));
         assert!(budget.take(Failed::Unseen).is_some());
@@ -156,7 +148,7 @@ mod tests {
         let mut policy = policy();
         let mut budget = Budget::new(Some(&policy), false);
         assert!(!budget.may_repeat());
-        assert!(!budget.wants(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(!budget.has(Failed::Status(StatusCode::SERVICE_UNAVAILABLE)));
         assert!(
             budget
                 .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))

@@ -28,7 +28,7 @@ impl Source {
         match self {
             Self::Empty => Some(RequestBody::Empty),
             Self::Once(body) => body.take().map(RequestBody::Once),
-            Self::Kept(spool) => Some(RequestBody::Replay(spool.again())),
+            Self::Kept(spool) => spool.again().map(RequestBody::Replay),
         }
     }
 
@@ -44,6 +44,14 @@ impl Source {
             Self::Empty => true,
             Self::Once(body) => body.is_some(),
             Self::Kept(spool) => spool.is_whole(),
+        }
+    }
+
+    /// Whether it can be sent again. Then the try before takes no more of it; else that goes on.
+    fn seal(&self) -> bool {
+        match self {
+            Self::Kept(spool) => spool.seal(),
+            Self::Empty | Self::Once(_) => self.can_be_sent(),
         }
     }
 }
@@ -102,10 +110,7 @@ impl Passage<'_> {
             let failure = match self.attempt(&endpoint, &tried, fresh).await {
                 Ok((answer, link)) => {
                     let status = answer.status();
-                    if !(self.budget.wants(status) && self.source.can_be_sent()) {
-                        return Ok((answer, UpstreamBodyParts { link, endpoint }));
-                    }
-                    let Some(again) = self.budget.take(Failed::Status(status)) else {
+                    let Some(again) = self.again(Failed::Status(status)) else {
                         return Ok((answer, UpstreamBodyParts { link, endpoint }));
                     };
                     tried.push(Arc::clone(&endpoint.workload.uid));
@@ -119,12 +124,7 @@ impl Passage<'_> {
             if let Some(rejection) = self.client_failure() {
                 return Err(rejection);
             }
-            let again = self
-                .source
-                .can_be_sent()
-                .then(|| self.budget.take(failure.failed))
-                .flatten();
-            let Some(again) = again else {
+            let Some(again) = self.again(failure.failed) else {
                 return Err(failure.rejection);
             };
             fresh |= matches!(failure.failed, Failed::Stale | Failed::Unseen);
@@ -132,6 +132,12 @@ impl Passage<'_> {
             drop(endpoint);
             self.pause(again).await;
         }
+    }
+
+    /// Takes a retry, if there is one and the body can be sent again. From then on no earlier try takes any of it: before the next one
+    /// begins, more may come than is kept.
+    fn again(&mut self, failed: Failed) -> Option<Again> {
+        self.budget.take(failed).filter(|_| self.source.seal())
     }
 
     async fn pause(&mut self, again: Again) {

@@ -24,8 +24,8 @@ struct Shared {
     trailers: Option<HeaderMap>,
     size: usize,
     limit: usize,
-    /// More came than is kept.
-    overflown: bool,
+    /// What came is not kept any more: it is not sent again.
+    spoilt: bool,
     ended: bool,
     /// Of the latest try, which alone may read on.
     generation: u64,
@@ -43,7 +43,7 @@ impl Spool {
             trailers: None,
             size: 0,
             limit,
-            overflown: false,
+            spoilt: false,
             ended: false,
             generation: 0,
             waiting: None,
@@ -55,25 +55,38 @@ impl Spool {
 
     /// Whether all that was sent can be sent again.
     pub(crate) fn is_whole(&self) -> bool {
-        !self.shared.lock().overflown
+        !self.shared.lock().spoilt
     }
 
-    /// The body from its beginning. The try before ends with an error, if it has not ended: an HTTP/2 connection goes on sending the body
-    /// after the answer, and would take from this try what it reads.
-    pub(crate) fn again(&self) -> Try {
+    /// Whether all that was sent can be sent again. Then the try before takes no more, and ends with an error if it has not ended: an
+    /// HTTP/2 connection goes on sending the body after the answer, and would take from the next try what it reads. Else it goes on.
+    pub(crate) fn seal(&self) -> bool {
+        self.next_generation().is_some()
+    }
+
+    /// The body from its beginning, if that is kept. It ends the try before, as [`Spool::seal`] does.
+    pub(crate) fn again(&self) -> Option<Try> {
+        let generation = self.next_generation()?;
+        Some(Try {
+            shared: Arc::clone(&self.shared),
+            generation,
+            next: 0,
+            done: false,
+        })
+    }
+
+    fn next_generation(&self) -> Option<u64> {
         let mut shared = self.shared.lock();
+        if shared.spoilt {
+            return None;
+        }
         shared.generation += 1;
         let (generation, waiting) = (shared.generation, shared.waiting.take());
         drop(shared);
         if let Some(waker) = waiting {
             waker.wake();
         }
-        Try {
-            shared: Arc::clone(&self.shared),
-            generation,
-            next: 0,
-            done: false,
-        }
+        Some(generation)
     }
 }
 
@@ -99,7 +112,7 @@ impl Try {
             let error = BodyError::SentAgain(h2::Reason::CANCEL.into());
             return Poll::Ready(Some(Err(error)));
         }
-        if let Some(data) = shared.kept.get(self.next).filter(|_| !shared.overflown) {
+        if let Some(data) = shared.kept.get(self.next).filter(|_| !shared.spoilt) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
@@ -118,10 +131,10 @@ impl Try {
         };
         if let Some(data) = frame.data_ref() {
             // Once an answer has begun nothing is sent again.
-            shared.overflown |= shared.body.is_answered();
+            shared.spoilt |= shared.body.is_answered();
             shared.size = shared.size.saturating_add(data.len());
-            if shared.overflown || shared.size > shared.limit {
-                shared.overflown = true;
+            if shared.spoilt || shared.size > shared.limit {
+                shared.spoilt = true;
                 shared.kept = Vec::new();
             } else {
                 let data = data.clone();
@@ -143,7 +156,7 @@ impl Try {
         if shared.generation != self.generation {
             return false;
         }
-        let sent = shared.overflown || self.next == shared.kept.len();
+        let sent = shared.spoilt || self.next == shared.kept.len();
         sent && shared.trailers.is_none() && (shared.ended || shared.body.is_end_stream())
     }
 
@@ -152,3 +165,6 @@ impl Try {
         self.shared.lock().hint
     }
 }
+
+#[cfg(test)]
+mod tests;

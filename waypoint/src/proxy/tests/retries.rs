@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ambit_wire::waypoint as wire;
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
 
 use super::answers::millis;
 use super::rules::policy;
@@ -330,6 +332,129 @@ async fn a_try_that_was_answered_early_takes_nothing_from_the_next_one() {
     drop(sender);
     let (status, _, body) = answer.await.unwrap();
     assert_eq!((status, body.as_str()), (StatusCode::OK, "one,two"));
+}
+
+/// As many KiB, no two of them alike.
+fn numbers(count: usize) -> String {
+    (0..count).map(|number| format!("{number:1023}\n")).collect()
+}
+
+/// Reads as many bytes at least, and says whether so many came.
+async fn read(body: &mut Incoming, count: usize) -> bool {
+    let mut read = 0;
+    while read < count {
+        match body.frame().await {
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) | None => return false,
+        }
+    }
+    true
+}
+
+/// A request of which more comes, while it waits for its next try, than is kept; then it may end, too.
+async fn between_two_tries(ends: bool) {
+    let mesh = Mesh::new().await;
+    let (read_on, mut has_read_on) = mpsc::unbounded_channel();
+    let count = Arc::<AtomicUsize>::default();
+    // The first request is answered early, and would be read on.
+    let serve = move |request: Request<Incoming>| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        let read_on = read_on.clone();
+        async move {
+            let mut body = request.into_body();
+            if !first {
+                return Response::new(full(body.collect().await.unwrap().to_bytes()));
+            }
+            assert!(read(&mut body, 10 << 10).await);
+            tokio::spawn(async move { read_on.send(read(&mut body, 100 << 10).await) });
+            let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+            failed.body(full("failed")).unwrap()
+        }
+    };
+    let mut endpoints = Vec::new();
+    for name in ["server-1", "server-2"] {
+        let application = Application::start_at(own_address(), serve.clone()).await;
+        let ztunnel = mesh.hbone_endpoint(name, application.address).await;
+        endpoints.push((application, ztunnel));
+    }
+    mesh.policy(retry(|_| {}));
+    let (sender, body) = channel();
+    let all = numbers(111);
+    let send = |sender: &mpsc::UnboundedSender<_>, part: std::ops::Range<usize>| {
+        let data = Bytes::copy_from_slice(&all.as_bytes()[part.start << 10..part.end << 10]);
+        sender.send(Frame::data(data)).unwrap();
+    };
+    let put = Request::put("http://server/").body(body).unwrap();
+    let mut client = mesh.http2(8080).await;
+    let answer = tokio::spawn(async move { whole(client.send(put).await).await });
+    while endpoints.iter().all(|(application, _)| application.seen() == 0) {
+        tokio::task::yield_now().await;
+    }
+    // The first try has its connection. That of the next one is left waiting.
+    let mut held = Vec::new();
+    for (_, ztunnel) in &endpoints {
+        held.push(ztunnel.gate.lock().await);
+    }
+    send(&sender, 0..10);
+    mesh.counts(&["ambit_retries_total", "shop/orders"], 1).await;
+    send(&sender, 10..110);
+    let mut sender = Some(sender);
+    let mut end = || {
+        if let Some(sender) = sender.take() {
+            send(&sender, 110..111);
+        }
+    };
+    if ends {
+        end();
+    }
+    let took = tokio::time::timeout(WAIT, has_read_on.recv()).await.unwrap();
+    held.clear();
+    end();
+    let (status, reason, body) = answer.await.unwrap();
+    assert_eq!((status, reason.as_str()), (StatusCode::OK, ""));
+    assert_eq!((body.len(), body == all), (all.len(), true));
+    assert_eq!(took, Some(false));
+}
+
+#[tokio::test]
+async fn what_comes_between_two_tries_is_the_next_one_s() {
+    between_two_tries(false).await;
+}
+
+#[tokio::test]
+async fn what_ends_between_two_tries_is_sent_to_its_end() {
+    between_two_tries(true).await;
+}
+
+#[tokio::test]
+async fn an_early_answer_to_what_is_not_kept_is_the_client_s_and_the_endpoint_gets_the_rest() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |request| {
+        let mut body = request.into_body();
+        assert!(read(&mut body, 65 << 10).await);
+        let (sender, answer) = channel();
+        tokio::spawn(async move {
+            let rest = body.collect().await.unwrap().to_bytes();
+            sender.send(Frame::data(rest)).unwrap();
+        });
+        let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+        failed.body(answer).unwrap()
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|_| {}));
+    let (sender, body) = channel();
+    sender.send(Frame::data(numbers(65).into())).unwrap();
+    let put = Request::put("http://server/").body(body).unwrap();
+    let answer = mesh.http2(8080).await.send(put).await;
+    sender.send(Frame::data("the rest".into())).unwrap();
+    drop(sender);
+    let (status, _, body) = whole(answer).await;
+    assert_eq!(
+        (status, body.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "the rest")
+    );
+    assert_eq!(application.seen(), 1);
 }
 
 #[tokio::test]

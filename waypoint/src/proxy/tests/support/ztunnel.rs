@@ -20,6 +20,8 @@ pub(in super::super) struct Ztunnel {
     pub(in super::super) peers: Arc<parking_lot::Mutex<Vec<SpiffeId>>>,
     /// How long it leaves new connections waiting.
     pub(in super::super) delay: Arc<parking_lot::Mutex<Duration>>,
+    /// New connections wait while it is held.
+    pub(in super::super) gate: Arc<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
 }
 
@@ -60,15 +62,18 @@ impl Ztunnel {
         let lease = manager(ca).lease(identity);
         let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
         let delay = Arc::<parking_lot::Mutex<Duration>>::default();
+        let gate = Arc::<tokio::sync::Mutex<()>>::default();
         let stop = CancellationToken::new();
+        let held = Arc::clone(&gate);
         let (seen, wait, stopped) = (Arc::clone(&peers), Arc::clone(&delay), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
-                let wait = *wait.lock();
+                let (wait, held) = (*wait.lock(), Arc::clone(&held));
                 tokio::spawn(stopped.run_until_cancelled_owned(async move {
                     tokio::time::sleep(wait).await;
+                    drop(held.lock().await);
                     let certificate = lease.certificate(WAIT).await.unwrap();
                     let Ok((tls, peer)) = accept_tls(tcp, &certificate).await else {
                         return;
@@ -81,6 +86,11 @@ impl Ztunnel {
                 }));
             }
         }));
-        Self { peers, delay, stop }
+        Self {
+            peers,
+            delay,
+            gate,
+            stop,
+        }
     }
 }
