@@ -24,7 +24,7 @@ struct Shared {
     trailers: Option<HeaderMap>,
     size: usize,
     limit: usize,
-    /// What came is not kept any more: it is not sent again.
+    /// What came is not kept any more, or it broke off: it is not sent again.
     spoilt: bool,
     ended: bool,
     /// Of the latest try, which alone may read on.
@@ -125,6 +125,8 @@ impl Try {
             return Poll::Pending;
         };
         shared.waiting = None;
+        // After an error a body of HTTP/1 says that it has ended.
+        shared.spoilt |= matches!(frame, Some(Err(_)));
         let Some(frame) = frame.transpose()? else {
             (shared.ended, self.done) = (true, true);
             return Poll::Ready(None);

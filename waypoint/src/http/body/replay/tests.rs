@@ -132,3 +132,16 @@ async fn what_was_read_to_its_end_is_sent_again_to_its_end() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_broke_off_is_not_sent_again_as_if_it_had_ended() {
+    let (mut client, spool) = Client::new().await;
+    client.send("4\r\none,\r\n").await;
+    let mut first = spool.again().unwrap();
+    assert_eq!(next(&mut first).await, "one,");
+    client.send("no number\r\n").await;
+    let error = next(&mut first).await;
+    assert!(error.starts_with("the client's body: "), "{error}");
+    assert!(!spool.seal());
+    assert!(spool.again().is_none());
+}
