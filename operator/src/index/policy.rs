@@ -128,7 +128,8 @@ impl PolicyRecord {
     /// `known` tells which targets there are.
     ///
     /// Who misspells a target must not release what the policy protects: a version of which no target is there takes the place of none,
-    /// and one of which some are there keeps the targets before as well.
+    /// and one of which some are there keeps the targets before as well. Whether those are there just now makes no difference: a Service that is
+    /// made anew is away for a moment.
     pub(super) fn in_force(
         &self,
         before: Option<&Arc<PolicyInForce>>,
@@ -143,10 +144,7 @@ impl PolicyRecord {
         let mut targets = self.targets.clone();
         let unknown = targets.iter().filter(|t| !known(t)).count();
         if let Some(good) = good.filter(|_| unknown > 0 && !stands_in) {
-            let kept = good
-                .targets
-                .iter()
-                .filter(|t| known(t) && !self.targets.contains(t));
+            let kept = good.targets.iter().filter(|t| !self.targets.contains(t));
             let kept: Vec<TargetRef> = kept.cloned().collect();
             if unknown == targets.len() && !kept.is_empty() {
                 return Arc::clone(good);

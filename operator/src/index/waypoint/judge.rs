@@ -118,13 +118,12 @@ impl<'a> Judge<'a> {
         format!("generation {} stays in force until then", self.holds.generation)
     }
 
-    /// Targets of the version before, which it keeps while one of its own is not there.
+    /// Targets of the version before, which it keeps while one of its own is not there; those of them that are there.
     fn kept(&self) -> Vec<String> {
-        let kept = self
-            .holds
-            .targets
-            .iter()
-            .filter(|t| !self.record.targets.contains(t));
+        let kept = self.holds.targets.iter().filter(|t| {
+            let is_there = || self.index.check_target(&self.record.namespace, t).is_ok();
+            !self.record.targets.contains(t) && is_there()
+        });
         let named = kept.map(|t| match t.kind {
             TargetKind::Service => format!("Service {}", t.name),
             TargetKind::Namespace => format!("namespace {}", t.name),

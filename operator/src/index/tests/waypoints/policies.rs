@@ -334,16 +334,112 @@ fn a_misspelt_target_releases_nothing() {
     world.web_service("shop", "wbe", "10.96.0.3", json!({}));
     world.settle();
     assert_eq!(world.bound("web"), None);
-    // What targets nothing protects nothing: there is nothing to keep.
+    // Also while the Services before are away.
     world.delete_service("api");
     world.delete_service("wbe");
     world.policy_object(version(6, targets(&["nobody"])));
     let accepted = world.target("orders").accepted;
     assert!(
-        accepted.message.ends_with("in namespace shop"),
+        accepted
+            .message
+            .ends_with("; generation 5 stays in force until then"),
         "{}",
         accepted.message
     );
+    world.web_service("shop", "api", "10.96.0.2", json!({}));
+    assert!(world.bound("api").is_some());
+}
+
+/// With a policy that was for `web` and `api`, and is for `names` now, one of which is misspelt.
+fn kept(names: &[&str]) -> (World, Value) {
+    let mut world = World::protected();
+    world.web_service("shop", "api", "10.96.0.2", json!({}));
+    let version = |number: i64, names: &[&str]| {
+        let refs = names.iter().map(|n| json!({"kind": "Service", "name": n}));
+        generation("orders", number, with(orders(), "/targetRefs", refs.collect()))
+    };
+    world.policy_object(version(1, &["web", "api"]));
+    let later = version(2, names);
+    world.policy_object(later.clone());
+    world.settle();
+    (world, later)
+}
+
+#[test]
+fn a_target_is_kept_while_its_service_is_away() {
+    let in_force = |world: &World| {
+        let summary = world.index.policy_summary(&Key::new("shop", "orders"));
+        summary.unwrap().in_force
+    };
+    for (names, message) in [
+        (vec!["wbe", "api"], "in namespace shop"),
+        (vec!["wbe"], "generation 1 stays in force until then"),
+    ] {
+        let (mut world, later) = kept(&names);
+        let written = in_force(&world);
+        assert!(written.is_some());
+        // `kubectl replace --force`: all go, and come one after the other.
+        world.delete_service("web");
+        world.delete_service("api");
+        world.web_service("shop", "api", "10.96.0.2", json!({}));
+        assert_eq!(in_force(&world), written, "{names:?}");
+        let accepted = world.target("orders").accepted;
+        assert!(accepted.message.ends_with(message), "{}", accepted.message);
+        // One that begins anew while it is away.
+        let mut other = World::enrolled();
+        let mut read = later.clone();
+        read["status"] = json!({"inForce": written});
+        other.policy_object(read);
+        other.web_service("shop", "api", "10.96.0.2", json!({}));
+        other.pod(&marked(pod("a", "10.0.0.1")));
+        other.endpoints("shop", "web", &["a"]);
+        other.waypoint("shop", "waypoint", true);
+        for mut world in [world, other] {
+            world.settle();
+            assert_eq!(in_force(&world), written, "{names:?}");
+            world.web_service("shop", "web", "10.96.0.1", json!({}));
+            world.settle();
+            assert!(world.bound("web").is_some(), "{names:?}");
+            assert_eq!(
+                world.workload("a").unwrap().authorization_policies,
+                ["shop/ambit-guard-web"]
+            );
+        }
+    }
+}
+
+#[test]
+fn a_kept_target_goes_when_it_is_left_out_of_a_good_version_or_with_the_policy() {
+    let ends: [fn(&mut World, Value); 3] = [
+        |world, mut later| {
+            later["metadata"]["generation"] = json!(3);
+            later["spec"]["targetRefs"] = json!([{"kind": "Service", "name": "api"}]);
+            world.policy_object(later);
+        },
+        |world, _| world.web_service("shop", "wbe", "10.96.0.3", json!({})),
+        |world, later| {
+            world.delete_policy("orders");
+            world.policy_object(later);
+        },
+    ];
+    for (n, end) in ends.into_iter().enumerate() {
+        for away in [false, true] {
+            let (mut world, later) = kept(&["wbe", "api"]);
+            if away {
+                world.delete_service("web");
+            }
+            end(&mut world, later);
+            world.settle();
+            let summary = world.index.policy_summary(&Key::new("shop", "orders"));
+            assert_eq!(summary.unwrap().in_force, None, "{n} {away}");
+            if away {
+                world.web_service("shop", "web", "10.96.0.1", json!({}));
+                world.settle();
+            }
+            assert_eq!(world.bound("web"), None, "{n} {away}");
+            assert!(world.bound("api").is_some(), "{n} {away}");
+        }
+    }
 }
 
 #[test]
