@@ -135,7 +135,9 @@ impl PolicyRecord {
         before: Option<&Arc<PolicyInForce>>,
         known: impl Fn(&TargetRef) -> bool,
     ) -> Arc<PolicyInForce> {
-        let good = before.or(self.written.as_ref()).filter(|b| !b.stands_in);
+        // What stands in is no version: what was written down goes before it.
+        let mut versions = [before, self.written.as_ref()].into_iter().flatten();
+        let good = versions.find(|b| !b.stands_in);
         let (policy, stands_in) = match (&self.content, good) {
             (Ok(policy), _) => (policy, false),
             (Err(_), Some(good)) => return Arc::clone(good),

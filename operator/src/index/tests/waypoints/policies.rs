@@ -443,6 +443,36 @@ fn a_kept_target_goes_when_it_is_left_out_of_a_good_version_or_with_the_policy()
 }
 
 #[test]
+fn what_is_written_down_takes_the_place_of_what_stood_in() {
+    let (before, _) = kept(&["wbe"]);
+    let key = Key::new("shop", "orders");
+    let written = before.index.policy_summary(&key).unwrap().in_force;
+    assert!(written.is_some());
+    for spec in [
+        rules(json!([rule("a", "Allow"), rule("b", "Deny")])),
+        with(
+            orders(),
+            "/targetRefs",
+            json!([{"kind": "Service", "name": "wbe"}]),
+        ),
+    ] {
+        // An operator that begins before the one that leads has written it down.
+        let mut world = World::shop();
+        world.waypoint("shop", "waypoint", true);
+        let unreadable = rules(json!([{"name": "r", "action": "Deny"}]));
+        world.policy_object(generation("orders", 2, unreadable));
+        world.settle();
+        assert_ne!(policy_of(&world, "orders"), policy_of(&before, "orders"));
+        let mut read = generation("orders", 3, spec);
+        read["status"] = json!({"inForce": written});
+        world.policy_object(read);
+        world.settle();
+        assert_eq!(policy_of(&world, "orders"), policy_of(&before, "orders"));
+        assert_eq!(world.index.policy_summary(&key).unwrap().in_force, written);
+    }
+}
+
+#[test]
 fn what_held_holds_for_an_operator_that_begins_anew() {
     let services = |names: &[&str]| -> Value {
         let refs = names.iter().map(|n| json!({"kind": "Service", "name": n}));
