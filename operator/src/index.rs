@@ -3,6 +3,7 @@
 //!
 //! An event marks what it touches; [`Index::flush`] recomputes that and nothing else.
 
+mod applied;
 mod authorization;
 mod build;
 mod endpoints;
@@ -19,6 +20,7 @@ mod state;
 mod summary;
 mod waypoint;
 
+pub(crate) use applied::is_ours;
 pub use enrollment::{AmbientRecord, Exclusion, MeshRecord};
 pub use pod::PodRecord;
 pub use policy::PolicyRecord;

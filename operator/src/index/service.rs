@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::PodRecord;
+use super::applied::{is_ours, was_applied};
 
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +49,9 @@ impl ServiceRecord {
         let spec = service.spec.as_ref()?;
         let meta = &service.metadata;
         let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).cloned();
-        let waypoint = label(labels::WAYPOINT_NAME).is_some_and(|w| meta.name.as_ref() == Some(&w))
-            && label(labels::MANAGED_BY).is_some_and(|m| m == labels::OPERATOR);
+        // The operator applies no other Services.
+        let waypoint = was_applied(meta)
+            || is_ours(meta) && label(labels::WAYPOINT_NAME).is_some_and(|w| meta.name.as_ref() == Some(&w));
         let marked = meta
             .annotations
             .as_ref()

@@ -18,6 +18,7 @@ use tracing::info;
 pub(super) use owned::Owned;
 
 use super::{FIELD_MANAGER, Live, ReconcileError, is_conflict, is_not_found, leaving};
+use crate::index::is_ours;
 
 /// One object to apply.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,20 +88,25 @@ impl Applied {
             .retain(|id, _| id.namespace != namespace || stays(&id.kind, &id.name));
     }
 
-    /// The version (see [`Live::version`]) that an object was left at; `None` when that was not done here.
-    pub(super) fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<i64> {
+    /// An object as applying it, or finding it as wanted, left it; `None` when that was not done here.
+    pub(super) fn left(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
         let id = Id {
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        self.lock().get(&id)?.object.version
+        Some(self.lock().get(&id)?.object.clone())
+    }
+
+    /// The version (see [`Live::version`]) that an object was left at; `None` when that was not done here.
+    pub(super) fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<i64> {
+        self.left(kind, namespace, name)?.version
     }
 
     /// Applies `wanted`, unless it is known to be as wanted: `live` is what the watch shows of it, and may be behind.
     ///
     /// An object that the watch does not show, and that was not just applied here, may be somebody else's: it is looked at first, and left
-    /// alone if so.
+    /// alone if so. It may also be the operator's own, and have lost the label that the watch goes by.
     pub(super) async fn apply(
         &self,
         client: &Client,
@@ -109,17 +115,18 @@ impl Applied {
     ) -> Result<(), ReconcileError> {
         let id = wanted.id();
         let hash = hash(&wanted.object);
-        let before = {
+        let (before, uid) = {
             let mut objects = self.lock();
-            let left = objects.remove(&id);
+            let left = objects.get(&id).cloned();
             // What the watch has seen and does not show any more is gone: who has the name now is not known.
             let known = left.as_ref().is_some_and(|left| !left.seen);
+            let uid = left.as_ref().and_then(|left| left.object.uid.clone());
             match settled(&hash, &wanted.object, left, live) {
                 Ok(left) => {
                     objects.insert(id, left);
                     return Ok(());
                 }
-                Err(()) => known || live.is_some_and(|l| l.ours),
+                Err(()) => (known || live.is_some_and(|l| l.ours), uid),
             }
         };
         let Rendered {
@@ -136,7 +143,8 @@ impl Applied {
                 .get_metadata_opt(&name)
                 .await
                 .map_err(ReconcileError::api(what()))?;
-            if found.is_some_and(|o| !Live::of(&o.metadata).ours) {
+            let ours = |meta: &ObjectMeta| is_ours(meta) || meta.uid.is_some() && meta.uid == uid;
+            if found.is_some_and(|o| !ours(&o.metadata)) {
                 return Err(ReconcileError::Taken { what: what() });
             }
         }
@@ -159,7 +167,7 @@ impl Applied {
         Ok(())
     }
 
-    /// Deletes an object that the watch shows, if it is still that very one.
+    /// Deletes an object that the watch shows, or that was applied here, if it is still that very one.
     pub(super) async fn delete(
         &self,
         client: &Client,
@@ -233,9 +241,8 @@ impl Live {
     /// What is needed of an object's metadata.
     pub(super) fn of(meta: &ObjectMeta) -> Self {
         let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).cloned();
-        let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
         let number = |text: &String| text.parse().ok();
-        let ours = label(labels::MANAGED_BY) == Some(labels::OPERATOR);
+        let ours = is_ours(meta);
         Self {
             uid: meta.uid.clone(),
             hash: annotation(labels::APPLIED_HASH),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use ambit_crds::labels;
 use http_body_util::BodyExt;
 use hyper::{Method, Request, Response, StatusCode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -95,6 +96,19 @@ impl Server {
             }
         }
         self.put(path, object);
+    }
+
+    /// Takes off the label that says that the operator has made the object at `path`.
+    pub(super) fn unlabel(&self, path: &str) {
+        let change = json!({"metadata": {"labels": {labels::MANAGED_BY: null}}});
+        self.edit(path, change, &["/metadata/labels"]);
+    }
+
+    /// The object at `path`, as a watch by that label shows it.
+    pub(super) fn labelled(&self, path: &str) -> Option<Value> {
+        let object = self.get(path)?;
+        let label = &object["metadata"]["labels"][labels::MANAGED_BY];
+        (*label == labels::OPERATOR).then_some(object)
     }
 
     /// Whether requests get no answer, from now on.
@@ -197,6 +211,10 @@ impl Server {
                 (StatusCode::OK, state.store(place, object))
             }
             ("DELETE", Some(object)) => {
+                let wanted = body.pointer("/preconditions/uid").filter(|uid| !uid.is_null());
+                if wanted.is_some_and(|uid| object.pointer("/metadata/uid") != Some(uid)) {
+                    return refusal(StatusCode::CONFLICT);
+                }
                 state.objects.remove(place);
                 (StatusCode::OK, object)
             }

@@ -189,8 +189,9 @@ impl WaypointReconciler {
         self.forget_others(namespace, &stay);
         if !left {
             let root = kind("ConfigMap");
-            self.delete(&root, namespace, ROOT_CONFIG_MAP).await?;
+            // It is watched by name: where none is shown there is none.
             self.applied.forget_one(&root, namespace, ROOT_CONFIG_MAP);
+            self.delete(&root, namespace, ROOT_CONFIG_MAP).await?;
         }
         self.write_policies(namespace, &waypoints).await?;
         result

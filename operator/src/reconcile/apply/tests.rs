@@ -123,6 +123,39 @@ async fn what_takes_the_place_of_an_object_that_is_gone_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_has_lost_its_label_is_put_right() {
+    let (server, applied) = (Server::default(), Applied::default());
+    let client = server.client();
+    applied.apply(&client, service(), None).await.unwrap();
+    // By the one that has applied it, and by one that begins anew.
+    for operator in [&applied, &Applied::default()] {
+        let live = seen(&server);
+        operator.apply(&client, service(), Some(&live)).await.unwrap();
+        server.unlabel(PATH);
+        operator.apply(&client, service(), None).await.unwrap();
+        assert!(server.labelled(PATH).is_some());
+    }
+    server.unlabel(PATH);
+    let anew = Applied::default();
+    anew.apply(&client, service(), None).await.unwrap();
+    assert!(server.labelled(PATH).is_some());
+    // Where nothing of what was applied is left, only the one that has done it knows.
+    let live = seen(&server);
+    anew.apply(&client, service(), Some(&live)).await.unwrap();
+    server.writes();
+    let theirs = json!({"metadata": {"name": "waypoint", "namespace": "shop", "uid": live.uid}});
+    server.put(PATH, theirs);
+    let refused = Applied::default().apply(&client, service(), None).await;
+    assert!(
+        matches!(refused, Err(ReconcileError::Taken { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(server.writes(), []);
+    anew.apply(&client, service(), None).await.unwrap();
+    assert_eq!(server.writes().len(), 1);
+}
+
+#[tokio::test]
 async fn nothing_is_made_in_a_namespace_that_is_going() {
     let server = Server::default();
     server.leave("shop");

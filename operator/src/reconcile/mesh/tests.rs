@@ -71,7 +71,7 @@ impl World {
         for name in [dataplane::AGENT, dataplane::ZTUNNEL] {
             let set = self
                 .server
-                .get(&daemon_set(name))
+                .labelled(&daemon_set(name))
                 .map(|s| serde_json::from_value(s).unwrap());
             self.objects.set_daemon_set(&Key::new("ambit-system", name), set);
         }
@@ -189,6 +189,27 @@ async fn a_mesh_rolls_out_once_and_what_was_changed_by_hand_is_put_right() {
     world.pass().await;
     assert_eq!(world.reasons(), ("Ready".to_owned(), "AsExpected".to_owned()));
     assert_eq!(world.server.get(MESH).unwrap()["status"]["nodes"], "1/1");
+}
+
+#[tokio::test]
+async fn a_daemon_set_that_has_lost_its_label_is_put_right() {
+    let mut world = World::new("34");
+    world.pass().await;
+    world.pass().await;
+    for restarted in [false, true] {
+        let set = daemon_set(dataplane::ZTUNNEL);
+        world.server.unlabel(&set);
+        if restarted {
+            world = World::on(world.server.clone());
+        }
+        world.watch();
+        let writes = world.pass().await;
+        assert!(writes.contains(&format!("PATCH {set}")), "{writes:?}");
+        assert_eq!(world.reasons().0, "RollingOut");
+        assert!(world.server.labelled(&set).is_some());
+        world.pass().await;
+        assert_eq!(world.pass().await, [] as [String; 0]);
+    }
 }
 
 #[tokio::test]

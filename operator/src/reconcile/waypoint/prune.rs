@@ -76,14 +76,15 @@ impl WaypointReconciler {
         }
     }
 
-    /// Deletes an object of ours, if the watch shows one.
+    /// Deletes an object of ours: the one that the watch shows, and where it shows none, as without its label, the one that was applied.
     pub(super) async fn delete(
         &self,
         gvk: &GroupVersionKind,
         namespace: &str,
         name: &str,
     ) -> Result<(), ReconcileError> {
-        match self.objects.live(&gvk.kind, namespace, name) {
+        let shown = self.objects.live(&gvk.kind, namespace, name);
+        match shown.or_else(|| self.applied.left(&gvk.kind, namespace, name)) {
             Some(live) => {
                 self.applied
                     .delete(&self.client, gvk, namespace, name, &live)

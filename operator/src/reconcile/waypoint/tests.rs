@@ -121,14 +121,19 @@ impl World {
         self.of::<ambit_crds::AmbientNamespace>(AMBIENT);
         self.of::<ambit_crds::WaypointPolicy>(POLICY);
         self.of::<Pod>(POD);
-        self.of::<Deployment>(DEPLOYMENT);
-        self.of::<PartialObjectMeta<ServiceAccount>>(ACCOUNT);
-        self.of::<PartialObjectMeta<PodDisruptionBudget>>(BUDGET);
         self.of::<PartialObjectMeta<ConfigMap>>(ROOT);
+        // By label.
+        self.see::<Deployment>(DEPLOYMENT, self.server.labelled(DEPLOYMENT));
+        self.see::<PartialObjectMeta<ServiceAccount>>(ACCOUNT, self.server.labelled(ACCOUNT));
+        self.see::<PartialObjectMeta<PodDisruptionBudget>>(BUDGET, self.server.labelled(BUDGET));
     }
 
     fn of<K: Watched + DeserializeOwned>(&self, path: &str) {
-        match self.server.get(path) {
+        self.see::<K>(path, self.server.get(path));
+    }
+
+    fn see<K: Watched + DeserializeOwned>(&self, path: &str, object: Option<Value>) {
+        match object {
             Some(object) => {
                 let object: K = serde_json::from_value(object).unwrap();
                 see(object, &self.index, &self.objects);
@@ -358,6 +363,59 @@ async fn what_is_changed_or_deleted_by_hand_is_put_right() {
     world.watch();
     assert!(world.settle().await.contains(&format!("PATCH {SERVICE}")));
     assert!(world.server.get(SERVICE).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_lost_its_label_is_put_right() {
+    for restarted in [false, true] {
+        let mut world = World::new();
+        world.settle().await;
+        world.replica();
+        world.settle().await;
+        for path in [ROOT, ACCOUNT, SERVICE, DEPLOYMENT] {
+            world.server.unlabel(path);
+            if restarted {
+                world = World::on(world.server.clone());
+            }
+            world.watch();
+            let mut writes = world.settle().await;
+            writes.retain(|w| !w.contains("/status"));
+            assert_eq!(writes, [format!("PATCH {path}")], "{restarted}");
+            assert!(world.server.labelled(path).is_some());
+            assert!(world.reconciler.troubles("shop").is_empty() && world.bound());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_loses_its_label_while_it_drains_goes_all_the_same() {
+    for theirs in [false, true] {
+        let world = World::new();
+        world.settle().await;
+        world.replica();
+        world.settle().await;
+        world.server.remove(POLICY);
+        world.watch();
+        world.settle().await;
+        if theirs {
+            world.server.remove(DEPLOYMENT);
+            let object = json!({"metadata": {"name": "waypoint", "namespace": "shop"}});
+            world.server.put(DEPLOYMENT, object);
+        } else {
+            world.server.unlabel(DEPLOYMENT);
+        }
+        world.watch();
+        tokio::time::advance(LEAVE).await;
+        world.reconciler.tick();
+        world.settle().await;
+        assert_eq!(world.server.get(DEPLOYMENT).is_some(), theirs);
+        world.server.remove(POD);
+        world.watch();
+        world.settle().await;
+        assert_eq!(world.server.get(DEPLOYMENT).is_some(), theirs);
+        assert_eq!(world.server.get(SERVICE), None);
+        assert!(world.reconciler.applied.is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]
