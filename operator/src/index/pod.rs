@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use ambit_crds::labels;
 use ambit_wire::workload::WorkloadType;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
+use super::service::is_tcp;
 use super::{owner, probes};
 
 /// What the index keeps of a live pod. Two equal records mean the same configuration, so an event that changes nothing of it is
@@ -41,6 +42,8 @@ pub struct PodRecord {
     pub opted_out: bool,
     /// Ports that the kubelet connects to.
     pub probe_ports: BTreeSet<u16>,
+    /// TCP ports that its containers declare with a name, in the order in which a Service's `targetPort` is looked for among them.
+    pub named_ports: Box<[(String, u16)]>,
     /// Name of the workload (Deployment, Job, …).
     pub workload_name: String,
     /// Type of the workload.
@@ -88,10 +91,17 @@ impl PodRecord {
                 .get(labels::DATAPLANE_MODE)
                 .is_some_and(|m| m == labels::DATAPLANE_MODE_NONE),
             probe_ports: probes::ports(pod),
+            named_ports: named_ports(spec),
             labels,
             workload_name,
             workload_type,
         })
+    }
+
+    /// The port that a Service's `targetPort` of this name stands for.
+    pub(super) fn port(&self, name: &str) -> Option<u16> {
+        let mut ports = self.named_ports.iter();
+        ports.find(|(of, _)| of == name).map(|(_, port)| *port)
     }
 
     /// The waypoint that its label asks for.
@@ -123,6 +133,19 @@ impl PodRecord {
         let revision = first(&[labels::CANONICAL_REVISION, labels::VERSION, "version"]).unwrap_or("latest");
         (name, revision)
     }
+}
+
+/// As Kubernetes' EndpointSlice controller looks for them (`FindPort` in `k8s.io/kubernetes/pkg/api/v1/pod`): in the containers, then in the
+/// sidecars (init containers with `restartPolicy: Always`).
+fn named_ports(spec: &PodSpec) -> Box<[(String, u16)]> {
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports);
+    let named = ports
+        .flatten()
+        .filter(|p| is_tcp(p.protocol.as_deref()))
+        .filter_map(|p| Some((p.name.clone()?, probes::number(p.container_port)?)));
+    named.collect()
 }
 
 fn addresses(all: &[k8s_openapi::api::core::v1::PodIP], first: Option<&str>) -> Vec<IpAddr> {

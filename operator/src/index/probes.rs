@@ -72,6 +72,7 @@ fn resolve(container: &Container, port: &IntOrString) -> Option<u16> {
     }
 }
 
-fn number(port: i32) -> Option<u16> {
+/// A port that there can be.
+pub(super) fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|p| *p != 0)
 }

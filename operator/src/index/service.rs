@@ -1,6 +1,6 @@
 //! What the index keeps of Services and EndpointSlices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ambit_crds::labels;
@@ -16,8 +16,10 @@ use super::applied::{is_ours, was_applied};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortRecord {
     pub(super) port: u16,
-    /// 0 when it is a name, which every endpoint resolves by itself.
+    /// 0 when it is a name.
     pub(super) target: u16,
+    /// The name that it is, which every endpoint resolves by itself.
+    pub(super) target_name: Option<String>,
     pub(super) protocol: AppProtocol,
 }
 
@@ -92,6 +94,15 @@ impl ServiceRecord {
         !self.selector.is_empty() && self.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v))
     }
 
+    /// The ports of `pod` that it leads to once the pod is listed; `None` while one of them has a name that the pod does not declare.
+    pub(super) fn targets(&self, pod: &PodRecord) -> Option<BTreeSet<u16>> {
+        let target = |port: &PortRecord| match &port.target_name {
+            Some(name) => pod.port(name),
+            None => Some(port.target),
+        };
+        self.ports.values().map(target).collect()
+    }
+
     /// Whether waypoints of its namespace may depend on it even where no policy targets it.
     pub(super) fn concerns_waypoints(&self) -> bool {
         self.waypoint || self.use_waypoint.is_some()
@@ -109,10 +120,10 @@ fn families(families: &[String]) -> IpFamilies {
 
 fn port(port: &ServicePort) -> Option<(String, PortRecord)> {
     let number = u16::try_from(port.port).ok()?;
-    let target = match &port.target_port {
-        None => number,
-        Some(IntOrString::Int(target)) => u16::try_from(*target).ok()?,
-        Some(IntOrString::String(_)) => 0,
+    let (target, target_name) = match &port.target_port {
+        None => (number, None),
+        Some(IntOrString::Int(target)) => (u16::try_from(*target).ok()?, None),
+        Some(IntOrString::String(name)) => (0, Some(name.clone())),
     };
     let protocol = app_protocol(port.app_protocol.as_deref());
     Some((
@@ -120,6 +131,7 @@ fn port(port: &ServicePort) -> Option<(String, PortRecord)> {
         PortRecord {
             port: number,
             target,
+            target_name,
             protocol,
         },
     ))
@@ -136,7 +148,7 @@ fn app_protocol(name: Option<&str>) -> AppProtocol {
     }
 }
 
-fn is_tcp(protocol: Option<&str>) -> bool {
+pub(super) fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("" | "TCP"))
 }
 

@@ -178,16 +178,15 @@ fn guarded(
             Some(ports) if actual.is_subset(ports) => {
                 (format!("{GUARD_PREFIX}-{}", service.name), ports.clone())
             }
-            // Which ports is yet to be said: all of them.
-            None if !is_listed => (format!("{GUARD_PREFIX}-{}:", service.name), BTreeSet::new()),
+            None if !is_listed => {
+                // Where the pod does not declare them, which ports is yet to be said: all of them.
+                let ports = record.targets(pod).unwrap_or_default();
+                (of_ports(service, &ports), ports)
+            }
             // Slices say other ports than the Service where somebody keeps them by hand, and for a moment after it has changed.
             _ => {
                 let ports: BTreeSet<u16> = numbers.iter().flatten().chain(&actual).copied().collect();
-                let all: Vec<String> = ports.iter().map(u16::to_string).collect();
-                (
-                    format!("{GUARD_PREFIX}-{}:{}", service.name, all.join(",")),
-                    ports,
-                )
+                (of_ports(service, &ports), ports)
             }
         };
         // Nothing leads there, and a guard without ports would close all of them.
@@ -204,6 +203,12 @@ fn guarded(
         found.push((key.name.clone(), name, ports));
     }
     found
+}
+
+/// The name of the guard of pods that a Service leads to on these ports.
+fn of_ports(service: &Key, ports: &BTreeSet<u16>) -> String {
+    let all: Vec<String> = ports.iter().map(u16::to_string).collect();
+    format!("{GUARD_PREFIX}-{}:{}", service.name, all.join(","))
 }
 
 /// `authorization`, of an AmbientNamespace, as pods' ztunnels evaluate it: what it says of callers is not about waypoints, which evaluate it

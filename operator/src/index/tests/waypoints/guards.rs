@@ -205,17 +205,19 @@ fn named_ports_are_guarded_where_each_pod_has_them() {
 
 #[test]
 fn a_pod_is_guarded_before_it_is_listed() {
-    for (target, other_port_is_open) in [(json!(8080), true), (json!("http"), false)] {
+    let http = json!([{"name": "http", "containerPort": 8080}]);
+    for (target, declared, other_port_is_open) in [
+        (json!(8080), json!([]), true),
+        (json!("http"), http, true),
+        (json!("http"), json!([]), false),
+    ] {
         let mut world = World::protected();
-        world.service(json!({
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "clusterIP": "10.96.0.1", "selector": {"tier": "web"},
-                "ports": [{"name": "http", "port": 80, "targetPort": target}],
-            },
-        }));
-        let new = marked(with(pod("b", "10.0.0.2"), "/metadata/labels/tier", json!("web")));
-        world.pod(&new);
+        world.service(tier(&target));
+        let of_tier = |name: &str, ip: &str| {
+            let pod = with(pod(name, ip), "/metadata/labels/tier", json!("web"));
+            marked(with(pod, "/spec/containers/0/ports", declared.clone()))
+        };
+        world.pod(&of_tier("b", "10.0.0.2"));
         world.pod(&marked(pod("other", "10.0.0.3")));
         assert!(!world.admits("b", 8080, None));
         assert_eq!(
@@ -228,13 +230,76 @@ fn a_pod_is_guarded_before_it_is_listed() {
         assert!(!world.admits("b", 8080, None) && world.admits("b", 9090, None));
         // Another Service may list it first.
         world.web_service("shop", "metrics", "10.96.0.2", json!({}));
-        world.pod(&marked(with(
-            pod("c", "10.0.0.4"),
-            "/metadata/labels/tier",
-            json!("web"),
-        )));
+        world.pod(&of_tier("c", "10.0.0.4"));
         world.endpoints("shop", "metrics", &["c"]);
         assert!(!world.admits("c", 8080, None));
+    }
+}
+
+/// Service `web`, for the pods labelled `tier: web`.
+fn tier(target: &Value) -> Value {
+    json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "clusterIP": "10.96.0.1", "selector": {"tier": "web"},
+            "ports": [{"name": "http", "port": 80, "targetPort": target}],
+        },
+    })
+}
+
+#[test]
+fn a_new_service_closes_of_running_pods_the_port_that_its_name_stands_for() {
+    let port = |name: &str, port: u16| json!({"name": name, "containerPort": port});
+    let udp = json!({"name": "http", "containerPort": 5353, "protocol": "UDP"});
+    let containers = |first: Value, second: Value| json!({"containers": [{"name": "c", "ports": first}, {"name": "d", "ports": second}]});
+    let init = |policy: Value| {
+        let init = json!({"name": "i", "ports": [port("http", 7070)], "restartPolicy": policy});
+        json!({"containers": [{"name": "c"}], "initContainers": [init]})
+    };
+    for (ports, closed) in [
+        (
+            containers(json!([port("http", 8080), port("metrics", 9090)]), json!([])),
+            Some(8080),
+        ),
+        (
+            containers(json!([port("metrics", 9090), udp]), json!([port("http", 8080)])),
+            Some(8080),
+        ),
+        (
+            containers(json!([port("http", 8080)]), json!([port("http", 7070)])),
+            Some(8080),
+        ),
+        (init(json!("Always")), Some(7070)),
+        // One that has ended listens no more: nobody declares the port.
+        (init(Value::Null), None),
+    ] {
+        let mut world = World::shop();
+        world.policy("all", everywhere());
+        world.waypoint("shop", "waypoint", true);
+        world.delete_service("web");
+        let mut running = marked(with(pod("b", "10.0.0.2"), "/metadata/labels/tier", json!("web")));
+        for (field, value) in ports.as_object().unwrap() {
+            running["spec"][field] = value.clone();
+        }
+        world.pod(&running);
+        world.settle();
+        let all = [5353, 7070, 8080, 9090];
+        assert!(all.iter().all(|p| world.admits("b", *p, Some(CLIENT_ID))));
+        world.service(tier(&json!("http")));
+        for port in all {
+            let expected = closed.is_some_and(|closed| closed != port);
+            assert_eq!(
+                world.admits("b", port, Some(CLIENT_ID)),
+                expected,
+                "{port} {ports}"
+            );
+            assert!(world.admits("b", port, Some(WAYPOINT_ID)));
+        }
+        let Some(closed) = closed else { continue };
+        // When it is listed, nothing changes.
+        let guards = world.workload("b").unwrap().authorization_policies.clone();
+        world.slice(slice("web", "b", closed));
+        assert_eq!(world.workload("b").unwrap().authorization_policies, guards);
     }
 }
 
