@@ -9,6 +9,7 @@ mod location;
 mod machine;
 mod manager;
 mod pod;
+mod unnamed;
 mod ztunnels;
 
 pub use admission::{Admission, AdmissionRequest};

@@ -69,7 +69,8 @@ impl Manager {
         if self.uninstalling {
             return waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured));
         }
-        let record = self.pods.get(&request.uid).and_then(|pod| pod.record.as_ref());
+        let named = self.pods.get(&request.uid).filter(|pod| pod.is_named());
+        let record = named.and_then(|pod| pod.record.as_ref());
         match record.map(|record| record.capture) {
             Some(true) => self.begin(request, waiter(CAPTURE_TIME)),
             Some(false) => waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured)),

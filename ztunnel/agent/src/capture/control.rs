@@ -60,6 +60,7 @@ impl Manager {
         let was_marked = pod.record.as_ref().map(|old| old.marked);
         let marked = record.marked;
         pod.record = Some(record);
+        pod.gone = false;
         // The mark differs from what was reported and recorded before: somebody else wrote it.
         let captured = pod.machine.reported() == CaptureState::Captured;
         if was_marked.is_some_and(|was| was != marked) && marked != captured {
@@ -76,25 +77,17 @@ impl Manager {
         let tell_again = changed && pod.machine.wants_ztunnel();
         let ours_may_be_in_it = pod.sandbox.is_some() || pod.listeners.is_some();
         let event = match &pod.record {
-            Some(record) if record.capture && !self.uninstalling => Event::Capture,
+            Some(record) if record.capture && !self.uninstalling && !pod.gone => Event::Capture,
+            Some(record) if record.capture && !self.uninstalling => Event::Unnamed,
+            None if self.synced && !self.uninstalling => Event::Unnamed,
             _ if pod.machine.wants_capture() => Event::Release,
             Some(record) if record.marked || ours_may_be_in_it => Event::Inspect,
-            None if self.synced || self.uninstalling => Event::Inspect,
+            None if self.uninstalling => Event::Inspect,
             _ => Event::Look,
         };
         self.feed(uid, event);
         if tell_again {
             self.give(uid);
-        }
-    }
-
-    fn on_pod_gone(&mut self, uid: &str) {
-        let trust_domain = self.trust_domain.clone();
-        if let Some(pod) = self.pods.get_mut(uid) {
-            pod.held_as = pod.identity(uid, &trust_domain);
-            pod.record = None;
-            // Its sandbox mostly went before it. If not, it is released like any other.
-            self.reconsider(uid);
         }
     }
 
@@ -124,7 +117,7 @@ impl Manager {
         let gone = self
             .pods
             .iter()
-            .filter(|(uid, pod)| pod.record.is_some() && !pods.contains(*uid));
+            .filter(|(uid, pod)| pod.is_named() && !pods.contains(*uid));
         for uid in gone.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
             self.on_pod_gone(&uid);
         }

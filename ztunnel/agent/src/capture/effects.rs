@@ -39,6 +39,13 @@ pub(super) enum Answer {
     AdmissionDue {
         uid: Uid,
     },
+    LookDue,
+    /// The runtime's word on the sandbox of a pod that nobody names.
+    Looked {
+        uid: Uid,
+        sandbox_id: String,
+        ended: bool,
+    },
 }
 
 /// How long connections may wait in an accept queue before the rest is left to the drain.

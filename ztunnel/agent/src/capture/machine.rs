@@ -78,6 +78,10 @@ pub enum Releasing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Captured,
+    /// It was to be captured, and nobody names it any more: it stays as it is until its sandbox ends.
+    Kept,
+    /// Nobody names it, and nobody has looked: it is kept if it is redirected.
+    AsFound,
     Released,
 }
 
@@ -90,6 +94,8 @@ pub enum Event {
     Release,
     /// Look at the pod even if it is not to be captured: an earlier agent may have.
     Inspect,
+    /// The operator does not name the pod, or no longer. That is no order to release it: its containers may still run.
+    Unnamed,
     /// The sandbox is gone, and its namespace with it.
     SandboxGone,
     /// A sandbox other than the known one was made (the CNI call).
@@ -198,8 +204,13 @@ impl Machine {
         self.epoch
     }
 
-    /// Whether the pod is to be captured.
+    /// Whether the pod is to be captured, or to stay so.
     pub fn wants_capture(&self) -> bool {
+        self.wanted != Wanted::Released
+    }
+
+    /// Whether a pod without a sandbox may come to have one: one that nobody names has reached its end with it.
+    fn is_awaited(&self) -> bool {
         self.wanted == Wanted::Captured
     }
 
@@ -210,7 +221,7 @@ impl Machine {
             self.state,
             State::Releasing(Releasing::Swapping | Releasing::Withdrawing | Releasing::Emptying)
         );
-        self.listeners && (accepting || self.wanted == Wanted::Captured)
+        self.listeners && (accepting || self.wants_capture())
     }
 
     /// Whether probes must reach the pod past the redirection.
@@ -250,6 +261,7 @@ impl Machine {
             Event::Capture => self.capture(),
             Event::Release => self.release(),
             Event::Inspect => self.inspect(),
+            Event::Unnamed => self.unnamed(),
             Event::SandboxGone => self.sandbox_gone(),
             Event::SandboxMade => {
                 let mut effects = self.forget();
@@ -301,15 +313,37 @@ impl Machine {
         }
     }
 
+    fn unnamed(&mut self) -> Vec<Effect> {
+        match (self.wanted, &self.state) {
+            // Its sandbox ended first, as with any pod that is not deleted by force.
+            (Wanted::Captured, State::Failed(failure)) if failure.reason == Reason::SandboxNotFound => {
+                self.wanted = Wanted::Released;
+                self.go(State::Released, vec![])
+            }
+            (Wanted::Captured, _) => {
+                self.wanted = Wanted::Kept;
+                vec![]
+            }
+            (Wanted::Released, State::Idle | State::Released) => {
+                self.wanted = Wanted::AsFound;
+                self.locate()
+            }
+            // A release that was ordered goes on.
+            _ => vec![],
+        }
+    }
+
     fn sandbox_gone(&mut self) -> Vec<Effect> {
         let mut effects = self.forget();
-        if self.wanted == Wanted::Captured {
+        if self.is_awaited() {
             // The CNI call for the next sandbox, if there is to be one, begins again; a look now and then costs little.
             self.state = State::Failed(Failure::new(
                 Reason::SandboxNotFound,
                 "the pod's sandbox has ended",
             ));
             effects.push(Effect::Retry(LAST_RETRY));
+        } else {
+            self.wanted = Wanted::Released;
         }
         effects
     }
@@ -332,14 +366,21 @@ impl Machine {
         }
         self.located = true;
         self.in_force = table == PodTable::Redirecting;
-        match (self.wanted, table) {
-            (Wanted::Released, PodTable::Absent) if !self.listeners => {
+        if self.wanted == Wanted::AsFound {
+            self.wanted = if self.in_force {
+                Wanted::Kept
+            } else {
+                Wanted::Released
+            };
+        }
+        match (self.wants_capture(), table) {
+            (false, PodTable::Absent) if !self.listeners => {
                 self.go(State::Released, vec![Effect::DropDescriptors])
             }
-            (Wanted::Released, _) => self.swap(),
-            (Wanted::Captured, _) if self.listeners => self.listeners_ready(),
-            (Wanted::Captured, PodTable::Absent) => self.make_listeners(),
-            (Wanted::Captured, _) => self.go(State::Pending(Pending::AwaitingHeld), vec![Effect::AwaitHeld]),
+            (false, _) => self.swap(),
+            (true, _) if self.listeners => self.listeners_ready(),
+            (true, PodTable::Absent) => self.make_listeners(),
+            (true, _) => self.go(State::Pending(Pending::AwaitingHeld), vec![Effect::AwaitHeld]),
         }
     }
 
@@ -348,7 +389,7 @@ impl Machine {
         match self.state {
             State::Pending(Pending::AwaitingHeld | Pending::MakingListeners) => self.listeners_ready(),
             // Brought by a ztunnel: what was tried (and found the ports taken) need not be tried again.
-            State::Failed(_) if self.wanted == Wanted::Captured => self.locate(),
+            State::Failed(_) if self.wants_capture() => self.locate(),
             _ => vec![],
         }
     }
@@ -392,7 +433,7 @@ impl Machine {
         self.listeners = false;
         self.attempts = 0;
         let mut effects = self.go(State::Released, vec![Effect::DropDescriptors]);
-        if self.wanted == Wanted::Captured {
+        if self.wants_capture() {
             effects.extend(self.locate());
         }
         effects
@@ -407,7 +448,8 @@ impl Machine {
         if failure.reason == Reason::SandboxNotFound {
             // What was in it is gone too; holding on to it would keep a dead namespace alive.
             effects = self.forget();
-            if self.wanted == Wanted::Released {
+            if !self.is_awaited() {
+                self.wanted = Wanted::Released;
                 return effects;
             }
         }

@@ -4,7 +4,7 @@
 use super::admission::{Admission, AdmissionRequest, Undecided};
 use super::control::ControlEvent;
 use super::effects::{Answer, Effects};
-use super::failure::Failure;
+use super::failure::{Failure, Reason};
 use super::machine::{Effect, Event, HELD_TIME, State};
 use super::pod::Pod;
 use super::ztunnels::{FromSession, Session};
@@ -117,6 +117,8 @@ pub struct Manager {
     /// Every pod of the node has been heard of from an operator since this agent began.
     pub(super) synced: bool,
     pub(super) uninstalling: bool,
+    /// A look at pods that nobody names is due some time.
+    pub(super) looking: bool,
     pub(super) tasks: JoinSet<Answer>,
     queue: VecDeque<(Uid, Event)>,
 }
@@ -139,6 +141,7 @@ impl Manager {
             connected: false,
             synced: false,
             uninstalling: false,
+            looking: false,
             tasks: JoinSet::new(),
             queue: VecDeque::new(),
         };
@@ -230,6 +233,16 @@ impl Manager {
             }
             Answer::Sockets { session, sockets } => self.send_sockets(session, sockets),
             Answer::AdmissionDue { uid } => self.admission_due(&uid),
+            Answer::LookDue => self.look_at_unnamed(),
+            Answer::Looked {
+                uid,
+                sandbox_id,
+                ended,
+            } => {
+                if ended {
+                    self.on_sandbox_gone(Some(&uid), &sandbox_id);
+                }
+            }
         }
     }
 
@@ -361,12 +374,20 @@ impl Manager {
                 .drain(..)
                 .for_each(|waiter| waiter.answer(Ok(Admission::Captured)));
         } else if !pod.machine.wants_capture() && pod.machine.is_clean() {
+            let answer = if pod.is_named() || self.uninstalling {
+                Ok(Admission::NotCaptured)
+            } else {
+                Err(Failure::new(
+                    Reason::PodUnknown,
+                    "the operator no longer names the pod",
+                ))
+            };
             pod.waiters
                 .drain(..)
-                .for_each(|waiter| waiter.answer(Ok(Admission::NotCaptured)));
+                .for_each(|waiter| waiter.answer(answer.clone()));
         }
         // One that nobody speaks of any more and that is clean is forgotten.
-        if pod.record.is_none() && pod.machine.is_clean() && pod.listeners.is_none() && self.synced {
+        if !pod.is_named() && pod.machine.is_clean() && pod.listeners.is_none() && self.synced {
             self.pods.remove(uid);
             self.settings.reports.set_pod(uid, None);
         }
@@ -374,6 +395,7 @@ impl Manager {
 
     pub(super) fn publish_all(&mut self) {
         self.want_probes();
+        self.watch_unnamed();
         self.settings
             .metrics
             .pods(self.pods.values().map(|pod| pod.machine.reported()));

@@ -17,6 +17,8 @@ use std::time::Instant;
 pub(super) struct Pod {
     /// What the operator says of it; `None` for one that only a ztunnel or an earlier agent knew.
     pub(super) record: Option<PodCapture>,
+    /// The operator names the pod no more: `record` is its last word, which holds until the sandbox ends.
+    pub(super) gone: bool,
     /// The identity that a ztunnel brought the listeners under.
     pub(super) held_as: Option<PodIdentity>,
     /// What the CNI call said.
@@ -34,6 +36,11 @@ pub(super) struct Pod {
 }
 
 impl Pod {
+    /// Whether the operator knows the pod, as far as this agent has heard.
+    pub(super) fn is_named(&self) -> bool {
+        self.record.is_some() && !self.gone
+    }
+
     /// The pod's addresses: the operator's word, and the CNI call's until the operator knows them.
     pub(super) fn addresses(&self) -> Vec<String> {
         let known = self
@@ -103,6 +110,10 @@ impl Pod {
         let state = self.machine.reported();
         let marked = self.record.as_ref().is_some_and(|record| record.marked);
         if *self.machine.state() == State::Idle && !marked {
+            return None;
+        }
+        // There is nothing that the operator could write it on.
+        if !self.is_named() && !matches!(state, CaptureState::Releasing | CaptureState::Released) {
             return None;
         }
         let why = match state {

@@ -213,8 +213,8 @@ impl Manager {
         pod.listeners = Some((Arc::new(listeners), inode));
         pod.held_as = Some(identity);
         self.feed(&uid, Event::ListenersReady);
-        if self.synced && self.pods.get(&uid).is_some_and(|pod| pod.record.is_none()) {
-            self.feed(&uid, Event::Inspect);
+        if self.pods.get(&uid).is_some_and(|pod| pod.record.is_none()) {
+            self.reconsider(&uid);
         }
         Ok(())
     }

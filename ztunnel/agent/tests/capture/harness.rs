@@ -121,6 +121,10 @@ impl Sandboxes {
             .expect("unpoisoned")
             .insert(pod.uid.clone(), sandbox);
     }
+
+    pub(crate) fn remove(&self, uid: &str) {
+        self.0.lock().expect("unpoisoned").remove(uid);
+    }
 }
 
 #[async_trait::async_trait]
@@ -247,6 +251,15 @@ impl Agent {
             ),
         };
         state.pods[&pod.uid].1.clone()
+    }
+
+    /// Waits for what is to be on disk.
+    pub(crate) async fn keeps(&self, wanted: impl Fn(&Snapshot) -> bool) {
+        let mut snapshots = self.snapshots.subscribe();
+        let kept = tokio::time::timeout(PATIENCE, snapshots.wait_for(|snapshot| wanted(snapshot))).await;
+        if kept.is_err() {
+            panic!("the snapshot is {:?}", self.snapshots.borrow());
+        }
     }
 
     /// Plays the operator that records the pod's release.

@@ -6,6 +6,7 @@ mod admission;
 mod harness;
 mod operator;
 mod takeover;
+mod unnamed;
 mod ztunnel;
 
 use ambit_agent::snapshot::Snapshot;
@@ -152,25 +153,6 @@ async fn sockets_are_made_in_the_pod_marked_and_transparent() {
     );
     let (answer, _) = ztunnel.need_sockets("a", 5, 1).await;
     assert!(answer.error.contains("IP version 5"), "{}", answer.error);
-    agent.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_the_operator_no_longer_names_is_released() {
-    let pod = Pod::new("a");
-    let node = Node::new(&[&pod]);
-    let agent = node.agent(&Snapshot::default());
-    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
-    agent.tell(vec![pod.record(true)]);
-    ztunnel.serves("a").await;
-    agent.reaches(&pod, CaptureState::Captured).await;
-    agent
-        .handle
-        .control(ambit_agent::capture::ControlEvent::PodsGone(vec!["a".into()]));
-    ztunnel.until(|ztunnel| !ztunnel.removed.is_empty()).await;
-    while pod.ruleset() != "" {
-        tokio::task::yield_now().await;
-    }
     agent.stop().await;
 }
 

@@ -1,7 +1,7 @@
 //! What the operator says and is told, over the types of the wire.
 
 use crate::harness::{Agent, Node, PATIENCE, Pod};
-use crate::ztunnel::{Held, Ztunnel};
+use crate::ztunnel::{Held, Ztunnel, read_text};
 use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, SandboxRecord};
 use ambit_agent::control::{Reporter, Updates};
 use ambit_agent::snapshot::Snapshot;
@@ -39,7 +39,7 @@ fn batch(type_url: &str, added: Vec<Resource>) -> Batch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_over_xds_captures_and_what_is_missing_releases() {
+async fn what_comes_over_xds_captures_and_what_is_missing_stays_as_it_is() {
     let (pod, gone) = (Pod::new("a"), Pod::new("b"));
     let node = Node::new(&[&pod, &gone]);
     let agent = node.agent(&Snapshot::default());
@@ -71,13 +71,12 @@ async fn what_comes_over_xds_captures_and_what_is_missing_releases() {
     );
     ztunnel.serves("a").await;
     agent.reaches(&pod, CaptureState::Captured).await;
-    // It was released while the agent was away: the whole truth does not have it.
-    ztunnel
-        .until(|ztunnel| ztunnel.removed.iter().any(|removed| removed.uid == "b"))
-        .await;
-    while gone.ruleset() != "" {
-        tokio::task::yield_now().await;
-    }
+    // The whole truth does not have it, and its sandbox is still there.
+    assert!(gone.ruleset().contains("redirect to :15001"));
+    assert_eq!(ztunnel.removed, []);
+    let mut client = gone.connect().expect("redirected");
+    ztunnel.answer_one("b", "b");
+    assert_eq!(read_text(&mut client, 1), "b");
     agent.stop().await;
 }
 

@@ -253,6 +253,91 @@ fn a_release_before_the_pod_is_found_ends_there() {
 }
 
 #[test]
+fn a_pod_that_nobody_names_stays_captured_until_its_sandbox_ends() {
+    let (mut m, effects) = machine(captured().into_iter().chain([Event::Unnamed]));
+    assert_eq!((m.state(), effects), (&State::Captured, vec![]));
+    assert!(m.wants_ztunnel() && m.needs_probes());
+    assert_eq!(m.handle(Event::Unnamed), [], "said again");
+    let effects = m.handle(Event::SandboxGone);
+    assert_eq!(
+        effects,
+        [Effect::RemovePod { force: true }, Effect::DropDescriptors],
+        "no other sandbox is waited for"
+    );
+    assert!(m.is_clean() && !m.wants_capture());
+}
+
+#[test]
+fn a_capture_under_way_goes_on_when_nobody_names_the_pod() {
+    let (mut m, _) = machine([Event::Capture, Event::Located(PodTable::Absent), Event::Unnamed]);
+    assert_eq!(m.handle(Event::ListenersReady), [Effect::AddPod]);
+    let (mut m, _) = machine([Event::Capture, Event::Unnamed]);
+    assert_eq!(
+        m.handle(Event::Located(PodTable::Absent)),
+        [Effect::MakeListeners]
+    );
+}
+
+#[test]
+fn a_pod_that_nobody_names_is_released_on_order_and_captured_when_it_is_named_again() {
+    let unnamed = || captured().into_iter().chain([Event::Unnamed]);
+    let (_, effects) = machine(unnamed().chain([Event::Release]));
+    assert_eq!(effects, [Effect::SwapRules]);
+    let (m, effects) = machine(unnamed().chain([Event::Capture, Event::SandboxGone]));
+    assert_eq!(effects.last(), Some(&Effect::Retry(LAST_RETRY)));
+    assert!(m.wants_capture(), "its next sandbox is waited for");
+}
+
+#[test]
+fn a_pod_that_nobody_has_named_to_this_agent_is_kept_if_it_is_redirected() {
+    let found = |table| machine([Event::Unnamed, Event::Located(table)]);
+    let (m, effects) = found(PodTable::Redirecting);
+    assert_eq!(effects, [Effect::AwaitHeld]);
+    assert!(m.wants_capture());
+    let (m, effects) = found(PodTable::Absent);
+    assert_eq!(
+        (m.state(), effects),
+        (&State::Released, vec![Effect::DropDescriptors])
+    );
+    let (_, effects) = found(PodTable::Draining);
+    assert_eq!(effects, [Effect::SwapRules], "a release that had begun");
+    let missing = Event::Failed(Failure::new(Reason::SandboxNotFound, "gone"));
+    let (m, _) = machine([Event::Unnamed, missing]);
+    assert!(m.is_clean() && !m.wants_capture());
+}
+
+#[test]
+fn a_release_goes_on_when_nobody_names_the_pod() {
+    let failed = Event::Failed(Failure::new(Reason::RulesRejected, "EBUSY"));
+    let (mut m, _) =
+        machine(
+            captured()
+                .into_iter()
+                .chain([Event::Release, Event::Unnamed, failed, Event::Unnamed]),
+        );
+    assert_eq!(m.handle(Event::RetryDue), [Effect::Locate]);
+    assert_eq!(
+        m.handle(Event::Located(PodTable::Redirecting)),
+        [Effect::SwapRules]
+    );
+}
+
+#[test]
+fn a_pod_that_ended_before_it_was_named_no_more_is_done_with() {
+    let (m, effects) = machine(captured().into_iter().chain([Event::SandboxGone, Event::Unnamed]));
+    assert_eq!((m.state(), effects), (&State::Released, vec![]));
+    assert!(!m.wants_capture());
+    let missing = Event::Failed(Failure::new(Reason::SandboxNotFound, "gone"));
+    let (m, _) =
+        machine(
+            captured()
+                .into_iter()
+                .chain([Event::Unnamed, port_in_use(), Event::RetryDue, missing]),
+        );
+    assert!(m.is_clean() && !m.wants_capture(), "nothing is tried again");
+}
+
+#[test]
 fn every_step_is_a_new_epoch() {
     let (mut m, _) = machine(captured());
     let before = m.epoch();

@@ -1,0 +1,67 @@
+//! Pods that are on the node and that the operator does not name: deleted by force, ended a moment ago, or unknown to a replica
+//! whose cache lags. Their containers may still run, so what was captured stays so until the sandbox ends.
+
+use super::effects::Answer;
+use super::machine::State;
+use super::manager::Manager;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the container runtime is asked about such a pod's sandbox. Its end comes as a CNI DEL; one that is missed must not
+/// keep a dead network namespace alive.
+const LOOK: Duration = Duration::from_secs(10);
+
+impl Manager {
+    pub(super) fn on_pod_gone(&mut self, uid: &str) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.gone = true;
+        if *pod.machine.state() == State::Captured {
+            tracing::info!(
+                pod.uid = uid,
+                "the operator no longer names the pod; it stays captured until its sandbox ends"
+            );
+        }
+        self.reconsider(uid);
+    }
+
+    /// Has the runtime asked after a while, as long as there is such a pod with something of ours in it.
+    pub(super) fn watch_unnamed(&mut self) {
+        let any = self
+            .pods
+            .values()
+            .any(|pod| !pod.is_named() && !pod.machine.is_clean());
+        if any && !self.looking {
+            self.looking = true;
+            self.tasks.spawn(async {
+                tokio::time::sleep(LOOK).await;
+                Answer::LookDue
+            });
+        }
+    }
+
+    pub(super) fn look_at_unnamed(&mut self) {
+        self.looking = false;
+        for (uid, pod) in &self.pods {
+            // While a CNI ADD is under way the runtime does not list the sandbox yet.
+            if pod.is_named() || pod.machine.is_clean() || !pod.waiters.is_empty() {
+                continue;
+            }
+            let Some(location) = &pod.location else { continue };
+            let runtime = Arc::clone(&self.settings.runtime);
+            let (uid, sandbox_id) = (uid.clone(), location.sandbox_id.clone());
+            self.tasks.spawn(async move {
+                // A runtime that does not answer has not said that anything ended.
+                let ended = match runtime.sandbox(&uid).await {
+                    Ok(sandbox) => sandbox.is_none_or(|sandbox| sandbox.id != sandbox_id),
+                    Err(_) => false,
+                };
+                Answer::Looked {
+                    uid,
+                    sandbox_id,
+                    ended,
+                }
+            });
+        }
+        self.watch_unnamed();
+    }
+}
