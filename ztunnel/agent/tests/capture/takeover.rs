@@ -55,6 +55,7 @@ async fn a_restarted_agent_takes_listeners_over_and_the_pod_stays_captured() {
         .await;
     let report = agent.reaches(&pod, CaptureState::Captured).await;
     assert_eq!(report.netns_inode, pod.netns.inode());
+    agent.reaches(&other, CaptureState::Captured).await;
     assert_eq!(inode(&ztunnel.pods["a"].1[0]), listeners, "the same sockets");
     ztunnel.answer_one("a", "served");
     assert_eq!(read_text(&mut waiting, 6), "served");
