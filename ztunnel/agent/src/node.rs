@@ -42,7 +42,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     tracing::info!(
         node = config.node_name,
         pod = config.pod_name,
-        known_pods = snapshot.pods.len(),
+        known_pods = snapshot.as_ref().map(|snapshot| snapshot.pods.len()),
         "agent starts"
     );
 
@@ -50,7 +50,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let reports = Reports::default();
     let probes = Arc::new(Probes::default());
     let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&config.cri_socket, &config.pod_namespace));
-    let snapshots = watch::Sender::new(Arc::new(snapshot.clone()));
+    let snapshots = watch::Sender::new(Arc::new(snapshot.clone().unwrap_or_default()));
     let (released, is_released) = watch::channel(false);
     let settings = Settings {
         runtime: Arc::clone(&runtime),
@@ -63,7 +63,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         released,
         metrics: metrics.clone(),
     };
-    let (manager, handle) = Manager::new(settings, &snapshot);
+    let (manager, handle) = Manager::new(settings, snapshot.as_ref());
 
     let peers = Arc::new(ZtunnelPeers::new(runtime));
     let broker = Broker::bind(

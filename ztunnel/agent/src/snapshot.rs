@@ -87,21 +87,22 @@ impl From<&PodEntry> for PodCapture {
 }
 
 impl Snapshot {
-    /// Reads the snapshot; an absent one is empty. One that cannot be read is reported and taken for absent: the operator sends
-    /// everything again.
-    pub fn load(path: &Path) -> Self {
+    /// Reads the snapshot. One that cannot be read is reported and taken for absent, which is not the same as empty: nothing is
+    /// known then, and the operator sends everything again.
+    pub fn load(path: &Path) -> Option<Self> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             Err(e) => {
                 tracing::warn!(path = %path.display(), error = %e, "the snapshot cannot be read; starting without one");
-                return Self::default();
+                return None;
             }
         };
-        serde_json::from_slice(&text).unwrap_or_else(|e| {
-            tracing::warn!(path = %path.display(), error = %e, "the snapshot is damaged; starting without one");
-            Self::default()
-        })
+        serde_json::from_slice(&text)
+            .inspect_err(|e| {
+                tracing::warn!(path = %path.display(), error = %e, "the snapshot is damaged; starting without one");
+            })
+            .ok()
     }
 
     fn save(&self, path: &Path) -> io::Result<()> {
@@ -165,7 +166,7 @@ mod tests {
     fn what_is_saved_is_loaded() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("snapshot.json");
-        assert_eq!(Snapshot::load(&path), Snapshot::default());
+        assert_eq!(Snapshot::load(&path), None);
         let pod = PodEntry {
             uid: "u".into(),
             capture: true,
@@ -178,7 +179,7 @@ mod tests {
             ..Default::default()
         };
         snapshot.save(&path).expect("saved");
-        assert_eq!(Snapshot::load(&path), snapshot);
+        assert_eq!(Snapshot::load(&path), Some(snapshot));
         let names: Vec<_> = std::fs::read_dir(directory.path()).expect("listed").collect();
         assert_eq!(names.len(), 1, "nothing is left beside it");
     }
@@ -188,6 +189,6 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("snapshot.json");
         std::fs::write(&path, "{\"pods\": [").expect("written");
-        assert_eq!(Snapshot::load(&path), Snapshot::default());
+        assert_eq!(Snapshot::load(&path), None);
     }
 }

@@ -5,8 +5,9 @@ use super::failure::{Failure, Reason};
 use super::location::SandboxRecord;
 use super::machine::Event;
 use super::manager::Manager;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// How long a call waits for the operator's record of its pod.
 const RECORD_TIME: Duration = Duration::from_secs(5);
@@ -74,7 +75,7 @@ impl Manager {
         match record.map(|record| record.capture) {
             Some(true) => self.begin(request, waiter(CAPTURE_TIME)),
             Some(false) => waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured)),
-            None if self.connected => {
+            None if self.connected || !self.told => {
                 let uid = request.uid.clone();
                 self.remind(uid.clone(), RECORD_TIME);
                 self.undecided.insert(
@@ -119,25 +120,28 @@ impl Manager {
         }
     }
 
-    /// No operator is connected any more: calls are answered from what is known.
+    /// No operator is connected any more, or the mesh is going: calls are answered from what is known.
     pub(super) fn decide_all_undecided(&mut self) {
         for (_, Undecided { request, waiter }) in std::mem::take(&mut self.undecided) {
             self.answer_unknown(&request, waiter);
         }
     }
 
-    /// No record of the pod: whether its namespace is enrolled decides.
+    /// No record of the pod: whether its namespace is enrolled decides. Where that was never told, it may be.
     fn answer_unknown(&self, request: &AdmissionRequest, waiter: Waiter) {
-        if !self.namespaces.contains(&request.namespace) {
+        let passes = self.told && !self.namespaces.contains(&request.namespace);
+        if passes || self.uninstalling {
             return waiter.answer(Ok(Admission::NotCaptured));
         }
-        let operator = if self.connected {
-            "has not spoken of the pod yet"
-        } else {
-            "is not connected"
+        let operator = match (self.told, self.connected) {
+            (false, true) => "has not said yet which namespaces are enrolled",
+            (false, false) => "has never said which namespaces are enrolled and is not connected",
+            (true, true) => "has not spoken of the pod yet",
+            (true, false) => "is not connected",
         };
+        let enrolled = if self.told { "is" } else { "may be" };
         let message = format!(
-            "namespace {} is enrolled and the operator {operator}: pod {} is not started outside the mesh",
+            "namespace {} {enrolled} enrolled and the operator {operator}: pod {} is not started outside the mesh",
             request.namespace, request.name
         );
         waiter.answer(Err(Failure::new(Reason::PodUnknown, message)));

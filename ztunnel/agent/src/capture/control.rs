@@ -38,7 +38,8 @@ impl Manager {
         match event {
             ControlEvent::Connected(connected) => {
                 self.connected = connected;
-                if !connected {
+                // One that was never told anything can decide nothing: its calls wait their whole time.
+                if !connected && self.told {
                     self.decide_all_undecided();
                 }
             }
@@ -106,12 +107,16 @@ impl Manager {
                 uninstall = config.uninstall,
                 "the operator has changed what this node is to do"
             );
+            if config.uninstall {
+                self.decide_all_undecided();
+            }
         }
         self.reconsider_all();
     }
 
     fn on_synced(&mut self, pods: &BTreeSet<Uid>, namespaces: BTreeSet<String>) {
         self.synced = true;
+        self.told = true;
         self.namespaces = namespaces;
         // What was restored from disk and is no more.
         let gone = self
@@ -161,6 +166,10 @@ impl Manager {
 
     /// Hands the present state to whoever writes it to disk.
     pub(super) fn persist(&self) {
+        // A readable snapshot stands for having been told.
+        if !self.told && !self.uninstalling {
+            return;
+        }
         let snapshot = Snapshot {
             pods: self
                 .pods

@@ -116,6 +116,8 @@ pub struct Manager {
     pub(super) connected: bool,
     /// Every pod of the node has been heard of from an operator since this agent began.
     pub(super) synced: bool,
+    /// The same, since there is an agent on this node: by the snapshot.
+    pub(super) told: bool,
     pub(super) uninstalling: bool,
     /// A look at pods that nobody names is due some time.
     pub(super) looking: bool,
@@ -126,8 +128,8 @@ pub struct Manager {
 pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Manager {
-    /// A manager that begins with what was on disk, and the handle to it.
-    pub fn new(settings: Settings, snapshot: &Snapshot) -> (Self, Handle) {
+    /// A manager that begins with what was on disk, and the handle to it. Without a snapshot, no operator has ever said anything.
+    pub fn new(settings: Settings, snapshot: Option<&Snapshot>) -> (Self, Handle) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut manager = Self {
             trust_domain: settings.trust_domain.clone(),
@@ -140,12 +142,15 @@ impl Manager {
             drain_deadline: DRAIN_DEADLINE,
             connected: false,
             synced: false,
+            told: snapshot.is_some(),
             uninstalling: false,
             looking: false,
             tasks: JoinSet::new(),
             queue: VecDeque::new(),
         };
-        manager.restore(snapshot);
+        if let Some(snapshot) = snapshot {
+            manager.restore(snapshot);
+        }
         (manager, Handle { sender })
     }
 

@@ -4,7 +4,7 @@ use crate::harness::{Node, Pod};
 use crate::ztunnel::{Held, Ztunnel};
 use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, Reason, SandboxRecord};
 use ambit_agent::snapshot::Snapshot;
-use ambit_wire::agent::CaptureState;
+use ambit_wire::agent::{CaptureState, NodeConfig};
 
 fn request(pod: &Pod) -> AdmissionRequest {
     let sandbox = SandboxRecord {
@@ -87,6 +87,69 @@ async fn without_an_operator_enrolled_namespaces_wait_and_others_start() {
         ..request(&pod)
     };
     assert_eq!(agent.handle.admit(elsewhere).await, Ok(Admission::NotCaptured));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_never_told_anything_starts_no_pod() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[]);
+    let agent = node.first_agent();
+    agent.handle.control(ControlEvent::Connected(false));
+    let failure = agent
+        .handle
+        .admit(request(&pod))
+        .await
+        .expect_err("its namespace may be enrolled");
+    assert_eq!(failure.reason, Reason::PodUnknown);
+    assert!(failure.message.contains("never said"), "{failure}");
+    let snapshot = agent.stop().await;
+    assert_eq!(
+        snapshot,
+        Snapshot::default(),
+        "the next agent is not to take it for an operator's word"
+    );
+
+    // Told that there is nothing.
+    let agent = node.first_agent();
+    agent.tell(vec![]);
+    agent
+        .keeps(|snapshot| snapshot.enrolled_namespaces == ["shop"])
+        .await;
+    let snapshot = agent.stop().await;
+    let agent = node.agent(&snapshot);
+    let elsewhere = AdmissionRequest {
+        namespace: "other".into(),
+        ..request(&pod)
+    };
+    assert_eq!(agent.handle.admit(elsewhere).await, Ok(Admission::NotCaptured));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_agents_calls_wait_for_the_operator() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[]);
+    let agent = node.first_agent();
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    let handle = agent.handle.clone();
+    let mut add = std::pin::pin!(handle.admit(request(&pod)));
+    let mut other = std::pin::pin!(handle.admit(AdmissionRequest {
+        uid: "b".into(),
+        ..request(&pod)
+    }));
+    assert!(futures::poll!(&mut add).is_pending() && futures::poll!(&mut other).is_pending());
+    agent.handle.control(ControlEvent::Connected(false));
+    agent.handle.control(ControlEvent::Connected(true));
+    agent.handle.control(ControlEvent::Pods(vec![pod.record(true)]));
+    ztunnel.serves("a").await;
+    assert_eq!(add.await, Ok(Admission::Captured));
+    // The mesh is going: nobody is held up.
+    agent.handle.control(ControlEvent::Node(NodeConfig {
+        uninstall: true,
+        ..Default::default()
+    }));
+    assert_eq!(other.await, Ok(Admission::NotCaptured));
     agent.stop().await;
 }
 

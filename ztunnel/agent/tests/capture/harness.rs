@@ -171,9 +171,18 @@ impl Node {
 
     /// Starts an agent with what was on disk.
     pub(crate) fn agent(&self, snapshot: &Snapshot) -> Agent {
+        self.start(Some(snapshot))
+    }
+
+    /// Starts an agent where none was before, or whose snapshot cannot be read.
+    pub(crate) fn first_agent(&self) -> Agent {
+        self.start(None)
+    }
+
+    fn start(&self, snapshot: Option<&Snapshot>) -> Agent {
         let metrics = Metrics::new().expect("metrics");
         let reports = Reports::default();
-        let snapshots = watch::Sender::new(Arc::new(snapshot.clone()));
+        let snapshots = watch::Sender::new(Arc::new(snapshot.cloned().unwrap_or_default()));
         let (released, is_released) = watch::channel(false);
         let settings = Settings {
             runtime: Arc::clone(&self.sandboxes) as Arc<dyn Runtime>,
