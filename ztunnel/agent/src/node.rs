@@ -52,6 +52,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&config.cri_socket, &config.pod_namespace));
     let snapshots = watch::Sender::new(Arc::new(snapshot.clone().unwrap_or_default()));
     let (released, is_released) = watch::channel(false);
+    let (told, is_told) = watch::channel(false);
     let settings = Settings {
         runtime: Arc::clone(&runtime),
         netns: NetnsRunner::new(config.netns_threads.into()),
@@ -61,6 +62,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         reports: reports.clone(),
         snapshot: snapshots.clone(),
         released,
+        told,
         metrics: metrics.clone(),
     };
     let (manager, handle) = Manager::new(settings, snapshot.as_ref());
@@ -93,7 +95,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let mut connection = client.state();
     let reporter = Reporter::new(channel, token, reports.clone(), handle.clone());
     let installer = Arc::new(Installer::new(installation(&config), metrics.clone()));
-    let (obstacle, obstacles) = watch::channel(Some("the CNI plugin is not installed yet"));
+    let (obstacle, obstacles) = watch::channel(Some(
+        "the CNI plugin is not installed yet: that waits for the operator to have told all once",
+    ));
 
     let mut tasks = JoinSet::new();
     tasks.spawn(named(
@@ -112,6 +116,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         probes,
         reports,
         released: is_released.clone(),
+        told: is_told,
         obstacle,
     };
     tasks.spawn(named("node", presence.keep(stop.clone())));
@@ -180,6 +185,7 @@ struct Presence {
     probes: Arc<Probes>,
     reports: Reports,
     released: watch::Receiver<bool>,
+    told: watch::Receiver<bool>,
     obstacle: watch::Sender<Option<&'static str>>,
 }
 
@@ -202,8 +208,8 @@ impl Presence {
         self.probes.restore();
         let mut tasks = JoinSet::new();
         let (installer, probes) = (Arc::clone(&self.installer), Arc::clone(&self.probes));
-        let (of_installer, of_probes) = (staying.clone(), staying.clone());
-        tasks.spawn(async move { installer.keep(of_installer).await });
+        let of_probes = staying.clone();
+        tasks.spawn(keep_plugin(installer, self.told.clone(), staying.clone()));
         tasks.spawn(async move { probes.keep(of_probes).await });
         loop {
             tokio::select! {
@@ -249,9 +255,18 @@ impl Presence {
     }
 }
 
+/// Keeps the plugin in place from the moment it is known which pods and namespaces there are: before, it could only hold up every pod of
+/// the node. One that an earlier agent left does that.
+async fn keep_plugin(installer: Arc<Installer>, mut told: watch::Receiver<bool>, stop: CancellationToken) {
+    let told = stop.run_until_cancelled(becomes(&mut told, true)).await;
+    if told.is_some() {
+        installer.keep(stop).await;
+    }
+}
+
 /// Never ends once the manager is gone: the agent is ending then.
-async fn becomes(released: &mut watch::Receiver<bool>, wanted: bool) {
-    if released.wait_for(|released| *released == wanted).await.is_err() {
+async fn becomes(receiver: &mut watch::Receiver<bool>, wanted: bool) {
+    if receiver.wait_for(|value| *value == wanted).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -316,6 +331,44 @@ fn raise_descriptor_limit() {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[tokio::test]
+    async fn the_plugin_comes_to_a_node_once_there_is_something_to_decide_by() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        for name in ["bin", "net.d", "state"] {
+            std::fs::create_dir(path(name)).expect("a directory");
+        }
+        let plugin = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}"#;
+        std::fs::write(path("net.d").join("10-bridge.conflist"), plugin).expect("written");
+        let installation = Installation {
+            binaries: path("bin"),
+            configs: path("net.d"),
+            backup: path("state").join("cni-original.json"),
+            exempt_namespaces: vec![],
+            socket: path("cni.sock"),
+        };
+        let metrics = Metrics::new().expect("metrics");
+        let installer = Arc::new(Installer::new(installation, metrics));
+        let told = watch::Sender::new(false);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keep_plugin(
+            Arc::clone(&installer),
+            told.subscribe(),
+            stop.clone(),
+        ));
+        let mut installed = installer.installed();
+        // It takes a few milliseconds.
+        let early = installed.wait_for(|there| *there);
+        let early = tokio::time::timeout(Duration::from_millis(300), early)
+            .await
+            .is_ok();
+        assert!(!early, "it is there before anything is known");
+        told.send_replace(true);
+        installed.wait_for(|there| *there).await.expect("installed");
+        stop.cancel();
+        task.await.expect("it ends");
+    }
 
     #[tokio::test]
     async fn what_is_written_last_goes_with_an_uninstalled_agent_and_stays_with_another() {

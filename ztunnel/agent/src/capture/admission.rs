@@ -75,7 +75,7 @@ impl Manager {
         match record.map(|record| record.capture) {
             Some(true) => self.begin(request, waiter(CAPTURE_TIME)),
             Some(false) => waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured)),
-            None if self.connected || !self.told => {
+            None if self.connected || !self.is_told() => {
                 let uid = request.uid.clone();
                 self.remind(uid.clone(), RECORD_TIME);
                 self.undecided.insert(
@@ -129,17 +129,17 @@ impl Manager {
 
     /// No record of the pod: whether its namespace is enrolled decides. Where that was never told, it may be.
     fn answer_unknown(&self, request: &AdmissionRequest, waiter: Waiter) {
-        let passes = self.told && !self.namespaces.contains(&request.namespace);
+        let passes = self.is_told() && !self.namespaces.contains(&request.namespace);
         if passes || self.uninstalling {
             return waiter.answer(Ok(Admission::NotCaptured));
         }
-        let operator = match (self.told, self.connected) {
+        let operator = match (self.is_told(), self.connected) {
             (false, true) => "has not said yet which namespaces are enrolled",
             (false, false) => "has never said which namespaces are enrolled and is not connected",
             (true, true) => "has not spoken of the pod yet",
             (true, false) => "is not connected",
         };
-        let enrolled = if self.told { "is" } else { "may be" };
+        let enrolled = if self.is_told() { "is" } else { "may be" };
         let message = format!(
             "namespace {} {enrolled} enrolled and the operator {operator}: pod {} is not started outside the mesh",
             request.namespace, request.name

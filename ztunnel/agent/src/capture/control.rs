@@ -39,7 +39,7 @@ impl Manager {
             ControlEvent::Connected(connected) => {
                 self.connected = connected;
                 // One that was never told anything can decide nothing: its calls wait their whole time.
-                if !connected && self.told {
+                if !connected && self.is_told() {
                     self.decide_all_undecided();
                 }
             }
@@ -116,7 +116,7 @@ impl Manager {
 
     fn on_synced(&mut self, pods: &BTreeSet<Uid>, namespaces: BTreeSet<String>) {
         self.synced = true;
-        self.told = true;
+        self.settings.told.send_replace(true);
         self.namespaces = namespaces;
         // What was restored from disk and is no more.
         let gone = self
@@ -166,8 +166,8 @@ impl Manager {
 
     /// Hands the present state to whoever writes it to disk.
     pub(super) fn persist(&self) {
-        // A readable snapshot stands for having been told.
-        if !self.told && !self.uninstalling {
+        // The next agent is to take none for having been told.
+        if !self.is_told() && !self.uninstalling {
             return;
         }
         let snapshot = Snapshot {

@@ -43,6 +43,8 @@ pub struct Settings {
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     /// Whether everything was released, while uninstalling.
     pub released: watch::Sender<bool>,
+    /// Whether an operator has told this agent, or one before it on the node, all pods and namespaces once.
+    pub told: watch::Sender<bool>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -116,8 +118,6 @@ pub struct Manager {
     pub(super) connected: bool,
     /// Every pod of the node has been heard of from an operator since this agent began.
     pub(super) synced: bool,
-    /// The same, since there is an agent on this node: by the snapshot.
-    pub(super) told: bool,
     pub(super) uninstalling: bool,
     /// A look at pods that nobody names is due some time.
     pub(super) looking: bool,
@@ -142,13 +142,14 @@ impl Manager {
             drain_deadline: DRAIN_DEADLINE,
             connected: false,
             synced: false,
-            told: snapshot.is_some(),
             uninstalling: false,
             looking: false,
             tasks: JoinSet::new(),
             queue: VecDeque::new(),
         };
+        // A readable snapshot stands for having been told.
         if let Some(snapshot) = snapshot {
+            manager.settings.told.send_replace(true);
             manager.restore(snapshot);
         }
         (manager, Handle { sender })
@@ -180,6 +181,11 @@ impl Manager {
                 .for_each(|waiter| waiter.answer(Err(Failure::shutting_down())));
         }
         self.tasks.shutdown().await;
+    }
+
+    /// Whether it is known which pods and namespaces there are, if only from earlier.
+    pub(super) fn is_told(&self) -> bool {
+        *self.settings.told.borrow()
     }
 
     fn on_message(&mut self, message: Message) {

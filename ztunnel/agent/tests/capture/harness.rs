@@ -193,6 +193,7 @@ impl Node {
             reports: reports.clone(),
             snapshot: snapshots.clone(),
             released,
+            told: watch::Sender::new(false),
             metrics: metrics.clone(),
         };
         let (manager, handle) = Manager::new(settings, snapshot);
