@@ -11,7 +11,7 @@ use ambit_operator::control::{
 };
 use ambit_operator::index::{Config, SharedIndex};
 use ambit_operator::reconcile::{ImageSettings, Lease, Objects, Recorder, Settings, Writer, watch};
-use ambit_serve::Answer;
+use ambit_runtime::Answer;
 use ambit_wire::names;
 use anyhow::Context;
 use kube::Client;
@@ -208,7 +208,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
             )),
             _ => None,
         };
-        ambit_serve::serve("metrics", metrics, ended, answer).await;
+        ambit_runtime::serve("metrics", metrics, ended, answer).await;
         Ok(())
     });
     let ready = listen(options.ready_address).await?;
@@ -222,7 +222,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
             "/healthz/ready" => Some(Answer::ready(Some("the cluster's objects have yet to be read"))),
             _ => None,
         };
-        ambit_serve::serve("readiness", ready, ended, answer).await;
+        ambit_runtime::serve("readiness", ready, ended, answer).await;
         Ok(())
     });
     let result = tasks.wait().await;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 
 pub(crate) use flag::Flag;
 pub(crate) use load::Load;

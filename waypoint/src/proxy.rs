@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_tunnel::{HboneConfig, IdentityLease, raise_descriptor_limit};
+use ambit_hbone::HboneConfig;
+use ambit_runtime::raise_descriptor_limit;
+use ambit_tls::IdentityLease;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

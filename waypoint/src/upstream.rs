@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::{HboneConfig, HbonePool, IdentityLease, SpiffeId};
+use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_identity::SpiffeId;
+use ambit_tls::IdentityLease;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

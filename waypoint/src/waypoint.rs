@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_serve::{Answer, listen, serve};
-use ambit_tunnel::{
-    CertificateDump, CertificateManager, CertificateSource, IdentityLease, IstioCa, ManagerConfig, SpiffeId,
-};
+use ambit_identity::SpiffeId;
+use ambit_runtime::{Answer, listen, serve};
+use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, IdentityLease, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
+use ambit_wire::istio_ca::IstioCa;
 use ambit_wire::xds::{Client, ConnectionState};
 use anyhow::Context;
 use serde::Serialize;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_tunnel::raise_descriptor_limit;
+use ambit_runtime::raise_descriptor_limit;
 
 /// What one ztunnel takes on at most. Past a limit a new connection is reset and counted
 /// (`ambit_ztunnel_connections_refused_total`); those that are open go on.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_tunnel::{CertificateManager, IdentityLease, ParseIdentityError, SpiffeId};
+use ambit_identity::{ParseIdentityError, SpiffeId};
+use ambit_tls::{CertificateManager, IdentityLease};
 use ambit_wire::broker::PodIdentity;
 use ambit_wire::names::TRUST_DOMAIN;
 use arc_swap::ArcSwap;

@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool, prepare_socket};
+use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_runtime::prepare_socket;
+use ambit_tls::CertificateManager;
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};

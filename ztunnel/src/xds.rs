@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use ambit_hbone::HbonePool;
 use ambit_policy::Policy;
-use ambit_tunnel::HbonePool;
 use ambit_wire::authorization::closed;
 use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
 use ambit_wire::security::Authorization;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ambit_serve::{Answer, listen, serve};
-use ambit_tunnel::{
-    CertificateDump, CertificateManager, CertificateSource, HboneConfig, HbonePool, IstioCa, ManagerConfig,
-};
+use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_runtime::{Answer, listen, serve};
+use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
+use ambit_wire::istio_ca::IstioCa;
 use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
 use ambit_wire::xds::{Client, ConnectionState, Subscription};
 use serde::Serialize;

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ambit_bench::l7::{NAMESPACE, TRUST_DOMAIN, WAYPOINT, files};
-use ambit_tunnel::{
-    CertificateError, CertificateManager, CertificateSource, IdentityLease, ManagerConfig, SpiffeId,
-};
+use ambit_identity::SpiffeId;
+use ambit_tls::{CertificateError, CertificateManager, CertificateSource, IdentityLease, ManagerConfig};
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
@@ -155,7 +154,7 @@ mod tests {
         let proxy = fs::read(dir.path().join(files::CERTIFICATE)).unwrap();
         let proxy = CertificateDer::from_pem_slice(&proxy).unwrap();
         assert_eq!(
-            ambit_tunnel::certificate_identity(&proxy).unwrap(),
+            ambit_tls::certificate_identity(&proxy).unwrap(),
             identity("waypoint").unwrap()
         );
     }

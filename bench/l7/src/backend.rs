@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_bench::l7::{PEER_PATH, SERVER};
-use ambit_tunnel::{
-    ConnectRequest, HboneConfig, HboneHandler, IdentityLease, RequestRefusal, SpiffeId, WorkloadCertificate,
-    accept_tls, serve_hbone,
-};
+use ambit_hbone::{ConnectRequest, HboneConfig, HboneHandler, RequestRefusal, serve_hbone};
+use ambit_identity::SpiffeId;
+use ambit_tls::{IdentityLease, WorkloadCertificate, accept_tls};
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ambit_bench::l7::WAYPOINT;
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 use ambit_wire::ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
@@ -131,7 +131,8 @@ mod tests {
     use std::time::Duration;
 
     use ambit_bench::l7::files;
-    use ambit_tunnel::{CertificateManager, IstioCa, ManagerConfig};
+    use ambit_tls::{CertificateManager, ManagerConfig};
+    use ambit_wire::istio_ca::IstioCa;
     use ambit_wire::waypoint::waypoint_client::WaypointClient;
     use ambit_wire::{TokenFile, control_channel};
 

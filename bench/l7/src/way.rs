@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_bench::l7::CLIENT;
-use ambit_tunnel::{HboneConfig, HbonePool, IdentityLease, PoolKey};
+use ambit_hbone::{HboneConfig, HbonePool, PoolKey};
+use ambit_tls::IdentityLease;
 use anyhow::{Context, Result};
 use http::uri::Authority as UriAuthority;
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -3,7 +3,8 @@
 use ambit_e2e::eventually;
 use ambit_e2e::mesh::{self, LogLine, Pod};
 use ambit_e2e::sample::{MARKER, Shop};
-use ambit_tunnel::{SpiffeId, WorkloadCertificate};
+use ambit_identity::SpiffeId;
+use ambit_tls::WorkloadCertificate;
 use ambit_wire::names::TOKEN_AUDIENCE;
 use anyhow::{Context, Result, bail, ensure};
 use http::Method;

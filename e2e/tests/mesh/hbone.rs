@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ambit_e2e::cluster::Cluster;
 use ambit_e2e::mesh::{self, Pod};
-use ambit_tunnel::{SpiffeId, WorkloadCertificate};
+use ambit_identity::SpiffeId;
+use ambit_tls::WorkloadCertificate;
 use ambit_wire::ca::IstioCertificateRequest;
 use ambit_wire::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use ambit_wire::names::{PORT_CONTROL, PORT_HBONE, TOKEN_AUDIENCE};
@@ -125,12 +126,12 @@ pub(crate) async fn foreign_certificate(
     cluster: &Cluster,
     identity: &SpiffeId,
 ) -> Result<WorkloadCertificate> {
-    use ambit_tunnel::CertificateSource;
+    use ambit_tls::CertificateSource;
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default()
         .serialize_request(&key)?
         .pem()?;
-    let chain = ambit_tunnel::testing::TestCa::new()?.sign(identity, csr).await?;
+    let chain = ambit_tls::testing::TestCa::new()?.sign(identity, csr).await?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     Ok(WorkloadCertificate::new(
         identity.clone(),

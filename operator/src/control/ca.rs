@@ -5,7 +5,7 @@ mod store;
 
 use std::time::{Duration, SystemTime};
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 use ambit_wire::ca::istio_certificate_service_server::IstioCertificateService;
 use ambit_wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use prost_types::value::Kind;

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use ambit_identity::SpiffeId;
 use ambit_policy::{Connection, Decision};
-use ambit_tunnel::SpiffeId;
 use http::uri::Authority;
 use http::{Request, StatusCode};
 use parking_lot::Mutex;

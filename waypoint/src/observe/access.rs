@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 
 use super::Source;
 use super::record::{Destination, Outcome};

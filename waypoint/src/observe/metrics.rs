@@ -1,6 +1,6 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::core::Collector;
 use prometheus::{

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ambit_identity::SpiffeId;
 use ambit_policy::Decision;
-use ambit_tunnel::SpiffeId;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::access::{self, Line};

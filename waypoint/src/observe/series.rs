@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 
 use super::metrics::Metrics;
 use super::series::SourceSeries;

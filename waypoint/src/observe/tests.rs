@@ -233,7 +233,7 @@ fn grpc_has_its_own_status() {
 
 #[test]
 fn connections_that_are_no_http_are_opened_and_closed() {
-    use ambit_tunnel::Meter;
+    use ambit_hbone::Meter;
     let observer = Observer::new().unwrap();
     let (destination, endpoint) = served();
     let cart = source(&observer, "cart");

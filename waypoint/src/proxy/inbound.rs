@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::{
-    ConnectRequest, HboneHandler, RequestRefusal, ServerTlsStream, SpiffeId, accept_tls, prepare_socket,
-    serve_hbone,
-};
+use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
+use ambit_identity::SpiffeId;
+use ambit_runtime::prepare_socket;
+use ambit_tls::{ServerTlsStream, accept_tls};
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use ambit_hbone::Meter;
 use ambit_policy::Decision;
 use ambit_policy::http::HttpRequest;
-use ambit_tunnel::Meter;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 

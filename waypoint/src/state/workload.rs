@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_tunnel::{ParseIdentityError, SpiffeId};
+use ambit_identity::{ParseIdentityError, SpiffeId};
 use ambit_wire::authorization::address;
 use ambit_wire::names::{PORT_HBONE, TRUST_DOMAIN};
 use ambit_wire::workload as wire;

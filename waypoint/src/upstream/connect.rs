@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ambit_tunnel::{ConnectError, HboneIo, OpenError, PoolKey, prepare_socket};
+use ambit_hbone::{ConnectError, HboneIo, OpenError, PoolKey};
+use ambit_runtime::prepare_socket;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;

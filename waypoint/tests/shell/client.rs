@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{
-    CertificateManager, HboneConfig, HbonePool, IdentityLease, ManagerConfig, PoolKey, SpiffeId,
-};
+use ambit_hbone::{HboneConfig, HbonePool, PoolKey};
+use ambit_identity::SpiffeId;
+use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, IdentityLease, ManagerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_waypoint::{Config, HttpTimeouts, Parts, Waypoint};
 use ambit_wire::TokenFile;
 use ambit_wire::names::{

@@ -1,4 +1,4 @@
-//! The conversation with the agent (`wire/proto/broker.proto`, `docs/protocols.md`).
+//! The conversation with the agent (`crates/wire/proto/broker.proto`, `docs/protocols.md`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use ambit_tunnel::{Meter, SpiffeId};
+use ambit_hbone::Meter;
+use ambit_identity::SpiffeId;
 use prometheus::IntCounter;
 
 use crate::pod::PodInfo;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ambit_hbone::CopyError;
+use ambit_identity::SpiffeId;
 use ambit_policy::{Connection, Decision};
-use ambit_tunnel::{CopyError, SpiffeId};
 use tokio::sync::watch;
 
 use super::Proxy;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use ambit_tunnel::prepare_socket;
+use ambit_runtime::prepare_socket;
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;

@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::{
-    ConnectRequest, HboneHandler, RequestRefusal, ServerTlsStream, SpiffeId, accept_tls, copy_tunnel,
-    serve_hbone,
-};
+use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, copy_tunnel, serve_hbone};
+use ambit_identity::SpiffeId;
+use ambit_tls::{ServerTlsStream, accept_tls};
 use http::StatusCode;
 use tokio::net::TcpStream;
 

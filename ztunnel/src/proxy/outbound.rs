@@ -5,7 +5,8 @@ mod reach;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::{CopyError, IdentityLease, copy_tcp, copy_tunnel};
+use ambit_hbone::{CopyError, copy_tcp, copy_tunnel};
+use ambit_tls::IdentityLease;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 

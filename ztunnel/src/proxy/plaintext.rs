@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::copy_tcp;
+use ambit_hbone::copy_tcp;
 use tokio::net::TcpStream;
 
 use super::authorize::Attempt;

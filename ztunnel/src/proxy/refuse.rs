@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 
 use super::{Direction, Proxy};
 use crate::observe::Refusal;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool, ManagerConfig};
+use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
 
 use super::{Proxy, original_destination};

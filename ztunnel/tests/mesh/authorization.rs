@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_wire::workload::TunnelProtocol;
 
 use crate::control_plane::{ControlPlane, deny, strict, workload};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_wire::names::MARK_PROXY;
 use ambit_wire::workload::TunnelProtocol;
 use socket2::{Domain, Socket, Type};

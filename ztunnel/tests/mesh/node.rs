@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_wire::broker_channel::Listener;
 use ambit_wire::control_channel::TokenFile;
 use ambit_wire::names::{PORT_ADMIN, PORT_INBOUND, PORT_METRICS, PORT_OUTBOUND, PORT_READY};

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{CertificateManager, HboneConfig, HbonePool, ManagerConfig, OpenError, PoolKey, SpiffeId};
+use ambit_hbone::{HboneConfig, HbonePool, OpenError, PoolKey};
+use ambit_identity::SpiffeId;
+use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use ambit_wire::workload::TunnelProtocol;
 use ambit_ztunnel::Limits;

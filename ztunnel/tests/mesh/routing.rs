@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_wire::workload::{TunnelProtocol, WorkloadStatus};
 use ambit_ztunnel::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

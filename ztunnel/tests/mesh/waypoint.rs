@@ -4,11 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
-use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{
-    CertificateManager, ConnectRequest, HboneConfig, HboneHandler, ManagerConfig, RequestRefusal, SpiffeId,
-    accept_tls, serve_hbone,
-};
+use ambit_hbone::{ConnectRequest, HboneConfig, HboneHandler, RequestRefusal, serve_hbone};
+use ambit_identity::SpiffeId;
+use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, ManagerConfig, accept_tls};
 use ambit_wire::names::PORT_HBONE;
 use ambit_wire::workload::gateway_address::Destination;
 use ambit_wire::workload::{GatewayAddress, NamespacedHostname, TunnelProtocol, Workload};

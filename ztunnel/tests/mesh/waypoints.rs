@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_wire::workload::{Service, TunnelProtocol, Workload};
 use ambit_ztunnel::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -5,7 +5,7 @@ mod waypoints;
 
 use std::sync::atomic::Ordering;
 
-use ambit_tunnel::SpiffeId;
+use ambit_identity::SpiffeId;
 use ambit_wire::agent::node_agent_client::NodeAgentClient;
 use ambit_wire::agent::{CaptureReport, CaptureState, NodeState, PodReport, capture_report::What};
 use ambit_wire::ca::IstioCertificateRequest;
@@ -76,7 +76,7 @@ async fn a_ztunnel_gets_certificates_for_its_nodes_pods_and_for_nothing_else() {
 
     let chain = certificate(&running, &ztunnel, Some(CART), &csr()).await.unwrap();
     let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
-    let identity: SpiffeId = ambit_tunnel::certificate_identity(&leaf).unwrap();
+    let identity: SpiffeId = ambit_tls::certificate_identity(&leaf).unwrap();
     assert_eq!(identity.to_string(), CART);
     assert_eq!(chain.last().unwrap(), running.authority.root_pem());
 

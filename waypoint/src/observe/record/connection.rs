@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ambit_hbone::Meter;
 use ambit_policy::Decision;
-use ambit_tunnel::Meter;
 use prometheus::IntCounter;
 
 use super::super::access::{self, Line};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ambit_tunnel::{HboneConfig, HbonePool};
+use ambit_hbone::{HboneConfig, HbonePool};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};

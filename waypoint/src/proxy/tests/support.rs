@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{
-    CertificateManager, HboneConfig, HboneIo, HbonePool, IdentityLease, ManagerConfig, OpenError, PoolKey,
-    SpiffeId,
-};
+use ambit_hbone::{HboneConfig, HboneIo, HbonePool, OpenError, PoolKey};
+use ambit_identity::SpiffeId;
+use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, IdentityLease, ManagerConfig};
 use ambit_wire::waypoint as wire;
 use ambit_wire::workload as wire_workload;
 use bytes::Bytes;

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ambit_tunnel::{ConnectError, HboneStream, IdentityLease, OpenError, PoolKey};
+use ambit_hbone::{ConnectError, HboneStream, OpenError, PoolKey};
+use ambit_tls::IdentityLease;
 use http::{HeaderMap, StatusCode};
 use tokio::net::TcpStream;
 

@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use ambit_tunnel::testing::TestCa;
+use ambit_tls::testing::TestCa;
 use ambit_wire::workload::TunnelProtocol;
 
 use super::net::{self, Net, Pod};

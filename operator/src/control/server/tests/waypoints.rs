@@ -97,10 +97,7 @@ async fn a_waypoint_gets_certificates_of_its_own_identity_alone() {
     for asked in [None, Some(own)] {
         let chain = certificate(&running, &token, asked, &csr()).await.unwrap();
         let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
-        assert_eq!(
-            ambit_tunnel::certificate_identity(&leaf).unwrap().to_string(),
-            own
-        );
+        assert_eq!(ambit_tls::certificate_identity(&leaf).unwrap().to_string(), own);
     }
     for other in [CART, "spiffe://elsewhere/ns/shop/sa/waypoint"] {
         let status = certificate(&running, &token, Some(other), &csr())

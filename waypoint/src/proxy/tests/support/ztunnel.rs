@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_tunnel::testing::TestCa;
-use ambit_tunnel::{
-    ConnectRequest, HboneConfig, HboneHandler, Meter, RequestRefusal, SpiffeId, accept_tls, copy_tunnel,
-    serve_hbone,
+use ambit_hbone::{
+    ConnectRequest, HboneConfig, HboneHandler, Meter, RequestRefusal, copy_tunnel, serve_hbone,
 };
+use ambit_identity::SpiffeId;
+use ambit_tls::accept_tls;
+use ambit_tls::testing::TestCa;
 use http::StatusCode;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;

@@ -1,0 +1,130 @@
+//! The socket over which ztunnels get pods' listeners and outbound sockets. The protocol is `crates/wire/proto/broker.proto`;
+//! `docs/protocols.md` describes the conversation.
+
+mod peer;
+mod session;
+
+pub use peer::{PeerCheck, Refusal, ZtunnelPeers};
+
+use crate::capture::{Handle, SessionId};
+use crate::metrics::Metrics;
+use ambit_wire::broker_channel::{Channel, Listener, PeerCredentials};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections that are being checked or served at once; ztunnels of a node are one or two.
+const MOST_CONNECTIONS: usize = 16;
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Broker {
+    listener: Listener,
+    peers: Arc<dyn PeerCheck>,
+    manager: Handle,
+    metrics: Metrics,
+    revision: String,
+    next_id: AtomicU64,
+}
+
+impl Broker {
+    /// Listens at `socket`, whose directory is made, or set, to mode 0750 and group `gid`.
+    ///
+    /// # Errors
+    /// The directory or the socket cannot be made.
+    pub fn bind(
+        socket: &Path,
+        gid: u32,
+        peers: Arc<dyn PeerCheck>,
+        manager: Handle,
+        metrics: Metrics,
+        revision: String,
+    ) -> io::Result<Self> {
+        if let Some(directory) = socket.parent() {
+            private_directory(directory, 0o750, Some(gid))?;
+        }
+        let listener = Listener::bind(socket)?;
+        // Connecting takes the right to write; the directory keeps everybody else out.
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
+        chown(socket, None, Some(gid))?;
+        Ok(Self {
+            listener,
+            peers,
+            manager,
+            metrics,
+            revision,
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    /// Serves ztunnels until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let broker = Arc::new(self);
+        let connections = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = broker.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((channel, credentials)) => {
+                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                        broker.metrics.refused("busy");
+                        tracing::warn!(peer = ?credentials, "refused: too many connections to the broker");
+                        continue;
+                    };
+                    let (broker, stop) = (Arc::clone(&broker), stop.clone());
+                    connections.spawn(async move {
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            () = broker.serve(channel, credentials) => {}
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "the broker cannot accept a connection; trying again");
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn serve(&self, channel: Channel, credentials: PeerCredentials) {
+        if let Err(refusal) = self.peers.check(&channel, credentials).await {
+            self.metrics.refused(refusal.label());
+            tracing::warn!(pid = credentials.pid, uid = credentials.uid, why = %refusal, "a caller of the broker was refused");
+            return;
+        }
+        let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        match session::converse(channel, id, &self.manager, &self.revision).await {
+            Ok(()) => tracing::info!(pid = credentials.pid, "a ztunnel has closed its connection"),
+            Err(e) => {
+                self.metrics.refused("protocol");
+                tracing::warn!(pid = credentials.pid, error = %e, "the connection with a ztunnel ended");
+            }
+        }
+    }
+}
+
+/// Makes a directory, or sets the rights of one that is there.
+pub(crate) fn private_directory(path: &Path, mode: u32, gid: Option<u32>) -> io::Result<()> {
+    let name = |e: io::Error| io::Error::new(e.kind(), format!("directory {}: {e}", path.display()));
+    match DirBuilder::new().recursive(true).mode(mode).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.map_err(name)?,
+    }
+    chown(path, None, gid).map_err(name)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(name)
+}

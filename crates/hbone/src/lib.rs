@@ -1,0 +1,76 @@
+//! HBONE: HTTP/2 CONNECT streams in mutual TLS.
+//!
+//! [`HbonePool`] opens CONNECT streams over pooled connections; [`serve_hbone`] accepts them; [`copy_tunnel`] joins a stream with
+//! a TCP connection.
+
+mod client;
+mod copy;
+mod gather;
+mod io;
+mod keepalive;
+mod pace;
+mod pool;
+mod server;
+mod stream;
+
+use std::time::Duration;
+
+pub use copy::{CopyError, Meter, copy_tcp, copy_tunnel};
+pub use io::HboneIo;
+pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
+pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
+pub use stream::HboneStream;
+
+/// How HBONE connections behave; the defaults are in each field's text.
+#[derive(Debug, Clone)]
+pub struct HboneConfig {
+    /// Flow-control window of a stream in bytes. Default 4 MiB.
+    pub stream_window: u32,
+    /// Flow-control window of a connection in bytes. Default 16 MiB.
+    pub connection_window: u32,
+    /// Largest DATA frame accepted in bytes. Default 1 MiB.
+    pub max_frame_size: u32,
+    /// Bytes of a stream that wait for the connection to take them. Default 512 KiB.
+    pub send_buffer: usize,
+    /// Streams on a connection before the client opens another one, and most that the server accepts twice over.
+    /// Default 100.
+    pub max_streams: u32,
+    /// How long a connection without streams stays in the pool. Default 5 min.
+    pub idle_timeout: Duration,
+    /// Between PINGs. Default 10 s.
+    pub ping_interval: Duration,
+    /// A connection whose PING is not answered for so long is closed. Default 20 s.
+    pub ping_timeout: Duration,
+    /// For connecting, the TLS handshake and HTTP/2's preface together. Default 10 s.
+    pub connect_timeout: Duration,
+    /// For the answer to a CONNECT (the destination's proxy connects to the application meanwhile). Default 12 s.
+    pub response_timeout: Duration,
+}
+
+impl Default for HboneConfig {
+    fn default() -> Self {
+        Self {
+            stream_window: 4 << 20,
+            connection_window: 16 << 20,
+            max_frame_size: 1 << 20,
+            send_buffer: 512 << 10,
+            max_streams: 100,
+            idle_timeout: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(12),
+        }
+    }
+}
+
+impl HboneConfig {
+    /// What h2 may spend on small DATA frames that nobody has read, at 256 bytes a frame less what it carries; past it, it ends the
+    /// connection (ENHANCE_YOUR_CALM). A frame takes some 270 bytes of memory besides. [`copy_tunnel`] leaves none with h2 for
+    /// longer than its turn takes to come, however slow the reader; those that a [`HboneIo`] has not read, or that come before a
+    /// CONNECT is answered, do count. h2's default, half the connection window, would end connections on which many applications
+    /// write small messages to others that do not read; this covers a full window of frames of 52 bytes.
+    fn data_frame_budget(&self) -> usize {
+        (self.connection_window as usize).saturating_mul(4)
+    }
+}

@@ -1,0 +1,392 @@
+//! The client's pool of HBONE connections.
+
+mod flight;
+
+use std::collections::HashMap;
+use std::collections::hash_map;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::Authority;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::client::{Connection, Limit, StreamPermit};
+use super::{HboneConfig, HboneStream};
+use ambit_identity::SpiffeId;
+use ambit_tls::{CertificateError, IdentityLease};
+
+/// What connections may be shared among. Two requests with the same key may use one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// As whom we connect.
+    pub source: SpiffeId,
+    /// Whom we accept at the other end.
+    pub destination: Arc<[SpiffeId]>,
+    /// Where to.
+    pub address: SocketAddr,
+    /// The destination workload's UID: a reused address is another workload.
+    pub workload: Arc<str>,
+    /// UID of the pod in whose network namespace the connection is made.
+    pub pod: Arc<str>,
+}
+
+/// Why there is no connection. Shared by all who waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// No certificate for the source identity.
+    #[error("no certificate for {identity}: {error}")]
+    Certificate {
+        /// As whom the connection was to be made.
+        identity: SpiffeId,
+        /// Why.
+        error: CertificateError,
+    },
+    /// TCP failed.
+    #[error("connecting to {address}: {error}")]
+    Dial {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        error: Arc<std::io::Error>,
+    },
+    /// The TLS handshake failed: the peer is not who it should be, or does not accept us.
+    #[error("TLS with {address}: {reason}")]
+    Tls {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// HTTP/2 failed.
+    #[error("HTTP/2 with {address}: {error}")]
+    Http2 {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        error: Arc<h2::Error>,
+    },
+    /// It took longer than [`HboneConfig::connect_timeout`].
+    #[error("no connection to {address} within {}s", .waited.as_secs_f32())]
+    Timeout {
+        /// Where to.
+        address: SocketAddr,
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// The pool has shut down.
+    #[error("shutting down")]
+    Closed,
+}
+
+/// Why there is no stream.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The destination's proxy answered something else than 200: 401 where its policy denies, 400 and 405 where it refuses the
+    /// request, 503 where the application does not take the connection.
+    #[error("the destination's proxy answered {0}")]
+    Refused(http::StatusCode),
+    /// The request was certainly not looked at.
+    #[error("the connection ended: {0}")]
+    Unsent(Arc<h2::Error>),
+    /// The stream or its connection failed.
+    #[error("the connection failed: {0}")]
+    Stream(Arc<h2::Error>),
+    /// No answer came.
+    #[error("no answer within {}s", .0.as_secs_f32())]
+    ResponseTimeout(Duration),
+    /// The destination cannot be written as an authority.
+    #[error("{0} is no authority: {1}")]
+    Authority(Authority, String),
+}
+
+/// Connections made since a stream was asked for that may go away before they have taken it.
+const NEW_CONNECTIONS: u32 = 3;
+
+/// Pooled HBONE connections. No lock is held while connecting; those who need the same connection at the same time share one
+/// attempt, and its failure.
+#[derive(Clone)]
+pub struct HbonePool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: HboneConfig,
+    slots: Mutex<HashMap<PoolKey, Slot>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+#[derive(Default)]
+struct Slot {
+    connections: Vec<Arc<Connection>>,
+    flight: Option<Flight>,
+}
+
+type Flight = watch::Receiver<Option<Result<(), ConnectError>>>;
+
+enum Step {
+    Use(Arc<Connection>, StreamPermit),
+    Wait(Flight),
+}
+
+impl HbonePool {
+    /// An empty pool.
+    pub fn new(config: HboneConfig) -> Self {
+        let inner = Inner {
+            config,
+            slots: Mutex::default(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Opens a CONNECT stream to `authority`, over a pooled connection or over a new one made with `lease`'s certificate and a
+    /// socket from `dial`.
+    ///
+    /// # Errors
+    /// When no connection can be made, or the destination's proxy refuses.
+    pub async fn open<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        self.open_with(key, lease, authority, &HeaderMap::new(), dial)
+            .await
+    }
+
+    /// As [`HbonePool::open`], with headers on the CONNECT.
+    ///
+    /// # Errors
+    /// As [`HbonePool::open`].
+    pub async fn open_with<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        headers: &HeaderMap,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        self.open_until(key, lease, authority, headers, None, dial).await
+    }
+
+    /// As [`HbonePool::open_with`], for those who have something else to try: an error when there is no answer `within` that time,
+    /// whether over a pooled connection or a new one. The wait for a certificate does not count.
+    ///
+    /// A connection on which the answer does not come takes no new streams, as it may be dead; one that is not made in time is still
+    /// made, for those who come later.
+    ///
+    /// # Errors
+    /// As [`HbonePool::open`].
+    pub async fn open_within<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        headers: &HeaderMap,
+        within: Duration,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        let waited = self.inner.config.connect_timeout;
+        lease
+            .certificate(waited)
+            .await
+            .map_err(|error| ConnectError::Certificate {
+                identity: key.source.clone(),
+                error,
+            })?;
+        let limit = Some(Limit::of(within));
+        self.open_until(key, lease, authority, headers, limit, dial).await
+    }
+
+    async fn open_until<D, F>(
+        &self,
+        key: &PoolKey,
+        lease: &IdentityLease,
+        authority: &Authority,
+        headers: &HeaderMap,
+        limit: Option<Limit>,
+        dial: D,
+    ) -> Result<HboneStream, OpenError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        // A connection that turns out to be going away costs a turn; so does losing the race for a full one's last place.
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            match self.step(key, lease, &dial)? {
+                Step::Use(connection, permit) => {
+                    let limit = limit.unwrap_or_else(|| Limit::of(self.inner.config.response_timeout));
+                    match connection.connect(authority, headers, permit, limit).await {
+                        // Only new ones count: a server that goes away may leave any number of older ones, each met once.
+                        Err(OpenError::Unsent(error))
+                            if connection.made < begun || tries < NEW_CONNECTIONS =>
+                        {
+                            tries += u32::from(connection.made >= begun);
+                            tracing::debug!(%error, address = %key.address, "pooled connection was stale: trying again");
+                        }
+                        result => return result,
+                    }
+                }
+                Step::Wait(mut flight) => {
+                    let landed = async { flight.wait_for(Option::is_some).await.map(|done| done.clone()) };
+                    let landed = match limit {
+                        Some(limit) => {
+                            timeout_at(limit.until, landed)
+                                .await
+                                .map_err(|_| ConnectError::Timeout {
+                                    address: key.address,
+                                    waited: limit.whole,
+                                })?
+                        }
+                        None => landed.await,
+                    };
+                    match landed {
+                        Ok(Some(Ok(()))) => {}
+                        Ok(Some(Err(error))) => return Err(error.into()),
+                        Ok(None) | Err(_) => return Err(ConnectError::Closed.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn step<D, F>(&self, key: &PoolKey, lease: &IdentityLease, dial: &D) -> Result<Step, ConnectError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    {
+        let mut slots = self.inner.slots.lock();
+        if self.inner.shutdown.is_cancelled() {
+            return Err(ConnectError::Closed);
+        }
+        let slot = match slots.get_mut(key) {
+            Some(slot) => slot,
+            None => slots.entry(key.clone()).or_default(),
+        };
+        slot.connections.retain(|connection| connection.state.is_open());
+        let free = slot
+            .connections
+            .iter()
+            .find_map(|c| c.reserve().map(|permit| (Arc::clone(c), permit)));
+        if let Some((connection, permit)) = free {
+            return Ok(Step::Use(connection, permit));
+        }
+        if let Some(flight) = &slot.flight {
+            return Ok(Step::Wait(flight.clone()));
+        }
+        let flight = flight::start(&self.inner, key.clone(), lease.clone(), dial());
+        slot.flight = Some(flight.clone());
+        Ok(Step::Wait(flight))
+    }
+
+    /// Takes the connections to a workload out of the pool. Streams that are open go on.
+    pub fn evict_workload(&self, workload: &str) {
+        self.evict(|key| &*key.workload == workload);
+    }
+
+    /// Takes the connections from a pod out of the pool. Streams that are open go on.
+    pub fn evict_pod(&self, pod: &str) {
+        self.evict(|key| &*key.pod == pod);
+    }
+
+    fn evict(&self, which: impl Fn(&PoolKey) -> bool) {
+        self.inner.slots.lock().retain(|key, slot| {
+            let evicted = which(key);
+            if evicted {
+                slot.connections
+                    .iter()
+                    .for_each(|connection| connection.state.close());
+            }
+            !evicted
+        });
+    }
+
+    /// Connections that take new streams.
+    pub fn len(&self) -> usize {
+        self.inner
+            .slots
+            .lock()
+            .values()
+            .map(|slot| slot.connections.iter().filter(|c| c.state.is_open()).count())
+            .sum()
+    }
+
+    /// Whether there is no connection that takes new streams.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Opens nothing more; resolves when the last stream has ended.
+    pub async fn drain(&self) {
+        self.inner.shutdown.cancel();
+        self.evict(|_| true);
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    /// Puts a new connection in, unless the slot was evicted while it was made.
+    fn finish(&self, key: &PoolKey, flight: &Flight, made: Option<&Arc<Connection>>) {
+        let mut slots = self.slots.lock();
+        let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {
+            return;
+        };
+        if !slot
+            .get()
+            .flight
+            .as_ref()
+            .is_some_and(|current| current.same_channel(flight))
+        {
+            return;
+        }
+        slot.get_mut().flight = None;
+        slot.get_mut().connections.extend(made.cloned());
+        if slot.get().connections.is_empty() {
+            slot.remove();
+        }
+    }
+
+    /// Takes connections out that take no new streams. One of the same key that does stays.
+    fn forget(&self, key: &PoolKey) {
+        let mut slots = self.slots.lock();
+        let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {
+            return;
+        };
+        slot.get_mut()
+            .connections
+            .retain(|connection| connection.state.is_open());
+        if slot.get().connections.is_empty() && slot.get().flight.is_none() {
+            slot.remove();
+        }
+    }
+}

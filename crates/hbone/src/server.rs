@@ -1,0 +1,248 @@
+//! The accepting side of HBONE.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::ready;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::gather::gather;
+use super::keepalive::{Ended, ping_until_dead};
+use super::pace::Pace;
+use super::{HboneConfig, HboneStream};
+use ambit_tls::peer_not_after;
+
+/// Between two looks at the wall clock.
+const CLOCK: Duration = Duration::from_secs(60);
+
+/// Why a request was answered without the handler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestRefusal {
+    /// Only CONNECT is served (405).
+    #[error("the method is {0}, not CONNECT")]
+    Method(Method),
+    /// The authority is not `<ip>:<port>` (400).
+    #[error("the authority {0:?} is not an IP address and port")]
+    Authority(String),
+}
+
+impl RequestRefusal {
+    /// What the client is answered.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Authority(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// Takes the CONNECT requests of one connection.
+pub trait HboneHandler: Send + Sync + 'static {
+    /// Serves a request until its stream has ended. Runs on a task of its own.
+    fn connect(self: Arc<Self>, request: ConnectRequest) -> impl Future<Output = ()> + Send;
+
+    /// Hears of a request that was refused.
+    fn refused(&self, refusal: &RequestRefusal);
+}
+
+/// A CONNECT that awaits its answer; dropping it resets the stream.
+#[derive(Debug)]
+pub struct ConnectRequest {
+    authority: SocketAddr,
+    headers: HeaderMap,
+    respond: SendResponse<Bytes>,
+    body: RecvStream,
+}
+
+impl ConnectRequest {
+    /// Where the client wants to be connected to.
+    pub fn authority(&self) -> SocketAddr {
+        self.authority
+    }
+
+    /// What the client said besides.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Answers 200.
+    ///
+    /// # Errors
+    /// When the stream or its connection is gone.
+    pub fn accept(mut self) -> Result<HboneStream, h2::Error> {
+        let send = self.respond.send_response(response(StatusCode::OK), false)?;
+        Ok(HboneStream {
+            send,
+            recv: self.body,
+            permit: None,
+        })
+    }
+
+    /// Answers with another status, and ends the stream.
+    pub fn refuse(mut self, status: StatusCode) {
+        refuse(&mut self.respond, status);
+    }
+}
+
+fn response(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}
+
+fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+    if let Err(error) = respond.send_response(response(status), true) {
+        tracing::debug!(%error, "stream ended before it was refused");
+    }
+}
+
+/// Serves HTTP/2 over `tls` until the peer closes it. When `drain` is cancelled, or the peer's certificate ends, the peer is told to
+/// open no more streams (GOAWAY), and the connection ends with its last one. Dropping the future ends all at once.
+///
+/// Streams that come after the certificate's end are refused (REFUSED_STREAM, so that they may be tried on another connection:
+/// [RFC 9113 §8.7]), whether or not the peer heeds the GOAWAY; those that are open go on.
+///
+/// [RFC 9113 §8.7]: https://www.rfc-editor.org/rfc/rfc9113#section-8.7
+///
+/// # Errors
+/// When the connection fails or breaks the protocol.
+pub async fn serve_hbone<IO, H>(
+    tls: TlsStream<IO>,
+    config: &HboneConfig,
+    drain: CancellationToken,
+    handler: Arc<H>,
+) -> Result<(), h2::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    H: HboneHandler,
+{
+    let expires = peer_not_after(tls.get_ref().1);
+    let (io, outgoing) = gather(tls);
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.max_frame_size)
+        .max_send_buffer_size(config.send_buffer)
+        .data_frame_budget(config.data_frame_budget())
+        .max_concurrent_streams(config.max_streams.saturating_mul(2))
+        .max_header_list_size(16 << 10)
+        .handshake::<_, Bytes>(io);
+    let mut connection = match tokio::time::timeout(config.connect_timeout, handshake).await {
+        Ok(connection) => connection?,
+        Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
+    };
+    let dead = connection
+        .ping_pong()
+        .map(|pings| ping_until_dead(pings, config.ping_interval, config.ping_timeout, || true));
+    let dead = async {
+        match dead {
+            Some(dead) => dead.await,
+            None => std::future::pending().await,
+        }
+    };
+    let told_to_end = async {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = reached(expires) => tracing::debug!("the peer's certificate has ended: no more streams"),
+        }
+    };
+    tokio::pin!(dead, told_to_end);
+    let mut streams = JoinSet::new();
+    let (mut draining, mut pinging) = (false, true);
+    let mut pace = Pace::default();
+    let result = loop {
+        let open = streams.len();
+        let accept = std::future::poll_fn(|cx| {
+            ready!(pace.poll_turn(cx, open));
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                outgoing.flush(cx);
+            }
+            accepted
+        });
+        tokio::select! {
+            accepted = accept => match accepted {
+                Some(Ok((_, mut respond))) if SystemTime::now() >= expires => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                }
+                Some(Ok((request, respond))) => dispatch(&mut streams, &handler, request, respond),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            },
+            ended = &mut dead, if pinging => {
+                pinging = false;
+                if ended == Ended::Unanswered {
+                    tracing::info!("peer does not answer PING: closing");
+                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                    break Ok(());
+                }
+            }
+            () = &mut told_to_end, if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+        }
+    };
+    drop(connection);
+    // The streams hear of the connection's end by themselves, and pass it on to their other side.
+    while streams.join_next().await.is_some() {}
+    result
+}
+
+/// Resolves at that time of the wall clock, which may be set meanwhile.
+async fn reached(time: SystemTime) {
+    while let Ok(left) = time.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(CLOCK)).await;
+    }
+}
+
+fn dispatch<H: HboneHandler>(
+    streams: &mut JoinSet<()>,
+    handler: &Arc<H>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    match authority(&request) {
+        Ok(authority) => {
+            let (head, body) = request.into_parts();
+            let request = ConnectRequest {
+                authority,
+                headers: head.headers,
+                respond,
+                body,
+            };
+            let span = tracing::debug_span!("hbone-stream", %authority);
+            streams.spawn(Arc::clone(handler).connect(request).instrument(span));
+        }
+        Err(refusal) => {
+            refuse(&mut respond, refusal.status());
+            handler.refused(&refusal);
+        }
+    }
+}
+
+fn authority(request: &Request<RecvStream>) -> Result<SocketAddr, RequestRefusal> {
+    if request.method() != Method::CONNECT {
+        return Err(RequestRefusal::Method(request.method().clone()));
+    }
+    let authority = request
+        .uri()
+        .authority()
+        .map(http::uri::Authority::as_str)
+        .unwrap_or_default();
+    authority
+        .parse()
+        .map_err(|_| RequestRefusal::Authority(authority.to_owned()))
+}

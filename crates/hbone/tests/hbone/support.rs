@@ -1,0 +1,243 @@
+//! A destination proxy in front of an application, and a source proxy's pool.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ambit_hbone::{
+    ConnectRequest, HboneConfig, HboneHandler, HbonePool, HboneStream, Meter, OpenError, PoolKey,
+    RequestRefusal, copy_tunnel, serve_hbone,
+};
+use ambit_identity::SpiffeId;
+use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, IdentityLease, ManagerConfig, WorkloadCertificate, peer_identity};
+use h2::client::SendRequest;
+use http::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
+
+pub(crate) fn id(name: &str) -> SpiffeId {
+    SpiffeId::new("cluster.local", "test", name).unwrap()
+}
+
+pub(crate) fn manager(ca: &Arc<TestCa>) -> CertificateManager {
+    CertificateManager::new(Arc::clone(ca) as _, ManagerConfig::default())
+}
+
+#[derive(Default)]
+pub(crate) struct Bytes {
+    pub(crate) forward: AtomicU64,
+    pub(crate) backward: AtomicU64,
+}
+
+impl Meter for Bytes {
+    fn forward(&self, bytes: u64) {
+        self.forward.fetch_add(bytes, Ordering::SeqCst);
+    }
+    fn backward(&self, bytes: u64) {
+        self.backward.fetch_add(bytes, Ordering::SeqCst);
+    }
+}
+
+/// Behind it is a server that answers at once, and wants no more than it has heard.
+pub(crate) const HASTY: &str = "127.0.0.1:1";
+
+/// Nobody answers a CONNECT to it.
+pub(crate) const MUTE: &str = "127.0.0.1:2";
+
+/// Connects every CONNECT to its authority, as the peer it is from.
+struct Gateway {
+    peer: SpiffeId,
+    peers: mpsc::UnboundedSender<SpiffeId>,
+    refusals: mpsc::UnboundedSender<RequestRefusal>,
+}
+
+impl HboneHandler for Gateway {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        self.peers.send(self.peer.clone()).ok();
+        if request.authority().to_string() == MUTE {
+            return std::future::pending().await;
+        }
+        if request.authority().to_string() == HASTY {
+            let mut io = request.accept().unwrap().into_io();
+            io.write_all(b"too much").await.unwrap();
+            return io.shutdown().await.unwrap();
+        }
+        match TcpStream::connect(request.authority()).await {
+            Ok(tcp) => {
+                tcp.set_nodelay(true).unwrap();
+                let stream = request.accept().unwrap();
+                copy_tunnel(tcp, stream, &Bytes::default()).await.ok();
+            }
+            Err(_) => request.refuse(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+
+    fn refused(&self, refusal: &RequestRefusal) {
+        self.refusals.send(refusal.clone()).ok();
+    }
+}
+
+/// An HBONE server of one identity.
+pub(crate) struct Destination {
+    pub(crate) address: SocketAddr,
+    pub(crate) identity: SpiffeId,
+    /// All that were ever made.
+    pub(crate) connections: Arc<AtomicUsize>,
+    /// Those that have ended.
+    pub(crate) ended: Arc<AtomicUsize>,
+    pub(crate) peers: mpsc::UnboundedReceiver<SpiffeId>,
+    pub(crate) refusals: mpsc::UnboundedReceiver<RequestRefusal>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) kill: CancellationToken,
+}
+
+impl Destination {
+    pub(crate) async fn start(ca: &Arc<TestCa>, identity: SpiffeId) -> Self {
+        Self::with(ca, identity, HboneConfig::default()).await
+    }
+
+    pub(crate) async fn with(ca: &Arc<TestCa>, identity: SpiffeId, config: HboneConfig) -> Self {
+        let lease = manager(ca).lease(identity.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer_sender, peers) = mpsc::unbounded_channel();
+        let (refusal_sender, refusals) = mpsc::unbounded_channel();
+        let (connections, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (counter, draining, killed) = (Arc::clone(&connections), drain.clone(), kill.clone());
+        let ends = Arc::clone(&ended);
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tcp.set_nodelay(true).unwrap();
+                let certificate = lease.certificate(WAIT).await.unwrap();
+                let config = config.clone();
+                let (peers, refusals) = (peer_sender.clone(), refusal_sender.clone());
+                let (counter, draining, killed) = (Arc::clone(&counter), draining.clone(), killed.clone());
+                let ends = Arc::clone(&ends);
+                tokio::spawn(async move {
+                    let Ok(tls) = TlsAcceptor::from(certificate.server_config()).accept(tcp).await else {
+                        return;
+                    };
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    let peer = peer_identity(tls.get_ref().1).unwrap();
+                    let handler = Arc::new(Gateway {
+                        peer,
+                        peers,
+                        refusals,
+                    });
+                    killed
+                        .run_until_cancelled(serve_hbone(tls, &config, draining, handler))
+                        .await;
+                    ends.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self {
+            address,
+            identity,
+            connections,
+            ended,
+            peers,
+            refusals,
+            drain,
+            kill,
+        }
+    }
+}
+
+/// A pool that connects as one identity.
+pub(crate) struct Source {
+    pub(crate) pool: HbonePool,
+    pub(crate) lease: IdentityLease,
+}
+
+impl Source {
+    pub(crate) fn new(ca: &Arc<TestCa>, identity: SpiffeId) -> Self {
+        Self::with(ca, identity, HboneConfig::default())
+    }
+
+    pub(crate) fn with(ca: &Arc<TestCa>, identity: SpiffeId, config: HboneConfig) -> Self {
+        Self {
+            pool: HbonePool::new(config),
+            lease: manager(ca).lease(identity),
+        }
+    }
+
+    pub(crate) fn key(&self, to: SocketAddr, expected: &SpiffeId, workload: &str) -> PoolKey {
+        PoolKey {
+            source: self.lease.identity().clone(),
+            destination: [expected.clone()].into(),
+            address: to,
+            workload: workload.into(),
+            pod: "source-pod".into(),
+        }
+    }
+
+    pub(crate) async fn open(
+        &self,
+        to: &Destination,
+        application: SocketAddr,
+    ) -> Result<HboneStream, OpenError> {
+        self.open_key(&self.key(to.address, &to.identity, "workload"), application)
+            .await
+    }
+
+    pub(crate) async fn open_key(
+        &self,
+        key: &PoolKey,
+        application: SocketAddr,
+    ) -> Result<HboneStream, OpenError> {
+        let authority = application.to_string().parse().unwrap();
+        let address = key.address;
+        self.pool
+            .open(key, &self.lease, &authority, || async move {
+                let tcp = TcpStream::connect(address).await?;
+                tcp.set_nodelay(true)?;
+                Ok(tcp)
+            })
+            .await
+    }
+}
+
+/// TLS with a server, as whom the certificate says.
+pub(crate) async fn tls(certificate: &WorkloadCertificate, server: &Destination) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let name = rustls_pki_types::ServerName::IpAddress(server.address.ip().into());
+    let config = certificate.client_config([server.identity.clone()].into());
+    TlsConnector::from(config).connect(name, tcp).await.unwrap()
+}
+
+/// An HTTP/2 client with a good certificate that asks for whatever it likes.
+pub(crate) async fn raw(ca: &Arc<TestCa>, server: &Destination) -> SendRequest<bytes::Bytes> {
+    let certificate = manager(ca).lease(id("client")).certificate(WAIT).await.unwrap();
+    let (sender, connection) = h2::client::handshake(tls(&certificate, server).await)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender.ready().await.unwrap()
+}
+
+/// Both ends of a TCP connection.
+pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (a, b) = tokio::join!(
+        TcpStream::connect(listener.local_addr().unwrap()),
+        listener.accept()
+    );
+    (a.unwrap(), b.unwrap().0)
+}
+
+/// An application that waits to be connected to.
+pub(crate) async fn application() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}

@@ -1,0 +1,19 @@
+//! Certificates of workloads, and TLS as the mesh speaks it.
+//!
+//! - [`CertificateManager`]: a certificate for each identity in use, asked of a [`CertificateSource`], shared, renewed at half-life.
+//! - [`WorkloadCertificate`]: the TLS configurations of an identity: version 1.3 only, X25519MLKEM768 first, both ends verified by
+//!   SPIFFE id.
+
+mod certificate;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tls;
+
+pub use certificate::{
+    CertificateDump, CertificateError, CertificateManager, CertificateSource, CertificateState, ChainDump,
+    IdentityLease, ManagerConfig, WorkloadCertificate,
+};
+pub use tls::{
+    PeerIdentityError, ServerTlsStream, Transport, accept_tls, certificate_identity, describe, peer_identity,
+    peer_not_after, transport,
+};

@@ -1,0 +1,69 @@
+//! What goes over the wire between Ambit's parts, and with a foreign ztunnel or control plane.
+//!
+//! The protobuf modules are named as their packages. [`names`] has the constants that both ends must agree on.
+
+pub mod authorization;
+pub mod broker_channel;
+pub mod control_channel;
+pub mod istio_ca;
+pub mod names;
+pub mod waypoint_policy;
+pub mod xds;
+
+pub use control_channel::{ControlChannelError, TokenFile, control_channel};
+
+macro_rules! protobuf {
+    ($(#[$doc:meta])* $module:ident, $package:literal) => {
+        $(#[$doc])*
+        #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, rustdoc::all, unreachable_pub)]
+        pub mod $module {
+            tonic::include_proto!($package);
+        }
+    };
+}
+
+/// Generated from `proto/`, laid out as the protobuf packages are (the generated code refers to itself that way).
+pub mod istio {
+    protobuf!(
+        /// `istio.workload`: workloads and services.
+        workload, "istio.workload"
+    );
+    protobuf!(
+        /// `istio.security`: L4 authorization.
+        security, "istio.security"
+    );
+}
+pub use istio::{security, workload};
+
+/// As [`istio`], for the types that refer to its.
+pub mod ambit {
+    /// `ambit.waypoint`.
+    pub mod waypoint {
+        protobuf!(
+            /// `ambit.waypoint.v1`: operator and waypoint.
+            v1, "ambit.waypoint.v1"
+        );
+    }
+}
+pub use ambit::waypoint::v1 as waypoint;
+
+protobuf!(
+    /// `istio.v1.auth`: the CA call.
+    ca, "istio.v1.auth"
+);
+protobuf!(
+    /// `envoy.service.discovery.v3`: delta xDS.
+    discovery, "envoy.service.discovery.v3"
+);
+protobuf!(
+    /// `ambit.agent.v1`: operator and node agent.
+    agent, "ambit.agent.v1"
+);
+protobuf!(
+    /// `ambit.broker.v1`: node agent and ztunnel.
+    broker, "ambit.broker.v1"
+);
+protobuf!(
+    /// `runtime.v1`: the calls of the Container Runtime Interface that the agent makes.
+    cri, "runtime.v1"
+);
