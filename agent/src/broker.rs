@@ -7,11 +7,11 @@ mod session;
 pub use peer::{PeerCheck, Refusal, ZtunnelPeers};
 
 use crate::capture::{Handle, SessionId};
+use crate::files::private_directory;
 use crate::metrics::Metrics;
 use ambit_wire::broker_channel::{Channel, Listener, PeerCredentials};
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,15 +116,4 @@ impl Broker {
             }
         }
     }
-}
-
-/// Makes a directory, or sets the rights of one that is there.
-pub(crate) fn private_directory(path: &Path, mode: u32, gid: Option<u32>) -> io::Result<()> {
-    let name = |e: io::Error| io::Error::new(e.kind(), format!("directory {}: {e}", path.display()));
-    match DirBuilder::new().recursive(true).mode(mode).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.map_err(name)?,
-    }
-    chown(path, None, gid).map_err(name)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(name)
 }

@@ -15,7 +15,6 @@ mod ztunnels;
 pub use admission::{Admission, AdmissionRequest};
 pub use control::ControlEvent;
 pub use failure::{Failure, Reason};
-pub use location::SandboxRecord;
 pub use machine::{Effect, Event, Machine, Pending, Releasing, State};
 pub use manager::{Handle, Manager, Settings};
 pub use ztunnels::{FromSession, Outgoing, SessionId};

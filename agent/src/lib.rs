@@ -15,6 +15,7 @@ pub mod capture;
 pub mod cni;
 pub mod config;
 pub mod control;
+mod files;
 mod http;
 pub mod metrics;
 pub mod netlink;

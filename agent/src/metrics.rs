@@ -1,6 +1,5 @@
 //! Prometheus metrics of the agent.
 
-use crate::capture::Reason;
 use ambit_wire::agent::CaptureState;
 use prometheus::core::Collector;
 use prometheus::{
@@ -109,8 +108,8 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn failure(&self, reason: Reason) {
-        self.failures.with_label_values(&[reason.as_str()]).inc();
+    pub(crate) fn failure(&self, reason: &str) {
+        self.failures.with_label_values(&[reason]).inc();
     }
 
     pub(crate) fn refused(&self, reason: &str) {

@@ -1,10 +1,9 @@
 //! What the agent keeps on disk, so that a node can boot and pods can be captured while no operator answers.
 
-use crate::capture::SandboxRecord;
+use crate::files::write_atomically;
 use ambit_wire::agent::PodCapture;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -51,6 +50,19 @@ pub struct CapturedPod {
     /// Where it was found.
     #[serde(flatten)]
     pub sandbox: SandboxRecord,
+}
+
+/// What a CNI call said about a pod's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// The runtime's id of the sandbox.
+    pub sandbox_id: String,
+    /// Path of the network namespace.
+    pub netns_path: PathBuf,
+    /// Its inode: the path may come to mean another one.
+    pub netns_inode: u64,
+    /// The pod's addresses.
+    pub addresses: Vec<String>,
 }
 
 impl From<&PodCapture> for PodEntry {
@@ -121,41 +133,6 @@ pub async fn keep_snapshot(path: PathBuf, mut snapshots: watch::Receiver<Arc<Sna
                 "the snapshot cannot be written; a restart while no operator answers would begin from an older one");
         }
     }
-}
-
-/// Replaces the file at `path` in one step, on disk when it returns.
-pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let (temporary, file) = write_beside(path, content, mode)?;
-    drop(file);
-    std::fs::rename(temporary, path)
-}
-
-/// The same, with the rights and, as far as it is allowed, the owner of another file.
-pub(crate) fn write_atomically_like(path: &Path, content: &[u8], like: &std::fs::Metadata) -> io::Result<()> {
-    let (temporary, file) = write_beside(path, content, like.mode() & 0o777)?;
-    if let Err(e) = fchown(&file, Some(like.uid()), Some(like.gid())) {
-        tracing::debug!(path = %path.display(), error = %e, "the file's owner is this process's");
-    }
-    std::fs::rename(temporary, path)
-}
-
-fn write_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<(PathBuf, std::fs::File)> {
-    // Begins with a dot and ends in neither .conf nor .conflist: nobody takes it for configuration.
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    _ = std::fs::remove_file(&temporary);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    // Whatever the umask.
-    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    Ok((temporary, file))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::effects::Answer;
 use super::failure::{Failure, Reason};
-use super::location::SandboxRecord;
 use super::machine::Event;
 use super::manager::Manager;
+use crate::snapshot::SandboxRecord;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;

@@ -201,7 +201,7 @@ fn captured_pod(uid: &str, pod: &Pod) -> Option<CapturedPod> {
     let located = pod
         .location
         .as_ref()
-        .map(|location| super::location::SandboxRecord {
+        .map(|location| crate::snapshot::SandboxRecord {
             sandbox_id: location.sandbox_id.clone(),
             netns_path: location.path.clone(),
             netns_inode: location.netns.inode(),

@@ -1,7 +1,7 @@
 //! The effects of a pod's machine, each a future that ends in an answer to the manager.
 
 use super::failure::{Failure, Reason};
-use super::location::{Location, SandboxRecord, locate};
+use super::location::{Location, locate};
 use super::machine::Event;
 use super::manager::Uid;
 use super::ztunnels::{MadeSockets, SessionId};
@@ -9,6 +9,7 @@ use crate::netlink::{self, NetlinkError, PodTable};
 use crate::netns::{self, Listeners, Netns, NetnsError, NetnsRunner};
 use crate::probes::Probes;
 use crate::runtime::Runtime;
+use crate::snapshot::SandboxRecord;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,21 +3,8 @@
 use super::failure::{Failure, Reason};
 use crate::netns::Netns;
 use crate::runtime::{Runtime, Sandbox};
-use serde::{Deserialize, Serialize};
+use crate::snapshot::SandboxRecord;
 use std::path::PathBuf;
-
-/// What a CNI call said about a pod's sandbox; kept on disk too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxRecord {
-    /// The runtime's id of the sandbox.
-    pub sandbox_id: String,
-    /// Path of the network namespace.
-    pub netns_path: PathBuf,
-    /// Its inode: the path may come to mean another one.
-    pub netns_inode: u64,
-    /// The pod's addresses.
-    pub addresses: Vec<String>,
-}
 
 /// A pod's network namespace, opened.
 #[derive(Debug, Clone)]

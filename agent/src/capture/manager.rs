@@ -291,7 +291,7 @@ impl Manager {
                     tracing::debug!(pod.uid = uid, reason = %failure.reason, why = failure.message, "pod waits");
                 } else {
                     tracing::warn!(pod.uid = uid, reason = %failure.reason, why = failure.message, "capture failed; it will be tried again");
-                    self.settings.metrics.failure(failure.reason);
+                    self.settings.metrics.failure(failure.reason.as_str());
                 }
             }
             tracing::debug!(pod.uid = uid, from = ?before, to = ?after, event = text, "capture state");

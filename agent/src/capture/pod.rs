@@ -2,9 +2,10 @@
 
 use super::admission::Waiter;
 use super::failure::{Failure, Reason};
-use super::location::{Location, SandboxRecord};
+use super::location::Location;
 use super::machine::{Machine, Pending, Releasing, State};
 use crate::netns::Listeners;
+use crate::snapshot::SandboxRecord;
 use ambit_wire::agent::{CaptureState, PodCapture, PodReport};
 use ambit_wire::broker::PodIdentity;
 use std::collections::BTreeSet;

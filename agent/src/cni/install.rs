@@ -3,8 +3,8 @@
 use super::conflist::{
     ConfigError, PLUGIN, PluginConfig, is_conflist, list_name, with_plugin, without_plugin,
 };
+use crate::files::{write_atomically, write_atomically_like};
 use crate::metrics::Metrics;
-use crate::snapshot::{write_atomically, write_atomically_like};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde::{Deserialize, Serialize};
 use std::io;

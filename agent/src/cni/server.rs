@@ -1,10 +1,11 @@
 //! The agent's end of the plugin's socket.
 
 use super::protocol::{Answer, MAX_LINE, Operation, Request, VERSION};
-use crate::broker::private_directory;
-use crate::capture::{Admission, AdmissionRequest, Handle, SandboxRecord};
+use crate::capture::{Admission, AdmissionRequest, Handle};
+use crate::files::private_directory;
 use crate::netns::Netns;
 use crate::runtime::in_this_mount_namespace;
+use crate::snapshot::SandboxRecord;
 use std::io;
 use std::path::Path;
 use std::time::Duration;

@@ -2,8 +2,8 @@
 
 use crate::harness::{Node, Pod};
 use crate::ztunnel::{Held, Ztunnel};
-use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, Reason, SandboxRecord};
-use ambit_agent::snapshot::Snapshot;
+use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, Reason};
+use ambit_agent::snapshot::{SandboxRecord, Snapshot};
 use ambit_wire::agent::{CaptureState, NodeConfig};
 
 fn request(pod: &Pod) -> AdmissionRequest {

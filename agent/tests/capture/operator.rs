@@ -2,9 +2,9 @@
 
 use crate::harness::{Agent, Node, PATIENCE, Pod};
 use crate::ztunnel::{Held, Ztunnel, read_text};
-use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, SandboxRecord};
+use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent};
 use ambit_agent::control::{Reporter, Updates};
-use ambit_agent::snapshot::Snapshot;
+use ambit_agent::snapshot::{SandboxRecord, Snapshot};
 use ambit_wire::TokenFile;
 use ambit_wire::agent::capture_report::What;
 use ambit_wire::agent::node_agent_server::{NodeAgent, NodeAgentServer};

@@ -2,8 +2,8 @@
 
 use crate::harness::{Agent, Node, Pod};
 use crate::ztunnel::{Held, Ztunnel, read_text};
-use ambit_agent::capture::{AdmissionRequest, ControlEvent, Reason, SandboxRecord};
-use ambit_agent::snapshot::Snapshot;
+use ambit_agent::capture::{AdmissionRequest, ControlEvent, Reason};
+use ambit_agent::snapshot::{SandboxRecord, Snapshot};
 use ambit_wire::agent::{CaptureState, NodeConfig};
 
 fn gone(agent: &Agent, pod: &Pod) {
