@@ -1,46 +1,49 @@
 //! What the operator has said: what this waypoint serves, the endpoints behind it, and the rules.
 //!
-//! The data path looks a [`ServiceEntry`] up by its virtual address once for each connection, and reads the service's
-//! [`configuration`](ServiceEntry::config) and [chooses](ServiceEntry::choose) an endpoint for each request: the one is an atomic load,
-//! the other a read lock of that service alone.
+//! The data path looks a [`ServiceEntry`] up by its virtual address once for each connection. For each request it reads the service's
+//! configuration, which is an atomic load, and chooses an endpoint under a read lock of that service alone.
 
-mod balance;
 mod dump;
 mod rules;
 mod service;
 mod settings;
-mod tables;
-mod workload;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_policy::{Connection, Decision, Policies, Policy, Target};
+use ambit_mesh::{Applied, Authorizations, Mesh, Query};
+#[cfg(test)]
+use ambit_policy::Policy;
+use ambit_policy::{Connection, Decision};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::workload as wire_workload;
+use ambit_wire::xds::{Batch, Rejection};
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub(crate) use ambit_mesh::{Endpoint, Invalid, Workload};
 pub(crate) use ambit_wire::waypoint_policy::Retry;
 pub(crate) use ambit_wire::workload::AppProtocol;
-pub(crate) use balance::Endpoint;
 pub(crate) use dump::StateDump;
 pub(crate) use rules::RuleSet;
-pub(crate) use service::{Chosen, ServiceConfig, ServiceEntry};
+pub(crate) use service::{Chosen, ServiceConfig};
 pub(crate) use settings::Settings;
-use tables::Tables;
-pub(crate) use workload::{Invalid, Workload};
+
+/// A service for as long as it, or an endpoint of it, is known.
+pub(crate) type ServiceEntry = ambit_mesh::ServiceEntry<ServiceConfig>;
 
 /// All of it. Changes cost what they touch.
 #[derive(Default)]
 pub(crate) struct State {
-    tables: RwLock<Tables>,
+    mesh: Mesh<ServiceConfig>,
+    /// Written by one task only. While it is locked, what depends on policies is changed.
+    policies: RwLock<PolicyTable>,
     settings: ArcSwap<Settings>,
     /// Those for connections, by which the real client is judged at the endpoint.
-    authorizations: ArcSwap<Policies>,
+    authorizations: Authorizations,
     /// Counts changes that may change a decision.
     decisions_changed: watch::Sender<u64>,
     /// Counts changes after which something is no longer served.
@@ -59,23 +62,25 @@ impl State {
 
     /// The service that has this virtual address.
     pub(crate) fn service_at(&self, address: IpAddr) -> Option<Arc<ServiceEntry>> {
-        self.tables.read().service_at(address.to_canonical())
+        self.mesh.service_at(address.to_canonical())
     }
 
     /// The service of this key (`<namespace>/<hostname>`), or one that has endpoints and is not served.
     pub(crate) fn service(&self, key: &str) -> Option<Arc<ServiceEntry>> {
-        self.tables.read().service(key)
+        self.mesh.service(key)
     }
 
     /// The pod that has this address, as an endpoint for connections to `port` of it, where those come through this waypoint
-    /// (`istio.io/waypoint-for: workload`).
+    /// (`istio.io/waypoint-for: workload`). Others are refused: they would get past their services' rules.
     pub(crate) fn workload_at(&self, address: IpAddr, port: u16) -> Option<Endpoint> {
-        self.tables.read().workload_at(address.to_canonical(), port)
+        let target = SocketAddr::new(address.to_canonical(), port);
+        let endpoint = self.mesh.endpoint_at(target)?;
+        endpoint.workload.waypoint.is_some().then_some(endpoint)
     }
 
     /// A workload, as it is now.
     pub(crate) fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
-        self.tables.read().workload(uid).cloned()
+        self.mesh.workload(uid)
     }
 
     /// Notified when decisions may have changed.
@@ -98,38 +103,35 @@ impl State {
 
     /// Whether the policies for connections allow this one to a workload.
     pub(crate) fn decide_l4(&self, workload: &Workload, connection: &Connection<'_>) -> Decision {
-        let target = Target {
-            namespace: &workload.namespace,
-            policies: &workload.authorization_policies,
-        };
-        self.authorizations.load().evaluate(connection, target)
+        self.authorizations.decide(workload, connection)
     }
 
     /// Puts the settings in place.
     pub(crate) fn apply_settings(&self, settings: wire::Settings) -> Result<(), Invalid> {
-        let tables = self.tables.write();
-        let settings = Settings::resolve(settings, |name| tables.policy(name))?;
+        let policies = self.policies.read();
+        let settings = Settings::resolve(settings, |name| policies.get(name).cloned())?;
         self.settings.store(Arc::new(settings));
-        drop(tables);
+        drop(policies);
         self.change_decisions();
         Ok(())
     }
 
-    /// Removes services (`<namespace>/<hostname>`), then sets others; what was not understood, by name.
+    /// Sets services, then removes others (`<namespace>/<hostname>`); what was not understood, by name.
     pub(crate) fn apply_services(
         &self,
         removed: &[String],
         set: impl IntoIterator<Item = (String, wire::Service)>,
     ) -> Vec<(String, Invalid)> {
-        let mut tables = self.tables.write();
-        for name in removed {
-            tables.remove_service(name);
+        let policies = self.policies.read();
+        let (mut services, mut invalid) = (Vec::new(), Vec::new());
+        for (name, service) in set {
+            match ServiceConfig::resolve(service, |name| policies.get(name).cloned()) {
+                Ok(service) => services.push(Arc::new(service)),
+                Err(error) => invalid.push((name, error)),
+            }
         }
-        let invalid = set
-            .into_iter()
-            .filter_map(|(name, service)| Some((name, tables.set_service(service).err()?)))
-            .collect();
-        drop(tables);
+        self.mesh.apply_services(services, removed);
+        drop(policies);
         self.change_decisions();
         if !removed.is_empty() {
             self.dismiss();
@@ -137,97 +139,103 @@ impl State {
         invalid
     }
 
-    /// Removes workloads (UIDs), then sets others. Returns the UIDs of those that are gone or live elsewhere now (whose pooled
+    /// Sets workloads, then removes others (UIDs). Returns the UIDs of those that are gone or live elsewhere now (whose pooled
     /// connections must not be used again), and what was not understood, by name.
     pub(crate) fn apply_workloads(
         &self,
         removed: &[String],
         set: impl IntoIterator<Item = (String, wire_workload::Workload)>,
     ) -> (Vec<Arc<str>>, Vec<(String, Invalid)>) {
-        let mut tables = self.tables.write();
-        // Endpoints that come and go are not what clients connect to, but for those that are bound themselves.
-        let was_bound = |tables: &Tables, uid: &str| tables.workload(uid).is_some_and(|old| old.bound);
-        let mut dismissed = removed.iter().any(|uid| was_bound(&tables, uid));
-        // Removals first: an address may have passed from one workload to another.
-        let mut moved: Vec<_> = removed
-            .iter()
-            .filter_map(|uid| tables.remove_workload(uid))
-            .collect();
-        let mut invalid = Vec::new();
-        let mut authorization = false;
+        let (mut workloads, mut invalid) = (Vec::new(), Vec::new());
         for (name, workload) in set {
             match Workload::try_from(workload) {
-                Ok(workload) => {
-                    authorization |= tables
-                        .workload(&workload.uid)
-                        .is_some_and(|old| old.authorization_policies != workload.authorization_policies);
-                    let (was_bound, bound) = (was_bound(&tables, &workload.uid), workload.bound);
-                    let has_moved = tables.set_workload(workload);
-                    dismissed |= was_bound && (!bound || has_moved.is_some());
-                    moved.extend(has_moved);
-                }
+                Ok(workload) => workloads.push(workload),
                 Err(error) => invalid.push((name, error)),
             }
         }
-        drop(tables);
-        // Endpoints that come and go decide nothing.
+        let Applied {
+            moved,
+            authorization,
+            unbound,
+        } = self.mesh.apply_workloads(workloads, removed);
         if authorization {
             self.change_decisions();
         }
-        if dismissed {
+        // Endpoints that come and go are not what clients connect to, but for those that are bound themselves.
+        if unbound {
             self.dismiss();
         }
         (moved, invalid)
     }
 
-    /// Removes policies (`<namespace>/<name>`), then sets others.
+    /// Removes policies (`<namespace>/<name>`), then sets others. Services that name them follow at once.
     pub(crate) fn apply_policies(&self, removed: &[String], set: Vec<WaypointPolicy>) {
-        let mut tables = self.tables.write();
-        let changed = tables.change_policies(removed, set);
+        let mut policies = self.policies.write();
+        let mut changed: Vec<Arc<str>> = Vec::new();
+        for name in removed {
+            changed.extend(policies.remove_entry(name.as_str()).map(|(name, _)| name));
+        }
+        for policy in set {
+            changed.push(Arc::clone(&policy.name));
+            policies.insert(Arc::clone(&policy.name), Arc::new(policy));
+        }
+        for (config, entry) in self.mesh.services() {
+            if config.names_any(&changed) {
+                let resolved = config.resolve_again(|name| policies.get(name).cloned());
+                entry.set_config(Some(Arc::new(resolved)));
+            }
+        }
         let settings = self.settings.load();
         if settings.names_any(&changed) {
-            let resolved = settings.resolve_again(|name| tables.policy(name));
+            let resolved = settings.resolve_again(|name| policies.get(name).cloned());
             self.settings.store(Arc::new(resolved));
         }
-        drop(tables);
+        drop(policies);
         self.change_decisions();
     }
 
     /// Whether a WaypointPolicy of that name is in force.
     pub(crate) fn has_policy(&self, name: &str) -> bool {
-        self.tables.read().policy(name).is_some()
+        self.policies.read().contains_key(name)
+    }
+
+    /// Applies a batch of authorizations.
+    pub(crate) fn apply_authorization_batch(&self, batch: Batch) -> Vec<Rejection> {
+        let rejections = self.authorizations.apply_batch(batch);
+        self.change_decisions();
+        rejections
     }
 
     /// Removes authorizations (`<namespace>/<name>`), then sets others.
+    #[cfg(test)]
     pub(crate) fn apply_authorizations(&self, removed: &[String], set: Vec<Policy>) {
-        self.authorizations.rcu(|policies| {
-            let mut policies = Policies::clone(policies);
-            for name in removed {
-                policies.remove(name);
-            }
-            for policy in &set {
-                policies.insert(policy.clone());
-            }
-            policies
-        });
+        self.authorizations.apply(&set, removed);
         self.change_decisions();
-    }
-
-    /// Whether an authorization of that name is in force.
-    pub(crate) fn has_authorization(&self, name: &str) -> bool {
-        self.authorizations.load().get(name).is_some()
     }
 
     /// Numbers of services, workloads, policies and authorizations.
     pub(crate) fn counts(&self) -> [(&'static str, usize); 4] {
-        let tables = self.tables.read();
+        let (workloads, services) = self.mesh.counts();
         [
-            ("services", tables.service_count()),
-            ("workloads", tables.workloads().count()),
-            ("policies", tables.policies().len()),
-            ("authorizations", self.authorizations.load().iter().count()),
+            ("services", services),
+            ("workloads", workloads),
+            ("policies", self.policies.read().len()),
+            ("authorizations", self.authorizations.snapshot().iter().count()),
         ]
     }
+}
+
+/// An endpoint of a service. Those in `tried` (UIDs) are chosen only where there is no other. `None`: no endpoint is healthy, or none has
+/// the port.
+pub(crate) fn choose(entry: &ServiceEntry, port: u16, tried: &[Arc<str>]) -> Option<Endpoint> {
+    let choose = |tried| {
+        entry.choose(&Query {
+            port,
+            v4: true,
+            tried,
+        })
+    };
+    choose(tried).or_else(|| choose(&[]))
 }
 
 /// Policies by name (`<namespace>/<name>`).

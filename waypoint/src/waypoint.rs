@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_identity::SpiffeId;
+use ambit_mesh::subscription::Synced;
 use ambit_runtime::{Answer, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, IdentityLease, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
@@ -25,7 +26,7 @@ use crate::observe::{Gauges, Observer};
 use crate::proxy::{HttpTimeouts, Proxy};
 use crate::report::{Dial, Reporter};
 use crate::state::{State, StateDump};
-use crate::xds::{StateUpdater, Synced, subscriptions};
+use crate::xds::{StateUpdater, TYPES, subscriptions};
 
 const NOTICE: Duration = Duration::from_secs(1);
 
@@ -146,7 +147,7 @@ impl Waypoint {
             parts.timeouts,
             draining.clone(),
         );
-        let (synced_sender, synced) = watch::channel(Synced::default());
+        let (synced_sender, synced) = watch::channel(Synced::expecting(TYPES.len()));
         let updater = StateUpdater {
             state: Arc::clone(&state),
             observer: Arc::clone(&observer),

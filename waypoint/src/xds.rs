@@ -1,17 +1,15 @@
 //! What the operator sends, into the state.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use ambit_policy::Policy;
+use ambit_mesh::subscription::{Synced, decode, reject};
 use ambit_wire::names::{
     TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
     WAYPOINT_SETTINGS,
 };
 use ambit_wire::waypoint_policy::WaypointPolicy;
-use ambit_wire::xds::{Batch, Handler, Rejection, Resource, Subscription};
-use ambit_wire::{authorization, security, waypoint, waypoint_policy, workload};
-use prost::Message;
+use ambit_wire::xds::{Batch, Handler, Rejection, Subscription};
+use ambit_wire::{waypoint, waypoint_policy, workload};
 use tokio::sync::watch;
 
 use crate::observe::Observer;
@@ -19,7 +17,7 @@ use crate::proxy::Proxy;
 use crate::state::{Invalid, State};
 
 /// In this order: what services name should be there before them.
-const TYPES: [&str; 5] = [
+pub(crate) const TYPES: [&str; 5] = [
     TYPE_AUTHORIZATION,
     TYPE_WAYPOINT_POLICY,
     TYPE_WAYPOINT_SETTINGS,
@@ -40,17 +38,6 @@ pub(crate) struct StateUpdater {
     pub(crate) synced: watch::Sender<Synced>,
 }
 
-/// Which types have been received completely, once.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Synced(HashSet<&'static str>);
-
-impl Synced {
-    /// Whether all have.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.0.len() == TYPES.len()
-    }
-}
-
 impl Handler for StateUpdater {
     async fn apply(&mut self, batch: Batch) -> Vec<Rejection> {
         // No other is subscribed to.
@@ -63,10 +50,10 @@ impl Handler for StateUpdater {
             TYPE_WAYPOINT_SERVICE => self.services(batch),
             TYPE_WAYPOINT_POLICY => self.policies(batch),
             TYPE_WORKLOAD => self.workloads(batch),
-            _ => self.authorizations(batch),
+            _ => self.state.apply_authorization_batch(batch),
         };
         if complete {
-            self.synced.send_if_modified(|synced| synced.0.insert(kind));
+            self.synced.send_if_modified(|synced| synced.received(kind));
         }
         rejections
     }
@@ -126,44 +113,5 @@ impl StateUpdater {
         }
         self.state.apply_policies(&batch.removed, policies);
         rejections
-    }
-
-    fn authorizations(&self, batch: Batch) -> Vec<Rejection> {
-        let (decoded, mut rejections) = decode::<security::Authorization>(batch.added);
-        let mut policies = Vec::with_capacity(decoded.len());
-        for (name, one) in decoded {
-            let fallback = authorization::closed(&one);
-            match Policy::try_from(one) {
-                Ok(policy) => policies.push(policy),
-                Err(error) => {
-                    if !self.state.has_authorization(&fallback.name.to_string()) {
-                        policies.push(fallback);
-                    }
-                    rejections.push(reject(name, error));
-                }
-            }
-        }
-        self.state.apply_authorizations(&batch.removed, policies);
-        rejections
-    }
-}
-
-/// By name; and those that cannot be decoded.
-fn decode<M: Message + Default>(resources: Vec<Resource>) -> (Vec<(String, M)>, Vec<Rejection>) {
-    let mut decoded = Vec::with_capacity(resources.len());
-    let mut rejections = Vec::new();
-    for resource in resources {
-        match M::decode(resource.bytes.as_slice()) {
-            Ok(message) => decoded.push((resource.name, message)),
-            Err(error) => rejections.push(reject(resource.name, error)),
-        }
-    }
-    (decoded, rejections)
-}
-
-fn reject(name: String, error: impl std::fmt::Display) -> Rejection {
-    Rejection {
-        name,
-        reason: error.to_string(),
     }
 }

@@ -1,29 +1,23 @@
 //! What the control plane has said: workloads and services by address, and the policies that apply to them.
 
-mod balance;
 mod dump;
-mod load;
 mod service;
-mod tables;
-mod waypoint;
-mod workload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_policy::{Connection, Decision, Policies, Policy, Target};
-use ambit_wire::names::PORT_HBONE;
-use ambit_wire::workload::Address;
-use arc_swap::ArcSwap;
-use parking_lot::RwLock;
+use ambit_mesh::{
+    Authorizations, InUse, Invalid, Mesh, Query, ServiceEntry, ServicePort, Waypoint, Workload,
+};
+#[cfg(test)]
+use ambit_policy::Policy;
+use ambit_policy::{Connection, Decision};
+use ambit_wire::workload::{Address, address};
+use ambit_wire::xds::{Batch, Rejection};
 use tokio::sync::watch;
 
 pub(crate) use dump::{PolicyDump, ServiceDump, WorkloadDump};
-pub(crate) use load::InUse;
 pub(crate) use service::Service;
-use tables::Tables;
-pub(crate) use waypoint::Waypoint;
-pub(crate) use workload::{InvalidAddress, Protocol, Workload};
 
 /// The metrics' word for a connection to what is bound to a waypoint, when no replica of that was reached.
 pub(crate) const WAYPOINT_UNREACHABLE: &str = "waypoint_unreachable";
@@ -80,13 +74,11 @@ impl RouteError {
     }
 }
 
-/// The state of the mesh as this ztunnel knows it. Lookups take a read lock for as long as a hash lookup lasts.
+/// The state of the mesh as this ztunnel knows it.
 #[derive(Default)]
 pub(crate) struct MeshState {
-    tables: RwLock<Tables>,
-    policies: ArcSwap<Policies>,
-    /// Counts changes of workloads.
-    workloads_changed: watch::Sender<u64>,
+    mesh: Mesh<Service>,
+    authorizations: Authorizations,
     /// Counts changes that may change a decision.
     authorization_changed: watch::Sender<u64>,
 }
@@ -96,65 +88,62 @@ impl MeshState {
         Self::default()
     }
 
-    /// Removes addresses by name, then sets others. Returns the UIDs of workloads that are gone or live elsewhere now (whose
-    /// pooled connections must not be used again), and what was not understood, by name.
+    /// Sets addresses, then removes others by name. Returns the UIDs of workloads that are gone or live elsewhere now (whose pooled
+    /// connections must not be used again), and what was not understood, by name.
     pub(crate) fn apply_addresses(
         &self,
         removed: &[String],
         set: impl IntoIterator<Item = (String, Address)>,
-    ) -> (Vec<Arc<str>>, Vec<(String, InvalidAddress)>) {
-        let mut moved = Vec::new();
-        let mut invalid = Vec::new();
-        let mut authorization = false;
-        {
-            let mut tables = self.tables.write();
-            // Removals first: an address may have passed from one workload to another.
-            moved.extend(removed.iter().filter_map(|name| tables.remove(name).moved));
-            for (name, address) in set {
-                match tables.set(address) {
-                    Ok(effect) => {
-                        moved.extend(effect.moved);
-                        authorization |= effect.authorization;
-                    }
-                    Err(error) => invalid.push((name, error)),
+    ) -> (Vec<Arc<str>>, Vec<(String, Invalid)>) {
+        let (mut workloads, mut services, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, address) in set {
+            let converted = match address.r#type {
+                Some(address::Type::Workload(one)) => Workload::try_from(one).map(|w| workloads.push(w)),
+                Some(address::Type::Service(one)) => {
+                    Service::try_from(one).map(|s| services.push(Arc::new(s)))
                 }
+                None => Err(Invalid::Kind),
+            };
+            if let Err(error) = converted {
+                invalid.push((name, error));
             }
         }
-        self.workloads_changed.send_modify(|n| *n += 1);
-        if authorization {
-            self.authorization_changed.send_modify(|n| *n += 1);
+        // A service appears with its endpoints.
+        let set = self.mesh.apply_workloads(workloads, &[]);
+        self.mesh.apply_services(services, &[]);
+        let gone = self.mesh.apply_workloads(Vec::new(), removed);
+        if set.authorization || gone.authorization {
+            self.change_authorization();
         }
-        (moved, invalid)
+        ([set.moved, gone.moved].concat(), invalid)
     }
 
-    /// Puts policies in place and takes out those named in `removed`.
-    pub(crate) fn apply_policies(&self, set: Vec<Policy>, removed: &[String]) {
-        self.policies.rcu(|policies| {
-            let mut policies = Policies::clone(policies);
-            for name in removed {
-                policies.remove(name);
-            }
-            for policy in &set {
-                policies.insert(policy.clone());
-            }
-            policies
-        });
+    fn change_authorization(&self) {
         self.authorization_changed.send_modify(|n| *n += 1);
     }
 
-    /// Whether a policy of that name (`namespace/name`) is in force.
-    pub(crate) fn has_policy(&self, name: &str) -> bool {
-        self.policies.load().get(name).is_some()
+    /// Applies a batch of authorizations.
+    pub(crate) fn apply_authorizations(&self, batch: Batch) -> Vec<Rejection> {
+        let rejections = self.authorizations.apply_batch(batch);
+        self.change_authorization();
+        rejections
+    }
+
+    /// Puts policies in place and takes out those named in `removed`.
+    #[cfg(test)]
+    pub(crate) fn apply_policies(&self, set: Vec<Policy>, removed: &[String]) {
+        self.authorizations.apply(&set, removed);
+        self.change_authorization();
     }
 
     /// The workload at an address.
     pub(crate) fn workload(&self, address: IpAddr) -> Option<Arc<Workload>> {
-        self.tables.read().workload(address).cloned()
+        self.mesh.workload_at(address)
     }
 
     /// Notified when workloads have changed.
     pub(crate) fn workloads_changed(&self) -> watch::Receiver<u64> {
-        self.workloads_changed.subscribe()
+        self.mesh.workloads_changed()
     }
 
     /// Notified when decisions may have changed.
@@ -165,95 +154,106 @@ impl MeshState {
     /// Where a connection to `destination` goes; endpoints in `tried` (UIDs) are left out. Unknown destinations go there in
     /// plaintext.
     pub(crate) fn route(&self, destination: SocketAddr, tried: &[Arc<str>]) -> Result<Route, RouteError> {
-        let tables = self.tables.read();
-        if let Some(entry) = tables.service_at(destination.ip()) {
-            let Some(service) = entry.service() else {
-                return Ok(Route::passthrough(destination, None));
-            };
+        let query = Query {
+            port: destination.port(),
+            v4: destination.is_ipv4(),
+            tried,
+        };
+        if let Some((entry, service)) = self.service_at(destination.ip()) {
             if service.passthrough && service.waypoint.is_none() {
-                return Ok(Route::passthrough(destination, Some(Arc::clone(service))));
+                return Ok(Route::passthrough(destination, Some(service)));
             }
-            if !service
-                .ports
-                .iter()
-                .any(|port| port.service_port == destination.port())
-            {
-                return Err(RouteError::NoPort(Arc::clone(service), destination.port()));
+            if !service.has_port(destination.port()) {
+                return Err(RouteError::NoPort(service, destination.port()));
             }
             if let Some(waypoint) = &service.waypoint {
                 let bound = Bound {
                     name: service.as_ref(),
-                    service: Some(service),
+                    service: Some(&service),
                     waypoint,
                 };
-                return through_waypoint(&tables, &bound, destination, tried);
+                return self.through_waypoint(&bound, destination, &query);
             }
-            let choice = entry.choose(destination.port(), destination.is_ipv4(), tried);
-            let choice = choice.ok_or_else(|| RouteError::NoHealthyEndpoint(Arc::clone(service)))?;
+            let Some(choice) = entry.choose(&query) else {
+                return Err(RouteError::NoHealthyEndpoint(service));
+            };
             return Ok(Route {
-                hbone: hbone(&choice.workload, choice.target),
+                hbone: choice.workload.hbone_address(choice.target),
                 target: choice.target,
                 workload: Some(choice.workload),
-                service: Some(Arc::clone(service)),
+                service: Some(service),
                 in_use: Some(choice.in_use),
                 waypoint: None,
                 others: choice.others,
             });
         }
-        match tables.workload(destination.ip()) {
-            Some(workload) => match &workload.waypoint {
-                Some(waypoint) => {
-                    let bound = Bound {
-                        name: workload.as_ref(),
-                        service: None,
-                        waypoint,
-                    };
-                    through_waypoint(&tables, &bound, destination, tried)
-                }
-                None => Ok(Route {
-                    hbone: hbone(workload, destination),
-                    target: destination,
-                    workload: Some(Arc::clone(workload)),
-                    service: None,
-                    in_use: None,
-                    waypoint: None,
-                    others: false,
-                }),
-            },
-            None => Ok(Route::passthrough(destination, None)),
+        let Some(workload) = self.mesh.workload_at(destination.ip()) else {
+            return Ok(Route::passthrough(destination, None));
+        };
+        if let Some(waypoint) = &workload.waypoint {
+            let bound = Bound {
+                name: workload.as_ref(),
+                service: None,
+                waypoint,
+            };
+            return self.through_waypoint(&bound, destination, &query);
+        }
+        Ok(Route {
+            hbone: workload.hbone_address(destination),
+            workload: Some(workload),
+            ..Route::passthrough(destination, None)
+        })
+    }
+
+    fn service_at(&self, address: IpAddr) -> Option<(Arc<ServiceEntry<Service>>, Arc<Service>)> {
+        let entry = self.mesh.service_at(address)?;
+        let service = entry.config()?;
+        Some((entry, service))
+    }
+
+    /// To a replica of the waypoint, which is told `destination`; never past it.
+    fn through_waypoint(
+        &self,
+        bound: &Bound<'_>,
+        destination: SocketAddr,
+        query: &Query<'_>,
+    ) -> Result<Route, RouteError> {
+        let service = bound.service.cloned();
+        match self.mesh.replica(bound.waypoint, query) {
+            Some(replica) => Ok(Route {
+                target: destination,
+                hbone: Some(replica.target),
+                workload: Some(replica.workload),
+                service,
+                in_use: Some(replica.in_use),
+                waypoint: Some(bound.waypoint.clone()),
+                others: replica.others,
+            }),
+            None => Err(RouteError::Waypoint {
+                bound: bound.name.to_string(),
+                service,
+                waypoint: bound.waypoint.clone(),
+            }),
         }
     }
 
     /// The service that leads to this port of a workload; the first by name where there are several.
     pub(crate) fn service_of(&self, workload: &Workload, target_port: u16) -> Option<Arc<Service>> {
-        let tables = self.tables.read();
-        let leads = |ports: &[service::ServicePort]| ports.iter().any(|port| port.target_port == target_port);
-        let services = workload
-            .services
-            .iter()
-            .filter(|(_, ports)| leads(ports))
-            .map(|(key, _)| key)
-            .min();
-        tables.service(services?).cloned()
+        let leads = |ports: &[ServicePort]| ports.iter().any(|port| port.target_port == target_port);
+        let services = workload.services.iter().filter(|(_, ports)| leads(ports));
+        let key = services.map(|(key, _)| key).min()?;
+        self.mesh.service(key)?.config()
     }
 
     /// Whether a workload's policies allow a connection to it.
     pub(crate) fn decide(&self, workload: &Workload, connection: &Connection<'_>) -> Decision {
-        let target = Target {
-            namespace: &workload.namespace,
-            policies: &workload.authorization_policies,
-        };
-        self.policies.load().evaluate(connection, target)
+        self.authorizations.decide(workload, connection)
     }
 
     /// Numbers of workloads, services and policies.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let tables = self.tables.read();
-        (
-            tables.workload_count(),
-            tables.service_count(),
-            self.policies.load().iter().count(),
-        )
+        let (workloads, services) = self.mesh.counts();
+        (workloads, services, self.authorizations.snapshot().iter().count())
     }
 }
 
@@ -276,36 +276,6 @@ struct Bound<'a> {
     name: &'a dyn std::fmt::Display,
     service: Option<&'a Arc<Service>>,
     waypoint: &'a Waypoint,
-}
-
-/// To a replica of the waypoint, which is told `destination`; never past it.
-fn through_waypoint(
-    tables: &Tables,
-    bound: &Bound<'_>,
-    destination: SocketAddr,
-    tried: &[Arc<str>],
-) -> Result<Route, RouteError> {
-    let service = bound.service.cloned();
-    match tables.replica(bound.waypoint, destination.is_ipv4(), tried) {
-        Some(replica) => Ok(Route {
-            target: destination,
-            hbone: Some(replica.target),
-            workload: Some(replica.workload),
-            service,
-            in_use: Some(replica.in_use),
-            waypoint: Some(bound.waypoint.clone()),
-            others: replica.others,
-        }),
-        None => Err(RouteError::Waypoint {
-            bound: bound.name.to_string(),
-            service,
-            waypoint: bound.waypoint.clone(),
-        }),
-    }
-}
-
-fn hbone(workload: &Workload, target: SocketAddr) -> Option<SocketAddr> {
-    (workload.protocol == Protocol::Hbone).then(|| SocketAddr::new(target.ip(), PORT_HBONE))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_mesh::subscription::Synced;
 use ambit_runtime::{Answer, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
@@ -28,7 +29,7 @@ use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
 use crate::proxy::{OriginalDestination, Proxy, original_destination};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
-use crate::xds::{StateUpdater, Synced};
+use crate::xds::{StateUpdater, TYPES};
 
 /// For idle HBONE connections to say good-bye.
 const POOL_DRAIN: Duration = Duration::from_secs(2);
@@ -120,7 +121,7 @@ impl Ztunnel {
         });
         let outbox = Outbox::default();
         let pods = Arc::new(Pods::new(Arc::clone(&proxy), outbox.clone()));
-        let (synced_sender, synced) = watch::channel(Synced::default());
+        let (synced_sender, synced) = watch::channel(Synced::expecting(TYPES));
         let updater = StateUpdater {
             state: Arc::clone(&proxy.state),
             pool: proxy.pool.clone(),

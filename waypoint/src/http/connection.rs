@@ -87,7 +87,7 @@ impl Target {
     /// An endpoint, not one of `tried` (UIDs) where there is another.
     pub(crate) fn choose(&self, proxy: &Proxy, tried: &[Arc<str>]) -> Option<Endpoint> {
         match self {
-            Self::Service { entry, port, .. } => entry.choose(*port, tried),
+            Self::Service { entry, port, .. } => crate::state::choose(entry, *port, tried),
             Self::Workload { address, .. } => proxy.state.workload_at(address.ip(), address.port()),
         }
     }

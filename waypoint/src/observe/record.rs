@@ -43,7 +43,7 @@ impl Destination {
     fn key(&self) -> &Arc<str> {
         match self {
             Self::Service(service) => &service.key,
-            Self::Workload(workload) => &workload.series,
+            Self::Workload(workload) => workload.series(),
         }
     }
 }
@@ -253,7 +253,7 @@ impl Drop for RequestRecord {
         let endpoint = self.endpoint.as_ref().map(|(workload, _)| &**workload);
         let key = SeriesKey {
             destination: Arc::clone(self.destination.key()),
-            workload: endpoint.map(|workload| Arc::clone(&workload.series)),
+            workload: endpoint.map(|workload| Arc::clone(workload.series())),
             protocol: self.protocol,
             code: self.status,
             grpc_status: self.grpc_status,

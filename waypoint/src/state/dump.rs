@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ambit_mesh::Protocol;
 use ambit_policy::Policy;
 use ambit_policy::http::HttpRule;
 use ambit_wire::waypoint_policy::{Retry, WaypointPolicy};
 use serde::Serialize;
 
-use super::balance::Endpoints;
 use super::{ServiceConfig, ServiceEntry, State};
 
 /// All of it, by name.
@@ -115,10 +115,7 @@ impl State {
     /// All that it knows.
     pub(crate) fn dump(&self) -> StateDump {
         let settings = self.settings();
-        let tables = self.tables.read();
-        let services = tables
-            .services()
-            .filter_map(|entry| Some((entry.config()?, entry)));
+        let policies = self.policies.read().clone();
         StateDump {
             settings: SettingsDump {
                 namespace: settings.namespace.clone(),
@@ -128,11 +125,16 @@ impl State {
                 max_connection_age_seconds: settings.max_connection_age.map(|age| age.as_secs_f64()),
                 workload_authorization: strings(&settings.workload_authorization),
             },
-            services: services
-                .map(|(config, entry)| (config.key.to_string(), service(&config, entry)))
+            services: self
+                .mesh
+                .services()
+                .iter()
+                .map(|(config, entry)| (config.key.to_string(), service(config, entry)))
                 .collect(),
-            workloads: tables
+            workloads: self
+                .mesh
                 .workloads()
+                .iter()
                 .map(|workload| {
                     let mut services: Vec<_> = workload.services.keys().map(ToString::to_string).collect();
                     services.sort();
@@ -141,7 +143,10 @@ impl State {
                         namespace: workload.namespace.clone(),
                         workload_ips: workload.addresses.iter().map(ToString::to_string).collect(),
                         identity: workload.identity.to_string(),
-                        protocol: if workload.hbone { "HBONE" } else { "TCP" },
+                        protocol: match workload.protocol {
+                            Protocol::Hbone => "HBONE",
+                            Protocol::Plaintext => "TCP",
+                        },
                         status: status(workload.healthy),
                         services,
                         authorization_policies: workload.authorization_policies.clone(),
@@ -149,14 +154,13 @@ impl State {
                     (workload.uid.to_string(), dump)
                 })
                 .collect(),
-            policies: tables
-                .policies()
+            policies: policies
                 .iter()
                 .map(|(name, one)| (name.to_string(), policy(one)))
                 .collect(),
             authorizations: self
                 .authorizations
-                .load()
+                .snapshot()
                 .iter()
                 .map(|policy| (policy.name.to_string(), Policy::clone(policy)))
                 .collect(),
@@ -165,7 +169,6 @@ impl State {
 }
 
 fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
-    let endpoints: &Endpoints = &entry.endpoints.read();
     ServiceDump {
         name: config.name.clone(),
         namespace: config.namespace.clone(),
@@ -187,8 +190,9 @@ fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
             policy: chosen.policy.to_string(),
             retry: retry(&chosen.value),
         }),
-        endpoints: endpoints
-            .iter()
+        endpoints: entry
+            .endpoints()
+            .into_iter()
             .map(|(workload, in_flight)| {
                 let dump = EndpointDump {
                     workload: workload.to_string(),

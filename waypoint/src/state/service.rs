@@ -5,38 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_mesh::{Balancing, Frontend, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
-use arc_swap::ArcSwapOption;
-use parking_lot::RwLock;
 
-use super::balance::{Endpoint, Endpoints};
 use super::{AppProtocol, Invalid, Retry, RuleSet};
-
-/// A service for as long as it, or an endpoint of it, is known. Either may come first.
-#[derive(Debug, Default)]
-pub(crate) struct ServiceEntry {
-    config: ArcSwapOption<ServiceConfig>,
-    pub(super) endpoints: RwLock<Endpoints>,
-}
-
-impl ServiceEntry {
-    /// What holds for it now; `None` when this waypoint no longer serves it.
-    pub(crate) fn config(&self) -> Option<Arc<ServiceConfig>> {
-        self.config.load_full()
-    }
-
-    pub(super) fn set_config(&self, config: Option<ServiceConfig>) {
-        self.config.store(config.map(Arc::new));
-    }
-
-    /// The better of two endpoints drawn at random: the one with fewer requests in flight. Endpoints in `tried` (UIDs) are chosen only
-    /// where there is no other. `None`: no endpoint is healthy, or none has the port.
-    pub(crate) fn choose(&self, port: u16, tried: &[Arc<str>]) -> Option<Endpoint> {
-        let unready_too = self.config.load().as_ref().is_some_and(|c| c.unready_too);
-        self.endpoints.read().choose(port, unready_too, tried)
-    }
-}
 
 /// What holds for a service, with its policies resolved.
 #[derive(Debug)]
@@ -53,7 +26,7 @@ pub(crate) struct ServiceConfig {
     /// Of a request, all tries together, until the head of the answer.
     pub(crate) timeout: Option<Chosen<Duration>>,
     pub(crate) retry: Option<Chosen<Retry>>,
-    pub(super) unready_too: bool,
+    balancing: Balancing,
     pub(super) names: PolicyNames,
 }
 
@@ -98,17 +71,19 @@ impl ServiceConfig {
             retry: some(from.retry),
         };
         let mut config = Self {
-            key: format!("{}/{}", from.namespace, from.hostname).into(),
+            key: service_key(&from.namespace, &from.hostname),
             addresses: from
                 .addresses
                 .iter()
-                .map(|bytes| super::workload::ip(bytes))
+                .map(|bytes| ambit_mesh::ip(bytes))
                 .collect::<Result<_, _>>()?,
             ports: from.ports.into_iter().map(port).collect::<Result<_, _>>()?,
             namespace: from.namespace,
             name: from.name,
             hostname: from.hostname,
-            unready_too: from.unready_too,
+            balancing: Balancing {
+                unready_too: from.unready_too,
+            },
             rules: RuleSet::default(),
             timeout: None,
             retry: None,
@@ -127,7 +102,7 @@ impl ServiceConfig {
             hostname: self.hostname.clone(),
             addresses: self.addresses.clone(),
             ports: self.ports.clone(),
-            unready_too: self.unready_too,
+            balancing: self.balancing.clone(),
             rules: RuleSet::default(),
             timeout: None,
             retry: None,
@@ -158,6 +133,25 @@ impl ServiceConfig {
             .chain(&names.timeout)
             .chain(&names.retry)
             .any(|name| policies.contains(name))
+    }
+}
+
+impl Frontend for ServiceConfig {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    fn balancing(&self) -> &Balancing {
+        &self.balancing
+    }
+
+    /// The operator says it of each endpoint.
+    fn target_port(&self, _: u16) -> Option<u16> {
+        None
     }
 }
 

@@ -96,13 +96,13 @@ fn endpoints_and_services_may_come_in_any_order() {
     assert!(state.service_at(vip()).is_none());
     set_services(&state, [service(&[])]);
     let entry = state.service_at(vip()).unwrap();
-    let endpoint = entry.choose(80, &[]).unwrap();
+    let endpoint = choose(&entry, 80, &[]).unwrap();
     assert_eq!(endpoint.target, "10.0.0.1:8080".parse().unwrap());
     assert_eq!(
         endpoint.workload.hbone_address(endpoint.target),
         Some("10.0.0.1:15008".parse().unwrap())
     );
-    assert!(entry.choose(81, &[]).is_none(), "the endpoint has no such port");
+    assert!(choose(&entry, 81, &[]).is_none(), "the endpoint has no such port");
     let config = entry.config().unwrap();
     assert_eq!(config.protocol(80), Some(AppProtocol::Http11));
     assert_eq!(config.protocol(81), None);
@@ -118,22 +118,24 @@ fn of_two_endpoints_the_idle_one_is_chosen() {
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1), pod("b", 2)]);
     let entry = state.service_at(vip()).unwrap();
-    let first = entry.choose(80, &[]).unwrap();
+    let first = choose(&entry, 80, &[]).unwrap();
     // The two drawn are always both there are.
     for _ in 0..20 {
-        assert_ne!(uid(&entry.choose(80, &[]).unwrap()), uid(&first));
+        assert_ne!(uid(&choose(&entry, 80, &[]).unwrap()), uid(&first));
     }
     // What is in flight outlives an update of the pod, and that of its service.
     set_pods(&state, [pod("a", 1), pod("b", 2)]);
     set_services(&state, [service(&[])]);
     for _ in 0..20 {
-        assert_ne!(uid(&entry.choose(80, &[]).unwrap()), uid(&first));
+        assert_ne!(uid(&choose(&entry, 80, &[]).unwrap()), uid(&first));
     }
     // A retry goes elsewhere, even to a busier one, as long as there is another.
-    let busy: Vec<_> = (0..5).map(|_| entry.choose(80, &["a".into()]).unwrap()).collect();
+    let busy: Vec<_> = (0..5)
+        .map(|_| choose(&entry, 80, &["a".into()]).unwrap())
+        .collect();
     assert!(busy.iter().all(|endpoint| uid(endpoint) == "b"));
-    assert_eq!(uid(&entry.choose(80, &["b".into(), "c".into()]).unwrap()), "a");
-    assert!(entry.choose(80, &["a".into(), "b".into()]).is_some());
+    assert_eq!(uid(&choose(&entry, 80, &["b".into(), "c".into()]).unwrap()), "a");
+    assert!(choose(&entry, 80, &["a".into(), "b".into()]).is_some());
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn of_many_endpoints_the_busiest_is_never_chosen() {
     let entry = state.service_at(vip()).unwrap();
     let _busy = state.workload_at([10, 0, 0, 2].into(), 8080).unwrap();
     for _ in 0..200 {
-        assert_ne!(uid(&entry.choose(80, &[]).unwrap()), "b");
+        assert_ne!(uid(&choose(&entry, 80, &[]).unwrap()), "b");
     }
 }
 
@@ -158,18 +160,18 @@ fn unhealthy_endpoints_are_left_out_unless_the_service_wants_them() {
     };
     set_pods(&state, [unready.clone()]);
     let entry = state.service_at(vip()).unwrap();
-    assert!(entry.choose(80, &[]).is_none());
+    assert!(choose(&entry, 80, &[]).is_none());
     let unready_too = wire::Service {
         unready_too: true,
         ..service(&[])
     };
     set_services(&state, [unready_too]);
-    assert_eq!(uid(&entry.choose(80, &[]).unwrap()), "a");
+    assert_eq!(uid(&choose(&entry, 80, &[]).unwrap()), "a");
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1)]);
-    assert!(entry.choose(80, &[]).is_some());
+    assert!(choose(&entry, 80, &[]).is_some());
     state.apply_workloads(&["a".to_owned()], []);
-    assert!(entry.choose(80, &[]).is_none());
+    assert!(choose(&entry, 80, &[]).is_none());
 }
 
 #[test]
@@ -354,5 +356,5 @@ fn what_is_not_understood_leaves_the_last_good_version() {
     let (_, invalid) = state.apply_workloads(&[], [("a".to_owned(), wrong)]);
     assert_eq!(invalid.len(), 1);
     let entry = state.service_at(vip()).unwrap();
-    assert!(entry.choose(80, &[]).is_some());
+    assert!(choose(&entry, 80, &[]).is_some());
 }

@@ -12,7 +12,8 @@ use prometheus::IntCounter;
 
 use crate::pod::PodInfo;
 use crate::proxy::Proxy;
-use crate::state::{Service, Workload};
+use crate::state::Service;
+use ambit_mesh::Workload;
 
 /// Whose ztunnel reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

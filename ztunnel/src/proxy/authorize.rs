@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Proxy;
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
 use crate::pod::Pod;
-use crate::state::Workload;
+use ambit_mesh::Workload;
 
 /// An inbound connection before and while it is served.
 pub(super) struct Attempt<'a> {

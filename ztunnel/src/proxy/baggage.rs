@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::state::Workload;
+use ambit_mesh::Workload;
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 

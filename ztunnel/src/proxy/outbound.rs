@@ -14,7 +14,8 @@ use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
 use crate::pod::Pod;
-use crate::state::{InUse, Route, WAYPOINT_UNREACHABLE, Workload};
+use crate::state::{Route, WAYPOINT_UNREACHABLE};
+use ambit_mesh::{InUse, Workload};
 use reach::{Failure, Upstream, reach, unreached_waypoint};
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use ambit_mesh::{Protocol, Waypoint, Workload};
 use ambit_policy::{Policy, Rule};
 use serde::Serialize;
 
-use super::waypoint::Waypoint;
-use super::{MeshState, Protocol};
+use super::MeshState;
 
 /// A workload. Fields as `istioctl ztunnel-config` reads them.
 #[derive(Debug, Serialize)]
@@ -61,8 +61,8 @@ pub(crate) struct WaypointDump {
 impl From<&Waypoint> for WaypointDump {
     fn from(waypoint: &Waypoint) -> Self {
         Self {
-            destination: waypoint.at.to_string(),
-            hbone_mtls_port: waypoint.port,
+            destination: waypoint.destination(),
+            hbone_mtls_port: waypoint.port(),
         }
     }
 }
@@ -82,8 +82,7 @@ pub(crate) struct PolicyDump {
 impl MeshState {
     /// All workloads, by address; those that share the host network's by UID.
     pub(crate) fn dump_workloads(&self) -> BTreeMap<String, WorkloadDump> {
-        let tables = self.tables.read();
-        let dump = |workload: &super::Workload| WorkloadDump {
+        let dump = |workload: &Workload| WorkloadDump {
             uid: workload.uid.to_string(),
             workload_ip: workload
                 .addresses
@@ -115,7 +114,8 @@ impl MeshState {
             status: if workload.healthy { "Healthy" } else { "Unhealthy" },
             waypoint: workload.waypoint.as_ref().map(WaypointDump::from),
         };
-        let keyed = tables.workloads().map(|workload| {
+        let workloads = self.mesh.workloads();
+        let keyed = workloads.iter().map(|workload| {
             let key = match workload.addresses.first() {
                 Some(ip) if !workload.host_network => ip.to_string(),
                 _ => workload.uid.to_string(),
@@ -127,11 +127,8 @@ impl MeshState {
 
     /// All services, by `<namespace>/<hostname>`.
     pub(crate) fn dump_services(&self) -> BTreeMap<String, ServiceDump> {
-        let tables = self.tables.read();
-        let known = tables
-            .services()
-            .filter_map(|entry| Some((entry.service()?, entry)));
-        known
+        let services = self.mesh.services().into_iter();
+        services
             .map(|(service, entry)| {
                 let dump = ServiceDump {
                     name: service.name.clone(),
@@ -143,7 +140,7 @@ impl MeshState {
                         .iter()
                         .map(|p| (p.service_port, p.target_port))
                         .collect(),
-                    endpoints: entry.endpoints().map(ToString::to_string).collect(),
+                    endpoints: entry.endpoints().iter().map(|(w, _)| w.uid.to_string()).collect(),
                     waypoint: service.waypoint.as_ref().map(WaypointDump::from),
                 };
                 (service.key.to_string(), dump)
@@ -161,8 +158,8 @@ impl MeshState {
             audit: policy.audit,
             groups: policy.rules.clone(),
         };
-        self.policies
-            .load()
+        let policies = self.authorizations.snapshot();
+        policies
             .iter()
             .map(|policy| (policy.name.to_string(), dump(policy)))
             .collect()

@@ -1,34 +1,12 @@
-//! Services, as the data path needs them.
+//! Services, as the control plane sends them to ztunnels.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ambit_mesh::{Balancing, Frontend, Invalid, ServicePort, Waypoint, ip, service_key};
 use ambit_wire::workload as wire;
-use ambit_wire::workload::load_balancing::{HealthPolicy, Mode};
-
-use super::waypoint::Waypoint;
-use super::workload::{InvalidAddress, ip};
-
-/// A port of a service, and where it leads on its endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ServicePort {
-    pub(crate) service_port: u16,
-    /// 0: each endpoint says.
-    pub(crate) target_port: u16,
-}
-
-impl TryFrom<wire::Port> for ServicePort {
-    type Error = InvalidAddress;
-
-    fn try_from(from: wire::Port) -> Result<Self, InvalidAddress> {
-        let port = |number| u16::try_from(number).map_err(|_| InvalidAddress::Port(number));
-        Ok(Self {
-            service_port: port(from.service_port)?,
-            target_port: port(from.target_port)?,
-        })
-    }
-}
+use ambit_wire::workload::load_balancing::Mode;
 
 /// Virtual addresses in front of workloads.
 #[derive(Debug)]
@@ -42,19 +20,43 @@ pub(crate) struct Service {
     pub(crate) ports: Vec<ServicePort>,
     /// No endpoint is chosen: connections go on to where they were going.
     pub(crate) passthrough: bool,
-    /// Unhealthy endpoints are used like healthy ones.
-    pub(crate) ignore_health: bool,
+    pub(crate) balancing: Balancing,
     /// Reached through it only.
     pub(crate) waypoint: Option<Waypoint>,
 }
 
-impl TryFrom<wire::Service> for Service {
-    type Error = InvalidAddress;
+impl Service {
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|p| p.service_port == port)
+    }
+}
 
-    fn try_from(from: wire::Service) -> Result<Self, InvalidAddress> {
-        let balancing = from.load_balancing.unwrap_or_default();
+impl Frontend for Service {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    fn balancing(&self) -> &Balancing {
+        &self.balancing
+    }
+
+    fn target_port(&self, service_port: u16) -> Option<u16> {
+        let port = self.ports.iter().find(|p| p.service_port == service_port)?;
+        Some(port.target_port)
+    }
+}
+
+impl TryFrom<wire::Service> for Service {
+    type Error = Invalid;
+
+    fn try_from(from: wire::Service) -> Result<Self, Invalid> {
+        let balancing = from.load_balancing.as_ref();
         Ok(Self {
-            key: key(&from.namespace, &from.hostname),
+            key: service_key(&from.namespace, &from.hostname),
             addresses: from
                 .addresses
                 .iter()
@@ -65,8 +67,8 @@ impl TryFrom<wire::Service> for Service {
                 .into_iter()
                 .map(ServicePort::try_from)
                 .collect::<Result<_, _>>()?,
-            passthrough: balancing.mode() == Mode::Passthrough,
-            ignore_health: balancing.health_policy() == HealthPolicy::AllowAll,
+            passthrough: balancing.is_some_and(|b| b.mode() == Mode::Passthrough),
+            balancing: balancing.into(),
             waypoint: from.waypoint.map(Waypoint::from),
             name: from.name,
             namespace: from.namespace,
@@ -79,8 +81,4 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "service {}/{}", self.namespace, self.hostname)
     }
-}
-
-pub(super) fn key(namespace: &str, hostname: &str) -> Arc<str> {
-    format!("{namespace}/{hostname}").into()
 }

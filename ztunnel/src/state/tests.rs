@@ -1,6 +1,7 @@
 use std::collections::HashMap as Map;
 use std::net::Ipv4Addr;
 
+use ambit_wire::names::PORT_HBONE;
 use ambit_wire::workload::{
     LoadBalancing, NetworkAddress, NetworkMode, Port, PortList, Service as WireService, TunnelProtocol,
     Workload as WireWorkload, WorkloadStatus, address::Type, load_balancing,
@@ -294,12 +295,9 @@ fn what_is_not_understood_is_named_and_the_rest_is_applied() {
         ],
     );
     let expected = [
-        ("c//Pod/ns/good".to_owned(), InvalidAddress::Ip(3)),
-        (
-            "ns/web.ns.svc.cluster.local".to_owned(),
-            InvalidAddress::Port(70_000),
-        ),
-        ("empty".to_owned(), InvalidAddress::Empty),
+        ("c//Pod/ns/good".to_owned(), Invalid::Ip(3)),
+        ("ns/web.ns.svc.cluster.local".to_owned(), Invalid::Port(70_000)),
+        ("empty".to_owned(), Invalid::Kind),
     ];
     assert_eq!(invalid, expected);
     // The last good one is in force.

@@ -12,7 +12,8 @@ use crate::pod::Pod;
 use crate::proxy::Proxy;
 use crate::proxy::baggage;
 use crate::proxy::connect::{ConnectFailure, connect};
-use crate::state::{Route, RouteError, Waypoint};
+use crate::state::{Route, RouteError};
+use ambit_mesh::Waypoint;
 
 /// Why a destination was not reached.
 #[derive(Debug, thiserror::Error)]

@@ -8,20 +8,20 @@ use ambit_wire::names::PORT_HBONE;
 use ambit_wire::workload::GatewayAddress;
 use ambit_wire::workload::gateway_address::Destination;
 
-use super::service::key;
-use super::workload::ip;
+use crate::frontend::service_key;
+use crate::workload::ip;
 
 /// The waypoint that a service or a workload is bound to. Nothing bound is reached past it: an address that makes no sense is one that
 /// cannot be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Waypoint {
-    pub(super) at: At,
+pub struct Waypoint {
+    pub(crate) at: At,
     /// Its HBONE port.
-    pub(super) port: u16,
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum At {
+pub(crate) enum At {
     /// By `<namespace>/<hostname>`.
     Service(Arc<str>),
     /// A service's virtual address, or a pod's own.
@@ -32,7 +32,7 @@ pub(super) enum At {
 impl From<GatewayAddress> for Waypoint {
     fn from(from: GatewayAddress) -> Self {
         let at = match from.destination {
-            Some(Destination::Hostname(name)) => At::Service(key(&name.namespace, &name.hostname)),
+            Some(Destination::Hostname(name)) => At::Service(service_key(&name.namespace, &name.hostname)),
             Some(Destination::Address(address)) => ip(&address.address).map_or(At::Nowhere, At::Address),
             None => At::Nowhere,
         };
@@ -63,5 +63,17 @@ impl fmt::Display for At {
             Self::Address(address) => address.fmt(f),
             Self::Nowhere => f.write_str("nowhere"),
         }
+    }
+}
+
+impl Waypoint {
+    /// Where it is, in words.
+    pub fn destination(&self) -> String {
+        self.at.to_string()
+    }
+
+    /// Its HBONE port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }

@@ -1,0 +1,97 @@
+//! Who has an address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Things by address. Of several that claim the same one, the last to claim it has it; when that one goes, the one before has it again.
+#[derive(Debug)]
+pub(crate) struct AddressTable<T>(HashMap<IpAddr, Holders<T>>);
+
+#[derive(Debug)]
+struct Holders<T> {
+    current: Arc<T>,
+    /// The latest last. Hardly ever any.
+    earlier: Vec<Arc<T>>,
+}
+
+impl<T> Default for AddressTable<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> AddressTable<T> {
+    pub(crate) fn get(&self, address: IpAddr) -> Option<&Arc<T>> {
+        self.0.get(&address).map(|holders| &holders.current)
+    }
+
+    /// `one` has the address from now on. `old` is its version until now: where it had the address, or waits for it, `one` takes its place.
+    pub(crate) fn claim(&mut self, address: IpAddr, one: &Arc<T>, old: Option<&Arc<T>>) {
+        let Some(holders) = self.0.get_mut(&address) else {
+            let holders = Holders {
+                current: Arc::clone(one),
+                earlier: Vec::new(),
+            };
+            self.0.insert(address, holders);
+            return;
+        };
+        let old = old.unwrap_or(one);
+        if Arc::ptr_eq(&holders.current, old) {
+            holders.current = Arc::clone(one);
+        } else if let Some(waiting) = holders.earlier.iter_mut().find(|other| Arc::ptr_eq(other, old)) {
+            *waiting = Arc::clone(one);
+        } else {
+            let before = std::mem::replace(&mut holders.current, Arc::clone(one));
+            holders.earlier.push(before);
+        }
+    }
+
+    /// `one` has the address no more.
+    pub(crate) fn release(&mut self, address: IpAddr, one: &Arc<T>) {
+        let Some(holders) = self.0.get_mut(&address) else {
+            return;
+        };
+        if !Arc::ptr_eq(&holders.current, one) {
+            holders.earlier.retain(|other| !Arc::ptr_eq(other, one));
+        } else if let Some(before) = holders.earlier.pop() {
+            holders.current = before;
+        } else {
+            self.0.remove(&address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn an_update_of_an_earlier_holder_takes_nothing_back() {
+        let mut table = AddressTable::default();
+        let (old, new) = (Arc::new("old"), Arc::new("new"));
+        table.claim(ADDRESS, &old, None);
+        table.claim(ADDRESS, &new, None);
+        let updated = Arc::new("updated");
+        table.claim(ADDRESS, &updated, Some(&old));
+        assert_eq!(table.get(ADDRESS), Some(&new));
+        table.release(ADDRESS, &new);
+        assert_eq!(table.get(ADDRESS), Some(&updated));
+        table.release(ADDRESS, &updated);
+        assert_eq!(table.get(ADDRESS), None);
+    }
+
+    #[test]
+    fn one_that_goes_leaves_the_address_with_its_later_holder() {
+        let mut table = AddressTable::default();
+        let (old, new) = (Arc::new("old"), Arc::new("new"));
+        table.claim(ADDRESS, &old, None);
+        table.claim(ADDRESS, &new, None);
+        table.release(ADDRESS, &old);
+        assert_eq!(table.get(ADDRESS), Some(&new));
+        table.release(ADDRESS, &new);
+        assert_eq!(table.get(ADDRESS), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! The rules for connections.
+
+use ambit_policy::{Connection, Decision, Policies, Policy, Target};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+
+use crate::workload::Workload;
+
+/// All authorizations, by name.
+#[derive(Debug, Default)]
+pub struct Authorizations(ArcSwap<Policies>);
+
+impl Authorizations {
+    /// Removes authorizations (`<namespace>/<name>`), then sets others.
+    pub fn apply(&self, set: &[Policy], removed: &[String]) {
+        self.0.rcu(|policies| {
+            let mut policies = Policies::clone(policies);
+            for name in removed {
+                policies.remove(name);
+            }
+            for policy in set {
+                policies.insert(policy.clone());
+            }
+            policies
+        });
+    }
+
+    /// Whether one of that name is in force.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.load().get(name).is_some()
+    }
+
+    /// Whether those that apply to a workload allow a connection to it.
+    pub fn decide(&self, workload: &Workload, connection: &Connection<'_>) -> Decision {
+        let target = Target {
+            namespace: &workload.namespace,
+            policies: &workload.authorization_policies,
+        };
+        self.0.load().evaluate(connection, target)
+    }
+
+    /// As they are now.
+    pub fn snapshot(&self) -> Arc<Policies> {
+        self.0.load_full()
+    }
+}

@@ -1,0 +1,125 @@
+//! Services, as far as both proxies need the same of them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ambit_wire::workload as wire;
+use ambit_wire::workload::load_balancing::HealthPolicy;
+use arc_swap::ArcSwapOption;
+use parking_lot::RwLock;
+
+use crate::balance::{Endpoint, Endpoints, Query};
+use crate::workload::{Invalid, Workload};
+
+/// A port of a service, and where it leads on its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The service's.
+    pub service_port: u16,
+    /// The endpoint's. 0: each endpoint says.
+    pub target_port: u16,
+}
+
+impl TryFrom<wire::Port> for ServicePort {
+    type Error = Invalid;
+
+    fn try_from(from: wire::Port) -> Result<Self, Invalid> {
+        let port = |number| u16::try_from(number).map_err(|_| Invalid::Port(number));
+        Ok(Self {
+            service_port: port(from.service_port)?,
+            target_port: port(from.target_port)?,
+        })
+    }
+}
+
+/// How endpoints of a service are chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Balancing {
+    /// Endpoints that are not ready are used like ready ones (`publishNotReadyAddresses`).
+    pub unready_too: bool,
+}
+
+impl From<Option<&wire::LoadBalancing>> for Balancing {
+    fn from(from: Option<&wire::LoadBalancing>) -> Self {
+        Self {
+            unready_too: from.is_some_and(|b| b.health_policy() == HealthPolicy::AllowAll),
+        }
+    }
+}
+
+/// What a proxy knows of a service.
+pub trait Frontend: fmt::Debug + Send + Sync + 'static {
+    /// `<namespace>/<hostname>`, as workloads name it.
+    fn key(&self) -> &Arc<str>;
+
+    /// Its virtual addresses.
+    fn addresses(&self) -> &[IpAddr];
+
+    /// How its endpoints are chosen.
+    fn balancing(&self) -> &Balancing;
+
+    /// Where a port leads on endpoints that do not say.
+    fn target_port(&self, service_port: u16) -> Option<u16>;
+}
+
+/// A service for as long as it, or an endpoint of it, is known. Either may come first.
+#[derive(Debug)]
+pub struct ServiceEntry<F> {
+    config: ArcSwapOption<F>,
+    endpoints: RwLock<Endpoints>,
+}
+
+impl<F> Default for ServiceEntry<F> {
+    fn default() -> Self {
+        Self {
+            config: ArcSwapOption::empty(),
+            endpoints: RwLock::default(),
+        }
+    }
+}
+
+impl<F: Frontend> ServiceEntry<F> {
+    /// The service as it is now; `None` where there is none (any more).
+    pub fn config(&self) -> Option<Arc<F>> {
+        self.config.load_full()
+    }
+
+    /// Puts another version in place, under the same key and with the same addresses.
+    pub fn set_config(&self, config: Option<Arc<F>>) {
+        self.config.store(config);
+    }
+
+    /// The better of two endpoints drawn at random: the one with less in use from here that has not failed. Endpoints that the query
+    /// leaves out are never chosen. `None`: no endpoint will do.
+    pub fn choose(&self, query: &Query<'_>) -> Option<Endpoint> {
+        let config = self.config.load();
+        let config = config.as_deref();
+        let none = Balancing::default();
+        let balancing = config.map_or(&none, Frontend::balancing);
+        let fallback = config.and_then(|config| config.target_port(query.port));
+        self.endpoints.read().choose(balancing, fallback, query)
+    }
+
+    /// Every endpoint, with what is in use of it.
+    pub fn endpoints(&self) -> Vec<(Arc<Workload>, usize)> {
+        let endpoints = self.endpoints.read();
+        endpoints
+            .iter()
+            .map(|(workload, in_use)| (Arc::clone(workload), in_use))
+            .collect()
+    }
+
+    pub(crate) fn change_endpoints<T>(&self, change: impl FnOnce(&mut Endpoints) -> T) -> T {
+        change(&mut self.endpoints.write())
+    }
+
+    pub(crate) fn is_unused(&self) -> bool {
+        self.config.load().is_none() && self.endpoints.read().is_empty()
+    }
+}
+
+/// `<namespace>/<hostname>`
+pub fn service_key(namespace: &str, hostname: &str) -> Arc<str> {
+    format!("{namespace}/{hostname}").into()
+}

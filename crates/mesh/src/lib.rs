@@ -1,0 +1,27 @@
+//! What both proxies know of the mesh, and how they choose among it.
+//!
+//! A proxy keeps one [`Mesh`]: workloads by UID and address, and services by key and virtual address. What a service is besides its
+//! addresses differs between the proxies, so they give it as a [`Frontend`]. [`Authorizations`] are the rules for connections.
+//! [`subscription`] turns what delta xDS delivers into both.
+//!
+//! Lookups hold a read lock for as long as a hash lookup lasts. Updates are converted before any lock is taken, and applied in slices;
+//! dumps read in slices too.
+
+mod addresses;
+mod authorizations;
+mod balance;
+mod frontend;
+mod load;
+mod mesh;
+pub mod subscription;
+mod tables;
+mod waypoint;
+mod workload;
+
+pub use authorizations::Authorizations;
+pub use balance::{Endpoint, Query};
+pub use frontend::{Balancing, Frontend, ServiceEntry, ServicePort, service_key};
+pub use load::InUse;
+pub use mesh::{Applied, Mesh};
+pub use waypoint::Waypoint;
+pub use workload::{Invalid, Protocol, Workload, ip};

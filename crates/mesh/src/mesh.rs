@@ -1,0 +1,167 @@
+//! The store: lookups, and changes in slices.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::balance::{Endpoint, Query};
+use crate::frontend::{Frontend, ServiceEntry};
+use crate::tables::Tables;
+use crate::waypoint::Waypoint;
+use crate::workload::Workload;
+
+/// So many changes are made, or entries read, under one lock.
+const SLICE: usize = 128;
+
+/// Workloads and services, with their indexes.
+#[derive(Debug)]
+pub struct Mesh<F> {
+    tables: RwLock<Tables<F>>,
+    /// Counts changes of workloads.
+    workloads_changed: watch::Sender<u64>,
+}
+
+/// What else a change means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// UIDs of workloads that are gone, or have other addresses or another identity: pooled connections to them must not be used again.
+    pub moved: Vec<Arc<str>>,
+    /// Other policies may apply to a workload than before.
+    pub authorization: bool,
+    /// A workload that was bound to a waypoint is so no more, or is elsewhere.
+    pub unbound: bool,
+}
+
+impl<F> Default for Mesh<F> {
+    fn default() -> Self {
+        Self {
+            tables: RwLock::default(),
+            workloads_changed: watch::Sender::default(),
+        }
+    }
+}
+
+impl<F: Frontend> Mesh<F> {
+    /// Sets workloads, then removes others by UID or, where there is no workload of the name, services by key.
+    ///
+    /// In this order an address that passes from one to another is never nobody's.
+    pub fn apply_workloads(&self, set: Vec<Workload>, removed: &[String]) -> Applied {
+        let mut applied = Applied::default();
+        let mut set = set.into_iter();
+        while set.len() > 0 {
+            self.change(|tables| {
+                for workload in set.by_ref().take(SLICE) {
+                    tables.set_workload(workload, &mut applied);
+                }
+            });
+        }
+        for slice in removed.chunks(SLICE) {
+            self.change(|tables| {
+                for name in slice {
+                    if !tables.remove_workload(name, &mut applied) {
+                        tables.remove_service(name);
+                    }
+                }
+            });
+        }
+        applied
+    }
+
+    /// Sets services, then removes others by key.
+    pub fn apply_services(&self, set: Vec<Arc<F>>, removed: &[String]) {
+        for slice in set.chunks(SLICE) {
+            let mut tables = self.tables.write();
+            for service in slice {
+                tables.set_service(Arc::clone(service));
+            }
+        }
+        for slice in removed.chunks(SLICE) {
+            let mut tables = self.tables.write();
+            for key in slice {
+                tables.remove_service(key);
+            }
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tables<F>)) {
+        change(&mut self.tables.write());
+        self.workloads_changed.send_modify(|n| *n += 1);
+    }
+
+    /// Notified when workloads have changed.
+    pub fn workloads_changed(&self) -> watch::Receiver<u64> {
+        self.workloads_changed.subscribe()
+    }
+
+    /// The workload of a UID.
+    pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
+        self.tables.read().workload(uid).cloned()
+    }
+
+    /// The workload at an address.
+    pub fn workload_at(&self, address: IpAddr) -> Option<Arc<Workload>> {
+        self.tables.read().workload_at(address).cloned()
+    }
+
+    /// The workload at an address, as the endpoint of a connection to that address.
+    pub fn endpoint_at(&self, target: SocketAddr) -> Option<Endpoint> {
+        self.tables.read().endpoint_at(target)
+    }
+
+    /// The service that has this virtual address.
+    pub fn service_at(&self, address: IpAddr) -> Option<Arc<ServiceEntry<F>>> {
+        self.tables.read().service_at(address).cloned()
+    }
+
+    /// The service of this key (`<namespace>/<hostname>`), or what its endpoints say of one that is not known.
+    pub fn service(&self, key: &str) -> Option<Arc<ServiceEntry<F>>> {
+        self.tables.read().service(key).cloned()
+    }
+
+    /// A replica of a waypoint. The query's port does not matter.
+    pub fn replica(&self, waypoint: &Waypoint, query: &Query<'_>) -> Option<Endpoint> {
+        self.tables.read().replica(waypoint, query)
+    }
+
+    /// Numbers of workloads and services.
+    pub fn counts(&self) -> (usize, usize) {
+        let tables = self.tables.read();
+        (tables.workload_count(), tables.service_count())
+    }
+
+    /// All workloads. Some that come meanwhile may be left out.
+    pub fn workloads(&self) -> Vec<Arc<Workload>> {
+        self.in_slices(Tables::workload_count, |tables, end| {
+            tables.workloads_below(end, SLICE).cloned().collect()
+        })
+    }
+
+    /// All services that are known, with their entries.
+    pub fn services(&self) -> Vec<(Arc<F>, Arc<ServiceEntry<F>>)> {
+        let entries = self.in_slices(Tables::entry_count, |tables, end| {
+            tables.services_below(end, SLICE).cloned().collect()
+        });
+        let known = entries
+            .into_iter()
+            .filter_map(|entry| Some((entry.config()?, entry)));
+        known.collect()
+    }
+
+    /// From the last entry to the first: one that is removed meanwhile is replaced by the last, which has been read. So none is missed,
+    /// though some may come twice.
+    fn in_slices<T>(
+        &self,
+        count: impl Fn(&Tables<F>) -> usize,
+        read: impl Fn(&Tables<F>, usize) -> Vec<T>,
+    ) -> Vec<T> {
+        let mut end = count(&self.tables.read());
+        let mut found = Vec::with_capacity(end);
+        while end > 0 {
+            found.extend(read(&self.tables.read(), end));
+            end = end.saturating_sub(SLICE);
+        }
+        found
+    }
+}

@@ -1,0 +1,237 @@
+//! The indexes, kept up with every change.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use crate::addresses::AddressTable;
+use crate::balance::{Endpoint, Query};
+use crate::frontend::{Frontend, ServiceEntry};
+use crate::load::Load;
+use crate::mesh::Applied;
+use crate::waypoint::{At, Waypoint};
+use crate::workload::Workload;
+
+/// A workload, and what is in use of it, which outlives its updates.
+#[derive(Debug)]
+struct Known {
+    workload: Arc<Workload>,
+    load: Arc<Load>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tables<F> {
+    /// By UID.
+    workloads: IndexMap<Arc<str>, Arc<Known>>,
+    by_ip: AddressTable<Known>,
+    /// By `<namespace>/<hostname>`.
+    services: IndexMap<Arc<str>, Arc<ServiceEntry<F>>>,
+    by_vip: AddressTable<ServiceEntry<F>>,
+    /// Services that are known, not only named by endpoints.
+    service_count: usize,
+}
+
+impl<F> Default for Tables<F> {
+    fn default() -> Self {
+        Self {
+            workloads: IndexMap::new(),
+            by_ip: AddressTable::default(),
+            services: IndexMap::new(),
+            by_vip: AddressTable::default(),
+            service_count: 0,
+        }
+    }
+}
+
+impl<F: Frontend> Tables<F> {
+    pub(crate) fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid).map(|known| &known.workload)
+    }
+
+    pub(crate) fn workload_at(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_ip.get(ip).map(|known| &known.workload)
+    }
+
+    /// The workload at an address, as an endpoint.
+    pub(crate) fn endpoint_at(&self, target: SocketAddr) -> Option<Endpoint> {
+        let known = self.by_ip.get(target.ip())?;
+        Some(Endpoint::new(&known.workload, target, &known.load))
+    }
+
+    pub(crate) fn service(&self, key: &str) -> Option<&Arc<ServiceEntry<F>>> {
+        self.services.get(key)
+    }
+
+    pub(crate) fn service_at(&self, ip: IpAddr) -> Option<&Arc<ServiceEntry<F>>> {
+        self.by_vip.get(ip)
+    }
+
+    /// Some workloads, counted from the last one.
+    pub(crate) fn workloads_below(&self, end: usize, count: usize) -> impl Iterator<Item = &Arc<Workload>> {
+        let slice = slice(self.workloads.len(), end, count);
+        self.workloads
+            .get_range(slice)
+            .into_iter()
+            .flat_map(|slice| slice.values())
+            .map(|known| &known.workload)
+    }
+
+    /// Some services, counted from the last one.
+    pub(crate) fn services_below(
+        &self,
+        end: usize,
+        count: usize,
+    ) -> impl Iterator<Item = &Arc<ServiceEntry<F>>> {
+        let slice = slice(self.services.len(), end, count);
+        self.services
+            .get_range(slice)
+            .into_iter()
+            .flat_map(|slice| slice.values())
+    }
+
+    pub(crate) fn workload_count(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// With those that are only named by endpoints.
+    pub(crate) fn entry_count(&self) -> usize {
+        self.services.len()
+    }
+
+    pub(crate) fn service_count(&self) -> usize {
+        self.service_count
+    }
+
+    /// A replica of a waypoint.
+    pub(crate) fn replica(&self, waypoint: &Waypoint, query: &Query<'_>) -> Option<Endpoint> {
+        let query = Query {
+            port: waypoint.port,
+            ..*query
+        };
+        match &waypoint.at {
+            At::Service(key) => self.services.get(key)?.choose(&query),
+            At::Address(address) => match self.service_at(*address) {
+                Some(entry) => entry.choose(&query),
+                None => self
+                    .endpoint_at(SocketAddr::new(*address, waypoint.port))
+                    .filter(|endpoint| !query.tried.contains(&endpoint.workload.uid)),
+            },
+            At::Nowhere => None,
+        }
+    }
+
+    pub(crate) fn set_workload(&mut self, workload: Workload, applied: &mut Applied) {
+        let workload = Arc::new(workload);
+        let old = self.workloads.get(&workload.uid).cloned();
+        let load = match &old {
+            Some(old) => Arc::clone(&old.load),
+            None => Arc::default(),
+        };
+        load.forgive();
+        let known = Arc::new(Known {
+            workload: Arc::clone(&workload),
+            load,
+        });
+        // The pods of the host network share the node's address.
+        let own = |workload: &Workload| (!workload.host_network).then(|| workload.addresses.clone());
+        let addresses = own(&workload).unwrap_or_default();
+        for address in &addresses {
+            self.by_ip.claim(*address, &known, old.as_ref());
+        }
+        match &old {
+            Some(old) => {
+                let before = &old.workload;
+                if workload.has_moved_from(before) {
+                    applied.moved.push(Arc::clone(&before.uid));
+                }
+                applied.authorization |= workload.is_judged_otherwise(before);
+                applied.unbound |= before.waypoint.is_some()
+                    && (workload.waypoint.is_none() || workload.has_moved_from(before));
+                for address in own(before).unwrap_or_default() {
+                    if !addresses.contains(&address) {
+                        self.by_ip.release(address, old);
+                    }
+                }
+                for service in before.services.keys() {
+                    if !workload.services.contains_key(service) {
+                        self.remove_endpoint(service, &before.uid);
+                    }
+                }
+            }
+            // It may have been there before, with other policies, and connections to it may have outlived its absence.
+            None => applied.authorization = true,
+        }
+        for (service, ports) in &workload.services {
+            let entry = self.services.entry(Arc::clone(service)).or_default();
+            entry.change_endpoints(|endpoints| endpoints.set(&workload, ports, &known.load));
+        }
+        self.workloads.insert(Arc::clone(&workload.uid), known);
+    }
+
+    /// Whether there was one.
+    pub(crate) fn remove_workload(&mut self, uid: &str, applied: &mut Applied) -> bool {
+        let Some(old) = self.workloads.swap_remove(uid) else {
+            return false;
+        };
+        for address in &old.workload.addresses {
+            self.by_ip.release(*address, &old);
+        }
+        for service in old.workload.services.keys() {
+            self.remove_endpoint(service, uid);
+        }
+        applied.unbound |= old.workload.waypoint.is_some();
+        applied.moved.push(Arc::clone(&old.workload.uid));
+        true
+    }
+
+    fn remove_endpoint(&mut self, service: &str, uid: &str) {
+        let Some(entry) = self.services.get(service) else {
+            return;
+        };
+        entry.change_endpoints(|endpoints| endpoints.remove(uid));
+        if entry.is_unused() {
+            self.services.swap_remove(service);
+        }
+    }
+
+    pub(crate) fn set_service(&mut self, config: Arc<F>) {
+        let entry = Arc::clone(self.services.entry(Arc::clone(config.key())).or_default());
+        let old = entry.config();
+        for vip in config.addresses() {
+            self.by_vip.claim(*vip, &entry, None);
+        }
+        match &old {
+            Some(old) => {
+                for vip in old.addresses() {
+                    if !config.addresses().contains(vip) {
+                        self.by_vip.release(*vip, &entry);
+                    }
+                }
+            }
+            None => self.service_count += 1,
+        }
+        entry.set_config(Some(config));
+    }
+
+    pub(crate) fn remove_service(&mut self, key: &str) {
+        let Some(entry) = self.services.get(key).cloned() else {
+            return;
+        };
+        if let Some(old) = entry.config() {
+            self.service_count -= 1;
+            for vip in old.addresses() {
+                self.by_vip.release(*vip, &entry);
+            }
+        }
+        entry.set_config(None);
+        if entry.is_unused() {
+            self.services.swap_remove(key);
+        }
+    }
+}
+
+fn slice(len: usize, end: usize, count: usize) -> std::ops::Range<usize> {
+    let end = end.min(len);
+    end.saturating_sub(count)..end
+}

@@ -1,0 +1,211 @@
+//! Workloads, as the data path needs them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use ambit_identity::{ParseIdentityError, SpiffeId};
+use ambit_wire::authorization::address;
+use ambit_wire::names::{PORT_HBONE, TRUST_DOMAIN};
+use ambit_wire::workload as wire;
+
+use crate::frontend::ServicePort;
+use crate::waypoint::Waypoint;
+
+/// Why a resource of the control plane is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// An address that is neither a workload nor a service.
+    #[error("neither a workload nor a service")]
+    Kind,
+    /// The resource must have another name.
+    #[error("the resource is not named {0:?}")]
+    Name(&'static str),
+    /// A field that must have a value has none.
+    #[error("{0} is empty")]
+    Empty(&'static str),
+    /// Neither an IPv4 nor an IPv6 address.
+    #[error("an IP address of {0} bytes")]
+    Ip(usize),
+    /// A port out of range.
+    #[error("port {0} is not between 0 and 65535")]
+    Port(u32),
+    /// A duration that is negative or too long.
+    #[error("{0} is no span of time")]
+    Duration(&'static str),
+    /// A value of a later version.
+    #[error("{field} has the unknown value {value}")]
+    Unknown {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: i32,
+    },
+    /// Names that make no identity.
+    #[error(transparent)]
+    Identity(#[from] ParseIdentityError),
+}
+
+/// How a workload is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// As it is.
+    Plaintext,
+    /// Through its ztunnel, in mutual TLS.
+    Hbone,
+}
+
+/// One pod, or another thing with addresses and an identity.
+#[derive(Debug)]
+pub struct Workload {
+    /// Unique in the mesh.
+    pub uid: Arc<str>,
+    /// The pod's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its addresses, the preferred one first.
+    pub addresses: Vec<IpAddr>,
+    /// Who it is.
+    pub identity: SpiffeId,
+    /// How it is reached.
+    pub protocol: Protocol,
+    /// The node it runs on.
+    pub node: String,
+    /// The Deployment or the like that it belongs to.
+    pub workload_name: String,
+    /// The kind of that, as telemetry names it.
+    pub workload_type: &'static str,
+    /// `service.istio.io/canonical-name`
+    pub canonical_name: String,
+    /// `service.istio.io/canonical-revision`
+    pub canonical_revision: String,
+    /// The cluster it runs in.
+    pub cluster: String,
+    /// Whether it is ready for connections.
+    pub healthy: bool,
+    /// It shares its address with its node, which therefore says nothing about it.
+    pub host_network: bool,
+    /// Its own addresses are reached through this waypoint only.
+    pub waypoint: Option<Waypoint>,
+    /// Authorizations that apply to it by name.
+    pub authorization_policies: Vec<String>,
+    /// Ports of the services in front of it, by `<namespace>/<hostname>`.
+    pub services: HashMap<Arc<str>, Arc<[ServicePort]>>,
+    series: OnceLock<Arc<str>>,
+}
+
+impl Workload {
+    /// Where its proxy takes HBONE for `target`; `None` where it is reached in plaintext.
+    pub fn hbone_address(&self, target: SocketAddr) -> Option<SocketAddr> {
+        (self.protocol == Protocol::Hbone).then(|| SocketAddr::new(target.ip(), PORT_HBONE))
+    }
+
+    /// What metrics tell apart: pods of one workload have the same.
+    pub fn series(&self) -> &Arc<str> {
+        self.series.get_or_init(|| {
+            let Self {
+                identity,
+                workload_name,
+                canonical_name,
+                canonical_revision,
+                cluster,
+                ..
+            } = self;
+            format!("{identity} {workload_name} {canonical_name} {canonical_revision} {cluster}").into()
+        })
+    }
+
+    /// Whether connections to `other`, a version of the same workload, must not be used for this one.
+    pub(crate) fn has_moved_from(&self, other: &Self) -> bool {
+        self.addresses != other.addresses || self.identity != other.identity
+    }
+
+    /// Whether other rules apply to it than to `other`.
+    pub(crate) fn is_judged_otherwise(&self, other: &Self) -> bool {
+        self.authorization_policies != other.authorization_policies || self.namespace != other.namespace
+    }
+}
+
+impl TryFrom<wire::Workload> for Workload {
+    type Error = Invalid;
+
+    fn try_from(mut from: wire::Workload) -> Result<Self, Invalid> {
+        if from.uid.is_empty() {
+            return Err(Invalid::Empty("uid"));
+        }
+        let protocol = match wire::TunnelProtocol::try_from(from.tunnel_protocol) {
+            Ok(wire::TunnelProtocol::Hbone) => Protocol::Hbone,
+            // Sidecars accept plaintext unless they are strict.
+            Ok(wire::TunnelProtocol::None | wire::TunnelProtocol::LegacyIstioMtls) => Protocol::Plaintext,
+            Err(_) => {
+                return Err(Invalid::Unknown {
+                    field: "tunnel_protocol",
+                    value: from.tunnel_protocol,
+                });
+            }
+        };
+        let identity = SpiffeId::new(
+            or(&from.trust_domain, TRUST_DOMAIN),
+            &from.namespace,
+            or(&from.service_account, "default"),
+        )?;
+        let services = std::mem::take(&mut from.services)
+            .into_iter()
+            .map(|(name, ports)| {
+                let ports: Result<Arc<[ServicePort]>, _> =
+                    ports.ports.into_iter().map(ServicePort::try_from).collect();
+                ports.map(|ports| (Arc::from(name), ports))
+            });
+        Ok(Self {
+            identity,
+            protocol,
+            services: services.collect::<Result<_, _>>()?,
+            addresses: ips(from.addresses.iter().map(Vec::as_slice))?,
+            workload_type: match from.workload_type() {
+                wire::WorkloadType::Deployment => "deployment",
+                wire::WorkloadType::Cronjob => "cronjob",
+                wire::WorkloadType::Pod => "pod",
+                wire::WorkloadType::Job => "job",
+            },
+            healthy: from.status() == wire::WorkloadStatus::Healthy,
+            host_network: from.network_mode() == wire::NetworkMode::HostNetwork,
+            waypoint: from.waypoint.map(Waypoint::from),
+            uid: from.uid.into(),
+            name: from.name,
+            namespace: from.namespace,
+            node: from.node,
+            workload_name: from.workload_name,
+            canonical_name: from.canonical_name,
+            canonical_revision: from.canonical_revision,
+            cluster: from.cluster_id,
+            authorization_policies: from.authorization_policies,
+            series: OnceLock::new(),
+        })
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "workload {}/{}", self.namespace, self.name)
+    }
+}
+
+fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
+}
+
+/// An address from its bytes.
+///
+/// # Errors
+/// [`Invalid::Ip`] where there are neither 4 nor 16.
+pub fn ip(bytes: &[u8]) -> Result<IpAddr, Invalid> {
+    address(bytes)
+        .map(|ip| ip.to_canonical())
+        .ok_or(Invalid::Ip(bytes.len()))
+}
+
+pub(crate) fn ips<'a>(addresses: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<IpAddr>, Invalid> {
+    addresses.into_iter().map(ip).collect()
+}
