@@ -2,19 +2,25 @@
 //! replica that holds the lease). Level-triggered: each pass compares what is with what should be.
 
 mod apply;
+mod client;
 mod conditions;
 mod dataplane;
+mod health;
 mod lease;
 mod mesh;
 mod namespace;
 mod nodes;
 mod objects;
+mod pods;
+mod queue;
 mod recorder;
 mod settings;
 mod watch;
 mod waypoint;
 mod writer;
 
+pub use client::{RequestError, Requests, bounded};
+pub use health::Health;
 pub use lease::{Leadership, Lease};
 pub use mesh::{LEAST_KUBERNETES, uninstall};
 pub use objects::{Live, Objects};

@@ -10,7 +10,10 @@ use ambit_operator::control::{
     load_or_create, service_names,
 };
 use ambit_operator::index::{Config, SharedIndex};
-use ambit_operator::reconcile::{ImageSettings, Lease, Objects, Recorder, Settings, Writer, watch};
+use ambit_operator::reconcile::{
+    Health, ImageSettings, Lease, Objects, Recorder, Requests, Settings, Writer, bounded,
+    watch as watch_cluster,
+};
 use ambit_runtime::Answer;
 use ambit_wire::names;
 use anyhow::Context;
@@ -18,6 +21,7 @@ use kube::Client;
 use prometheus::{IntGauge, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -106,30 +110,44 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         Ok(())
     });
 
+    let registry = Registry::new();
+    let (requests, health) = (Requests::new(&registry)?, Health::default());
     let client = Client::try_default().await.context("no access to a cluster")?;
+    let client = bounded(&client, &requests, &health);
+    let index = Arc::new(SharedIndex::new(Config {
+        cluster_id: options.cluster_id.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        system_namespace: options.namespace.clone(),
+    }));
+    // What this replica waits for shows from the beginning.
+    let (obstacle, obstacles) =
+        watch::channel(Some("the certificate authority has yet to be read".to_owned()));
+    serve_health(
+        &mut tasks,
+        options.ready_address,
+        &index,
+        health.clone(),
+        obstacles,
+    )
+    .await?;
     let Some(authority) = stop
-        .run_until_cancelled(authority(&client, &options.namespace))
+        .run_until_cancelled(authority(&client, &options.namespace, &obstacle))
         .await
     else {
         return tasks.wait().await;
     };
+    obstacle.send_replace(None);
     let authority = Arc::new(authority);
     let settings = Settings {
         namespace: options.namespace.clone(),
         identity: options.identity.clone(),
         images: options.images.clone(),
-        cluster_id: options.cluster_id.clone(),
-        cluster_domain: options.cluster_domain.clone(),
+        cluster_id: options.cluster_id,
+        cluster_domain: options.cluster_domain,
         log_format: log_format.to_owned(),
         root_certificate: authority.root_pem().to_owned(),
     };
-    let index = Arc::new(SharedIndex::new(Config {
-        cluster_id: options.cluster_id,
-        cluster_domain: options.cluster_domain,
-        system_namespace: options.namespace.clone(),
-    }));
     let objects = Arc::new(Objects::default());
-    let registry = Registry::new();
 
     let watcher = (
         client.clone(),
@@ -140,7 +158,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     );
     tasks.spawn("watches", async move {
         let (client, namespace, index, objects, stop) = watcher;
-        watch(client, &namespace, &index, &objects, &stop).await;
+        watch_cluster(client, &namespace, &index, &objects, &stop).await;
         Ok(())
     });
 
@@ -172,6 +190,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         Arc::clone(&objects),
         leadership.clone(),
         Arc::clone(&loads),
+        health.clone(),
     );
     let writing = stop.clone();
     tasks.spawn("writer", async move {
@@ -211,23 +230,37 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         ambit_runtime::serve("metrics", metrics, ended, answer).await;
         Ok(())
     });
-    let ready = listen(options.ready_address).await?;
-    let ended = stop.clone();
-    let stopping = stop.clone();
+    let result = tasks.wait().await;
+    info!("stopped");
+    result
+}
+
+/// Serves liveness and readiness.
+async fn serve_health(
+    tasks: &mut Tasks,
+    address: SocketAddr,
+    index: &Arc<SharedIndex>,
+    health: Health,
+    obstacles: watch::Receiver<Option<String>>,
+) -> anyhow::Result<()> {
+    let ready = listen(address).await?;
+    let (index, stopping, ended) = (Arc::clone(index), tasks.stop.clone(), tasks.stop.clone());
     tasks.spawn("readiness", async move {
         let answer = move |path: &str| match path {
-            "/healthz/live" => Some(Answer::ready(None)),
+            "/healthz/live" => Some(Answer::ready(health.stuck().as_deref())),
             "/healthz/ready" if stopping.is_cancelled() => Some(Answer::ready(Some("stopping"))),
-            "/healthz/ready" if index.is_ready() => Some(Answer::ready(None)),
-            "/healthz/ready" => Some(Answer::ready(Some("the cluster's objects have yet to be read"))),
+            "/healthz/ready" => {
+                let unread =
+                    || (!index.is_ready()).then(|| "the cluster's objects have yet to be read".to_owned());
+                let obstacle = obstacles.borrow().clone().or_else(unread);
+                Some(Answer::ready(obstacle.as_deref()))
+            }
             _ => None,
         };
         ambit_runtime::serve("readiness", ready, ended, answer).await;
         Ok(())
     });
-    let result = tasks.wait().await;
-    info!("stopped");
-    result
+    Ok(())
 }
 
 /// Until the cluster's objects have been read.
@@ -242,11 +275,18 @@ async fn readiness(index: &SharedIndex) {
 }
 
 /// The certificate authority, however long the API server takes to answer.
-async fn authority(client: &Client, namespace: &str) -> CertificateAuthority {
+async fn authority(
+    client: &Client,
+    namespace: &str,
+    obstacle: &watch::Sender<Option<String>>,
+) -> CertificateAuthority {
     loop {
         match load_or_create(client.clone(), namespace).await {
             Ok(authority) => return authority,
-            Err(error) => warn!(%error, "no certificate authority; will try again"),
+            Err(error) => {
+                warn!(%error, "no certificate authority; will try again");
+                obstacle.send_replace(Some(format!("no certificate authority: {error}")));
+            }
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -124,6 +124,8 @@ pub(super) struct SentCapture {
 pub struct Index {
     pub(super) config: Config,
     pub(super) mesh: Option<MeshRecord>,
+    /// The operator's own namespace is being deleted, and the whole data plane with it.
+    system_leaving: bool,
     pub(super) labelled: BTreeSet<String>,
     /// Namespaces that exist.
     pub(super) existing: BTreeSet<String>,
@@ -160,6 +162,7 @@ impl Index {
         Self {
             config,
             mesh: None,
+            system_leaving: false,
             labelled: BTreeSet::new(),
             existing: BTreeSet::new(),
             ambient: BTreeMap::new(),
@@ -191,6 +194,11 @@ impl Index {
             return;
         }
         self.mesh = mesh;
+        self.touch_mesh();
+    }
+
+    /// Everything may be another than before.
+    fn touch_mesh(&mut self) {
         self.dirty.node_config = true;
         self.dirty.pods.extend(self.pods.keys().cloned());
         self.dirty
@@ -224,6 +232,11 @@ impl Index {
 
     /// A namespace as it is now.
     pub fn apply_namespace(&mut self, name: &str, namespace: &Namespace) {
+        let home = name == self.config.system_namespace;
+        let leaving = namespace.metadata.deletion_timestamp.is_some();
+        if home && std::mem::replace(&mut self.system_leaving, leaving) != leaving {
+            self.touch_mesh();
+        }
         self.set_namespace(name, Some(enrollment::labelled(namespace)));
         self.set_waypoint_labels(name, WaypointLabels::of(namespace));
     }
@@ -437,7 +450,7 @@ impl Index {
 
     /// The Mesh, while it is there and not on its way out.
     pub fn active_mesh(&self) -> Option<&MeshRecord> {
-        self.mesh.as_ref().filter(|m| !m.deleting)
+        self.mesh.as_ref().filter(|m| !m.deleting && !self.system_leaving)
     }
 
     /// Whether the namespace is one that is never enrolled.

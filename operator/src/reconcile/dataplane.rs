@@ -4,9 +4,8 @@ mod agent;
 mod ztunnel;
 
 use ambit_crds::labels;
-use ambit_crds::{AccessLog, Mesh, MeshSpec};
+use ambit_crds::{AccessLog, MeshSpec};
 use ambit_wire::names;
-use kube::Resource;
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
@@ -25,27 +24,17 @@ pub(super) const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
 const ROOT_KEY: &str = "root-cert.pem";
 
 /// Everything the data plane needs, in the order to apply it.
-pub(super) fn render(settings: &Settings, mesh: &Mesh) -> Vec<Rendered> {
+pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     let mut objects = vec![
         service_account(&settings.namespace, AGENT),
         service_account(&settings.namespace, ZTUNNEL_ACCOUNT),
         root(settings, &settings.namespace),
-        daemon_set(
-            settings,
-            AGENT,
-            &ONE_BY_ONE,
-            agent::pod_template(settings, &mesh.spec),
-        ),
-        daemon_set(
-            settings,
-            ZTUNNEL,
-            &SURGE,
-            ztunnel::pod_template(settings, &mesh.spec),
-        ),
+        daemon_set(settings, AGENT, &ONE_BY_ONE, agent::pod_template(settings, mesh)),
+        daemon_set(settings, ZTUNNEL, &SURGE, ztunnel::pod_template(settings, mesh)),
     ];
     for rendered in &mut objects {
         let object_labels = own_labels(&rendered.name);
-        complete(rendered, object_labels, mesh);
+        complete(rendered, object_labels);
     }
     objects
 }
@@ -60,8 +49,9 @@ pub(super) fn root(settings: &Settings, namespace: &str) -> Rendered {
     }
 }
 
-/// Adds what every object has: kind, name, labels, and the Mesh as its owner.
-pub(super) fn complete(rendered: &mut Rendered, mut object_labels: Value, mesh: &Mesh) {
+/// Adds what every object has: kind, name and labels. None has an owner: the garbage collector would delete it while the Mesh is being deleted
+/// in the foreground, before pods are released. The operator deletes all of it as the last step.
+pub(super) fn complete(rendered: &mut Rendered, mut object_labels: Value) {
     object_labels[labels::MANAGED_BY] = json!(labels::OPERATOR);
     rendered.object["apiVersion"] = json!(rendered.gvk.api_version());
     rendered.object["kind"] = json!(rendered.gvk.kind);
@@ -69,7 +59,6 @@ pub(super) fn complete(rendered: &mut Rendered, mut object_labels: Value, mesh: 
         "name": rendered.name,
         "namespace": rendered.namespace,
         "labels": object_labels,
-        "ownerReferences": mesh.controller_owner_ref(&()).into_iter().collect::<Vec<_>>(),
     });
 }
 

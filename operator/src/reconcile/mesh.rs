@@ -4,16 +4,14 @@ mod deletion;
 mod status;
 mod uninstall;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ambit_crds::{Mesh, MeshStatus, labels};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use tracing::info;
 
 use status::Rollout;
 pub(super) use status::count;
@@ -22,16 +20,14 @@ pub use uninstall::uninstall;
 use super::apply::Applied;
 use super::conditions::Finding;
 use super::nodes::InstalledNodes;
+use super::pods::OwnPod;
 use super::recorder::Events;
-use super::{FIELD_MANAGER, Objects, ReconcileError, Settings, dataplane, is_conflict, is_not_found};
+use super::{FIELD_MANAGER, Objects, ReconcileError, Settings, dataplane, is_not_found};
 use crate::index::{MeshSummary, SharedIndex};
 
 /// The least Kubernetes version (major, minor) that the data plane is rolled out on: the CRDs' rules need its CEL library for IP
 /// addresses, and the control plane its bound tokens.
 pub const LEAST_KUBERNETES: (u32, u32) = (1, 30);
-
-/// Reason of the conditions while nodes are being cleared.
-const UNINSTALLING: &str = "Uninstalling";
 
 /// What is asked of nodes again, while waiting for them.
 const POLL: Duration = Duration::from_secs(2);
@@ -46,7 +42,7 @@ pub(super) struct MeshReconciler {
     installed: InstalledNodes,
     applied: Applied,
     /// Major and minor, once asked for.
-    kubernetes: Option<(u32, u32)>,
+    kubernetes: Mutex<Option<(u32, u32)>>,
 }
 
 impl MeshReconciler {
@@ -66,24 +62,38 @@ impl MeshReconciler {
             objects,
             events,
             applied: Applied::default(),
-            kubernetes: None,
+            kubernetes: Mutex::default(),
         }
     }
 
     /// Somebody else may have written meanwhile: everything is looked at anew.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn forget(&self) {
         self.applied.forget();
-        self.kubernetes = None;
+        *self.lock_kubernetes() = None;
+    }
+
+    fn lock_kubernetes(&self) -> MutexGuard<'_, Option<(u32, u32)>> {
+        self.kubernetes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One pass; when to come again even if nothing changes.
-    pub(super) async fn reconcile(&mut self) -> Result<Option<Duration>, ReconcileError> {
-        let Some(mesh) = self.objects.mesh() else {
-            self.applied.forget();
-            return Ok(None);
+    pub(super) async fn reconcile(&self) -> Result<Option<Duration>, ReconcileError> {
+        let mesh = self.objects.mesh();
+        let going = mesh
+            .as_ref()
+            .is_none_or(|m| m.metadata.deletion_timestamp.is_some());
+        let Some(mesh) = mesh.clone().filter(|_| !going) else {
+            return self.take_down(mesh.as_deref()).await;
         };
-        if mesh.metadata.deletion_timestamp.is_some() {
-            return self.delete(&mesh).await;
+        if self.objects.is_terminating(&self.settings.namespace) {
+            let message = format!(
+                "the namespace {} is being deleted, and the data plane with it: every pod is released. The mesh is back once the operator \
+                 is installed again",
+                self.settings.namespace
+            );
+            self.write_status(&mesh, &Finding::degraded("NamespaceTerminating", message))
+                .await?;
+            return Ok(None);
         }
         let (major, minor) = self.kubernetes().await?;
         if (major, minor) < LEAST_KUBERNETES {
@@ -103,33 +113,38 @@ impl MeshReconciler {
                 .chain([labels::FINALIZER.to_owned()]);
             self.set_finalizers(&mesh, finalizers.collect()).await?;
         }
-        for wanted in dataplane::render(&self.settings, &mesh) {
-            let live = self
-                .objects
-                .live(&wanted.gvk.kind, &wanted.namespace, &wanted.name);
-            if let Err(error) = self.applied.apply(&self.client, wanted, live.as_ref()).await {
-                let finding = Finding::degraded("ApplyFailed", error.to_string());
-                self.write_status(&mesh, &finding).await?;
-                return Err(error);
-            }
+        if let Err(error) = self.apply_data_plane(&mesh).await {
+            let finding = Finding::degraded("ApplyFailed", error.to_string());
+            self.write_status(&mesh, &finding).await?;
+            return Err(error);
         }
         let (agent, ztunnel) = self.rollouts();
         let settled = agent.done && ztunnel.done;
-        let troubles = if settled {
-            Vec::new()
-        } else {
-            self.troubles().await?
-        };
-        let summary = self.summary();
-        self.write_status(&mesh, &status::finding(agent, ztunnel, &troubles, &summary))
-            .await?;
+        let troubles = if settled { Vec::new() } else { self.troubles() };
+        let finding = status::finding(&agent, &ztunnel, &troubles, &self.summary());
+        self.write_status(&mesh, &finding).await?;
         Ok((!settled).then_some(POLL))
     }
 
+    async fn apply_data_plane(&self, mesh: &Mesh) -> Result<(), ReconcileError> {
+        for wanted in dataplane::render(&self.settings, &mesh.spec) {
+            let live = self
+                .objects
+                .live(&wanted.gvk.kind, &wanted.namespace, &wanted.name);
+            self.applied.apply(&self.client, wanted, live.as_ref()).await?;
+        }
+        Ok(())
+    }
+
     fn rollouts(&self) -> (Rollout, Rollout) {
+        let nodes = self.objects.nodes();
         let of = |name| {
             let wanted = self.applied.version("DaemonSet", &self.settings.namespace, name);
-            Rollout::of(self.objects.daemon_set(name).as_deref(), wanted)
+            let pods = self.component_pods(name);
+            let ready = |node: &str| pods.iter().any(|p| p.ready && p.node == node);
+            let away = nodes.iter().filter(|(node, up)| !**up && !ready(node));
+            let away = away.map(|(node, _)| node.clone()).collect();
+            Rollout::of(self.objects.daemon_set(name).as_deref(), wanted, away)
         };
         (of(dataplane::AGENT), of(dataplane::ZTUNNEL))
     }
@@ -138,8 +153,9 @@ impl MeshReconciler {
         self.index.read(crate::index::Index::mesh_summary)
     }
 
-    async fn kubernetes(&mut self) -> Result<(u32, u32), ReconcileError> {
-        if let Some(version) = self.kubernetes {
+    async fn kubernetes(&self) -> Result<(u32, u32), ReconcileError> {
+        let known = *self.lock_kubernetes();
+        if let Some(version) = known {
             return Ok(version);
         }
         let info = self
@@ -148,86 +164,26 @@ impl MeshReconciler {
             .await
             .map_err(ReconcileError::api("version of the API server"))?;
         let version = (number(&info.major), number(&info.minor));
-        self.kubernetes = Some(version);
+        *self.lock_kubernetes() = Some(version);
         Ok(version)
     }
 
-    /// The data plane's pods that cannot start.
-    async fn troubles(&self) -> Result<Vec<String>, ReconcileError> {
-        let pods = self
-            .data_plane_pods(&format!("{}={}", labels::PART_OF, labels::AMBIT))
-            .await?;
-        Ok(pods.iter().filter_map(status::trouble).collect())
+    /// The data plane's pods that cannot start: `<pod> on <node>: <reason>: <message>`.
+    fn troubles(&self) -> Vec<String> {
+        let pods = self.objects.own_pods(&self.settings.namespace).into_iter();
+        let troubles = pods.filter_map(|(name, pod)| {
+            let node = if pod.node.is_empty() { "no node" } else { &pod.node };
+            Some(format!("{name} on {node}: {}", pod.trouble.as_ref()?))
+        });
+        troubles.collect()
     }
 
-    async fn data_plane_pods(&self, selector: &str) -> Result<Vec<Pod>, ReconcileError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.settings.namespace);
-        let list = api.list(&ListParams::default().labels(selector)).await;
-        list.map(|l| l.items)
-            .map_err(ReconcileError::api("pods of the data plane"))
-    }
-
-    async fn delete(&mut self, mesh: &Mesh) -> Result<Option<Duration>, ReconcileError> {
-        if !mesh.finalizers().iter().any(|f| f == labels::FINALIZER) {
-            return Ok(None);
-        }
-        let agents = self
-            .data_plane_pods(&format!("{}={}", labels::NAME, dataplane::AGENT))
-            .await?;
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let nodes = nodes
-            .list(&ListParams::default())
-            .await
-            .map_err(ReconcileError::api("nodes"))?
-            .items;
-        let installed = self
-            .installed
-            .list()
-            .await
-            .map_err(ReconcileError::api("nodes with agents"))?;
-        let deployed = self.objects.daemon_set(dataplane::AGENT).is_some();
-        let agents = deletion::Agents {
-            pods: &agents,
-            installed: &installed,
-            deployed,
-        };
-        let remains = self.index.read(|index| deletion::remains(&nodes, &agents, index));
-        if !remains.nodes.is_empty() {
-            let message = format!(
-                "{} nodes have yet to be cleared: {}. One that will not come back is no longer waited for once its Node object is deleted",
-                remains.nodes.len(),
-                status::named(&remains.nodes)
-            );
-            self.write_status(mesh, &Finding::progressing(UNINSTALLING, message))
-                .await?;
-            return Ok(Some(POLL));
-        }
-        let (kind, note) = if remains.given_up.is_empty() {
-            (
-                EventType::Normal,
-                "every pod is released, and every node is as it was".to_owned(),
-            )
-        } else {
-            let given_up = status::named(&remains.given_up);
-            (
-                EventType::Warning,
-                format!("these nodes could not be cleared, and need a reboot: {given_up}"),
-            )
-        };
-        self.events.publish(mesh, kind, "Uninstalled", &note).await;
-        self.installed
-            .clear()
-            .await
-            .map_err(ReconcileError::api("nodes with agents"))?;
-        let finalizers = mesh
-            .finalizers()
-            .iter()
-            .filter(|f| *f != labels::FINALIZER)
-            .cloned();
-        self.set_finalizers(mesh, finalizers.collect()).await?;
-        info!("the Mesh is gone: its DaemonSets follow");
-        self.applied.forget();
-        Ok(None)
+    /// The pods of a component of the data plane.
+    fn component_pods(&self, component: &str) -> Vec<Arc<OwnPod>> {
+        let pods = self.objects.own_pods(&self.settings.namespace).into_iter();
+        pods.map(|(_, pod)| pod)
+            .filter(|pod| pod.component == component)
+            .collect()
     }
 
     async fn set_finalizers(&self, mesh: &Mesh, finalizers: Vec<String>) -> Result<(), ReconcileError> {
@@ -243,7 +199,7 @@ impl MeshReconciler {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
+            Err(error) if is_not_found(&error) => Ok(()),
             Err(error) => Err(ReconcileError::api("finalizers of the Mesh")(error)),
         }
     }
@@ -254,7 +210,7 @@ impl MeshReconciler {
         let (summary, configuration) = self
             .index
             .read(|index| (index.mesh_summary(), index.configuration()));
-        let status = status::status(mesh, version, agent, ztunnel, &summary, configuration, finding);
+        let status = status::status(mesh, version, &agent, &ztunnel, &summary, configuration, finding);
         if mesh.status.as_ref() == Some(&status) {
             return Ok(());
         }

@@ -1,13 +1,14 @@
 //! Objects that the writers need whole, as last seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::sync::watch;
 
 use super::apply::Owned;
+use super::pods::OwnPod;
 use crate::index::{Key, within};
 
 /// What there is to know of an object that the operator applies, to see whether it has to be applied again.
@@ -27,6 +28,15 @@ pub struct Live {
     pub(super) bound: bool,
 }
 
+/// Whose wants somebody has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Edited {
+    /// The Mesh has another generation, or is being deleted, or is gone.
+    pub(super) mesh: bool,
+    /// An AmbientNamespace or a WaypointPolicy in these has another generation, or is gone.
+    pub(super) namespaces: BTreeSet<String>,
+}
+
 /// The Mesh, the AmbientNamespaces by namespace, policies, and what the operator has applied, as last seen.
 #[derive(Debug, Default)]
 pub struct Objects {
@@ -36,10 +46,18 @@ pub struct Objects {
     daemon_sets: RwLock<BTreeMap<String, Arc<DaemonSet>>>,
     /// Those of waypoints.
     deployments: RwLock<BTreeMap<Key, Arc<Deployment>>>,
+    /// Pods that bear Ambit's label.
+    pods: RwLock<BTreeMap<Key, Arc<OwnPod>>>,
+    /// Whether each node is Ready.
+    nodes: RwLock<BTreeMap<String, bool>>,
+    /// Namespaces that are being deleted.
+    terminating: RwLock<BTreeSet<String>>,
     /// By kind.
     applied: RwLock<BTreeMap<String, BTreeMap<Key, Arc<Live>>>>,
     /// Namespaces in which one of these changed.
     touched: Mutex<BTreeSet<String>>,
+    /// What somebody has changed of what is wanted.
+    edited: Mutex<Edited>,
     changed: watch::Sender<u64>,
 }
 
@@ -82,6 +100,37 @@ impl Objects {
         get(&self.deployments, waypoint)
     }
 
+    /// The pods of one namespace that bear Ambit's label, by name.
+    pub(super) fn own_pods(&self, namespace: &str) -> Vec<(String, Arc<OwnPod>)> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        within(&pods, namespace)
+            .map(|(key, pod)| (key.name.clone(), Arc::clone(pod)))
+            .collect()
+    }
+
+    /// Whether each node is Ready, by name.
+    pub(super) fn nodes(&self) -> BTreeMap<String, bool> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a namespace is being deleted.
+    pub(super) fn is_terminating(&self, namespace: &str) -> bool {
+        let terminating = self.terminating.read().unwrap_or_else(PoisonError::into_inner);
+        terminating.contains(namespace)
+    }
+
+    /// Everything that the operator has applied, of these kinds, wherever it stands.
+    pub(super) fn all_applied(&self, kinds: &[&str]) -> Vec<(String, Key, Live)> {
+        let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |kind: &&str| applied.get(*kind).map(|objects| (kind.to_string(), objects));
+        let all = kinds.iter().filter_map(of).flat_map(|(kind, objects)| {
+            objects
+                .iter()
+                .map(move |(key, live)| (kind.clone(), key.clone(), Live::clone(live)))
+        });
+        all.filter(|(_, _, live)| live.ours).collect()
+    }
+
     /// What there is of an object that the operator has applied.
     pub fn live(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
         let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
@@ -121,18 +170,43 @@ impl Objects {
         std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What was edited since the last call.
+    pub(super) fn take_edited(&self) -> Edited {
+        std::mem::take(&mut *self.lock_edited())
+    }
+
+    fn lock_edited(&self) -> MutexGuard<'_, Edited> {
+        self.edited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn set_mesh(&self, mesh: Option<Mesh>) {
-        *self.mesh.write().unwrap_or_else(PoisonError::into_inner) = mesh.map(Arc::new);
+        let generation = |m: &Mesh| (m.metadata.generation, m.metadata.deletion_timestamp.clone());
+        let now = mesh.as_ref().map(generation);
+        let before = {
+            let mut held = self.mesh.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *held, mesh.map(Arc::new))
+        };
+        if before.as_deref().map(generation) != now {
+            self.lock_edited().mesh = true;
+        }
         self.changed.send_modify(|n| *n += 1);
     }
 
     pub(super) fn set_ambient(&self, namespace: &str, object: Option<AmbientNamespace>) {
-        set(&self.ambient, namespace.to_owned(), object);
+        let generation = object.as_ref().map(|o| o.metadata.generation);
+        let before = set(&self.ambient, namespace.to_owned(), object);
+        if before.map(|o| o.metadata.generation) != generation {
+            self.lock_edited().namespaces.insert(namespace.to_owned());
+        }
         self.touch(namespace);
     }
 
     pub(super) fn set_policy(&self, key: &Key, object: Option<WaypointPolicy>) {
-        set(&self.policies, key.clone(), object);
+        let generation = object.as_ref().map(|o| o.metadata.generation);
+        let before = set(&self.policies, key.clone(), object);
+        if before.map(|o| o.metadata.generation) != generation {
+            self.lock_edited().namespaces.insert(key.namespace.clone());
+        }
         self.touch(&key.namespace);
     }
 
@@ -146,6 +220,45 @@ impl Objects {
         let live = object.as_ref().map(|o| Live::of(&o.metadata));
         set(&self.deployments, key.clone(), object);
         self.set_live("Deployment", key, live);
+    }
+
+    pub(super) fn set_own_pod(&self, key: &Key, pod: Option<OwnPod>) {
+        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
+        if pods.get(key).map(|p| &**p) == pod.as_ref() {
+            return;
+        }
+        match pod {
+            Some(pod) => pods.insert(key.clone(), Arc::new(pod)),
+            None => pods.remove(key),
+        };
+        drop(pods);
+        self.touch(&key.namespace);
+    }
+
+    /// A node, and whether it is Ready; `None` when it is gone.
+    pub(super) fn set_node(&self, name: &str, ready: Option<bool>) {
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        let before = match ready {
+            Some(ready) => nodes.insert(name.to_owned(), ready),
+            None => nodes.remove(name),
+        };
+        drop(nodes);
+        if before != ready {
+            self.changed.send_modify(|n| *n += 1);
+        }
+    }
+
+    pub(super) fn set_terminating(&self, namespace: &str, terminating: bool) {
+        let mut all = self.terminating.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = if terminating {
+            all.insert(namespace.to_owned())
+        } else {
+            all.remove(namespace)
+        };
+        drop(all);
+        if changed {
+            self.touch(namespace);
+        }
     }
 
     pub(super) fn set_live(&self, kind: &str, key: &Key, live: Option<Live>) {
@@ -181,10 +294,11 @@ fn get<Q: Ord + ?Sized, K: Ord + std::borrow::Borrow<Q>, T>(
         .cloned()
 }
 
-fn set<K: Ord, T>(map: &RwLock<BTreeMap<K, Arc<T>>>, key: K, value: Option<T>) {
+/// What was there before.
+fn set<K: Ord, T>(map: &RwLock<BTreeMap<K, Arc<T>>>, key: K, value: Option<T>) -> Option<Arc<T>> {
     let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
     match value {
         Some(value) => map.insert(key, Arc::new(value)),
         None => map.remove(&key),
-    };
+    }
 }

@@ -19,7 +19,7 @@ use crate::index::SharedIndex;
 
 /// Longest failure that is written on a pod, in bytes.
 const LONGEST_FAILURE: usize = 1024;
-/// Pods whose last record is remembered, before those that are gone are swept out.
+/// Pods whose last record is remembered, before those that are gone are swept out for the first time.
 const REMEMBERED: usize = 4096;
 
 /// Publishes Kubernetes Events. One that cannot be published is logged, and no error.
@@ -144,7 +144,15 @@ pub struct Recorder {
     events: Events,
     installed: InstalledNodes,
     /// What this replica wrote last, by pod UID: the index may not have heard of it yet.
-    written: Mutex<HashMap<String, Record>>,
+    written: Mutex<Written>,
+}
+
+/// What was written last, by pod UID.
+#[derive(Debug, Default)]
+struct Written {
+    records: HashMap<String, Record>,
+    /// How many there may be before they are swept: twice those that the sweep before left.
+    sweep_at: usize,
 }
 
 impl Recorder {
@@ -176,16 +184,18 @@ impl Recorder {
         self.written
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .records
             .get(uid)
             .cloned()
     }
 
     fn remember(&self, uid: &str, record: Record) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.insert(uid.to_owned(), record);
-        if written.len() > REMEMBERED {
+        written.records.insert(uid.to_owned(), record);
+        if written.records.len() > written.sweep_at.max(REMEMBERED) {
             self.index
-                .read(|index| written.retain(|uid, _| index.pod(uid).is_some()));
+                .read(|index| written.records.retain(|uid, _| index.pod(uid).is_some()));
+            written.sweep_at = written.records.len() * 2;
         }
     }
 

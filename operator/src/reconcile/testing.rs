@@ -12,7 +12,24 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-use super::FIELD_MANAGER;
+use super::{FIELD_MANAGER, ImageSettings, Settings};
+
+/// What the operator of the tests is told by its environment.
+pub(super) fn settings() -> Settings {
+    Settings {
+        namespace: "ambit-system".into(),
+        identity: "op".into(),
+        images: ImageSettings {
+            registry: "registry.example/ambit".into(),
+            tag: "1.2.3".into(),
+            pull_policy: "IfNotPresent".into(),
+        },
+        cluster_id: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        log_format: "text".into(),
+        root_certificate: "PEM".into(),
+    }
+}
 
 /// What an API server (Kubernetes 1.34) has in `managedFields` of an object that the operator has applied, as the child of a Mesh with UID 1234.
 pub(super) fn recorded(kind: &str, name: &str) -> ObjectMeta {
@@ -39,6 +56,10 @@ struct State {
     silent: bool,
     /// Namespaces in which nothing can be made any more.
     leaving: BTreeSet<String>,
+    /// Paths that nothing may be written to.
+    refused: BTreeSet<String>,
+    /// How often each path was written to, or tried to be.
+    attempts: BTreeMap<String, usize>,
 }
 
 /// The server.
@@ -121,9 +142,39 @@ impl Server {
         self.0.lock().unwrap().leaving.insert(namespace.to_owned());
     }
 
+    /// Whether an admission webhook refuses what is written to `path`, from now on.
+    pub(super) fn refuse(&self, path: &str, refused: bool) {
+        let mut state = self.0.lock().unwrap();
+        if refused {
+            state.refused.insert(path.to_owned());
+        } else {
+            state.refused.remove(path);
+        }
+    }
+
+    /// How often something was to be written to `path`.
+    pub(super) fn attempts(&self, path: &str) -> usize {
+        self.0
+            .lock()
+            .unwrap()
+            .attempts
+            .get(path)
+            .copied()
+            .unwrap_or_default()
+    }
+
     /// Takes the object at `path` away.
     pub(super) fn remove(&self, path: &str) {
         self.0.lock().unwrap().objects.remove(path);
+    }
+
+    /// What the garbage collector does with an owner that is being deleted in the foreground: all that it owns goes.
+    pub(super) fn collect(&self, owner: &str) {
+        let owned = |object: &Value| {
+            let owners = object["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|all| all.iter().any(|o| o["uid"] == owner))
+        };
+        self.0.lock().unwrap().objects.retain(|_, object| !owned(object));
     }
 
     /// What was written since the last call, Events aside.
@@ -152,6 +203,10 @@ impl Server {
                 path: path.to_owned(),
                 body: body.clone(),
             });
+            *state.attempts.entry(path.to_owned()).or_default() += 1;
+            if state.refused.contains(path) {
+                return refusal(StatusCode::FORBIDDEN);
+            }
         }
         // A status stands with its object.
         let place = path.strip_suffix("/status").unwrap_or(path);
@@ -203,6 +258,15 @@ impl Server {
                 }
                 let applied = body.get("apiVersion").is_some() && place == path;
                 let owned = applied.then(|| fields(&body));
+                if let Some(owned) = &owned {
+                    let before = object["metadata"]["managedFields"].as_array().cloned();
+                    let before = before
+                        .into_iter()
+                        .flatten()
+                        .find(|e| e["manager"] == FIELD_MANAGER);
+                    let before = before.map(|e| e["fieldsV1"].clone()).unwrap_or_default();
+                    give_up(&mut object, &before, owned);
+                }
                 merge(&mut object, body);
                 if let Some(owned) = owned {
                     object["metadata"]["managedFields"] =
@@ -257,6 +321,25 @@ fn fields(applied: &Value) -> Value {
     members
         .map(|(key, value)| (format!("f:{key}"), fields(value)))
         .collect()
+}
+
+/// Takes off what was applied `before` and is not any more.
+fn give_up(object: &mut Value, before: &Value, now: &Value) {
+    let Some(object) = object.as_object_mut() else {
+        return;
+    };
+    for (field, inner) in before.as_object().into_iter().flatten() {
+        let Some(name) = field.strip_prefix("f:") else {
+            continue;
+        };
+        match (now.get(field), object.get_mut(name)) {
+            (None, _) => {
+                object.remove(name);
+            }
+            (Some(now), Some(value)) => give_up(value, inner, now),
+            (Some(_), None) => {}
+        }
+    }
 }
 
 /// JSON merge patch (RFC 7386).

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy, labels};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::dataplane::ROOT_CONFIG_MAP;
+use super::pods::OwnPod;
 use super::{Live, Objects};
 use crate::index::{
     AmbientRecord, Index, Key, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SharedIndex, SliceRecord,
@@ -27,6 +28,9 @@ use crate::index::{
 
 /// Most events that are taken into the index at once.
 const BATCH: usize = 512;
+
+/// A watch is begun anew after this long.
+const WATCH_SECONDS: u32 = 60;
 
 /// What an event does to the index.
 pub(super) type Change = Box<dyn FnOnce(&mut Index) + Send>;
@@ -58,7 +62,8 @@ pub async fn watch(
     objects: &Arc<Objects>,
     stop: &CancellationToken,
 ) {
-    let all = watcher::Config::default();
+    // A connection that is dead is noticed when this time and some seconds are over.
+    let all = watcher::Config::default().timeout(WATCH_SECONDS);
     let applied = all.clone().labels(&format!(
         "{}={},{}={}",
         labels::PART_OF,
@@ -68,14 +73,15 @@ pub async fn watch(
     ));
     // By name, as the operator may see no other.
     let root = all.clone().fields(&format!("metadata.name={ROOT_CONFIG_MAP}"));
-    let kinds: [Steps; 12] = [
+    let kinds: [Steps; 13] = [
         steps(Api::<Mesh>::all(client.clone()), all.clone(), objects),
         steps(Api::<Namespace>::all(client.clone()), all.clone(), objects),
         steps(Api::<AmbientNamespace>::all(client.clone()), all.clone(), objects),
         steps(Api::<WaypointPolicy>::all(client.clone()), all.clone(), objects),
         steps(Api::<Service>::all(client.clone()), all.clone(), objects),
         steps(Api::<EndpointSlice>::all(client.clone()), all.clone(), objects),
-        steps(Api::<Pod>::all(client.clone()), all, objects),
+        steps(Api::<Pod>::all(client.clone()), all.clone(), objects),
+        steps(Api::<Node>::all(client.clone()), all, objects),
         steps(
             Api::<DaemonSet>::namespaced(client.clone(), namespace),
             applied.clone(),
@@ -192,12 +198,14 @@ impl Watched for Mesh {
 }
 
 impl Watched for Namespace {
-    fn apply(self, key: &Key, _: &Objects) -> Change {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
         let (name, namespace) = (key.name.clone(), self);
+        objects.set_terminating(&name, namespace.metadata.deletion_timestamp.is_some());
         Box::new(move |index| index.apply_namespace(&name, &namespace))
     }
 
-    fn remove(key: Key, _: &Objects) -> Change {
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_terminating(&key.name, false);
         Box::new(move |index| index.set_namespace(&key.name, None))
     }
 }
@@ -262,13 +270,31 @@ impl Watched for EndpointSlice {
 }
 
 impl Watched for Pod {
-    fn apply(self, key: &Key, _: &Objects) -> Change {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        objects.set_own_pod(key, OwnPod::of(&self));
         let (key, record) = (key.clone(), PodRecord::of(&self));
         Box::new(move |index| index.set_pod(&key, record))
     }
 
-    fn remove(key: Key, _: &Objects) -> Change {
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_own_pod(&key, None);
         Box::new(move |index| index.set_pod(&key, None))
+    }
+}
+
+impl Watched for Node {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        let conditions = self.status.and_then(|s| s.conditions).unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        objects.set_node(&key.name, Some(ready));
+        Box::new(|_| ())
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        objects.set_node(&key.name, None);
+        Box::new(|_| ())
     }
 }
 

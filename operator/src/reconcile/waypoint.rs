@@ -191,10 +191,9 @@ impl WaypointReconciler {
             let root = kind("ConfigMap");
             // It is watched by name: where none is shown there is none.
             self.applied.forget_one(&root, namespace, ROOT_CONFIG_MAP);
-            self.delete(&root, namespace, ROOT_CONFIG_MAP).await?;
+            result = result.and(self.delete(&root, namespace, ROOT_CONFIG_MAP).await);
         }
-        self.write_policies(namespace, &waypoints).await?;
-        result
+        result.and(self.write_policies(namespace, &waypoints).await)
     }
 
     /// The namespace's waypoints, and what is left of others.
@@ -308,14 +307,17 @@ impl WaypointReconciler {
                 (waypoint.name.clone(), fleet)
             })
             .collect();
+        let mut result = Ok(());
         for policy in policies {
             let key = Key::new(namespace, policy.metadata.name.clone().unwrap_or_default());
             let Some(summary) = self.index.read(|index| index.policy_summary(&key)) else {
                 continue;
             };
-            policy::write(&self.client, &self.events, &policy, &summary, &fleets).await?;
+            let written = policy::write(&self.client, &self.events, &policy, &summary, &fleets).await;
+            // One that cannot be written keeps no other from it.
+            result = result.and(written);
         }
-        Ok(())
+        result
     }
 }
 

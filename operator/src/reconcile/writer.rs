@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use kube::Client;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::client::fenced;
 use super::mesh::MeshReconciler;
 use super::namespace::NamespaceReconciler;
+use super::queue::{Queue, Work};
 use super::recorder::Events;
 use super::waypoint::WaypointReconciler;
-use super::{Leadership, Objects, Settings};
+use super::{Health, Leadership, Objects, ReconcileError, Settings};
 use crate::control::{Directory, LoadTable};
 use crate::index::SharedIndex;
 
@@ -22,12 +25,10 @@ use crate::index::SharedIndex;
 const SETTLE: Duration = Duration::from_millis(200);
 /// Everything is compared anew with what the watches show this often, whether or not they told of a change.
 const RESYNC: Duration = Duration::from_secs(300);
-/// Pause after a failure.
-const RETRY: Duration = Duration::from_secs(2);
 /// How often the waypoints' load is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// Namespaces that are written at once.
-const PARALLEL: usize = 8;
+/// Most keys that are reconciled at once.
+const PARALLEL: usize = 9;
 
 /// Reconciles everything while this replica leads.
 pub struct Writer {
@@ -37,10 +38,12 @@ pub struct Writer {
     index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     leadership: Leadership,
+    health: Health,
 }
 
 impl Writer {
-    /// A writer of what `index` and `objects` hold, while `leadership` says so; `loads` is what waypoints report.
+    /// A writer of what `index` and `objects` hold, while `leadership` says so; `loads` is what waypoints report, and `health` is notified
+    /// whenever the loop comes round.
     pub fn new(
         client: Client,
         settings: Settings,
@@ -48,7 +51,10 @@ impl Writer {
         objects: Arc<Objects>,
         leadership: Leadership,
         loads: Arc<LoadTable>,
+        health: Health,
     ) -> Self {
+        // Between two writes of one pass the lease may be lost.
+        let client = fenced(&client, &leadership);
         let events = Events::new(client.clone(), &settings.identity);
         let namespaces = NamespaceReconciler::new(
             client.clone(),
@@ -72,126 +78,147 @@ impl Writer {
             index,
             objects,
             leadership,
+            health,
         }
     }
 
     /// Runs until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
+        let mut leadership = self.leadership.clone();
+        loop {
+            // Whatever is under way ends with the leadership.
+            let leads = leadership.wait_for(|leads| *leads).map(|leads| leads.is_ok());
+            match stop.run_until_cancelled(self.idle(leads)).await {
+                Some(true) => {}
+                Some(false) | None => return,
+            }
+            let mut lost = self.leadership.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = lost.wait_for(|leads| !leads) => info!("leads no more: nothing further is written"),
+                () = self.lead() => {}
+            }
+        }
+    }
+
+    /// Waits until `leads` is over, and shows that it still waits.
+    async fn idle(&self, leads: impl Future<Output = bool>) -> bool {
+        let mut leads = std::pin::pin!(leads);
+        let mut tick = interval(TICK);
+        loop {
+            tokio::select! {
+                leads = &mut leads => return leads,
+                _ = tick.tick() => self.health.beat_writer(),
+            }
+        }
+    }
+
+    /// Reconciles for as long as this is polled.
+    async fn lead(&self) {
         let mut index_changed = self.index.subscribe();
         let mut objects_changed = self.objects.subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pending = BTreeSet::new();
-        let mut next = Instant::now();
+        // What stands there is another replica's work, and whatever was done to it while nobody led.
+        self.waypoints.lead_anew();
+        let mut queue = Queue::default();
+        let mut running = FuturesUnordered::new();
         let mut resync = Instant::now();
-        let mut led = false;
+        // Changes settle before they are looked at.
+        let mut settled = Some(Instant::now());
         loop {
-            let wake = async {
-                tokio::select! {
-                    _ = index_changed.changed() => {}
-                    _ = objects_changed.changed() => {}
-                    _ = self.leadership.changed() => {}
-                    () = sleep_until(next) => {}
-                    _ = tick.tick(), if led => return Wake::Tick,
-                }
-                // What else comes at the same time.
-                tokio::time::sleep(SETTLE).await;
-                Wake::Changed
-            };
-            match stop.run_until_cancelled(wake).await {
-                None => return,
-                Some(Wake::Tick) => {
-                    if !*self.leadership.borrow() {
-                        continue;
+            let now = Instant::now();
+            if now >= resync && self.index.is_ready() {
+                self.resync(&mut queue, now);
+                resync = now + RESYNC;
+            }
+            if settled.is_some_and(|at| at <= now) {
+                settled = None;
+                index_changed.mark_unchanged();
+                objects_changed.mark_unchanged();
+                self.gather(&mut queue, now);
+            }
+            while running.len() < PARALLEL {
+                let Some(work) = queue.take(now) else { break };
+                running.push(self.work(work));
+            }
+            let full = running.len() >= PARALLEL;
+            let next = queue.next().filter(|_| !full).map_or(resync, |at| at.min(resync));
+            let next = settled.map_or(next, |at| at.min(next));
+            tokio::select! {
+                Some((work, result)) = running.next(), if !running.is_empty() => {
+                    let now = Instant::now();
+                    match result {
+                        Ok(again) => queue.done(work, again.map(|pause| now + pause)),
+                        Err(error) => {
+                            let pause = queue.failed(work.clone(), now);
+                            let waiting = queue.failing();
+                            warn!(?work, %error, ?pause, waiting, "could not be reconciled; will try again");
+                        }
                     }
-                    let due = self.waypoints.tick();
-                    let failed = stop.run_until_cancelled(self.write(due));
-                    let Some(failed) = failed.await else { return };
-                    if !failed.is_empty() {
-                        next = next.min(Instant::now() + RETRY);
+                }
+                _ = index_changed.changed(), if settled.is_none() => settled = Some(Instant::now() + SETTLE),
+                _ = objects_changed.changed(), if settled.is_none() => settled = Some(Instant::now() + SETTLE),
+                () = sleep_until(next) => {}
+                _ = tick.tick() => {
+                    self.health.beat_writer();
+                    let now = Instant::now();
+                    for namespace in self.waypoints.tick() {
+                        queue.add(Work::Namespace(namespace), now);
                     }
-                    pending.extend(failed);
-                    continue;
                 }
-                Some(Wake::Changed) => {}
             }
-            index_changed.mark_unchanged();
-            objects_changed.mark_unchanged();
-            let leads = *self.leadership.borrow_and_update() && self.index.is_ready();
-            if leads && (!led || Instant::now() >= resync) {
-                // The API server may be another version by now. What somebody has changed by hand needs no resync while the watches work: it is
-                // put right when they show it.
-                self.mesh.forget();
-                if !led {
-                    // What stands there is another replica's work, and whatever was done to it while nobody led.
-                    self.waypoints.lead_anew();
-                }
-                pending.extend(self.objects.ambient_namespaces());
-                pending.extend(self.index.read(|index| index.asking()));
-                pending.extend(self.waypoints.namespaces());
-                resync = Instant::now() + RESYNC;
-            }
-            led = leads;
-            next = resync.max(Instant::now() + RETRY);
-            let touched = self.index.take_touched();
-            if !leads {
-                pending.clear();
-                continue;
-            }
-            pending.extend(touched);
-            let pass = self.pass(std::mem::take(&mut pending));
-            let Some((failed, again)) = stop.run_until_cancelled(pass).await else {
-                return;
-            };
-            if let Some(again) = again {
-                next = Instant::now() + again;
-            }
-            pending = failed;
         }
     }
 
-    /// Reconciles the Mesh and `namespaces`; those that failed, and when to come again.
-    async fn pass(&mut self, mut namespaces: BTreeSet<String>) -> (BTreeSet<String>, Option<Duration>) {
-        let mut again = match self.mesh.reconcile().await {
-            Ok(again) => again,
-            Err(error) => {
-                warn!(%error, "the Mesh could not be reconciled; will try again");
-                Some(RETRY)
-            }
-        };
+    /// The API server may be another version by now, and what somebody has changed while the watches were away is looked at.
+    fn resync(&self, queue: &mut Queue, now: Instant) {
+        self.mesh.forget();
+        let mut all: BTreeSet<_> = self.objects.ambient_namespaces().into_iter().collect();
+        all.extend(self.index.read(|index| index.asking()));
+        all.extend(self.waypoints.namespaces());
+        queue.add(Work::Mesh, now);
+        for namespace in all {
+            queue.add(Work::Namespace(namespace), now);
+        }
+    }
+
+    /// Queues what has changed.
+    fn gather(&self, queue: &mut Queue, now: Instant) {
+        let edited = self.objects.take_edited();
+        if edited.mesh {
+            // It may be what everything failed for.
+            queue.forgive(now);
+            queue.urge(Work::Mesh, now);
+        } else {
+            queue.add(Work::Mesh, now);
+        }
+        for namespace in edited.namespaces {
+            queue.urge(Work::Namespace(namespace), now);
+        }
         // An object may have changed that the index takes no notice of: its status, or its generation.
-        namespaces.extend(self.objects.take_touched());
-        let failed = self.write(namespaces).await;
-        if !failed.is_empty() {
-            again = Some(RETRY);
+        let mut touched = self.index.take_touched();
+        touched.extend(self.objects.take_touched());
+        for namespace in touched {
+            queue.add(Work::Namespace(namespace), now);
         }
-        (failed, again)
     }
 
-    /// Reconciles the waypoints, the policies and the AmbientNamespace of each of `namespaces`; those that failed.
-    async fn write(&self, namespaces: BTreeSet<String>) -> BTreeSet<String> {
-        let results = stream::iter(namespaces).map(|namespace| async move {
-            let waypoints = self.waypoints.reconcile(&namespace).await;
-            let troubles = self.waypoints.troubles(&namespace);
-            let ambient = self.namespaces.reconcile(&namespace, &troubles).await;
-            waypoints.and(ambient).err().map(|error| (namespace, error))
-        });
-        results
-            .buffer_unordered(PARALLEL)
-            .filter_map(|failure| async move {
-                let (namespace, error) = failure?;
-                warn!(%namespace, %error, "the namespace could not be reconciled; will try again");
-                Some(namespace)
-            })
-            .collect()
-            .await
+    /// Reconciles one key; when to come again even if nothing changes.
+    async fn work(&self, work: Work) -> (Work, Result<Option<Duration>, ReconcileError>) {
+        let result = match &work {
+            Work::Mesh => self.mesh.reconcile().await,
+            Work::Namespace(namespace) => self.namespace(namespace).await.map(|()| None),
+        };
+        (work, result)
     }
-}
 
-/// Why the writer wakes.
-enum Wake {
-    /// Something is another than before, or it is time to look.
-    Changed,
-    /// A second is over.
-    Tick,
+    /// The waypoints, the policies and the AmbientNamespace of a namespace: each is tried, whatever became of the others.
+    async fn namespace(&self, namespace: &str) -> Result<(), ReconcileError> {
+        let waypoints = self.waypoints.reconcile(namespace).await;
+        let troubles = self.waypoints.troubles(namespace);
+        let ambient = self.namespaces.reconcile(namespace, &troubles).await;
+        waypoints.and(ambient)
+    }
 }

@@ -1,93 +1,171 @@
-//! A Mesh that is being deleted goes when nothing of ours is left in any pod, nor on any node that lives.
+//! The end of a Mesh: first every pod is released and every node is as it was, then what the operator has applied goes, and then the Mesh.
+//!
+//! Nothing of it depends on how the Mesh was deleted (in the foreground, the background, or orphaning), nor on whether it is still there: the
+//! garbage collector owns none of the objects. What releasing needs is put back when somebody deletes it meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ambit_crds::labels;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use ambit_crds::{Mesh, labels};
+use futures::{TryStreamExt, stream};
 use kube::ResourceExt;
+use kube::core::GroupVersionKind;
+use kube::runtime::events::EventType;
+use tracing::info;
 
-use crate::index::Index;
+use super::{MeshReconciler, POLL, status};
+use crate::index::{Index, Key};
+use crate::reconcile::conditions::Finding;
+use crate::reconcile::pods::OwnPod;
+use crate::reconcile::{Live, ReconcileError, dataplane};
 
-/// Nodes that still have something of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Remains {
-    /// Waited for: `<node>: <what>`, by node.
-    pub(super) nodes: Vec<String>,
-    /// Not waited for: they are not Ready, or there is no DaemonSet any more to put an agent there.
-    pub(super) given_up: Vec<String>,
-}
+/// Reason of the conditions while nodes are being cleared.
+pub(super) const UNINSTALLING: &str = "Uninstalling";
 
-/// What is known about agents.
+/// What the operator applies, in the order to delete it.
+const KINDS: [&str; 6] = [
+    "DaemonSet",
+    "Deployment",
+    "PodDisruptionBudget",
+    "Service",
+    "ServiceAccount",
+    "ConfigMap",
+];
+/// Objects that are deleted at once.
+const PARALLEL: usize = 8;
+
+/// What is known about nodes and their agents.
 pub(super) struct Agents<'a> {
-    /// Their pods.
-    pub(super) pods: &'a [Pod],
+    /// Whether each node is Ready, by name.
+    pub(super) nodes: &'a BTreeMap<String, bool>,
+    /// The agents' pods.
+    pub(super) pods: &'a [Arc<OwnPod>],
     /// Nodes on which one has done its work, and not yet undone it.
     pub(super) installed: &'a BTreeSet<String>,
-    /// Their DaemonSet is there.
-    pub(super) deployed: bool,
 }
 
-/// What is left on the nodes. An agent that never came to run has done nothing, and is not waited for.
-pub(super) fn remains(nodes: &[Node], agents: &Agents<'_>, index: &Index) -> Remains {
-    let ready: BTreeMap<String, bool> = nodes.iter().map(|n| (n.name_any(), is_ready(n))).collect();
-    let mut remains = Remains {
-        nodes: Vec::new(),
-        given_up: Vec::new(),
-    };
-    for (node, ready) in &ready {
+/// What is left on the nodes: `<node>: <what>`, by node. An agent that never came to run has done nothing, and is not waited for.
+pub(super) fn remains(agents: &Agents<'_>, index: &Index) -> Vec<String> {
+    let mut remains = Vec::new();
+    for (node, ready) in agents.nodes {
         let installed = agents.installed.contains(node);
-        let here = || {
-            agents
-                .pods
-                .iter()
-                .filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(node))
-        };
-        let running: Vec<_> = here().filter(|p| is_running(p)).collect();
+        let here = agents.pods.iter().filter(|p| p.node == *node);
+        let running: Vec<_> = here.filter(|p| p.running).collect();
         let marked = index.pods_on(node).filter(|(_, pod)| pod.marked).count();
         let unfinished = if running.is_empty() {
             installed
         } else {
-            !running.iter().all(|p| has_finished(p))
+            !running.iter().all(|p| p.uninstalled)
         };
         let unmarked = running.is_empty() || marked == 0;
         if !unfinished && unmarked {
             continue;
         }
-        let running = !running.is_empty();
-        if !ready || !(agents.deployed || running) {
-            remains.given_up.push(node.clone());
-        } else if marked > 0 {
-            remains.nodes.push(format!("{node}: {marked} pods to release"));
-        } else if running {
-            remains.nodes.push(format!("{node}: the agent has not finished"));
+        let what = if marked > 0 {
+            format!("{marked} pods to release")
+        } else if running.is_empty() {
+            "the agent does not run".to_owned()
         } else {
-            remains.nodes.push(format!("{node}: the agent does not run"));
-        }
+            "the agent has not finished".to_owned()
+        };
+        let not_ready = if *ready { "" } else { " (not Ready)" };
+        remains.push(format!("{node}{not_ready}: {what}"));
     }
     remains
 }
 
-fn has_finished(agent: &Pod) -> bool {
-    agent
-        .annotations()
-        .get(labels::UNINSTALLED)
-        .is_some_and(|v| v == labels::TRUE)
+impl MeshReconciler {
+    /// One pass while there is no Mesh, or one that is being deleted; when to come again even if nothing changes.
+    pub(super) async fn take_down(&self, mesh: Option<&Mesh>) -> Result<Option<Duration>, ReconcileError> {
+        let held = mesh.filter(|m| m.finalizers().iter().any(|f| f == labels::FINALIZER));
+        let applied = self.objects.all_applied(&KINDS);
+        if held.is_none() && applied.is_empty() {
+            self.applied.forget();
+            return Ok(None);
+        }
+        let installed = self
+            .installed
+            .list()
+            .await
+            .map_err(ReconcileError::api("nodes with agents"))?;
+        let pods: Vec<_> = self.component_pods(dataplane::AGENT);
+        let nodes = self.objects.nodes();
+        let agents = Agents {
+            nodes: &nodes,
+            pods: &pods,
+            installed: &installed,
+        };
+        let remains = self.index.read(|index| remains(&agents, index));
+        if !remains.is_empty() {
+            return self.wait_for(held, &remains).await;
+        }
+        self.remove_all(applied).await?;
+        self.installed
+            .clear()
+            .await
+            .map_err(ReconcileError::api("nodes with agents"))?;
+        if let Some(mesh) = held {
+            let note = "every pod is released, and every node is as it was";
+            self.events
+                .publish(mesh, EventType::Normal, "Uninstalled", note)
+                .await;
+            let others = mesh.finalizers().iter().filter(|f| *f != labels::FINALIZER);
+            self.set_finalizers(mesh, others.cloned().collect()).await?;
+        }
+        info!("the data plane is gone");
+        self.applied.forget();
+        Ok(None)
+    }
+
+    /// Says what is waited for, and sees to it that the agents are there to do it.
+    async fn wait_for(
+        &self,
+        mesh: Option<&Mesh>,
+        remains: &[String],
+    ) -> Result<Option<Duration>, ReconcileError> {
+        let message = format!(
+            "{} nodes have yet to be cleared: {}. One that will not come back is no longer waited for once its Node object is deleted",
+            remains.len(),
+            status::named(remains)
+        );
+        let Some(mesh) = mesh else {
+            info!(%message, "there is no Mesh any more");
+            return Ok(Some(POLL));
+        };
+        let applied = self.apply_data_plane(mesh).await;
+        let finding = match &applied {
+            Ok(()) => Finding::progressing(UNINSTALLING, message),
+            Err(error) => Finding::degraded(UNINSTALLING, format!("{error}. {message}")),
+        };
+        self.write_status(mesh, &finding).await?;
+        applied.map(|()| Some(POLL))
+    }
+
+    /// Deletes what the operator has applied, the agents first. Nothing goes through a waypoint any more.
+    async fn remove_all(&self, applied: Vec<(String, Key, Live)>) -> Result<(), ReconcileError> {
+        for kind in KINDS {
+            let of_kind = applied.iter().filter(|(of, _, _)| of == kind);
+            let gvk = gvk(kind);
+            stream::iter(of_kind.map(Ok))
+                .try_for_each_concurrent(PARALLEL, async |(_, key, live)| {
+                    self.applied
+                        .delete(&self.client, &gvk, &key.namespace, &key.name, live)
+                        .await
+                })
+                .await?;
+        }
+        Ok(())
+    }
 }
 
-fn is_running(pod: &Pod) -> bool {
-    let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-    containers
-        .into_iter()
-        .flatten()
-        .any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
+fn gvk(kind: &str) -> GroupVersionKind {
+    let group = match kind {
+        "DaemonSet" | "Deployment" => "apps",
+        "PodDisruptionBudget" => "policy",
+        _ => "",
+    };
+    GroupVersionKind::gvk(group, "v1", kind)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What the Mesh's status says.
 
+use std::collections::BTreeSet;
+
 use ambit_crds::{ComponentStatus, ConfigurationStatus, Mesh, MeshPods, MeshStatus, ZtunnelStatus};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 
 use crate::index::MeshSummary;
 use crate::reconcile::conditions::Finding;
@@ -12,18 +12,21 @@ use crate::reconcile::conditions::Finding;
 const NAMED: usize = 3;
 
 /// A DaemonSet's counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rollout {
     pub(super) desired: i32,
     pub(super) updated: i32,
     pub(super) ready: i32,
-    /// All of it is as the spec says.
+    /// Nodes that are not Ready, and have no ready pod of it: they are not waited for.
+    pub(super) away: Vec<String>,
+    /// All of it that can be is as the spec says.
     pub(super) done: bool,
 }
 
 impl Rollout {
-    /// The counts of `set`, which should be of generation `wanted` or newer: of an older one, none are updated.
-    pub(super) fn of(set: Option<&DaemonSet>, wanted: Option<i64>) -> Self {
+    /// The counts of `set`, which should be of generation `wanted` or newer: of an older one, none are updated. `away` are nodes that are not
+    /// waited for.
+    pub(super) fn of(set: Option<&DaemonSet>, wanted: Option<i64>, away: Vec<String>) -> Self {
         let Some((set, status)) = set.and_then(|s| Some((s, s.status.as_ref()?))) else {
             return Self::default();
         };
@@ -38,52 +41,16 @@ impl Rollout {
             0
         };
         let available = status.number_available.unwrap_or_default();
+        let missing = i32::try_from(away.len()).unwrap_or(i32::MAX);
+        let enough = |count: i32| count.saturating_add(missing) >= desired && (count > 0 || desired == 0);
         Self {
             desired,
             updated,
             ready: status.number_ready,
-            done: current && updated >= desired && available >= desired,
+            done: current && enough(updated) && enough(available),
+            away,
         }
     }
-}
-
-/// What is wrong with a pod of the data plane: `<pod> on <node>: <reason>: <message>`.
-pub(super) fn trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let statuses = status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .chain(status.container_statuses.iter().flatten());
-    let waiting = statuses
-        .filter_map(|c| c.state.as_ref()?.waiting.as_ref())
-        .find(|w| {
-            !matches!(
-                w.reason.as_deref(),
-                None | Some("ContainerCreating" | "PodInitializing")
-            )
-        });
-    let unschedulable = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|c| c.reason.as_deref() == Some("Unschedulable"));
-    let (reason, message) = match (waiting, unschedulable) {
-        (Some(w), _) => (w.reason.clone(), w.message.clone()),
-        (None, Some(c)) => (c.reason.clone(), c.message.clone()),
-        (None, None) => return None,
-    };
-    let node = pod
-        .spec
-        .as_ref()
-        .and_then(|s| s.node_name.as_deref())
-        .unwrap_or("no node");
-    Some(format!(
-        "{} on {node}: {}: {}",
-        pod.name_any(),
-        reason.unwrap_or_default(),
-        message.unwrap_or_else(|| "no message".to_owned())
-    ))
 }
 
 /// `all`, of which the first few are named.
@@ -96,11 +63,25 @@ pub(super) fn named(all: &[String]) -> String {
 }
 
 /// What is to be said of a Mesh that is there to stay.
-pub(super) fn finding(agent: Rollout, ztunnel: Rollout, troubles: &[String], mesh: &MeshSummary) -> Finding {
-    let counts = format!(
+pub(super) fn finding(
+    agent: &Rollout,
+    ztunnel: &Rollout,
+    troubles: &[String],
+    mesh: &MeshSummary,
+) -> Finding {
+    let mut counts = format!(
         "agent: {} of {} nodes ready, {} updated; ztunnel: {} of {} ready, {} updated",
         agent.ready, agent.desired, agent.updated, ztunnel.ready, ztunnel.desired, ztunnel.updated
     );
+    let away: BTreeSet<_> = agent.away.iter().chain(&ztunnel.away).cloned().collect();
+    if !away.is_empty() {
+        let away: Vec<_> = away.into_iter().collect();
+        counts.push_str(&format!(
+            ". {} nodes are not Ready, and not waited for: {}",
+            away.len(),
+            named(&away)
+        ));
+    }
     let done = agent.done && ztunnel.done;
     if !troubles.is_empty() && !done {
         return Finding::degraded("PodsFailing", format!("{}. {counts}", named(troubles)));
@@ -126,8 +107,8 @@ pub(super) fn finding(agent: Rollout, ztunnel: Rollout, troubles: &[String], mes
 pub(super) fn status(
     mesh: &Mesh,
     version: &str,
-    agent: Rollout,
-    ztunnel: Rollout,
+    agent: &Rollout,
+    ztunnel: &Rollout,
     summary: &MeshSummary,
     configuration: ConfigurationStatus,
     finding: &Finding,

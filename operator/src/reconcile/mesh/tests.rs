@@ -1,14 +1,24 @@
-use hyper::Method;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
+use kube::core::PartialObjectMeta;
 
+use super::deletion::UNINSTALLING;
 use super::*;
 use crate::index::{Config, Key};
-use crate::reconcile::testing::Server;
-use crate::reconcile::{ImageSettings, Live};
+use crate::reconcile::testing::{Server, settings};
+use crate::reconcile::watch::{Watched, see, unsee};
 
 const MESH: &str = "/apis/ambit.dev/v1alpha1/meshes/default";
+const HOME: &str = "/api/v1/namespaces/ambit-system";
+const NODE: &str = "/api/v1/nodes/n1";
+const AGENT_POD: &str = "/api/v1/namespaces/ambit-system/pods/ambit-agent-x";
+const ROOT: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-ca-root";
+const WAYPOINT: &str = "/apis/apps/v1/namespaces/shop/deployments/edge";
+const WAYPOINT_ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
 
 struct World {
     server: Server,
+    index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     reconciler: MeshReconciler,
 }
@@ -34,29 +44,21 @@ impl World {
 
     /// An operator that starts on what there is.
     fn on(server: Server) -> Self {
-        let settings = Settings {
-            namespace: "ambit-system".into(),
-            identity: "op".into(),
-            images: ImageSettings {
-                registry: "r".into(),
-                tag: "t".into(),
-                pull_policy: "Never".into(),
-            },
-            cluster_id: "Kubernetes".into(),
-            cluster_domain: "cluster.local".into(),
-            log_format: "text".into(),
-            root_certificate: "PEM".into(),
-        };
+        let index = Arc::new(SharedIndex::new(Config {
+            system_namespace: "ambit-system".into(),
+            ..Config::default()
+        }));
         let objects = Arc::new(Objects::default());
         let reconciler = MeshReconciler::new(
             server.client(),
-            settings,
-            Arc::new(SharedIndex::new(Config::default())),
+            settings(),
+            Arc::clone(&index),
             Arc::clone(&objects),
             Events::new(server.client(), "op"),
         );
         let world = Self {
             server,
+            index,
             objects,
             reconciler,
         };
@@ -66,26 +68,55 @@ impl World {
 
     /// The watches hear of what the server has.
     fn watch(&self) {
-        let mesh = self.server.get(MESH).map(|m| serde_json::from_value(m).unwrap());
-        self.objects.set_mesh(mesh);
+        self.see::<Mesh>("", MESH, self.server.get(MESH));
         for name in [dataplane::AGENT, dataplane::ZTUNNEL] {
-            let set = self
-                .server
-                .labelled(&daemon_set(name))
-                .map(|s| serde_json::from_value(s).unwrap());
-            self.objects.set_daemon_set(&Key::new("ambit-system", name), set);
+            let path = daemon_set(name);
+            self.see::<DaemonSet>("ambit-system", &path, self.server.labelled(&path));
         }
-        for (kind, plural, name) in [
-            ("ServiceAccount", "serviceaccounts", dataplane::AGENT),
-            ("ServiceAccount", "serviceaccounts", dataplane::ZTUNNEL_ACCOUNT),
-            ("ConfigMap", "configmaps", dataplane::ROOT_CONFIG_MAP),
-        ] {
-            let object = self
-                .server
-                .get(&format!("/api/v1/namespaces/ambit-system/{plural}/{name}"));
-            let live = object.map(|o| Live::of(&serde_json::from_value(o["metadata"].clone()).unwrap()));
-            self.objects.set_live(kind, &Key::new("ambit-system", name), live);
+        for (namespace, path) in [("ambit-system", ROOT), ("shop", WAYPOINT_ROOT)] {
+            self.see::<PartialObjectMeta<ConfigMap>>(namespace, path, self.server.get(path));
         }
+        for name in [dataplane::AGENT, dataplane::ZTUNNEL_ACCOUNT] {
+            let path = format!("/api/v1/namespaces/ambit-system/serviceaccounts/{name}");
+            self.see::<PartialObjectMeta<ServiceAccount>>("ambit-system", &path, self.server.labelled(&path));
+        }
+        self.see::<Deployment>("shop", WAYPOINT, self.server.labelled(WAYPOINT));
+        self.see::<Namespace>("", HOME, self.server.get(HOME));
+        self.see::<Node>("", NODE, self.server.get(NODE));
+        self.see::<Pod>("ambit-system", AGENT_POD, self.server.get(AGENT_POD));
+    }
+
+    fn see<K: Watched>(&self, namespace: &str, path: &str, object: Option<Value>) {
+        match object {
+            Some(object) => {
+                let object: K = serde_json::from_value(object).unwrap();
+                see(object, &self.index, &self.objects);
+            }
+            None => {
+                let name = path.rsplit('/').next().unwrap();
+                unsee::<K>(Key::new(namespace, name), &self.index, &self.objects);
+            }
+        }
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.server.get(path).unwrap();
+        change(&mut object);
+        self.server.put(path, object);
+        self.watch();
+    }
+
+    /// Somebody deletes the Mesh; `how` is the finalizer that this puts on it.
+    fn delete(&self, how: &str) {
+        self.change(MESH, |mesh| {
+            mesh["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            mesh["metadata"]["finalizers"] = json!(["ambit.dev/unenroll", how]);
+        });
+    }
+
+    fn message(&self) -> String {
+        let status = self.server.get(MESH).unwrap()["status"].clone();
+        status["conditions"][0]["message"].as_str().unwrap().to_owned()
     }
 
     /// A pass, and the watches hear of it; what was written.
@@ -117,25 +148,39 @@ fn daemon_set(name: &str) -> String {
 }
 
 /// A node that is Ready, and its agent, which runs.
-fn node_with_agent(server: &Server, finished: bool) {
+fn node_with_agent(world: &World, finished: bool) {
     let annotations = if finished {
         json!({"ambit.dev/uninstalled": "true"})
     } else {
         json!({})
     };
-    server.put(
-        "/api/v1/nodes/n1",
-        json!({
-            "metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-        }),
-    );
-    server.put("/api/v1/namespaces/ambit-system/pods/ambit-agent-x", json!({
-        "metadata": {"name": "ambit-agent-x", "annotations": annotations},
+    let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    world
+        .server
+        .put(NODE, json!({"metadata": {"name": "n1"}, "status": ready}));
+    let labels = json!({"app.kubernetes.io/name": "ambit-agent", "app.kubernetes.io/part-of": "ambit"});
+    let pod = json!({
+        "metadata": {
+            "name": "ambit-agent-x", "namespace": "ambit-system", "uid": "x", "labels": labels, "annotations": annotations,
+        },
         "spec": {"nodeName": "n1", "containers": []},
         "status": {"containerStatuses": [{
             "name": "agent", "ready": true, "restartCount": 0, "image": "", "imageID": "", "state": {"running": {}},
         }]},
-    }));
+    });
+    world.server.put(AGENT_POD, pod);
+    world.watch();
+}
+
+/// A waypoint that an operator has made, in a namespace of users.
+fn waypoint(world: &World) {
+    let labels =
+        json!({"app.kubernetes.io/managed-by": "ambit-operator", "app.kubernetes.io/part-of": "ambit"});
+    for (path, name) in [(WAYPOINT, "edge"), (WAYPOINT_ROOT, "ambit-ca-root")] {
+        let metadata = json!({"name": name, "namespace": "shop", "labels": labels});
+        world.server.put(path, json!({"metadata": metadata}));
+    }
+    world.watch();
 }
 
 #[test]
@@ -222,27 +267,138 @@ async fn an_operator_that_restarts_writes_nothing() {
     assert_eq!(restarted.pass().await, [] as [String; 0]);
 }
 
+/// Foreground, background and orphaning differ in the finalizer that the API server adds, and in what the garbage collector does at once.
 #[tokio::test]
-async fn a_deleted_mesh_waits_for_its_agents_and_then_lets_go() {
+async fn deletion_releases_first_however_the_mesh_is_deleted() {
+    for how in ["foregroundDeletion", "orphan", "example.com/other"] {
+        let mut world = World::new("34");
+        world.pass().await;
+        world.pass().await;
+        node_with_agent(&world, false);
+        waypoint(&world);
+        world.delete(how);
+        // Had it an owner, it would go now.
+        world.server.collect("u");
+        world.watch();
+        world.pass().await;
+        assert_eq!(world.reasons().0, UNINSTALLING);
+        assert!(world.message().contains("n1: the agent has not finished"));
+        for name in [dataplane::AGENT, dataplane::ZTUNNEL] {
+            assert!(world.server.get(&daemon_set(name)).is_some(), "{how}: {name}");
+        }
+
+        node_with_agent(&world, true);
+        let writes = world.pass().await;
+        for path in [
+            &daemon_set(dataplane::AGENT),
+            &daemon_set(dataplane::ZTUNNEL),
+            ROOT,
+            WAYPOINT,
+            WAYPOINT_ROOT,
+        ] {
+            assert!(world.server.get(path).is_none(), "{how}: {path}");
+        }
+        assert_eq!(
+            writes.last().unwrap(),
+            &format!("PATCH {MESH}"),
+            "the Mesh goes last"
+        );
+        assert_eq!(
+            world.server.get(MESH).unwrap()["metadata"]["finalizers"],
+            json!([how])
+        );
+        // Whatever holds it still, it is not touched any more.
+        assert_eq!(world.pass().await, [] as [String; 0]);
+    }
+}
+
+#[tokio::test]
+async fn deletion_puts_back_the_agents_that_it_needs() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
-    node_with_agent(&world.server, false);
-    let mut mesh = world.server.get(MESH).unwrap();
-    mesh["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    world.server.put(MESH, mesh);
+    node_with_agent(&world, false);
+    world.delete("foregroundDeletion");
+    world.pass().await;
+    world.server.remove(&daemon_set(dataplane::AGENT));
     world.watch();
+    let writes = world.pass().await;
+    assert!(
+        writes.contains(&format!("PATCH {}", daemon_set(dataplane::AGENT))),
+        "{writes:?}"
+    );
+}
+
+#[tokio::test]
+async fn deletion_names_a_node_that_is_gone_until_its_object_is() {
+    let mut world = World::new("34");
+    world.pass().await;
+    node_with_agent(&world, false);
+    world.change(NODE, |node| {
+        node["status"]["conditions"][0]["status"] = json!("Unknown");
+    });
+    world.delete("example.com/other");
     world.pass().await;
     assert_eq!(world.reasons().0, UNINSTALLING);
-    assert_eq!(
-        world.server.get(MESH).unwrap()["metadata"]["finalizers"],
-        json!(["ambit.dev/unenroll"])
-    );
+    assert!(world.message().contains("n1 (not Ready)"), "{}", world.message());
+    world.server.remove(NODE);
+    world.watch();
+    world.pass().await;
+    assert!(world.server.get(&daemon_set(dataplane::AGENT)).is_none());
+}
 
-    node_with_agent(&world.server, true);
-    world.reconciler.reconcile().await.unwrap();
-    let writes = world.server.writes();
-    let last = writes.last().unwrap();
-    assert_eq!((&last.method, last.path.as_str()), (&Method::PATCH, MESH));
-    assert_eq!(last.body["metadata"]["finalizers"], json!([]));
+/// As when somebody takes the finalizer off, while an operator runs or while none does.
+#[tokio::test]
+async fn a_data_plane_without_a_mesh_is_taken_down_in_order() {
+    let mut world = World::new("34");
+    world.pass().await;
+    world.pass().await;
+    node_with_agent(&world, false);
+    world.server.remove(MESH);
+    let mut world = World::on(world.server);
+    node_with_agent(&world, false);
+    assert_eq!(world.pass().await, [] as [String; 0]);
+    node_with_agent(&world, true);
+    world.pass().await;
+    assert!(world.server.get(&daemon_set(dataplane::AGENT)).is_none());
+}
+
+#[tokio::test]
+async fn owners_of_an_older_version_are_taken_off() {
+    let mut world = World::new("34");
+    world.pass().await;
+    world.pass().await;
+    let set = daemon_set(dataplane::AGENT);
+    world.change(&set, |object| {
+        object["metadata"]["ownerReferences"] = json!([{"kind": "Mesh", "uid": "u"}]);
+        object["metadata"]["annotations"]["ambit.dev/applied-hash"] = json!("of an older version");
+        object["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"]["f:ownerReferences"] = json!({});
+    });
+    let mut upgraded = World::on(world.server);
+    upgraded.pass().await;
+    let object = upgraded.server.get(&set).unwrap();
+    assert_eq!(object["metadata"].get("ownerReferences"), None);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_with_the_data_plane_releases_every_pod() {
+    let mut world = World::new("34");
+    world.pass().await;
+    world.pass().await;
+    node_with_agent(&world, false);
+    let home = json!({"metadata": {"name": "ambit-system", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    world.server.put(HOME, home);
+    world.watch();
+    assert!(
+        world.index.read(|index| index.active_mesh().is_none()),
+        "agents are told to release all"
+    );
+    assert_eq!(world.pass().await, [format!("PATCH {MESH}/status")]);
+    assert_eq!(
+        world.reasons(),
+        (
+            "NamespaceTerminating".to_owned(),
+            "NamespaceTerminating".to_owned()
+        )
+    );
 }

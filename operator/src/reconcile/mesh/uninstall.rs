@@ -7,7 +7,7 @@ use kube::api::DeleteParams;
 use kube::{Api, Client};
 use tracing::info;
 
-use super::UNINSTALLING;
+use super::deletion::UNINSTALLING;
 use crate::reconcile::{ReconcileError, is_not_found};
 
 /// Why the Mesh is not gone.
@@ -50,7 +50,10 @@ pub async fn uninstall(client: Client, timeout: Duration) -> Result<(), Uninstal
         let conditions = mesh.status.map(|s| s.conditions).unwrap_or_default();
         // What was said of it before says nothing of its end.
         let progress = conditions.into_iter().find(|c| c.reason == UNINSTALLING);
-        let now = progress.map_or_else(|| "the operator has yet to take notice".to_owned(), |c| c.message);
+        let now = progress.map_or_else(
+            || "no operator has taken notice yet: one has to run".to_owned(),
+            |c| c.message,
+        );
         if begin.elapsed() > timeout {
             return Err(UninstallError::Timeout(timeout, now));
         }

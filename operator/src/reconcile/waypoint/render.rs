@@ -54,7 +54,7 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> V
     let Key { namespace, name } = wanted.key;
     let mut root = root(settings, namespace);
     // Shared by the namespace's waypoints, so it bears none of their names.
-    complete(&mut root, own_labels(APPLICATION), mesh);
+    complete(&mut root, own_labels(APPLICATION));
     let own = |kind_name: &str, object: Value| Rendered {
         gvk: kind(kind_name),
         namespace: namespace.clone(),
@@ -76,7 +76,7 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> V
         ));
     }
     for object in &mut named {
-        complete(object, waypoint_labels(name), mesh);
+        complete(object, waypoint_labels(name));
         if object.gvk.kind == "Service" && wanted.bound {
             object.object["metadata"]["annotations"] = json!({ labels::WAYPOINT_BOUND: labels::TRUE });
         }

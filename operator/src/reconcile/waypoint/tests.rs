@@ -1,5 +1,7 @@
 //! Passes over a namespace, with an API server in memory and the real index; the watches hear of what is written after each pass.
 
+mod leading;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -11,9 +13,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::index::Config;
-use crate::reconcile::testing::Server;
+use crate::reconcile::testing::{Server, settings};
 use crate::reconcile::watch::{Watched, see, unsee};
-use crate::reconcile::{ImageSettings, Writer};
 
 const MESH: &str = "/apis/ambit.dev/v1alpha1/meshes/default";
 const SERVICE: &str = "/api/v1/namespaces/shop/services/waypoint";
@@ -32,22 +33,6 @@ struct World {
     loads: Arc<LoadTable>,
     reconciler: WaypointReconciler,
     _timers: DropGuard,
-}
-
-fn settings() -> Settings {
-    Settings {
-        namespace: "ambit-system".into(),
-        identity: "op".into(),
-        images: ImageSettings {
-            registry: "r".into(),
-            tag: "t".into(),
-            pull_policy: "Never".into(),
-        },
-        cluster_id: "Kubernetes".into(),
-        cluster_domain: "cluster.local".into(),
-        log_format: "text".into(),
-        root_certificate: "PEM".into(),
-    }
 }
 
 impl World {
@@ -608,42 +593,4 @@ async fn somebody_elses_objects_are_left_alone() {
         message.contains("Deployment shop/waypoint is not Ambit's"),
         "{message}"
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_replica_that_leads_makes_waypoints_and_scales_them() {
-    let world = World::new();
-    world.change(MESH, |mesh| {
-        mesh["spec"]["waypoint"] = json!({"scaling": {"targetInFlight": 10}});
-    });
-    let (leads, leadership) = tokio::sync::watch::channel(false);
-    let writer = Writer::new(
-        world.server.client(),
-        settings(),
-        Arc::clone(&world.index),
-        Arc::clone(&world.objects),
-        leadership,
-        Arc::clone(&world.loads),
-    );
-    let stop = CancellationToken::new();
-    let writing = tokio::spawn(writer.run(stop.clone()));
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(world.server.writes(), [], "it does not lead");
-
-    leads.send_replace(true);
-    world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
-    world.replica();
-    world.until(World::bound).await;
-    let stream = world.loads.stream("shop", "waypoint", "w0");
-    world
-        .until(|world| {
-            stream.report(&ambit_wire::waypoint::Load {
-                in_flight_milli: 25_000,
-                ..Default::default()
-            });
-            world.replicas() == 3
-        })
-        .await;
-    stop.cancel();
-    writing.await.unwrap();
 }

@@ -1,3 +1,4 @@
+use k8s_openapi::api::core::v1::Pod;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -8,31 +9,15 @@ fn object<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-fn node(name: &str, ready: &str) -> Node {
-    object(json!({
-        "metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": ready}]},
-    }))
-}
-
 /// (runs, has finished)
-fn agent(node: &str, runs: bool, done: bool) -> Pod {
-    let annotations = if done {
-        json!({"ambit.dev/uninstalled": "true"})
-    } else {
-        json!({})
-    };
-    let state = if runs {
-        json!({"running": {}})
-    } else {
-        json!({"waiting": {"reason": "ErrImagePull"}})
-    };
-    object(json!({
-        "metadata": {"name": format!("ambit-agent-{node}"), "annotations": annotations},
-        "spec": {"nodeName": node, "containers": []},
-        "status": {"containerStatuses": [{
-            "name": "agent", "ready": runs, "restartCount": 0, "image": "i", "imageID": "", "state": state,
-        }]},
-    }))
+fn agent(node: &str, runs: bool, done: bool) -> Arc<OwnPod> {
+    Arc::new(OwnPod {
+        component: dataplane::AGENT.to_owned(),
+        node: node.to_owned(),
+        running: runs,
+        uninstalled: done,
+        ..OwnPod::default()
+    })
 }
 
 /// An index with a pod that carries the mark, on `node`.
@@ -50,15 +35,13 @@ fn marked_on(node: &str) -> Index {
 }
 
 /// Two live nodes and a dead one; on all, agents have done their work, unless `installed` says otherwise.
-fn left(pods: &[Pod], installed: &[&str], deployed: bool, index: &Index) -> Remains {
-    let nodes = [node("n1", "True"), node("n2", "True"), node("dead", "Unknown")];
-    let installed = installed.iter().map(|n| (*n).to_owned()).collect();
+fn left(pods: &[Arc<OwnPod>], installed: &[&str], index: &Index) -> Vec<String> {
+    let nodes = [("n1", true), ("n2", true), ("dead", false)];
     remains(
-        &nodes,
         &Agents {
+            nodes: &nodes.map(|(node, ready)| (node.to_owned(), ready)).into(),
             pods,
-            installed: &installed,
-            deployed,
+            installed: &installed.iter().map(|n| (*n).to_owned()).collect(),
         },
         index,
     )
@@ -67,63 +50,47 @@ fn left(pods: &[Pod], installed: &[&str], deployed: bool, index: &Index) -> Rema
 const ALL: &[&str] = &["n1", "n2", "dead"];
 
 #[test]
-fn waits_for_the_work_of_agents_on_live_nodes() {
+fn waits_for_the_work_of_agents_on_every_node() {
     let quiet = marked_on("");
     let working = [
         agent("n1", true, false),
         agent("n2", true, true),
         agent("dead", true, false),
     ];
-    let found = left(&working, ALL, true, &quiet);
-    assert_eq!(found.nodes, ["n1: the agent has not finished"]);
-    assert_eq!(found.given_up, ["dead"]);
     assert_eq!(
-        left(&working, ALL, true, &marked_on("n1")).nodes,
-        ["n1: 1 pods to release"]
+        left(&working, ALL, &quiet),
+        [
+            "dead (not Ready): the agent has not finished",
+            "n1: the agent has not finished"
+        ]
     );
+    assert_eq!(left(&working, &[], &marked_on("n1"))[1], "n1: 1 pods to release");
     let finished = [agent("n1", true, true), agent("n2", true, true)];
-    assert_eq!(left(&finished, &["dead"], true, &quiet).nodes, [] as [String; 0]);
-    // It says that it has finished, but a mark could not be taken off yet.
     assert_eq!(
-        left(&finished, &[], true, &marked_on("n2")).nodes,
-        ["n2: 1 pods to release"]
+        left(&finished, &["dead"], &quiet),
+        ["dead (not Ready): the agent does not run"]
     );
+    // It says that it has finished, but a mark could not be taken off yet.
+    assert_eq!(left(&finished, &[], &marked_on("n2")), ["n2: 1 pods to release"]);
 }
 
 #[test]
 fn an_agent_that_never_ran_is_not_waited_for_and_one_that_did_is() {
     let quiet = marked_on("");
     let broken = [agent("n1", false, false), agent("n2", false, false)];
-    assert_eq!(left(&broken, &[], true, &quiet).nodes, [] as [String; 0]);
-    assert_eq!(
-        left(&broken, &["n2"], true, &quiet).nodes,
-        ["n2: the agent does not run"]
-    );
+    assert_eq!(left(&broken, &[], &quiet), [] as [String; 0]);
+    assert_eq!(left(&broken, &["n2"], &quiet), ["n2: the agent does not run"]);
     // One that has just begun may be at work, though it has not said so yet.
     let starting = [agent("n1", true, false)];
-    assert_eq!(
-        left(&starting, &[], true, &quiet).nodes,
-        ["n1: the agent has not finished"]
-    );
+    assert_eq!(left(&starting, &[], &quiet), ["n1: the agent has not finished"]);
 }
 
 #[test]
-fn nobody_is_waited_for_who_cannot_come() {
-    let found = left(&[], &["n1"], false, &marked_on("n1"));
+fn nodes_are_waited_for_until_they_are_deleted() {
+    assert_eq!(left(&[], &["n1"], &marked_on("")), ["n1: the agent does not run"]);
     assert_eq!(
-        (found.nodes.len(), found.given_up.as_slice()),
-        (0, &["n1".to_owned()][..])
+        left(&[], &["dead"], &marked_on("dead")),
+        ["dead (not Ready): 1 pods to release"]
     );
-    assert_eq!(
-        left(&[], &["n1"], true, &marked_on("")).nodes,
-        ["n1: the agent does not run"]
-    );
-    // Nodes that are no more are not asked about.
-    assert_eq!(
-        left(&[], &["gone"], true, &marked_on("")),
-        Remains {
-            nodes: vec![],
-            given_up: vec![]
-        }
-    );
+    assert_eq!(left(&[], &["deleted"], &marked_on("deleted")), [] as [String; 0]);
 }

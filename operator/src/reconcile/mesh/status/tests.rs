@@ -27,15 +27,15 @@ fn a_rollout_is_done_when_every_node_has_the_present_one_available() {
         (set(2, 2, 1, 2), false),
         (set(2, 2, 2, 1), false),
     ] {
-        assert_eq!(Rollout::of(Some(&set), None).done, done, "{set:?}");
+        assert_eq!(Rollout::of(Some(&set), None, Vec::new()).done, done, "{set:?}");
     }
-    assert!(!Rollout::of(None, None).done, "not applied yet");
+    assert!(!Rollout::of(None, None, Vec::new()).done, "not applied yet");
     assert!(
-        !Rollout::of(Some(&set(2, 2, 2, 2)), Some(3)).done,
+        !Rollout::of(Some(&set(2, 2, 2, 2)), Some(3), Vec::new()).done,
         "the watch has yet to hear of what was applied"
     );
     assert_eq!(
-        Rollout::of(Some(&set(2, 1, 2, 2)), None).updated,
+        Rollout::of(Some(&set(2, 1, 2, 2)), None, Vec::new()).updated,
         0,
         "counts of an older generation say nothing of this one"
     );
@@ -52,8 +52,8 @@ fn told(finding: &Finding) -> (&str, bool, bool, bool) {
 
 #[test]
 fn what_is_said_of_a_mesh() {
-    let done = Rollout::of(Some(&set(1, 1, 2, 2)), None);
-    let half = Rollout::of(Some(&set(1, 1, 2, 1)), None);
+    let done = Rollout::of(Some(&set(1, 1, 2, 2)), None, Vec::new());
+    let half = Rollout::of(Some(&set(1, 1, 2, 1)), None, Vec::new());
     let quiet = MeshSummary::default();
     let failing = MeshSummary {
         failed: 2,
@@ -63,21 +63,21 @@ fn what_is_said_of_a_mesh() {
     let trouble = ["ztunnel-x on n1: ImagePullBackOff: not found".to_owned()];
 
     assert_eq!(
-        told(&finding(done, done, &[], &quiet)),
+        told(&finding(&done, &done, &[], &quiet)),
         ("Ready", true, false, false)
     );
     assert_eq!(
-        told(&finding(done, half, &[], &quiet)),
+        told(&finding(&done, &half, &[], &quiet)),
         ("RollingOut", false, true, false)
     );
-    let failed = finding(done, half, &trouble, &quiet);
+    let failed = finding(&done, &half, &trouble, &quiet);
     assert_eq!(told(&failed), ("PodsFailing", false, false, true));
     assert!(
         failed.message.starts_with("ztunnel-x on n1: ImagePullBackOff"),
         "{}",
         failed.message
     );
-    let degraded = finding(done, done, &[], &failing);
+    let degraded = finding(&done, &done, &[], &failing);
     assert_eq!(told(&degraded), ("CaptureFailed", true, false, true));
     assert!(
         degraded.message.contains("2 pods") && degraded.message.contains("shop"),
@@ -87,28 +87,26 @@ fn what_is_said_of_a_mesh() {
 }
 
 #[test]
-fn pods_that_cannot_start_are_named_with_the_reason() {
-    let pod = |state: Value, conditions: Value| -> Pod {
-        object(json!({
-            "metadata": {"name": "ztunnel-x"}, "spec": {"nodeName": "n1", "containers": []},
-            "status": {"containerStatuses": [{
-                "name": "ztunnel", "ready": false, "restartCount": 0, "image": "i", "imageID": "", "state": state,
-            }], "conditions": conditions},
-        }))
-    };
-    let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "no such tag"}});
-    assert_eq!(
-        trouble(&pod(waiting("ErrImagePull"), json!([]))).unwrap(),
-        "ztunnel-x on n1: ErrImagePull: no such tag"
+fn nodes_that_are_not_ready_are_left_out_and_named() {
+    let away = || vec!["n2".to_owned()];
+    let one = Rollout::of(Some(&set(1, 1, 1, 1)), None, away());
+    assert!(one.done);
+    let quiet = MeshSummary::default();
+    let found = finding(&one, &one, &[], &quiet);
+    assert_eq!(told(&found), ("Ready", true, false, false));
+    assert!(
+        found
+            .message
+            .ends_with("1 nodes are not Ready, and not waited for: n2"),
+        "{}",
+        found.message
     );
-    assert_eq!(trouble(&pod(waiting("ContainerCreating"), json!([]))), None);
-    assert_eq!(trouble(&pod(json!({"running": {}}), json!([]))), None);
-    let unschedulable =
-        json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}]);
-    assert_eq!(
-        trouble(&pod(json!({}), unschedulable)).unwrap(),
-        "ztunnel-x on n1: Unschedulable: no room"
+    let none = Rollout::of(
+        Some(&set(1, 1, 0, 0)),
+        None,
+        vec!["n1".to_owned(), "n2".to_owned()],
     );
+    assert!(!none.done, "a mesh without any node is not ready");
 }
 
 #[test]

@@ -6,24 +6,7 @@ use kube::ResourceExt;
 
 use super::*;
 use crate::reconcile::apply::Owned;
-use crate::reconcile::settings::ImageSettings;
-use crate::reconcile::testing::recorded;
-
-fn settings() -> Settings {
-    Settings {
-        namespace: "ambit-system".into(),
-        identity: "operator-0".into(),
-        images: ImageSettings {
-            registry: "registry.example/ambit".into(),
-            tag: "1.2.3".into(),
-            pull_policy: "IfNotPresent".into(),
-        },
-        cluster_id: "Kubernetes".into(),
-        cluster_domain: "cluster.local".into(),
-        log_format: "text".into(),
-        root_certificate: "PEM".into(),
-    }
-}
+use crate::reconcile::testing::{recorded, settings};
 
 fn mesh() -> Mesh {
     let mut mesh = Mesh::new("default", MeshSpec::default());
@@ -160,16 +143,10 @@ fn one_replica_has_no_disruption_budget() {
 }
 
 #[test]
-fn all_of_it_stands_in_the_users_namespace_and_goes_with_the_mesh() {
+fn all_of_it_stands_in_the_users_namespace_and_has_no_owner() {
     for rendered in rendered(&mesh(), 2, 2, false) {
         let metadata = &rendered.object["metadata"];
-        let owner = &metadata["ownerReferences"][0];
-        assert_eq!(
-            (&owner["kind"], &owner["uid"]),
-            (&json!("Mesh"), &json!("1234")),
-            "{}",
-            rendered.name
-        );
+        assert_eq!(metadata.get("ownerReferences"), None, "{}", rendered.name);
         assert_eq!(metadata["namespace"], "shop");
         let labels = &metadata["labels"];
         assert_eq!(labels["app.kubernetes.io/name"], "ambit-waypoint");

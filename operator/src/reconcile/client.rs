@@ -1,0 +1,150 @@
+//! Clients of the API server whose every request ends: with a response, or with an error after a limit.
+
+use std::time::Duration;
+
+use hyper::{Method, Request};
+use kube::Client;
+use kube::client::Body;
+use prometheus::{IntCounterVec, Opts, Registry};
+use tokio::time::timeout;
+use tower::BoxError;
+
+use super::{Health, Leadership};
+
+/// A request that is not a list or a watch gets a response within this time.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// A page of a list, and the beginning of a watch, get a response within this time.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a request was not sent, or was given up.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The API server did not respond in time.
+    #[error("the API server did not respond within {0:?}")]
+    Late(Duration),
+    /// This replica may not write any more.
+    #[error("this replica does not lead any more: nothing was sent")]
+    NotLeading,
+}
+
+/// Counts requests.
+#[derive(Clone, Debug)]
+pub struct Requests(IntCounterVec);
+
+impl Requests {
+    /// Registers the counter.
+    ///
+    /// # Errors
+    /// When one of its name is registered already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let opts = Opts::new(
+            "ambit_operator_api_requests_total",
+            "Requests to the API server, by method and by outcome: ok, refused, failed (no connection), late (no response in time)",
+        );
+        let requests = IntCounterVec::new(opts, &["method", "outcome"])?;
+        registry.register(Box::new(requests.clone()))?;
+        Ok(Self(requests))
+    }
+
+    fn count(&self, method: &Method, outcome: &str) {
+        self.0.with_label_values(&[method.as_str(), outcome]).inc();
+    }
+}
+
+/// A client of the same server, each of whose requests ends. `health` is notified of lists and watches that begin.
+pub fn bounded(client: &Client, requests: &Requests, health: &Health) -> Client {
+    let (inner, requests, health) = (client.clone(), requests.clone(), health.clone());
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (inner, requests, health) = (inner.clone(), requests.clone(), health.clone());
+        async move {
+            let method = request.method().clone();
+            let limit = match listed(&request) {
+                Some(kind) => {
+                    health.beat_watch(kind);
+                    LIST_LIMIT
+                }
+                None => REQUEST_LIMIT,
+            };
+            let sent = timeout(limit, inner.send(request)).await;
+            let outcome = match &sent {
+                Ok(Ok(response)) if response.status().is_success() => "ok",
+                Ok(Ok(_)) => "refused",
+                Ok(Err(_)) => "failed",
+                Err(_) => "late",
+            };
+            requests.count(&method, outcome);
+            match sent {
+                Ok(response) => response.map_err(BoxError::from),
+                Err(_) => Err(RequestError::Late(limit).into()),
+            }
+        }
+    });
+    Client::new(service, client.default_namespace())
+}
+
+/// A client of the same server that sends what writes only while this replica leads: that is looked at before each request.
+pub(super) fn fenced(client: &Client, leadership: &Leadership) -> Client {
+    let (inner, leadership) = (client.clone(), leadership.clone());
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (inner, leadership) = (inner.clone(), leadership.clone());
+        async move {
+            if *request.method() != Method::GET && !*leadership.borrow() {
+                return Err(BoxError::from(RequestError::NotLeading));
+            }
+            inner.send(request).await.map_err(BoxError::from)
+        }
+    });
+    Client::new(service, client.default_namespace())
+}
+
+/// The path of a list or a watch, without the page or the version that it begins at.
+fn listed(request: &Request<Body>) -> Option<&str> {
+    let query = request.uri().query().unwrap_or_default();
+    let parameters = || query.split('&').filter_map(|p| p.split_once('='));
+    let lists = parameters().any(|(name, _)| matches!(name, "limit" | "watch"));
+    (*request.method() == Method::GET && lists).then(|| request.uri().path())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Api;
+    use kube::api::{DeleteParams, ListParams};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::reconcile::testing::Server;
+
+    fn maps(client: Client) -> Api<ConfigMap> {
+        Api::namespaced(client, "shop")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_without_a_response_end() {
+        let server = Server::default();
+        server.silence(true);
+        let requests = Requests::new(&Registry::new()).unwrap();
+        let api = maps(bounded(&server.client(), &requests, &Health::default()));
+        let error = api.get("a").await.unwrap_err().to_string();
+        assert!(error.contains("did not respond"), "{error}");
+        let error = api.list(&ListParams::default().limit(500)).await.unwrap_err();
+        assert!(error.to_string().contains("did not respond"), "{error}");
+        assert_eq!(requests.0.with_label_values(&["GET", "late"]).get(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_has_lost_the_lease_writes_nothing() {
+        let server = Server::default();
+        let (leads, leadership) = watch::channel(true);
+        let api = maps(fenced(&server.client(), &leadership));
+        let path = "/api/v1/namespaces/shop/configmaps/a";
+        server.put(path, serde_json::json!({"metadata": {"name": "a"}}));
+        leads.send_replace(false);
+        assert!(api.get("a").await.is_ok());
+        assert!(api.delete("a", &DeleteParams::default()).await.is_err());
+        assert_eq!(server.writes(), []);
+        leads.send_replace(true);
+        api.delete("a", &DeleteParams::default()).await.unwrap();
+        assert!(server.get(path).is_none());
+    }
+}

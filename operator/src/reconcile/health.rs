@@ -1,0 +1,75 @@
+//! Whether the loops of this replica still come round.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The writer's loop comes round every second.
+const WRITER_LIMIT: Duration = Duration::from_secs(60);
+/// A watch is begun anew at least every minute, and after a failure within half a minute.
+const WATCH_LIMIT: Duration = Duration::from_secs(600);
+
+/// When each loop came round last. What never began is not asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<Beats>>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    writer: Option<Instant>,
+    watches: BTreeMap<String, Instant>,
+}
+
+impl Health {
+    pub(super) fn beat_writer(&self) {
+        self.lock().writer = Some(Instant::now());
+    }
+
+    pub(super) fn beat_watch(&self, path: &str) {
+        let mut beats = self.lock();
+        match beats.watches.get_mut(path) {
+            Some(at) => *at = Instant::now(),
+            None => {
+                beats.watches.insert(path.to_owned(), Instant::now());
+            }
+        }
+    }
+
+    /// The loop that is stuck, if one is: a restart is the only way out.
+    pub fn stuck(&self) -> Option<String> {
+        let beats = self.lock();
+        if beats.writer.is_some_and(|at| at.elapsed() > WRITER_LIMIT) {
+            return Some("the writer's loop is stuck".to_owned());
+        }
+        let late = beats.watches.iter().find(|(_, at)| at.elapsed() > WATCH_LIMIT);
+        late.map(|(path, _)| format!("the watch of {path} is stuck"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Beats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_does_not_come_round_is_named() {
+        let health = Health::default();
+        tokio::time::advance(WATCH_LIMIT * 2).await;
+        assert_eq!(health.stuck(), None, "nothing has begun");
+        health.beat_writer();
+        health.beat_watch("/api/v1/pods");
+        assert_eq!(health.stuck(), None);
+        tokio::time::advance(WRITER_LIMIT * 2).await;
+        assert_eq!(health.stuck().as_deref(), Some("the writer's loop is stuck"));
+        tokio::time::advance(WATCH_LIMIT).await;
+        health.beat_writer();
+        assert_eq!(
+            health.stuck().as_deref(),
+            Some("the watch of /api/v1/pods is stuck")
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! What the writers need of Ambit's own pods: whether they run, and what keeps them from it.
+
+use ambit_crds::labels;
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
+
+/// Longest message of the scheduler, the runtime or the kubelet that is repeated, in bytes.
+const LONGEST: usize = 512;
+
+/// A pod that bears Ambit's label. Any user can write that label: only pods of the operator's namespace are the data plane's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnPod {
+    /// Label `app.kubernetes.io/name`.
+    pub(super) component: String,
+    /// The waypoint that its label names.
+    pub(super) waypoint: Option<String>,
+    /// `app.kubernetes.io/version`.
+    pub(super) version: Option<String>,
+    /// `spec.nodeName`; empty while it is not scheduled.
+    pub(super) node: String,
+    /// One of its containers runs.
+    pub(super) running: bool,
+    /// The Ready condition.
+    pub(super) ready: bool,
+    /// Its agent has undone all of its work on the node.
+    pub(super) uninstalled: bool,
+    /// What keeps it from running: `<reason>: <message>`.
+    pub(super) trouble: Option<String>,
+}
+
+impl OwnPod {
+    /// The record of a pod; `None` when it is not Ambit's.
+    pub(super) fn of(pod: &Pod) -> Option<Self> {
+        let label = |key: &str| pod.metadata.labels.as_ref()?.get(key).cloned();
+        if label(labels::PART_OF).as_deref() != Some(labels::AMBIT) {
+            return None;
+        }
+        let said = pod.metadata.annotations.as_ref();
+        let status = pod.status.as_ref();
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        Some(Self {
+            component: label(labels::NAME).unwrap_or_default(),
+            waypoint: label(labels::WAYPOINT_NAME),
+            version: label(labels::VERSION),
+            node: pod
+                .spec
+                .as_ref()
+                .and_then(|s| s.node_name.clone())
+                .unwrap_or_default(),
+            running: states(status).any(|s| s.running.is_some()),
+            ready: conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True"),
+            uninstalled: said
+                .and_then(|a| a.get(labels::UNINSTALLED))
+                .is_some_and(|v| v == labels::TRUE),
+            trouble: status.and_then(trouble),
+        })
+    }
+}
+
+fn states(status: Option<&PodStatus>) -> impl Iterator<Item = &ContainerState> {
+    let statuses = status
+        .into_iter()
+        .flat_map(|s| s.container_statuses.iter().flatten());
+    statuses.filter_map(|c| c.state.as_ref())
+}
+
+/// What keeps a pod from running: the scheduler's reason, or what a container waits for.
+fn trouble(status: &PodStatus) -> Option<String> {
+    let init = status.init_container_statuses.iter().flatten();
+    let containers = init.chain(status.container_statuses.iter().flatten());
+    let waiting = containers
+        .filter_map(|c| c.state.as_ref()?.waiting.as_ref())
+        .find(|w| {
+            !matches!(
+                w.reason.as_deref(),
+                None | Some("ContainerCreating" | "PodInitializing")
+            )
+        });
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let (reason, message) = match (waiting, unscheduled) {
+        (Some(w), _) => (w.reason.as_deref(), w.message.as_deref()),
+        (None, Some(c)) => (c.reason.as_deref(), c.message.as_deref()),
+        (None, None) => return None,
+    };
+    let message = message.unwrap_or("no message");
+    let mut end = message.len().min(LONGEST);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    Some(format!("{}: {}", reason.unwrap_or("Unknown"), &message[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn trouble_of(status: Value) -> Option<String> {
+        let pod = json!({
+            "metadata": {"name": "p", "labels": {"app.kubernetes.io/part-of": "ambit"}},
+            "spec": {"containers": []}, "status": status,
+        });
+        OwnPod::of(&serde_json::from_value(pod).unwrap()).unwrap().trouble
+    }
+
+    fn waiting(reason: &str) -> Value {
+        json!({"containerStatuses": [{
+            "name": "c", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
+            "state": {"waiting": {"reason": reason, "message": "why"}},
+        }]})
+    }
+
+    #[test]
+    fn reasons_of_pods_that_do_not_run() {
+        assert_eq!(trouble_of(waiting("ContainerCreating")), None);
+        assert_eq!(
+            trouble_of(waiting("ErrImagePull")).as_deref(),
+            Some("ErrImagePull: why")
+        );
+        let unschedulable = json!({"conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"},
+        ]});
+        assert_eq!(
+            trouble_of(unschedulable).as_deref(),
+            Some("Unschedulable: 0/2 nodes are available")
+        );
+    }
+
+    #[test]
+    fn pods_of_others_are_not_kept() {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}});
+        assert_eq!(OwnPod::of(&serde_json::from_value(pod).unwrap()), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! What there is to reconcile, by key: each key once at a time, and after a failure with a growing pause of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Pause after the first failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What is reconciled at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Work {
+    /// The Mesh.
+    Mesh,
+    /// The waypoints, the policies and the AmbientNamespace of a namespace.
+    Namespace(String),
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    due: BTreeMap<Work, Instant>,
+    running: BTreeSet<Work>,
+    /// Changed by somebody while it was running.
+    urged: BTreeSet<Work>,
+    /// How often in a row it has failed.
+    failures: BTreeMap<Work, u32>,
+}
+
+impl Queue {
+    /// Something is another than before. What waits after a failure goes on waiting.
+    pub(super) fn add(&mut self, work: Work, now: Instant) {
+        if !self.failures.contains_key(&work) {
+            self.due.insert(work, now);
+        } else if self.running.contains(&work) {
+            // If this very run fails too, its pause goes before.
+            self.due.entry(work).or_insert(now);
+        }
+    }
+
+    /// Somebody has changed what is wanted: it is tried at once.
+    pub(super) fn urge(&mut self, work: Work, now: Instant) {
+        if self.running.contains(&work) {
+            self.urged.insert(work.clone());
+        }
+        self.due.insert(work, now);
+    }
+
+    /// The next that is due, and is from now on run.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Work> {
+        let idle = self.due.iter().filter(|(work, _)| !self.running.contains(work));
+        let (work, _) = idle.filter(|(_, at)| **at <= now).min_by_key(|(_, at)| **at)?;
+        let work = work.clone();
+        self.due.remove(&work);
+        self.running.insert(work.clone());
+        Some(work)
+    }
+
+    /// When the next is due; `None` when nothing waits.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let idle = self.due.iter().filter(|(work, _)| !self.running.contains(work));
+        idle.map(|(_, at)| *at).min()
+    }
+
+    /// It went well, and is to be looked at again at `again`, or earlier when something changes.
+    pub(super) fn done(&mut self, work: Work, again: Option<Instant>) {
+        self.running.remove(&work);
+        self.urged.remove(&work);
+        self.failures.remove(&work);
+        if let Some(again) = again {
+            let due = self.due.entry(work).or_insert(again);
+            *due = again.min(*due);
+        }
+    }
+
+    /// It failed: how long it waits.
+    pub(super) fn failed(&mut self, work: Work, now: Instant) -> Duration {
+        self.running.remove(&work);
+        if self.urged.remove(&work) {
+            self.failures.remove(&work);
+        }
+        let failures = self.failures.entry(work.clone()).or_default();
+        let pause = FIRST_PAUSE
+            .saturating_mul(1u32.checked_shl(*failures).unwrap_or(u32::MAX))
+            .min(LONGEST_PAUSE);
+        *failures = failures.saturating_add(1);
+        self.due.insert(work, now + pause);
+        pause
+    }
+
+    /// Everything that failed is tried at once.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        for work in std::mem::take(&mut self.failures).into_keys() {
+            self.due.insert(work, now);
+        }
+    }
+
+    /// How many keys wait after a failure.
+    pub(super) fn failing(&self) -> usize {
+        self.failures.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shop() -> Work {
+        Work::Namespace("shop".to_owned())
+    }
+
+    #[test]
+    fn pauses_grow_and_changes_elsewhere_do_not_end_them() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        queue.add(shop(), now);
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            assert_eq!(queue.take(now), Some(shop()));
+            let pause = queue.failed(shop(), now);
+            queue.add(shop(), now);
+            assert_eq!(queue.take(now), None, "not before the pause is over");
+            now += pause;
+            pauses.push(pause);
+        }
+        assert_eq!(pauses[..3], [5, 10, 20].map(Duration::from_millis));
+        assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
+        // What a person changes is tried at once.
+        queue.urge(shop(), now - Duration::from_secs(1));
+        assert_eq!(queue.take(now - Duration::from_secs(1)), Some(shop()));
+        queue.done(shop(), None);
+        assert_eq!((queue.failing(), queue.next()), (0, None));
+    }
+
+    #[test]
+    fn one_key_runs_once_at_a_time() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.add(shop(), now);
+        queue.add(Work::Mesh, now);
+        assert_eq!(
+            (queue.take(now), queue.take(now)),
+            (Some(Work::Mesh), Some(shop()))
+        );
+        queue.add(shop(), now);
+        assert_eq!((queue.take(now), queue.next()), (None, None), "it runs");
+        queue.done(shop(), None);
+        assert_eq!(queue.take(now), Some(shop()), "something changed meanwhile");
+        queue.done(Work::Mesh, Some(now + Duration::from_secs(2)));
+        assert_eq!(queue.next(), Some(now + Duration::from_secs(2)));
+    }
+}

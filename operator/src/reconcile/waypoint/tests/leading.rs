@@ -1,0 +1,97 @@
+//! The writer as a whole: it leads, fails and loses the lease.
+
+use super::*;
+use crate::reconcile::{Health, Leadership, Writer};
+
+fn writer(world: &World, leadership: Leadership) -> Writer {
+    Writer::new(
+        world.server.client(),
+        settings(),
+        Arc::clone(&world.index),
+        Arc::clone(&world.objects),
+        leadership,
+        Arc::clone(&world.loads),
+        Health::default(),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replica_that_leads_makes_waypoints_and_scales_them() {
+    let world = World::new();
+    world.change(MESH, |mesh| {
+        mesh["spec"]["waypoint"] = json!({"scaling": {"targetInFlight": 10}});
+    });
+    let (leads, leadership) = tokio::sync::watch::channel(false);
+    let writer = writer(&world, leadership);
+    let stop = CancellationToken::new();
+    let writing = tokio::spawn(writer.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.server.writes(), [], "it does not lead");
+
+    leads.send_replace(true);
+    world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
+    world.replica();
+    world.until(World::bound).await;
+    let stream = world.loads.stream("shop", "waypoint", "w0");
+    world
+        .until(|world| {
+            stream.report(&ambit_wire::waypoint::Load {
+                in_flight_milli: 25_000,
+                ..Default::default()
+            });
+            world.replicas() == 3
+        })
+        .await;
+    stop.cancel();
+    writing.await.unwrap();
+}
+
+/// As a quota or an admission webhook does: what is refused in one namespace is tried ever more rarely, whatever changes elsewhere, and holds up
+/// nobody else.
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_and_delay_no_other_namespace() {
+    let world = World::new();
+    world.server.refuse(DEPLOYMENT, true);
+    let (_leads, leadership) = tokio::sync::watch::channel(true);
+    let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));
+    world.until(|w| w.server.attempts(DEPLOYMENT) > 0).await;
+    // A cluster in which something changes all the time.
+    for n in 0..300 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let pod = json!({
+            "metadata": {"name": format!("p{n}"), "namespace": "shop", "uid": format!("u{n}")}, "spec": {"containers": []},
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        see(pod, &world.index, &world.objects);
+    }
+    let attempts = world.server.attempts(DEPLOYMENT);
+    assert!((5..30).contains(&attempts), "{attempts} attempts in a minute");
+
+    // Somebody edits what it is made from: that is tried at once.
+    world.server.refuse(DEPLOYMENT, false);
+    world.change(POLICY, |policy| {
+        policy["metadata"]["generation"] = json!(2);
+        policy["spec"]["timeout"] = json!("6s");
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.server.get(DEPLOYMENT).is_some());
+    writing.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_ends_with_the_leadership() {
+    let world = World::new();
+    world.server.silence(true);
+    let (leads, leadership) = tokio::sync::watch::channel(true);
+    let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // It stands in a request; another replica leads from now on.
+    leads.send_replace(false);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.server.silence(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.server.writes(), []);
+    leads.send_replace(true);
+    world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
+    writing.abort();
+}
