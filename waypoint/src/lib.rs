@@ -3,9 +3,11 @@
 
 mod config;
 mod http;
+mod http2;
 mod log;
 mod observe;
 mod proxy;
+mod received;
 mod report;
 mod state;
 mod upstream;

@@ -2,7 +2,6 @@
 //! all clients.
 
 mod connect;
-mod executor;
 mod http1;
 mod http2;
 
@@ -18,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::state::Endpoint;
 pub(crate) use connect::{ConnectFailure, UpstreamIo};
-pub(crate) use executor::TrackedExecutor;
 pub(crate) use http1::{Http1Connection, Http1Failure};
 pub(crate) use http2::{Http2Failure, Place};
 
@@ -27,6 +25,9 @@ pub(crate) use http2::{Http2Failure, Place};
 const HTTP1_IDLE: Duration = Duration::from_secs(30);
 /// The same for HTTP/2, where a GOAWAY says which requests were looked at.
 const HTTP2_IDLE: Duration = Duration::from_secs(300);
+/// How long a connection takes new requests, at most: then its endpoint gets another one, and whoever it speaks for has shown a new
+/// certificate. Not all end at once.
+const MAX_AGE: Duration = Duration::from_secs(3600);
 /// Between two looks at connections that are closing.
 const CLOSING: Duration = Duration::from_millis(20);
 /// How often idle connections are looked after.
@@ -70,6 +71,11 @@ impl Destination {
             hbone: self.hbone.is_some(),
         }
     }
+}
+
+/// [`MAX_AGE`], for one connection.
+fn max_age() -> Duration {
+    MAX_AGE.mul_f64(rand::random_range(0.8..1.0))
 }
 
 /// All connections to endpoints.

@@ -42,6 +42,13 @@ impl HboneStream {
     }
 }
 
+impl HboneIo {
+    /// Ready when the peer has reset the stream or the connection is gone: nobody reads what is written.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.poll_reset(cx).map(|_| ())
+    }
+}
+
 impl AsyncRead for HboneIo {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use crate::received::{ReceiveError, Received};
 pub(crate) use replay::Spool;
 
 /// What became of a request's body, for those who answer and report.
@@ -46,14 +46,14 @@ pub(crate) enum BodyError {
     #[error("the client sent nothing for {}s", .0.as_secs_f32())]
     Stalled(Duration),
     #[error("the client's body: {0}")]
-    Client(#[source] hyper::Error),
+    Client(#[source] ReceiveError),
     #[error("the request is tried anew")]
     SentAgain(#[source] h2::Error),
 }
 
 /// A client's body, with an end to waiting for it.
 pub(crate) struct ClientBody {
-    incoming: Incoming,
+    incoming: Received,
     upload: Arc<Upload>,
     /// Counts the bytes that came.
     received: Arc<AtomicU64>,
@@ -64,7 +64,7 @@ pub(crate) struct ClientBody {
 
 impl ClientBody {
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: Received,
         upload: Arc<Upload>,
         received: Arc<AtomicU64>,
         patience: Option<Duration>,

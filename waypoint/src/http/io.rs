@@ -3,11 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use ambit_hbone::HboneIo;
+use bytes::{Buf, Bytes, BytesMut};
+use futures::task::AtomicWaker;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -22,9 +26,48 @@ pub(crate) struct Watch {
     /// A request has begun that has not been read to its end.
     busy: AtomicBool,
     violation: Mutex<Option<FramingError>>,
+    interim: Mutex<InterimOut>,
+    /// Requests that have been read to the end of their heads, and whose responses hyper has not taken whole.
+    answering: AtomicUsize,
+    /// Who is to read again once the client's end may be seen.
+    reader: AtomicWaker,
+}
+
+/// Interim responses that are not written yet.
+#[derive(Debug, Default)]
+struct InterimOut {
+    bytes: BytesMut,
+    waiting: Option<Waker>,
 }
 
 impl Watch {
+    /// An interim response, to be written before the final one.
+    pub(super) fn interim(&self, status: StatusCode, fields: &HeaderMap) {
+        let mut interim = self.interim.lock();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let line = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
+        interim.bytes.extend_from_slice(line.as_bytes());
+        for (name, value) in fields {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                interim.bytes.extend_from_slice(part);
+            }
+        }
+        interim.bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// Resolves when all of them are written.
+    pub(super) async fn interim_sent(&self) {
+        std::future::poll_fn(|cx| {
+            let mut interim = self.interim.lock();
+            if interim.bytes.is_empty() {
+                return Poll::Ready(());
+            }
+            interim.waiting = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Ends the watching: the connection has been upgraded.
     pub(crate) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Release);
@@ -46,6 +89,70 @@ impl Watch {
     }
 }
 
+/// A request that is being answered: until its response has been taken whole, an end of the client's stream is no end of the client,
+/// which may have nothing more to say (RFC 9112 §9.6).
+pub(super) struct Answering(Arc<Watch>);
+
+impl Answering {
+    pub(super) fn new(watch: &Arc<Watch>) -> Self {
+        watch.answering.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(watch))
+    }
+
+    /// Until the body is dropped.
+    pub(super) fn with<B>(self, body: B) -> Answer<B> {
+        Answer {
+            body,
+            _answering: self,
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::AcqRel);
+        self.0.reader.wake();
+    }
+}
+
+/// The body of a response that is under way.
+pub(super) struct Answer<B> {
+    body: B,
+    _answering: Answering,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client's stream: bytes, and a way to learn that nobody reads what is written.
+pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Ready when the client has reset the stream.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl ClientStream for HboneIo {
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        HboneIo::poll_reset(self, cx)
+    }
+}
+
 struct Watched {
     framing: Framing,
     watch: Arc<Watch>,
@@ -54,6 +161,12 @@ struct Watched {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Nothing more must be read as a request, for this reason.
     spoiled: Option<FramingError>,
+    /// The client's stream has ended.
+    ended: bool,
+    /// An interim response has been written in part.
+    in_interim: bool,
+    /// Something was written that has not been flushed.
+    unflushed: bool,
 }
 
 /// The stream; `prefix` is read before what comes from `io`.
@@ -81,6 +194,9 @@ impl<IO> ClientIo<IO> {
             head_timeout,
             deadline: None,
             spoiled: None,
+            ended: false,
+            in_interim: false,
+            unflushed: false,
         });
         self
     }
@@ -143,7 +259,52 @@ impl Watched {
 #[error("the head of a request was not complete within {}s", .0.as_secs_f32())]
 pub(crate) struct SlowHead(Duration);
 
-impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
+impl Watched {
+    /// Whether the end of the client's stream is kept from hyper, which would take it for the end of the client.
+    fn hides_end(&self) -> bool {
+        let answering = self.watch.answering.load(Ordering::Acquire) > 0;
+        self.framing.is_between()
+            && (answering || self.unflushed)
+            && !self.watch.upgraded.load(Ordering::Acquire)
+    }
+
+    /// Writes interim responses.
+    fn poll_interim(
+        &mut self,
+        mut io: impl AsyncWrite + Unpin,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut interim = self.watch.interim.lock();
+        while !interim.bytes.is_empty() {
+            self.in_interim = true;
+            let n = ready!(Pin::new(&mut io).poll_write(cx, &interim.bytes))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.bytes.advance(n);
+        }
+        self.in_interim = false;
+        if let Some(waiting) = interim.waiting.take() {
+            waiting.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: ClientStream> ClientIo<IO> {
+    /// Whether the stream has ended and the client waits for its response all the same. An error when it does not.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<()>>> {
+        let watched = self.watched.as_mut().filter(|watched| watched.ended)?;
+        watched.watch.reader.register(cx.waker());
+        if !watched.hides_end() {
+            return Some(Poll::Ready(Ok(())));
+        }
+        let reset = self.io.poll_reset(cx);
+        Some(reset.map(|()| Err(io::ErrorKind::ConnectionReset.into())))
+    }
+}
+
+impl<IO: ClientStream> AsyncRead for ClientIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -154,6 +315,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
         if let Some(error) = this.watched.as_ref().and_then(Watched::broken_off) {
             return Poll::Ready(Err(error));
         }
+        if let Some(ended) = this.poll_ended(cx) {
+            return ended;
+        }
         if this.prefix.is_empty() {
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(result) => result?,
@@ -163,6 +327,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
                         None => Poll::Pending,
                     };
                 }
+            }
+            if buf.filled().len() == before
+                && let Some(watched) = &mut this.watched
+            {
+                watched.ended = true;
+                return this.poll_ended(cx).unwrap_or(Poll::Ready(Ok(())));
             }
         } else {
             let taken = this.prefix.len().min(buf.remaining());
@@ -179,13 +349,32 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for ClientIo<IO> {
+impl<IO: ClientStream> AsyncWrite for ClientIo<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let this = &mut *self;
+        if let Some(watched) = &mut this.watched {
+            if watched.in_interim {
+                ready!(watched.poll_interim(&mut this.io, cx))?;
+            }
+            watched.unflushed = true;
+        }
+        Pin::new(&mut this.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let this = &mut *self;
+        // hyper flushes when it has written all of the responses before.
+        if let Some(watched) = &mut this.watched {
+            ready!(watched.poll_interim(&mut this.io, cx))?;
+        }
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        if let Some(watched) = &mut this.watched
+            && std::mem::take(&mut watched.unflushed)
+            && watched.ended
+        {
+            watched.watch.reader.wake();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

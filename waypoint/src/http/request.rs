@@ -1,7 +1,6 @@
 //! One request: what is decided on it, and how it is passed on.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use ambit_policy::http::{Attributes, HttpRequest, normalize_host, normalize_path};
@@ -9,31 +8,34 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 
 use super::answer::Rejection;
 use super::body::{ClientBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
 use super::headers::{self, Fields, HostError};
 use super::held::Asked;
+use super::interim::Interim;
 use super::limits::MAX_REPLAY;
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
 use super::tries::{Passage, Source};
 use super::upgrade;
 use crate::observe::{Flag, Refusal, RequestRecord};
+use crate::received::Received;
 
 /// Serves a request of `client`.
 pub(super) async fn handle(
     client: Arc<ClientConnection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+    request: Request<Received>,
+    interim: Option<Interim>,
+) -> Response<ResponseBody> {
     let pending = client.pending();
     let grpc = headers::is_grpc(request.headers());
     let mut response = match client.target() {
         Ok(target) => {
             let record = client.record(&target, &request);
-            serve(&client, &target, request, record, grpc).await
+            serve(&client, &target, request, record, grpc, interim.as_ref()).await
         }
         Err(rejection) => match client.record_unserved(&request) {
             Some(record) => refuse(&rejection, record, grpc),
@@ -62,15 +64,16 @@ pub(super) async fn handle(
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     pending.done();
-    Ok(response)
+    response
 }
 
 async fn serve(
     client: &Arc<ClientConnection>,
     target: &Target,
-    request: Request<Incoming>,
+    request: Request<Received>,
     mut record: RequestRecord,
     grpc: bool,
+    interim: Option<&Interim>,
 ) -> Response<ResponseBody> {
     let (head, incoming) = request.into_parts();
     let upload = (!incoming.is_end_stream()).then(Arc::<Upload>::default);
@@ -78,7 +81,8 @@ async fn serve(
         let patience = (!grpc).then_some(client.proxy.timeouts.body);
         ClientBody::new(incoming, Arc::clone(upload), record.received(), patience)
     });
-    match pass(client, target, head, body, upload.clone(), &mut record).await {
+    let passing = pass(client, target, head, body, upload.clone(), interim, &mut record);
+    match passing.await {
         Ok((mut parts, body, switched)) => {
             if let Some(upload) = &upload {
                 upload.answered();
@@ -114,6 +118,7 @@ async fn pass(
     mut head: Parts,
     body: Option<ClientBody>,
     upload: Option<Arc<Upload>>,
+    interim: Option<&Interim>,
     record: &mut RequestRecord,
 ) -> Result<Answer, Rejection> {
     if head.method == Method::CONNECT {
@@ -167,6 +172,7 @@ async fn pass(
         head,
         source,
         upload,
+        interim,
         record,
         retry,
         budget,

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::observe::{Flag, RequestRecord};
+use crate::received::{ReceiveError, Received};
 use crate::state::Endpoint;
 use crate::upstream::{Http1Connection, Place, Upstream};
 
@@ -18,12 +18,12 @@ const MAX_DISCARD: usize = 64 << 10;
 /// What carries an answer.
 pub(super) enum Link {
     Http1(Box<Http1Connection>),
-    Http2 { _place: Place },
+    Http2(Place),
 }
 
 /// The answer of an endpoint. Its HTTP/1 connection is driven by whoever reads the body, and goes back to the pool at its end.
 pub(crate) struct UpstreamBody {
-    incoming: Incoming,
+    incoming: Received,
     link: Option<Link>,
     upstream: Arc<Upstream>,
     /// Counts the request as in flight at the endpoint.
@@ -33,7 +33,7 @@ pub(crate) struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, link: Link, upstream: &Arc<Upstream>, endpoint: Endpoint) -> Self {
+    pub(super) fn new(incoming: Received, link: Link, upstream: &Arc<Upstream>, endpoint: Endpoint) -> Self {
         Self {
             incoming,
             link: Some(link),
@@ -70,7 +70,7 @@ impl UpstreamBody {
         (self.link.take(), self.record.take(), self.endpoint.clone())
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         if let Some(Link::Http1(connection)) = &mut self.link {
             connection.drive(cx);
         }
@@ -104,8 +104,10 @@ impl UpstreamBody {
     }
 
     fn complete(&mut self) {
-        if let Some(Link::Http1(connection)) = self.link.take() {
-            self.upstream.give_back(connection);
+        match self.link.take() {
+            Some(Link::Http1(connection)) => self.upstream.give_back(connection),
+            Some(Link::Http2(place)) => place.complete(),
+            None => {}
         }
         if let Some(record) = self.record.take() {
             record.end();
@@ -142,12 +144,12 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ReceiveError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         match &mut *self {
             Self::Text(text) if text.is_empty() => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),

@@ -1,31 +1,34 @@
 //! A client's connection, served until it ends.
 
-use std::pin::pin;
+mod http2;
+
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use http::Request;
+pub(super) use http2::Respond;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 
 use super::connection::ClientConnection;
 use super::detect::{Detected, detect};
-use super::io::ClientIo;
+use super::interim::Interim;
+use super::io::{Answering, ClientIo, ClientStream};
 use super::limits;
 use super::request;
 use crate::observe::{Flag, Refusal};
 use crate::proxy::Opened;
+use crate::received::Received;
 use crate::state::AppProtocol;
-use crate::upstream::TrackedExecutor;
 
 /// Serves a client's connection until it ends.
-pub(crate) async fn serve<IO>(client: ClientConnection, mut io: IO)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(crate) async fn serve<IO: ClientStream>(client: ClientConnection, mut io: IO) {
     let Ok(target) = client.target() else {
         return;
     };
@@ -52,23 +55,17 @@ where
     }
 }
 
-async fn serve_as<IO>(client: ClientConnection, detected: Detected, io: IO, prefix: Bytes)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_as<IO: ClientStream>(client: ClientConnection, detected: Detected, io: IO, prefix: Bytes) {
     match detected {
         Detected::Http1 => serve_http1(client, io, prefix).await,
-        Detected::Http2 => serve_http2(client, io, prefix).await,
+        Detected::Http2 => http2::serve(client, io, prefix).await,
         Detected::Other => crate::proxy::pass_through(client, io, prefix).await,
     }
 }
 
 /// Serves a client that has said nothing so far. It may wait for the endpoint to speak first; or it has connected in advance and speaks HTTP
 /// later, which must be taken for what it is then.
-async fn serve_silent<IO>(client: ClientConnection, mut io: IO, mut read: BytesMut)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_silent<IO: ClientStream>(client: ClientConnection, mut io: IO, mut read: BytesMut) {
     let mut opened = Opened::quietly(&client).await;
     let heard = async {
         match &mut opened {
@@ -93,15 +90,23 @@ where
     }
 }
 
-async fn serve_http1<IO>(client: ClientConnection, io: IO, prefix: Bytes)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix: Bytes) {
     let io = ClientIo::new(io, prefix).with_requests(Arc::clone(&client.watch), client.proxy.timeouts.head);
     let client = Arc::new(client);
     let service = {
         let client = Arc::clone(&client);
-        service_fn(move |request| request::handle(Arc::clone(&client), request))
+        service_fn(move |request: Request<Incoming>| {
+            let client = Arc::clone(&client);
+            let interim = Interim::http1(&client.watch, request.version());
+            let answering = Answering::new(&client.watch);
+            async move {
+                let request = request.map(Received::Http1);
+                let response = request::handle(Arc::clone(&client), request, interim).await;
+                // The final head must not overtake what is to go before it.
+                client.watch.interim_sent().await;
+                Ok::<_, Infallible>(response.map(|body| answering.with(body)))
+            }
+        })
     };
     let mut connection = hyper::server::conn::http1::Builder::new()
         // Watched by ClientIo, which tells idle clients from slow ones.
@@ -132,60 +137,6 @@ where
     }
 }
 
-async fn serve_http2<IO>(mut client: ClientConnection, io: IO, prefix: Bytes)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    client.http2 = true;
-    let io = ClientIo::new(io, prefix);
-    let client = Arc::new(client);
-    let service = {
-        let client = Arc::clone(&client);
-        service_fn(move |request| request::handle(Arc::clone(&client), request))
-    };
-    let connection = hyper::server::conn::http2::Builder::new(TrackedExecutor(client.proxy.requests.clone()))
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::MAX_STREAMS)
-        .max_header_list_size(limits::MAX_HEAD as u32)
-        .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .max_send_buf_size(limits::SEND_BUFFER)
-        .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(limits::MAX_ERROR_RESETS)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    let mut ending = FuturesUnordered::from_iter([client.until_ending()]);
-    let mut calm = FuturesUnordered::from_iter([client.calm.notified()]);
-    let result = loop {
-        tokio::select! {
-            biased;
-            result = &mut connection => break result,
-            Some(()) = ending.next() => connection.as_mut().graceful_shutdown(),
-            Some(()) = calm.next() => {
-                if client.abandoned() > limits::MAX_ABANDONED_AT_ALL {
-                    client.proxy.observer.refused(Refusal::BadRequest);
-                    tracing::warn!(
-                        src.identity = %client.identity,
-                        src.addr = %client.peer,
-                        limit = limits::MAX_ABANDONED_AT_ALL,
-                        "the client goes on giving up requests: its connection is cut"
-                    );
-                    return;
-                }
-                tracing::info!(
-                    src.identity = %client.identity,
-                    src.addr = %client.peer,
-                    limit = limits::MAX_ABANDONED,
-                    "the client gives up more requests than are answered: it is told to use another connection"
-                );
-                connection.as_mut().graceful_shutdown();
-                calm.push(client.calm.notified());
-            }
-        }
-    };
-    report(&client, result);
-}
-
 /// Says why a connection ended, where it broke the protocol: such requests have no record.
 fn report(client: &ClientConnection, result: Result<(), hyper::Error>) {
     let violation = client.watch.take_violation();
@@ -196,11 +147,16 @@ fn report(client: &ClientConnection, result: Result<(), hyper::Error>) {
         tracing::debug!(%error, "the client's connection failed");
         return;
     }
-    client.proxy.observer.refused(Refusal::BadRequest);
     let reason = match violation {
         Some(violation) => violation.to_string(),
         None => super::tries::brief(&error),
     };
+    refused(client, &reason);
+}
+
+/// Counts and logs that a client broke the protocol.
+fn refused(client: &ClientConnection, reason: &str) {
+    client.proxy.observer.refused(Refusal::BadRequest);
     tracing::event!(
         target: "access",
         parent: None,
@@ -213,17 +169,13 @@ fn report(client: &ClientConnection, result: Result<(), hyper::Error>) {
     );
 }
 
-fn is_protocol_error(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.is_library()
-                || (error.is_go_away() && error.reason() != Some(h2::Reason::NO_ERROR));
-        }
+fn is_protocol_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<std::io::Error>() {
             return error.kind() == std::io::ErrorKind::TimedOut;
         }
-        source = error.source();
+        cause = error.source();
     }
     false
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 
 use super::answer::Rejection;
 use super::body::{ClientBody, RequestBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
+use super::interim::Interim;
 use super::response::{Link, UpstreamBody};
 use super::retry::{Again, Budget, Failed};
 use crate::observe::{Flag, RequestRecord};
+use crate::received::Received;
 use crate::state::{Chosen, Endpoint, Retry};
 use crate::upstream::{ConnectFailure, Destination, Http1Failure, Http2Failure};
 
@@ -64,6 +65,8 @@ pub(super) struct Passage<'a> {
     pub(super) head: Parts,
     pub(super) source: Source,
     pub(super) upload: Option<Arc<Upload>>,
+    /// Takes interim responses to the client.
+    pub(super) interim: Option<&'a Interim>,
     pub(super) record: &'a mut RequestRecord,
     pub(super) retry: Option<&'a Chosen<Retry>>,
     pub(super) budget: Budget<'a>,
@@ -97,7 +100,7 @@ impl Failure {
 
 impl Passage<'_> {
     /// Tries until there is an answer for the client.
-    pub(super) async fn run(&mut self) -> Result<(Response<Incoming>, UpstreamBodyParts), Rejection> {
+    pub(super) async fn run(&mut self) -> Result<(Response<Received>, UpstreamBodyParts), Rejection> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         // An idle connection has been found stale: others may be too.
         let mut fresh = false;
@@ -190,7 +193,7 @@ impl Passage<'_> {
         endpoint: &Endpoint,
         tried: &[Arc<str>],
         fresh: bool,
-    ) -> Result<(Response<Incoming>, Link), Failure> {
+    ) -> Result<(Response<Received>, Link), Failure> {
         let Some(per_try) = self.retry.and_then(|retry| retry.value.per_try_timeout) else {
             return self.send(endpoint, tried, fresh).await;
         };
@@ -213,7 +216,7 @@ impl Passage<'_> {
         endpoint: &Endpoint,
         tried: &[Arc<str>],
         fresh: bool,
-    ) -> Result<(Response<Incoming>, Link), Failure> {
+    ) -> Result<(Response<Received>, Link), Failure> {
         let destination = Destination::of(endpoint);
         let (proxy, target) = (&self.client.proxy, self.target);
         let upstream = &proxy.upstream;
@@ -224,9 +227,9 @@ impl Passage<'_> {
                 .await
                 .map_err(|failure| Failure::connect(&failure))?;
             let request = self.request()?;
-            return match sender.send(request).await {
-                Ok((answer, place)) => Ok((answer, Link::Http2 { _place: place })),
-                Err(Http2Failure::Unsent(request)) => Err(self.unsent(*request)),
+            return match sender.send(request, self.interim).await {
+                Ok((response, place)) => Ok((response, Link::Http2(place))),
+                Err(Http2Failure::Unsent(body)) => Err(self.unsent(*body)),
                 Err(Http2Failure::Refused(error)) => Err(Failure::reset(Failed::Unseen, &brief(&error))),
                 Err(Http2Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),
             };
@@ -243,16 +246,16 @@ impl Passage<'_> {
             }
         };
         let request = self.request()?;
-        match connection.send(request).await {
-            Ok(answer) => Ok((answer, Link::Http1(connection))),
-            Err(Http1Failure::Unsent(request)) => Err(self.unsent(*request)),
+        match connection.send(request, self.interim).await {
+            Ok(answer) => Ok((answer.map(Received::Http1), Link::Http1(connection))),
+            Err(Http1Failure::Unsent(request)) => Err(self.unsent(request.into_body())),
             Err(Http1Failure::Stale(error)) => Err(Failure::reset(Failed::Stale, &brief(&error))),
             Err(Http1Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),
         }
     }
 
-    fn unsent(&mut self, request: Request<RequestBody>) -> Failure {
-        self.source.restore(request.into_body());
+    fn unsent(&mut self, body: RequestBody) -> Failure {
+        self.source.restore(body);
         Failure::reset(Failed::Unseen, &"its connection was closed")
     }
 
@@ -275,8 +278,8 @@ pub(super) struct UpstreamBodyParts {
 }
 
 /// The innermost cause, which says most.
-pub(super) fn brief(error: &hyper::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+pub(super) fn brief(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }

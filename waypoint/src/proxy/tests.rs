@@ -6,6 +6,7 @@ mod drain;
 mod fields;
 mod floods;
 mod hosts;
+mod isolation;
 mod malformed;
 mod passthrough;
 mod paths;

@@ -4,17 +4,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ambit_hbone::{ConnectError, HboneIo, OpenError, PoolKey};
 use ambit_runtime::prepare_socket;
 use http::StatusCode;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Destination, Upstream};
+
+/// How long what was sent to a plaintext endpoint may stay without an acknowledgement: then its node is gone, and the connection fails.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Why there is no connection to the application. It has seen nothing of the request.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,8 +74,8 @@ fn brief(error: &io::Error) -> String {
 /// The bytes of a connection to an endpoint.
 pub(crate) struct UpstreamIo {
     transport: Transport,
-    /// Set with the first byte that arrives.
-    heard: Arc<AtomicBool>,
+    /// Bytes that have arrived.
+    received: Arc<AtomicU64>,
 }
 
 enum Transport {
@@ -80,9 +84,9 @@ enum Transport {
 }
 
 impl UpstreamIo {
-    /// Set with the first byte that arrives; whoever sends a request clears it.
-    pub(super) fn heard(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.heard)
+    /// How many bytes have arrived.
+    pub(super) fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
     }
 }
 
@@ -118,11 +122,15 @@ impl Upstream {
                     waited: self.connect_timeout,
                 })?
                 .map_err(failed)?;
+            // Over HBONE, PINGs find out that a node is gone.
+            SockRef::from(&tcp)
+                .set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+                .map_err(failed)?;
             Transport::Plain(tcp)
         };
         Ok(UpstreamIo {
             transport,
-            heard: Arc::default(),
+            received: Arc::default(),
         })
     }
 }
@@ -144,8 +152,9 @@ impl AsyncRead for UpstreamIo {
             Transport::Hbone(io) => Pin::new(io).poll_read(cx, buf),
             Transport::Plain(io) => Pin::new(io).poll_read(cx, buf),
         };
-        if buf.filled().len() > before && !self.heard.load(Ordering::Relaxed) {
-            self.heard.store(true, Ordering::Relaxed);
+        let arrived = buf.filled().len() - before;
+        if arrived > 0 {
+            self.received.fetch_add(arrived as u64, Ordering::Relaxed);
         }
         result
     }

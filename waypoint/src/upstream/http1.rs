@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connect::{ConnectFailure, UpstreamIo};
 use super::{Destination, Key, Upstream};
-use crate::http::RequestBody;
 use crate::http::limits::{MAX_BUFFER, MAX_HEAD};
+use crate::http::{Interim, RequestBody};
 
 /// Idle connections to one endpoint, at most.
 const MAX_IDLE: usize = 512;
@@ -42,37 +42,54 @@ pub(crate) struct Http1Connection {
     key: Key,
     /// `None` once it takes no more requests: then hyper closes it.
     sender: Option<SendRequest<RequestBody>>,
-    connection: Connection<TokioIo<UpstreamIo>, RequestBody>,
-    heard: Arc<AtomicBool>,
+    /// `None` once it has ended.
+    connection: Option<Connection<TokioIo<UpstreamIo>, RequestBody>>,
+    /// What is left of it then: the bytes, and what was read of them already.
+    rest: Option<(UpstreamIo, Bytes)>,
+    received: Arc<AtomicU64>,
     /// Requests sent.
     used: u32,
-    ended: bool,
+    /// From then on it takes no more requests.
+    old: Instant,
 }
 
 impl Http1Connection {
     /// Lets the connection read and write.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.ended
-            && let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx)
-        {
-            self.ended = true;
-            if let Err(error) = result {
-                tracing::debug!(%error, address = %self.key.address, "connection to an endpoint ended");
-            }
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let Poll::Ready(result) = Pin::new(connection).poll(cx) else {
+            return;
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, address = %self.key.address, "connection to an endpoint ended");
+        }
+        // A request that it took and never looked at comes back only when it is dropped.
+        if let Some(connection) = self.connection.take() {
+            let parts = connection.into_parts();
+            self.rest = Some((parts.io.into_inner(), parts.read_buf));
         }
     }
 
-    /// Sends a request and awaits the head of its answer. The answer's body comes only while the connection is driven.
+    /// Sends a request and awaits the head of its answer; `interim` gets what comes before (1xx). The answer's body comes only while the
+    /// connection is driven.
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
+        interim: Option<&Interim>,
     ) -> Result<Response<Incoming>, Http1Failure> {
         let Some(sender) = &mut self.sender else {
             return Err(Http1Failure::Unsent(Box::new(request)));
         };
-        self.heard.store(false, Ordering::Relaxed);
+        let received = self.received.load(Ordering::Relaxed);
         let reused = self.used > 0;
         self.used = self.used.saturating_add(1);
+        if let Some(interim) = interim.cloned() {
+            hyper::ext::on_informational(&mut request, move |response| {
+                interim.forward(response.status(), response.headers());
+            });
+        }
         let answer = sender.try_send_request(request);
         tokio::pin!(answer);
         let result = std::future::poll_fn(|cx| {
@@ -82,7 +99,9 @@ impl Http1Connection {
         .await;
         result.map_err(|mut error| match error.take_message() {
             Some(request) => Http1Failure::Unsent(Box::new(request)),
-            None if reused && !self.heard.load(Ordering::Relaxed) => Http1Failure::Stale(error.into_error()),
+            None if reused && self.received.load(Ordering::Relaxed) == received => {
+                Http1Failure::Stale(error.into_error())
+            }
             None => Http1Failure::Failed(error.into_error()),
         })
     }
@@ -91,31 +110,33 @@ impl Http1Connection {
     pub(crate) async fn into_upgraded(mut self) -> (UpstreamIo, Bytes) {
         std::future::poll_fn(|cx| {
             self.drive(cx);
-            if self.ended {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
+            match self.rest.take() {
+                Some(rest) => Poll::Ready(rest),
+                None => Poll::Pending,
             }
         })
-        .await;
-        let parts = self.connection.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+        .await
     }
 
     /// Whether it has been found closed, or still works on a request.
     fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.ended && self.sender.as_ref().is_some_and(SendRequest::is_ready)
+        self.connection.is_some()
+            && Instant::now() < self.old
+            && self.sender.as_ref().is_some_and(SendRequest::is_ready)
     }
 
     /// Ends an idle connection from here.
-    fn close(mut self) -> Closing {
+    fn close(mut self) -> Option<Closing> {
         self.sender = None;
         self.drive(&mut Context::from_waker(Waker::noop()));
-        Closing {
-            io: self.connection.into_parts().io.into_inner(),
-            since: Instant::now(),
-        }
+        let io = match (self.connection, self.rest) {
+            (Some(connection), _) => connection.into_parts().io.into_inner(),
+            (None, Some((io, _))) => io,
+            (None, None) => return None,
+        };
+        let since = Instant::now();
+        Some(Closing { io, since })
     }
 }
 
@@ -201,7 +222,7 @@ impl Http1Pool {
 
     fn close(&self, gone: Vec<Idle>) {
         let mut closing = self.closing.lock();
-        closing.extend(gone.into_iter().map(|idle| idle.connection.close()));
+        closing.extend(gone.into_iter().filter_map(|idle| idle.connection.close()));
         closing.retain_mut(|closing| !closing.is_over());
     }
 
@@ -222,7 +243,7 @@ impl Upstream {
     pub(crate) async fn http1(&self, to: &Destination) -> Result<Box<Http1Connection>, ConnectFailure> {
         let key = to.key();
         let io = self.connect(to).await?;
-        let heard = io.heard();
+        let received = io.received();
         let (sender, connection) = Builder::new()
             .max_buf_size(MAX_BUFFER)
             .max_header_size(MAX_HEAD)
@@ -233,10 +254,11 @@ impl Upstream {
         Ok(Box::new(Http1Connection {
             key,
             sender: Some(sender),
-            connection,
-            heard,
+            connection: Some(connection),
+            rest: None,
+            received,
             used: 0,
-            ended: false,
+            old: Instant::now() + super::max_age(),
         }))
     }
 

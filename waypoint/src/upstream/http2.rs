@@ -1,237 +1,286 @@
 //! HTTP/2 to endpoints: connections shared by requests.
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+mod pool;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, Connection, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body;
 use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
+use tokio::sync::Notify;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::connect::{ConnectFailure, UpstreamIo};
-use super::executor::TrackedExecutor;
-use super::{Destination, Key, Upstream};
-use crate::http::RequestBody;
 use crate::http::limits::{MAX_HEAD, SEND_BUFFER, STREAM_WINDOW};
+use crate::http::{Interim, RequestBody};
+use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, Turns, send_body};
+use crate::received::Received;
+
+pub(super) use pool::Http2Pool;
 
 /// Requests on a connection before another one is opened, where the endpoint allows as many.
 const MAX_REQUESTS: u32 = 100;
 
-/// Why a request got no answer.
+/// Why a request got no response.
 pub(crate) enum Http2Failure {
     /// Nothing of it was sent.
-    Unsent(Box<Request<RequestBody>>),
+    Unsent(Box<RequestBody>),
     /// The endpoint says that it has not looked at it.
-    Refused(hyper::Error),
+    Refused(h2::Error),
     /// It may have been looked at.
-    Failed(hyper::Error),
+    Failed(h2::Error),
 }
 
 /// A place on a connection, for one request.
 pub(crate) struct Http2Sender {
-    sender: SendRequest<RequestBody>,
+    connection: Arc<Shared>,
     place: Place,
 }
 
-/// Held until the answer has ended.
-pub(crate) struct Place(Arc<Load>);
+/// Held until the response has ended.
+pub(crate) struct Place {
+    load: Arc<Load>,
+    /// What is left of the request's body: it goes on while the response does, and for longer once that has ended as it should.
+    upload: Option<AbortOnDropHandle<()>>,
+}
 
-#[derive(Debug)]
 struct Load {
     requests: AtomicU32,
     idle_since: Mutex<Instant>,
+    /// Those who wait for a place.
+    changed: Arc<Notify>,
+}
+
+impl Place {
+    fn take(load: &Arc<Load>) -> Self {
+        load.requests.fetch_add(1, Ordering::AcqRel);
+        Self {
+            load: Arc::clone(load),
+            upload: None,
+        }
+    }
+
+    /// The response has ended: what is left of the request's body may go on.
+    pub(crate) fn complete(mut self) {
+        if let Some(upload) = self.upload.take() {
+            drop(upload.detach());
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self.0.idle_since.lock() = Instant::now();
+        if self.load.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.load.idle_since.lock() = Instant::now();
         }
+        self.load.changed.notify_waiters();
     }
 }
 
-impl Http2Sender {
-    /// Sends a request and awaits the head of its answer.
-    pub(crate) async fn send(
-        mut self,
-        request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Place), Http2Failure> {
-        match self.sender.try_send_request(request).await {
-            Ok(answer) => Ok((answer, self.place)),
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => Http2Failure::Unsent(Box::new(request)),
-                None if is_refused(error.error()) => Http2Failure::Refused(error.into_error()),
-                None => Http2Failure::Failed(error.into_error()),
-            }),
-        }
-    }
-}
-
-/// REFUSED_STREAM, or a stream above the last one that a graceful GOAWAY names (RFC 9113 §8.7).
-fn is_refused(error: &hyper::Error) -> bool {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.is_remote()
-                && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                    || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)));
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// Driven by a task of its own, which holds it.
-type Driven = Mutex<Connection<TokioIo<UpstreamIo>, RequestBody, TrackedExecutor>>;
-
+/// A connection.
 struct Shared {
-    sender: SendRequest<RequestBody>,
-    connection: Weak<Driven>,
+    sender: h2::client::SendRequest<Bytes>,
+    turns: Turns,
     load: Arc<Load>,
+    tasks: TaskTracker,
+    /// From then on it takes no more requests.
+    old: Instant,
+    /// Bytes that have arrived on it, and as many as there were when a request on it got no response in time.
+    heard: Arc<AtomicU64>,
+    suspected: AtomicU64,
+    ended: Arc<AtomicBool>,
 }
+
+/// No suspicion.
+const TRUSTED: u64 = u64::MAX;
 
 impl Shared {
+    /// Whether it takes requests at all.
+    fn is_open(&self) -> bool {
+        let goes_away = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            matches!(self.sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+        };
+        !self.ended.load(Ordering::Acquire) && Instant::now() < self.old && !goes_away()
+    }
+
+    /// Whether it has been silent since a request on it got no response in time: its endpoint may be gone.
+    fn is_suspected(&self) -> bool {
+        let suspected = self.suspected.load(Ordering::Relaxed);
+        suspected != TRUSTED && suspected == self.heard.load(Ordering::Relaxed)
+    }
+
     /// Whether another request would be sent at once. Past what the endpoint allows (SETTINGS_MAX_CONCURRENT_STREAMS; until it has said
     /// so, 100), it would wait for the end of others.
     fn has_room(&self) -> bool {
         let used = self.load.requests.load(Ordering::Acquire);
-        let allowed = || {
-            let connection = self.connection.upgrade();
-            connection.map_or(0, |connection| connection.lock().current_max_send_streams())
-        };
-        used == 0 || (used < MAX_REQUESTS && (used as usize) < allowed())
+        let allowed = || self.sender.current_max_send_streams();
+        !self.is_suspected() && (used == 0 || (used < MAX_REQUESTS && (used as usize) < allowed()))
     }
 }
 
-type Slot = Arc<tokio::sync::Mutex<Connections>>;
-
-#[derive(Default)]
-struct Connections {
-    open: Vec<Shared>,
-    /// When the last attempt failed, and why: those who waited for it do not wait once more.
-    failed: Option<(Instant, ConnectFailure)>,
+impl Http2Sender {
+    /// Sends a request and awaits the head of its response. Of interim responses (1xx) `interim` is told.
+    pub(crate) async fn send(
+        mut self,
+        request: Request<RequestBody>,
+        interim: Option<&Interim>,
+    ) -> Result<(Response<Received>, Place), Http2Failure> {
+        let (mut head, body) = request.into_parts();
+        let Ok(mut sender) = self.connection.sender.clone().ready().await else {
+            return Err(Http2Failure::Unsent(Box::new(body)));
+        };
+        let has_content =
+            |length| length > 0 || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        if let Some(length) = body.size_hint().exact().filter(|length| has_content(*length)) {
+            head.headers
+                .entry(CONTENT_LENGTH)
+                .or_insert_with(|| HeaderValue::from(length));
+        }
+        let empty = body.is_end_stream();
+        head.extensions.clear();
+        let sent = sender.send_request(Request::from_parts(head, ()), empty);
+        let Ok((response, stream)) = sent else {
+            return Err(Http2Failure::Unsent(Box::new(body)));
+        };
+        drop(sender);
+        let suspicion = Suspicion::new(&self.connection);
+        let mut response = pin!(response);
+        // While the head is awaited the body is sent from here; most are sent by then.
+        let mut upload = (!empty).then(|| Box::pin(send_body(body, stream)));
+        let result = std::future::poll_fn(|cx| {
+            if let Some(Poll::Ready(sent)) = upload.as_mut().map(|upload| upload.as_mut().poll(cx)) {
+                upload = None;
+                if let Err(error) = sent {
+                    tracing::debug!(%error, "a request's body was not sent whole");
+                }
+            }
+            while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                if let Some(interim) = interim {
+                    interim.forward(head.status(), head.headers());
+                }
+            }
+            response.as_mut().poll(cx)
+        })
+        .await;
+        suspicion.dispel();
+        match result {
+            Ok(response) => {
+                if let Some(upload) = upload {
+                    let sending = async move {
+                        if let Err(error) = upload.await {
+                            tracing::debug!(%error, "a request's body was not sent whole");
+                        }
+                    };
+                    let task = self.connection.tasks.spawn(sending);
+                    self.place.upload = Some(AbortOnDropHandle::new(task));
+                }
+                let (head, recv) = response.into_parts();
+                let body = Inflow::response(recv, &head.headers, &self.connection.turns);
+                Ok((Response::from_parts(head, Received::Http2(body)), self.place))
+            }
+            Err(error) if is_refused(&error) => Err(Http2Failure::Refused(error)),
+            Err(error) => Err(Http2Failure::Failed(error)),
+        }
+    }
 }
 
-pub(super) struct Http2Pool {
-    slots: Mutex<HashMap<Key, Slot>>,
-    tasks: TaskTracker,
+/// Suspects a connection whose request is given up, if nothing at all has arrived on it since the request was sent.
+struct Suspicion<'a> {
+    connection: &'a Shared,
+    since: Instant,
+    heard: u64,
 }
 
-impl Http2Pool {
-    pub(super) fn new(tasks: TaskTracker) -> Self {
+impl<'a> Suspicion<'a> {
+    fn new(connection: &'a Shared) -> Self {
         Self {
-            slots: Mutex::default(),
-            tasks,
+            heard: connection.heard.load(Ordering::Relaxed),
+            since: Instant::now(),
+            connection,
         }
     }
 
-    fn slot(&self, key: Key) -> Slot {
-        Arc::clone(self.slots.lock().entry(key).or_default())
-    }
-
-    pub(super) fn sweep(&self, timeout: Duration) {
-        self.slots.lock().retain(|_, slot| {
-            // One that is locked is in use.
-            let Ok(mut connections) = slot.try_lock() else {
-                return true;
-            };
-            connections.open.retain(|shared| {
-                let idle = shared.load.requests.load(Ordering::Acquire) == 0;
-                let old = idle && shared.load.idle_since.lock().elapsed() >= timeout;
-                !shared.sender.is_closed() && !old
-            });
-            !connections.open.is_empty() || Arc::strong_count(slot) > 1
-        });
-    }
-
-    pub(super) fn evict(&self, workload: &str) {
-        self.slots.lock().retain(|key, _| &*key.workload != workload);
-    }
-
-    pub(super) fn clear(&self) {
-        self.slots.lock().clear();
+    fn dispel(self) {
+        std::mem::forget(self);
     }
 }
 
-/// A place on one of the connections that take requests.
-fn place(connections: &mut Vec<Shared>) -> Option<Http2Sender> {
-    connections.retain(|shared| !shared.sender.is_closed());
-    let free = connections.iter().find(|shared| shared.has_room())?;
-    free.load.requests.fetch_add(1, Ordering::AcqRel);
-    Some(Http2Sender {
-        sender: free.sender.clone(),
-        place: Place(Arc::clone(&free.load)),
+impl Drop for Suspicion<'_> {
+    fn drop(&mut self) {
+        // Clients that cancel at once tell nothing of the endpoint.
+        if self.since.elapsed() >= SILENCE && self.heard == self.connection.heard.load(Ordering::Relaxed) {
+            self.connection.suspected.store(self.heard, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a connection that lives acknowledges a request within, by a WINDOW_UPDATE or the response to another one.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// REFUSED_STREAM, or a stream above the last one that a graceful GOAWAY names (RFC 9113 §8.7).
+fn is_refused(error: &h2::Error) -> bool {
+    error.is_remote()
+        && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
+}
+
+/// Begins HTTP/2 on a connection, which a task of its own drives until it ends.
+async fn handshake(
+    io: UpstreamIo,
+    old: Instant,
+    changed: Arc<Notify>,
+    tasks: &TaskTracker,
+) -> Result<Shared, h2::Error> {
+    let heard = io.received();
+    let (sender, mut connection) = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        // Of all requests together: many clients share the connection, and none that does not read may hold the others up.
+        .initial_connection_window_size(MAX_REQUESTS * STREAM_WINDOW)
+        .initial_max_send_streams(MAX_REQUESTS as usize)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEAD as u32)
+        .data_frame_budget(FRAME_BUDGET)
+        // Frames on streams that clients have cancelled and that are forgotten here count, for as long as the connection lives.
+        .max_local_error_reset_streams(None)
+        .max_concurrent_reset_streams(4 * MAX_REQUESTS as usize)
+        .enable_push(false)
+        .handshake(FrameIo::new(io, 0))
+        .await?;
+    let load = Arc::new(Load {
+        requests: AtomicU32::new(0),
+        idle_since: Mutex::new(Instant::now()),
+        changed,
+    });
+    let (turns, ended) = (Turns::default(), Arc::<AtomicBool>::default());
+    let (taken, over, waiting) = (turns.clone(), Arc::clone(&ended), Arc::clone(&load.changed));
+    tasks.spawn(async move {
+        let driven =
+            std::future::poll_fn(|cx| taken.poll(cx, |cx| std::pin::Pin::new(&mut connection).poll(cx)));
+        if let Err(error) = driven.await {
+            tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
+        }
+        over.store(true, Ordering::Release);
+        waiting.notify_waiters();
+    });
+    Ok(Shared {
+        sender,
+        turns,
+        load,
+        tasks: tasks.clone(),
+        old,
+        heard,
+        suspected: AtomicU64::new(TRUSTED),
+        ended,
     })
 }
 
-impl Upstream {
-    /// A place on a connection, which is made where there is none. Those who need it at the same time wait for the same one.
-    pub(crate) async fn http2(&self, to: &Destination) -> Result<Http2Sender, ConnectFailure> {
-        let slot = self.http2.slot(to.key());
-        let asked = Instant::now();
-        let mut connections = slot.lock().await;
-        if let Some(sender) = place(&mut connections.open) {
-            return Ok(sender);
-        }
-        if let Some((at, failure)) = &connections.failed
-            && *at >= asked
-        {
-            return Err(failure.clone());
-        }
-        // Large, and seldom needed.
-        let result = Box::pin(self.new_http2(to)).await;
-        match result {
-            Ok((shared, sender)) => {
-                connections.failed = None;
-                connections.open.push(shared);
-                Ok(sender)
-            }
-            Err(failure) => {
-                connections.failed = Some((Instant::now(), failure.clone()));
-                Err(failure)
-            }
-        }
-    }
-
-    async fn new_http2(&self, to: &Destination) -> Result<(Shared, Http2Sender), ConnectFailure> {
-        let failed =
-            |error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other::<hyper::Error>(error)));
-        let io = self.connect(to).await?;
-        let (sender, connection) = Builder::new(TrackedExecutor(self.http2.tasks.clone()))
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            // Of all requests together: many clients share the connection, and none that does not read may hold the others up.
-            .initial_connection_window_size(MAX_REQUESTS * STREAM_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(MAX_HEAD as u32)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(failed)?;
-        let address = to.address;
-        let connection = Arc::new(Mutex::new(connection));
-        let shared_connection = Arc::downgrade(&connection);
-        self.http2.tasks.spawn(async move {
-            let ended = std::future::poll_fn(|cx| Pin::new(&mut *connection.lock()).poll(cx));
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, %address, "HTTP/2 connection to an endpoint ended");
-            }
-        });
-        let load = Arc::new(Load {
-            requests: AtomicU32::new(1),
-            idle_since: Mutex::new(Instant::now()),
-        });
-        let shared = Shared {
-            sender: sender.clone(),
-            connection: shared_connection,
-            load: Arc::clone(&load),
-        };
-        let place = Place(load);
-        Ok((shared, Http2Sender { sender, place }))
-    }
+fn unreachable(address: std::net::SocketAddr, error: h2::Error) -> ConnectFailure {
+    ConnectFailure::Tcp(address, Arc::new(std::io::Error::other(error)))
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::http::body::Upload;
+use crate::received::Received;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -39,7 +40,12 @@ impl Client {
             .await
             .unwrap()
             .unwrap();
-        let body = ClientBody::new(incoming, Arc::<Upload>::default(), Arc::default(), None);
+        let body = ClientBody::new(
+            Received::Http1(incoming),
+            Arc::<Upload>::default(),
+            Arc::default(),
+            None,
+        );
         (client, Spool::new(body, 8))
     }
 

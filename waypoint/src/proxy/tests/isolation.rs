@@ -1,0 +1,191 @@
+//! HTTP/2: what one stream does never touches another one, of the same client or of others that share the endpoint's connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::io::AsyncWriteExt;
+
+use super::support::*;
+
+fn get(path: &str) -> Request<Body> {
+    let uri = format!("http://server{path}");
+    Request::get(uri).body(full("")).unwrap()
+}
+
+/// An endless body of frames of this size, which counts how many have been taken from it.
+fn endless(size: usize, taken: &Arc<AtomicUsize>) -> Body {
+    let taken = Arc::clone(taken);
+    let frames = futures::stream::repeat_with(move || {
+        taken.fetch_add(1, Ordering::SeqCst);
+        Ok(Frame::data(Bytes::from(vec![b'x'; size])))
+    });
+    BodyExt::boxed(StreamBody::new(frames))
+}
+
+async fn reaches(what: &AtomicUsize, value: usize) {
+    let reached = async {
+        while what.load(Ordering::SeqCst) < value {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let seen = || what.load(Ordering::SeqCst);
+    tokio::time::timeout(WAIT, reached)
+        .await
+        .unwrap_or_else(|_| panic!("{} of {value}", seen()));
+}
+
+/// `/` says "ok"; `/hold` goes on for as long as the returned sender says; other paths are endless, of frames of so many bytes.
+async fn application() -> (
+    Application,
+    tokio::sync::mpsc::UnboundedSender<Frame<Bytes>>,
+    Arc<AtomicUsize>,
+) {
+    let (more, body) = channel();
+    let body = std::sync::Mutex::new(Some(body));
+    let taken = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&taken);
+    let application = Application::start(move |request| {
+        let body = match request.uri().path() {
+            "/" => full("ok"),
+            "/hold" => body.lock().unwrap().take().unwrap(),
+            path => endless(path[1..].parse().unwrap(), &count),
+        };
+        async move { Response::new(body) }
+    })
+    .await;
+    (application, more, taken)
+}
+
+#[tokio::test]
+async fn cancelled_streams_end_no_other_stream_at_the_endpoint() {
+    let mesh = Mesh::new().await;
+    let (application, more, _) = application().await;
+    mesh.endpoint("server-1", application.address);
+    let mut bystander = mesh.http2(8080).await;
+    let held = bystander.send(get("/hold")).await;
+    let client = mesh.http2(8080).await;
+    for _ in 0..30 {
+        let begun = (0..99).map(|_| {
+            let mut client = client.clone();
+            async move {
+                let response = client.send(get("/16384")).await;
+                assert_eq!(response.status(), StatusCode::OK);
+                response
+            }
+        });
+        let responses: Vec<_> = futures::future::join_all(begun).await;
+        drop(responses);
+        assert_eq!(whole(bystander.send(get("/")).await).await.2, "ok");
+    }
+    more.send(Frame::data("still here".into())).unwrap();
+    drop(more);
+    assert_eq!(whole(held).await.2, "still here");
+}
+
+#[tokio::test]
+async fn unread_small_frames_end_no_other_stream_at_the_endpoint() {
+    for (streams, size) in [(3, 10), (7, 30), (33, 100)] {
+        let mesh = Mesh::new().await;
+        let (application, more, taken) = application().await;
+        mesh.endpoint("server-1", application.address);
+        let mut bystander = mesh.http2(8080).await;
+        let held = bystander.send(get("/hold")).await;
+        let mut slow = mesh.http2(8080).await;
+        let mut unread = Vec::new();
+        for number in 0..streams {
+            if number % 2 == 0 {
+                unread.push(Ok(slow.send(get(&format!("/{size}"))).await));
+            } else {
+                // A client of HTTP/1.
+                let mut io = mesh.connect(8080).await;
+                let head = format!("GET /{size} HTTP/1.1\r\nhost: server\r\n\r\n");
+                io.write_all(head.as_bytes()).await.unwrap();
+                unread.push(Err(io));
+            }
+        }
+        // Windows are full.
+        reaches(&taken, streams * (256 << 10) / size).await;
+        for _ in 0..10 {
+            assert_eq!(whole(bystander.send(get("/")).await).await.2, "ok");
+        }
+        more.send(Frame::data("still here".into())).unwrap();
+        drop(more);
+        assert_eq!(whole(held).await.2, "still here", "{streams} of {size}");
+        // Slow readers are served as well.
+        for response in unread.into_iter().flatten() {
+            let mut body = response.into_body();
+            let mut read = 0;
+            while read < 400 << 10 {
+                let frame = tokio::time::timeout(WAIT, body.frame()).await.unwrap();
+                read += frame.unwrap().unwrap().into_data().unwrap().len();
+            }
+        }
+        assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test]
+async fn small_frames_that_the_endpoint_does_not_read_end_no_other_stream_of_the_client() {
+    for (streams, size) in [(3, 10), (6, 100)] {
+        let mesh = Mesh::new().await;
+        let application = Application::start(async |request| {
+            if request.uri().path() == "/" {
+                return Response::new(full("ok"));
+            }
+            // Kept and not read.
+            let body = request.into_body();
+            std::future::pending::<()>().await;
+            drop(body);
+            Response::new(full(""))
+        })
+        .await;
+        mesh.endpoint("server-1", application.address);
+        let client = mesh.http2(8080).await;
+        let taken = Arc::<AtomicUsize>::default();
+        let uploads: Vec<_> = (0..streams)
+            .map(|_| {
+                let request = Request::post("http://server/upload")
+                    .body(endless(size, &taken))
+                    .unwrap();
+                let mut client = client.clone();
+                tokio::spawn(async move { client.0.send_request(request).await.is_ok() })
+            })
+            .collect();
+        reaches(&taken, streams * (256 << 10) / size).await;
+        for _ in 0..10 {
+            assert_eq!(whole(client.clone().send(get("/")).await).await.2, "ok");
+        }
+        assert!(
+            uploads.iter().all(|upload| !upload.is_finished()),
+            "{streams} of {size}"
+        );
+        for upload in uploads {
+            upload.abort();
+        }
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_of_an_endpoint_end_no_other_stream() {
+    let mesh = Mesh::new().await;
+    let application = Application::start(async |request| {
+        if request.uri().path() == "/" {
+            return Response::new(full("ok"));
+        }
+        let empty = futures::stream::repeat_with(|| Ok(Frame::data(Bytes::new()))).take(1000);
+        let last = futures::stream::iter([Ok(Frame::data("end".into()))]);
+        Response::new(BodyExt::boxed(StreamBody::new(empty.chain(last))))
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http2(8080).await;
+    assert_eq!(whole(client.send(get("/empty")).await).await.2, "end");
+    assert_eq!(whole(client.send(get("/")).await).await.2, "ok");
+    assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+}
