@@ -14,6 +14,7 @@ mod request;
 mod response;
 mod retry;
 mod serve;
+mod target;
 mod tries;
 mod upgrade;
 
@@ -23,3 +24,4 @@ pub(crate) use held::Revoked;
 pub(crate) use interim::Interim;
 pub use limits::HttpTimeouts;
 pub(crate) use serve::serve;
+pub(crate) use target::RawTarget;

@@ -16,7 +16,7 @@ use crate::set::Action;
 
 pub use decide::evaluate;
 pub use host::normalize_host;
-pub use path::{PathRefusal, normalize_path};
+pub use path::{PathRefusal, normalize_path, readings};
 
 /// One rule. One that has no values at all matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,11 +57,10 @@ pub struct Source {
     pub namespaces: Vec<StringMatch>,
 }
 
-/// A path. It is compared with the path as an application sees it: in normal form ([`normalize_path`]), with the percent-encoding
-/// that is left decoded.
+/// A path. It is compared with the path as an application may see it ([`readings`]), with the percent-encoding that is left decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum PathMatch {
-    /// Equal.
+    /// Equal. `Deny` takes it with a slash at its end, too, as most applications do.
     Exact(String),
     /// This path, or one below it, by whole segments: `/orders` and `/orders/` are `/orders`, `/orders/` and `/orders/7`, and not
     /// `/orders-old` (as the Gateway API's PathPrefix). `/` is every path.
@@ -103,7 +102,7 @@ pub struct HttpRequest<'a> {
 pub struct Attributes<'a> {
     /// The method, as it came.
     pub method: &'a str,
-    /// The path without the query, as [`normalize_path`] gives it.
+    /// The path without the query, in one of its [`readings`].
     pub path: &'a str,
     /// The name the request is addressed to, as [`normalize_host`] gives it.
     pub host: &'a str,
@@ -115,6 +114,11 @@ pub struct Attributes<'a> {
 pub trait Headers {
     /// Whether `matches` is true for the value of one of the fields of that name (in lower case).
     fn any(&self, name: &str, matches: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+
+    /// The same for fields whose name has `_` where that one has `-`. CGI, and what follows it, reads both names as one.
+    fn any_alike(&self, _name: &str, _matches: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        false
+    }
 }
 
 impl HttpRule {

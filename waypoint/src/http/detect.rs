@@ -3,12 +3,15 @@
 use std::io;
 
 use bytes::BytesMut;
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// What HTTP/2 with prior knowledge begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest method that is recognized; registered ones have at most 17 bytes.
 const MAX_METHOD: usize = 24;
+/// Of a request line that has not ended, what is waited for.
+const MAX_LINE: usize = 8 << 10;
 const READ: usize = 4 << 10;
 
 /// A protocol.
@@ -55,16 +58,40 @@ fn recognize(read: &[u8], declared: bool) -> Option<Detected> {
     if declared {
         return Some(Detected::Http1);
     }
-    // A request line: a method in capitals, a space, and what may begin a target (RFC 9112 §3.2).
     let method = read
         .iter()
         .take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-')
         .count();
-    match (method, read.get(method), read.get(method + 1)) {
-        (1..=MAX_METHOD, Some(b' '), Some(b'/' | b'*' | b'[')) => Some(Detected::Http1),
-        (1..=MAX_METHOD, Some(b' '), Some(byte)) if byte.is_ascii_alphanumeric() => Some(Detected::Http1),
-        (0..=MAX_METHOD, None, _) | (1..=MAX_METHOD, Some(b' '), None) => None,
-        _ => Some(Detected::Other),
+    if !matches!(
+        (method, read.get(method)),
+        (0..=MAX_METHOD, None) | (1..=MAX_METHOD, Some(b' '))
+    ) {
+        return Some(Detected::Other);
+    }
+    // A request line: a method in capitals, a space, a target, and at its end the version (RFC 9112 §3).
+    match memchr(b'\n', read) {
+        Some(end) if is_versioned(&read[..end]) => Some(Detected::Http1),
+        Some(_) => Some(Detected::Other),
+        None if read.len() >= MAX_LINE => Some(unfinished(read)),
+        None => None,
+    }
+}
+
+fn is_versioned(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
+    let version = line.len().checked_sub(b" HTTP/1.x".len()).map(|at| &line[at..]);
+    version.is_some_and(|version| version.starts_with(b" HTTP/1.") && version[8].is_ascii_digit())
+}
+
+/// What a client speaks that has begun and not ended a line that may be a request's.
+pub(crate) fn unfinished(read: &[u8]) -> Detected {
+    let target = read
+        .iter()
+        .position(|byte| *byte == b' ')
+        .map(|space| &read[space + 1..]);
+    match target {
+        Some(target) if target.starts_with(b"/") || target.starts_with(b"http://") => Detected::Http1,
+        _ => Detected::Other,
     }
 }
 
@@ -77,9 +104,18 @@ mod tests {
         for (bytes, detected) in [
             (&b"GET / HTTP/1.1\r\n"[..], Some(Detected::Http1)),
             (b"OPTIONS * HTTP/1.1\r\n", Some(Detected::Http1)),
-            (b"GET http://a/ HTTP/1.1", Some(Detected::Http1)),
-            (b"CONNECT a:80", Some(Detected::Http1)),
-            (b"VERSION-CONTROL /x", Some(Detected::Http1)),
+            (b"GET http://a/ HTTP/1.1", None),
+            (b"GET http://a/ HTTP/1.1\r\n", Some(Detected::Http1)),
+            (b"CONNECT a:80 HTTP/1.0\n", Some(Detected::Http1)),
+            (b"VERSION-CONTROL /x HTTP/1.1\r\n", Some(Detected::Http1)),
+            (b"GET /\xe9\"<> HTTP/1.1\r\n", Some(Detected::Http1)),
+            (b"SET a 1\r\n", Some(Detected::Other)),
+            (b"AUTH x\r\n", Some(Detected::Other)),
+            (b"OPTIONS rtsp://s/ RTSP/1.0\r\n", Some(Detected::Other)),
+            (b"OPTIONS sip:a@s SIP/2.0\r\n", Some(Detected::Other)),
+            (b"REQMOD icap://s/ ICAP/1.0\r\n", Some(Detected::Other)),
+            (b"NICK bob\r\n", Some(Detected::Other)),
+            (b"GET /\r\n", Some(Detected::Other)),
             (b"GE", None),
             (b"GET ", None),
             (b"", None),

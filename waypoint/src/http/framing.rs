@@ -4,7 +4,11 @@
 //! before this proxy may have done it the other way round, so such a request is refused here: 400, and the connection ends. For that the
 //! bytes are followed from head to head, as they pass, with nothing kept but a line that has not ended yet.
 
+use http::HeaderMap;
+use http::header::{EXPECT, HeaderValue};
 use memchr::{memchr, memchr2};
+
+use super::limits::MAX_WHOLE_HEAD;
 
 /// What is wrong with a request. All of it is answered with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +59,24 @@ pub(crate) struct Framing {
     first_line: bool,
     length: Option<u64>,
     chunked: bool,
+    /// Spaces of the request line so far.
+    spaces: u8,
+    /// The target of this request has characters that hyper would refuse.
+    odd: bool,
+    /// Heads that have begun.
+    heads: u64,
+    /// Their targets as they came, where hyper sees something else, by the number of their head.
+    targets: Vec<(u64, Vec<u8>)>,
+}
+
+/// What hyper is given for a character of a target that it would refuse, or cut the target at.
+const ODD: u8 = b'_';
+/// With this instead of its first byte, the value of `Expect` (100-continue) is none that hyper knows: it would answer for the endpoint.
+const EXPECTED: u8 = b'!';
+
+/// Whether hyper, or `http::Uri`, does not take this byte in a target, although many servers do.
+fn is_odd(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#' | 0x80..)
 }
 
 /// No name or value that is looked at is longer.
@@ -68,6 +90,10 @@ impl Default for Framing {
             first_line: true,
             length: None,
             chunked: false,
+            spaces: 0,
+            odd: false,
+            heads: 0,
+            targets: Vec::new(),
         }
     }
 }
@@ -83,20 +109,25 @@ impl Framing {
         self.position == Position::Between
     }
 
-    /// Follows further bytes.
+    /// Targets that hyper does not see as they came, since the last time.
+    pub(crate) fn take_targets(&mut self) -> Vec<(u64, Vec<u8>)> {
+        std::mem::take(&mut self.targets)
+    }
+
+    /// Follows further bytes, and changes those that hyper must not see as they are: of targets, and of `Expect`.
     ///
     /// # Errors
     /// With the index from which on the bytes must not be looked at.
-    pub(crate) fn follow(&mut self, bytes: &[u8]) -> Result<(), (usize, FramingError)> {
+    pub(crate) fn follow(&mut self, bytes: &mut [u8]) -> Result<(), (usize, FramingError)> {
         let mut at = 0;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
             at += self.step(rest).map_err(|(offset, error)| (at + offset, error))?;
         }
         Ok(())
     }
 
     /// Takes some bytes of `rest`, at least one.
-    fn step(&mut self, rest: &[u8]) -> Result<usize, (usize, FramingError)> {
+    fn step(&mut self, rest: &mut [u8]) -> Result<usize, (usize, FramingError)> {
         match self.position {
             Position::Between => {
                 let blank = rest
@@ -105,6 +136,8 @@ impl Framing {
                     .count();
                 if blank < rest.len() {
                     self.position = Position::Head;
+                    self.heads += 1;
+                    (self.spaces, self.odd) = (0, false);
                 }
                 Ok(blank)
             }
@@ -183,8 +216,14 @@ impl Framing {
         }
     }
 
-    fn step_line(&mut self, rest: &[u8]) -> Result<usize, (usize, FramingError)> {
-        let Some(end) = memchr(b'\n', rest) else {
+    fn step_line(&mut self, rest: &mut [u8]) -> Result<usize, (usize, FramingError)> {
+        let end = memchr(b'\n', rest);
+        if self.first_line {
+            return Ok(self.step_request_line(rest, end));
+        }
+        let length = end.unwrap_or(rest.len());
+        self.hide_expectation(&mut rest[..length]);
+        let Some(end) = end else {
             let room = LINE.saturating_sub(self.line.len());
             self.line.extend_from_slice(&rest[..rest.len().min(room)]);
             return Ok(rest.len());
@@ -204,11 +243,72 @@ impl Framing {
         Ok(end + 1)
     }
 
+    /// Takes the request line as far as it has come; `end` is that of the line.
+    fn step_request_line(&mut self, rest: &mut [u8], end: Option<usize>) -> usize {
+        let length = end.unwrap_or(rest.len());
+        let part = &mut rest[..length];
+        let begun = self.line.len();
+        self.odd |= part.iter().any(|byte| is_odd(*byte));
+        // hyper refuses longer ones.
+        let room = MAX_WHOLE_HEAD.saturating_sub(begun);
+        if self.odd || end.is_none() {
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+        }
+        for byte in &mut *part {
+            match *byte {
+                b' ' => self.spaces = self.spaces.saturating_add(1),
+                odd if self.spaces == 1 && is_odd(odd) => *byte = ODD,
+                _ => {}
+            }
+        }
+        let taken = part.len();
+        let Some(end) = end else {
+            return taken;
+        };
+        if self.odd {
+            let target = self.line.split(|byte| *byte == b' ').nth(1);
+            self.targets
+                .push((self.heads, target.unwrap_or_default().to_vec()));
+        }
+        // A target may have been long.
+        self.line = Vec::new();
+        self.first_line = false;
+        end + 1
+    }
+
+    /// Changes the value of an `Expect`, when its first byte comes.
+    fn hide_expectation(&self, part: &mut [u8]) {
+        const NAME: &[u8] = b"expect:";
+        let begun = self.line.len();
+        let is_name = |line: &[u8], part: &[u8]| {
+            let mut bytes = line.iter().chain(part).zip(NAME);
+            bytes.all(|(byte, name)| byte.eq_ignore_ascii_case(name))
+        };
+        let first = self.line.first().or(part.first());
+        if !matches!(first, Some(b'e' | b'E')) || !is_name(&self.line, part) {
+            return;
+        }
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+        if self
+            .line
+            .get(NAME.len()..)
+            .is_some_and(|value| !value.iter().all(is_space))
+        {
+            return;
+        }
+        let from = NAME.len().saturating_sub(begun);
+        let value = part
+            .get_mut(from..)
+            .into_iter()
+            .flatten()
+            .find(|byte| !is_space(byte));
+        if let Some(first) = value.filter(|byte| **byte == b'1') {
+            *first = EXPECTED;
+        }
+    }
+
     fn end_line(&mut self, line: &[u8]) -> Result<(), FramingError> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if std::mem::take(&mut self.first_line) {
-            return Ok(());
-        }
         match line.first() {
             None => {
                 self.position = match (self.chunked, self.length.unwrap_or(0)) {
@@ -259,6 +359,14 @@ impl Framing {
             return Err(FramingError::BothLengths);
         }
         Ok(())
+    }
+}
+
+/// Undoes what was done to `Expect` in a head.
+pub(crate) fn restore_expectation(headers: &mut HeaderMap) {
+    let is_hidden = |value: &&mut HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"!00-continue");
+    if let Some(value) = headers.get_mut(EXPECT).filter(is_hidden) {
+        *value = HeaderValue::from_static("100-continue");
     }
 }
 

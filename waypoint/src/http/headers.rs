@@ -1,11 +1,13 @@
 //! What of a message's head is passed on.
 
+use std::net::IpAddr;
+
 use ambit_policy::http::normalize_host;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, Scheme};
 use http::{Method, Uri, Version};
 
 /// Hop-by-hop fields (RFC 9110 §7.6.1) besides `Connection` itself, `TE` and `Upgrade`, which are looked at one by one.
@@ -129,12 +131,7 @@ pub(crate) fn authority(
 }
 
 /// The target as an HTTP/1.1 request to an origin has it, and the `Host` that goes with it.
-pub(crate) fn to_http1(
-    uri: &Uri,
-    path: Option<PathAndQuery>,
-    authority: Option<&Authority>,
-    headers: &mut HeaderMap,
-) -> Uri {
+pub(crate) fn to_http1(uri: &Uri, authority: Option<&Authority>, headers: &mut HeaderMap) -> Uri {
     let had_authority = uri.authority().is_some();
     match authority {
         Some(authority) if had_authority || !headers.contains_key(HOST) => {
@@ -148,17 +145,15 @@ pub(crate) fn to_http1(
         }
         _ => {}
     }
-    match (path, had_authority) {
-        (None, false) => uri.clone(),
-        (None, true) => uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
-        (Some(path), _) => Uri::from(path),
+    match had_authority {
+        false => uri.clone(),
+        true => uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
     }
 }
 
 /// The target as HTTP/2 has it: `http` and `https` have an authority (RFC 9113 §8.3.1).
 pub(crate) fn to_http2(
     uri: &Uri,
-    path: Option<PathAndQuery>,
     authority: &Authority,
     headers: &mut HeaderMap,
 ) -> Result<Uri, http::Error> {
@@ -168,8 +163,57 @@ pub(crate) fn to_http2(
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(uri.scheme().cloned().unwrap_or(Scheme::HTTP));
     parts.authority = Some(authority.clone());
-    parts.path_and_query = path.or_else(|| uri.path_and_query().cloned());
+    parts.path_and_query = uri.path_and_query().cloned();
     Ok(Uri::from_parts(parts)?)
+}
+
+/// Envoy's word on who the caller is. Callers can write what they like, and applications that came from a mesh with sidecars believe it.
+pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Adds whom the request came from, and by whom (RFC 9110 §7.6.3). The last address is the client's own, by its connection; those before
+/// it are what the client says.
+pub(crate) fn add_forwarded(headers: &mut HeaderMap, received: Version, client: IpAddr) {
+    let via = match received {
+        Version::HTTP_2 => "2 ambit-waypoint",
+        Version::HTTP_10 => "1.0 ambit-waypoint",
+        _ => "1.1 ambit-waypoint",
+    };
+    append_to_list(headers, VIA, via.as_bytes());
+    append_to_list(headers, FORWARDED_FOR, client.to_string().as_bytes());
+}
+
+/// Appends to the last field of that name, after a comma: many applications look at one field only.
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &[u8]) {
+    let mut list = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(element);
+    // Of parts of values.
+    if let Ok(list) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, list);
+    }
+}
+
+/// Whether the body of a response is coded in no way but chunked, which hyper has decoded. Where it was, its own length is none
+/// (RFC 9112 §6.3).
+pub(crate) fn has_known_coding(headers: &mut HeaderMap) -> bool {
+    if !headers.contains_key(TRANSFER_ENCODING) {
+        return true;
+    }
+    headers.remove(CONTENT_LENGTH);
+    let codings: Vec<_> = headers.get_all(TRANSFER_ENCODING).iter().collect();
+    matches!(codings[..], [coding] if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Bytes of fields, as HTTP/1 has them.
+pub(crate) fn size(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
 }
 
 /// Whether a request is a call of gRPC, which is answered in its own way.
@@ -205,6 +249,19 @@ impl ambit_policy::http::Headers for Fields<'_> {
         }
         let mut values = self.headers.get_all(name).iter();
         values.any(|value| matches(value.as_bytes()))
+    }
+
+    fn any_alike(&self, name: &str, matches: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let alike = |other: &HeaderName| {
+            let other = other.as_str();
+            let same = |(a, b): (u8, u8)| a == b || (a == b'-' && b == b'_');
+            other.len() == name.len()
+                && other.contains('_')
+                && other != name
+                && name.bytes().zip(other.bytes()).all(same)
+        };
+        let mut fields = self.headers.iter();
+        fields.any(|(other, value)| alike(other) && matches(value.as_bytes()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is open is held against rules that change.
 
-use ambit_policy::http::{Attributes, HttpRequest, normalize_host, normalize_path};
+use std::borrow::Cow;
+
+use ambit_policy::http::{Attributes, HttpRequest, normalize_host, readings};
 use ambit_policy::{Decision, Reason};
 use http::request::Parts;
 use http::uri::Authority;
@@ -91,8 +93,8 @@ impl ClientConnection {
 /// A request that rules may be asked about again.
 pub(super) struct Asked {
     method: Method,
-    /// In normal form, where it has one.
-    path: Option<Box<str>>,
+    /// As applications may read it; none where it is malformed.
+    paths: Vec<String>,
     authority: Option<Authority>,
     /// Without hop-by-hop fields.
     headers: HeaderMap,
@@ -103,7 +105,11 @@ impl Asked {
     pub(super) fn new(head: &Parts, authority: Option<&Authority>) -> Self {
         Self {
             method: head.method.clone(),
-            path: normalize_path(head.uri.path()).ok().map(Into::into),
+            paths: readings(head.uri.path())
+                .into_iter()
+                .flatten()
+                .map(Cow::into_owned)
+                .collect(),
             authority: authority.cloned(),
             headers: head.headers.clone(),
         }
@@ -114,19 +120,29 @@ impl Asked {
         // What has no normal form cannot be compared: as with a connection that is no HTTP, no rule for requests allows it, and
         // every one that denies some denies it.
         let host = self.authority.as_ref().map(|one| normalize_host(one.as_str()));
-        let comparable = (self.path.is_some() || !rules.has_path_rules()) && host != Some(None);
+        let comparable = (!self.paths.is_empty() || !rules.has_path_rules()) && host != Some(None);
         let headers = Fields {
             headers: &self.headers,
             authority: self.authority.as_ref(),
         };
-        rules.evaluate(&HttpRequest {
-            principal: Some(client.identity.principal()),
-            attributes: comparable.then(|| Attributes {
-                method: self.method.as_str(),
-                path: self.path.as_deref().unwrap_or_default(),
-                host: host.as_ref().and_then(Option::as_deref).unwrap_or_default(),
-                headers: &headers,
-            }),
-        })
+        let evaluate = |path: &str| {
+            rules.evaluate(&HttpRequest {
+                principal: Some(client.identity.principal()),
+                attributes: comparable.then(|| Attributes {
+                    method: self.method.as_str(),
+                    path,
+                    host: host.as_ref().and_then(Option::as_deref).unwrap_or_default(),
+                    headers: &headers,
+                }),
+            })
+        };
+        let (normal, others) = match self.paths.split_first() {
+            Some((normal, others)) => (&**normal, others),
+            None => ("", &[][..]),
+        };
+        let decision = evaluate(normal);
+        let mut other = others.iter().map(|path| evaluate(path));
+        let denied = other.find(|other| !other.is_allowed());
+        denied.filter(|_| decision.is_allowed()).unwrap_or(decision)
     }
 }

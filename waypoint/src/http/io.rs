@@ -3,20 +3,22 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use ambit_hbone::HboneIo;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
-use http::{HeaderMap, StatusCode};
+use http::uri::InvalidUri;
+use http::{HeaderMap, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::framing::{Framing, FramingError};
+use super::framing::{self, Framing, FramingError};
+use super::target;
 
 /// What the connection's task and its requests share with its stream.
 #[derive(Debug, Default)]
@@ -27,6 +29,10 @@ pub(crate) struct Watch {
     busy: AtomicBool,
     violation: Mutex<Option<FramingError>>,
     interim: Mutex<InterimOut>,
+    /// Targets of requests that hyper does not see as they came.
+    targets: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Requests that hyper has read.
+    requests: AtomicU64,
     /// Requests that have been read to the end of their heads, and whose responses hyper has not taken whole.
     answering: AtomicUsize,
     /// Who is to read again once the client's end may be seen.
@@ -41,6 +47,24 @@ struct InterimOut {
 }
 
 impl Watch {
+    /// What hyper has not seen of the next request: puts its head right.
+    ///
+    /// # Errors
+    /// When its target is none.
+    pub(super) fn restore<B>(&self, request: &mut Request<B>) -> Result<(), InvalidUri> {
+        framing::restore_expectation(request.headers_mut());
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let raw = {
+            let mut targets = self.targets.lock();
+            let found = targets.iter().position(|(of, _)| *of == number);
+            found.map(|at| targets.swap_remove(at).1)
+        };
+        match raw {
+            Some(raw) => target::restore(request, raw),
+            None => Ok(()),
+        }
+    }
+
     /// An interim response, to be written before the final one.
     pub(super) fn interim(&self, status: StatusCode, fields: &HeaderMap) {
         let mut interim = self.interim.lock();
@@ -217,6 +241,10 @@ impl Watched {
             bytes[offset..].fill(0);
             self.spoiled = Some(error);
             self.watch.violation.lock().get_or_insert(error);
+        }
+        let targets = self.framing.take_targets();
+        if !targets.is_empty() {
+            self.watch.targets.lock().extend(targets);
         }
         let busy = !self.framing.is_between();
         if self.watch.busy.load(Ordering::Relaxed) != busy {

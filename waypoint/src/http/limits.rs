@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-/// Bytes of a head, request line included, and of HTTP/2's header list; more are answered with 431. So are more than 100 header fields of
-/// HTTP/1: hyper's own bound, up to which it needs no allocation.
+/// Bytes of a request's fields, and of HTTP/2's header list; more are answered with 431.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
+/// Bytes of a request's whole head in HTTP/1. A target may have as many as `http::Uri` takes, 65,534; a longer one is answered with 414.
+pub(crate) const MAX_WHOLE_HEAD: usize = 136 << 10;
+/// Bytes of a response's head; one with more is answered for with 502.
+pub(crate) const MAX_RESPONSE_HEAD: usize = 128 << 10;
+/// Fields of an HTTP/1 head.
+pub(crate) const MAX_FIELDS: usize = 1000;
 /// Bytes of one connection that wait to be parsed or written, at most.
-pub(crate) const MAX_BUFFER: usize = 128 << 10;
+pub(crate) const MAX_BUFFER: usize = 144 << 10;
 /// HTTP/2 streams that one connection has open at once, at most.
 pub(crate) const MAX_STREAMS: u32 = 256;
 /// HTTP/2 flow-control window of a stream: bytes that wait in the waypoint for a slow endpoint.

@@ -3,20 +3,20 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use ambit_policy::http::{Attributes, HttpRequest, normalize_host, normalize_path};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use ambit_policy::http::{Attributes, HttpRequest, PathRefusal, normalize_host, readings};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::{Authority, InvalidUri};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 
-use super::answer::Rejection;
+use super::answer::{REASON, Rejection};
 use super::body::{ClientBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
 use super::headers::{self, Fields, HostError};
 use super::held::Asked;
 use super::interim::Interim;
-use super::limits::MAX_REPLAY;
+use super::limits::{MAX_HEAD, MAX_REPLAY};
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
 use super::tries::{Passage, Source};
@@ -31,7 +31,7 @@ pub(super) async fn handle(
     interim: Option<Interim>,
 ) -> Response<ResponseBody> {
     let pending = client.pending();
-    let grpc = headers::is_grpc(request.headers());
+    let grpc = client.http2 && request.method() == Method::POST && headers::is_grpc(request.headers());
     let mut response = match client.target() {
         Ok(target) => {
             let record = client.record(&target, &request);
@@ -49,7 +49,9 @@ pub(super) async fn handle(
     let nonsense = matches!(response.body(), ResponseBody::Text(_))
         && matches!(
             response.status(),
-            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED
+            StatusCode::BAD_REQUEST
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         );
     *response.version_mut() = if client.http2 {
         Version::HTTP_2
@@ -64,6 +66,23 @@ pub(super) async fn handle(
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     pending.done();
+    response
+}
+
+/// Answers a request whose target is none.
+pub(super) fn refuse_target(
+    client: &Arc<ClientConnection>,
+    request: &Request<Received>,
+    error: &InvalidUri,
+) -> Response<ResponseBody> {
+    let rejection = Rejection::bad_request(format!("target: {error}"));
+    let mut response = match client.record_unserved(request) {
+        Some(record) => refuse(&rejection, record, false),
+        None => rejection.answer(false),
+    };
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -121,6 +140,13 @@ async fn pass(
     interim: Option<&Interim>,
     record: &mut RequestRecord,
 ) -> Result<Answer, Rejection> {
+    if headers::size(&head.headers) > MAX_HEAD {
+        return Err(Rejection::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Flag::BadRequest,
+            format!("the request's fields have more than {} KiB", MAX_HEAD >> 10),
+        ));
+    }
     if head.method == Method::CONNECT {
         let reason = "CONNECT is not passed on";
         return Err(Rejection::new(
@@ -136,23 +162,22 @@ async fn pass(
     let http2 = client.http2 || target.is_http2();
     let mut authority =
         headers::authority(&head.uri, &head.headers, head.version).map_err(Rejection::bad_request)?;
-    if http2 && authority.is_none() {
+    if authority.is_none() && (http2 || !head.headers.contains_key(HOST)) {
         // Before the rules are asked: they see the name that the endpoint is sent.
         authority = target.authority();
     }
+    let received = head.version;
     let websocket = headers::is_websocket(&head.method, head.version, &head.headers);
     // They see the fields that the endpoint is sent, too.
     headers::remove_hop_by_hop(&mut head.headers, websocket);
-    let path = authorize(client, target, &head, authority.as_ref(), record)?;
+    head.headers.remove(headers::CLIENT_CERTIFICATE);
+    if websocket && body.is_some() {
+        return Err(Rejection::bad_request("a request for an upgrade with a body"));
+    }
+    authorize(client, target, &head, authority.as_ref(), record)?;
     let asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
-    prepare(
-        http2,
-        &mut head,
-        body.is_some(),
-        authority.as_ref(),
-        path,
-        websocket,
-    )?;
+    prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
+    headers::add_forwarded(&mut head.headers, received, client.peer.ip());
 
     let config = target.config();
     let retry = config.and_then(|config| config.retry.as_ref());
@@ -187,7 +212,17 @@ async fn pass(
                 Err(Rejection::new(StatusCode::GATEWAY_TIMEOUT, Flag::Timeout, reason))
             })?,
     };
-    let (parts, incoming) = answer.into_parts();
+    let (mut parts, incoming) = answer.into_parts();
+    if !headers::has_known_coding(&mut parts.headers) {
+        let reason = "upstream: a response whose Transfer-Encoding is not chunked alone";
+        return Err(Rejection::new(
+            StatusCode::BAD_GATEWAY,
+            Flag::UpstreamReset,
+            reason,
+        ));
+    }
+    // The waypoint's own word.
+    parts.headers.remove(REASON);
     let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     let switched = asked.filter(|_| switches && upgrade::is_answer(&parts));
@@ -202,36 +237,46 @@ async fn pass(
     Ok((parts, body, switched))
 }
 
-/// Applies the rules for requests. Returns the target's path in normal form, where rules compare it and it was not in that form.
+/// Applies the rules for requests. What is sent on stays as it came; so all that an application may read in the path must be allowed.
 fn authorize(
     client: &ClientConnection,
     target: &Target,
     head: &Parts,
     authority: Option<&Authority>,
     record: &mut RequestRecord,
-) -> Result<Option<PathAndQuery>, Rejection> {
+) -> Result<(), Rejection> {
     let rules = target.rules();
     if rules.is_empty() {
-        return Ok(None);
+        return Ok(());
     }
     let path = head.uri.path();
-    let mut normal = Cow::Borrowed(path);
-    if rules.has_path_rules() {
-        normal = normalize_path(path).map_err(Rejection::bad_request)?;
-    }
+    let as_it_is = || vec![Cow::Borrowed(path)];
+    let paths = match rules.has_path_rules() {
+        true => match readings(path) {
+            Err(refusal) if rules.has_enforced_path_rules() => return Err(Rejection::bad_request(refusal)),
+            paths => paths.unwrap_or_else(|_| as_it_is()),
+        },
+        false => as_it_is(),
+    };
     let host = normal_host(authority)?;
-    let decision = rules.evaluate(&HttpRequest {
-        principal: Some(client.identity.principal()),
-        attributes: Some(Attributes {
-            method: head.method.as_str(),
-            path: &normal,
-            host: host.as_deref().unwrap_or_default(),
-            headers: &Fields {
-                headers: &head.headers,
-                authority,
-            },
-        }),
-    });
+    let evaluate = |path: &str| {
+        rules.evaluate(&HttpRequest {
+            principal: Some(client.identity.principal()),
+            attributes: Some(Attributes {
+                method: head.method.as_str(),
+                path,
+                host: host.as_deref().unwrap_or_default(),
+                headers: &Fields {
+                    headers: &head.headers,
+                    authority,
+                },
+            }),
+        })
+    };
+    let (normal, others) = paths
+        .split_first()
+        .map_or(("/", &[][..]), |(first, rest)| (&**first, rest));
+    let decision = evaluate(normal);
     record.decided(&decision);
     if !decision.is_allowed() {
         // For the log only.
@@ -241,16 +286,10 @@ fn authorize(
         let reason = decision.reason.to_string();
         return Err(Rejection::new(StatusCode::FORBIDDEN, Flag::Denied, reason));
     }
-    if normal == path {
-        return Ok(None);
+    if others.iter().all(|path| evaluate(path).is_allowed()) {
+        return Ok(());
     }
-    let target = match head.uri.query() {
-        Some(query) => format!("{normal}?{query}"),
-        None => normal.into_owned(),
-    };
-    let target =
-        PathAndQuery::try_from(target).map_err(|error| Rejection::bad_request(format!("path: {error}")))?;
-    Ok(Some(target))
+    Err(Rejection::bad_request(PathRefusal::ReadDifferently))
 }
 
 /// The name as rules compare it.
@@ -267,7 +306,6 @@ fn prepare(
     head: &mut Parts,
     has_body: bool,
     authority: Option<&Authority>,
-    path: Option<PathAndQuery>,
     websocket: bool,
 ) -> Result<(), Rejection> {
     if http2 {
@@ -280,12 +318,16 @@ fn prepare(
             ));
         }
         let authority = authority.ok_or_else(|| Rejection::bad_request(HostError::Missing))?;
-        head.uri = headers::to_http2(&head.uri, path, authority, &mut head.headers)
+        head.uri = headers::to_http2(&head.uri, authority, &mut head.headers)
             .map_err(|error| Rejection::bad_request(format!("target: {error}")))?;
         head.version = Version::HTTP_2;
     } else {
-        head.uri = headers::to_http1(&head.uri, path, authority, &mut head.headers);
+        head.uri = headers::to_http1(&head.uri, authority, &mut head.headers);
         head.version = Version::HTTP_11;
+        // It is for this connection only (RFC 9110 §10.1.4).
+        if head.headers.contains_key(TE) {
+            head.headers.append(CONNECTION, HeaderValue::from_static("te"));
+        }
         // hyper would leave out the body of a GET whose length it does not know.
         if has_body && !head.headers.contains_key(CONTENT_LENGTH) {
             head.headers

@@ -15,6 +15,8 @@ pub(crate) enum Failed {
     Stale,
     /// The connection ended, or the time for one try was over, before an answer came.
     Reset,
+    /// There is a response, and it cannot be passed on.
+    Unusable,
     /// An answer that may be tried again.
     Status(StatusCode),
 }
@@ -59,7 +61,7 @@ impl<'a> Budget<'a> {
     fn paid(&self, failed: Failed) -> Option<&'a Retry> {
         let allowed = match (failed, self.policy) {
             (Failed::Stale | Failed::Reset | Failed::Status(_), _) if !self.repeatable => false,
-            (_, None) => false,
+            (Failed::Unusable, _) | (_, None) => false,
             (Failed::Unseen, Some(policy)) => policy.connect_failure,
             (Failed::Stale | Failed::Reset, Some(policy)) => policy.reset,
             (Failed::Status(status), Some(policy)) => policy.status_codes.contains(&status.as_u16()),

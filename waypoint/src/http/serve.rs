@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::connection::ClientConnection;
-use super::detect::{Detected, detect};
+use super::detect::{Detected, detect, unfinished};
 use super::interim::Interim;
 use super::io::{Answering, ClientIo, ClientStream};
 use super::limits;
@@ -51,6 +51,11 @@ pub(crate) async fn serve<IO: ClientStream>(client: ClientConnection, mut io: IO
         Ok(Ok(detected)) => serve_as(client, detected, io, read.freeze()).await,
         Ok(Err(error)) => tracing::debug!(%error, "the client's connection ended at once"),
         Err(_) if declared => {}
+        // It has begun a line and waits.
+        Err(_) if !read.is_empty() => {
+            let detected = unfinished(&read);
+            serve_as(client, detected, io, read.freeze()).await;
+        }
         Err(_) => serve_silent(client, io, read).await,
     }
 }
@@ -83,10 +88,25 @@ async fn serve_silent<IO: ClientStream>(client: ClientConnection, mut io: IO, mu
         (Ok(Ok(Detected::Other)), Some(opened)) => {
             opened.pass_through(client, io, read.freeze(), Bytes::new()).await;
         }
+        // The endpoint gave it up; a request may be on its way all the same.
+        (Err(heard), _) if heard.is_empty() => serve_late(client, io, read).await,
         (Err(heard), Some(opened)) => opened.pass_through(client, io, read.freeze(), heard).await,
         (Ok(Ok(detected)), _) => serve_as(client, detected, io, read.freeze()).await,
         (Ok(Err(error)), _) => tracing::debug!(%error, "the client's connection ended at once"),
         (Err(_), None) => {}
+    }
+}
+
+/// Serves a client that says something only after its endpoint has lost patience.
+async fn serve_late<IO: ClientStream>(client: ClientConnection, mut io: IO, mut read: BytesMut) {
+    let detected = tokio::select! {
+        detected = detect(&mut io, &mut read, false) => detected,
+        () = tokio::time::sleep(client.proxy.timeouts.idle) => return,
+        () = client.until_unwanted() => return,
+    };
+    match detected {
+        Ok(detected) => serve_as(client, detected, io, read.freeze()).await,
+        Err(error) => tracing::debug!(%error, "the client's connection ended at once"),
     }
 }
 
@@ -95,13 +115,17 @@ async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix:
     let client = Arc::new(client);
     let service = {
         let client = Arc::clone(&client);
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
             let client = Arc::clone(&client);
             let interim = Interim::http1(&client.watch, request.version());
             let answering = Answering::new(&client.watch);
+            let restored = client.watch.restore(&mut request);
             async move {
                 let request = request.map(Received::Http1);
-                let response = request::handle(Arc::clone(&client), request, interim).await;
+                let response = match restored {
+                    Ok(()) => request::handle(Arc::clone(&client), request, interim).await,
+                    Err(error) => request::refuse_target(&client, &request, &error),
+                };
                 // The final head must not overtake what is to go before it.
                 client.watch.interim_sent().await;
                 Ok::<_, Infallible>(response.map(|body| answering.with(body)))
@@ -111,7 +135,9 @@ async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix:
     let mut connection = hyper::server::conn::http1::Builder::new()
         // Watched by ClientIo, which tells idle clients from slow ones.
         .header_read_timeout(None::<Duration>)
-        .max_header_size(limits::MAX_HEAD)
+        .max_header_size(limits::MAX_WHOLE_HEAD)
+        .max_headers(limits::MAX_FIELDS)
+        .preserve_header_case(true)
         .max_buf_size(limits::MAX_BUFFER)
         .writev(false)
         .serve_connection(TokioIo::new(io), service);

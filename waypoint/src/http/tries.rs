@@ -9,6 +9,7 @@ use super::answer::Rejection;
 use super::body::{ClientBody, RequestBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
 use super::interim::Interim;
+use super::limits;
 use super::response::{Link, UpstreamBody};
 use super::retry::{Again, Budget, Failed};
 use crate::observe::{Flag, RequestRecord};
@@ -85,6 +86,18 @@ impl Failure {
         Self {
             failed: Failed::Unseen,
             rejection: Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::ConnectFailure, reason),
+        }
+    }
+
+    fn too_large() -> Self {
+        let reason = format!(
+            "upstream: the head of the response has more than {} KiB or {} fields",
+            limits::MAX_RESPONSE_HEAD >> 10,
+            limits::MAX_FIELDS
+        );
+        Self {
+            failed: Failed::Unusable,
+            rejection: Rejection::new(StatusCode::BAD_GATEWAY, Flag::UpstreamReset, reason),
         }
     }
 
@@ -250,6 +263,7 @@ impl Passage<'_> {
             Ok(answer) => Ok((answer.map(Received::Http1), Link::Http1(connection))),
             Err(Http1Failure::Unsent(request)) => Err(self.unsent(request.into_body())),
             Err(Http1Failure::Stale(error)) => Err(Failure::reset(Failed::Stale, &brief(&error))),
+            Err(Http1Failure::TooLarge) => Err(Failure::too_large()),
             Err(Http1Failure::Failed(error)) => Err(Failure::reset(Failed::Reset, &brief(&error))),
         }
     }
@@ -267,6 +281,8 @@ impl Passage<'_> {
         *request.uri_mut() = self.head.uri.clone();
         *request.version_mut() = self.head.version;
         *request.headers_mut() = self.head.headers.clone();
+        // How the names of fields are written, for HTTP/1.
+        *request.extensions_mut() = self.head.extensions.clone();
         Ok(request)
     }
 }

@@ -14,5 +14,6 @@ mod retries;
 mod rules;
 mod streaming;
 mod support;
+mod truth;
 mod unserved;
 mod upgrades;

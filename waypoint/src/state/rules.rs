@@ -13,6 +13,7 @@ pub(crate) struct RuleSet {
     /// A policy that applies and has not been received: closed until it is.
     missing: Option<Arc<str>>,
     has_path_rules: bool,
+    has_enforced_path_rules: bool,
 }
 
 impl RuleSet {
@@ -27,13 +28,19 @@ impl RuleSet {
             }
         }
         Self {
+            has_enforced_path_rules: rules.iter().any(|rule| !rule.audit && !rule.paths.is_empty()),
             has_path_rules: rules.iter().any(|rule| !rule.paths.is_empty()),
             rules: rules.into(),
             missing,
         }
     }
 
-    /// Whether one of them compares paths: they must be in normal form then.
+    /// Whether one that is in force compares paths: malformed ones cannot pass then.
+    pub(crate) fn has_enforced_path_rules(&self) -> bool {
+        self.has_enforced_path_rules
+    }
+
+    /// Whether one of them compares paths.
     pub(crate) fn has_path_rules(&self) -> bool {
         self.has_path_rules
     }

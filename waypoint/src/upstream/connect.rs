@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ambit_hbone::{ConnectError, HboneIo, OpenError, PoolKey};
 use ambit_runtime::prepare_socket;
+use bytes::{Buf, Bytes};
 use http::StatusCode;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -76,7 +78,11 @@ pub(crate) struct UpstreamIo {
     transport: Transport,
     /// Bytes that have arrived.
     received: Arc<AtomicU64>,
+    rewrite: Rewrite,
 }
+
+/// What the next bytes that are written begin with, and what is written instead of them.
+pub(super) type Rewrite = Arc<Mutex<Option<(Bytes, Bytes)>>>;
 
 enum Transport {
     Hbone(HboneIo),
@@ -84,6 +90,18 @@ enum Transport {
 }
 
 impl UpstreamIo {
+    /// The place for what is to be written instead of what comes next.
+    pub(super) fn rewrite(&self) -> Rewrite {
+        Arc::clone(&self.rewrite)
+    }
+
+    fn poll_write_transport(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Hbone(io) => Pin::new(io).poll_write(cx, buf),
+            Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
     /// How many bytes have arrived.
     pub(super) fn received(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
@@ -131,6 +149,7 @@ impl Upstream {
         Ok(UpstreamIo {
             transport,
             received: Arc::default(),
+            rewrite: Rewrite::default(),
         })
     }
 }
@@ -162,10 +181,24 @@ impl AsyncRead for UpstreamIo {
 
 impl AsyncWrite for UpstreamIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Hbone(io) => Pin::new(io).poll_write(cx, buf),
-            Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
+        let rewrite = Arc::clone(&self.rewrite);
+        let mut rewrite = rewrite.lock();
+        let Some((instead_of, bytes)) = &mut *rewrite else {
+            return self.poll_write_transport(cx, buf);
+        };
+        if !buf.starts_with(instead_of) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
+        while !bytes.is_empty() {
+            let n = ready!(self.poll_write_transport(cx, bytes))?;
+            if n == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            bytes.advance(n);
+        }
+        let taken = instead_of.len();
+        *rewrite = None;
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

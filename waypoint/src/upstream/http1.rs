@@ -17,10 +17,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::connect::{ConnectFailure, UpstreamIo};
+use super::connect::{ConnectFailure, Rewrite, UpstreamIo};
 use super::{Destination, Key, Upstream};
-use crate::http::limits::{MAX_BUFFER, MAX_HEAD};
-use crate::http::{Interim, RequestBody};
+use crate::http::limits::{MAX_BUFFER, MAX_FIELDS, MAX_RESPONSE_HEAD};
+use crate::http::{Interim, RawTarget, RequestBody};
 
 /// Idle connections to one endpoint, at most.
 const MAX_IDLE: usize = 512;
@@ -35,6 +35,8 @@ pub(crate) enum Http1Failure {
     Stale(hyper::Error),
     /// It may have been looked at.
     Failed(hyper::Error),
+    /// The head of the response is larger than the waypoint takes.
+    TooLarge,
 }
 
 /// A connection that carries one request at a time. Dropped before its answer's end it is reset.
@@ -47,6 +49,7 @@ pub(crate) struct Http1Connection {
     /// What is left of it then: the bytes, and what was read of them already.
     rest: Option<(UpstreamIo, Bytes)>,
     received: Arc<AtomicU64>,
+    rewrite: Rewrite,
     /// Requests sent.
     used: u32,
     /// From then on it takes no more requests.
@@ -85,6 +88,17 @@ impl Http1Connection {
         let received = self.received.load(Ordering::Relaxed);
         let reused = self.used > 0;
         self.used = self.used.saturating_add(1);
+        if let Some(RawTarget(raw)) = request.extensions_mut().remove() {
+            let line = |target: &[u8]| {
+                let method = request.method().as_str().as_bytes();
+                Bytes::from([method, &b" "[..], target].concat())
+            };
+            let target = request
+                .uri()
+                .path_and_query()
+                .map_or("/", |target| target.as_str());
+            *self.rewrite.lock() = Some((line(target.as_bytes()), line(&raw)));
+        }
         if let Some(interim) = interim.cloned() {
             hyper::ext::on_informational(&mut request, move |response| {
                 interim.forward(response.status(), response.headers());
@@ -102,6 +116,7 @@ impl Http1Connection {
             None if reused && self.received.load(Ordering::Relaxed) == received => {
                 Http1Failure::Stale(error.into_error())
             }
+            None if error.error().is_parse_too_large() => Http1Failure::TooLarge,
             None => Http1Failure::Failed(error.into_error()),
         })
     }
@@ -243,10 +258,12 @@ impl Upstream {
     pub(crate) async fn http1(&self, to: &Destination) -> Result<Box<Http1Connection>, ConnectFailure> {
         let key = to.key();
         let io = self.connect(to).await?;
-        let received = io.received();
+        let (received, rewrite) = (io.received(), io.rewrite());
         let (sender, connection) = Builder::new()
             .max_buf_size(MAX_BUFFER)
-            .max_header_size(MAX_HEAD)
+            .max_header_size(MAX_RESPONSE_HEAD)
+            .max_headers(MAX_FIELDS)
+            .preserve_header_case(true)
             .writev(false)
             .handshake(TokioIo::new(io))
             .await
@@ -257,6 +274,7 @@ impl Upstream {
             connection: Some(connection),
             rest: None,
             received,
+            rewrite,
             used: 0,
             old: Instant::now() + super::max_age(),
         }))

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::connect::{ConnectFailure, UpstreamIo};
-use crate::http::limits::{MAX_HEAD, SEND_BUFFER, STREAM_WINDOW};
+use crate::http::limits::{MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::{Interim, RequestBody};
 use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, Turns, send_body};
 use crate::received::Received;
@@ -245,7 +245,7 @@ async fn handshake(
         .initial_connection_window_size(MAX_REQUESTS * STREAM_WINDOW)
         .initial_max_send_streams(MAX_REQUESTS as usize)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(MAX_HEAD as u32)
+        .max_header_list_size(MAX_RESPONSE_HEAD as u32)
         .data_frame_budget(FRAME_BUDGET)
         // Frames on streams that clients have cancelled and that are forgotten here count, for as long as the connection lives.
         .max_local_error_reset_streams(None)

@@ -85,7 +85,7 @@ impl HttpRule {
                 .methods
                 .iter()
                 .any(|method| self.is_method(method, request.method)))
-            && (self.paths.is_empty() || self.paths.iter().any(|one| one.matches(path)))
+            && (self.paths.is_empty() || self.paths.iter().any(|one| one.matches(self.action, path)))
             && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(request.host)))
             && self
                 .headers
@@ -119,8 +119,11 @@ impl Source {
 }
 
 impl PathMatch {
-    fn matches(&self, path: &[u8]) -> bool {
+    fn matches(&self, action: Action, path: &[u8]) -> bool {
         match self {
+            Self::Exact(exact) if action == Action::Deny && path.len() > 1 => {
+                path == exact.as_bytes() || path.strip_suffix(b"/") == Some(exact.as_bytes())
+            }
             Self::Exact(exact) => path == exact.as_bytes(),
             Self::Prefix(prefix) => {
                 let prefix = prefix.trim_end_matches('/').as_bytes();
@@ -144,12 +147,16 @@ impl HostMatch {
 
 impl HeaderMatch {
     /// Of fields that are repeated the application may take any one: a rule that denies takes any too, and one that allows wants all of
-    /// them to match.
+    /// them to match. The same for those of a name that the application may take for this one.
     fn matches(&self, action: Action, request: &Attributes<'_>) -> bool {
-        let any = |matches: &mut dyn FnMut(&[u8]) -> bool| request.headers.any(&self.name, matches);
+        let any = |matches: &mut dyn FnMut(&[u8]) -> bool| {
+            request.headers.any(&self.name, matches) || request.headers.any_alike(&self.name, matches)
+        };
         match action {
             Action::Deny => any(&mut |value| self.takes(value)),
-            Action::Allow => any(&mut |_| true) && !any(&mut |value| !self.takes(value)),
+            Action::Allow => {
+                request.headers.any(&self.name, &mut |_| true) && !any(&mut |value| !self.takes(value))
+            }
         }
     }
 

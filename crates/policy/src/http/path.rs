@@ -1,5 +1,4 @@
-//! The normal form of a path: what rules compare, and what is sent on where a rule for paths is in force, so that proxy and
-//! application speak of the same thing.
+//! How applications read a path: what rules compare. What is sent on stays as it came (RFC 9110 §7.7).
 
 use std::borrow::Cow;
 
@@ -20,6 +19,8 @@ pub enum PathRefusal {
     Semicolon,
     /// `..` beyond the root.
     AboveRoot,
+    /// A rule denies one of the ways in which applications read it, and not another.
+    ReadDifferently,
 }
 
 impl std::fmt::Display for PathRefusal {
@@ -32,6 +33,9 @@ impl std::fmt::Display for PathRefusal {
             Self::EncodedSlash => "path: encoded slash",
             Self::Semicolon => "path: semicolon",
             Self::AboveRoot => "path: '..' beyond the root",
+            Self::ReadDifferently => {
+                "path: applications read it in different ways, of which a rule denies one"
+            }
         })
     }
 }
@@ -54,11 +58,131 @@ pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathRefusal> {
     if is_plain(path)? {
         return Ok(Cow::Borrowed(path));
     }
-    let (unescaped, encoded) = unescape(path)?;
+    let (unescaped, encoded) = unescape(path, false)?;
     if encoded && std::str::from_utf8(&decode(unescaped.as_bytes())).is_err() {
         return Err(PathRefusal::Encoding);
     }
     remove_dot_segments(&unescaped).map(Cow::Owned)
+}
+
+/// The paths that applications may take this one for; the first is its normal form. Beyond that: as it is, without `//` and dot
+/// segments resolved; with encoded slashes and backslashes as slashes; without parameters (`;`); cut at a `#`; decoded twice. A plain
+/// path has one reading.
+///
+/// # Errors
+/// Where it is malformed.
+pub fn readings(path: &str) -> Result<Vec<Cow<'_, str>>, PathRefusal> {
+    match path {
+        "" => return Ok(vec![Cow::Borrowed("/")]),
+        "*" => return Ok(vec![Cow::Borrowed(path)]),
+        _ if !path.starts_with('/') => return Err(PathRefusal::NotAbsolute),
+        _ => {}
+    }
+    if is_unambiguous(path)? {
+        return Ok(vec![Cow::Borrowed(path)]);
+    }
+    let unescaped = unescape_leniently(path)?;
+    let mut readings = vec![remove_dot_segments(&unescaped)?];
+    let twice = decode_percent(path);
+    for text in [
+        Some(unescaped),
+        twice.and_then(|path| unescape_leniently(&path).ok()),
+    ] {
+        let Some(text) = text else { continue };
+        for slashes in [false, true] {
+            for parameters in [true, false] {
+                let mut text = match slashes {
+                    true => text.replace("%2F", "/").replace("%5C", "/").replace('\\', "/"),
+                    false => text.clone(),
+                };
+                if !parameters {
+                    text = without_parameters(&text);
+                }
+                if let Some((before, _)) = text.split_once("%23") {
+                    readings.push(resolve(before));
+                }
+                readings.push(resolve(&text));
+                readings.push(text);
+            }
+        }
+    }
+    let mut distinct: Vec<Cow<'_, str>> = Vec::new();
+    for reading in readings {
+        if !distinct.iter().any(|other| **other == reading) {
+            distinct.push(Cow::Owned(reading));
+        }
+    }
+    Ok(distinct)
+}
+
+/// Whether every application reads the path as it is.
+fn is_unambiguous(path: &str) -> Result<bool, PathRefusal> {
+    let mut plain = true;
+    let mut previous = 0;
+    for byte in path.bytes() {
+        match byte {
+            0..=b' ' | 0x7f | b'?' | b'#' => return Err(PathRefusal::Character),
+            b'%' | b'\\' | b';' => plain = false,
+            b'/' | b'.' if previous == b'/' => plain = false,
+            _ => {}
+        }
+        previous = byte;
+    }
+    Ok(plain)
+}
+
+/// As [`unescape`], with encoded slashes, backslashes and semicolons left encoded.
+fn unescape_leniently(path: &str) -> Result<String, PathRefusal> {
+    let (unescaped, encoded) = unescape(path, true)?;
+    if encoded && std::str::from_utf8(&decode(unescaped.as_bytes())).is_err() {
+        return Err(PathRefusal::Encoding);
+    }
+    Ok(unescaped)
+}
+
+/// With each encoded `%` that begins another encoding decoded; `None` where there is none.
+fn decode_percent(path: &str) -> Option<String> {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    let mut found = false;
+    while let Some((before, after)) = rest.split_once("%25") {
+        out.push_str(before);
+        out.push('%');
+        let encodes = after.as_bytes().get(..2).and_then(from_hex).is_some();
+        if encodes {
+            found = true;
+        } else {
+            out.push_str("25");
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    found.then_some(out)
+}
+
+/// Each segment up to its first semicolon.
+fn without_parameters(path: &str) -> String {
+    let segments = path.split('/').map(|segment| {
+        let end = [segment.find(';'), segment.find("%3B")]
+            .into_iter()
+            .flatten()
+            .min();
+        &segment[..end.unwrap_or(segment.len())]
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+/// Dot segments resolved, as by those that stay at the root.
+fn resolve(path: &str) -> String {
+    let mut out: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(out.pop()),
+            segment => out.push(segment),
+        }
+    }
+    join(path, &out)
 }
 
 /// Whether nothing is to be done.
@@ -80,7 +204,7 @@ fn is_plain(path: &str) -> Result<bool, PathRefusal> {
 }
 
 /// Decodes what stands for unreserved characters, and puts the rest in upper case; whether there is such a rest.
-fn unescape(path: &str) -> Result<(String, bool), PathRefusal> {
+fn unescape(path: &str, lenient: bool) -> Result<(String, bool), PathRefusal> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     let mut encoded = false;
@@ -89,9 +213,9 @@ fn unescape(path: &str) -> Result<(String, bool), PathRefusal> {
         let digits = after.as_bytes().get(..2).ok_or(PathRefusal::Encoding)?;
         let byte = from_hex(digits).ok_or(PathRefusal::Encoding)?;
         match byte {
-            b'/' => return Err(PathRefusal::EncodedSlash),
-            b'\\' => return Err(PathRefusal::Backslash),
-            b';' => return Err(PathRefusal::Semicolon),
+            b'/' if !lenient => return Err(PathRefusal::EncodedSlash),
+            b'\\' if !lenient => return Err(PathRefusal::Backslash),
+            b';' if !lenient => return Err(PathRefusal::Semicolon),
             0..=0x1f | 0x7f => return Err(PathRefusal::Character),
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
             _ => {
@@ -125,16 +249,21 @@ fn remove_dot_segments(path: &str) -> Result<String, PathRefusal> {
             segment => out.push(segment),
         }
     }
+    Ok(join(path, &out))
+}
+
+/// The path of these segments, with a slash at its end if `path` has one.
+fn join(path: &str, segments: &[&str]) -> String {
     let directory = matches!(path.rsplit('/').next(), Some("" | "." | ".."));
     let mut joined = String::with_capacity(path.len());
-    for segment in &out {
+    for segment in segments {
         joined.push('/');
         joined.push_str(segment);
     }
-    if directory || out.is_empty() {
+    if directory || segments.is_empty() {
         joined.push('/');
     }
-    Ok(joined)
+    joined
 }
 
 /// The path with its encoding decoded, as an application sees it. What is no encoding stays.

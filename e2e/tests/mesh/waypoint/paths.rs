@@ -44,14 +44,16 @@ const TRICKS: &[&str] = &[
     "/%2561dmin",
 ];
 
-/// What is not.
-const OTHERS: &[(&str, &str)] = &[
-    ("/ADMIN", "/ADMIN"),
-    ("/admins", "/admins"),
-    ("/a%20b", "/a%20b"),
-    ("/x//y/./z/../w?q=//a/../b", "/x/y/w?q=//a/../b"),
-    ("/caf%c3%a9", "/caf%C3%A9"),
-    ("/%7euser", "/~user"),
+/// What is not. It comes as it was sent.
+const OTHERS: &[&str] = &[
+    "/ADMIN",
+    "/admins",
+    "/a%20b",
+    "/x//y/./z/../w?q=//a/../b",
+    "/caf%c3%a9",
+    "/%7euser",
+    "/api/v4/projects/group%2Fproject",
+    "/page;jsessionid=1",
 ];
 
 /// Whether a path is protected, read as leniently as servers do.
@@ -83,23 +85,14 @@ fn no_way_of_writing_a_path_gets_past_a_rule() -> Result<()> {
                     answer.head()
                 ),
                 400 => ensure!(!answer.reason().is_empty(), "{trick}: {}", answer.head()),
-                // A server that decodes once more than it should is the server's own.
-                200 => {
-                    let heard: Heard = serde_json::from_str(&answer.body).context("no server answered")?;
-                    ensure!(
-                        !is_protected(&heard.path) && trick.contains("%25"),
-                        "{trick} came through as {}",
-                        heard.path
-                    );
-                }
                 _ => anyhow::bail!("{trick}: {}", answer.head()),
             }
         }
-        for (sent, wanted) in OTHERS {
+        for sent in OTHERS {
             let heard = web
                 .heard("load-a", &Request::get(sent))
                 .with_context(|| (*sent).to_owned())?;
-            ensure!(heard.path == *wanted, "{sent} came as {}", heard.path);
+            ensure!(heard.path == *sent, "{sent} came as {}", heard.path);
         }
         for counts in web.counts()? {
             let past = counts

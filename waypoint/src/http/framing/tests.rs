@@ -5,9 +5,9 @@ fn follow(text: &str) -> Result<Framing, FramingError> {
     let mut outcomes = Vec::new();
     for size in 1..=text.len() {
         let mut framing = Framing::default();
-        let result = text
-            .as_bytes()
-            .chunks(size)
+        let mut bytes = text.as_bytes().to_vec();
+        let result = bytes
+            .chunks_mut(size)
             .try_for_each(|piece| framing.follow(piece).map_err(|(_, error)| error));
         outcomes.push(result.map(|()| framing));
     }
@@ -126,10 +126,33 @@ fn ambiguous_framing_is_an_error_wherever_it_stands() {
 #[test]
 fn a_long_line_is_not_kept() {
     let mut framing = Framing::default();
-    framing.follow(b"GET /").unwrap();
+    framing.follow(&mut b"GET /".to_vec()).unwrap();
     for _ in 0..1000 {
-        framing.follow(&[b'a'; 1000]).unwrap();
+        framing.follow(&mut [b'a'; 1000]).unwrap();
     }
     assert!(framing.in_head());
+    assert!(framing.line.capacity() <= 2 * MAX_WHOLE_HEAD);
+    framing.follow(&mut b" HTTP/1.1\r\na: ".to_vec()).unwrap();
+    for _ in 0..1000 {
+        framing.follow(&mut [b'a'; 1000]).unwrap();
+    }
     assert!(framing.line.capacity() <= 2 * LINE);
+}
+
+#[test]
+fn hyper_sees_no_odd_target_and_no_expectation() {
+    let sent = "GET /\u{e9}?a=\"<b>\"#` HTTP/1.1\r\nexpect:  100-continue\r\nx: \"<>\r\n\r\n\
+                GET / HTTP/1.1\r\nExpect:100-continue\r\nexpect-not: 1\r\n\r\n";
+    let seen = "GET /__?a=__b____ HTTP/1.1\r\nexpect:  !00-continue\r\nx: \"<>\r\n\r\n\
+                GET / HTTP/1.1\r\nExpect:!00-continue\r\nexpect-not: 1\r\n\r\n";
+    for size in 1..=sent.len() {
+        let mut framing = Framing::default();
+        let mut bytes = sent.as_bytes().to_vec();
+        for piece in bytes.chunks_mut(size) {
+            framing.follow(piece).unwrap();
+        }
+        assert_eq!(String::from_utf8(bytes).unwrap(), seen, "{size}");
+        let targets = [(1, "/\u{e9}?a=\"<b>\"#`".as_bytes().to_vec())];
+        assert_eq!(framing.take_targets(), targets, "{size}");
+    }
 }

@@ -122,9 +122,14 @@ async fn requests_without_a_host_reach_endpoints_that_speak_http2_by_the_name_of
             "{request}: {answer}"
         );
     }
-    // HTTP/1 has no need of a name.
+    // An endpoint of HTTP/1 is sent an empty one as it is. Without any it gets the Service's name: HTTP/1.1 needs one.
     let answer = mesh.exchange(81, without[1]).await;
     assert!(answer.contains("GET /a\nhost: \n"), "{answer}");
+    let answer = mesh.exchange(81, without[0]).await;
+    assert!(
+        answer.contains("GET /a\nhost: server.shop.svc.cluster.local:81\n"),
+        "{answer}"
+    );
     // And rules see the name.
     mesh.policy(policy(
         "orders",

@@ -1,14 +1,17 @@
 //! HTTP/2: what one stream does never touches another one, of the same client or of others that share the endpoint's connection.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ambit_hbone::{HboneConfig, HbonePool};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
 
 use super::support::*;
@@ -16,6 +19,16 @@ use super::support::*;
 fn get(path: &str) -> Request<Body> {
     let uri = format!("http://server{path}");
     Request::get(uri).body(full("")).unwrap()
+}
+
+/// A client with small windows.
+async fn small_client(mesh: &Mesh) -> Http2Client {
+    let io = TokioIo::new(mesh.connect(8080).await);
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(16 << 10);
+    let (sender, connection) = builder.handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    Http2Client(sender)
 }
 
 /// An endless body of frames of this size, which counts how many have been taken from it.
@@ -69,8 +82,9 @@ async fn cancelled_streams_end_no_other_stream_at_the_endpoint() {
     mesh.endpoint("server-1", application.address);
     let mut bystander = mesh.http2(8080).await;
     let held = bystander.send(get("/hold")).await;
-    let client = mesh.http2(8080).await;
     for _ in 0..30 {
+        // hyper's client ends its own connection after so many.
+        let client = mesh.http2(8080).await;
         let begun = (0..99).map(|_| {
             let mut client = client.clone();
             async move {
@@ -96,14 +110,19 @@ async fn unread_small_frames_end_no_other_stream_at_the_endpoint() {
         mesh.endpoint("server-1", application.address);
         let mut bystander = mesh.http2(8080).await;
         let held = bystander.send(get("/hold")).await;
-        let mut slow = mesh.http2(8080).await;
+        let mut slow = small_client(&mesh).await;
+        let pool = HbonePool::new(HboneConfig {
+            stream_window: 64 << 10,
+            ..HboneConfig::default()
+        });
         let mut unread = Vec::new();
         for number in 0..streams {
-            if number % 2 == 0 {
+            if number > 0 {
                 unread.push(Ok(slow.send(get(&format!("/{size}"))).await));
             } else {
                 // A client of HTTP/1.
-                let mut io = mesh.connect(8080).await;
+                let to = SocketAddr::new(VIP.parse().unwrap(), 8080);
+                let mut io = mesh.open_from(&pool, to).await.unwrap();
                 let head = format!("GET /{size} HTTP/1.1\r\nhost: server\r\n\r\n");
                 io.write_all(head.as_bytes()).await.unwrap();
                 unread.push(Err(io));

@@ -91,9 +91,10 @@ async fn a_chunk_that_is_none_ends_the_request() {
              GET /smuggled HTTP/1.1\r\nhost: server\r\n\r\n",
         )
         .await;
-    assert!(!answer.contains("200"), "{answer}");
-    assert!(application.seen() <= 1);
+    assert_eq!(statuses(&answer), ["400"], "{answer}");
     assert!(!answer.contains("smuggled"), "{answer}");
+    // The head may have reached it; what followed it has not.
+    assert!(application.seen() <= 1);
 }
 
 #[tokio::test]
@@ -123,7 +124,7 @@ async fn a_line_of_chunked_coding_that_ends_with_lf_alone_ends_the_request() {
 #[tokio::test]
 async fn header_bombs_are_431() {
     let (mesh, application) = mesh().await;
-    let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
+    let many: String = (0..1001).map(|n| format!("x-{n}: y\r\n")).collect();
     let large = format!("x: {}\r\n", "y".repeat(65 << 10));
     for fields in [&many, &large] {
         let answer = mesh
@@ -133,6 +134,6 @@ async fn header_bombs_are_431() {
     }
     let long = format!("GET /{} HTTP/1.1\r\nhost: server\r\n\r\n", "a".repeat(70 << 10));
     let answer = mesh.exchange(80, long).await;
-    assert!(["414", "431"].contains(&statuses(&answer)[0]), "{answer}");
+    assert_eq!(statuses(&answer), ["414"], "{answer}");
     assert_eq!(application.seen(), 0);
 }

@@ -34,6 +34,7 @@ async fn other_spellings_of_a_denied_path_are_denied() {
         "/%61dmin",
         "/adm%69n/x",
         "/x//..//admin",
+        "/x;/../admin",
     ] {
         let answer = mesh
             .exchange(
@@ -54,13 +55,17 @@ async fn other_spellings_of_a_denied_path_are_denied() {
 async fn paths_that_applications_disagree_on_are_refused() {
     let (mesh, application) = mesh().await;
     for path in [
-        "/x;/../admin",
         "/admin;x=y",
-        "/x%3b",
-        "/x%2fadmin",
-        "/x%2Fadmin",
+        "/admin%3bx",
+        "/%2fadmin",
+        "/x%2F..%2Fadmin",
+        "/x/..%2fadmin",
         "/x%5c..%5cadmin",
-        "/x\\admin",
+        "/x\\..\\admin",
+        "/x/..;/admin",
+        "/x/%252e%252e/admin",
+        "/%2561dmin",
+        "/admin#x",
         "/x%00",
         "/%",
         "/%zz",
@@ -79,19 +84,24 @@ async fn paths_that_applications_disagree_on_are_refused() {
 }
 
 #[tokio::test]
-async fn the_application_is_sent_what_was_compared() {
+async fn the_application_is_sent_what_came() {
     let (mesh, _application) = mesh().await;
     let mut client = mesh.http1(80).await;
-    for (path, sent) in [
-        ("/a//b/./c/../d?q=//x/../y", "/a/b/d?q=//x/../y"),
-        ("/%41%2d%c3%a4", "/A-%C3%A4"),
-        ("/Admin", "/Admin"),
-        ("/administrator", "/administrator"),
-        ("/", "/"),
+    for path in [
+        "/a//b/./c/../d?q=//x/../y",
+        "/%41%2d%c3%a4",
+        "/Admin",
+        "/administrator",
+        "/api/v4/projects/group%2Fproject",
+        "/@scope%2fpackage",
+        "/api/queues/%2F/q",
+        "/page;jsessionid=1",
+        "/100%25ab",
+        "/",
     ] {
         let (status, _, body) = client.get(path).await;
         assert_eq!(status, StatusCode::OK, "{path}");
-        assert!(body.starts_with(&format!("GET {sent}\n")), "{path}: {body}");
+        assert!(body.starts_with(&format!("GET {path}\n")), "{path}: {body}");
     }
 }
 

@@ -101,7 +101,12 @@ impl Application {
 pub(in super::super) async fn echo(request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut text = format!("{} {}\n", head.method, head.uri);
+    // Without what the waypoint adds to every request.
+    let added = [http::header::VIA.as_str(), "x-forwarded-for"];
     for (name, value) in &head.headers {
+        if added.contains(&name.as_str()) && head.uri.path() != "/forwarded" {
+            continue;
+        }
         text.push_str(&format!(
             "{name}: {}\n",
             String::from_utf8_lossy(value.as_bytes())
