@@ -25,9 +25,6 @@ pub const WAYPOINT_FOR_NONE: &str = "none";
 pub const WAYPOINT: &str = "waypoint";
 /// Label on a waypoint's objects and pods: the waypoint's name.
 pub const WAYPOINT_NAME: &str = "ambit.dev/waypoint";
-/// Annotation on a waypoint's Service, [`TRUE`] from the first ready replica on: from then on what is bound to the waypoint is
-/// reached through it or not at all.
-pub const WAYPOINT_BOUND: &str = "ambit.dev/bound";
 
 /// Annotation: the capture mark. A pod that carries it with [`CAPTURED`] is reached over HBONE.
 pub const CAPTURE_MARK: &str = "ambient.istio.io/redirection";

@@ -14,6 +14,7 @@ mod objects;
 mod pods;
 mod queue;
 mod recorder;
+mod register;
 mod settings;
 mod watch;
 mod waypoint;
@@ -56,6 +57,14 @@ pub enum ReconcileError {
     Taken {
         /// The object.
         what: String,
+    },
+    /// An object of a name that is needed says that it is Ambit's, and was not made by it.
+    #[error("{what} bears Ambit's labels and was not made by it")]
+    Forged {
+        /// The object.
+        what: String,
+        /// Its UID.
+        uid: String,
     },
     /// The namespace that an object is to stand in is on its way out, or gone.
     #[error("{what} is not made: its namespace is going")]

@@ -168,7 +168,7 @@ impl Authenticator {
                 "the token is not bound to a pod".to_owned(),
             ));
         };
-        let pod = self.directory.pod(uid).filter(|pod| pod.live);
+        let pod = self.directory.pod(uid);
         let pod = pod.ok_or_else(|| refuse(Reason::PodUnknown, format!("its pod {uid} is not live")))?;
         // Token and cache are from the same API server: a difference means that one of them is not what it seems.
         let consistent = pod.namespace == namespace
@@ -183,10 +183,13 @@ impl Authenticator {
             );
             return Err(refuse(Reason::PodUnknown, message));
         }
-        if role == Role::Waypoint && pod.waypoint.as_deref() != Some(service_account) {
+        let is_waypoint = pod.waypoint.as_deref() == Some(service_account)
+            && review.uid.is_some()
+            && review.uid == pod.service_account_uid;
+        if role == Role::Waypoint && !is_waypoint {
             let message = format!(
                 "service account {namespace}/{service_account} may not use the control plane: only {AGENT} and {ZTUNNEL} of {} may, \
-                 and waypoints under their own service accounts",
+                 and replicas of waypoints that the operator made",
                 self.system_namespace
             );
             return Err(refuse(Reason::NotAllowed, message));

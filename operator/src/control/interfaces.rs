@@ -21,11 +21,11 @@ pub struct PodInfo {
     pub host_network: bool,
     /// Selected for capture: it stands in an enrolled namespace and nothing opts it out.
     pub enrolled: bool,
-    /// Not yet Succeeded or Failed. A pod that is being deleted lives until then.
-    pub live: bool,
-    /// The waypoint (of its namespace) that it is a replica of: it carries the waypoint's label, runs as the waypoint's service account,
-    /// and the waypoint is wanted or still has its Service.
+    /// The waypoint (of its namespace) that it is a replica of: it runs as the waypoint's service account, belongs to the Deployment that the
+    /// operator applied, and the waypoint is wanted or drains.
     pub waypoint: Option<String>,
+    /// UID of the ServiceAccount that the operator applied for that waypoint.
+    pub service_account_uid: Option<String>,
 }
 
 /// What the Mesh says about identities.
@@ -42,7 +42,7 @@ pub trait Directory: Send + Sync + 'static {
     /// Whether all caches have been filled once. Until then callers are told to come again, instead of being refused.
     fn is_ready(&self) -> bool;
 
-    /// The pod of this UID; `None` once it is deleted.
+    /// The pod of this UID; `None` once it is deleted or has ended.
     fn pod(&self, uid: &str) -> Option<PodInfo>;
 
     /// Some pod on `node` that is live, enrolled, not on the host network, and runs as this service account.

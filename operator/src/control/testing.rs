@@ -47,8 +47,8 @@ pub(super) fn pod(namespace: &str, name: &str, service_account: &str, node: &str
         node: node.to_owned(),
         host_network: false,
         enrolled: true,
-        live: true,
         waypoint: None,
+        service_account_uid: None,
     }
 }
 
@@ -114,6 +114,7 @@ impl Cluster {
             .insert(format!("{namespace}/{name}"), collections);
         self.token_of(PodInfo {
             waypoint: Some(name.to_owned()),
+            service_account_uid: Some(format!("{name}-account")),
             enrolled: false,
             ..pod(namespace, &format!("{namespace}-{name}-0"), name, "one")
         })
@@ -127,6 +128,7 @@ impl Cluster {
 pub(super) fn review_of(pod: &PodInfo) -> Review {
     Review {
         username: format!("system:serviceaccount:{}:{}", pod.namespace, pod.service_account),
+        uid: Some(format!("{}-account", pod.service_account)),
         pod_name: Some(pod.name.clone()),
         pod_uid: Some(pod.uid.clone()),
         node_name: Some(pod.node.clone()),
@@ -157,8 +159,7 @@ impl Directory for Cluster {
     fn enrolled_pod(&self, node: &str, namespace: &str, service_account: &str) -> Option<PodInfo> {
         let pods = self.pods.lock().unwrap();
         let fits = |pod: &&PodInfo| {
-            pod.live
-                && pod.enrolled
+            pod.enrolled
                 && !pod.host_network
                 && (&*pod.node, &*pod.namespace, &*pod.service_account) == (node, namespace, service_account)
         };

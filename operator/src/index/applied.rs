@@ -11,7 +11,7 @@ pub(crate) fn is_ours(meta: &ObjectMeta) -> bool {
 
 /// Whether the object bears what applying it leaves: the hash, and the operator among the managers of its fields
 /// (`metadata.managedFields` of the Kubernetes API).
-pub(super) fn was_applied(meta: &ObjectMeta) -> bool {
+fn was_applied(meta: &ObjectMeta) -> bool {
     let mut entries = meta.managed_fields.iter().flatten();
     let hash = meta
         .annotations

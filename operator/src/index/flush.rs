@@ -26,9 +26,8 @@ impl Index {
             self.flush_namespace(namespace, &mut update);
         }
         for key in &dirty.services {
-            let message = self
-                .services
-                .get(key)
+            let service = self.services.get(key).filter(|_| !self.is_usurped(key));
+            let message = service
                 .map(|r| build::service(&self.config, key, r, self.service_gateway(key)).encode_to_vec());
             update
                 .addresses

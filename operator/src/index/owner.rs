@@ -2,6 +2,7 @@
 
 use ambit_wire::workload::WorkloadType;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// Name and type of the workload that `pod` belongs to. A Deployment's name is its ReplicaSet's without the pod template's hash, so
 /// that ReplicaSets need not be watched; a CronJob's is its Job's without the schedule's number.
@@ -38,4 +39,11 @@ pub(super) fn workload(pod: &Pod) -> (String, WorkloadType) {
         "Node" => (name, WorkloadType::Pod),
         _ => (owner.name.clone(), WorkloadType::Pod),
     }
+}
+
+/// Name and UID of the ReplicaSet that controls an object.
+pub(super) fn replica_set(meta: &ObjectMeta) -> Option<(String, String)> {
+    let mut owners = meta.owner_references.iter().flatten();
+    let owner = owners.find(|o| o.controller == Some(true) && o.kind == "ReplicaSet")?;
+    Some((owner.name.clone(), owner.uid.clone()))
 }

@@ -40,6 +40,8 @@ pub struct PodRecord {
     pub sidecar: bool,
     /// Label `istio.io/dataplane-mode: none`.
     pub opted_out: bool,
+    /// Name and UID of the ReplicaSet that controls it; kept of pods that may be a waypoint's.
+    pub replica_set: Option<(String, String)>,
     /// Ports that the kubelet connects to.
     pub probe_ports: BTreeSet<u16>,
     /// TCP ports that its containers declare with a name, in the order in which a Service's `targetPort` is looked for among them.
@@ -67,6 +69,10 @@ impl PodRecord {
         };
         let labels = meta.labels.clone().unwrap_or_default();
         let (workload_name, workload_type) = owner::workload(pod);
+        let replica_set = labels
+            .contains_key(labels::WAYPOINT_NAME)
+            .then(|| owner::replica_set(meta))
+            .flatten();
         Some(Self {
             uid: meta.uid.clone()?,
             node: spec.node_name.clone().unwrap_or_default(),
@@ -90,6 +96,7 @@ impl PodRecord {
             opted_out: labels
                 .get(labels::DATAPLANE_MODE)
                 .is_some_and(|m| m == labels::DATAPLANE_MODE_NONE),
+            replica_set,
             probe_ports: probes::ports(pod),
             named_ports: named_ports(spec),
             labels,
@@ -110,15 +117,15 @@ impl PodRecord {
         (!name.is_empty()).then_some(name.as_str())
     }
 
-    /// The waypoint that it is a replica of: its label says so, and it runs as the waypoint.
-    pub(super) fn waypoint(&self) -> Option<&str> {
+    /// The waypoint that its label and its ServiceAccount say it is a replica of. That proves nothing: see `Index::replica_of`.
+    pub(super) fn claimed_waypoint(&self) -> Option<&str> {
         let name = self.labels.get(labels::WAYPOINT_NAME)?;
         (*name == self.service_account).then_some(name.as_str())
     }
 
     /// Whether waypoints of its namespace may depend on more of it than any pod's endpoint.
     pub(super) fn concerns_waypoints(&self) -> bool {
-        self.use_waypoint().is_some() || self.waypoint().is_some()
+        self.use_waypoint().is_some() || self.claimed_waypoint().is_some()
     }
 
     /// Canonical name and revision, as metrics carry them.

@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::PodRecord;
-use super::applied::{is_ours, was_applied};
+use super::applied::is_ours;
 
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) struct PortRecord {
 /// What the index keeps of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRecord {
+    /// `metadata.uid`.
+    pub(super) uid: String,
     /// Virtual addresses; none for a headless Service.
     pub(super) addresses: Vec<IpAddr>,
     /// By port name (empty for the only port of a Service).
@@ -39,10 +41,8 @@ pub struct ServiceRecord {
     pub(super) selector: BTreeMap<String, String>,
     /// The waypoint that its label asks for.
     pub(super) use_waypoint: Option<String>,
-    /// It is the Service of the waypoint of its name.
-    pub(super) waypoint: bool,
-    /// What is bound to that waypoint is reached through it or not at all.
-    pub(super) bound: bool,
+    /// Its labels say that the operator made it. That proves nothing: see `Index::is_waypoint_service`.
+    pub(super) claims: bool,
 }
 
 impl ServiceRecord {
@@ -51,14 +51,6 @@ impl ServiceRecord {
         let spec = service.spec.as_ref()?;
         let meta = &service.metadata;
         let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).cloned();
-        // The operator applies no other Services.
-        let waypoint = was_applied(meta)
-            || is_ours(meta) && label(labels::WAYPOINT_NAME).is_some_and(|w| meta.name.as_ref() == Some(&w));
-        let marked = meta
-            .annotations
-            .as_ref()
-            .and_then(|a| a.get(labels::WAYPOINT_BOUND))
-            .is_some_and(|v| v == labels::TRUE);
         if spec.type_.as_deref() == Some("ExternalName") {
             return None;
         }
@@ -69,6 +61,7 @@ impl ServiceRecord {
             all
         };
         Some(Self {
+            uid: meta.uid.clone().unwrap_or_default(),
             addresses: addresses.iter().filter_map(|a| a.parse().ok()).collect(),
             ports: spec
                 .ports
@@ -82,8 +75,7 @@ impl ServiceRecord {
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()),
             selector: spec.selector.clone().unwrap_or_default(),
-            waypoint,
-            bound: waypoint && marked,
+            claims: is_ours(meta),
         })
     }
 }
@@ -105,7 +97,7 @@ impl ServiceRecord {
 
     /// Whether waypoints of its namespace may depend on it even where no policy targets it.
     pub(super) fn concerns_waypoints(&self) -> bool {
-        self.waypoint || self.use_waypoint.is_some()
+        self.claims || self.use_waypoint.is_some()
     }
 }
 

@@ -223,6 +223,9 @@ impl Directory for SharedIndex {
 }
 
 fn info(index: &Index, key: &Key, pod: &PodRecord) -> PodInfo {
+    let waypoint = index
+        .replica_of(key, pod)
+        .filter(|name| index.has_waypoint(&key.namespace, name));
     PodInfo {
         uid: pod.uid.clone(),
         namespace: key.namespace.clone(),
@@ -231,11 +234,10 @@ fn info(index: &Index, key: &Key, pod: &PodRecord) -> PodInfo {
         node: pod.node.clone(),
         host_network: pod.host_network,
         enrolled: build::wanted(index.is_enrolled(&key.namespace), pod),
-        // The index drops pods that have ended.
-        live: true,
-        waypoint: pod
-            .waypoint()
-            .filter(|name| index.has_waypoint(&key.namespace, name))
-            .map(str::to_owned),
+        service_account_uid: waypoint.and_then(|name| {
+            let registered = index.registered(&key.sibling(name));
+            registered.and_then(|r| r.service_account.clone())
+        }),
+        waypoint: waypoint.map(str::to_owned),
     }
 }

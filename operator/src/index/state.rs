@@ -14,7 +14,8 @@ use super::leaving::Leaving;
 use super::policy::{PolicyInForce, TargetError};
 use super::waypoint::{Plan, Timer, WaypointLabels};
 use super::{
-    AmbientRecord, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SliceRecord, WaypointResources,
+    AmbientRecord, MeshRecord, PodRecord, PolicyRecord, Registered, ReplicaSetRecord, ServiceRecord,
+    SliceRecord, WaypointResources,
 };
 
 /// What does not change while the operator runs.
@@ -139,6 +140,10 @@ pub struct Index {
     pub(super) waypoint_labels: BTreeMap<String, WaypointLabels>,
     /// How many records of a namespace have to do with waypoints; namespaces without any are not in it.
     pub(super) waypoint_records: HashMap<String, usize>,
+    /// What the operator has applied for waypoints.
+    pub(super) register: BTreeMap<Key, Registered>,
+    /// ReplicaSets of waypoints' Deployments, and what passes itself off as such.
+    pub(super) replica_sets: BTreeMap<Key, ReplicaSetRecord>,
     /// What became of them, for namespaces that have any.
     pub(super) plans: BTreeMap<String, Plan>,
     /// Pods that leave the mesh, until their nodes are told.
@@ -172,6 +177,8 @@ impl Index {
             in_force: BTreeMap::new(),
             waypoint_labels: BTreeMap::new(),
             waypoint_records: HashMap::new(),
+            register: BTreeMap::new(),
+            replica_sets: BTreeMap::new(),
             plans: BTreeMap::new(),
             leaving: BTreeMap::new(),
             endpoints: Endpoints::default(),
@@ -264,14 +271,10 @@ impl Index {
             self.services.get(key).is_some_and(concerns),
             record.as_ref().is_some_and(concerns),
         );
-        let was_target = self.check_service(key).is_ok();
-        match record {
-            Some(record) => self.services.insert(key.clone(), record),
-            None => self.services.remove(key),
-        };
-        if !was_target && self.check_service(key).is_ok() {
-            self.target_appeared(key);
-        }
+        self.change_target(key, |index| match record {
+            Some(record) => index.services.insert(key.clone(), record),
+            None => index.services.remove(key),
+        });
         self.dirty.services.insert(key.clone());
         self.dirty.pods.extend(self.endpoints.pods(key));
         self.dirty.slices.extend(self.endpoints.slices(key));
@@ -314,7 +317,7 @@ impl Index {
                 name: key.name.clone(),
                 namespace: key.namespace.clone(),
             }),
-            Some(service) if service.waypoint => Err(TargetError::Waypoint {
+            Some(_) if self.is_waypoint_service(key) => Err(TargetError::Waypoint {
                 name: key.name.clone(),
             }),
             Some(_) => Ok(()),
@@ -333,6 +336,15 @@ impl Index {
         if before != Some(&holds) {
             self.in_force.insert(policy.clone(), holds);
             self.dirty.plans.insert(policy.namespace.clone());
+        }
+    }
+
+    /// Makes a change of which it may depend whether policies can be for this Service.
+    pub(super) fn change_target<T>(&mut self, service: &Key, change: impl FnOnce(&mut Self) -> T) {
+        let before = self.check_service(service).is_ok();
+        change(self);
+        if !before && self.check_service(service).is_ok() {
+            self.target_appeared(service);
         }
     }
 
@@ -491,7 +503,7 @@ impl Index {
     }
 
     /// Counts a record that had or has to do with waypoints.
-    fn count(&mut self, namespace: &str, had: bool, has: bool) {
+    pub(super) fn count(&mut self, namespace: &str, had: bool, has: bool) {
         if had == has {
             return;
         }

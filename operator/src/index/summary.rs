@@ -137,7 +137,11 @@ impl Index {
                 if enrolled && Exclusion::of(pod).is_some() {
                     summary.excluded += 1;
                     // Waypoints evaluate the rules for their own clients.
-                    let rules = if pod.waypoint().is_some() { &[] } else { rules };
+                    let rules = if self.replica_of(key, pod).is_some() {
+                        &[]
+                    } else {
+                        rules
+                    };
                     for counted in selecting(rules, &mut summary.rules, pod) {
                         counted.excluded += 1;
                     }

@@ -8,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ambit_crds::labels;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
-use kube::core::GroupVersionKind;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, Request};
+use kube::client::Body;
+use kube::core::{GroupVersionKind, Status};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -19,6 +20,9 @@ pub(super) use owned::Owned;
 
 use super::{FIELD_MANAGER, Live, ReconcileError, is_conflict, is_not_found, leaving};
 use crate::index::is_ours;
+
+/// HTTP status of a response to a request that created its object.
+const CREATED: u16 = 201;
 
 /// One object to apply.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +45,15 @@ impl Rendered {
             name: self.name.clone(),
         }
     }
+}
+
+/// What proves that an object that is there is the operator's, when it was not applied by this replica since it leads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Proof<'a> {
+    /// Its labels: nobody's rights follow from the object, or only administrators of the mesh can write in its namespace.
+    Labels,
+    /// This UID, from the register; none: whatever is there is somebody else's.
+    Uid(Option<&'a str>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +126,17 @@ impl Applied {
         wanted: Rendered,
         live: Option<&Live>,
     ) -> Result<(), ReconcileError> {
+        self.apply_proven(client, wanted, live, Proof::Labels).await
+    }
+
+    /// The same of an object of which `proof` says whose it is.
+    pub(super) async fn apply_proven(
+        &self,
+        client: &Client,
+        wanted: Rendered,
+        live: Option<&Live>,
+        proof: Proof<'_>,
+    ) -> Result<(), ReconcileError> {
         let id = wanted.id();
         let hash = hash(&wanted.object);
         let (before, uid) = {
@@ -121,6 +145,13 @@ impl Applied {
             // What the watch has seen and does not show any more is gone: who has the name now is not known.
             let known = left.as_ref().is_some_and(|left| !left.seen);
             let uid = left.as_ref().and_then(|left| left.object.uid.clone());
+            let (uid, live) = match (proof, &left) {
+                (Proof::Uid(registered), None) => {
+                    let proven = |l: &&Live| l.uid.is_some() && l.uid.as_deref() == registered;
+                    (registered.map(str::to_owned), live.filter(proven))
+                }
+                _ => (uid, live),
+            };
             match settled(&hash, &wanted.object, left, live) {
                 Ok(left) => {
                     objects.insert(id, left);
@@ -138,6 +169,38 @@ impl Applied {
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), &namespace, &ApiResource::from_gvk(&gvk));
         let what = || format!("{} {namespace}/{name}", gvk.kind);
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let failed = |error: kube::Error| match leaving(&error) {
+            true => ReconcileError::Leaving { what: what() },
+            false => ReconcileError::api(what())(error),
+        };
+        if let Proof::Uid(_) = proof {
+            let found = api
+                .get_metadata_opt(&name)
+                .await
+                .map_err(ReconcileError::api(what()))?;
+            match &found {
+                None => {}
+                Some(found) if found.metadata.uid.is_some() && found.metadata.uid == uid => {
+                    object["metadata"]["uid"] = json!(uid);
+                }
+                Some(found) if is_ours(&found.metadata) => {
+                    let uid = found.metadata.uid.clone().unwrap_or_default();
+                    return Err(ReconcileError::Forged { what: what(), uid });
+                }
+                Some(_) => return Err(ReconcileError::Taken { what: what() }),
+            }
+            object["metadata"]["annotations"][labels::APPLIED_HASH] = json!(hash);
+            let (applied, created) = patch(client, &api, &name, &parameters, &object)
+                .await
+                .map_err(failed)?;
+            // Somebody made one of that name since it was looked for.
+            if found.is_none() && !created {
+                return Err(ReconcileError::Taken { what: what() });
+            }
+            self.applied(id, hash, &applied);
+            return Ok(());
+        }
         if !before {
             let found = api
                 .get_metadata_opt(&name)
@@ -149,22 +212,27 @@ impl Applied {
             }
         }
         object["metadata"]["annotations"][labels::APPLIED_HASH] = json!(hash);
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let applied = api
             .patch(&name, &parameters, &Patch::Apply(&object))
             .await
-            .map_err(|error| match leaving(&error) {
-                true => ReconcileError::Leaving { what: what() },
-                false => ReconcileError::api(what())(error),
-            })?;
-        info!(kind = %gvk.kind, %namespace, %name, "applied");
+            .map_err(failed)?;
+        self.applied(id, hash, &applied);
+        Ok(())
+    }
+
+    fn applied(&self, id: Id, hash: String, object: &DynamicObject) {
+        info!(
+            kind = id.kind,
+            namespace = id.namespace,
+            name = id.name,
+            "applied"
+        );
         let left = Left {
             hash,
-            object: Live::of(&applied.metadata),
+            object: Live::of(&object.metadata),
             seen: false,
         };
         self.lock().insert(id, left);
-        Ok(())
     }
 
     /// Deletes an object that the watch shows, or that was applied here, if it is still that very one.
@@ -207,6 +275,30 @@ impl Applied {
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Left>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Applies an object; also whether that has created it.
+async fn patch(
+    client: &Client,
+    api: &Api<DynamicObject>,
+    name: &str,
+    parameters: &PatchParams,
+    object: &Value,
+) -> Result<(DynamicObject, bool), kube::Error> {
+    let request = Request::new(api.resource_url()).patch(name, parameters, &Patch::Apply(object));
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    let response = client.send(request.map(Body::from)).await?;
+    let status = response.status();
+    let body = response.into_body().collect_bytes().await?;
+    if status.is_success() {
+        let applied = serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?;
+        return Ok((applied, status.as_u16() == CREATED));
+    }
+    let refused = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(&body);
+        Status::failure(&text, "Failed to parse error data").with_code(status.as_u16())
+    });
+    Err(kube::Error::Api(refused.boxed()))
 }
 
 /// Whether an object is as wanted, by what was left and what the watch shows; then what to remember of it.
@@ -252,7 +344,6 @@ impl Live {
                 .filter(|g| *g > 0)
                 .or_else(|| meta.resource_version.as_ref().and_then(number)),
             ours,
-            bound: annotation(labels::WAYPOINT_BOUND).as_deref() == Some(labels::TRUE),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::apply::Owned;
 use super::pods::OwnPod;
-use crate::index::{Key, within};
+use crate::index::{Key, Registered, within};
 
 /// What there is to know of an object that the operator applies, to see whether it has to be applied again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +24,6 @@ pub struct Live {
     pub(super) version: Option<i64>,
     /// The operator made it.
     pub(super) ours: bool,
-    /// A waypoint's Service that has had a ready replica behind it.
-    pub(super) bound: bool,
 }
 
 /// Whose wants somebody has changed.
@@ -52,6 +50,8 @@ pub struct Objects {
     nodes: RwLock<BTreeMap<String, bool>>,
     /// Namespaces that are being deleted.
     terminating: RwLock<BTreeSet<String>>,
+    /// Of waypoints: what the register has.
+    register: RwLock<BTreeMap<Key, Arc<Registered>>>,
     /// By kind.
     applied: RwLock<BTreeMap<String, BTreeMap<Key, Arc<Live>>>>,
     /// Namespaces in which one of these changed.
@@ -119,8 +119,9 @@ impl Objects {
         terminating.contains(namespace)
     }
 
-    /// Everything that the operator has applied, of these kinds, wherever it stands.
-    pub(super) fn all_applied(&self, kinds: &[&str]) -> Vec<(String, Key, Live)> {
+    /// Everything that the operator has applied, of these kinds: in `own`, its namespace, what bears its label; elsewhere what it has recorded, and of
+    /// kinds that are not recorded what bears the label.
+    pub(super) fn all_applied(&self, own: &str, kinds: &[&str]) -> Vec<(String, Key, Live)> {
         let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
         let of = |kind: &&str| applied.get(*kind).map(|objects| (kind.to_string(), objects));
         let all = kinds.iter().filter_map(of).flat_map(|(kind, objects)| {
@@ -128,7 +129,37 @@ impl Objects {
                 .iter()
                 .map(move |(key, live)| (kind.clone(), key.clone(), Live::clone(live)))
         });
-        all.filter(|(_, _, live)| live.ours).collect()
+        let register = self.register.read().unwrap_or_else(PoisonError::into_inner);
+        let proven = |kind: &str, key: &Key, live: &Live| {
+            let recorded = register.get(key).and_then(|entry| entry.uid(kind));
+            key.namespace == own
+                || !Registered::KINDS.contains(&kind)
+                || recorded.is_some() && recorded == live.uid.as_ref()
+        };
+        all.filter(|(kind, key, live)| live.ours && proven(kind, key, live))
+            .collect()
+    }
+
+    /// A waypoint's entry in the register.
+    pub(super) fn registered(&self, waypoint: &Key) -> Option<Registered> {
+        get(&self.register, waypoint).map(|entry| Registered::clone(&entry))
+    }
+
+    /// Namespaces of which the register has waypoints.
+    pub(super) fn registered_namespaces(&self) -> BTreeSet<String> {
+        let register = self.register.read().unwrap_or_else(PoisonError::into_inner);
+        register.keys().map(|key| key.namespace.clone()).collect()
+    }
+
+    /// The register of a namespace's waypoints, by name.
+    pub(super) fn set_register(&self, namespace: &str, entries: &BTreeMap<String, Registered>) {
+        let mut register = self.register.write().unwrap_or_else(PoisonError::into_inner);
+        register.retain(|key, _| key.namespace != namespace);
+        for (name, entry) in entries {
+            register.insert(Key::new(namespace, name.clone()), Arc::new(entry.clone()));
+        }
+        drop(register);
+        self.touch(namespace);
     }
 
     /// What there is of an object that the operator has applied.

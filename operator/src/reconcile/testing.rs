@@ -248,6 +248,10 @@ impl Server {
                     refused.1["details"] = json!({"causes": [{"reason": "NamespaceTerminating"}]});
                     return refused;
                 }
+                let code = match found {
+                    Some(_) => StatusCode::OK,
+                    None => StatusCode::CREATED,
+                };
                 let mut object = found.unwrap_or_else(|| json!({}));
                 let uid = "/metadata/uid";
                 if body
@@ -272,7 +276,7 @@ impl Server {
                     object["metadata"]["managedFields"] =
                         json!([{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}]);
                 }
-                (StatusCode::OK, state.store(place, object))
+                (code, state.store(place, object))
             }
             ("DELETE", Some(object)) => {
                 let wanted = body.pointer("/preconditions/uid").filter(|uid| !uid.is_null());

@@ -1,13 +1,13 @@
 //! Watchers: from the API server into the index.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy, labels};
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -21,9 +21,10 @@ use tracing::{info, warn};
 
 use super::dataplane::ROOT_CONFIG_MAP;
 use super::pods::OwnPod;
-use super::{Live, Objects};
+use super::{Live, Objects, register};
 use crate::index::{
-    AmbientRecord, Index, Key, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SharedIndex, SliceRecord,
+    AmbientRecord, Index, Key, MeshRecord, PodRecord, PolicyRecord, ReplicaSetRecord, ServiceRecord,
+    SharedIndex, SliceRecord,
 };
 
 /// Most events that are taken into the index at once.
@@ -73,7 +74,12 @@ pub async fn watch(
     ));
     // By name, as the operator may see no other.
     let root = all.clone().fields(&format!("metadata.name={ROOT_CONFIG_MAP}"));
-    let kinds: [Steps; 13] = [
+    let register = all
+        .clone()
+        .labels(&format!("{}={}", register::LABEL, register::LABEL_VALUE));
+    // What bears a waypoint's label; whose it is, its owner says.
+    let replica_sets = all.clone().labels(labels::WAYPOINT_NAME);
+    let kinds: [Steps; 15] = [
         steps(Api::<Mesh>::all(client.clone()), all.clone(), objects),
         steps(Api::<Namespace>::all(client.clone()), all.clone(), objects),
         steps(Api::<AmbientNamespace>::all(client.clone()), all.clone(), objects),
@@ -98,7 +104,17 @@ pub async fn watch(
             applied,
             objects,
         ),
-        steps(Api::<PartialObjectMeta<ConfigMap>>::all(client), root, objects),
+        steps(
+            Api::<PartialObjectMeta<ConfigMap>>::all(client.clone()),
+            root,
+            objects,
+        ),
+        steps(
+            Api::<ConfigMap>::namespaced(client.clone(), namespace),
+            register,
+            objects,
+        ),
+        steps(Api::<ReplicaSet>::all(client), replica_sets, objects),
     ];
     let mut missing = kinds.len();
     let mut steps = stream::select_all(kinds).ready_chunks(BATCH);
@@ -319,6 +335,37 @@ impl Watched for Deployment {
     fn remove(key: Key, objects: &Objects) -> Change {
         objects.set_deployment(&key, None);
         Box::new(|_| ())
+    }
+}
+
+impl Watched for ReplicaSet {
+    fn apply(self, key: &Key, _: &Objects) -> Change {
+        let (key, record) = (key.clone(), ReplicaSetRecord::of(&self));
+        Box::new(move |index| index.set_replica_set(&key, record))
+    }
+
+    fn remove(key: Key, _: &Objects) -> Change {
+        Box::new(move |index| index.set_replica_set(&key, None))
+    }
+}
+
+/// The register of waypoints, in the operator's own namespace.
+impl Watched for ConfigMap {
+    fn apply(self, key: &Key, objects: &Objects) -> Change {
+        let Some(namespace) = register::subject(&key.name).map(str::to_owned) else {
+            return Box::new(|_| ());
+        };
+        let entries = register::entries(&self);
+        objects.set_register(&namespace, &entries);
+        Box::new(move |index| index.set_register(&namespace, entries))
+    }
+
+    fn remove(key: Key, objects: &Objects) -> Change {
+        let Some(namespace) = register::subject(&key.name).map(str::to_owned) else {
+            return Box::new(|_| ());
+        };
+        objects.set_register(&namespace, &BTreeMap::new());
+        Box::new(move |index| index.set_register(&namespace, BTreeMap::new()))
     }
 }
 

@@ -2,6 +2,7 @@
 //! policies.
 
 mod autoscaler;
+mod impostor;
 mod policy;
 mod prune;
 mod render;
@@ -23,12 +24,13 @@ use prune::LEAVE;
 use render::{Wanted, kind};
 pub(super) use status::statuses;
 
-use super::apply::Applied;
+use super::apply::{Applied, Proof, Rendered};
 use super::dataplane::ROOT_CONFIG_MAP;
 use super::recorder::Events;
+use super::register::Register;
 use super::{Objects, ReconcileError, Settings};
 use crate::control::LoadTable;
-use crate::index::{Key, ScalingSettings, SharedIndex, WaypointSummary};
+use crate::index::{Key, Registered, ScalingSettings, SharedIndex, WaypointSummary};
 
 /// What is in the way of a waypoint is looked at again after this long: not all of it is watched.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -43,11 +45,14 @@ pub(super) struct WaypointReconciler {
     objects: Arc<Objects>,
     events: Events,
     applied: Applied,
+    register: Register,
     autoscaler: Autoscaler,
     /// Waypoints that are not wanted any more, and since when.
     leaving: Mutex<BTreeMap<Key, Instant>>,
     /// What keeps a waypoint from being made, and since when.
     troubles: Mutex<BTreeMap<Key, (String, Instant)>>,
+    /// UIDs of Services that pass themselves off as waypoints', and of which people have been told.
+    refused: Mutex<BTreeMap<Key, String>>,
 }
 
 impl WaypointReconciler {
@@ -60,6 +65,7 @@ impl WaypointReconciler {
         loads: Arc<LoadTable>,
     ) -> Self {
         Self {
+            register: Register::new(client.clone(), &settings.namespace),
             client,
             settings,
             index,
@@ -69,12 +75,14 @@ impl WaypointReconciler {
             autoscaler: Autoscaler::new(loads),
             leaving: Mutex::default(),
             troubles: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
     /// Another replica may have led meanwhile: what the watches show is believed, and scaling begins with the replicas there are.
     pub(super) fn lead_anew(&self) {
         self.applied.forget();
+        self.register.forget();
         self.autoscaler.forget();
         lock(&self.leaving).clear();
     }
@@ -148,6 +156,7 @@ impl WaypointReconciler {
             return self.write_policies(namespace, &[]).await;
         }
         let waypoints = self.waypoints(namespace);
+        self.refuse_impostors(namespace, &waypoints).await;
         let mesh = self.objects.mesh();
         let mesh = mesh.filter(|m| m.metadata.deletion_timestamp.is_none());
         let mut result = Ok(());
@@ -199,7 +208,7 @@ impl WaypointReconciler {
     /// The namespace's waypoints, and what is left of others.
     fn waypoints(&self, namespace: &str) -> Vec<WaypointSummary> {
         let mut waypoints = self.index.read(|index| index.waypoints_in(namespace));
-        for name in self.objects.applied_in(namespace, &KINDS) {
+        for name in self.objects.applied_in(namespace, &["PodDisruptionBudget"]) {
             if !waypoints.iter().any(|w| w.name == name) {
                 waypoints.push(WaypointSummary {
                     name,
@@ -241,15 +250,17 @@ impl WaypointReconciler {
             key,
             replicas,
             least: waypoint.scaling.min,
-            // From the first ready replica on.
-            bound: waypoint.bound || waypoint.ready() > 0,
         };
+        let mut applied = Ok(());
         for object in render::render(&self.settings, mesh, &wanted) {
-            let live = self
-                .objects
-                .live(&object.gvk.kind, &object.namespace, &object.name);
-            self.applied.apply(&self.client, object, live.as_ref()).await?;
+            applied = self.apply(key, object).await;
+            if applied.is_err() {
+                break;
+            }
         }
+        // Also of what was applied before a failure.
+        self.record(key, waypoint).await?;
+        applied?;
         if !wanted.disruption_budget() {
             self.delete(&kind("PodDisruptionBudget"), &key.namespace, &key.name)
                 .await?;
@@ -257,6 +268,58 @@ impl WaypointReconciler {
         lock(&self.troubles).remove(key);
         self.tell_of_scaling(key, &waypoint.scaling, replicas).await;
         Ok(())
+    }
+
+    /// What the register has of a waypoint.
+    fn entry(&self, key: &Key) -> Option<Registered> {
+        self.register.entry(key, self.objects.registered(key))
+    }
+
+    async fn apply(&self, key: &Key, object: Rendered) -> Result<(), ReconcileError> {
+        let kind = object.gvk.kind.clone();
+        let live = self.objects.live(&kind, &object.namespace, &object.name);
+        let entry = self.entry(key).unwrap_or_default();
+        let proof = match Registered::KINDS.contains(&&*kind) {
+            true => Proof::Uid(entry.uid(&kind).map(String::as_str)),
+            false => Proof::Labels,
+        };
+        let again = object.clone();
+        match self
+            .applied
+            .apply_proven(&self.client, object, live.as_ref(), proof)
+            .await
+        {
+            Err(ReconcileError::Forged { what, uid }) => {
+                self.evict(&again, &what, &uid).await?;
+                self.applied
+                    .apply_proven(&self.client, again, None, Proof::Uid(None))
+                    .await
+            }
+            result => result,
+        }
+    }
+
+    /// Records the UIDs of what was applied, and that the waypoint has been ready.
+    async fn record(&self, key: &Key, waypoint: &WaypointSummary) -> Result<(), ReconcileError> {
+        let watched = self.objects.registered(key);
+        self.register.settle(key, watched.as_ref());
+        let before = self.entry(key);
+        let uid = |kind: &str| {
+            let left = self.applied.left(kind, &key.namespace, &key.name);
+            let known = before.as_ref().and_then(|b| b.uid(kind)).cloned();
+            left.and_then(|l| l.uid).or(known)
+        };
+        let entry = Registered {
+            service_account: uid("ServiceAccount"),
+            service: uid("Service"),
+            deployment: uid("Deployment"),
+            // From the first ready replica on.
+            bound: waypoint.bound || waypoint.ready() > 0,
+        };
+        if before.as_ref() == Some(&entry) || entry == Registered::default() {
+            return Ok(());
+        }
+        self.register.record(key, Some(entry)).await
     }
 
     /// Publishes a change of the waypoint's replicas on the AmbientNamespace, which has what they follow from.

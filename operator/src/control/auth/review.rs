@@ -23,6 +23,8 @@ const LONGEST_TOKEN: usize = 16 * 1024;
 pub struct Review {
     /// Who it is: `system:serviceaccount:<namespace>:<name>` for service accounts.
     pub username: String,
+    /// UID of that user: of the ServiceAccount object.
+    pub uid: Option<String>,
     /// Name of the pod it is bound to.
     pub pod_name: Option<String>,
     /// UID of the pod it is bound to.
@@ -118,6 +120,7 @@ fn interpret(review: TokenReview) -> Result<Review, ReviewError> {
         pod_name: extra(&user, "pod-name"),
         pod_uid: extra(&user, "pod-uid"),
         node_name: extra(&user, "node-name"),
+        uid: user.uid.filter(|uid| !uid.is_empty()),
         username: user.username.unwrap_or_default(),
     })
 }

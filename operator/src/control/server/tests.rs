@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
 
 use super::*;
-use crate::control::testing::{Running, pod, token};
+use crate::control::testing::{Running, pod, review_of, token};
 use crate::control::{PodInfo, Review};
 
 async fn certificate(
@@ -184,10 +184,11 @@ async fn callers_without_business_here_are_turned_away_with_the_reason() {
     let good = cluster.ztunnel("one");
     cluster.add(pod("shop", "cart-1", "cart", "one"));
     let stranger = cluster.token_of(pod("shop", "evil", "ambit-ztunnel", "one"));
-    let dead = cluster.token_of(PodInfo {
-        live: false,
-        ..pod("ambit-system", "old", "ambit-ztunnel", "one")
-    });
+    let dead = token("old-uid");
+    cluster.know(
+        &dead,
+        review_of(&pod("ambit-system", "old", "ambit-ztunnel", "one")),
+    );
     let moved = cluster.ztunnel("three");
     cluster.add(pod("ambit-system", "ztunnel-three", "ambit-ztunnel", "four"));
     let unbound = token("unbound");

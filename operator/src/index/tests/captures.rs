@@ -51,6 +51,20 @@ fn every_pod_of_a_node_is_sent_and_says_why_it_is_left_alone() {
         "/metadata/labels/istio.io~1dataplane-mode",
         json!("none"),
     );
+    let set = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "set", "uid": "s", "controller": true}]);
+    let waypoint = with(waypoint, "/metadata/ownerReferences", set);
+    let entry = Registered {
+        deployment: Some("d".to_owned()),
+        ..Registered::default()
+    };
+    world
+        .index
+        .set_register("shop", BTreeMap::from([("waypoint".to_owned(), entry)]));
+    let set = ReplicaSetRecord {
+        uid: "s".to_owned(),
+        deployment: "d".to_owned(),
+    };
+    world.index.set_replica_set(&Key::new("shop", "set"), Some(set));
     world.pod(&with(waypoint, "/spec/serviceAccountName", json!("waypoint")));
     world.ambient(
         "shop",

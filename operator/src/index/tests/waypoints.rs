@@ -1,5 +1,6 @@
 //! Waypoints: who is bound to which, what they are sent, and what policies' statuses say.
 
+mod forged;
 mod guards;
 mod policies;
 mod scope;
@@ -69,20 +70,57 @@ impl World {
         self.flush();
     }
 
-    /// The waypoint's Service, as the operator writes it.
+    /// The waypoint's Service, as the operator writes it and records it.
     fn waypoint(&mut self, namespace: &str, name: &str, bound: bool) {
-        let annotations = if bound {
-            json!({"ambit.dev/bound": "true"})
-        } else {
-            json!({})
+        let entry = Registered {
+            service_account: Some(format!("account-{name}")),
+            service: Some(format!("service-{name}")),
+            deployment: Some(format!("deployment-{name}")),
+            bound,
         };
+        self.register(namespace, name, Some(entry));
+        let set = ReplicaSetRecord {
+            uid: format!("set-{name}"),
+            deployment: format!("deployment-{name}"),
+        };
+        let key = Key::new(namespace, format!("{name}-1"));
+        self.index.set_replica_set(&key, Some(set));
+        self.like_a_waypoint(namespace, name, &format!("service-{name}"));
+    }
+
+    fn register(&mut self, namespace: &str, name: &str, entry: Option<Registered>) {
+        let entries = self.index.registered_in(namespace);
+        let mut entries: BTreeMap<String, Registered> = entries
+            .map(|(key, entry)| (key.name.clone(), entry.clone()))
+            .collect();
+        match entry {
+            Some(entry) => entries.insert(name.to_owned(), entry),
+            None => entries.remove(name),
+        };
+        self.index.set_register(namespace, entries);
+        self.flush();
+    }
+
+    /// A Service that looks like a waypoint's.
+    fn like_a_waypoint(&mut self, namespace: &str, name: &str, uid: &str) {
         self.service(json!({
             "metadata": {
-                "name": name, "namespace": namespace, "annotations": annotations,
-                "labels": {"ambit.dev/waypoint": name, "app.kubernetes.io/managed-by": "ambit-operator"},
+                "name": name, "namespace": namespace, "uid": uid,
+                "labels": {
+                    "ambit.dev/waypoint": name, "app.kubernetes.io/managed-by": "ambit-operator",
+                    "app.kubernetes.io/part-of": "ambit",
+                },
+                "annotations": {"ambit.dev/bound": "true", "ambit.dev/applied-hash": "0"},
+                "managedFields": [{"manager": "ambit-operator", "operation": "Apply"}],
             },
             "spec": {"clusterIP": "10.96.9.9", "ports": [{"name": "hbone", "port": 15008}]},
         }));
+    }
+
+    /// The operator has taken the waypoint down.
+    fn taken_down(&mut self, name: &str) {
+        self.delete_service(name);
+        self.register("shop", name, None);
     }
 
     fn delete_service(&mut self, name: &str) {
@@ -196,8 +234,6 @@ fn a_binding_stays_whatever_becomes_of_the_waypoint() {
     assert_eq!(world.bound("web").as_deref(), Some(WAYPOINT));
     let summary = world.summary("waypoint").unwrap();
     assert!(summary.bound && !summary.service);
-    world.waypoint("shop", "waypoint", false);
-    assert_eq!(world.bound("web").as_deref(), Some(WAYPOINT));
     // An operator that starts when no replica is left.
     let mut world = World::shop();
     world.waypoint("shop", "waypoint", true);

@@ -9,7 +9,7 @@ use security::string_match::MatchType;
 
 use super::Plan;
 use super::binding::Binding;
-use super::plan::{PodPlan, Waypoint};
+use super::plan::PodPlan;
 use super::principal;
 use crate::index::{Index, Key, ServiceRecord, build};
 
@@ -121,7 +121,7 @@ fn of_waypoint(waypoint: &str) -> String {
 /// Waypoints through which connections to a Service may come, now or before long.
 fn ways(binding: &Binding, plan: &Plan) -> BTreeSet<String> {
     let asked = binding.asked.waypoint();
-    let asked = asked.filter(|w| plan.waypoints.get(*w).is_some_and(Waypoint::is_made));
+    let asked = asked.filter(|w| plan.waypoints.get(*w).is_some_and(|w| w.proven));
     let before = binding.settling.as_ref().and_then(|s| s.from.as_deref());
     let all = asked.into_iter().chain(before).chain(binding.in_force.as_deref());
     all.map(str::to_owned).collect()

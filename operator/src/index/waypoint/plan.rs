@@ -14,7 +14,7 @@ use crate::index::{Index, Key, ServiceRecord, build};
 /// What is reached through which waypoint in one namespace, and what follows from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::index) struct Plan {
-    /// Those that are wanted or have a Service, by name.
+    /// Those that are wanted or in the register, by name.
     pub(in crate::index) waypoints: BTreeMap<String, Waypoint>,
     /// All Services but the waypoints' own.
     pub(super) services: BTreeMap<String, Binding>,
@@ -31,7 +31,7 @@ impl Plan {
     pub(super) fn made(&self) -> impl Iterator<Item = &String> {
         self.waypoints
             .iter()
-            .filter(|(_, w)| w.is_made())
+            .filter(|(_, w)| w.proven)
             .map(|(name, _)| name)
     }
 
@@ -50,6 +50,9 @@ impl Plan {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::index) struct Waypoint {
     pub(super) wanted: bool,
+    /// The operator has applied its ServiceAccount and its Service: rules let it through. A name that is asked for may be anybody's.
+    pub(super) proven: bool,
+    /// That Service is there.
     pub(super) service: bool,
     pub(super) bound: bool,
     pub(super) obstacle: Option<String>,
@@ -57,13 +60,6 @@ pub(in crate::index) struct Waypoint {
     pub(super) served: BTreeSet<String>,
     /// Those of them that are no longer bound to it.
     pub(super) lingering: BTreeMap<String, Lingering>,
-}
-
-impl Waypoint {
-    /// Whether it has been made, and not only been asked for: a name that is asked for may be anybody's.
-    pub(super) fn is_made(&self) -> bool {
-        self.service || self.bound
-    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,12 +116,12 @@ impl Maker<'_> {
             ..Plan::default()
         };
         let records: Vec<(&Key, &ServiceRecord)> = self.index.services_in(self.namespace).collect();
-        for (key, record) in records.iter().filter(|(_, r)| !r.waypoint) {
+        for (key, record) in records.iter().filter(|(k, _)| !self.index.is_waypoint_service(k)) {
             plan.services
                 .insert(key.name.clone(), self.binding(&key.name, record));
         }
         let workloads = self.workloads();
-        self.waypoints(&mut plan, &records, &workloads);
+        self.waypoints(&mut plan, &workloads);
         for (name, binding) in &mut plan.services {
             self.bind(name, binding, &plan.waypoints);
         }
@@ -215,7 +211,9 @@ impl Maker<'_> {
                 Some(name) => Some(name),
                 None => self.default_waypoint(),
             };
-            let Some(name) = name.filter(|_| build::wanted(true, pod) && pod.waypoint().is_none()) else {
+            let Some(name) =
+                name.filter(|_| build::wanted(true, pod) && self.index.replica_of(key, pod).is_none())
+            else {
                 continue;
             };
             found.insert(key.name.clone(), name.to_owned());
@@ -231,13 +229,8 @@ impl Maker<'_> {
         applying.map(|(name, _)| (*name).to_owned()).collect()
     }
 
-    /// The waypoints that are asked for, and those whose Service is there.
-    fn waypoints(
-        &self,
-        plan: &mut Plan,
-        services: &[(&Key, &ServiceRecord)],
-        workloads: &BTreeMap<String, String>,
-    ) {
+    /// The waypoints that are asked for, and those in the register.
+    fn waypoints(&self, plan: &mut Plan, workloads: &BTreeMap<String, String>) {
         let any = self.labels.waypoint_for.services() || self.labels.waypoint_for.workloads();
         let mut wanted: BTreeSet<&str> = BTreeSet::new();
         if self.enrolled && any {
@@ -249,26 +242,24 @@ impl Maker<'_> {
                 || self.labels.waypoint_for.workloads();
             wanted.extend(self.default_waypoint().filter(|_| anyhow));
         }
-        let own = services.iter().filter(|(_, r)| r.waypoint).map(|(key, record)| {
+        let registered = self.index.registered_in(self.namespace).map(|(key, entry)| {
             let waypoint = Waypoint {
-                service: true,
-                bound: record.bound,
+                proven: entry.is_proven(),
+                service: self.index.is_waypoint_service(key),
+                // Its Service may have been deleted by hand: that opens nothing.
+                bound: entry.bound,
                 ..Waypoint::default()
             };
             (key.name.clone(), waypoint)
         });
-        plan.waypoints = own.collect();
+        plan.waypoints = registered.collect();
         for name in wanted {
-            let obstacle = obstacle(name, plan.services.contains_key(name));
+            // A Service that says that it is the operator's is replaced.
+            let service = self.index.services.get(&Key::new(self.namespace, name));
+            let taken = plan.services.contains_key(name) && service.is_some_and(|s| !s.claims);
             let waypoint = plan.waypoints.entry(name.to_owned()).or_default();
             waypoint.wanted = true;
-            // Its Service may have been deleted by hand: that opens nothing.
-            waypoint.bound |= self
-                .before
-                .waypoints
-                .get(name)
-                .is_some_and(|w| w.wanted && w.bound);
-            waypoint.obstacle = obstacle;
+            waypoint.obstacle = obstacle(name, taken);
         }
     }
 
@@ -313,7 +304,7 @@ impl Maker<'_> {
                 }
             }
             // One that is not wanted drains: it keeps what it has until its Service is gone.
-            let draining = !waypoint.wanted && waypoint.service;
+            let draining = !waypoint.wanted && waypoint.proven;
             waypoint
                 .lingering
                 .retain(|s, l| (!l.over || draining) && plan.services.contains_key(s));

@@ -54,8 +54,7 @@ pub struct WaypointSummary {
     pub wanted: bool,
     /// Its Service exists.
     pub service: bool,
-    /// It has been ready once: what it serves is reached through it or not at all. Stays true while it is wanted, even if its Service is
-    /// deleted by hand: the annotation belongs on the new one at once.
+    /// It has been ready once: what it serves is reached through it or not at all.
     pub bound: bool,
     /// What keeps it from being made, for a person: a Service of its name is somebody else's, or no Service can have its name.
     pub obstacle: Option<String>,
@@ -175,14 +174,11 @@ impl Index {
                 (name.as_str(), summary)
             })
             .collect();
-        // Of one that has no Service any more pods may be left.
         for (key, pod) in self.pods_in(namespace) {
-            let Some(waypoint) = pod.waypoint() else { continue };
-            let summary = found.entry(waypoint).or_insert_with(|| WaypointSummary {
-                name: waypoint.to_owned(),
-                scaling,
-                ..WaypointSummary::default()
-            });
+            let waypoint = self.replica_of(key, pod);
+            let Some(summary) = waypoint.and_then(|w| found.get_mut(w)) else {
+                continue;
+            };
             summary.pods.push(WaypointPod {
                 name: key.name.clone(),
                 uid: pod.uid.clone(),
@@ -198,10 +194,10 @@ impl Index {
         with.map(|(namespace, _)| namespace.clone()).collect()
     }
 
-    /// Whether the waypoint is wanted or still has its Service.
+    /// Whether the waypoint is one: its ServiceAccount and its Service are the operator's, and it is wanted or drains.
     pub fn has_waypoint(&self, namespace: &str, name: &str) -> bool {
         let plan = self.plans.get(namespace);
-        plan.is_some_and(|p| p.waypoints.contains_key(name))
+        plan.is_some_and(|p| p.waypoints.get(name).is_some_and(|w| w.proven))
     }
 
     /// What waypoints were told, against what sidecars would have been told: each of the namespace's pods all of its Services.
@@ -210,8 +206,12 @@ impl Index {
         for namespace in self.waypoint_namespaces() {
             let waypoints = self.waypoints_in(&namespace);
             sent += waypoints.iter().map(|w| w.ready() * w.services).sum::<usize>();
-            let pods = self.pods_in(&namespace).filter(|(_, p)| p.waypoint().is_none());
-            let services = self.services_in(&namespace).filter(|(_, r)| !r.waypoint);
+            let pods = self
+                .pods_in(&namespace)
+                .filter(|(k, p)| self.replica_of(k, p).is_none());
+            let services = self
+                .services_in(&namespace)
+                .filter(|(k, _)| !self.is_waypoint_service(k));
             sidecars += pods.count() * services.count();
         }
         ConfigurationStatus {

@@ -17,7 +17,6 @@ fn live(hash: &str, version: i64) -> Live {
         hash: Some(hash.into()),
         version: Some(version),
         ours: true,
-        bound: false,
     }
 }
 

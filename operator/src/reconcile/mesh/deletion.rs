@@ -18,7 +18,7 @@ use super::{MeshReconciler, POLL, status};
 use crate::index::{Index, Key};
 use crate::reconcile::conditions::Finding;
 use crate::reconcile::pods::OwnPod;
-use crate::reconcile::{Live, ReconcileError, dataplane};
+use crate::reconcile::{Live, ReconcileError, dataplane, register};
 
 /// Reason of the conditions while nodes are being cleared.
 pub(super) const UNINSTALLING: &str = "Uninstalling";
@@ -79,7 +79,7 @@ impl MeshReconciler {
     /// One pass while there is no Mesh, or one that is being deleted; when to come again even if nothing changes.
     pub(super) async fn take_down(&self, mesh: Option<&Mesh>) -> Result<Option<Duration>, ReconcileError> {
         let held = mesh.filter(|m| m.finalizers().iter().any(|f| f == labels::FINALIZER));
-        let applied = self.objects.all_applied(&KINDS);
+        let applied = self.objects.all_applied(&self.settings.namespace, &KINDS);
         if held.is_none() && applied.is_empty() {
             self.applied.forget();
             return Ok(None);
@@ -101,6 +101,12 @@ impl MeshReconciler {
             return self.wait_for(held, &remains).await;
         }
         self.remove_all(applied).await?;
+        register::clear(
+            &self.client,
+            &self.settings.namespace,
+            self.objects.registered_namespaces(),
+        )
+        .await?;
         self.installed
             .clear()
             .await

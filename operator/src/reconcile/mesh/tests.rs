@@ -1,10 +1,12 @@
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
 use kube::core::PartialObjectMeta;
 
 use super::deletion::UNINSTALLING;
 use super::*;
-use crate::index::{Config, Key};
+use crate::index::{Config, Key, Registered};
 use crate::reconcile::testing::{Server, settings};
 use crate::reconcile::watch::{Watched, see, unsee};
 
@@ -13,6 +15,8 @@ const HOME: &str = "/api/v1/namespaces/ambit-system";
 const NODE: &str = "/api/v1/nodes/n1";
 const AGENT_POD: &str = "/api/v1/namespaces/ambit-system/pods/ambit-agent-x";
 const ROOT: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-ca-root";
+/// It bears the labels of a waypoint's, and the operator has not made it.
+const FORGED: &str = "/apis/apps/v1/namespaces/shop/deployments/theirs";
 const WAYPOINT: &str = "/apis/apps/v1/namespaces/shop/deployments/edge";
 const WAYPOINT_ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
 
@@ -80,7 +84,9 @@ impl World {
             let path = format!("/api/v1/namespaces/ambit-system/serviceaccounts/{name}");
             self.see::<PartialObjectMeta<ServiceAccount>>("ambit-system", &path, self.server.labelled(&path));
         }
-        self.see::<Deployment>("shop", WAYPOINT, self.server.labelled(WAYPOINT));
+        for path in [WAYPOINT, FORGED] {
+            self.see::<Deployment>("shop", path, self.server.labelled(path));
+        }
         self.see::<Namespace>("", HOME, self.server.get(HOME));
         self.see::<Node>("", NODE, self.server.get(NODE));
         self.see::<Pod>("ambit-system", AGENT_POD, self.server.get(AGENT_POD));
@@ -176,10 +182,21 @@ fn node_with_agent(world: &World, finished: bool) {
 fn waypoint(world: &World) {
     let labels =
         json!({"app.kubernetes.io/managed-by": "ambit-operator", "app.kubernetes.io/part-of": "ambit"});
-    for (path, name) in [(WAYPOINT, "edge"), (WAYPOINT_ROOT, "ambit-ca-root")] {
-        let metadata = json!({"name": name, "namespace": "shop", "labels": labels});
+    for (path, name) in [
+        (WAYPOINT, "edge"),
+        (FORGED, "theirs"),
+        (WAYPOINT_ROOT, "ambit-ca-root"),
+    ] {
+        let metadata = json!({"name": name, "namespace": "shop", "uid": name, "labels": labels});
         world.server.put(path, json!({"metadata": metadata}));
     }
+    let entry = Registered {
+        deployment: Some("edge".to_owned()),
+        ..Registered::default()
+    };
+    world
+        .objects
+        .set_register("shop", &BTreeMap::from([("edge".to_owned(), entry)]));
     world.watch();
 }
 
@@ -298,6 +315,10 @@ async fn deletion_releases_first_however_the_mesh_is_deleted() {
         ] {
             assert!(world.server.get(path).is_none(), "{how}: {path}");
         }
+        assert!(
+            world.server.get(FORGED).is_some(),
+            "it only says that it is the operator's"
+        );
         assert_eq!(
             writes.last().unwrap(),
             &format!("PATCH {MESH}"),

@@ -71,8 +71,8 @@ fn pod(server: &Server, index: &SharedIndex) -> PodInfo {
         node: "n1".into(),
         host_network: false,
         enrolled: true,
-        live: true,
         waypoint: None,
+        service_account_uid: None,
     }
 }
 

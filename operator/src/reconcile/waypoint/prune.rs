@@ -2,34 +2,38 @@
 
 use std::time::Duration;
 
-use ambit_crds::labels;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::render::kind;
-use super::{KINDS, WaypointReconciler, lock};
-use crate::index::{Key, WaypointSummary};
-use crate::reconcile::{FIELD_MANAGER, Live, ReconcileError, is_conflict, is_not_found};
+use super::{WaypointReconciler, lock};
+use crate::index::{Key, Registered, WaypointSummary};
+use crate::reconcile::{Live, ReconcileError};
 
 /// Between telling the data plane that a waypoint is no longer in the way, and stopping it: ztunnels hear of it at different times.
 pub(super) const LEAVE: Duration = Duration::from_secs(5);
 
 impl WaypointReconciler {
-    /// Takes down what is left of a waypoint, a step at a time; whether nothing is.
+    /// Takes down what is left of a waypoint, a step at a time; whether nothing is. Only what the operator has applied goes.
     pub(super) async fn prune(&self, key: &Key, waypoint: &WaypointSummary) -> Result<bool, ReconcileError> {
         let Key { namespace, name } = key;
         lock(&self.troubles).remove(key);
         self.autoscaler.remove(key);
-        let live = |kind: &str| self.objects.live(kind, namespace, name);
-        if KINDS.iter().all(|kind| live(kind).is_none()) {
+        self.register.settle(key, self.objects.registered(key).as_ref());
+        let budget = kind("PodDisruptionBudget");
+        let Some(entry) = self.entry(key) else {
             lock(&self.leaving).remove(key);
+            self.delete(&budget, namespace, name).await?;
             return Ok(true);
-        }
-        if let Some(service) = live("Service").filter(|s| s.bound) {
-            self.unbind(key, &service).await?;
+        };
+        if entry.bound {
+            // Should the waypoint be wanted again meanwhile, it begins anew.
+            let unbound = Registered {
+                bound: false,
+                ..entry.clone()
+            };
+            self.register.record(key, Some(unbound)).await?;
         }
         let now = Instant::now();
         let since = *lock(&self.leaving).entry(key.clone()).or_insert_with(|| {
@@ -39,41 +43,40 @@ impl WaypointReconciler {
         if now.duration_since(since) < LEAVE {
             return Ok(false);
         }
-        let running = live("Deployment").is_some() || !waypoint.pods.is_empty();
-        for kind_name in KINDS {
-            let outlives_pods = matches!(kind_name, "Service" | "ServiceAccount");
-            if !(running && outlives_pods) {
-                self.delete(&kind(kind_name), namespace, name).await?;
-            }
+        let deployment = self.objects.live("Deployment", namespace, name);
+        let running = deployment.is_some_and(|live| live.uid.is_some() && live.uid == entry.deployment);
+        if running || self.applied.left("Deployment", namespace, name).is_some() {
+            self.delete_registered("Deployment", key, &entry).await?;
         }
-        Ok(false)
+        self.delete(&budget, namespace, name).await?;
+        if running || !waypoint.pods.is_empty() {
+            return Ok(false);
+        }
+        // Its last pods needed these, and the register to be known.
+        for kind in ["Deployment", "Service", "ServiceAccount"] {
+            self.delete_registered(kind, key, &entry).await?;
+        }
+        self.register.record(key, None).await?;
+        Ok(true)
     }
 
-    /// Takes the binding off a Service that stays for a while: should the waypoint be wanted again meanwhile, it begins anew.
-    async fn unbind(&self, key: &Key, service: &Live) -> Result<(), ReconcileError> {
-        let gvk = kind("Service");
-        let what = format!("Service {}/{}", key.namespace, key.name);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &key.namespace, &ApiResource::from_gvk(&gvk));
-        // Without its hash it is not as it was applied.
-        let annotations = json!({ labels::WAYPOINT_BOUND: null, labels::APPLIED_HASH: null });
-        let patch = json!({ "metadata": { "uid": service.uid, "annotations": annotations } });
-        let parameters = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
+    /// Deletes the very object that the register has.
+    async fn delete_registered(
+        &self,
+        kind_name: &str,
+        key: &Key,
+        entry: &Registered,
+    ) -> Result<(), ReconcileError> {
+        let Some(uid) = entry.uid(kind_name) else {
+            return Ok(());
         };
-        match api
-            .patch_metadata(&key.name, &parameters, &Patch::Merge(&patch))
+        let object = Live {
+            uid: Some(uid.clone()),
+            ..Live::default()
+        };
+        self.applied
+            .delete(&self.client, &kind(kind_name), &key.namespace, &key.name, &object)
             .await
-        {
-            Ok(_) => {
-                self.applied.forget_one(&gvk, &key.namespace, &key.name);
-                Ok(())
-            }
-            // It is gone, or another by now.
-            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
-            Err(error) => Err(ReconcileError::api(what)(error)),
-        }
     }
 
     /// Deletes an object of ours: the one that the watch shows, and where it shows none, as without its label, the one that was applied.

@@ -28,8 +28,6 @@ pub(super) struct Wanted<'a> {
     pub(super) replicas: u32,
     /// Replicas at least.
     pub(super) least: u32,
-    /// What it serves is reached through it, or not at all.
-    pub(super) bound: bool,
 }
 
 impl Wanted<'_> {
@@ -77,9 +75,6 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> V
     }
     for object in &mut named {
         complete(object, waypoint_labels(name));
-        if object.gvk.kind == "Service" && wanted.bound {
-            object.object["metadata"]["annotations"] = json!({ labels::WAYPOINT_BOUND: labels::TRUE });
-        }
     }
     std::iter::once(root).chain(named).collect()
 }

@@ -2,7 +2,7 @@
 
 mod leading;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
@@ -24,6 +24,8 @@ const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/waypo
 const ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
 const AMBIENT: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/ambientnamespaces/ambient";
 const POLICY: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/waypointpolicies/orders";
+const REGISTER: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-waypoints.shop";
+const SET: &str = "/apis/apps/v1/namespaces/shop/replicasets/waypoint-1";
 const POD: &str = "/api/v1/namespaces/shop/pods/waypoint-0";
 
 struct World {
@@ -107,6 +109,8 @@ impl World {
         self.of::<ambit_crds::WaypointPolicy>(POLICY);
         self.of::<Pod>(POD);
         self.of::<PartialObjectMeta<ConfigMap>>(ROOT);
+        self.of::<ConfigMap>(REGISTER);
+        self.of::<ReplicaSet>(SET);
         // By label.
         self.see::<Deployment>(DEPLOYMENT, self.server.labelled(DEPLOYMENT));
         self.see::<PartialObjectMeta<ServiceAccount>>(ACCOUNT, self.server.labelled(ACCOUNT));
@@ -125,11 +129,11 @@ impl World {
             }
             None => {
                 let name = path.rsplit('/').next().unwrap();
-                let namespace = if path.contains("/namespaces/shop/") {
-                    "shop"
-                } else {
-                    ""
-                };
+                let mut parts = path
+                    .split("/namespaces/")
+                    .skip(1)
+                    .filter_map(|p| p.split_once('/'));
+                let namespace = parts.next().map_or("", |(namespace, _)| namespace);
                 unsee::<K>(Key::new(namespace, name), &self.index, &self.objects);
             }
         }
@@ -187,11 +191,19 @@ impl World {
 
     /// A replica that runs and is ready.
     fn replica(&self) {
+        let deployment = self.server.get(DEPLOYMENT).unwrap();
+        let owner = |kind: &str, name: &str, uid: &Value| json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
+        let owners = owner("Deployment", "waypoint", &deployment["metadata"]["uid"]);
+        self.server.put(
+            SET,
+            json!({"metadata": {"name": "waypoint-1", "namespace": "shop", "uid": "rs", "ownerReferences": owners}}),
+        );
         self.server.put(
             POD,
             json!({
                 "metadata": {
                     "name": "waypoint-0", "namespace": "shop", "uid": "w0",
+                    "ownerReferences": owner("ReplicaSet", "waypoint-1", &json!("rs")),
                     "labels": {"ambit.dev/waypoint": "waypoint", "istio.io/dataplane-mode": "none"},
                 },
                 "spec": {"nodeName": "n1", "serviceAccountName": "waypoint", "containers": []},
@@ -202,8 +214,12 @@ impl World {
     }
 
     fn bound(&self) -> bool {
-        let service = self.server.get(SERVICE).unwrap();
-        service["metadata"]["annotations"]["ambit.dev/bound"] == "true"
+        self.registered("waypoint").is_some_and(|entry| entry.bound)
+    }
+
+    fn registered(&self, name: &str) -> Option<Registered> {
+        let register = self.server.get(REGISTER)?;
+        serde_json::from_str(register["data"][name].as_str()?).unwrap()
     }
 
     fn programmed(&self) -> (String, String) {
@@ -321,7 +337,10 @@ async fn a_namespace_made_anew_owes_nothing_to_the_one_before() {
     }
     world.watch();
     assert_eq!(world.settle().await, NOTHING);
-    assert!(world.reconciler.applied.is_empty());
+    tokio::time::advance(LEAVE).await;
+    world.reconciler.tick();
+    world.settle().await;
+    assert!(world.reconciler.applied.is_empty() && world.server.get(REGISTER).is_none());
 
     world.server.put(namespace, before);
     world.server.put(POLICY, policy);
@@ -344,10 +363,12 @@ async fn what_is_changed_or_deleted_by_hand_is_put_right() {
     });
     assert_eq!(world.settle().await, [format!("PATCH {DEPLOYMENT}")]);
     assert_eq!(world.replicas(), 1);
+    let before = world.registered("waypoint").unwrap();
     world.server.remove(SERVICE);
     world.watch();
     assert!(world.settle().await.contains(&format!("PATCH {SERVICE}")));
     assert!(world.server.get(SERVICE).is_some());
+    assert_ne!(world.registered("waypoint").unwrap().service, before.service);
 }
 
 #[tokio::test(start_paused = true)]
@@ -510,7 +531,7 @@ async fn a_waypoint_that_is_not_wanted_drains_before_it_goes() {
     world.settle().await;
     world.server.remove(POLICY);
     world.watch();
-    assert_eq!(world.settle().await, [format!("PATCH {SERVICE}")]);
+    assert_eq!(world.settle().await, [format!("PUT {REGISTER}")]);
     assert!(!world.bound(), "should it be wanted again, it begins anew");
     assert!(world.server.get(DEPLOYMENT).is_some());
     assert!(world.reconciler.tick().is_empty());
@@ -525,10 +546,8 @@ async fn a_waypoint_that_is_not_wanted_drains_before_it_goes() {
     world.server.remove(POD);
     world.watch();
     let writes = world.settle().await;
-    assert_eq!(
-        writes,
-        [SERVICE, ACCOUNT, ROOT].map(|path| format!("DELETE {path}"))
-    );
+    let gone = [DEPLOYMENT, SERVICE, ACCOUNT, REGISTER, ROOT];
+    assert_eq!(writes, gone.map(|path| format!("DELETE {path}")));
     assert!(world.reconciler.tick().is_empty() && world.reconciler.namespaces().is_empty());
 }
 
@@ -593,4 +612,71 @@ async fn somebody_elses_objects_are_left_alone() {
         message.contains("Deployment shop/waypoint is not Ambit's"),
         "{message}"
     );
+}
+
+fn forged(name: &str) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": "forged", "generation": 1,
+            "labels": {
+                "ambit.dev/waypoint": name, "app.kubernetes.io/managed-by": "ambit-operator",
+                "app.kubernetes.io/part-of": "ambit",
+            },
+        },
+        "spec": {"clusterIP": "10.96.6.6", "selector": {"app": "evil"}, "ports": [{"port": 15008}]},
+    })
+}
+
+/// Nobody asked for the waypoint: the Service stays, people are told once, and nothing is recorded.
+#[tokio::test(start_paused = true)]
+async fn forged_service_that_is_in_nobodys_way_is_told_of() {
+    let world = World::new();
+    let path = SERVICE.replace("services/waypoint", "services/payments");
+    world.server.put(&path, forged("payments"));
+    world.of::<Service>(&path);
+    world.settle().await;
+    let events = world.server.events("forged");
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0].0, "Forged");
+    assert!(world.server.get(&path).is_some());
+    assert_eq!(world.registered("payments"), None);
+    assert!(!world.index.read(|index| index.has_waypoint("shop", "payments")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_objects_in_a_waypoints_way_are_replaced() {
+    for path in [SERVICE, ACCOUNT, DEPLOYMENT] {
+        let world = World::new();
+        world.server.put(path, forged("waypoint"));
+        world.watch();
+        world.settle().await;
+        assert_eq!(world.server.events("forged")[0].0, "Forged", "{path}");
+        let object = world.server.get(path).unwrap();
+        assert_ne!(object["metadata"]["uid"], "forged", "{path}");
+        let entry = world.registered("waypoint").unwrap();
+        for (path, uid) in [
+            (SERVICE, entry.service),
+            (ACCOUNT, entry.service_account),
+            (DEPLOYMENT, entry.deployment),
+        ] {
+            let there = &world.server.get(path).unwrap()["metadata"]["uid"];
+            assert_eq!(there.as_str(), uid.as_deref(), "{path}");
+        }
+        assert!(world.reconciler.troubles("shop").is_empty());
+    }
+}
+
+/// What an operator left that was killed before it could record it.
+#[tokio::test(start_paused = true)]
+async fn objects_that_nobody_recorded_are_made_anew() {
+    let world = World::new();
+    world.settle().await;
+    let before = world.registered("waypoint").unwrap();
+    world.server.remove(REGISTER);
+    let next = World::on(world.server.clone());
+    next.settle().await;
+    let after = next.registered("waypoint").unwrap();
+    assert_ne!(after.service_account, before.service_account);
+    assert!(next.reconciler.troubles("shop").is_empty());
+    assert_eq!(World::on(next.server.clone()).pass().await, NOTHING);
 }

@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::control::testing::Cluster;
 use crate::index::{
-    AmbientRecord, Config, Key, MeshRecord, PodRecord, PolicyRecord, ServiceRecord, SharedIndex, SliceRecord,
+    AmbientRecord, Config, Key, MeshRecord, PodRecord, PolicyRecord, Registered, ServiceRecord, SharedIndex,
+    SliceRecord,
 };
 
 fn object<T: DeserializeOwned>(value: Value) -> T {
@@ -31,20 +32,20 @@ fn key(name: &str) -> Key {
 
 /// A pod `a` in an enrolled namespace `shop`, with a Service `web` that a waypoint is bound to.
 fn shop() -> SharedIndex {
-    let service = |name: &str, ip: &str, annotations: Value, labels: Value, target: u16| -> Service {
+    let service = |name: &str, ip: &str, target: u16| -> Service {
         object(json!({
-            "metadata": {"name": name, "namespace": "shop", "annotations": annotations, "labels": labels},
+            "metadata": {"name": name, "namespace": "shop", "uid": name},
             "spec": {"clusterIP": ip, "ports": [{"name": "http", "port": 80, "targetPort": target}]},
         }))
     };
-    let web = service("web", "10.96.0.1", json!({}), json!({}), 8080);
-    let waypoint = service(
-        "waypoint",
-        "10.96.9.9",
-        json!({"ambit.dev/bound": "true"}),
-        json!({"ambit.dev/waypoint": "waypoint", "app.kubernetes.io/managed-by": "ambit-operator"}),
-        15008,
-    );
+    let web = service("web", "10.96.0.1", 8080);
+    let waypoint = service("waypoint", "10.96.9.9", 15008);
+    let registered = Registered {
+        service_account: Some("account".to_owned()),
+        service: Some("waypoint".to_owned()),
+        deployment: None,
+        bound: true,
+    };
     let a: Pod = object(json!({
         "metadata": {
             "name": "a", "namespace": "shop", "uid": "u-a", "creationTimestamp": "2026-01-01T00:00:00Z",
@@ -72,6 +73,7 @@ fn shop() -> SharedIndex {
         index.set_namespace("shop", Some(true));
         index.set_service(&key("web"), ServiceRecord::of(&web));
         index.set_service(&key("waypoint"), ServiceRecord::of(&waypoint));
+        index.set_register("shop", BTreeMap::from([("waypoint".to_owned(), registered)]));
         index.set_pod(&key("a"), PodRecord::of(&a));
         index.set_slice(&key("web-1"), SliceRecord::of(&slice));
         index.set_policy(&key("late"), Some(PolicyRecord::of(&policy)));
@@ -159,6 +161,7 @@ async fn a_rule_that_becomes_one_for_selected_pods_is_always_in_force_and_so_the
     let ztunnel = cluster.ztunnel("one");
     let waypoint = cluster.token_of(PodInfo {
         waypoint: Some("waypoint".to_owned()),
+        service_account_uid: Some("waypoint-account".to_owned()),
         enrolled: false,
         ..pod("shop", "waypoint-0", "waypoint", "one")
     });

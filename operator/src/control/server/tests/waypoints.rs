@@ -74,7 +74,13 @@ async fn a_pod_that_is_no_replica_of_a_waypoint_gets_nothing() {
         waypoint: Some("waypoint".to_owned()),
         ..pod("shop", "other", "cart", "one")
     });
-    for token in [plain, other] {
+    // Under a ServiceAccount of the waypoint's name that the operator has not made.
+    let renamed = cluster.token_of(PodInfo {
+        waypoint: Some("waypoint".to_owned()),
+        service_account_uid: Some("another".to_owned()),
+        ..pod("shop", "renamed", "waypoint", "one")
+    });
+    for token in [plain, other, renamed] {
         let status = certificate(&running, &token, None, &csr()).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status}");
         assert!(

@@ -423,7 +423,7 @@ fn l4_rules_are_about_the_clients_of_a_waypoint() {
     );
     world.delete_policy("orders");
     world.settle();
-    world.delete_service("waypoint");
+    world.taken_down("waypoint");
     let matches = &world.authorizations["shop/r"].rules[0].clauses[0].matches;
     assert_eq!(matches.len(), 1);
     assert_eq!(

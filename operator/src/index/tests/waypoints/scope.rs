@@ -10,6 +10,8 @@ fn replica(namespace: &str, name: &str, ready: bool) -> Value {
         "/metadata/labels",
         json!({"ambit.dev/waypoint": "waypoint", "istio.io/dataplane-mode": "none"}),
     );
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "waypoint-1", "uid": "set-waypoint", "controller": true}]);
+    let pod = with(pod, "/metadata/ownerReferences", owner);
     with(
         pod,
         "/status/conditions/0/status",
@@ -142,6 +144,18 @@ fn replicas_that_are_ready_and_those_on_their_way_out() {
         "/spec/serviceAccountName",
         json!("cart"),
     ));
+    // And some that belong to no Deployment of the operator's.
+    world.pod(&with(
+        replica("shop", "w5", true),
+        "/metadata/ownerReferences",
+        json!([]),
+    ));
+    let set = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "waypoint-1", "uid": "another", "controller": true}]);
+    world.pod(&with(
+        replica("shop", "w6", true),
+        "/metadata/ownerReferences",
+        set,
+    ));
     let summary = world.summary("waypoint").unwrap();
     let pods: Vec<_> = summary.pods.iter().map(|p| (p.name.as_str(), p.ready)).collect();
     assert_eq!(pods, [("w1", true), ("w2", false), ("w3", false)]);
@@ -149,13 +163,14 @@ fn replicas_that_are_ready_and_those_on_their_way_out() {
     // Replicas are not captured, nor bound.
     let workload = world.workload("w1").unwrap();
     assert!(workload.waypoint.is_none() && workload.authorization_policies.is_empty());
-    // When all else of it is gone, its pods still show.
+    // While it drains, its pods still show.
     world.delete_policy("orders");
     world.delete_service("waypoint");
     world.settle();
     let summary = world.summary("waypoint").unwrap();
     assert!(!summary.wanted && !summary.service && summary.pods.len() == 3);
-    assert!(world.waypoints.is_empty());
+    world.taken_down("waypoint");
+    assert!(world.waypoints.is_empty() && world.summary("waypoint").is_none());
 }
 
 #[test]

@@ -26,9 +26,20 @@ fn restarted(index: &Index) -> Index {
     for (key, record) in &index.policies {
         fresh.set_policy(key, Some(record.clone()));
     }
+    fresh.set_register("shop", register_of(index));
+    for (key, record) in &index.replica_sets {
+        fresh.set_replica_set(key, Some(record.clone()));
+    }
     let slice = index.endpoints.get(&Key::new("shop", "web-1")).cloned();
     fresh.set_slice(&Key::new("shop", "web-1"), slice);
     fresh
+}
+
+fn register_of(index: &Index) -> BTreeMap<String, Registered> {
+    let register = index.registered_in("shop");
+    register
+        .map(|(key, entry)| (key.name.clone(), entry.clone()))
+        .collect()
 }
 
 #[test]
@@ -63,6 +74,7 @@ fn a_waypoint_has_collections_of_its_own() {
     shared.change(|index| {
         index.set_policy(&Key::new("shop", "orders"), None);
         index.set_service(&Key::new("shop", "waypoint"), None);
+        index.set_register("shop", BTreeMap::new());
     });
     assert!(shared.waypoint("shop", "waypoint").is_none());
     assert!(told.services.is_empty() && told.settings.is_empty());
@@ -84,10 +96,18 @@ fn which_pods_are_replicas_of_a_waypoint() {
     shared.set_ready();
     let labelled = |name: &str, account: &str, waypoint: &str| {
         let pod = with(pod(name, "10.0.0.9"), "/spec/serviceAccountName", json!(account));
-        with(pod, "/metadata/labels/ambit.dev~1waypoint", json!(waypoint))
+        let pod = with(pod, "/metadata/labels/ambit.dev~1waypoint", json!(waypoint));
+        let set = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "waypoint-1", "uid": "set-waypoint", "controller": true}]);
+        with(pod, "/metadata/ownerReferences", set)
     };
+    let bare = with(
+        labelled("r", "waypoint", "waypoint"),
+        "/metadata/ownerReferences",
+        json!([]),
+    );
     for (value, expected) in [
         (labelled("r", "waypoint", "waypoint"), Some("waypoint")),
+        (bare, None),
         (labelled("r", "cart", "waypoint"), None),
         (labelled("r", "other", "other"), None),
         (pod("r", "10.0.0.9"), None),
@@ -113,8 +133,8 @@ async fn what_changes_by_itself_does_so_in_its_time() {
     let mut addresses = shared.authorizations().subscribe();
     let mut world = World::shop();
     world.waypoint("shop", "waypoint", true);
-    let record = world.index.services[&Key::new("shop", "waypoint")].clone();
-    shared.change(|index| index.set_service(&Key::new("shop", "waypoint"), Some(record)));
+    let register = register_of(&world.index);
+    shared.change(|index| index.set_register("shop", register));
     assert!(shared.authorizations().get(guard).is_none());
     // Time passes while nothing else is to be done.
     while shared.authorizations().get(guard).is_none() {

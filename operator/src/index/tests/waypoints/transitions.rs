@@ -48,6 +48,9 @@ fn an_operator_that_starts_changes_nothing() {
     for (key, record) in &index.policies {
         fresh.set_policy(key, Some(record.clone()));
     }
+    let register = index.registered_in("shop");
+    let register = register.map(|(key, entry)| (key.name.clone(), entry.clone()));
+    fresh.set_register("shop", register.collect());
     let slice = index.endpoints.get(&Key::new("shop", "web-1")).cloned();
     fresh.set_slice(&Key::new("shop", "web-1"), slice);
     let update = fresh.flush();
@@ -110,7 +113,7 @@ fn a_waypoint_that_drains_keeps_its_configuration_until_its_service_is_gone() {
     assert_eq!(world.bound("web"), None);
     assert_eq!(world.served("waypoint"), ["web"]);
     assert!(world.index.has_waypoint("shop", "waypoint"));
-    world.delete_service("waypoint");
+    world.taken_down("waypoint");
     assert!(world.waypoints.is_empty());
     assert!(!world.index.has_waypoint("shop", "waypoint"));
     assert!(world.index.waypoints_in("shop").is_empty() && world.index.waypoint_namespaces().is_empty());

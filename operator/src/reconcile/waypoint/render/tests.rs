@@ -2,7 +2,6 @@ use ambit_crds::MeshSpec;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PodSpec, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::ResourceExt;
 
 use super::*;
 use crate::reconcile::apply::Owned;
@@ -14,13 +13,12 @@ fn mesh() -> Mesh {
     mesh
 }
 
-fn rendered(mesh: &Mesh, replicas: u32, least: u32, bound: bool) -> Vec<Rendered> {
+fn rendered(mesh: &Mesh, replicas: u32, least: u32) -> Vec<Rendered> {
     let key = Key::new("shop", "edge");
     let wanted = Wanted {
         key: &key,
         replicas,
         least,
-        bound,
     };
     render(&settings(), mesh, &wanted)
 }
@@ -31,7 +29,7 @@ fn the<T: serde::de::DeserializeOwned>(objects: &[Rendered], kind: &str) -> T {
 }
 
 fn pod(mesh: &Mesh) -> PodSpec {
-    let deployment: Deployment = the(&rendered(mesh, 1, 1, false), "Deployment");
+    let deployment: Deployment = the(&rendered(mesh, 1, 1), "Deployment");
     deployment.spec.unwrap().template.spec.unwrap()
 }
 
@@ -90,7 +88,7 @@ fn it_proves_who_it_is_to_the_control_plane_and_has_no_business_with_the_api_ser
 
 #[test]
 fn its_pods_are_spread_found_by_its_service_and_never_captured() {
-    let objects = rendered(&mesh(), 2, 1, false);
+    let objects = rendered(&mesh(), 2, 1);
     let deployment: Deployment = the(&objects, "Deployment");
     let spec = deployment.spec.unwrap();
     let labels = spec.template.metadata.unwrap().labels.unwrap();
@@ -133,7 +131,7 @@ fn its_pods_are_spread_found_by_its_service_and_never_captured() {
 #[test]
 fn one_replica_has_no_disruption_budget() {
     let budgets = |replicas, least| {
-        let objects = rendered(&mesh(), replicas, least, false);
+        let objects = rendered(&mesh(), replicas, least);
         objects
             .iter()
             .filter(|o| o.gvk.kind == "PodDisruptionBudget")
@@ -144,7 +142,7 @@ fn one_replica_has_no_disruption_budget() {
 
 #[test]
 fn all_of_it_stands_in_the_users_namespace_and_has_no_owner() {
-    for rendered in rendered(&mesh(), 2, 2, false) {
+    for rendered in rendered(&mesh(), 2, 2) {
         let metadata = &rendered.object["metadata"];
         assert_eq!(metadata.get("ownerReferences"), None, "{}", rendered.name);
         assert_eq!(metadata["namespace"], "shop");
@@ -164,21 +162,6 @@ fn all_of_it_stands_in_the_users_namespace_and_has_no_owner() {
                 ("edge", &json!("edge"))
             );
         }
-    }
-}
-
-#[test]
-fn the_binding_is_written_on_the_service_alone() {
-    let service: Service = the(&rendered(&mesh(), 1, 1, false), "Service");
-    assert!(service.annotations().is_empty());
-    for rendered in rendered(&mesh(), 1, 1, true) {
-        let bound = rendered.object["metadata"]["annotations"].get("ambit.dev/bound");
-        assert_eq!(
-            bound.is_some(),
-            rendered.gvk.kind == "Service",
-            "{}",
-            rendered.gvk.kind
-        );
     }
 }
 
@@ -228,7 +211,7 @@ fn settings_of_the_mesh_reach_it() {
 /// Or every operator that begins would write it once more.
 #[test]
 fn what_the_api_server_records_of_it_covers_all_of_it() {
-    for object in rendered(&mesh(), 2, 2, true) {
+    for object in rendered(&mesh(), 2, 2) {
         let name = match object.gvk.kind.as_str() {
             "ConfigMap" => ROOT_CONFIG_MAP,
             _ => "waypoint",

@@ -1,0 +1,79 @@
+//! Objects that pass themselves off as a waypoint's: no right follows from them, people are told, and what stands in a waypoint's way goes.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::core::GroupVersionKind;
+use kube::runtime::events::EventType;
+use tracing::warn;
+
+use super::render::kind;
+use super::{WaypointReconciler, lock};
+use crate::index::{Key, WaypointSummary};
+use crate::reconcile::apply::Rendered;
+use crate::reconcile::{Live, ReconcileError};
+
+/// Reason of the Events.
+const FORGED: &str = "Forged";
+
+impl WaypointReconciler {
+    /// Tells, once each, of Services that bear a waypoint's labels, or its name, and are not the operator's. One that a waypoint is wanted in the
+    /// place of is dealt with when that is applied.
+    pub(super) async fn refuse_impostors(&self, namespace: &str, waypoints: &[WaypointSummary]) {
+        let impostors = self.index.read(|index| index.impostors_in(namespace));
+        lock(&self.refused).retain(|key, uid| {
+            key.namespace != namespace || impostors.iter().any(|i| i.name == key.name && i.uid == *uid)
+        });
+        for impostor in impostors {
+            let key = Key::new(namespace, impostor.name);
+            let made_here = self.applied.left("Service", namespace, &key.name);
+            let is_ours = made_here.is_some_and(|left| left.uid.as_ref() == Some(&impostor.uid));
+            let wanted = waypoints.iter().any(|w| w.wanted && w.name == key.name);
+            if is_ours || wanted {
+                continue;
+            }
+            if lock(&self.refused)
+                .insert(key.clone(), impostor.uid.clone())
+                .as_ref()
+                == Some(&impostor.uid)
+            {
+                continue;
+            }
+            let note = "it bears labels or the name of a waypoint's Service, and was not made by Ambit: it has no rights of a waypoint. Take the \
+                        labels ambit.dev/* and app.kubernetes.io/managed-by off, or delete it";
+            warn!(%namespace, service = key.name, uid = impostor.uid, "a Service passes itself off as a waypoint's: refused");
+            self.tell(&kind("Service"), &key, &impostor.uid, note).await;
+        }
+    }
+
+    /// Deletes an object that says that it is the operator's and stands in a waypoint's way.
+    pub(super) async fn evict(&self, wanted: &Rendered, what: &str, uid: &str) -> Result<(), ReconcileError> {
+        let key = Key::new(wanted.namespace.clone(), wanted.name.clone());
+        warn!(
+            object = what,
+            uid, "it bears Ambit's labels and was not made by it: replaced"
+        );
+        let note =
+            "it bears Ambit's labels, was not made by Ambit, and stands in the way of a waypoint: replaced";
+        self.tell(&wanted.gvk, &key, uid, note).await;
+        let forged = Live {
+            uid: Some(uid.to_owned()),
+            ..Live::default()
+        };
+        self.applied
+            .delete(&self.client, &wanted.gvk, &key.namespace, &key.name, &forged)
+            .await
+    }
+
+    async fn tell(&self, gvk: &GroupVersionKind, key: &Key, uid: &str, note: &str) {
+        let reference = ObjectReference {
+            api_version: Some(gvk.api_version()),
+            kind: Some(gvk.kind.clone()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.events
+            .publish_on(&reference, EventType::Warning, FORGED, note)
+            .await;
+    }
+}
