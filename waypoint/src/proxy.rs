@@ -79,8 +79,6 @@ impl Proxy {
             response_timeout: CONNECT_TIMEOUT,
             max_streams: STREAMS,
             stream_window: STREAM_WINDOW,
-            // Of all streams together: many clients share a connection, and none that does not read may hold the others up.
-            connection_window: 2 * STREAMS * STREAM_WINDOW,
             send_buffer: STREAM_WINDOW as usize,
             ..HboneConfig::default()
         };

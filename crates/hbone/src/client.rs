@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::ready;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,8 +13,9 @@ use tokio::time::Instant;
 
 use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
+use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
-use super::{HboneConfig, HboneStream, OpenError};
+use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, OpenError};
 
 /// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
 /// all streams have let go of it.
@@ -53,7 +53,8 @@ impl ConnectionState {
 /// A pooled connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Payload>,
+    closing: Arc<Closing>,
     pub(super) state: Arc<ConnectionState>,
     pub(super) made: Instant,
 }
@@ -131,7 +132,7 @@ impl Connection {
         };
         match tokio::time::timeout_at(limit.until, exchange).await {
             Ok(Ok((response, send))) if response.status().is_success() => Ok(HboneStream {
-                send,
+                send: Sender::new(send, Arc::clone(&self.closing)),
                 recv: response.into_body(),
                 permit: Some(permit),
             }),
@@ -169,7 +170,7 @@ where
     let (io, outgoing) = gather(io);
     let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.send_buffer)
         .data_frame_budget(config.data_frame_budget())
@@ -178,7 +179,7 @@ where
         .max_header_list_size(16 << 10)
         .header_table_size(0)
         .enable_push(false)
-        .handshake(io)
+        .handshake::<_, Payload>(io)
         .await?;
     let state = Arc::new(ConnectionState {
         closed: AtomicBool::new(false),
@@ -187,6 +188,8 @@ where
         idle_since: Mutex::new(Instant::now()),
         expires,
     });
+    let closer = Closer::new();
+    let closing = closer.shared();
     let driver = {
         let state = Arc::clone(&state);
         let (interval, timeout, idle) = (config.ping_interval, config.ping_timeout, config.idle_timeout);
@@ -211,7 +214,10 @@ where
             loop {
                 let ended = std::future::poll_fn(|cx| {
                     ready!(pace.poll_turn(cx, state.streams.load(Ordering::Relaxed) as usize));
-                    let ended = Pin::new(&mut connection).poll(cx);
+                    let mut ended = Pin::new(&mut connection).poll(cx);
+                    while ended.is_pending() && closer.reset_written() {
+                        ended = Pin::new(&mut connection).poll(cx);
+                    }
                     if ended.is_pending() {
                         outgoing.flush(cx);
                     }
@@ -237,5 +243,11 @@ where
         }
     };
     let made = Instant::now();
-    Ok((Connection { sender, state, made }, driver))
+    let connection = Connection {
+        sender,
+        closing,
+        state,
+        made,
+    };
+    Ok((connection, driver))
 }

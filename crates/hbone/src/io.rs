@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HboneStream;
 use super::client::StreamPermit;
+use super::outgoing::Sender;
 
 /// Most bytes that one write takes: flow control hands them out in such portions too.
 const LARGEST_WRITE: usize = 64 << 10;
@@ -17,27 +18,28 @@ const LARGEST_WRITE: usize = 64 << 10;
 /// An [`HboneStream`] as [`AsyncRead`] and [`AsyncWrite`].
 ///
 /// A shutdown ends what is written and leaves reading open. Dropped before its shutdown the stream is reset (CANCEL), so that the peer
-/// does not take a part for the whole; a reset by the peer is an error of kind [`io::ErrorKind::ConnectionReset`].
+/// does not take a part for the whole; what was written before goes out first. A reset by the peer is an error of kind [`io::ErrorKind::ConnectionReset`].
 pub struct HboneIo {
-    send: SendStream<Bytes>,
+    /// Taken by the end of `self` alone.
+    send: Option<Sender>,
     recv: RecvStream,
     /// Received and not yet read.
     received: Bytes,
     received_all: bool,
     sent_all: bool,
-    _permit: Option<StreamPermit>,
+    permit: Option<StreamPermit>,
 }
 
 impl HboneStream {
     /// The stream as bytes to read and write.
     pub fn into_io(self) -> HboneIo {
         HboneIo {
-            send: self.send,
+            send: Some(self.send),
             recv: self.recv,
             received: Bytes::new(),
             received_all: false,
             sent_all: false,
-            _permit: self.permit,
+            permit: self.permit,
         }
     }
 }
@@ -59,10 +61,6 @@ impl AsyncRead for HboneIo {
         while this.received.is_empty() && !this.received_all {
             match ready!(this.recv.poll_data(cx)) {
                 Some(Ok(data)) => this.received = data,
-                // Some servers say so when they have ended their side and want no more from us.
-                Some(Err(error)) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => {
-                    this.received_all = true;
-                }
                 Some(Err(error)) => return Poll::Ready(Err(failure(error))),
                 None => this.received_all = true,
             }
@@ -88,19 +86,15 @@ impl AsyncWrite for HboneIo {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let wanted = data.len().min(LARGEST_WRITE);
-        this.send.reserve_capacity(wanted);
-        let mut capacity = this.send.capacity();
-        while capacity == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
-                Some(Ok(given)) => capacity = given,
-                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            }
-        }
-        let n = wanted.min(capacity);
-        this.send
-            .send_data(Bytes::copy_from_slice(&data[..n]), false)
-            .map_err(failure)?;
+        let Some(send) = &mut this.send else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let n = match ready!(send.poll_capacity(cx, wanted)) {
+            Some(Ok(capacity)) => capacity,
+            Some(Err(error)) => return Poll::Ready(Err(failure(error))),
+            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        };
+        send.send(Bytes::copy_from_slice(&data[..n])).map_err(failure)?;
         Poll::Ready(Ok(n))
     }
 
@@ -112,7 +106,9 @@ impl AsyncWrite for HboneIo {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.sent_all {
             self.sent_all = true;
-            self.send.send_data(Bytes::new(), true).map_err(failure)?;
+            if let Some(send) = &mut self.send {
+                send.end().map_err(failure)?;
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -120,8 +116,10 @@ impl AsyncWrite for HboneIo {
 
 impl Drop for HboneIo {
     fn drop(&mut self) {
-        if !self.sent_all {
-            self.send.send_reset(Reason::CANCEL);
+        if !self.sent_all
+            && let Some(send) = self.send.take()
+        {
+            send.reset_after(Reason::CANCEL, self.permit.take());
         }
     }
 }

@@ -8,6 +8,7 @@ mod copy;
 mod gather;
 mod io;
 mod keepalive;
+mod outgoing;
 mod pace;
 mod pool;
 mod server;
@@ -21,16 +22,20 @@ pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;
 
+/// The window of every connection: the most that HTTP/2 allows, so that only streams are held back.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
 /// How HBONE connections behave; the defaults are in each field's text.
 #[derive(Debug, Clone)]
 pub struct HboneConfig {
-    /// Flow-control window of a stream in bytes. Default 4 MiB.
+    /// Flow-control window of a stream in bytes: what waits for one slow reader. Default 256 KiB.
+    ///
+    /// The connection has no window of its own: streams that share it are strangers to each other, and one whose reader stalls must not
+    /// hold up another.
     pub stream_window: u32,
-    /// Flow-control window of a connection in bytes. Default 16 MiB.
-    pub connection_window: u32,
     /// Largest DATA frame accepted in bytes. Default 1 MiB.
     pub max_frame_size: u32,
-    /// Bytes of a stream that wait for the connection to take them. Default 512 KiB.
+    /// Bytes of a stream that wait for the connection to take them. Default 256 KiB.
     pub send_buffer: usize,
     /// Streams on a connection before the client opens another one, and most that the server accepts twice over.
     /// Default 100.
@@ -50,10 +55,9 @@ pub struct HboneConfig {
 impl Default for HboneConfig {
     fn default() -> Self {
         Self {
-            stream_window: 4 << 20,
-            connection_window: 16 << 20,
+            stream_window: 256 << 10,
             max_frame_size: 1 << 20,
-            send_buffer: 512 << 10,
+            send_buffer: 256 << 10,
             max_streams: 100,
             idle_timeout: Duration::from_secs(300),
             ping_interval: Duration::from_secs(10),
@@ -66,11 +70,11 @@ impl Default for HboneConfig {
 
 impl HboneConfig {
     /// What h2 may spend on small DATA frames that nobody has read, at 256 bytes a frame less what it carries; past it, it ends the
-    /// connection (ENHANCE_YOUR_CALM). A frame takes some 270 bytes of memory besides. [`copy_tunnel`] leaves none with h2 for
-    /// longer than its turn takes to come, however slow the reader; those that a [`HboneIo`] has not read, or that come before a
-    /// CONNECT is answered, do count. h2's default, half the connection window, would end connections on which many applications
-    /// write small messages to others that do not read; this covers a full window of frames of 52 bytes.
+    /// connection (ENHANCE_YOUR_CALM). A frame takes some 270 bytes of memory besides. [`copy_tunnel`] takes frames out of h2 at every
+    /// turn, however slow the reader; those that a [`HboneIo`] has not read, or that come before a CONNECT is answered, do count.
+    /// h2's default, half the connection window, does not fit a connection without one; this covers a full window of frames of 52
+    /// bytes on 16 streams.
     fn data_frame_budget(&self) -> usize {
-        (self.connection_window as usize).saturating_mul(4)
+        (self.stream_window as usize).saturating_mul(64)
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::ready;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -17,8 +16,9 @@ use tracing::Instrument;
 
 use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
+use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
-use super::{HboneConfig, HboneStream};
+use super::{CONNECTION_WINDOW, HboneConfig, HboneStream};
 use ambit_tls::peer_not_after;
 
 /// Between two looks at the wall clock.
@@ -59,8 +59,9 @@ pub trait HboneHandler: Send + Sync + 'static {
 pub struct ConnectRequest {
     authority: SocketAddr,
     headers: HeaderMap,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Payload>,
     body: RecvStream,
+    closing: Arc<Closing>,
 }
 
 impl ConnectRequest {
@@ -81,7 +82,7 @@ impl ConnectRequest {
     pub fn accept(mut self) -> Result<HboneStream, h2::Error> {
         let send = self.respond.send_response(response(StatusCode::OK), false)?;
         Ok(HboneStream {
-            send,
+            send: Sender::new(send, self.closing),
             recv: self.body,
             permit: None,
         })
@@ -99,7 +100,7 @@ fn response(status: StatusCode) -> Response<()> {
     response
 }
 
-fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+fn refuse(respond: &mut SendResponse<Payload>, status: StatusCode) {
     if let Err(error) = respond.send_response(response(status), true) {
         tracing::debug!(%error, "stream ended before it was refused");
     }
@@ -129,13 +130,13 @@ where
     let (io, outgoing) = gather(tls);
     let handshake = h2::server::Builder::new()
         .initial_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.send_buffer)
         .data_frame_budget(config.data_frame_budget())
         .max_concurrent_streams(config.max_streams.saturating_mul(2))
         .max_header_list_size(16 << 10)
-        .handshake::<_, Bytes>(io);
+        .handshake::<_, Payload>(io);
     let mut connection = match tokio::time::timeout(config.connect_timeout, handshake).await {
         Ok(connection) => connection?,
         Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
@@ -157,13 +158,17 @@ where
     };
     tokio::pin!(dead, told_to_end);
     let mut streams = JoinSet::new();
+    let closer = Closer::new();
     let (mut draining, mut pinging) = (false, true);
     let mut pace = Pace::default();
     let result = loop {
         let open = streams.len();
         let accept = std::future::poll_fn(|cx| {
             ready!(pace.poll_turn(cx, open));
-            let accepted = connection.poll_accept(cx);
+            let mut accepted = connection.poll_accept(cx);
+            while accepted.is_pending() && closer.reset_written() {
+                accepted = connection.poll_accept(cx);
+            }
             if accepted.is_pending() {
                 outgoing.flush(cx);
             }
@@ -174,7 +179,9 @@ where
                 Some(Ok((_, mut respond))) if SystemTime::now() >= expires => {
                     respond.send_reset(Reason::REFUSED_STREAM);
                 }
-                Some(Ok((request, respond))) => dispatch(&mut streams, &handler, request, respond),
+                Some(Ok((request, respond))) => {
+                    dispatch(&mut streams, &handler, request, respond, closer.shared());
+                },
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
@@ -194,6 +201,7 @@ where
         }
     };
     drop(connection);
+    drop(closer);
     // The streams hear of the connection's end by themselves, and pass it on to their other side.
     while streams.join_next().await.is_some() {}
     result
@@ -212,7 +220,8 @@ fn dispatch<H: HboneHandler>(
     streams: &mut JoinSet<()>,
     handler: &Arc<H>,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Payload>,
+    closing: Arc<Closing>,
 ) {
     match authority(&request) {
         Ok(authority) => {
@@ -222,6 +231,7 @@ fn dispatch<H: HboneHandler>(
                 headers: head.headers,
                 respond,
                 body,
+                closing,
             };
             let span = tracing::debug_span!("hbone-stream", %authority);
             streams.spawn(Arc::clone(handler).connect(request).instrument(span));

@@ -1,13 +1,13 @@
 //! One CONNECT stream.
 
-use bytes::Bytes;
-use h2::{RecvStream, SendStream};
+use h2::RecvStream;
 
 use super::client::StreamPermit;
+use super::outgoing::Sender;
 
 /// An open CONNECT stream, either side.
 pub struct HboneStream {
-    pub(super) send: SendStream<Bytes>,
+    pub(super) send: Sender,
     pub(super) recv: RecvStream,
     /// The client's place on its connection.
     pub(super) permit: Option<StreamPermit>,

@@ -153,6 +153,37 @@ impl Destination {
     }
 }
 
+pub(crate) type ForeignRequest = (
+    http::Request<h2::RecvStream>,
+    h2::server::SendResponse<bytes::Bytes>,
+);
+
+/// An HTTP/2 server that is not ours, for peers that behave in ways of their own.
+pub(crate) async fn foreign_server(
+    ca: &Arc<TestCa>,
+    identity: SpiffeId,
+    settings: fn(&mut h2::server::Builder),
+) -> (SocketAddr, mpsc::UnboundedReceiver<ForeignRequest>) {
+    let certificate = manager(ca).lease(identity).certificate(WAIT).await.unwrap();
+    let (listener, address) = application().await;
+    let (sender, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (certificate, sender) = (certificate.server_config(), sender.clone());
+            tokio::spawn(async move {
+                let tls = TlsAcceptor::from(certificate).accept(tcp).await.unwrap();
+                let mut builder = h2::server::Builder::new();
+                settings(&mut builder);
+                let mut connection = builder.handshake(tls).await.unwrap();
+                while let Some(Ok(request)) = connection.accept().await {
+                    sender.send(request).ok();
+                }
+            });
+        }
+    });
+    (address, requests)
+}
+
 /// A pool that connects as one identity.
 pub(crate) struct Source {
     pub(crate) pool: HbonePool,
