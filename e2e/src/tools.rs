@@ -7,6 +7,7 @@
 mod apt;
 mod build;
 mod image;
+mod software;
 
 use std::collections::BTreeSet;
 use std::env;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result};
 pub use apt::{Package, ensure, ensure_packages, installed_here};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
 pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, helm, kubernetes};
+pub use software::{SOFTWARE_IMAGE, software};
 
 /// A listener for one-line messages on what is being done.
 pub type Progress<'a> = &'a dyn Fn(&str);

@@ -66,6 +66,9 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     })?;
     images::load(&cluster, &archives, progress)?;
     images::renew(&cluster, &archives, progress)?;
+    progress.step("the image of real software", || {
+        cluster.load_image(&tools::software(&|message| progress.note(message))?)
+    })?;
     let mesh = [
         "test",
         "--locked",

@@ -131,6 +131,15 @@ impl Shop {
         self.wait_captured()
     }
 
+    /// Waits until there are pods and every one of them is Ready.
+    ///
+    /// # Errors
+    /// When that does not happen in three minutes.
+    pub fn wait_ready(&self) -> Result<()> {
+        self.wait_pods("to be Ready", READY_LIMIT, |pod| pod.ready)
+            .map(drop)
+    }
+
     /// Waits until every pod is captured and every ztunnel knows it.
     ///
     /// # Errors
@@ -140,7 +149,7 @@ impl Shop {
         self.wait_protocol(&pods, "HBONE")
     }
 
-    /// Removes the label and waits until every ztunnel knows that no pod is captured any more.
+    /// Removes the label, as a user would, and waits until every ztunnel knows that no pod is captured any more.
     ///
     /// # Errors
     /// When that does not happen in two minutes.

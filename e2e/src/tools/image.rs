@@ -1,11 +1,11 @@
-//! Images of one static binary, written as archives: no builder and no registry is needed for them.
+//! Images of one layer, written as archives: no builder and no registry is needed for them.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const BLOCK: usize = 512;
@@ -21,24 +21,69 @@ pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<(
     let mut layer = Vec::with_capacity(content.len() + 4 * BLOCK);
     entry(&mut layer, &name, 0o755, &content)?;
     end(&mut layer)?;
+    let config = json!({ "Entrypoint": [format!("/{name}")], "WorkingDir": "/" });
+    write_image(
+        archive,
+        reference,
+        &config,
+        &digest(&layer),
+        layer.len() as u64,
+        &mut &*layer,
+    )
+}
+
+/// Writes a docker archive at `archive`: an image called `reference` of the file system in `layer`, a tar file. It runs nothing by
+/// itself.
+pub(super) fn write_layer(archive: &Path, reference: &str, layer: &Path) -> Result<()> {
+    let open = || File::open(layer).with_context(|| format!("cannot read {}", layer.display()));
+    let mut hash = Sha256::new();
+    let length = io::copy(&mut open()?, &mut hash)?;
+    let config = json!({ "Env": ["PATH=/usr/sbin:/usr/bin:/usr/lib/postgresql/15/bin"], "WorkingDir": "/" });
+    write_image(
+        archive,
+        reference,
+        &config,
+        &hex(&hash.finalize()),
+        length,
+        &mut open()?,
+    )
+}
+
+fn write_image(
+    archive: &Path,
+    reference: &str,
+    config: &Value,
+    layer_digest: &str,
+    length: u64,
+    layer: &mut impl Read,
+) -> Result<()> {
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": { "Entrypoint": [format!("/{name}")], "WorkingDir": "/" },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))] },
+        "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_digest}")] },
     });
     let config = serde_json::to_vec(&config)?;
     let config_name = format!("{}.json", digest(&config));
     let manifest = json!([{ "Config": config_name, "RepoTags": [reference], "Layers": ["layer.tar"] }]);
     let mut file = File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
     entry(&mut file, &config_name, 0o644, &config)?;
-    entry(&mut file, "layer.tar", 0o644, &layer)?;
+    header(&mut file, "layer.tar", 0o644, length)?;
+    io::copy(layer, &mut file)?;
+    pad(&mut file, length)?;
     entry(&mut file, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
     end(&mut file)
 }
 
 /// One file in the ustar format.
 fn entry(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+    let length = content.len() as u64;
+    header(out, name, mode, length)?;
+    out.write_all(content)?;
+    pad(out, length)
+}
+
+fn header(out: &mut impl Write, name: &str, mode: u32, length: u64) -> Result<()> {
     let mut header = [0_u8; BLOCK];
     let mut field =
         |offset: usize, value: &str| header[offset..offset + value.len()].copy_from_slice(value.as_bytes());
@@ -46,7 +91,7 @@ fn entry(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<
     field(100, &format!("{mode:07o}"));
     field(108, "0000000");
     field(116, "0000000");
-    field(124, &format!("{:011o}", content.len()));
+    field(124, &format!("{:011o}", length));
     field(136, "00000000000");
     field(148, "        ");
     field(156, "0");
@@ -54,9 +99,13 @@ fn entry(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     out.write_all(&header)?;
-    out.write_all(content)?;
-    out.write_all(&vec![0; content.len().next_multiple_of(BLOCK) - content.len()])?;
     Ok(())
+}
+
+/// Zeros up to the end of the last block of something so long.
+fn pad(out: &mut impl Write, length: u64) -> Result<()> {
+    let rest = usize::try_from(length % BLOCK as u64)?;
+    Ok(out.write_all(&[0; BLOCK][..(BLOCK - rest) % BLOCK])?)
 }
 
 fn end(out: &mut impl Write) -> Result<()> {
@@ -71,11 +120,13 @@ fn architecture() -> &'static str {
     }
 }
 
-fn digest(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+/// SHA-256, in hexadecimal.
+pub(super) fn digest(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

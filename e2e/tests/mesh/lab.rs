@@ -65,6 +65,12 @@ impl Lab {
         self.leave(namespace, result)
     }
 
+    /// Runs `test` on an empty namespace, and removes that again, as [`Lab::with_shop`] does.
+    pub(crate) fn with_namespace(&self, name: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
+        let result = Shop::create(&self.cluster, name).and_then(|shop| test(&shop));
+        self.leave(name, result)
+    }
+
     /// The same with the web application, in the mesh, and with the strictest rules for pods that Kubernetes has.
     pub(crate) fn with_web(&self, namespace: &str, test: impl FnOnce(&Web) -> Result<()>) -> Result<()> {
         let result = self.web(namespace).and_then(|web| test(&web));

@@ -18,6 +18,7 @@ mod identity;
 mod lab;
 mod node;
 mod privileges;
+mod software;
 mod status;
 mod uninstall;
 mod waypoint;
