@@ -34,11 +34,11 @@ pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<(
 
 /// Writes a docker archive at `archive`: an image called `reference` of the file system in `layer`, a tar file. It runs nothing by
 /// itself.
-pub(super) fn write_layer(archive: &Path, reference: &str, layer: &Path) -> Result<()> {
+pub(super) fn write_layer(archive: &Path, reference: &str, environment: &[&str], layer: &Path) -> Result<()> {
     let open = || File::open(layer).with_context(|| format!("cannot read {}", layer.display()));
     let mut hash = Sha256::new();
     let length = io::copy(&mut open()?, &mut hash)?;
-    let config = json!({ "Env": ["PATH=/usr/sbin:/usr/bin:/usr/lib/postgresql/15/bin"], "WorkingDir": "/" });
+    let config = json!({ "Env": environment, "WorkingDir": "/" });
     write_image(
         archive,
         reference,

@@ -51,6 +51,9 @@ const UNNEEDED: &[&str] = &[
     "usr/share/zoneinfo",
 ];
 
+/// PostgreSQL's own programs first: those in `/usr/bin` choose between versions, in Perl.
+const PATH: &str = "PATH=/usr/lib/postgresql/15/bin:/usr/sbin:/usr/bin";
+
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\nmysql:x:101:101::/:/bin/sh\n\
     postgres:x:102:102::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nmysql:x:101:\npostgres:x:102:\nnogroup:x:65534:\n";
@@ -62,7 +65,12 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 /// When the packages cannot be had, on a system without apt for example.
 pub fn software(progress: Progress) -> Result<PathBuf> {
     let cache = cache_dir()?.join("tools");
-    let list = PACKAGES.iter().chain(LEFT_OUT).chain(UNNEEDED).copied();
+    let list = PACKAGES
+        .iter()
+        .chain(LEFT_OUT)
+        .chain(UNNEEDED)
+        .chain([&PATH])
+        .copied();
     let dir = cache.join(format!(
         "software-{}",
         image::digest(Vec::from_iter(list).join(" ").as_bytes())
@@ -83,7 +91,7 @@ pub fn software(progress: Progress) -> Result<PathBuf> {
         .and_then(|packages| unpack(&packages, &root))
         .and_then(|()| finish(&root))
         .and_then(|()| pack(&root, &layer))
-        .and_then(|()| image::write_layer(&work.join("software.tar"), SOFTWARE_IMAGE, &layer));
+        .and_then(|()| image::write_layer(&work.join("software.tar"), SOFTWARE_IMAGE, &[PATH], &layer));
     let made = made.and_then(|()| {
         fs::create_dir_all(&dir)?;
         fs::rename(work.join("software.tar"), &archive).context("cannot keep the image")

@@ -72,9 +72,9 @@ impl Software<'_> {
 
     fn run(&self, shop: &Shop, script: &str) -> Result<String> {
         let client = shop.pod_of("client")?;
-        self.lab
-            .cluster
-            .exec(shop.namespace(), &client.name, &["sh", "-c", script])
+        // Scripts wait for conditions: where one never comes, that is told and not waited for.
+        let command = ["timeout", "120", "sh", "-c", script];
+        self.lab.cluster.exec(shop.namespace(), &client.name, &command)
     }
 
     /// Runs kubectl for both namespaces.

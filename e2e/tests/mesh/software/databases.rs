@@ -21,8 +21,8 @@ fn mariadb_speaks_first_and_its_refusals_arrive() -> Result<()> {
         ensure!(software.alike(QUERY)?.trim() == "42");
         // Three connections are all it takes from this user: they stay until the file is there.
         let hold = "rm -f /tmp/go; for i in 1 2 3; do (while [ ! -e /tmp/go ]; do sleep 0.1; done | \
-                    mariadb --no-defaults --host=db --user=app >/dev/null 2>&1 &) ; done; \
-                    until [ \"$(mariadb --no-defaults --host=db --user=root --batch --skip-column-names --execute \
+                    mariadb --no-defaults --host=db --user=app) >/dev/null 2>&1 & done; \
+                    until [ \"$(mariadb --no-defaults --host=db --user=watch --batch --skip-column-names --execute \
                     \"select count(*) from information_schema.processlist where user = 'app'\")\" = 3 ]; do sleep 0.2; done; echo held";
         software.alike(hold)?;
         let refused = format!(
