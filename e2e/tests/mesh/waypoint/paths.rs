@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use ambit_e2e::http::{Answer, Request};
-use ambit_e2e::sample::{Heard, Web};
+use ambit_e2e::sample::Web;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
