@@ -18,6 +18,7 @@ pub struct Metrics {
     ztunnels: IntGauge,
     capture_seconds: Histogram,
     cni_repairs: IntCounter,
+    restored: IntCounterVec,
 }
 
 impl Metrics {
@@ -62,8 +63,15 @@ impl Metrics {
                 "ambit_agent_cni_repairs_total",
                 "Times the CNI configuration was found without the plugin and repaired",
             )?,
+            restored: IntCounterVec::new(
+                Opts::new(
+                    "ambit_agent_rules_restored_total",
+                    "Parts of captured pods' redirection that something else had removed and that were restored",
+                ),
+                &["part"],
+            )?,
         };
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 8] = [
             Box::new(metrics.pods.clone()),
             Box::new(metrics.failures.clone()),
             Box::new(metrics.refusals.clone()),
@@ -71,6 +79,7 @@ impl Metrics {
             Box::new(metrics.ztunnels.clone()),
             Box::new(metrics.capture_seconds.clone()),
             Box::new(metrics.cni_repairs.clone()),
+            Box::new(metrics.restored.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
@@ -126,6 +135,12 @@ impl Metrics {
 
     pub(crate) fn captured_after(&self, time: Duration) {
         self.capture_seconds.observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn restored(&self, parts: &[&str]) {
+        parts
+            .iter()
+            .for_each(|part| self.restored.with_label_values(&[part]).inc());
     }
 
     pub(crate) fn cni_repaired(&self) {

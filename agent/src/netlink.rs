@@ -3,7 +3,9 @@
 //! Everything here acts on the network namespace of the calling thread; see [`crate::netns`] for how a thread gets there. The
 //! calls block, for microseconds.
 
+mod changes;
 mod expr;
+mod inspect;
 mod message;
 mod node;
 mod pod;
@@ -11,6 +13,8 @@ mod route;
 mod socket;
 mod table;
 
+pub use changes::{Changes, watch_changes};
+pub use inspect::InForce;
 pub use node::{install_node_table, remove_node_table, set_probes};
 pub use pod::{PodTable, drain_pod_table, install_pod_table, pod_table, remove_pod_table};
 pub use route::{add_reply_route, raise_loopback, remove_reply_route};

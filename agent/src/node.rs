@@ -1,7 +1,7 @@
 //! The agent as a whole: puts the parts together, and takes the node's part in an uninstallation.
 
 use crate::broker::{Broker, ZtunnelPeers};
-use crate::capture::{Manager, Settings};
+use crate::capture::{Leaving, Manager, Settings};
 use crate::cni::{CniServer, Installation, Installer};
 use crate::config::Config;
 use crate::control::{Reporter, Updates, subscriptions};
@@ -27,14 +27,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Time for tasks to end after a signal, within the pod's grace period; what is left then is cut off.
-const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
+const SHUTDOWN_TIME: Duration = Duration::from_secs(15);
+/// After a signal, how long an agent with an operator listens on: that the mesh is being removed may be said at the same moment.
+const LAST_WORD: Duration = Duration::from_secs(2);
 const UNINSTALL_RETRY: Duration = Duration::from_secs(2);
 
-/// Runs the agent until `stop`. Pods, rules and the plugin are left in place: only an uninstallation undoes them.
+/// Runs the agent until `stop`. Pods, rules and the plugin are left in place: an upgrade or a restart releases nothing. Only where the
+/// operator's last word is that the mesh is being removed, they go before the agent does.
 ///
 /// # Errors
 /// Something without which there is no agent: a socket, a directory, a malformed address of the control plane.
-pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
     raise_descriptor_limit();
     std::fs::create_dir_all(&config.state)
         .with_context(|| format!("state directory {}", config.state.display()))?;
@@ -51,7 +55,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let probes = Arc::new(Probes::default());
     let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&config.cri_socket, &config.pod_namespace));
     let snapshots = watch::Sender::new(Arc::new(snapshot.clone().unwrap_or_default()));
-    let (released, is_released) = watch::channel(false);
+    let (leaving, is_leaving) = watch::channel(Leaving::No);
     let (told, is_told) = watch::channel(false);
     let settings = Settings {
         runtime: Arc::clone(&runtime),
@@ -61,7 +65,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         probes: Arc::clone(&probes),
         reports: reports.clone(),
         snapshot: snapshots.clone(),
-        released,
+        leaving,
         told,
         metrics: metrics.clone(),
     };
@@ -115,11 +119,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         installer,
         probes,
         reports,
-        released: is_released.clone(),
+        leaving: is_leaving.clone(),
         told: is_told,
         obstacle,
     };
     tasks.spawn(named("node", presence.keep(stop.clone())));
+    let mut last_word = (is_leaving.clone(), connection.clone());
+    let ending = stop.clone();
+    tasks.spawn(named("signal", async move {
+        ending.run_until_cancelled(signal.cancelled()).await;
+        let (leaving, connection) = &mut last_word;
+        if connection.borrow().is_connected() && !ending.is_cancelled() {
+            let removed = leaving.wait_for(|leaving| *leaving != Leaving::No);
+            _ = tokio::time::timeout(LAST_WORD, removed).await;
+        }
+        ending.cancel();
+    }));
     let watched = stop.clone();
     tasks.spawn(named("connection", async move {
         loop {
@@ -131,18 +146,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
             }
         }
     }));
-    finish(tasks, stop, &is_released, &config).await
+    finish(tasks, stop, &is_leaving, &config).await
 }
 
 /// Runs the tasks to their end, and leaves nothing of the agent's own if the node was cleared by then.
 async fn finish(
     tasks: JoinSet<&'static str>,
     stop: CancellationToken,
-    released: &watch::Receiver<bool>,
+    leaving: &watch::Receiver<Leaving>,
     config: &Config,
 ) -> anyhow::Result<()> {
     let outcome = supervise(tasks, stop).await;
-    if *released.borrow() {
+    if *leaving.borrow() == Leaving::Released {
         remove_own_files(config);
     }
     outcome
@@ -184,21 +199,32 @@ struct Presence {
     installer: Arc<Installer>,
     probes: Arc<Probes>,
     reports: Reports,
-    released: watch::Receiver<bool>,
+    leaving: watch::Receiver<Leaving>,
     told: watch::Receiver<bool>,
     obstacle: watch::Sender<Option<&'static str>>,
 }
 
 impl Presence {
     /// Keeps both while there are pods to capture; takes both away once all are released, and puts them back when the mesh
-    /// returns.
+    /// returns. An agent that is told to end while the mesh is being removed takes them away after the redirections.
     async fn keep(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            if *self.released.borrow_and_update() {
+            if *self.leaving.borrow_and_update() == Leaving::Released {
                 self.leave(&stop).await;
             } else {
                 self.stay(&stop).await;
             }
+        }
+        if *self.leaving.borrow() == Leaving::No {
+            return;
+        }
+        // An error when the manager has ended: what it could not release is said there, and no agent comes for the plugin to ask.
+        _ = self
+            .leaving
+            .wait_for(|leaving| *leaving == Leaving::Released)
+            .await;
+        if let Err(e) = self.undo().await {
+            tracing::error!(error = format!("{e:#}"), "the node could not be left as it was");
         }
     }
 
@@ -214,7 +240,7 @@ impl Presence {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = becomes(&mut self.released, true) => break,
+                () = becomes(&mut self.leaving, |leaving| leaving == Leaving::Released) => break,
                 changed = installed.changed() => {
                     let there = changed.is_ok() && *installed.borrow_and_update();
                     self.obstacle.send_replace(if there { None } else { Some("the CNI plugin is not in place") });
@@ -244,7 +270,7 @@ impl Presence {
         self.obstacle.send_replace(None);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = becomes(&mut self.released, false) => {}
+            () = becomes(&mut self.leaving, |leaving| leaving != Leaving::Released) => {}
         }
     }
 
@@ -258,15 +284,15 @@ impl Presence {
 /// Keeps the plugin in place from the moment it is known which pods and namespaces there are: before, it could only hold up every pod of
 /// the node. One that an earlier agent left does that.
 async fn keep_plugin(installer: Arc<Installer>, mut told: watch::Receiver<bool>, stop: CancellationToken) {
-    let told = stop.run_until_cancelled(becomes(&mut told, true)).await;
+    let told = stop.run_until_cancelled(becomes(&mut told, |told| told)).await;
     if told.is_some() {
         installer.keep(stop).await;
     }
 }
 
 /// Never ends once the manager is gone: the agent is ending then.
-async fn becomes(receiver: &mut watch::Receiver<bool>, wanted: bool) {
-    if receiver.wait_for(|value| *value == wanted).await.is_err() {
+async fn becomes<T: Copy>(receiver: &mut watch::Receiver<T>, wanted: impl Fn(T) -> bool) {
+    if receiver.wait_for(|value| wanted(*value)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -382,7 +408,11 @@ mod tests {
                 format!("--cni-socket={state}/run/cni.sock"),
             ])
             .expect("a configuration");
-            let released = watch::Sender::new(uninstalled);
+            let leaving = watch::Sender::new(if uninstalled {
+                Leaving::Released
+            } else {
+                Leaving::No
+            });
             let stop = CancellationToken::new();
             let mut tasks = JoinSet::new();
             let (stopped, snapshot) = (stop.clone(), snapshot_path(&config));
@@ -394,7 +424,7 @@ mod tests {
                 std::fs::write(snapshot, "{}").expect("written");
             }));
             stop.cancel();
-            finish(tasks, stop, &released.subscribe(), &config)
+            finish(tasks, stop, &leaving.subscribe(), &config)
                 .await
                 .expect("the tasks end as they are told");
             assert_eq!(snapshot_path(&config).exists(), !uninstalled);

@@ -15,6 +15,10 @@ use tokio::sync::{Semaphore, mpsc};
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// More pods than a node can have.
 const MOST_HELD: usize = 4096;
+/// Acknowledgements of one ztunnel that the manager has not taken yet.
+const ACKS: usize = 64;
+/// Longest error in one: it goes into logs and statuses.
+const LONGEST_ERROR: usize = 1024;
 /// Batches of sockets that are being made for one ztunnel.
 const BATCHES: usize = 8;
 
@@ -138,9 +142,19 @@ async fn write(
 
 async fn read(channel: &Channel, id: SessionId, manager: &Handle) -> Result<(), SessionError> {
     let batches = Arc::new(Semaphore::new(BATCHES));
+    let acks = Arc::new(Semaphore::new(ACKS));
     while let Some((message, _)) = receive(channel).await? {
         match message {
-            FromZtunnelMessage::Ack(ack) => manager.ztunnel(FromSession::Ack(id, ack)),
+            FromZtunnelMessage::Ack(mut ack) => {
+                let end = ack.error.floor_char_boundary(LONGEST_ERROR);
+                ack.error.truncate(end);
+                ack.error.shrink_to_fit();
+                // The manager's queue has no bound of its own. The semaphore is never closed.
+                let Ok(permit) = Arc::clone(&acks).acquire_owned().await else {
+                    return Ok(());
+                };
+                manager.ztunnel(FromSession::Ack(id, ack, Some(permit)));
+            }
             FromZtunnelMessage::NeedSockets(request) => {
                 // One that asks faster than it is served waits here. The semaphore is never closed.
                 let Ok(permit) = Arc::clone(&batches).acquire_owned().await else {

@@ -4,6 +4,7 @@ use super::effects::Answer;
 use super::failure::{Failure, Reason};
 use super::machine::Event;
 use super::manager::Manager;
+use super::pod::Pod;
 use crate::snapshot::SandboxRecord;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -39,6 +40,7 @@ pub enum Admission {
 /// A call that waits for a pod's capture.
 #[derive(Debug)]
 pub(super) struct Waiter {
+    sandbox_id: String,
     due: Instant,
     reply: oneshot::Sender<Result<Admission, Failure>>,
 }
@@ -50,11 +52,32 @@ impl Waiter {
     }
 }
 
+/// Whether the UID is of a static pod: the kubelet's hash of its manifest, where those of the API server are UUIDs. The operator knows
+/// such a pod's mirror only, under another UID.
+fn is_static(uid: &str) -> bool {
+    uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// A call for a pod that the operator has not spoken of yet.
 #[derive(Debug)]
 pub(super) struct Undecided {
     request: AdmissionRequest,
     waiter: Waiter,
+}
+
+impl Pod {
+    /// Calls for another sandbox than this one: what they wait for will not come.
+    fn supersede(&mut self, sandbox_id: &str) {
+        let (current, former): (Vec<_>, Vec<_>) = self
+            .waiters
+            .drain(..)
+            .partition(|waiter| waiter.sandbox_id == sandbox_id);
+        self.waiters = current;
+        for waiter in former {
+            let message = "the runtime has made another sandbox for the pod meanwhile";
+            waiter.answer(Err(Failure::new(Reason::SandboxNotFound, message)));
+        }
+    }
 }
 
 impl Manager {
@@ -63,11 +86,21 @@ impl Manager {
         request: AdmissionRequest,
         reply: oneshot::Sender<Result<Admission, Failure>>,
     ) {
+        let sandbox_id = request.sandbox.sandbox_id.clone();
         let waiter = |time| Waiter {
+            sandbox_id,
             due: Instant::now() + time,
             reply,
         };
         if self.uninstalling {
+            return waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured));
+        }
+        if is_static(&request.uid) {
+            tracing::info!(
+                namespace = request.namespace,
+                pod = request.name,
+                "a static pod starts outside of the mesh: it has no identity"
+            );
             return waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured));
         }
         let named = self.pods.get(&request.uid).filter(|pod| pod.is_named());
@@ -78,13 +111,11 @@ impl Manager {
             None if self.connected || !self.is_told() => {
                 let uid = request.uid.clone();
                 self.remind(uid.clone(), RECORD_TIME);
-                self.undecided.insert(
-                    uid,
-                    Undecided {
-                        request,
-                        waiter: waiter(RECORD_TIME),
-                    },
-                );
+                // The runtime may call again before the first call has its answer.
+                self.undecided.entry(uid).or_default().push(Undecided {
+                    request,
+                    waiter: waiter(RECORD_TIME),
+                });
             }
             None => self.answer_unknown(&request, waiter(RECORD_TIME)),
         }
@@ -97,6 +128,7 @@ impl Manager {
         };
         let known = pod.location.as_ref().map(|location| location.netns.inode());
         let same = known == Some(request.sandbox.netns_inode);
+        pod.supersede(&request.sandbox.sandbox_id);
         pod.sandbox = Some(request.sandbox);
         pod.waiters.push(waiter);
         self.remind(uid.clone(), CAPTURE_TIME);
@@ -115,14 +147,14 @@ impl Manager {
 
     /// The operator's record of a pod has come: calls that waited for it go on.
     pub(super) fn decide_undecided(&mut self, uid: &str) {
-        if let Some(Undecided { request, waiter }) = self.undecided.remove(uid) {
+        for Undecided { request, waiter } in self.undecided.remove(uid).unwrap_or_default() {
             self.on_add(request, waiter.reply);
         }
     }
 
     /// No operator is connected any more, or the mesh is going: calls are answered from what is known.
     pub(super) fn decide_all_undecided(&mut self) {
-        for (_, Undecided { request, waiter }) in std::mem::take(&mut self.undecided) {
+        for Undecided { request, waiter } in std::mem::take(&mut self.undecided).into_values().flatten() {
             self.answer_unknown(&request, waiter);
         }
     }
@@ -150,12 +182,12 @@ impl Manager {
     /// The time of one or more calls of this pod is over.
     pub(super) fn admission_due(&mut self, uid: &str) {
         let now = Instant::now();
-        if self
-            .undecided
-            .get(uid)
-            .is_some_and(|undecided| undecided.waiter.due <= now)
-            && let Some(Undecided { request, waiter }) = self.undecided.remove(uid)
-        {
+        let undecided = self.undecided.remove(uid).unwrap_or_default();
+        let (due, waiting): (Vec<_>, Vec<_>) = undecided.into_iter().partition(|call| call.waiter.due <= now);
+        if !waiting.is_empty() {
+            self.undecided.insert(uid.to_owned(), waiting);
+        }
+        for Undecided { request, waiter } in due {
             self.answer_unknown(&request, waiter);
         }
         let has_ztunnel = !self.sessions.is_empty();
@@ -173,7 +205,7 @@ impl Manager {
 
     /// A CNI DEL. A call for a sandbox that is not the pod's present one changes nothing.
     pub(super) fn on_sandbox_gone(&mut self, uid: Option<&str>, sandbox_id: &str) {
-        let is_its = |pod: &super::pod::Pod| {
+        let is_its = |pod: &Pod| {
             let located = pod.location.as_ref().map(|location| location.sandbox_id.as_str());
             located.or(pod.sandbox.as_ref().map(|sandbox| sandbox.sandbox_id.as_str())) == Some(sandbox_id)
         };

@@ -1,11 +1,13 @@
 //! The effects of a pod's machine, each a future that ends in an answer to the manager.
 
 use super::failure::{Failure, Reason};
+use super::lane::{Lane, Turn};
 use super::location::{Location, locate};
 use super::machine::Event;
 use super::manager::Uid;
+use super::redirection::Redirection;
 use super::ztunnels::{MadeSockets, SessionId};
-use crate::netlink::{self, NetlinkError, PodTable};
+use crate::netlink::{Changes, InForce, PodTable};
 use crate::netns::{self, Listeners, Netns, NetnsError, NetnsRunner};
 use crate::probes::Probes;
 use crate::runtime::Runtime;
@@ -33,6 +35,21 @@ pub(super) enum Answer {
         listeners: Listeners,
         inode: u64,
     },
+    /// Rules are in force, or in force again.
+    Rules {
+        uid: Uid,
+        epoch: u64,
+        in_force: Arc<InForce>,
+        changes: Option<Arc<Changes>>,
+        /// What was missing; nothing where the pod is captured only now.
+        restored: Vec<&'static str>,
+    },
+    /// The time for a hand-over to a ztunnel is over.
+    HandoverDue {
+        uid: Uid,
+        epoch: u64,
+        handover: u64,
+    },
     Sockets {
         session: SessionId,
         sockets: MadeSockets,
@@ -52,6 +69,10 @@ pub(super) enum Answer {
 /// How long connections may wait in an accept queue before the rest is left to the drain.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
+/// How often a captured pod is checked though no change was notified.
+const CHECK: Duration = Duration::from_secs(60);
+/// The least time between two checks, whatever changes in the pod.
+const LEAST_CHECK: Duration = Duration::from_secs(1);
 
 /// Whose effects: the pod, and the epoch of its machine that ordered them.
 pub(super) struct Effects {
@@ -80,15 +101,17 @@ impl Effects {
     pub(super) async fn locate(
         self,
         runtime: Arc<dyn Runtime>,
-        runner: NetnsRunner,
+        redirection: Arc<dyn Redirection>,
+        lane: Lane,
         record: Option<SandboxRecord>,
         host_inode: u64,
     ) -> Answer {
         let look = async {
             let location = locate(runtime.as_ref(), &self.uid, record, host_inode).await?;
-            let table = runner
-                .run(&location.netns, || Ok::<_, Failure>(netlink::pod_table()?))
-                .await?;
+            // The turn is taken only now: the runtime may be slow, and a job of a later sandbox must not wait for it.
+            let mut turn = lane.turn();
+            turn.comes().await;
+            let table = redirection.look(&location.netns).await?;
             Ok((location, table))
         };
         match look.await {
@@ -102,15 +125,12 @@ impl Effects {
         }
     }
 
-    pub(super) async fn make_listeners(self, runner: NetnsRunner, netns: Option<Netns>) -> Answer {
-        let make = async {
-            let netns = located(netns)?;
-            let listeners = runner
-                .run(&netns, || Ok::<_, Failure>(netns::make_listeners()?))
-                .await?;
-            Ok((listeners, netns.inode()))
+    pub(super) async fn make_listeners(self, work: Work) -> Answer {
+        let made = async {
+            let job = work.begin().await?;
+            Ok((job.kernel.make_listeners(&job.netns).await?, job.netns.inode()))
         };
-        match make.await {
+        match made.await {
             Ok((listeners, inode)) => Answer::Listeners {
                 uid: self.uid,
                 epoch: self.epoch,
@@ -121,50 +141,107 @@ impl Effects {
         }
     }
 
-    pub(super) async fn apply_rules(
-        self,
-        runner: NetnsRunner,
-        netns: Option<Netns>,
-        probes: Arc<Probes>,
-    ) -> Answer {
-        // First: from the rules on, a probe that is not known as one is a plaintext client like any other.
-        if let Err(e) = probes.settle().await {
-            tracing::warn!(pod.uid = self.uid, error = %e, "probe rules of the node are not current; probes of pods under strict mTLS will fail until they are");
-        }
-        let rules = || {
-            netlink::raise_loopback()?;
-            netlink::add_reply_route()?;
-            netlink::install_pod_table()
+    pub(super) async fn apply_rules(self, work: Work, probes: Arc<Probes>) -> Answer {
+        let applied = async {
+            let job = work.begin().await?;
+            // First: from the rules on, a probe that is not known as one is a plaintext client like any other.
+            if let Err(e) = probes.settle().await {
+                tracing::warn!(pod.uid = self.uid, error = %e, "probe rules of the node are not current; probes of pods under strict mTLS will fail until they are");
+            }
+            // Before the rules: what changes after them is notified.
+            let changes = job.kernel.watch(&job.netns).await;
+            Ok((job.kernel.apply(&job.netns).await?, changes))
         };
-        let result = in_pod(runner, netns, rules).await;
-        self.conclude(result, Event::RulesInForce)
+        match applied.await {
+            Ok((in_force, changes)) => Answer::Rules {
+                uid: self.uid,
+                epoch: self.epoch,
+                in_force,
+                changes: changes.map(Arc::new),
+                restored: vec![],
+            },
+            Err(failure) => self.answer(Event::Failed(failure)),
+        }
     }
 
-    pub(super) async fn swap_rules(self, runner: NetnsRunner, netns: Option<Netns>) -> Answer {
-        let result = in_pod(runner, netns, netlink::drain_pod_table).await;
+    /// Until something changes in the namespace, or it is time for a look.
+    pub(super) async fn watch(self, changes: Option<Arc<Changes>>) -> Answer {
+        tokio::time::sleep(LEAST_CHECK).await;
+        let changed = async {
+            match &changes {
+                Some(changes) => changes.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        // In either case the pod is looked at.
+        _ = tokio::time::timeout(CHECK, changed).await;
+        self.answer(Event::CheckDue)
+    }
+
+    /// Restores what is missing of the redirection; nothing is done where nothing is.
+    pub(super) async fn check(self, work: Work, guarded: Guarded) -> Answer {
+        let checked = async {
+            let job = work.begin().await?;
+            let in_force = Arc::clone(&guarded.in_force);
+            let mut missing = job.kernel.missing(&job.netns, in_force).await?;
+            if let Some(listeners) = guarded
+                .listeners
+                .as_ref()
+                .filter(|listeners| !listeners.are_listening())
+            {
+                listeners.repair().map_err(|e| {
+                    Failure::new(
+                        Reason::ListenersFailed,
+                        format!("a listener does not listen and cannot: {e}"),
+                    )
+                })?;
+                missing.push("listener");
+            }
+            let in_force = match missing.as_slice() {
+                [] | ["listener"] => Arc::clone(&guarded.in_force),
+                _ => job.kernel.apply(&job.netns).await?,
+            };
+            Ok((in_force, missing))
+        };
+        match checked.await {
+            Ok((_, missing)) if missing.is_empty() => self.answer(Event::Intact),
+            Ok((in_force, restored)) => Answer::Rules {
+                uid: self.uid,
+                epoch: self.epoch,
+                in_force,
+                changes: guarded.changes,
+                restored,
+            },
+            Err(failure) => self.answer(Event::Lost(failure)),
+        }
+    }
+
+    pub(super) async fn swap_rules(self, work: Work) -> Answer {
+        let result = async {
+            let job = work.begin().await?;
+            job.kernel.drain(&job.netns).await
+        };
+        let result = result.await;
         self.conclude(result, Event::Swapped)
     }
 
-    pub(super) async fn undo(self, runner: NetnsRunner, netns: Option<Netns>) -> Answer {
-        let undo = || {
-            netlink::remove_pod_table()?;
-            netlink::remove_reply_route()
+    pub(super) async fn undo(self, work: Work) -> Answer {
+        let result = async {
+            let job = work.begin().await?;
+            job.kernel.remove(&job.netns).await
         };
-        let result = in_pod(runner, netns, undo).await;
+        let result = result.await;
         self.conclude(result, Event::Undone)
     }
 
     /// Until no connection to the listeners waits to be accepted, or is still in its handshake.
-    pub(super) async fn empty_queue(self, runner: NetnsRunner, netns: Option<Netns>) -> Answer {
+    pub(super) async fn empty_queue(self, redirection: Arc<dyn Redirection>, netns: Option<Netns>) -> Answer {
         let wait = async {
             let netns = located(netns)?;
-            loop {
-                let look = || netns::waiting_connections().map_err(Failure::from);
-                if runner.run(&netns, look).await? == 0 {
-                    return Ok(());
-                }
+            while redirection.waiting(&netns).await? > 0 {
                 tokio::time::sleep(QUEUE_LOOK).await;
             }
+            Ok(())
         };
         let result = match tokio::time::timeout(QUEUE_TIME, wait).await {
             Ok(result) => result,
@@ -178,6 +255,49 @@ impl Effects {
         };
         self.conclude(result, Event::QueueEmpty)
     }
+
+    /// Waits for a ztunnel's acknowledgement; see [`Answer::HandoverDue`].
+    pub(super) async fn handover(self, time: Duration, handover: u64) -> Answer {
+        tokio::time::sleep(time).await;
+        Answer::HandoverDue {
+            uid: self.uid,
+            epoch: self.epoch,
+            handover,
+        }
+    }
+}
+
+/// A job in a pod's network namespace, with its place among the pod's jobs.
+pub(super) struct Work {
+    pub(super) turn: Turn,
+    pub(super) redirection: Arc<dyn Redirection>,
+    pub(super) netns: Option<Netns>,
+}
+
+/// A job whose turn has come. The next one begins when this is dropped.
+struct Begun {
+    kernel: Arc<dyn Redirection>,
+    netns: Netns,
+    _turn: Turn,
+}
+
+impl Work {
+    async fn begin(mut self) -> Result<Begun, Failure> {
+        self.turn.comes().await;
+        Ok(Begun {
+            kernel: self.redirection,
+            netns: located(self.netns)?,
+            _turn: self.turn,
+        })
+    }
+}
+
+/// What makes a pod's redirection, to be compared with what stands.
+#[derive(Debug, Clone)]
+pub(super) struct Guarded {
+    pub(super) in_force: Arc<InForce>,
+    pub(super) changes: Option<Arc<Changes>>,
+    pub(super) listeners: Option<Arc<Listeners>>,
 }
 
 /// Makes sockets for a ztunnel.
@@ -194,14 +314,6 @@ pub(super) async fn make_sockets(
         .await;
     sockets.made = made.map_err(|e: NetnsError| e.to_string());
     Answer::Sockets { session, sockets }
-}
-
-async fn in_pod(
-    runner: NetnsRunner,
-    netns: Option<Netns>,
-    job: impl FnOnce() -> Result<(), NetlinkError> + Send + 'static,
-) -> Result<(), Failure> {
-    runner.run(&located(netns)?, || Ok(job()?)).await
 }
 
 fn located(netns: Option<Netns>) -> Result<Netns, Failure> {

@@ -8,8 +8,11 @@
 //!  Released ◄── Releasing(Undoing) ◄── (Draining) ◄── (Emptying) ◄── (Withdrawing) ◄── (Swapping)
 //! ```
 //!
-//! Effects run concurrently with everything else, so each carries the epoch in which it was ordered; what comes back from an
-//! earlier epoch is dropped by the caller. A new epoch begins whenever the machine leaves the path it was on.
+//! Effects in the pod's network namespace run one after the other, in the order in which they were ordered. All else runs
+//! concurrently, so each effect carries the epoch in which it was ordered; what comes back from an earlier epoch is dropped by the
+//! caller. A new epoch begins whenever the machine leaves the path it was on.
+//!
+//! A captured pod's rules and listeners are checked from time to time and on each notified change; what is missing is restored.
 
 use super::failure::{Failure, Reason};
 use crate::netlink::PodTable;
@@ -112,6 +115,12 @@ pub enum Event {
     Acknowledged,
     /// The table, rule and route stand.
     RulesInForce,
+    /// A captured pod is to be checked.
+    CheckDue,
+    /// All that makes the redirection stands, or stands again.
+    Intact,
+    /// A captured pod's redirection is gone and cannot be restored.
+    Lost(Failure),
     /// The nat chains are empty.
     Swapped,
     /// The operator has recorded that the pod is being released.
@@ -145,6 +154,10 @@ pub enum Effect {
     AddPod,
     /// Answers RulesInForce or Failed.
     ApplyRules,
+    /// Wait for a change, or for some time: answers CheckDue.
+    Watch,
+    /// Look whether all stands and restore what does not: answers Intact or Lost.
+    Check,
     /// Answers Swapped or Failed.
     SwapRules,
     /// Answers LingerOver.
@@ -177,6 +190,8 @@ pub struct Machine {
     listeners: bool,
     /// New connections are redirected now.
     in_force: bool,
+    /// The redirection is broken: that some of it stands does not make the pod captured.
+    lost: bool,
 }
 
 impl Default for Machine {
@@ -189,6 +204,7 @@ impl Default for Machine {
             located: false,
             listeners: false,
             in_force: false,
+            lost: false,
         }
     }
 }
@@ -276,8 +292,16 @@ impl Machine {
             }
             Event::RulesInForce if self.state == State::Acknowledged => {
                 self.in_force = true;
+                self.lost = false;
                 self.attempts = 0;
-                self.go(State::Captured, vec![])
+                self.go(State::Captured, vec![Effect::Watch])
+            }
+            Event::CheckDue if self.state == State::Captured => vec![Effect::Check],
+            Event::Intact if self.state == State::Captured => vec![Effect::Watch],
+            Event::Lost(failure) if self.state == State::Captured => {
+                self.in_force = false;
+                self.lost = true;
+                self.fail(failure)
             }
             Event::Failed(failure) => self.fail(failure),
             Event::RetryDue if matches!(self.state, State::Failed(_)) => self.locate(),
@@ -291,6 +315,7 @@ impl Machine {
             State::Idle | State::Released => self.locate(),
             // Rules are being deleted: afterwards, from the start.
             State::Releasing(Releasing::Undoing) => vec![],
+            // What is under way in the namespace ends before the look at it.
             State::Releasing(_) => self.locate(),
             _ => vec![],
         }
@@ -353,6 +378,7 @@ impl Machine {
         self.located = false;
         self.listeners = false;
         self.in_force = false;
+        self.lost = false;
         self.attempts = 0;
         self.go(
             State::Released,
@@ -365,7 +391,7 @@ impl Machine {
             return vec![];
         }
         self.located = true;
-        self.in_force = table == PodTable::Redirecting;
+        self.in_force = table == PodTable::Redirecting && !self.lost;
         if self.wanted == Wanted::AsFound {
             self.wanted = if self.in_force {
                 Wanted::Kept
@@ -431,6 +457,7 @@ impl Machine {
     fn on_undone(&mut self) -> Vec<Effect> {
         self.located = false;
         self.listeners = false;
+        self.lost = false;
         self.attempts = 0;
         let mut effects = self.go(State::Released, vec![Effect::DropDescriptors]);
         if self.wants_capture() {

@@ -3,12 +3,14 @@
 
 use super::admission::{Admission, AdmissionRequest, Undecided};
 use super::control::ControlEvent;
-use super::effects::{Answer, Effects};
+use super::effects::{Answer, Effects, Guarded, Work};
 use super::failure::{Failure, Reason};
-use super::machine::{Effect, Event, HELD_TIME, State};
-use super::pod::Pod;
+use super::machine::{ACK_TIME, Effect, Event, HELD_TIME, State};
+use super::pod::{AbortOnDrop, Pod};
+use super::redirection::{Kernel, Redirection};
 use super::ztunnels::{FromSession, Session};
 use crate::metrics::Metrics;
+use crate::netlink::{Changes, InForce};
 use crate::netns::NetnsRunner;
 use crate::probes::Probes;
 use crate::report::Reports;
@@ -41,12 +43,23 @@ pub struct Settings {
     pub reports: Reports,
     /// What is kept on disk.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
-    /// Whether everything was released, while uninstalling.
-    pub released: watch::Sender<bool>,
+    /// How far the node's part in an uninstallation is.
+    pub leaving: watch::Sender<Leaving>,
     /// Whether an operator has told this agent, or one before it on the node, all pods and namespaces once.
     pub told: watch::Sender<bool>,
     /// Counters.
     pub metrics: Metrics,
+}
+
+/// The node's part in an uninstallation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// The mesh stays.
+    No,
+    /// The operator has said that the mesh is being removed: pods are being released.
+    Releasing,
+    /// Nothing of the mesh is left in any pod.
+    Released,
 }
 
 /// Messages to the manager.
@@ -106,11 +119,12 @@ impl Handle {
 #[derive(Debug)]
 pub struct Manager {
     pub(super) settings: Settings,
+    pub(super) redirection: Arc<dyn Redirection>,
     receiver: mpsc::UnboundedReceiver<Message>,
     pub(super) pods: BTreeMap<Uid, Pod>,
     /// In the order in which they connected.
     pub(super) sessions: Vec<Session>,
-    pub(super) undecided: HashMap<Uid, Undecided>,
+    pub(super) undecided: HashMap<Uid, Vec<Undecided>>,
     pub(super) namespaces: BTreeSet<String>,
     pub(super) trust_domain: String,
     pub(super) drain_deadline: Duration,
@@ -133,6 +147,7 @@ impl Manager {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut manager = Self {
             trust_domain: settings.trust_domain.clone(),
+            redirection: Arc::new(Kernel(settings.netns.clone())),
             settings,
             receiver,
             pods: BTreeMap::new(),
@@ -155,7 +170,8 @@ impl Manager {
         (manager, Handle { sender })
     }
 
-    /// Works until `stop`. Pods are left as they are: only an uninstallation undoes.
+    /// Works until `stop`. Pods are left as they are, unless the operator's last word is that the mesh is being removed: then their
+    /// redirection goes before the agent does, as nobody would serve it.
     pub async fn run(mut self, stop: CancellationToken) {
         for uid in self.pods.keys().cloned().collect::<Vec<_>>() {
             self.reconsider(&uid);
@@ -171,6 +187,7 @@ impl Manager {
                 },
                 Some(answer) = self.tasks.join_next() => match answer {
                     Ok(answer) => self.on_answer(answer),
+                    Err(e) if e.is_cancelled() => {}
                     Err(e) => tracing::error!(error = %e, "a task of a pod's capture panicked"),
                 },
             }
@@ -179,6 +196,9 @@ impl Manager {
             pod.waiters
                 .drain(..)
                 .for_each(|waiter| waiter.answer(Err(Failure::shutting_down())));
+        }
+        if self.uninstalling {
+            self.release_at_once().await;
         }
         self.tasks.shutdown().await;
     }
@@ -201,8 +221,27 @@ impl Manager {
     fn on_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Pod { uid, epoch, event } => {
-                if self.is_current(&uid, epoch) {
-                    self.feed(&uid, event);
+                // A pod of which nothing else is left may have waited for the end of this job.
+                let event = if self.is_current(&uid, epoch) {
+                    event
+                } else {
+                    Event::Look
+                };
+                self.feed(&uid, event);
+            }
+            Answer::Rules {
+                uid,
+                epoch,
+                in_force,
+                changes,
+                restored,
+            } => self.on_rules(&uid, epoch, in_force, changes, &restored),
+            Answer::HandoverDue { uid, epoch, handover } => {
+                // A later hand-over has a time of its own.
+                if self.is_current(&uid, epoch)
+                    && self.pods.get(&uid).is_some_and(|pod| pod.handover == handover)
+                {
+                    self.feed(&uid, Event::Failed(Failure::ztunnel_silent(ACK_TIME)));
                 }
             }
             Answer::Located {
@@ -255,6 +294,41 @@ impl Manager {
                 }
             }
         }
+    }
+
+    fn on_rules(
+        &mut self,
+        uid: &str,
+        epoch: u64,
+        in_force: Arc<InForce>,
+        changes: Option<Arc<Changes>>,
+        restored: &[&'static str],
+    ) {
+        if !restored.is_empty() {
+            self.settings.metrics.restored(restored);
+        }
+        if !self.is_current(uid, epoch) {
+            return self.feed(uid, Event::Look);
+        }
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.guarded = Some(Guarded {
+            in_force,
+            changes,
+            listeners: pod.listeners.as_ref().map(|(listeners, _)| Arc::clone(listeners)),
+        });
+        if restored.is_empty() {
+            pod.restored = None;
+            return self.feed(uid, Event::RulesInForce);
+        }
+        let what = restored.join(", ");
+        tracing::warn!(
+            pod.uid = uid,
+            what,
+            "parts of a captured pod's redirection were gone and are restored; something in the pod removed them"
+        );
+        let times = pod.restored.as_ref().map_or(0, |(times, _)| *times) + 1;
+        pod.restored = Some((times, what));
+        self.feed(uid, Event::Intact);
     }
 
     fn is_current(&self, uid: &str, epoch: u64) -> bool {
@@ -338,25 +412,45 @@ impl Manager {
             epoch: pod.machine.epoch(),
         };
         let netns = pod.location.as_ref().map(|location| location.netns.clone());
-        let runner = self.settings.netns.clone();
+        let redirection = Arc::clone(&self.redirection);
+        let work = || Work {
+            turn: pod.lane.turn(),
+            redirection: Arc::clone(&redirection),
+            netns: netns.clone(),
+        };
         match effect {
             Effect::Locate => {
                 let runtime = Arc::clone(&self.settings.runtime);
                 let host = self.settings.host_netns_inode;
-                self.tasks
-                    .spawn(effects.locate(runtime, runner, pod.sandbox.clone(), host));
+                self.tasks.spawn(effects.locate(
+                    runtime,
+                    redirection,
+                    pod.lane.clone(),
+                    pod.sandbox.clone(),
+                    host,
+                ));
             }
             Effect::AwaitHeld => _ = self.tasks.spawn(effects.after(HELD_TIME, Event::NotHeld)),
-            Effect::MakeListeners => _ = self.tasks.spawn(effects.make_listeners(runner, netns)),
+            Effect::MakeListeners => _ = self.tasks.spawn(effects.make_listeners(work())),
             Effect::AddPod => self.give(uid),
             Effect::ApplyRules => {
                 let probes = Arc::clone(&self.settings.probes);
+                let work = work();
                 self.want_probes();
-                self.tasks.spawn(effects.apply_rules(runner, netns, probes));
+                self.tasks.spawn(effects.apply_rules(work, probes));
             }
-            Effect::SwapRules => _ = self.tasks.spawn(effects.swap_rules(runner, netns)),
-            Effect::EmptyQueue => _ = self.tasks.spawn(effects.empty_queue(runner, netns)),
-            Effect::Undo => _ = self.tasks.spawn(effects.undo(runner, netns)),
+            Effect::Watch => {
+                let changes = pod.guarded.as_ref().and_then(|guarded| guarded.changes.clone());
+                pod.watching = Some(AbortOnDrop(self.tasks.spawn(effects.watch(changes))));
+            }
+            Effect::Check => {
+                if let Some(guarded) = pod.guarded.clone() {
+                    self.tasks.spawn(effects.check(work(), guarded));
+                }
+            }
+            Effect::SwapRules => _ = self.tasks.spawn(effects.swap_rules(work())),
+            Effect::EmptyQueue => _ = self.tasks.spawn(effects.empty_queue(redirection, netns)),
+            Effect::Undo => _ = self.tasks.spawn(effects.undo(work())),
             Effect::Linger(time) => _ = self.tasks.spawn(effects.after(time, Event::LingerOver)),
             Effect::DrainTimer => {
                 _ = self
@@ -368,6 +462,9 @@ impl Manager {
             Effect::DropDescriptors => {
                 pod.location = None;
                 pod.listeners = None;
+                pod.guarded = None;
+                pod.watching = None;
+                pod.restored = None;
                 pod.told = None;
             }
         }
@@ -398,7 +495,13 @@ impl Manager {
                 .for_each(|waiter| waiter.answer(answer.clone()));
         }
         // One that nobody speaks of any more and that is clean is forgotten.
-        if !pod.is_named() && pod.machine.is_clean() && pod.listeners.is_none() && self.synced {
+        // A job that is under way may be followed by others of the same pod.
+        if !pod.is_named()
+            && pod.machine.is_clean()
+            && pod.listeners.is_none()
+            && pod.lane.is_idle()
+            && self.synced
+        {
             self.pods.remove(uid);
             self.settings.reports.set_pod(uid, None);
         }
@@ -410,10 +513,15 @@ impl Manager {
         self.settings
             .metrics
             .pods(self.pods.values().map(|pod| pod.machine.reported()));
-        let released = self.uninstalling && self.pods.values().all(|pod| pod.machine.is_clean());
+        let released = self.pods.values().all(|pod| pod.machine.is_clean());
+        let leaving = match (self.uninstalling, released) {
+            (false, _) => Leaving::No,
+            (true, false) => Leaving::Releasing,
+            (true, true) => Leaving::Released,
+        };
         self.settings
-            .released
-            .send_if_modified(|value| std::mem::replace(value, released) != released);
+            .leaving
+            .send_if_modified(|value| std::mem::replace(value, leaving) != leaving);
         self.persist();
     }
 
@@ -423,3 +531,6 @@ impl Manager {
             .want(self.pods.values().flat_map(Pod::probes).collect());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! What the agent holds of one pod.
 
 use super::admission::Waiter;
+use super::effects::Guarded;
 use super::failure::{Failure, Reason};
+use super::lane::Lane;
 use super::location::Location;
 use super::machine::{Machine, Pending, Releasing, State};
 use crate::netns::Listeners;
@@ -12,6 +14,20 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::task::AbortHandle;
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The reason in a captured pod's report after something of its redirection was restored.
+const RESTORED: &str = "RulesRestored";
 
 /// One pod of the node.
 #[derive(Debug, Default)]
@@ -28,6 +44,16 @@ pub(super) struct Pod {
     pub(super) location: Option<Location>,
     /// The listeners and the inode of the namespace they were checked against.
     pub(super) listeners: Option<(Arc<Listeners>, u64)>,
+    /// The order of what is done in its namespace.
+    pub(super) lane: Lane,
+    /// What stood when the rules were put in force.
+    pub(super) guarded: Option<Guarded>,
+    /// The wait for the next check.
+    pub(super) watching: Option<AbortOnDrop>,
+    /// How often something of the redirection was restored, and what the last time.
+    pub(super) restored: Option<(u64, String)>,
+    /// Number of the last hand-over to a ztunnel.
+    pub(super) handover: u64,
     /// CNI calls that wait for the capture.
     pub(super) waiters: Vec<Waiter>,
     /// The identity as a ztunnel was last told.
@@ -121,7 +147,16 @@ impl Pod {
             CaptureState::Captured | CaptureState::Released => None,
             _ => self.obstacle(has_ztunnel),
         };
-        let (reason, message) = why.map_or_else(Default::default, |f| (f.reason.to_string(), f.message));
+        let (reason, message) = match (state, &self.restored, why) {
+            (CaptureState::Captured, Some((times, last)), _) => (
+                RESTORED.to_owned(),
+                format!(
+                    "something in the pod removed its {last}: restored; it is time {times} since the capture"
+                ),
+            ),
+            (_, _, Some(failure)) => (failure.reason.to_string(), failure.message),
+            (_, _, None) => Default::default(),
+        };
         Some(PodReport {
             uid: uid.to_owned(),
             state: state.into(),

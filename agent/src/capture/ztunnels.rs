@@ -35,8 +35,8 @@ pub enum FromSession {
         /// The pods, each with its three listeners.
         held: Vec<(PodIdentity, Vec<OwnedFd>)>,
     },
-    /// An acknowledgement.
-    Ack(SessionId, Ack),
+    /// An acknowledgement; the permit is given back when it is taken.
+    Ack(SessionId, Ack, Option<OwnedSemaphorePermit>),
     /// It wants sockets; the permit is given back when they are sent.
     NeedSockets(SessionId, NeedSockets, OwnedSemaphorePermit),
     /// The connection has ended.
@@ -153,7 +153,7 @@ impl Manager {
                 };
                 self.on_ready(session, held);
             }
-            FromSession::Ack(id, ack) => self.on_ack(id, &ack),
+            FromSession::Ack(id, ack, _) => self.on_ack(id, &ack),
             FromSession::NeedSockets(id, request, permit) => self.on_need_sockets(id, &request, permit),
             FromSession::Gone(id) => self.on_gone(id),
         }
@@ -240,15 +240,16 @@ impl Manager {
     /// Tells the newest ztunnel of the pod and, where its capture waits for that, begins to count the time.
     pub(super) fn give(&mut self, uid: &str) {
         if self.add_pod(uid)
-            && let Some(pod) = self.pods.get(uid)
+            && let Some(pod) = self.pods.get_mut(uid)
             && *pod.machine.state() == State::ListenersReady
         {
+            pod.handover += 1;
+            let handover = pod.handover;
             let effects = Effects {
                 uid: uid.to_owned(),
                 epoch: pod.machine.epoch(),
             };
-            self.tasks
-                .spawn(effects.after(ACK_TIME, Event::Failed(Failure::ztunnel_silent(ACK_TIME))));
+            self.tasks.spawn(effects.handover(ACK_TIME, handover));
         }
     }
 

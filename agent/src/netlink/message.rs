@@ -54,6 +54,10 @@ impl Attributes {
         self.bytes(kind | NESTED, &inner.0)
     }
 
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     fn push(&mut self, kind: u16, value: &[u8]) {
         // Callers keep attributes far below 64 KiB (set elements come in chunks), so the length always fits.
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
@@ -110,6 +114,18 @@ impl Message {
         out.resize(out.len().next_multiple_of(ALIGN), 0);
         out.extend_from_slice(&self.attributes.0);
     }
+}
+
+/// The attributes in `bytes`, each with its type (without flags) and value; ends at the first that is cut short.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const FLAGS: u16 = 0xc000;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(0..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & !FLAGS;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 /// A message from the kernel: type, sequence number, payload.

@@ -8,7 +8,7 @@ use super::table::{Family, Hook, NEWRULE, Table, transaction};
 use ambit_wire::names::{MARK_PROXY, MARK_REPLY, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PROBE_SOURCE};
 use rustix::io::Errno;
 
-const TABLE: Table = Table {
+pub(super) const TABLE: Table = Table {
     family: Family::Inet,
     name: "ambit",
 };

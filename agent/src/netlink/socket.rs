@@ -74,8 +74,19 @@ impl NetlinkSocket {
 
     /// Sends a request for a dump and counts the messages of type `kind` in the answer.
     pub(super) fn dump(&mut self, request: &Message, kind: u16) -> Result<usize, NetlinkError> {
-        let sequence = self.send(std::slice::from_ref(request))?;
         let mut count = 0;
+        self.dump_each(request, kind, |_| count += 1)?;
+        Ok(count)
+    }
+
+    /// Sends a request for a dump and hands each message of type `kind` in the answer to `take`.
+    pub(super) fn dump_each(
+        &mut self,
+        request: &Message,
+        kind: u16,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
+        let sequence = self.send(std::slice::from_ref(request))?;
         let mut buffer = vec![0; BUFFER];
         loop {
             let Some(datagram) = self.receive(&mut buffer, RecvFlags::empty())? else {
@@ -83,7 +94,7 @@ impl NetlinkSocket {
             };
             for answer in split(datagram).filter(|a| a.sequence == sequence) {
                 match answer.kind {
-                    NLMSG_DONE => return Ok(count),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => {
                         if let Some(errno) = error_number(answer.payload)? {
                             return Err(NetlinkError::Refused {
@@ -92,7 +103,7 @@ impl NetlinkSocket {
                             });
                         }
                     }
-                    other if other == kind => count += 1,
+                    other if other == kind => take(answer.payload),
                     _ => {}
                 }
             }

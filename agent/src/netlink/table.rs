@@ -4,10 +4,11 @@ use super::expr::Rule;
 use super::message::{APPEND, Attributes, CREATE, DUMP, Message};
 
 const SUBSYSTEM: u16 = 10 << 8;
-const NEWTABLE: u16 = SUBSYSTEM;
+pub(super) const NEWTABLE: u16 = SUBSYSTEM;
 const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
-const NEWCHAIN: u16 = SUBSYSTEM | 3;
+pub(super) const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const GETCHAIN: u16 = SUBSYSTEM | 4;
 /// Type of the messages in the answer to [`Table::list_rules`].
 pub(super) const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
@@ -127,6 +128,27 @@ impl Table {
             DUMP,
             attributes,
             format!("list chain {chain} of table {}", self.name),
+        )
+    }
+
+    /// Lists every table of the family.
+    pub(super) fn list(self) -> Message {
+        self.message(GETTABLE, DUMP, Attributes::new(), "list tables".to_owned())
+    }
+
+    /// Lists the chains of every table of the family.
+    pub(super) fn list_chains(self) -> Message {
+        self.message(GETCHAIN, DUMP, Attributes::new(), "list chains".to_owned())
+    }
+
+    /// Lists the rules of all chains of the table.
+    pub(super) fn list_all_rules(self) -> Message {
+        let attributes = Attributes::new().string(1, self.name);
+        self.message(
+            GETRULE,
+            DUMP,
+            attributes,
+            format!("list the rules of table {}", self.name),
         )
     }
 

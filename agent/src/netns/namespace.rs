@@ -1,6 +1,7 @@
 //! Handles of network namespaces, and threads that work in them.
 
 use super::NetnsError;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::c_void;
@@ -112,9 +113,13 @@ impl NetnsRunner {
 /// Inode of the network namespace that a socket was made in.
 ///
 /// # Errors
-/// Those of `ioctl(SIOCGSKNS)`; it needs CAP_NET_ADMIN over the namespace.
+/// It is no socket, or those of `ioctl(SIOCGSKNS)`; it needs CAP_NET_ADMIN over the namespace.
 pub fn socket_netns_inode(socket: BorrowedFd<'_>) -> std::io::Result<u64> {
-    // SAFETY: the request only returns a descriptor; `SocketNetns` describes it so (below).
+    // The descriptor may be a stranger's, and of another kind of file the same number may ask for something else.
+    if FileType::from_raw_mode(rustix::fs::fstat(socket)?.st_mode) != FileType::Socket {
+        return Err(Errno::NOTSOCK.into());
+    }
+    // SAFETY: of a socket, which this is, the request only returns a descriptor; `SocketNetns` describes it so (below).
     #[allow(unsafe_code)]
     let namespace = unsafe { rustix::ioctl::ioctl(socket, SocketNetns) }?;
     Ok(rustix::fs::fstat(&namespace)?.st_ino)
@@ -123,7 +128,7 @@ pub fn socket_netns_inode(socket: BorrowedFd<'_>) -> std::io::Result<u64> {
 /// `ioctl(SIOCGSKNS)`: returns a new descriptor of the socket's network namespace.
 struct SocketNetns;
 
-// SAFETY: SIOCGSKNS takes no argument, does not write to memory, and returns a new descriptor that nobody else owns.
+// SAFETY: of a socket, SIOCGSKNS takes no argument, does not write to memory, and returns a new descriptor that nobody else owns.
 #[allow(unsafe_code)]
 unsafe impl rustix::ioctl::Ioctl for SocketNetns {
     type Output = OwnedFd;

@@ -40,6 +40,22 @@ impl Listeners {
         Ok(Self { sockets })
     }
 
+    /// Sockets that listen somewhere, where a test needs some.
+    #[cfg(test)]
+    #[allow(clippy::expect_used, reason = "a test that cannot be set up fails")]
+    pub(crate) fn anywhere() -> Self {
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound").into();
+        Self {
+            sockets: [listen(), listen(), listen()],
+        }
+    }
+
+    /// Whether every socket listens.
+    pub fn are_listening(&self) -> bool {
+        let listens = |socket| SockRef::from(socket).is_listener().unwrap_or(false);
+        self.sockets.iter().all(listens)
+    }
+
     /// Makes the sockets listen again, should a proxy have shut one down.
     pub fn repair(&self) -> io::Result<()> {
         self.sockets

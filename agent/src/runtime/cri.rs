@@ -157,6 +157,7 @@ impl Runtime for CriRuntime {
             (LABEL_POD_NAMESPACE, self.system_namespace.as_str()),
             ZTUNNEL_LABEL,
         ];
+        let mut unreadable = None;
         for sandbox in self.sandboxes(&labels).await? {
             let filter = ContainerFilter {
                 state: Some(ContainerStateValue {
@@ -174,12 +175,15 @@ impl Runtime for CriRuntime {
                 .await
                 .map_err(failed("ListContainers"))?;
             for container in answer.into_inner().containers {
-                if self.container_pid(&container.id).await? == Some(pid) {
-                    return Ok(true);
+                // One whose status cannot be read must not keep the others from being found.
+                match self.container_pid(&container.id).await {
+                    Ok(of) if of == Some(pid) => return Ok(true),
+                    Ok(_) => {}
+                    Err(e) => unreadable = Some(e),
                 }
             }
         }
-        Ok(false)
+        unreadable.map_or(Ok(false), Err)
     }
 }
 

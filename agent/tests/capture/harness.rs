@@ -1,7 +1,7 @@
 //! An agent without a cluster: pods are network namespaces, the ztunnel is a few lines, the operator is the test.
 
 use ambit_agent::broker::{Broker, PeerCheck, Refusal};
-use ambit_agent::capture::{ControlEvent, Handle, Manager, Settings};
+use ambit_agent::capture::{ControlEvent, Handle, Leaving, Manager, Settings};
 use ambit_agent::metrics::Metrics;
 use ambit_agent::netns::{Netns, NetnsRunner};
 use ambit_agent::probes::Probes;
@@ -183,7 +183,7 @@ impl Node {
         let metrics = Metrics::new().expect("metrics");
         let reports = Reports::default();
         let snapshots = watch::Sender::new(Arc::new(snapshot.cloned().unwrap_or_default()));
-        let (released, is_released) = watch::channel(false);
+        let (leaving, is_leaving) = watch::channel(Leaving::No);
         let settings = Settings {
             runtime: Arc::clone(&self.sandboxes) as Arc<dyn Runtime>,
             netns: NetnsRunner::new(4),
@@ -192,7 +192,7 @@ impl Node {
             probes: Arc::new(Probes::disabled()),
             reports: reports.clone(),
             snapshot: snapshots.clone(),
-            released,
+            leaving,
             told: watch::Sender::new(false),
             metrics: metrics.clone(),
         };
@@ -213,7 +213,7 @@ impl Node {
         Agent {
             handle,
             reports,
-            released: is_released,
+            leaving: is_leaving,
             snapshots,
             stop,
             tasks,
@@ -225,7 +225,7 @@ impl Node {
 pub(crate) struct Agent {
     pub(crate) handle: Handle,
     pub(crate) reports: Reports,
-    pub(crate) released: watch::Receiver<bool>,
+    pub(crate) leaving: watch::Receiver<Leaving>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,

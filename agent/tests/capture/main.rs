@@ -5,6 +5,7 @@
 mod admission;
 mod harness;
 mod operator;
+mod restored;
 mod takeover;
 mod unnamed;
 mod ztunnel;

@@ -2,7 +2,7 @@
 
 use crate::harness::{Agent, Node, PATIENCE, Pod};
 use crate::ztunnel::{Held, Ztunnel, read_text};
-use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent};
+use ambit_agent::capture::{Admission, AdmissionRequest, ControlEvent, Leaving};
 use ambit_agent::control::{Reporter, Updates};
 use ambit_agent::snapshot::{SandboxRecord, Snapshot};
 use ambit_wire::TokenFile;
@@ -102,8 +102,12 @@ async fn an_uninstallation_releases_every_pod_and_lets_new_ones_start() {
         .apply(batch(TYPE_NODE_CONFIG, vec![resource("node", &config)]))
         .await;
     ztunnel.until(|ztunnel| ztunnel.removed.len() == 2).await;
-    let mut released = agent.released.clone();
-    let waited = tokio::time::timeout(PATIENCE, released.wait_for(|released| *released)).await;
+    let mut leaving = agent.leaving.clone();
+    let waited = tokio::time::timeout(
+        PATIENCE,
+        leaving.wait_for(|leaving| *leaving == Leaving::Released),
+    )
+    .await;
     waited.expect("in time").expect("the agent runs");
     assert_eq!((pod.ruleset(), other.ruleset()), (String::new(), String::new()));
 

@@ -2,7 +2,7 @@
 
 use crate::harness::{Agent, Node, Pod};
 use crate::ztunnel::{Held, Ztunnel, read_text};
-use ambit_agent::capture::{AdmissionRequest, ControlEvent, Reason};
+use ambit_agent::capture::{AdmissionRequest, ControlEvent, Leaving, Reason};
 use ambit_agent::snapshot::{SandboxRecord, Snapshot};
 use ambit_wire::agent::{CaptureState, NodeConfig};
 
@@ -86,9 +86,9 @@ async fn an_uninstallation_releases_pods_that_nobody_names() {
         ..Default::default()
     }));
     ztunnel.until(|ztunnel| !ztunnel.removed.is_empty()).await;
-    let mut released = agent.released.clone();
-    released
-        .wait_for(|released| *released)
+    let mut leaving = agent.leaving.clone();
+    leaving
+        .wait_for(|leaving| *leaving == Leaving::Released)
         .await
         .expect("the agent runs");
     assert_eq!(pod.ruleset(), "");

@@ -45,7 +45,7 @@ fn a_pod_is_captured_step_by_step() {
     assert_eq!(m.reported(), CaptureState::Pending);
     assert_eq!(m.handle(Event::Acknowledged), [Effect::ApplyRules]);
     assert_eq!(m.reported(), CaptureState::Pending);
-    assert_eq!(m.handle(Event::RulesInForce), []);
+    assert_eq!(m.handle(Event::RulesInForce), [Effect::Watch]);
     assert_eq!(
         (m.state(), m.reported()),
         (&State::Captured, CaptureState::Captured)
@@ -346,4 +346,35 @@ fn every_step_is_a_new_epoch() {
         m.epoch() > before,
         "a late answer to an earlier effect can be told from a current one"
     );
+}
+
+#[test]
+fn a_captured_pod_is_checked_again_and_again() {
+    let (mut m, _) = machine(captured());
+    for _ in 0..3 {
+        assert_eq!(m.handle(Event::CheckDue), [Effect::Check]);
+        assert_eq!(m.handle(Event::Intact), [Effect::Watch]);
+    }
+    m.handle(Event::CheckDue);
+    assert_eq!(m.handle(Event::Release), [Effect::SwapRules]);
+    assert_eq!(m.handle(Event::Intact), [], "of a check that was under way");
+}
+
+#[test]
+fn a_redirection_that_cannot_be_restored_is_failed_until_it_stands_again() {
+    let rejected = Failure::new(Reason::RulesRejected, "EPERM");
+    let (mut m, effects) = machine(
+        captured()
+            .into_iter()
+            .chain([Event::CheckDue, Event::Lost(rejected)]),
+    );
+    assert_eq!(effects, [Effect::Retry(FIRST_RETRY)]);
+    assert_eq!(m.reported(), CaptureState::Failed);
+    assert_eq!(m.handle(Event::RetryDue), [Effect::Locate]);
+    // The table may stand without the route: that is no capture.
+    assert_eq!(m.handle(Event::Located(PodTable::Redirecting)), [Effect::AddPod]);
+    assert_eq!(m.reported(), CaptureState::Pending);
+    m.handle(Event::Acknowledged);
+    assert_eq!(m.handle(Event::RulesInForce), [Effect::Watch]);
+    assert_eq!(m.reported(), CaptureState::Captured);
 }

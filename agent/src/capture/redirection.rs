@@ -1,0 +1,85 @@
+//! What is done in a pod's network namespace to redirect its connections.
+
+use super::failure::Failure;
+use crate::netlink::{self, Changes, InForce, PodTable};
+use crate::netns::{self, Listeners, Netns, NetnsRunner};
+use std::sync::Arc;
+
+/// The jobs of a capture. They are not ordered here: [`super::lane`] does that.
+#[async_trait::async_trait]
+pub(super) trait Redirection: Send + Sync + std::fmt::Debug {
+    /// What of the table stands.
+    async fn look(&self, netns: &Netns) -> Result<PodTable, Failure>;
+    /// The three listeners, made anew.
+    async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure>;
+    /// Puts table, rule and route in force, in place of those that are there; returns what now stands.
+    async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure>;
+    /// What is missing, or differs, of what [`Self::apply`] left.
+    async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure>;
+    /// Notifications of changes; none where they cannot be had.
+    async fn watch(&self, netns: &Netns) -> Option<Changes>;
+    /// From now on no new connection is redirected; earlier ones are.
+    async fn drain(&self, netns: &Netns) -> Result<(), Failure>;
+    /// Connections that wait to be accepted.
+    async fn waiting(&self, netns: &Netns) -> Result<u64, Failure>;
+    /// Removes table, rule and route.
+    async fn remove(&self, netns: &Netns) -> Result<(), Failure>;
+}
+
+/// The kernel, through threads in pods' namespaces.
+#[derive(Debug)]
+pub(super) struct Kernel(pub(super) NetnsRunner);
+
+#[async_trait::async_trait]
+impl Redirection for Kernel {
+    async fn look(&self, netns: &Netns) -> Result<PodTable, Failure> {
+        self.0.run(netns, || Ok(netlink::pod_table()?)).await
+    }
+
+    async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure> {
+        self.0.run(netns, || Ok(netns::make_listeners()?)).await
+    }
+
+    async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure> {
+        let job = || {
+            netlink::raise_loopback()?;
+            netlink::add_reply_route()?;
+            netlink::install_pod_table()?;
+            Ok(Arc::new(InForce::installed()?))
+        };
+        self.0.run(netns, job).await
+    }
+
+    async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure> {
+        self.0.run(netns, move || Ok(of.missing()?)).await
+    }
+
+    async fn watch(&self, netns: &Netns) -> Option<Changes> {
+        let sockets = self
+            .0
+            .run(netns, || Ok::<_, Failure>(netlink::watch_changes()?))
+            .await;
+        sockets
+            .and_then(|sockets| Ok(Changes::new(sockets)?))
+            .inspect_err(|e| {
+                tracing::debug!(error = %e, netns_inode = netns.inode(), "changes of the pod's rules are not notified; they are looked at from time to time");
+            })
+            .ok()
+    }
+
+    async fn drain(&self, netns: &Netns) -> Result<(), Failure> {
+        self.0.run(netns, || Ok(netlink::drain_pod_table()?)).await
+    }
+
+    async fn waiting(&self, netns: &Netns) -> Result<u64, Failure> {
+        self.0.run(netns, || Ok(netns::waiting_connections()?)).await
+    }
+
+    async fn remove(&self, netns: &Netns) -> Result<(), Failure> {
+        let job = || {
+            netlink::remove_pod_table()?;
+            Ok(netlink::remove_reply_route()?)
+        };
+        self.0.run(netns, job).await
+    }
+}
