@@ -30,7 +30,7 @@ pub(crate) struct Pod {
     /// Its certificate.
     pub(crate) lease: ArcSwap<IdentityLease>,
     pub(crate) sockets: SocketPool,
-    /// Open connections.
+    /// Open connections, and the loops that accept them.
     pub(crate) connections: TaskTracker,
     pub(crate) budget: Budget,
     /// Nothing new is served.

@@ -1,5 +1,7 @@
 //! All pods served, as the agent wants them.
 
+mod leaving;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use self::leaving::Leaving;
 use crate::broker::{Outbox, PodEvents};
 use crate::pod::Pod;
 use crate::proxy::{Direction, Proxy};
@@ -22,9 +25,10 @@ pub(crate) struct Pods {
     proxy: Arc<Proxy>,
     outbox: Outbox,
     served: Mutex<HashMap<String, Served>>,
-    /// Removed, with connections left; by UID, more than once where a pod was captured again meanwhile.
-    leaving: Mutex<Vec<Arc<Pod>>>,
+    leaving: Leaving,
     acceptors: TaskTracker,
+    /// No pod is taken any more; set while `served` is locked.
+    ending: AtomicBool,
     snapshot_done: AtomicBool,
     connected: AtomicBool,
 }
@@ -50,8 +54,9 @@ impl Pods {
             proxy,
             outbox,
             served: Mutex::default(),
-            leaving: Mutex::default(),
+            leaving: Leaving::default(),
             acceptors: TaskTracker::new(),
+            ending: AtomicBool::new(false),
             snapshot_done: AtomicBool::new(false),
             connected: AtomicBool::new(false),
         }
@@ -83,26 +88,27 @@ impl Pods {
 
     /// Pods served, and pods whose last connections are awaited.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.served.lock().len(), self.leaving.lock().len())
+        (self.served.lock().len(), self.leaving.len())
     }
 
     /// Serves nothing new; resolves when the last connection of all pods has ended.
     pub(crate) async fn drain(&self) {
-        let served: Vec<_> = self.served.lock().drain().map(|(_, served)| served).collect();
+        let served: Vec<_> = {
+            let mut served = self.served.lock();
+            self.ending.store(true, Ordering::Release);
+            served.drain().map(|(_, served)| served).collect()
+        };
         for served in served {
             self.release(served);
         }
         self.acceptors.close();
         self.acceptors.wait().await;
-        let leaving = self.leaving.lock().clone();
-        for pod in leaving {
-            pod.connections.wait().await;
-        }
+        self.leaving.all_gone().await;
     }
 
     /// Ends every connection.
     pub(crate) fn kill(&self) {
-        self.leaving.lock().iter().for_each(|pod| pod.kill.cancel());
+        self.leaving.end_all();
     }
 
     /// Stops accepting. The listeners themselves are the agent's: they are closed here, never shut down.
@@ -110,10 +116,7 @@ impl Pods {
         served.accepting.cancel();
         served.pod.drain.cancel();
         self.proxy.pool.evict_pod(&served.pod.uid);
-        served.pod.connections.close();
-        let mut leaving = self.leaving.lock();
-        leaving.retain(|pod| !pod.connections.is_empty());
-        leaving.push(served.pod);
+        self.leaving.take(served.pod);
     }
 
     fn start(&self, pod: &Arc<Pod>, listeners: &[OwnedFd; 3]) -> std::io::Result<CancellationToken> {
@@ -132,12 +135,12 @@ impl Pods {
                 name = identity.name,
                 direction = direction.name()
             );
-            self.acceptors.spawn(
-                async move {
-                    token.run_until_cancelled(accept).await;
-                }
-                .instrument(span),
-            );
+            let accept = async move {
+                token.run_until_cancelled(accept).await;
+            };
+            // One of the pod's connections itself: what it accepts as it ends is still waited for.
+            let accept = self.acceptors.track_future(accept.instrument(span));
+            pod.connections.spawn(accept);
         }
         guard.disarm();
         Ok(accepting)
@@ -149,10 +152,7 @@ impl Pods {
             self.release(served);
         }
         if force {
-            for pod in self.leaving.lock().iter().filter(|pod| &*pod.uid == uid) {
-                pod.kill.cancel();
-                pod.sockets.close();
-            }
+            self.leaving.end(uid);
         }
     }
 }
@@ -182,6 +182,9 @@ impl PodEvents for Pods {
         let text = |error: &dyn std::fmt::Display| format!("pod {}: {error}", identity.uid);
         let uid = identity.uid.clone();
         let mut served = self.served.lock();
+        if self.ending.load(Ordering::Acquire) {
+            return Err("this ztunnel is ending".to_owned());
+        }
         let inode = |served: &Served| served.pod.info.load().identity.netns_inode;
         let renewed = served
             .get(&uid)
@@ -231,19 +234,7 @@ impl PodEvents for Pods {
 
     fn remove(&self, uid: &str, force: bool) -> impl Future<Output = ()> + Send + 'static {
         self.forget(uid, force);
-        let leaving: Vec<_> = self
-            .leaving
-            .lock()
-            .iter()
-            .filter(|pod| &*pod.uid == uid)
-            .cloned()
-            .collect();
-        async move {
-            for pod in leaving {
-                pod.connections.wait().await;
-                pod.sockets.close();
-            }
-        }
+        self.leaving.gone(uid)
     }
 
     fn sockets(&self, uid: &str, ip_version: u32, sockets: Vec<OwnedFd>, error: &str) {
@@ -251,14 +242,7 @@ impl PodEvents for Pods {
             tracing::warn!(uid, error, "the node agent could not make sockets");
         }
         let pod = self.served.lock().get(uid).map(|served| Arc::clone(&served.pod));
-        let pod = pod.or_else(|| {
-            self.leaving
-                .lock()
-                .iter()
-                .rev()
-                .find(|pod| &*pod.uid == uid)
-                .cloned()
-        });
+        let pod = pod.or_else(|| self.leaving.last(uid));
         if let Some(pod) = pod {
             pod.sockets.deliver(ip_version, sockets, error);
         }

@@ -69,6 +69,7 @@ pub(super) enum Message {
     Ztunnel(FromSession),
     Add(AdmissionRequest, oneshot::Sender<Result<Admission, Failure>>),
     SandboxGone { uid: Option<Uid>, sandbox_id: String },
+    Collect(BTreeSet<String>),
     Reported { uid: Uid, state: i32 },
 }
 
@@ -102,6 +103,11 @@ impl Handle {
     /// A CNI DEL: the sandbox and its namespace go.
     pub fn sandbox_gone(&self, uid: Option<String>, sandbox_id: String) {
         self.send(Message::SandboxGone { uid, sandbox_id });
+    }
+
+    /// A CNI GC: of the sandboxes, only these still are.
+    pub fn collect(&self, valid: BTreeSet<String>) {
+        self.send(Message::Collect(valid));
     }
 
     /// The operator has recorded a report.
@@ -214,6 +220,9 @@ impl Manager {
             Message::Ztunnel(event) => self.on_session(event),
             Message::Add(request, reply) => self.on_add(request, reply),
             Message::SandboxGone { uid, sandbox_id } => self.on_sandbox_gone(uid.as_deref(), &sandbox_id),
+            Message::Collect(valid) => {
+                self.look_at(|pod, sandbox_id| !pod.machine.is_clean() && !valid.contains(sandbox_id))
+            }
             Message::Reported { uid, state } => self.on_reported(uid, state),
         }
     }

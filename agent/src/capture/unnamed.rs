@@ -4,6 +4,7 @@
 use super::effects::Answer;
 use super::machine::State;
 use super::manager::Manager;
+use super::pod::Pod;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,12 +42,18 @@ impl Manager {
 
     pub(super) fn look_at_unnamed(&mut self) {
         self.looking = false;
+        self.look_at(|pod, _| !pod.is_named() && !pod.machine.is_clean());
+        self.watch_unnamed();
+    }
+
+    /// Has the runtime asked whether the sandboxes of these pods still are.
+    pub(super) fn look_at(&mut self, which: impl Fn(&Pod, &str) -> bool) {
         for (uid, pod) in &self.pods {
+            let Some(location) = &pod.location else { continue };
             // While a CNI ADD is under way the runtime does not list the sandbox yet.
-            if pod.is_named() || pod.machine.is_clean() || !pod.waiters.is_empty() {
+            if !pod.waiters.is_empty() || !which(pod, &location.sandbox_id) {
                 continue;
             }
-            let Some(location) = &pod.location else { continue };
             let runtime = Arc::clone(&self.settings.runtime);
             let (uid, sandbox_id) = (uid.clone(), location.sandbox_id.clone());
             self.tasks.spawn(async move {
@@ -62,6 +69,5 @@ impl Manager {
                 }
             });
         }
-        self.watch_unnamed();
     }
 }

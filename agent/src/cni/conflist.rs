@@ -1,5 +1,6 @@
 //! The node's CNI configuration as text in, text out: with the plugin, and without it again.
 
+use super::plugin::VERSIONS;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -14,6 +15,9 @@ pub enum ConfigError {
     /// Not JSON.
     #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// A version of CNI that the plugin does not know: with it in the list, no pod of the node would start.
+    #[error("its cniVersion {0} is none that ambit-cni knows ({known})", known = VERSIONS.join(", "))]
+    Version(String),
     /// Not a CNI configuration.
     #[error("it is not a CNI configuration: {0}")]
     Shape(&'static str),
@@ -41,6 +45,7 @@ pub(super) fn with_plugin(
 ) -> Result<Option<String>, ConfigError> {
     let config: Value = serde_json::from_str(text)?;
     let mut list = as_list(config, name)?;
+    known_versions(&list)?;
     let entries = plugins(&mut list)?;
     let ours = plugin.entry();
     if entries.last() == Some(&ours)
@@ -127,6 +132,27 @@ fn as_list(config: Value, name: &str) -> Result<Value, ConfigError> {
     Ok(Value::Object(list))
 }
 
+/// The runtime calls the plugins with `cniVersion`, or with the highest of `cniVersions` that it knows itself: any of them.
+fn known_versions(list: &Value) -> Result<(), ConfigError> {
+    let several = list.get("cniVersions").and_then(Value::as_array);
+    let mut versions: Vec<&Value> = several.into_iter().flatten().collect();
+    versions.extend(list.get("cniVersion"));
+    if versions.is_empty() {
+        // What a list without a version is to libcni.
+        return Err(ConfigError::Version("0.1.0".to_owned()));
+    }
+    let known = |version: &&Value| {
+        version
+            .as_str()
+            .is_some_and(|version| VERSIONS.contains(&version))
+    };
+    match versions.iter().find(|version| !known(version)) {
+        None => Ok(()),
+        Some(Value::String(unknown)) => Err(ConfigError::Version(unknown.clone())),
+        Some(other) => Err(ConfigError::Version(other.to_string())),
+    }
+}
+
 fn plugins(list: &mut Value) -> Result<&mut Vec<Value>, ConfigError> {
     list.get_mut("plugins")
         .and_then(Value::as_array_mut)
@@ -192,6 +218,27 @@ mod tests {
             .expect("edited")
             .expect("changed");
         assert_eq!(value(&put_right)["plugins"][1], plugin().entry());
+    }
+
+    #[test]
+    fn a_version_that_the_plugin_does_not_know_is_refused() {
+        let list = |versions: &str| format!(r#"{{{versions},"name":"p","plugins":[{{"type":"bridge"}}]}}"#);
+        for known in [
+            r#""cniVersion":"1.1.0""#,
+            r#""cniVersions":["1.0.0","1.1.0"]"#,
+            r#""cniVersion":"0.4.0","cniVersions":["0.4.0","1.1.0"]"#,
+        ] {
+            let with = with_plugin(&list(known), "a.conflist", &plugin()).expect(known);
+            assert!(with.expect("changed").contains("ambit-cni"), "{known}");
+        }
+        for unknown in [
+            r#""cniVersion":"2.0.0""#,
+            r#""cniVersions":["1.1.0","2.0.0"]"#,
+            r#""disableCheck":true"#,
+        ] {
+            let refused = with_plugin(&list(unknown), "a.conflist", &plugin());
+            assert!(matches!(refused, Err(ConfigError::Version(_))), "{unknown}");
+        }
     }
 
     #[test]

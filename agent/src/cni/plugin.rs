@@ -1,4 +1,4 @@
-//! The plugin as the container runtime runs it (CNI specification 1.0.0): chained behind the plugin that makes the pod's network.
+//! The plugin as the container runtime runs it (CNI specification 1.1.0): chained behind the plugin that makes the pod's network.
 
 use super::protocol::{Answer, MAX_LINE, Operation, Request, VERSION};
 use serde::Deserialize;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+/// The versions of the specification that the plugin knows.
+pub(super) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Longer than the agent itself waits, so that its reason is heard.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 
@@ -19,6 +20,7 @@ const DECODING_FAILURE: u32 = 6;
 const INVALID_CONFIG: u32 = 7;
 const INCOMPATIBLE_VERSION: u32 = 1;
 const TRY_AGAIN_LATER: u32 = 11;
+const NOT_AVAILABLE: u32 = 50;
 
 /// The plugin's entry in a conflist, with what the runtime adds.
 #[derive(Debug, Deserialize)]
@@ -30,6 +32,15 @@ struct Config {
     #[serde(default)]
     socket: Option<PathBuf>,
     prev_result: Option<Value>,
+    /// GC: the attachments that still are.
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<Attachment>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Attachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
 }
 
 /// A CNI error (specification, "Error").
@@ -90,13 +101,18 @@ fn call(
     let variable = |name: &str| environment.get(name).cloned().unwrap_or_default();
     match variable("CNI_COMMAND").as_str() {
         "VERSION" => Ok(Some(
-            json!({"cniVersion": "1.0.0", "supportedVersions": VERSIONS}),
+            json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS}),
         )),
         "ADD" => add(&variable, &parse(input)?, ask).map(Some),
         // The chain is asked about its own state by its own plugins; redirection is watched by the agent.
         "CHECK" => parse(input).map(|_| None),
         "DEL" => {
             del(&variable, input, ask);
+            Ok(None)
+        }
+        "STATUS" => status(&parse(input)?, ask).map(|()| None),
+        "GC" => {
+            collect(&parse(input)?, ask);
             Ok(None)
         }
         other => Err(CniError::new(
@@ -160,6 +176,40 @@ fn add(variable: &dyn Fn(&str) -> String, config: &Config, ask: &Ask<'_>) -> Res
     }
 }
 
+/// Whether pods can be started. An agent that was there since the node booted is taken to come back: its socket outlives it. A node that
+/// is not ready for the time of each upgrade would lose its pods' places in Services, and then the pods.
+fn status(config: &Config, ask: &Ask<'_>) -> Result<(), CniError> {
+    let request = request(Operation::Status, &|_| String::new(), None);
+    match ask(socket(config), &request) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(CniError::new(
+            NOT_AVAILABLE,
+            "ambit: AgentUnreachable",
+            format!(
+                "the node agent has not been up since the node booted: there is no {}; pods outside {} wait for it",
+                socket(config).display(),
+                config.exempt_namespaces.join(", ")
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Never fails: what is not collected now is with the next call, or when the agent itself looks.
+fn collect(config: &Config, ask: &Ask<'_>) {
+    // Without the list nothing is known to be gone.
+    let Some(valid) = &config.valid_attachments else {
+        return;
+    };
+    let request = Request {
+        valid: valid
+            .iter()
+            .map(|attachment| attachment.container_id.clone())
+            .collect(),
+        ..request(Operation::Gc, &|_| String::new(), None)
+    };
+    _ = ask(socket(config), &request);
+}
+
 /// Never fails: a pod must be able to end while no agent runs. One that starts later sees that the sandbox is gone.
 fn del(variable: &dyn Fn(&str) -> String, input: &str, ask: &Ask<'_>) {
     let Ok(config) = parse(input) else { return };
@@ -194,6 +244,7 @@ fn request(operation: Operation, variable: &dyn Fn(&str) -> String, previous: Op
         pod_name: argument("K8S_POD_NAME").unwrap_or_default(),
         pod_uid: argument("K8S_POD_UID"),
         addresses: previous.map(addresses).unwrap_or_default(),
+        valid: Default::default(),
     }
 }
 

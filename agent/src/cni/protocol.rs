@@ -1,6 +1,7 @@
 //! What the plugin asks and the agent answers: one line of JSON each, one question a connection.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Version of this protocol. The agent installs the plugin, so they differ only while an agent is being replaced.
@@ -33,6 +34,9 @@ pub struct Request {
     /// The addresses that earlier plugins gave the pod.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// GC: the sandboxes that still are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub valid: BTreeSet<String>,
 }
 
 /// The calls that reach the agent.
@@ -43,6 +47,10 @@ pub enum Operation {
     Add,
     /// A sandbox goes.
     Del,
+    /// Whether pods can be started.
+    Status,
+    /// Sandboxes other than those named are gone.
+    Gc,
 }
 
 /// The agent's answer.
@@ -51,7 +59,7 @@ pub enum Operation {
 pub enum Answer {
     /// ADD: the pod is captured: rules are in force.
     Captured,
-    /// ADD: the pod is not to be captured. DEL: noted.
+    /// ADD: the pod is not to be captured. DEL, GC: noted. STATUS: they can.
     Passed,
     /// ADD: try again later.
     Failed {

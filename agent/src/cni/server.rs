@@ -93,9 +93,17 @@ async fn answer(stream: UnixStream, manager: &Handle) -> io::Result<()> {
 }
 
 async fn decide(request: Request, manager: &Handle) -> Answer {
-    if request.operation == Operation::Del {
-        manager.sandbox_gone(request.pod_uid, request.container_id);
-        return Answer::Passed;
+    match request.operation {
+        Operation::Add => {}
+        Operation::Del => {
+            manager.sandbox_gone(request.pod_uid, request.container_id);
+            return Answer::Passed;
+        }
+        Operation::Status => return Answer::Passed,
+        Operation::Gc => {
+            manager.collect(request.valid);
+            return Answer::Passed;
+        }
     }
     let pod = format!("{}/{}", request.pod_namespace, request.pod_name);
     let Some(uid) = request.pod_uid.filter(|uid| !uid.is_empty()) else {

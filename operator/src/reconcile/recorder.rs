@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ambit_crds::labels;
 use ambit_wire::agent::{CaptureState, NodeState, PodReport};
@@ -21,6 +22,11 @@ use crate::index::SharedIndex;
 const LONGEST_FAILURE: usize = 1024;
 /// Pods whose last record is remembered, before those that are gone are swept out for the first time.
 const REMEMBERED: usize = 4096;
+
+/// The reason in the report of a captured pod whose redirection was removed by something in it, and is restored.
+const RESTORED: &str = "RulesRestored";
+/// Least time between two Events about that, for one pod: it may go on every second.
+const RESTORED_AGAIN: Duration = Duration::from_secs(300);
 
 /// Publishes Kubernetes Events. One that cannot be published is logged, and no error.
 #[derive(Clone)]
@@ -145,6 +151,8 @@ pub struct Recorder {
     installed: InstalledNodes,
     /// What this replica wrote last, by pod UID: the index may not have heard of it yet.
     written: Mutex<Written>,
+    /// When an Event last said of a pod, by UID, that its redirection was restored.
+    restored: Mutex<HashMap<String, Instant>>,
 }
 
 /// What was written last, by pod UID.
@@ -167,6 +175,7 @@ impl Recorder {
             events,
             installed,
             written: Mutex::default(),
+            restored: Mutex::default(),
         }
     }
 
@@ -197,6 +206,20 @@ impl Recorder {
                 .read(|index| written.records.retain(|uid, _| index.pod(uid).is_some()));
             written.sweep_at = written.records.len() * 2;
         }
+    }
+
+    /// Whether an Event is to say that the pod's redirection was restored.
+    fn announces_restored(&self, uid: &str, report: &PodReport) -> bool {
+        if report.state() != CaptureState::Captured || report.reason != RESTORED {
+            return false;
+        }
+        let mut restored = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
+        restored.retain(|_, last| last.elapsed() < RESTORED_AGAIN);
+        let first = !restored.contains_key(uid);
+        if first {
+            restored.insert(uid.to_owned(), Instant::now());
+        }
+        first
     }
 
     /// Whether the agent's pod says that the agent has undone its work.
@@ -245,6 +268,21 @@ impl CaptureSink for Recorder {
         let Some(indexed) = self.indexed(&pod.uid) else {
             return Ok(());
         };
+        let (namespace, name) = (&pod.namespace, &pod.name);
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(namespace.clone()),
+            name: Some(name.clone()),
+            uid: Some(pod.uid.clone()),
+            ..Default::default()
+        };
+        if self.announces_restored(&pod.uid, report) {
+            warn!(%namespace, %name, node = %pod.node, message = report.message, "redirection restored");
+            self.events
+                .publish_on(&reference, EventType::Warning, RESTORED, &report.message)
+                .await;
+        }
         let written = self.written(&pod.uid);
         let Some(next) = written.as_ref().unwrap_or(&indexed).after(report) else {
             return Ok(());
@@ -262,15 +300,6 @@ impl CaptureSink for Recorder {
         {
             return Ok(());
         }
-        let (namespace, name) = (&pod.namespace, &pod.name);
-        let reference = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
-            uid: Some(pod.uid.clone()),
-            ..Default::default()
-        };
         let before = written.unwrap_or(indexed);
         if let Some(failure) = &next.failure {
             warn!(%namespace, %name, node = %pod.node, %failure, "capture failed");

@@ -231,3 +231,79 @@ async fn a_pod_whose_sandbox_was_made_anew_gets_nothing_of_the_old_one() {
         .await
         .unwrap();
 }
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The certificates that are kept and renewed.
+async fn certificates(node: &Node) -> usize {
+    node.config_dump().await["certificates"]
+        .as_array()
+        .map_or(0, Vec::len)
+}
+
+/// The agent goes while the pod drains: nobody asks for the removal again, and nobody waits for it.
+#[tokio::test]
+async fn a_released_pod_is_gone_with_its_last_connection_though_the_agent_was_restarted() {
+    let Pair {
+        mut node,
+        client,
+        application,
+        ..
+    } = pair().await;
+    let mut open = node.connect(client, application).await;
+    greeting(&mut open).await.unwrap();
+    node.agent.remove("client-uid", false).await;
+    node.until_metric("ambit_ztunnel_draining_pods", &[], 1).await;
+    node.agent.die().await;
+    node.agent = Agent::accept(&node.broker).await;
+    for (pod, listeners) in std::mem::take(&mut node.agent.held) {
+        node.agent.add(pod, &listeners).await;
+    }
+    node.ready().await;
+    talk(&mut open, "still there").await;
+    drop(open);
+    node.until_metric("ambit_ztunnel_draining_pods", &[], 0).await;
+    until("the certificate is let go", async || {
+        certificates(&node).await == 1
+    })
+    .await;
+}
+
+/// Of pods that came and went nothing stays: no descriptor, no task that waits, no certificate.
+#[tokio::test]
+async fn a_thousand_pods_that_come_and_go_leave_nothing() {
+    let Pair { mut node, .. } = pair().await;
+    let ip = address();
+    let cycle = async |node: &mut Node, i: usize| {
+        node.agent
+            .add(identity("passing", ip), &crate::agent::listeners(ip))
+            .await;
+        node.agent.remove("passing-uid", i.is_multiple_of(2)).await;
+        assert_eq!(node.agent.ack().await.error, "");
+    };
+    for i in 0..20 {
+        cycle(&mut node, i).await;
+    }
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    node.until_metric("ambit_ztunnel_draining_pods", &[], 0).await;
+    until("the certificate is let go", async || {
+        certificates(&node).await == 2
+    })
+    .await;
+    let before = (descriptors(), tasks());
+    for i in 0..1000 {
+        cycle(&mut node, i).await;
+    }
+    node.until_metric("ambit_ztunnel_draining_pods", &[], 0).await;
+    until("the certificate is let go", async || {
+        certificates(&node).await == 2
+    })
+    .await;
+    // Other tests of this process open some as well, but not a thousand.
+    until("descriptors and tasks are as before", async || {
+        descriptors() < before.0 + 100 && tasks() <= before.1 + 5
+    })
+    .await;
+}

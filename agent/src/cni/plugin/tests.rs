@@ -50,6 +50,7 @@ fn add_asks_the_agent_and_passes_the_result_on() {
         pod_name: "web-1".into(),
         pod_uid: Some("u1".into()),
         addresses: vec!["10.0.1.7".into(), "fd00::7".into()],
+        valid: Default::default(),
     };
     assert_eq!(asked.into_inner(), Some(expected));
 }
@@ -119,4 +120,60 @@ fn what_is_wrong_is_said_with_the_specifications_codes() {
     assert_eq!(code(&add, r#"{"cniVersion":"9.9.9"}"#), INCOMPATIBLE_VERSION);
     assert_eq!(code(&add, r#"{"cniVersion":"1.0.0"}"#), INVALID_CONFIG);
     assert_eq!(code(&environment("GC", "shop"), &config()), INVALID_ENVIRONMENT);
+}
+
+fn call_of_1_1(command: &str, more: &Value, ask: &Ask<'_>) -> Result<Option<Value>, CniError> {
+    let mut config = json!({"cniVersion": "1.1.0", "name": "net", "type": "ambit-cni", "exemptNamespaces": ["kube-system"]});
+    let (Value::Object(into), Value::Object(more)) = (&mut config, more) else {
+        panic!("objects")
+    };
+    into.extend(more.clone());
+    call(&environment(command, "shop"), &config.to_string(), ask)
+}
+
+#[test]
+fn version_1_1_is_announced_and_taken() {
+    let versions = call(&environment("VERSION", ""), "{}", &unreachable)
+        .expect("succeeds")
+        .expect("a result");
+    assert!(
+        versions["supportedVersions"]
+            .as_array()
+            .expect("a list")
+            .contains(&json!("1.1.0"))
+    );
+    let added = call_of_1_1("ADD", &json!({"prevResult": previous()}), &|_, _| {
+        Ok(Answer::Passed)
+    });
+    assert_eq!(added, Ok(Some(previous())));
+}
+
+#[test]
+fn status_is_not_ready_until_the_agent_was_up_since_boot() {
+    let status = |ask: &Ask<'_>| call_of_1_1("STATUS", &json!({}), ask);
+    assert_eq!(status(&|_, _| Ok(Answer::Passed)), Ok(None));
+    let absent = status(&|_, _| Err(io::Error::from(io::ErrorKind::NotFound)));
+    assert_eq!(absent.expect_err("no pod can start").code, 50);
+    // While it is being replaced the node stays ready.
+    assert_eq!(status(&unreachable), Ok(None));
+}
+
+#[test]
+fn gc_names_the_sandboxes_that_are_and_never_fails() {
+    let asked = RefCell::new(vec![]);
+    let note = |_: &Path, request: &Request| {
+        asked
+            .borrow_mut()
+            .push((request.operation, request.valid.clone()));
+        Ok(Answer::Passed)
+    };
+    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
+    assert_eq!(call_of_1_1("GC", &valid, &note), Ok(None));
+    assert_eq!(
+        call_of_1_1("GC", &json!({}), &note),
+        Ok(None),
+        "no list: nothing is known to be gone"
+    );
+    assert_eq!(*asked.borrow(), [(Operation::Gc, ["c1".to_owned()].into())]);
+    assert_eq!(call_of_1_1("GC", &valid, &unreachable), Ok(None));
 }

@@ -201,3 +201,31 @@ async fn a_node_is_entered_when_installed_and_struck_out_when_undone() {
     recorder.record_node(&agent, NodeState::Installed).await.unwrap();
     assert_eq!(server.get(path).unwrap()["metadata"]["annotations"], json!({}));
 }
+
+/// A pod may lose its rules again and again: that is one Event and not one a second.
+#[tokio::test]
+async fn restored_rules_are_an_event_on_the_pod() {
+    let server = Server::default();
+    let (recorder, index) = recorder(&server);
+    let pod = pod(&server, &index);
+    let text = |times: u32| format!("something in the pod removed its table: restored; it is time {times}");
+    for times in 1..4 {
+        let report = PodReport {
+            reason: "RulesRestored".into(),
+            message: text(times),
+            ..report(CaptureState::Captured)
+        };
+        recorder.record_pod(&pod, &report).await.unwrap();
+    }
+    let events = server.events("u-a");
+    let restored: Vec<_> = events
+        .iter()
+        .filter(|(reason, _)| reason == "RulesRestored")
+        .collect();
+    assert_eq!(restored, [&("RulesRestored".to_owned(), text(1))]);
+    assert_eq!(
+        annotations(&server),
+        json!({"ambient.istio.io/redirection": "enabled"}),
+        "it stays captured"
+    );
+}
