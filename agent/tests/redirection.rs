@@ -185,3 +185,49 @@ fn a_refusal_names_what_was_refused() {
         );
     });
 }
+
+/// A pod with `hostUsers: false`: its network namespace belongs to a user namespace of its own.
+#[tokio::test]
+async fn a_pod_with_a_user_namespace_is_entered_and_redirected() {
+    use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners};
+    let process = Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--net",
+            "sh",
+            "-c",
+            "echo made; exec sleep 1000",
+        ])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut process = process.expect("unshare runs");
+    let mut said = String::new();
+    let output = process.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut said).expect("read");
+    if said.is_empty() {
+        _ = process.wait();
+        eprintln!("skipped: this kernel makes no user namespaces");
+        return;
+    }
+    let path = format!("/proc/{}/ns/net", process.id());
+    let netns = Netns::open(path.as_ref()).expect("opened");
+    let outcome = NetnsRunner::new(1)
+        .run(&netns, || {
+            netlink::raise_loopback().expect("up");
+            netlink::add_reply_route().expect("added");
+            netlink::install_pod_table().expect("installed");
+            let in_force = netlink::InForce::installed().expect("listed");
+            let listeners = make_listeners()?;
+            let missing = in_force.missing().expect("listed");
+            Ok::<_, NetnsError>((
+                netlink::pod_table().expect("looked"),
+                missing,
+                listeners.as_fds().len(),
+            ))
+        })
+        .await;
+    process.kill().expect("killed");
+    process.wait().expect("ended");
+    assert_eq!(outcome.expect("entered"), (PodTable::Redirecting, vec![], 3));
+}

@@ -276,10 +276,10 @@ async fn a_released_pod_is_gone_with_its_last_connection_though_the_agent_was_re
 async fn a_thousand_pods_that_come_and_go_leave_nothing() {
     let Pair { mut node, .. } = pair().await;
     let ip = address();
+    // Bound once: a child that another test forks has them open for a moment.
+    let listeners = crate::agent::listeners(ip);
     let cycle = async |node: &mut Node, i: usize| {
-        node.agent
-            .add(identity("passing", ip), &crate::agent::listeners(ip))
-            .await;
+        node.agent.add(identity("passing", ip), &listeners).await;
         node.agent.remove("passing-uid", i.is_multiple_of(2)).await;
         assert_eq!(node.agent.ack().await.error, "");
     };

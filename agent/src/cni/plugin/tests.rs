@@ -119,7 +119,10 @@ fn what_is_wrong_is_said_with_the_specifications_codes() {
     assert_eq!(code(&add, "not json"), DECODING_FAILURE);
     assert_eq!(code(&add, r#"{"cniVersion":"9.9.9"}"#), INCOMPATIBLE_VERSION);
     assert_eq!(code(&add, r#"{"cniVersion":"1.0.0"}"#), INVALID_CONFIG);
-    assert_eq!(code(&environment("GC", "shop"), &config()), INVALID_ENVIRONMENT);
+    assert_eq!(
+        code(&environment("EXPLODE", "shop"), &config()),
+        INVALID_ENVIRONMENT
+    );
 }
 
 fn call_of_1_1(command: &str, more: &Value, ask: &Ask<'_>) -> Result<Option<Value>, CniError> {
