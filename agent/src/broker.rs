@@ -1,4 +1,4 @@
-//! The socket over which ztunnels get pods' listeners and outbound sockets. The protocol is `crates/wire/proto/broker.proto`;
+//! The socket over which ztunnels get pods' listeners and the seeds of their sockets. The protocol is `crates/wire/proto/broker.proto`;
 //! `docs/protocols.md` describes the conversation.
 
 mod peer;

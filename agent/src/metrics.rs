@@ -14,7 +14,6 @@ pub struct Metrics {
     pods: IntGaugeVec,
     failures: IntCounterVec,
     refusals: IntCounterVec,
-    sockets: IntCounter,
     ztunnels: IntGauge,
     capture_seconds: Histogram,
     cni_repairs: IntCounter,
@@ -50,7 +49,6 @@ impl Metrics {
                 ),
                 &["reason"],
             )?,
-            sockets: IntCounter::new("ambit_agent_sockets_total", "Outbound sockets handed to ztunnels")?,
             ztunnels: IntGauge::new("ambit_agent_ztunnels", "Ztunnels connected now")?,
             capture_seconds: Histogram::with_opts(
                 HistogramOpts::new(
@@ -71,11 +69,10 @@ impl Metrics {
                 &["part"],
             )?,
         };
-        let all: [Box<dyn Collector>; 8] = [
+        let all: [Box<dyn Collector>; 7] = [
             Box::new(metrics.pods.clone()),
             Box::new(metrics.failures.clone()),
             Box::new(metrics.refusals.clone()),
-            Box::new(metrics.sockets.clone()),
             Box::new(metrics.ztunnels.clone()),
             Box::new(metrics.capture_seconds.clone()),
             Box::new(metrics.cni_repairs.clone()),
@@ -123,10 +120,6 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: &str) {
         self.refusals.with_label_values(&[reason]).inc();
-    }
-
-    pub(crate) fn sockets(&self, count: usize) {
-        self.sockets.inc_by(count as u64);
     }
 
     pub(crate) fn ztunnels(&self, count: usize) {

@@ -9,7 +9,7 @@ mod sockets;
 
 pub use backlog::waiting_connections;
 pub use namespace::{Netns, NetnsRunner, socket_netns_inode};
-pub use sockets::{Listeners, make_listeners, make_outbound_sockets};
+pub use sockets::{AdoptError, Listeners, WrongSocket, make_listeners};
 
 use std::io;
 

@@ -338,7 +338,7 @@ fn xds_node(config: &Config) -> Node {
     }
 }
 
-/// Four descriptors a pod, and a batch of sockets on its way to a ztunnel: the soft limit of 1024 is soon reached.
+/// Eight descriptors a pod: the soft limit of 1024 is soon reached.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -5,7 +5,7 @@
 
 use ambit_agent::netlink::{self, PodTable};
 use std::io::Write;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::process::{Command, Stdio};
 
 const POD: &str = r#"table inet ambit {
@@ -28,7 +28,15 @@ const POD: &str = r#"table inet ambit {
  chain nospoof { type filter hook output priority filter; policy accept;
   meta mark 0x539 oifname != "lo" fib saddr type != local counter drop
  }
+ chain seed { type filter hook input priority filter; policy accept;
+  ip daddr 127.0.0.1 tcp dport 15009 meta mark != 0x539 drop
+  ip6 daddr ::1 tcp dport 40000 meta mark != 0x539 drop
+ }
 }"#;
+
+fn seeds() -> [SocketAddr; 2] {
+    ["127.0.0.1:15009", "[::1]:40000"].map(|text| text.parse().expect("an address"))
+}
 
 const NODE: &str = r#"table ip ambit_node {
  set probes { type ipv4_addr . inet_service; elements = { 10.1.2.3 . 8080, 10.1.2.4 . 80 }; }
@@ -86,7 +94,7 @@ fn as_nft_has_it(text: &str) -> String {
 #[test]
 fn pod_rules_are_those_of_nft() {
     let ours = in_new_netns(|| {
-        netlink::install_pod_table().expect("installed");
+        netlink::install_pod_table(&seeds()).expect("installed");
         ruleset()
     });
     assert_eq!(ours, as_nft_has_it(POD));
@@ -98,9 +106,9 @@ fn pod_rules_are_replaced_drained_and_removed() {
         assert_eq!(netlink::pod_table().expect("looked"), PodTable::Absent);
         netlink::drain_pod_table().expect("nothing to drain is no error");
         netlink::remove_pod_table().expect("nothing to remove is no error");
-        netlink::install_pod_table().expect("installed");
+        netlink::install_pod_table(&seeds()).expect("installed");
         let once = ruleset();
-        netlink::install_pod_table().expect("installed again");
+        netlink::install_pod_table(&seeds()).expect("installed again");
         assert_eq!(ruleset(), once);
         assert_eq!(netlink::pod_table().expect("looked"), PodTable::Redirecting);
         netlink::drain_pod_table().expect("drained");

@@ -8,6 +8,7 @@ mod observe;
 mod pod;
 mod pods;
 mod proxy;
+mod sockets;
 mod state;
 mod xds;
 mod ztunnel;

@@ -10,7 +10,7 @@ use ambit_runtime::raise_descriptor_limit;
 /// (`ambit_ztunnel_connections_refused_total`); those that are open go on.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// For the TCP connection to a destination, and for a socket from the node agent to make it with. Default 10 s.
+    /// For the TCP connection to a destination. Default 10 s.
     pub connect_timeout: Duration,
     /// For reaching an endpoint while there are others to try, its proxy's answer to CONNECT included: one that is dead, or does not take
     /// the connection, must not cost the whole time. Long enough for a lost SYN to be sent again. Default 2 s.
@@ -27,13 +27,13 @@ pub struct Limits {
     pub connect_attempts: usize,
     /// Open connections of one pod, both directions together. Default 16384.
     pub connections_per_pod: usize,
-    /// Descriptors for proxied connections, two for each. Default: nine tenths of RLIMIT_NOFILE, which is raised to its hard
-    /// limit.
+    /// Descriptors for proxied connections, two for each, and for what pods have to be served by. Default: eight tenths of
+    /// RLIMIT_NOFILE, which is raised to its hard limit.
     pub descriptors: usize,
-    /// Unconnected sockets kept for a pod without traffic, by IP version. Default 4.
-    pub idle_sockets_low: usize,
-    /// The same for a pod with much traffic: the number doubles when a connection finds none. Default 256.
-    pub idle_sockets_high: usize,
+    /// Used sockets that are kept for the next connection, for each pod and IP version. Default 64.
+    pub idle_sockets_per_pod: usize,
+    /// The same in all. Default: a tenth of RLIMIT_NOFILE.
+    pub idle_sockets: usize,
 }
 
 impl Default for Limits {
@@ -46,9 +46,9 @@ impl Default for Limits {
             workload_timeout: Duration::from_secs(5),
             connect_attempts: 3,
             connections_per_pod: 16_384,
-            descriptors: 900,
-            idle_sockets_low: 4,
-            idle_sockets_high: 256,
+            descriptors: 800,
+            idle_sockets_per_pod: 64,
+            idle_sockets: 100,
         }
     }
 }
@@ -56,8 +56,10 @@ impl Default for Limits {
 impl Limits {
     /// The defaults, with the descriptor budget of this process, whose soft limit is raised to the hard one.
     pub fn of_process() -> Self {
+        let tenth = raise_descriptor_limit() / 10;
         Self {
-            descriptors: raise_descriptor_limit() / 10 * 9,
+            descriptors: tenth * 8,
+            idle_sockets: tenth,
             ..Self::default()
         }
     }

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Outbox, SocketPool};
-use crate::limits::{Budget, Limits};
+use crate::limits::{Budget, BudgetPermit, Limits};
+use crate::sockets::{PodSockets, Seed, StoreLimits};
 
 /// Who the pod is; replaced when the agent says otherwise.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Pod {
     pub(crate) info: ArcSwap<PodInfo>,
     /// Its certificate.
     pub(crate) lease: ArcSwap<IdentityLease>,
-    pub(crate) sockets: SocketPool,
+    pub(crate) sockets: PodSockets,
     /// Open connections, and the loops that accept them.
     pub(crate) connections: TaskTracker,
     pub(crate) budget: Budget,
@@ -38,24 +38,22 @@ pub(crate) struct Pod {
     /// Nothing is served.
     pub(crate) kill: CancellationToken,
     plaintext_peers: PlaintextPeers,
+    _descriptors: BudgetPermit,
 }
 
 impl Pod {
     pub(crate) fn new(
         identity: PodIdentity,
         certificates: &CertificateManager,
-        outbox: Outbox,
+        seeds: &[Arc<Seed>],
+        stores: &StoreLimits,
         limits: &Limits,
+        descriptors: BudgetPermit,
     ) -> Result<Self, ParseIdentityError> {
         let uid: Arc<str> = identity.uid.as_str().into();
         let lease = certificates.lease(spiffe_id(&identity)?);
         Ok(Self {
-            sockets: SocketPool::new(
-                Arc::clone(&uid),
-                outbox,
-                limits.idle_sockets_low,
-                limits.idle_sockets_high,
-            ),
+            sockets: PodSockets::new(seeds, stores),
             uid,
             info: ArcSwap::from_pointee(PodInfo::new(identity)),
             lease: ArcSwap::from_pointee(lease),
@@ -64,6 +62,7 @@ impl Pod {
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             plaintext_peers: PlaintextPeers::default(),
+            _descriptors: descriptors,
         })
     }
 

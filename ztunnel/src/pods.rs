@@ -3,10 +3,8 @@
 mod leaving;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ambit_wire::broker::PodIdentity;
 use parking_lot::Mutex;
@@ -16,14 +14,14 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::leaving::Leaving;
-use crate::broker::{Outbox, PodEvents};
+use crate::broker::PodEvents;
 use crate::pod::Pod;
 use crate::proxy::{Direction, Proxy};
+use crate::sockets::Handed;
 
 /// The pods of this node that are captured.
 pub(crate) struct Pods {
     proxy: Arc<Proxy>,
-    outbox: Outbox,
     served: Mutex<HashMap<String, Served>>,
     leaving: Leaving,
     acceptors: TaskTracker,
@@ -35,12 +33,25 @@ pub(crate) struct Pods {
 
 struct Served {
     pod: Arc<Pod>,
-    listeners: [OwnedFd; 3],
+    handed: Arc<Handed>,
     /// Ends the accept loops on these listeners.
     accepting: CancellationToken,
 }
 
-const SHRINK_INTERVAL: Duration = Duration::from_secs(30);
+/// Descriptors that a pod takes without any connection: its listeners twice (ours, and the accept loops'), seeds, and what sockets are made
+/// from.
+const DESCRIPTORS_PER_POD: usize = 12;
+
+/// Why a pod is not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddError {
+    #[error(transparent)]
+    Identity(#[from] ambit_identity::ParseIdentityError),
+    #[error("its listeners cannot be used: {0}")]
+    Listeners(#[from] std::io::Error),
+    #[error("{0} descriptors are in use, and a pod needs {DESCRIPTORS_PER_POD}: RLIMIT_NOFILE is too low")]
+    Descriptors(usize),
+}
 
 const DIRECTIONS: [Direction; 3] = [
     Direction::Outbound,
@@ -49,10 +60,9 @@ const DIRECTIONS: [Direction; 3] = [
 ];
 
 impl Pods {
-    pub(crate) fn new(proxy: Arc<Proxy>, outbox: Outbox) -> Self {
+    pub(crate) fn new(proxy: Arc<Proxy>) -> Self {
         Self {
             proxy,
-            outbox,
             served: Mutex::default(),
             leaving: Leaving::default(),
             acceptors: TaskTracker::new(),
@@ -65,20 +75,6 @@ impl Pods {
     /// Whether the agent has named all pods of the node, once.
     pub(crate) fn is_synced(&self) -> bool {
         self.snapshot_done.load(Ordering::Acquire)
-    }
-
-    /// Gives back, from time to time, sockets that pods have no use for any more. Runs until it is dropped.
-    pub(crate) async fn shrink_stores(&self) {
-        loop {
-            tokio::time::sleep(SHRINK_INTERVAL).await;
-            let served: Vec<_> = self
-                .served
-                .lock()
-                .values()
-                .map(|served| Arc::clone(&served.pod))
-                .collect();
-            served.iter().for_each(|pod| pod.sockets.shrink());
-        }
     }
 
     /// Whether there is a node agent.
@@ -119,10 +115,10 @@ impl Pods {
         self.leaving.take(served.pod);
     }
 
-    fn start(&self, pod: &Arc<Pod>, listeners: &[OwnedFd; 3]) -> std::io::Result<CancellationToken> {
+    fn start(&self, pod: &Arc<Pod>, handed: &Handed) -> std::io::Result<CancellationToken> {
         let accepting = CancellationToken::new();
         let guard = accepting.clone().drop_guard();
-        for (fd, direction) in listeners.iter().zip(DIRECTIONS) {
+        for (fd, direction) in handed.listeners.iter().zip(DIRECTIONS) {
             let listener = std::net::TcpListener::from(fd.try_clone()?);
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
@@ -158,28 +154,17 @@ impl Pods {
 }
 
 impl PodEvents for Pods {
-    fn held(&self) -> Vec<(PodIdentity, [OwnedFd; 3])> {
+    fn held(&self) -> Vec<(PodIdentity, Arc<Handed>)> {
         let served = self.served.lock();
-        let duplicate = |listeners: &[OwnedFd; 3]| {
-            let [outbound, plaintext, hbone] = listeners;
-            let copies = [outbound, plaintext, hbone].map(|fd| fd.as_fd().try_clone_to_owned());
-            let [Ok(outbound), Ok(plaintext), Ok(hbone)] = copies else {
-                return None;
-            };
-            Some([outbound, plaintext, hbone])
+        let held = |served: &Served| {
+            let identity = served.pod.info.load().identity.clone();
+            (identity, Arc::clone(&served.handed))
         };
-        let held = served.values().filter_map(|served| {
-            // Out of descriptors: the agent makes new listeners then.
-            Some((
-                served.pod.info.load().identity.clone(),
-                duplicate(&served.listeners)?,
-            ))
-        });
-        held.collect()
+        served.values().map(held).collect()
     }
 
-    fn add(&self, identity: PodIdentity, listeners: [OwnedFd; 3]) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| format!("pod {}: {error}", identity.uid);
+    fn add(&self, identity: PodIdentity, handed: Handed) -> Result<(), AddError> {
+        let handed = Arc::new(handed);
         let uid = identity.uid.clone();
         let mut served = self.served.lock();
         if self.ending.load(Ordering::Acquire) {
@@ -196,24 +181,27 @@ impl PodEvents for Pods {
             self.release(former);
         }
         if let Some(known) = served.get_mut(&uid) {
-            known
-                .pod
-                .update(identity.clone(), &self.proxy.certificates)
-                .map_err(|error| text(&error))?;
-            let accepting = self.start(&known.pod, &listeners).map_err(|error| text(&error))?;
+            known.pod.update(identity.clone(), &self.proxy.certificates)?;
+            let accepting = self.start(&known.pod, &handed)?;
             std::mem::replace(&mut known.accepting, accepting).cancel();
-            known.listeners = listeners;
+            known.pod.sockets.replace(&handed.seeds);
+            known.handed = handed;
             return Ok(());
         }
+        let budget = &self.proxy.descriptors;
+        let descriptors = budget
+            .take(DESCRIPTORS_PER_POD)
+            .ok_or_else(|| AddError::Descriptors(budget.used()))?;
         let pod = Pod::new(
             identity.clone(),
             &self.proxy.certificates,
-            self.outbox.clone(),
+            &handed.seeds,
+            &self.proxy.stores,
             &self.proxy.limits,
-        )
-        .map_err(|error| text(&error))?;
+            descriptors,
+        )?;
         let pod = Arc::new(pod);
-        let accepting = self.start(&pod, &listeners).map_err(|error| text(&error))?;
+        let accepting = self.start(&pod, &handed)?;
         tracing::info!(
             uid,
             namespace = identity.namespace,
@@ -225,7 +213,7 @@ impl PodEvents for Pods {
             uid,
             Served {
                 pod,
-                listeners,
+                handed,
                 accepting,
             },
         );
@@ -237,28 +225,8 @@ impl PodEvents for Pods {
         self.leaving.gone(uid)
     }
 
-    fn sockets(&self, uid: &str, ip_version: u32, sockets: Vec<OwnedFd>, error: &str) {
-        if !error.is_empty() {
-            tracing::warn!(uid, error, "the node agent could not make sockets");
-        }
-        let pod = self.served.lock().get(uid).map(|served| Arc::clone(&served.pod));
-        let pod = pod.or_else(|| self.leaving.last(uid));
-        if let Some(pod) = pod {
-            pod.sockets.deliver(ip_version, sockets, error);
-        }
-    }
-
     fn connected(&self) {
         self.connected.store(true, Ordering::Release);
-        let served: Vec<_> = self
-            .served
-            .lock()
-            .values()
-            .map(|served| Arc::clone(&served.pod))
-            .collect();
-        for pod in served {
-            pod.sockets.reconnected();
-        }
     }
 
     fn snapshot_done(&self, named: &[String]) {

@@ -26,6 +26,7 @@ use tracing::Instrument;
 use crate::limits::{Budget, Limits};
 use crate::observe::{Metrics, Refusal};
 use crate::pod::Pod;
+use crate::sockets::StoreLimits;
 use crate::state::MeshState;
 use refuse::Arrival;
 
@@ -61,6 +62,8 @@ pub(crate) struct Proxy {
     pub(crate) hbone: HboneConfig,
     pub(crate) limits: Limits,
     pub(crate) descriptors: Budget,
+    /// For the sockets of pods.
+    pub(crate) stores: StoreLimits,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: bool,
     pub(crate) original_destination: OriginalDestination,

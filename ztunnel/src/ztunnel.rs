@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tracing::Instrument;
 
-use crate::broker::{Broker, Outbox};
+use crate::broker::Broker;
 use crate::config::Config;
 use crate::limits::{Budget, Limits};
 use crate::observe::{Gauges, Metrics};
@@ -108,19 +108,20 @@ impl Ztunnel {
             connect_timeout: parts.limits.connect_timeout,
             ..HboneConfig::default()
         };
+        let metrics_of_proxy = Metrics::new()?;
         let proxy = Arc::new(Proxy {
             state: Arc::new(MeshState::new()),
             certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
             pool: HbonePool::new(hbone.clone()),
             hbone,
             descriptors: Budget::new(parts.limits.descriptors),
+            stores: metrics_of_proxy.stores(&parts.limits),
             limits: parts.limits,
-            metrics: Metrics::new()?,
+            metrics: metrics_of_proxy,
             access_log: config.access_log,
             original_destination: parts.original_destination,
         });
-        let outbox = Outbox::default();
-        let pods = Arc::new(Pods::new(Arc::clone(&proxy), outbox.clone()));
+        let pods = Arc::new(Pods::new(Arc::clone(&proxy)));
         let (synced_sender, synced) = watch::channel(Synced::expecting(TYPES));
         let updater = StateUpdater {
             state: Arc::clone(&proxy.state),
@@ -151,17 +152,12 @@ impl Ztunnel {
         let agent = Broker {
             path: config.broker_socket.clone(),
             revision: config.revision.clone(),
-            outbox,
             events: pods,
         };
         tasks.spawn(
             serve_pods(agent, shared.synced.clone(), broker.clone())
                 .instrument(tracing::info_span!("broker")),
         );
-        let (stores, ending) = (Arc::clone(&shared.pods), shutdown.clone());
-        tasks.spawn(async move {
-            ending.run_until_cancelled(stores.shrink_stores()).await;
-        });
         tasks.spawn(
             client
                 .run(shutdown.clone())

@@ -7,9 +7,8 @@ use ambit_wire::broker::{FromAgent, FromZtunnel, Hello, PodIdentity};
 use ambit_wire::broker_channel::{Channel, Error as ChannelError};
 use ambit_wire::names::BROKER_VERSION;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// How long a ztunnel has to say hello and what it holds.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -19,8 +18,6 @@ const MOST_HELD: usize = 4096;
 const ACKS: usize = 64;
 /// Longest error in one: it goes into logs and statuses.
 const LONGEST_ERROR: usize = 1024;
-/// Batches of sockets that are being made for one ztunnel.
-const BATCHES: usize = 8;
 
 /// Why a conversation ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +138,6 @@ async fn write(
 }
 
 async fn read(channel: &Channel, id: SessionId, manager: &Handle) -> Result<(), SessionError> {
-    let batches = Arc::new(Semaphore::new(BATCHES));
     let acks = Arc::new(Semaphore::new(ACKS));
     while let Some((message, _)) = receive(channel).await? {
         match message {
@@ -155,16 +151,9 @@ async fn read(channel: &Channel, id: SessionId, manager: &Handle) -> Result<(), 
                 };
                 manager.ztunnel(FromSession::Ack(id, ack, Some(permit)));
             }
-            FromZtunnelMessage::NeedSockets(request) => {
-                // One that asks faster than it is served waits here. The semaphore is never closed.
-                let Ok(permit) = Arc::clone(&batches).acquire_owned().await else {
-                    return Ok(());
-                };
-                manager.ztunnel(FromSession::NeedSockets(id, request, permit));
-            }
             other => {
                 return Err(SessionError::Unexpected {
-                    expected: "Ack or NeedSockets",
+                    expected: "Ack",
                     received: name(&other),
                 });
             }
@@ -195,7 +184,6 @@ fn name(message: &FromZtunnelMessage) -> &'static str {
     match message {
         FromZtunnelMessage::Hello(_) => "Hello",
         FromZtunnelMessage::Ack(_) => "Ack",
-        FromZtunnelMessage::NeedSockets(_) => "NeedSockets",
         FromZtunnelMessage::HeldListeners(_) => "HeldListeners",
         FromZtunnelMessage::HeldDone(_) => "HeldDone",
     }

@@ -6,12 +6,12 @@ use super::location::{Location, locate};
 use super::machine::Event;
 use super::manager::Uid;
 use super::redirection::Redirection;
-use super::ztunnels::{MadeSockets, SessionId};
 use crate::netlink::{Changes, InForce, PodTable};
-use crate::netns::{self, Listeners, Netns, NetnsError, NetnsRunner};
+use crate::netns::{self, Listeners, Netns};
 use crate::probes::Probes;
 use crate::runtime::Runtime;
 use crate::snapshot::SandboxRecord;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,10 +49,6 @@ pub(super) enum Answer {
         uid: Uid,
         epoch: u64,
         handover: u64,
-    },
-    Sockets {
-        session: SessionId,
-        sockets: MadeSockets,
     },
     AdmissionDue {
         uid: Uid,
@@ -141,7 +137,7 @@ impl Effects {
         }
     }
 
-    pub(super) async fn apply_rules(self, work: Work, probes: Arc<Probes>) -> Answer {
+    pub(super) async fn apply_rules(self, work: Work, seeds: Vec<SocketAddr>, probes: Arc<Probes>) -> Answer {
         let applied = async {
             let job = work.begin().await?;
             // First: from the rules on, a probe that is not known as one is a plaintext client like any other.
@@ -150,7 +146,7 @@ impl Effects {
             }
             // Before the rules: what changes after them is notified.
             let changes = job.kernel.watch(&job.netns).await;
-            Ok((job.kernel.apply(&job.netns).await?, changes))
+            Ok((job.kernel.apply(&job.netns, seeds).await?, changes))
         };
         match applied.await {
             Ok((in_force, changes)) => Answer::Rules {
@@ -199,7 +195,11 @@ impl Effects {
             }
             let in_force = match missing.as_slice() {
                 [] | ["listener"] => Arc::clone(&guarded.in_force),
-                _ => job.kernel.apply(&job.netns).await?,
+                _ => {
+                    let listeners = guarded.listeners.as_ref();
+                    let seeds = listeners.map(|listeners| listeners.seed_addresses());
+                    job.kernel.apply(&job.netns, seeds.unwrap_or_default()).await?
+                }
             };
             Ok((in_force, missing))
         };
@@ -300,20 +300,6 @@ pub(super) struct Guarded {
     pub(super) listeners: Option<Arc<Listeners>>,
 }
 
-/// Makes sockets for a ztunnel.
-pub(super) async fn make_sockets(
-    session: SessionId,
-    runner: NetnsRunner,
-    netns: Netns,
-    mut sockets: MadeSockets,
-    count: usize,
-) -> Answer {
-    let ipv6 = sockets.ip_version == 6;
-    let made = runner
-        .run(&netns, move || netns::make_outbound_sockets(ipv6, count))
-        .await;
-    sockets.made = made.map_err(|e: NetnsError| e.to_string());
-    Answer::Sockets { session, sockets }
 }
 
 fn located(netns: Option<Netns>) -> Result<Netns, Failure> {

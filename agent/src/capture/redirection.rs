@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use crate::netlink::{self, Changes, InForce, PodTable};
 use crate::netns::{self, Listeners, Netns, NetnsRunner};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The jobs of a capture. They are not ordered here: [`super::lane`] does that.
@@ -10,10 +11,11 @@ use std::sync::Arc;
 pub(super) trait Redirection: Send + Sync + std::fmt::Debug {
     /// What of the table stands.
     async fn look(&self, netns: &Netns) -> Result<PodTable, Failure>;
-    /// The three listeners, made anew.
+    /// Listeners and seeds, made anew.
     async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure>;
-    /// Puts table, rule and route in force, in place of those that are there; returns what now stands.
-    async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure>;
+    /// Puts table, rule and route in force, in place of those that are there; returns what now stands. Only the proxy reaches the
+    /// listeners at `seeds`.
+    async fn apply(&self, netns: &Netns, seeds: Vec<SocketAddr>) -> Result<Arc<InForce>, Failure>;
     /// What is missing, or differs, of what [`Self::apply`] left.
     async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure>;
     /// Notifications of changes; none where they cannot be had.
@@ -37,14 +39,19 @@ impl Redirection for Kernel {
     }
 
     async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure> {
-        self.0.run(netns, || Ok(netns::make_listeners()?)).await
+        let job = || {
+            // The ztunnel makes its sockets over it. A container runtime may run its loopback plugin beside ours.
+            netlink::raise_loopback()?;
+            Ok(netns::make_listeners()?)
+        };
+        self.0.run(netns, job).await
     }
 
-    async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure> {
-        let job = || {
+    async fn apply(&self, netns: &Netns, seeds: Vec<SocketAddr>) -> Result<Arc<InForce>, Failure> {
+        let job = move || {
             netlink::raise_loopback()?;
             netlink::add_reply_route()?;
-            netlink::install_pod_table()?;
+            netlink::install_pod_table(&seeds)?;
             Ok(Arc::new(InForce::installed()?))
         };
         self.0.run(netns, job).await

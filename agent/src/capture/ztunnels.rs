@@ -3,19 +3,18 @@
 //! The newest ztunnel gets every pod. Once it has acknowledged one, the older ones are told to stop accepting for it; they go
 //! on with the connections they have.
 
-use super::effects::{Effects, make_sockets};
+use super::effects::Effects;
 use super::failure::{Failure, Reason};
 use super::machine::{ACK_TIME, Event, State};
 use super::manager::{Manager, Uid};
 use super::pod::Pod;
-use crate::netns::Listeners;
+use crate::netns::{AdoptError, Listeners};
 use ambit_wire::broker::from_agent::Message as ToZtunnel;
-use ambit_wire::broker::{Ack, AddPod, NeedSockets, PodIdentity, RemovePod, SnapshotDone, Sockets};
-use ambit_wire::names::BROKER_MAX_SOCKETS;
+use ambit_wire::broker::{Ack, AddPod, PodIdentity, RemovePod, SnapshotDone};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 /// Which connection of a ztunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,13 +31,11 @@ pub enum FromSession {
         revision: String,
         /// Where messages to it go.
         outbox: mpsc::UnboundedSender<Outgoing>,
-        /// The pods, each with its three listeners.
+        /// The pods, each with its listeners and seeds.
         held: Vec<(PodIdentity, Vec<OwnedFd>)>,
     },
     /// An acknowledgement; the permit is given back when it is taken.
     Ack(SessionId, Ack, Option<OwnedSemaphorePermit>),
-    /// It wants sockets; the permit is given back when they are sent.
-    NeedSockets(SessionId, NeedSockets, OwnedSemaphorePermit),
     /// The connection has ended.
     Gone(SessionId),
 }
@@ -49,8 +46,6 @@ pub struct Outgoing {
     /// The message.
     pub message: ToZtunnel,
     listeners: Option<Arc<Listeners>>,
-    sockets: Vec<OwnedFd>,
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Outgoing {
@@ -58,15 +53,15 @@ impl Outgoing {
         Self {
             message,
             listeners: None,
-            sockets: vec![],
-            _permit: None,
         }
     }
 
     /// The descriptors to pass.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let listeners = self.listeners.iter().flat_map(|listeners| listeners.as_fds());
-        listeners.chain(self.sockets.iter().map(AsFd::as_fd)).collect()
+        self.listeners
+            .iter()
+            .flat_map(|listeners| listeners.as_fds())
+            .collect()
     }
 }
 
@@ -88,13 +83,13 @@ enum Given {
     Removing(u64),
 }
 
-/// Sockets on their way to a ztunnel.
-#[derive(Debug)]
-pub(super) struct MadeSockets {
-    pub(super) uid: Uid,
-    pub(super) ip_version: u32,
-    pub(super) made: Result<Vec<OwnedFd>, String>,
-    pub(super) permit: OwnedSemaphorePermit,
+/// Why a ztunnel's listeners were not taken over.
+#[derive(Debug, thiserror::Error)]
+enum NotAdopted {
+    #[error("they are of network namespace {0}, which is not the pod's")]
+    Namespace(u64),
+    #[error(transparent)]
+    Socket(#[from] AdoptError),
 }
 
 impl Session {
@@ -111,8 +106,8 @@ impl Session {
             pod: Some(pod),
         });
         self.send(Outgoing {
+            message,
             listeners: Some(listeners),
-            ..Outgoing::plain(message)
         });
     }
 
@@ -154,7 +149,6 @@ impl Manager {
                 self.on_ready(session, held);
             }
             FromSession::Ack(id, ack, _) => self.on_ack(id, &ack),
-            FromSession::NeedSockets(id, request, permit) => self.on_need_sockets(id, &request, permit),
             FromSession::Gone(id) => self.on_gone(id),
         }
         self.settings.metrics.ztunnels(self.sessions.len());
@@ -171,7 +165,7 @@ impl Manager {
             match self.adopt(identity, sockets) {
                 Ok(()) => _ = session.pods.insert(uid, Given::Serving),
                 Err(why) => {
-                    tracing::warn!(pod.uid = uid, why, "a ztunnel's listeners were not taken over");
+                    tracing::warn!(pod.uid = uid, %why, "a ztunnel's listeners were not taken over");
                     self.settings.metrics.refused("listeners");
                 }
             }
@@ -192,7 +186,7 @@ impl Manager {
     }
 
     /// Takes a pod's listeners over, if the agent has none for it.
-    fn adopt(&mut self, identity: PodIdentity, sockets: Vec<OwnedFd>) -> Result<(), String> {
+    fn adopt(&mut self, identity: PodIdentity, sockets: Vec<OwnedFd>) -> Result<(), NotAdopted> {
         let inode = identity.netns_inode;
         let uid = identity.uid.clone();
         let known = self
@@ -201,9 +195,7 @@ impl Manager {
             .and_then(|pod| pod.location.as_ref())
             .map(|l| l.netns.inode());
         if known.is_some_and(|known| known != inode) || inode == self.settings.host_netns_inode {
-            return Err(format!(
-                "they are of network namespace {inode}, which is not the pod's"
-            ));
+            return Err(NotAdopted::Namespace(inode));
         }
         if self.pods.get(&uid).is_some_and(|pod| pod.listeners.is_some()) {
             return Ok(());
@@ -352,70 +344,6 @@ impl Manager {
         // What is reported of pods that wait depends on whether there is a ztunnel.
         for uid in self.pods.keys().cloned().collect::<Vec<_>>() {
             self.feed(&uid, Event::Look);
-        }
-    }
-
-    fn on_need_sockets(&mut self, id: SessionId, request: &NeedSockets, permit: OwnedSemaphorePermit) {
-        let count = usize::try_from(request.count)
-            .unwrap_or(BROKER_MAX_SOCKETS)
-            .clamp(1, BROKER_MAX_SOCKETS);
-        let uid = request.uid.clone();
-        let mut sockets = MadeSockets {
-            uid: uid.clone(),
-            ip_version: request.ip_version,
-            made: Ok(vec![]),
-            permit,
-        };
-        let given = self
-            .sessions
-            .iter()
-            .any(|s| s.id == id && s.pods.contains_key(&uid));
-        let netns = self
-            .pods
-            .get(&uid)
-            .and_then(|pod| pod.location.as_ref())
-            .map(|l| l.netns.clone());
-        match netns {
-            _ if !given => sockets.made = Err("the pod was not given to this ztunnel".to_owned()),
-            _ if !matches!(request.ip_version, 4 | 6) => {
-                sockets.made = Err(format!("IP version {} is neither 4 nor 6", request.ip_version));
-            }
-            None => sockets.made = Err("the pod's network namespace is not known yet".to_owned()),
-            Some(netns) => {
-                self.tasks.spawn(make_sockets(
-                    id,
-                    self.settings.netns.clone(),
-                    netns,
-                    sockets,
-                    count,
-                ));
-                return;
-            }
-        }
-        self.send_sockets(id, sockets);
-    }
-
-    pub(super) fn send_sockets(&self, id: SessionId, made: MadeSockets) {
-        let (sockets, error) = match made.made {
-            Ok(sockets) => (sockets, String::new()),
-            Err(error) => {
-                tracing::warn!(pod.uid = made.uid, error, "no sockets for a ztunnel");
-                (vec![], error)
-            }
-        };
-        self.settings.metrics.sockets(sockets.len());
-        if let Some(session) = self.sessions.iter().find(|session| session.id == id) {
-            let message = ToZtunnel::Sockets(Sockets {
-                uid: made.uid,
-                ip_version: made.ip_version,
-                error,
-            });
-            session.send(Outgoing {
-                message,
-                listeners: None,
-                sockets,
-                _permit: Some(made.permit),
-            });
         }
     }
 }

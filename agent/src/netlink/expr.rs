@@ -3,6 +3,7 @@
 //! All of them work on register 1, as `nft` has it, so that what the kernel holds is listed by `nft` in its own words.
 
 use super::message::Attributes;
+use std::net::IpAddr;
 
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
@@ -32,6 +33,7 @@ const STATUS_DNAT: u32 = 0x20;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 const TCP: u8 = 6;
 /// `RTN_LOCAL`.
 const TYPE_LOCAL: u32 = 2;
@@ -73,6 +75,11 @@ impl Rule {
         self.load_meta(META_MARK).compare(EQ, &mark.to_ne_bytes())
     }
 
+    /// `meta mark !=`.
+    pub(super) fn mark_is_not(self, mark: u32) -> Self {
+        self.load_meta(META_MARK).compare(NEQ, &mark.to_ne_bytes())
+    }
+
     /// `meta mark set`.
     pub(super) fn set_mark(self, mark: u32) -> Self {
         self.immediate(&mark.to_ne_bytes())
@@ -106,6 +113,22 @@ impl Rule {
         self.load_meta(META_NFPROTO)
             .compare(EQ, &[NFPROTO_IPV4])
             .ip_saddr_is(address)
+    }
+
+    /// `ip daddr` or `ip6 daddr`, with the family match that an `inet` table needs.
+    pub(super) fn inet_daddr_is(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self
+                .load_meta(META_NFPROTO)
+                .compare(EQ, &[NFPROTO_IPV4])
+                .load_payload(NETWORK_HEADER, 16, 4, REGISTER_1)
+                .compare(EQ, &address.octets()),
+            IpAddr::V6(address) => self
+                .load_meta(META_NFPROTO)
+                .compare(EQ, &[NFPROTO_IPV6])
+                .load_payload(NETWORK_HEADER, 24, 16, REGISTER_1)
+                .compare(EQ, &address.octets()),
+        }
     }
 
     /// `ip saddr` in an `ip` table.

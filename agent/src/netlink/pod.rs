@@ -7,6 +7,7 @@ use super::socket::NetlinkSocket;
 use super::table::{Family, Hook, NEWRULE, Table, transaction};
 use ambit_wire::names::{MARK_PROXY, MARK_REPLY, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PROBE_SOURCE};
 use rustix::io::Errno;
+use std::net::SocketAddr;
 
 pub(super) const TABLE: Table = Table {
     family: Family::Inet,
@@ -27,11 +28,20 @@ pub enum PodTable {
     Draining,
 }
 
-/// Puts the table in force, in place of one that is there already, in one transaction.
-pub fn install_pod_table() -> Result<(), NetlinkError> {
+/// Puts the table in force, in place of one that is there already, in one transaction. Only the proxy's own packets reach the
+/// `seeds`, the addresses of the seed listeners.
+pub fn install_pod_table(seeds: &[SocketAddr]) -> Result<(), NetlinkError> {
     let mut messages = vec![TABLE.create(), TABLE.delete(), TABLE.create()];
     messages.extend(chains());
     messages.extend(rules());
+    messages.extend(seeds.iter().map(|seed| {
+        let rule = Rule::new()
+            .inet_daddr_is(seed.ip())
+            .tcp_dport_is(seed.port())
+            .mark_is_not(MARK_PROXY)
+            .drop();
+        TABLE.rule("seed", "daddr tcp dport mark != 0x539 drop", rule)
+    }));
     NetlinkSocket::netfilter()?.transact(&transaction(messages))
 }
 
@@ -64,12 +74,13 @@ pub fn pod_table() -> Result<PodTable, NetlinkError> {
     })
 }
 
-fn chains() -> [Message; 4] {
+fn chains() -> [Message; 5] {
     [
         TABLE.chain("pre", "nat", Hook::PreRouting, PRIORITY_DSTNAT),
         TABLE.chain("out", "nat", Hook::Output, PRIORITY_DSTNAT),
         TABLE.chain("mrk", "route", Hook::Output, PRIORITY_MANGLE),
         TABLE.chain("nospoof", "filter", Hook::Output, PRIORITY_FILTER),
+        TABLE.chain("seed", "filter", Hook::Input, PRIORITY_FILTER),
     ]
 }
 

@@ -40,6 +40,7 @@ pub(super) enum Family {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Hook {
     PreRouting = 0,
+    Input = 1,
     Forward = 2,
     Output = 3,
     PostRouting = 4,

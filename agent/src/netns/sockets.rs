@@ -5,39 +5,78 @@ use ambit_wire::names::{MARK_PROXY, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Connections that wait while no proxy accepts (the kernel caps it at `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 /// The order in which the broker protocol passes them.
 const PORTS: [u16; 3] = [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE];
+const NAMES: [&str; 3] = ["listener 15001", "listener 15006", "listener 15008"];
+/// Where the seed listeners are.
+const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// Their port, where it is free: outside of the range that the kernel gives to clients, so that no application waits for it.
+const SEED_PORT: u16 = 15009;
 
-/// A pod's three listening sockets. Dropping the last copy of them refuses new connections.
+/// The sockets of a pod: three listeners, and the seeds of all others. Dropping the last copy of them refuses new connections.
 #[derive(Debug)]
 pub struct Listeners {
     sockets: [OwnedFd; 3],
+    /// IPv4, and IPv6 where the pod has it.
+    seeds: Vec<Seed>,
+}
+
+/// What a ztunnel makes its sockets in a pod from, for one IP version. It connects the socket to the listener and accepts: what it
+/// accepts has the listener's mark and transparency, and is a socket like any other once `connect(AF_UNSPEC)` has dissolved the
+/// connection.
+#[derive(Debug)]
+struct Seed {
+    listener: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Listeners {
-    /// The sockets in the protocol's order: 15001, 15006, 15008.
-    pub fn as_fds(&self) -> [BorrowedFd<'_>; 3] {
-        self.sockets.each_ref().map(AsFd::as_fd)
+    /// The sockets in the protocol's order: 15001, 15006, 15008, then seed listener and seed socket of each IP version.
+    pub fn as_fds(&self) -> Vec<BorrowedFd<'_>> {
+        let seeds = self
+            .seeds
+            .iter()
+            .flat_map(|seed| [seed.listener.as_fd(), seed.socket.as_fd()]);
+        self.sockets.iter().map(AsFd::as_fd).chain(seeds).collect()
     }
 
     /// Takes sockets over from a proxy, after a look at each: that it belongs to the namespace `inode`, is bound to its port
-    /// on every address, and listens. One that was shut down listens again.
+    /// on every address (a seed listener on the loopback), and listens. One that was shut down listens again.
     ///
     /// # Errors
-    /// A sentence saying which socket is wrong and how.
-    pub fn adopt(sockets: Vec<OwnedFd>, inode: u64) -> Result<Self, String> {
-        let sockets: [OwnedFd; 3] = sockets
-            .try_into()
-            .map_err(|s: Vec<_>| format!("{} descriptors in place of three", s.len()))?;
-        for (socket, port) in sockets.iter().zip(PORTS) {
-            check_listener(socket.as_fd(), port, inode).map_err(|why| format!("listener {port}: {why}"))?;
+    /// Which socket is wrong and how.
+    pub fn adopt(sockets: Vec<OwnedFd>, inode: u64) -> Result<Self, AdoptError> {
+        let count = sockets.len();
+        let wrong = |socket: &'static str| move |why| AdoptError::Socket { socket, why };
+        let mut sockets = sockets.into_iter();
+        let (Some(outbound), Some(inbound), Some(hbone)) = (sockets.next(), sockets.next(), sockets.next())
+        else {
+            return Err(AdoptError::Count(count));
+        };
+        let listeners = [outbound, inbound, hbone];
+        for ((socket, port), name) in listeners.iter().zip(PORTS).zip(NAMES) {
+            check_listener(socket.as_fd(), port, inode).map_err(wrong(name))?;
         }
-        Ok(Self { sockets })
+        let mut seeds = vec![];
+        for loopback in LOOPBACKS {
+            let Some(listener) = sockets.next() else { break };
+            let socket = sockets.next().ok_or(AdoptError::Count(count))?;
+            check_seed_listener(listener.as_fd(), loopback, inode).map_err(wrong("seed listener"))?;
+            check_seed(socket.as_fd(), inode).map_err(wrong("seed socket"))?;
+            seeds.push(Seed { listener, socket });
+        }
+        if seeds.is_empty() || sockets.next().is_some() {
+            return Err(AdoptError::Count(count));
+        }
+        Ok(Self {
+            sockets: listeners,
+            seeds,
+        })
     }
 
     /// Sockets that listen somewhere, where a test needs some.
@@ -58,31 +97,102 @@ impl Listeners {
 
     /// Makes the sockets listen again, should a proxy have shut one down.
     pub fn repair(&self) -> io::Result<()> {
+        let seeds = self.seeds.iter().map(|seed| &seed.listener);
         self.sockets
             .iter()
+            .chain(seeds)
             .try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
+    }
+
+    /// Where the seed listeners listen: only the proxy's own packets may reach them.
+    pub fn seed_addresses(&self) -> Vec<SocketAddr> {
+        let address = |seed: &Seed| SockRef::from(&seed.listener).local_addr().ok()?.as_socket();
+        self.seeds.iter().filter_map(address).collect()
     }
 }
 
-fn check_listener(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), String> {
-    let actual = socket_netns_inode(socket).map_err(|e| format!("its network namespace is unknown: {e}"))?;
+/// Why a proxy's sockets were not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// Not three listeners and one or two pairs of seeds.
+    #[error("{0} descriptors in place of five or seven")]
+    Count(usize),
+    /// One socket is not what it should be.
+    #[error("{socket}: {why}")]
+    Socket {
+        /// Which.
+        socket: &'static str,
+        /// Why.
+        why: WrongSocket,
+    },
+}
+
+/// What is wrong with a socket that a proxy brought.
+#[derive(Debug, thiserror::Error)]
+pub enum WrongSocket {
+    /// The kernel was asked and did not say.
+    #[error("the kernel says nothing of it: {0}")]
+    Unknown(#[from] io::Error),
+    /// It is of another network namespace.
+    #[error("it belongs to network namespace {actual}, not {expected}")]
+    Namespace {
+        /// Its own.
+        actual: u64,
+        /// The pod's.
+        expected: u64,
+    },
+    /// It is no TCP socket.
+    #[error("it is not a stream socket over IP")]
+    Kind,
+    /// It is bound to something else.
+    #[error("it is bound to {0}")]
+    Address(SocketAddr),
+    /// What it makes would be redirected, or could not bear a client's address.
+    #[error("it is not marked as the proxy's and transparent")]
+    Unmarked,
+    /// It does not listen.
+    #[error("it does not listen and cannot: {0}")]
+    Deaf(io::Error),
+}
+
+fn check_namespace(socket: BorrowedFd<'_>, inode: u64) -> Result<(), WrongSocket> {
+    let actual = socket_netns_inode(socket)?;
     if actual != inode {
-        return Err(format!("it belongs to network namespace {actual}, not {inode}"));
+        return Err(WrongSocket::Namespace {
+            actual,
+            expected: inode,
+        });
     }
+    if SockRef::from(&socket).r#type()? != Type::STREAM {
+        return Err(WrongSocket::Kind);
+    }
+    Ok(())
+}
+
+fn check_seed(socket: BorrowedFd<'_>, inode: u64) -> Result<(), WrongSocket> {
+    check_namespace(socket, inode)?;
     let socket = SockRef::from(&socket);
-    if socket.r#type().map_err(|e| e.to_string())? != Type::STREAM {
-        return Err("it is not a stream socket".to_owned());
+    if socket.mark()? != MARK_PROXY || !socket.ip_transparent_v4()? {
+        return Err(WrongSocket::Unmarked);
     }
-    let address = socket.local_addr().map_err(|e| e.to_string())?.as_socket();
-    let address = address.ok_or("it is not an IP socket")?;
-    if address.port() != port || !address.ip().is_unspecified() {
-        return Err(format!("it is bound to {address}"));
+    Ok(())
+}
+
+fn check_seed_listener(socket: BorrowedFd<'_>, loopback: IpAddr, inode: u64) -> Result<(), WrongSocket> {
+    check_seed(socket, inode)?;
+    let address = SockRef::from(&socket).local_addr()?.as_socket();
+    let address = address.ok_or(WrongSocket::Kind)?;
+    if address.ip() != loopback {
+        return Err(WrongSocket::Address(address));
     }
-    if !socket.is_listener().map_err(|e| e.to_string())? {
-        // A shut-down listener keeps its port; so does one that was never listening, which this makes what it should be.
-        socket
-            .listen(BACKLOG)
-            .map_err(|e| format!("it does not listen and cannot: {e}"))?;
+    make_listen(socket, address.port(), inode)
+}
+
+/// A shut-down listener keeps its port; so does one that was never listening, which this makes what it should be.
+fn make_listen(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), WrongSocket> {
+    let socket = SockRef::from(&socket);
+    if !socket.is_listener()? {
+        socket.listen(BACKLOG).map_err(WrongSocket::Deaf)?;
         tracing::warn!(
             port,
             netns_inode = inode,
@@ -92,19 +202,41 @@ fn check_listener(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), S
     Ok(())
 }
 
-/// Makes the three listeners in the calling thread's namespace: on every address, for IPv6 too where there is any.
+fn check_listener(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), WrongSocket> {
+    check_namespace(socket, inode)?;
+    let address = SockRef::from(&socket).local_addr()?.as_socket();
+    let address = address.ok_or(WrongSocket::Kind)?;
+    if address.port() != port || !address.ip().is_unspecified() {
+        return Err(WrongSocket::Address(address));
+    }
+    make_listen(socket, port, inode)
+}
+
+/// Makes the listeners in the calling thread's namespace, on every address, and the seeds: for IPv6 too where there is any.
 ///
 /// # Errors
 /// [`NetnsError::PortInUse`] when something listens already: the pod's application, or a proxy that holds earlier sockets.
 pub fn make_listeners() -> Result<Listeners, NetnsError> {
     let [outbound, inbound, hbone] = PORTS;
-    Ok(Listeners {
-        sockets: [
-            make_listener(outbound)?,
-            make_listener(inbound)?,
-            make_listener(hbone)?,
-        ],
-    })
+    let sockets = [
+        make_listener(outbound)?,
+        make_listener(inbound)?,
+        make_listener(hbone)?,
+    ];
+    let mut seeds = vec![];
+    for loopback in LOOPBACKS {
+        match make_seed(loopback) {
+            Ok(seed) => seeds.push(seed),
+            Err(e) if loopback.is_ipv6() && no_ipv6(&e) => {}
+            Err(source) => {
+                return Err(NetnsError::Socket {
+                    action: format!("make the seed of sockets on {loopback}"),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(Listeners { sockets, seeds })
 }
 
 fn make_listener(port: u16) -> Result<OwnedFd, NetnsError> {
@@ -146,22 +278,39 @@ fn listen_on(port: u16, domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Makes `count` unconnected TCP sockets in the calling thread's namespace: transparent, marked as the proxy's, non-blocking.
-pub fn make_outbound_sockets(ipv6: bool, count: usize) -> Result<Vec<OwnedFd>, NetnsError> {
-    let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
-    let make = || -> io::Result<OwnedFd> {
-        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-        set_transparent(&socket, domain)?;
-        socket.set_mark(MARK_PROXY)?;
-        Ok(socket.into())
-    };
-    (0..count)
-        .map(|_| make())
-        .collect::<io::Result<_>>()
-        .map_err(|source| NetnsError::Socket {
-            action: "make an outbound socket".to_owned(),
-            source,
-        })
+fn make_seed(loopback: IpAddr) -> io::Result<Seed> {
+    let domain = Domain::for_address((loopback, 0).into());
+    let listener = marked(domain)?;
+    listener.set_reuse_address(true)?;
+    match listener.bind(&SocketAddr::new(loopback, SEED_PORT).into()) {
+        // The application has it; any other does as well.
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::ADDRINUSE) => {
+            listener.bind(&SocketAddr::new(loopback, 0).into())?;
+        }
+        other => other?,
+    }
+    no_port_at_bind(&listener)?;
+    listener.listen(BACKLOG)?;
+    let socket = marked(domain)?;
+    no_port_at_bind(&socket)?;
+    Ok(Seed {
+        listener: listener.into(),
+        socket: socket.into(),
+    })
+}
+
+/// A TCP socket that is transparent, marked as the proxy's, and does not block.
+fn marked(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    set_transparent(&socket, domain)?;
+    socket.set_mark(MARK_PROXY)?;
+    Ok(socket)
+}
+
+/// The port comes with the connect, so that one port serves for as many connections as there are destinations.
+fn no_port_at_bind(socket: &Socket) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+    Ok(setsockopt(socket, IpBindAddressNoPort, &true)?)
 }
 
 fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {

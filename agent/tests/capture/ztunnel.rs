@@ -4,9 +4,10 @@ use crate::harness::{Node, PATIENCE};
 use ambit_wire::broker::from_agent::Message as FromAgentMessage;
 use ambit_wire::broker::from_ztunnel::Message as ToAgent;
 use ambit_wire::broker::{
-    Ack, FromAgent, FromZtunnel, HeldDone, HeldListeners, Hello, NeedSockets, PodIdentity, RemovePod, Sockets,
+    Ack, FromAgent, FromZtunnel, HeldDone, HeldListeners, Hello, PodIdentity, RemovePod,
 };
 use ambit_wire::broker_channel::Channel;
+use ambit_wire::names::BROKER_VERSION;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +20,6 @@ pub(crate) struct Ztunnel {
     /// What it answers to AddPod.
     pub(crate) refusal: &'static str,
     pub(crate) refused: usize,
-    sockets: Vec<(Sockets, Vec<OwnedFd>)>,
 }
 
 /// What a ztunnel holds of pods, as it would over a loss of its agent.
@@ -36,12 +36,11 @@ impl Ztunnel {
             snapshot_done: false,
             refusal: "",
             refused: 0,
-            sockets: vec![],
         };
         ztunnel
             .send(
                 ToAgent::Hello(Hello {
-                    version: 1,
+                    version: BROKER_VERSION,
                     revision: "test".into(),
                 }),
                 &[],
@@ -78,7 +77,7 @@ impl Ztunnel {
                 .expect("a message")
                 .expect("the agent is there");
             match message.message.expect("known") {
-                FromAgentMessage::Hello(hello) => assert_eq!(hello.version, 1),
+                FromAgentMessage::Hello(hello) => assert_eq!(hello.version, BROKER_VERSION),
                 FromAgentMessage::AddPod(add) => {
                     let pod = add.pod.expect("a pod");
                     if !self.refusal.is_empty() {
@@ -95,7 +94,6 @@ impl Ztunnel {
                     self.acknowledge(remove.sequence, "").await;
                     self.removed.push(remove);
                 }
-                FromAgentMessage::Sockets(sockets) => self.sockets.push((sockets, descriptors)),
                 FromAgentMessage::SnapshotDone(_) => self.snapshot_done = true,
             }
         }
@@ -115,22 +113,6 @@ impl Ztunnel {
     pub(crate) async fn serves(&mut self, uid: &str) {
         self.until(|ztunnel| ztunnel.pods.contains_key(uid) && ztunnel.snapshot_done)
             .await;
-    }
-
-    pub(crate) async fn need_sockets(
-        &mut self,
-        uid: &str,
-        ip_version: u32,
-        count: u32,
-    ) -> (Sockets, Vec<OwnedFd>) {
-        let request = NeedSockets {
-            uid: uid.into(),
-            ip_version,
-            count,
-        };
-        self.send(ToAgent::NeedSockets(request), &[]).await;
-        self.until(|ztunnel| !ztunnel.sockets.is_empty()).await;
-        self.sockets.remove(0)
     }
 
     /// Accepts one outbound connection of the pod that waits, and answers it.

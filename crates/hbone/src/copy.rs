@@ -6,6 +6,7 @@ mod tcp;
 mod to_stream;
 mod to_tcp;
 
+use std::borrow::Borrow;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +56,11 @@ pub enum CopyError {
 ///
 /// # Errors
 /// The first failure.
-pub async fn copy_tunnel(tcp: TcpStream, stream: HboneStream, meter: &impl Meter) -> Result<(), CopyError> {
+pub async fn copy_tunnel(
+    tcp: impl Borrow<TcpStream>,
+    stream: HboneStream,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
     let mut tcp = Guarded::new(tcp);
     let HboneStream {
         mut send,

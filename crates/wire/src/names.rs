@@ -33,9 +33,9 @@ pub const BROKER_SOCKET: &str = "/run/ambit/broker/ztunnel.sock";
 /// Where the agent listens for its CNI plugin.
 pub const CNI_SOCKET: &str = "/run/ambit/cni/cni.sock";
 /// Version of the broker protocol, in `Hello`.
-pub const BROKER_VERSION: u32 = 1;
+pub const BROKER_VERSION: u32 = 2;
 /// Most descriptors in one broker message.
-pub const BROKER_MAX_SOCKETS: usize = 64;
+pub const BROKER_MAX_SOCKETS: usize = 16;
 
 /// Type URL of `istio.workload.Address`.
 pub const TYPE_ADDRESS: &str = "type.googleapis.com/istio.workload.Address";

@@ -1,7 +1,8 @@
 //! The conversation with the agent (`crates/wire/proto/broker.proto`, `docs/protocols.md`).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_wire::broker::{
@@ -13,21 +14,20 @@ use ambit_wire::names::BROKER_VERSION;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Outbox;
+use crate::pods::AddError;
+use crate::sockets::Handed;
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// What the agent's messages lead to.
 pub(crate) trait PodEvents: Send + Sync + 'static {
-    /// The pods served, with their three listeners.
-    fn held(&self) -> Vec<(PodIdentity, [OwnedFd; 3])>;
+    /// The pods served, with what the agent handed over for them.
+    fn held(&self) -> Vec<(PodIdentity, Arc<Handed>)>;
     /// Serves a pod, or goes on to serve it with other listeners.
-    fn add(&self, pod: PodIdentity, listeners: [OwnedFd; 3]) -> Result<(), String>;
+    fn add(&self, pod: PodIdentity, handed: Handed) -> Result<(), AddError>;
     /// Stops to serve a pod; the future ends when none of its connections is left.
     fn remove(&self, uid: &str, force: bool) -> impl Future<Output = ()> + Send + 'static;
-    /// Sockets that were asked for.
-    fn sockets(&self, uid: &str, ip_version: u32, sockets: Vec<OwnedFd>, error: &str);
     /// There is a new agent, which has been told what is held.
     fn connected(&self);
     /// The agent has named all pods: `named`. Others are gone.
@@ -55,8 +55,7 @@ enum Ended {
 pub(crate) struct Broker<E> {
     pub(crate) path: PathBuf,
     pub(crate) revision: String,
-    pub(crate) outbox: Outbox,
-    pub(crate) events: std::sync::Arc<E>,
+    pub(crate) events: Arc<E>,
 }
 
 impl<E: PodEvents> Broker<E> {
@@ -71,7 +70,6 @@ impl<E: PodEvents> Broker<E> {
                     attempts = 0;
                     tracing::info!(socket = %self.path.display(), "connected to the node agent");
                     let ended = shutdown.run_until_cancelled(self.converse(&channel)).await;
-                    self.outbox.close();
                     self.events.disconnected();
                     match ended {
                         Some(ended) => ended,
@@ -85,7 +83,7 @@ impl<E: PodEvents> Broker<E> {
                 tracing::warn!(
                     socket = %self.path.display(),
                     error = %ended,
-                    "no node agent: pods are served with the sockets at hand; is the ambit-agent of this node running?"
+                    "no node agent: pods are served as before and no other one is taken; is the ambit-agent of this node running?"
                 );
             }
             attempts = attempts.wrapping_add(1);
@@ -108,7 +106,7 @@ impl<E: PodEvents> Broker<E> {
     }
 
     async fn exchange(&self, channel: &Channel) -> Result<std::convert::Infallible, Ended> {
-        let mut queue = self.outbox.open();
+        let (outbox, mut queue) = mpsc::unbounded_channel();
         send(
             channel,
             Message::Hello(Hello {
@@ -118,13 +116,9 @@ impl<E: PodEvents> Broker<E> {
             &[],
         )
         .await?;
-        for (pod, listeners) in self.events.held() {
-            send(
-                channel,
-                Message::HeldListeners(HeldListeners { pod: Some(pod) }),
-                &listeners,
-            )
-            .await?;
+        for (pod, handed) in self.events.held() {
+            let message = Message::HeldListeners(HeldListeners { pod: Some(pod) });
+            send(channel, message, &handed.descriptors()).await?;
         }
         send(channel, Message::HeldDone(HeldDone {}), &[]).await?;
         let (first, _) = channel.recv::<FromAgent>().await?.ok_or(Ended::Closed)?;
@@ -134,10 +128,17 @@ impl<E: PodEvents> Broker<E> {
             _ => return Err(Ended::Protocol("its first message was not Hello")),
         }
         self.events.connected();
-        tokio::try_join!(send_all(channel, &mut queue), self.receive_all(channel)).map(|(never, _)| never)
+        let received = self.receive_all(channel, &outbox);
+        tokio::try_join!(send_all(channel, &mut queue), received).map(|(never, _)| never)
     }
 
-    async fn receive_all(&self, channel: &Channel) -> Result<std::convert::Infallible, Ended> {
+    async fn receive_all(
+        &self,
+        channel: &Channel,
+        outbox: &mpsc::UnboundedSender<Message>,
+    ) -> Result<std::convert::Infallible, Ended> {
+        // Fails only when the conversation has ended, and the next one begins with the whole state.
+        let acknowledge = |sequence, error| _ = outbox.send(Message::Ack(Ack { sequence, error }));
         // Ends with this conversation, and the acknowledgements that wait for connections with it.
         let mut removals = tokio::task::JoinSet::new();
         // The pods named so far; none after the snapshot.
@@ -150,28 +151,24 @@ impl<E: PodEvents> Broker<E> {
             match message.message {
                 Some(from_agent::Message::AddPod(AddPod { sequence, pod })) => {
                     let pod = pod.ok_or(Ended::Protocol("AddPod without a pod"))?;
-                    let listeners = <[OwnedFd; 3]>::try_from(descriptors)
-                        .map_err(|_| Ended::Protocol("AddPod without three descriptors"))?;
+                    let handed = Handed::new(descriptors)
+                        .ok_or(Ended::Protocol("AddPod without five or seven descriptors"))?;
                     if let Some(named) = &mut named {
                         named.push(pod.uid.clone());
                     }
-                    let error = self.events.add(pod, listeners).err().unwrap_or_default();
-                    self.outbox.send(Message::Ack(Ack { sequence, error }));
+                    let uid = pod.uid.clone();
+                    let added = self.events.add(pod, handed);
+                    let error = added.map_or_else(|error| format!("pod {uid}: {error}"), |()| String::new());
+                    acknowledge(sequence, error);
                 }
                 Some(from_agent::Message::RemovePod(RemovePod { sequence, uid, force })) => {
                     let removed = self.events.remove(&uid, force);
-                    let outbox = self.outbox.clone();
+                    let outbox = outbox.clone();
                     removals.spawn(async move {
                         removed.await;
-                        outbox.send(Message::Ack(Ack {
-                            sequence,
-                            error: String::new(),
-                        }));
+                        let error = String::new();
+                        _ = outbox.send(Message::Ack(Ack { sequence, error }));
                     });
-                }
-                Some(from_agent::Message::Sockets(sockets)) => {
-                    self.events
-                        .sockets(&sockets.uid, sockets.ip_version, descriptors, &sockets.error);
                 }
                 Some(from_agent::Message::SnapshotDone(_)) => {
                     if let Some(named) = named.take() {
@@ -188,22 +185,21 @@ impl<E: PodEvents> Broker<E> {
 
 async fn send_all(
     channel: &Channel,
-    queue: &mut mpsc::UnboundedReceiver<FromZtunnel>,
+    queue: &mut mpsc::UnboundedReceiver<Message>,
 ) -> Result<std::convert::Infallible, Ended> {
     while let Some(message) = queue.recv().await {
-        channel.send(&message, &[]).await?;
+        send(channel, message, &[]).await?;
     }
     Err(Ended::Closed)
 }
 
-async fn send(channel: &Channel, message: Message, descriptors: &[OwnedFd]) -> Result<(), Ended> {
-    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+async fn send(channel: &Channel, message: Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Ended> {
     Ok(channel
         .send(
             &FromZtunnel {
                 message: Some(message),
             },
-            &descriptors,
+            descriptors,
         )
         .await?)
 }

@@ -6,7 +6,9 @@ use prometheus::{
 };
 
 use super::{Flag, Refusal, Traffic};
+use crate::limits::{Budget, Limits};
 use crate::proxy::Direction;
+use crate::sockets::StoreLimits;
 
 /// All metrics of one ztunnel.
 pub(crate) struct Metrics {
@@ -19,6 +21,7 @@ pub(crate) struct Metrics {
     failed: IntCounterVec,
     denied: IntCounterVec,
     audited: IntCounterVec,
+    sockets: IntCounterVec,
     gauges: [IntGauge; GAUGES.len()],
 }
 
@@ -107,6 +110,11 @@ impl Metrics {
                 "Connections that an audit policy would have denied",
                 &["policy", "destination_workload_namespace"],
             )?,
+            sockets: counters(
+                "ambit_ztunnel_sockets_total",
+                "Sockets in pods: made, reused, or closed after use as enough were kept",
+                &["how"],
+            )?,
             gauges: [
                 gauge(a)?,
                 gauge(b)?,
@@ -120,6 +128,15 @@ impl Metrics {
             ],
             registry,
         })
+    }
+
+    /// The limits of pods' stores of sockets, with their counter.
+    pub(crate) fn stores(&self, limits: &Limits) -> StoreLimits {
+        StoreLimits {
+            most: limits.idle_sockets_per_pod,
+            idle: Budget::new(limits.idle_sockets),
+            counter: self.sockets.clone(),
+        }
     }
 
     pub(crate) fn refused(&self, direction: Direction, refusal: Refusal) {

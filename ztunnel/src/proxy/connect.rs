@@ -1,17 +1,15 @@
 //! Connections from a pod's network namespace.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ambit_runtime::prepare_socket;
-use socket2::Socket;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::broker::SocketError;
 use crate::pod::Pod;
+use crate::sockets::{PodSocket, PodStream, ReusableStream, SocketError};
 
 /// Ports tried before a client's address is given up.
 const BIND_ATTEMPTS: usize = 16;
@@ -32,12 +30,25 @@ pub(crate) enum ConnectFailure {
     NoPort(IpAddr, SocketAddr),
 }
 
+impl ConnectFailure {
+    /// Whether this node is at fault, and no other destination would do better.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Socket(_) | Self::NoPort(..))
+    }
+
+    /// Whether an error that was made of a failure is of one that [`Self::is_local`].
+    pub(crate) fn made_locally(error: &io::Error) -> bool {
+        let failure = error.get_ref().and_then(|error| error.downcast_ref::<Self>());
+        failure.is_some_and(Self::is_local)
+    }
+}
+
 impl From<ConnectFailure> for io::Error {
     fn from(failure: ConnectFailure) -> Self {
         match failure {
             ConnectFailure::Io(_, error) => error,
-            ConnectFailure::Timeout { .. } => Self::new(io::ErrorKind::TimedOut, failure.to_string()),
-            _ => Self::other(failure.to_string()),
+            ConnectFailure::Timeout { .. } => Self::new(io::ErrorKind::TimedOut, failure),
+            _ => Self::other(failure),
         }
     }
 }
@@ -47,11 +58,28 @@ pub(crate) async fn connect(
     pod: &Pod,
     to: SocketAddr,
     timeout: Duration,
+) -> Result<ReusableStream, ConnectFailure> {
+    Ok(from_pod(pod, to, timeout).await?.reusable())
+}
+
+/// The same for a connection that is to be pooled.
+pub(crate) async fn connect_for_long(
+    pod: &Pod,
+    to: SocketAddr,
+    timeout: Duration,
 ) -> Result<TcpStream, ConnectFailure> {
+    Ok(from_pod(pod, to, timeout).await?.into_tcp())
+}
+
+async fn from_pod(pod: &Pod, to: SocketAddr, timeout: Duration) -> Result<PodStream, ConnectFailure> {
     let deadline = Instant::now() + timeout;
     let socket = pod.sockets.take(to.ip(), timeout).await?;
-    let socket = prepared(socket).map_err(|error| ConnectFailure::Io(to, error))?;
-    dial(socket, to, deadline, timeout).await
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    begin(&socket, any, to)?;
+    finish(socket, to, deadline, timeout).await
 }
 
 /// Connects with a client's own address, from any of its ports that does not meet another connection of that client.
@@ -60,48 +88,67 @@ pub(crate) async fn connect_from(
     client: IpAddr,
     to: SocketAddr,
     timeout: Duration,
-) -> Result<TcpStream, ConnectFailure> {
+) -> Result<ReusableStream, ConnectFailure> {
     let deadline = Instant::now() + timeout;
-    let io = |error| ConnectFailure::Io(to, error);
     // Kept until the end, so that the kernel offers each of their ports once.
     let mut taken = Vec::new();
     for _ in 0..BIND_ATTEMPTS {
         let left = deadline.saturating_duration_since(Instant::now());
-        let socket = prepared(pod.sockets.take(to.ip(), left).await?).map_err(io)?;
-        // The socket is IP_TRANSPARENT: the address need not be this host's.
-        socket.bind(&SocketAddr::new(client, 0).into()).map_err(io)?;
-        let bound = socket.local_addr().map_err(io)?.as_socket();
+        let socket = pod.sockets.take(to.ip(), left).await?;
+        // The kernel takes the port now. What it has sent by then, the client's own connection drops.
+        let bound = begin(&socket, client, to)?;
         if bound.is_some_and(|bound| pod.is_plaintext_peer(bound, to.port())) {
             taken.push(socket);
             continue;
         }
-        match dial(socket, to, deadline.min(Instant::now() + LOCAL_CONNECT), timeout).await {
-            // The same four-tuple is in use already.
-            Err(ConnectFailure::Io(_, error)) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+        match finish(socket, to, deadline.min(Instant::now() + LOCAL_CONNECT), timeout).await {
             Err(ConnectFailure::Timeout { .. }) if Instant::now() < deadline => {}
-            result => return result,
+            result => return Ok(result?.reusable()),
         }
     }
     Err(ConnectFailure::NoPort(client, to))
 }
 
-fn prepared(socket: OwnedFd) -> io::Result<Socket> {
-    let socket = Socket::from(socket);
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+fn begin(socket: &PodSocket, from: IpAddr, to: SocketAddr) -> Result<Option<SocketAddr>, ConnectFailure> {
+    socket.begin(from, to).map_err(|error| match error.kind() {
+        // Each of its ports has a connection to this destination.
+        io::ErrorKind::AddrNotAvailable => ConnectFailure::NoPort(from, to),
+        _ => ConnectFailure::Io(to, error),
+    })
 }
 
-async fn dial(
-    socket: Socket,
+async fn finish(
+    socket: PodSocket,
     to: SocketAddr,
     deadline: Instant,
     timeout: Duration,
-) -> Result<TcpStream, ConnectFailure> {
-    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
-    let tcp = tokio::time::timeout_at(deadline, socket.connect(to))
+) -> Result<PodStream, ConnectFailure> {
+    let stream = tokio::time::timeout_at(deadline, socket.established())
         .await
         .map_err(|_| ConnectFailure::Timeout { to, waited: timeout })?
         .map_err(|error| ConnectFailure::Io(to, error))?;
-    prepare_socket(&tcp).map_err(|error| ConnectFailure::Io(to, error))?;
-    Ok(tcp)
+    prepare_socket(stream.tcp()).map_err(|error| ConnectFailure::Io(to, error))?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_this_node_is_told_from_one_of_the_destination() {
+        let to = "10.9.0.3:80".parse().unwrap();
+        let closed = || ConnectFailure::Socket(SocketError::Closed);
+        for local in [closed(), ConnectFailure::NoPort(Ipv4Addr::LOCALHOST.into(), to)] {
+            assert!(local.is_local());
+            // As the HBONE pool passes it on.
+            assert!(ConnectFailure::made_locally(&local.into()));
+        }
+        let refused = ConnectFailure::Io(to, io::ErrorKind::ConnectionRefused.into());
+        assert!(!refused.is_local() && !ConnectFailure::made_locally(&refused.into()));
+        let waited = Duration::from_secs(1);
+        assert!(!ConnectFailure::made_locally(
+            &ConnectFailure::Timeout { to, waited }.into()
+        ));
+    }
 }

@@ -9,7 +9,6 @@ use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
 
 use super::{Proxy, original_destination};
-use crate::broker::Outbox;
 use crate::limits::{Budget, Limits};
 use crate::observe::Metrics;
 use crate::pod::Pod;
@@ -22,14 +21,16 @@ pub(crate) const APPLICATION: SocketAddr =
 /// Knows no workload and no policy.
 pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
     let (hbone, limits) = (HboneConfig::default(), Limits::default());
+    let metrics = Metrics::new().unwrap();
     Arc::new(Proxy {
         state: Arc::new(MeshState::new()),
         certificates: CertificateManager::new(Arc::new(TestCa::new().unwrap()), ManagerConfig::default()),
         pool: HbonePool::new(hbone.clone()),
         hbone,
         descriptors: Budget::new(limits.descriptors),
+        stores: metrics.stores(&limits),
         limits,
-        metrics: Metrics::new().unwrap(),
+        metrics,
         access_log,
         original_destination: Arc::new(original_destination),
     })
@@ -46,5 +47,7 @@ pub(crate) fn pod(proxy: &Proxy) -> Arc<Pod> {
         trust_domain: "cluster.local".into(),
         netns_inode: 1,
     };
-    Arc::new(Pod::new(identity, &proxy.certificates, Outbox::default(), &proxy.limits).unwrap())
+    let descriptors = proxy.descriptors.take(0).unwrap();
+    let (certificates, stores) = (&proxy.certificates, &proxy.stores);
+    Arc::new(Pod::new(identity, certificates, &[], stores, &proxy.limits, descriptors).unwrap())
 }

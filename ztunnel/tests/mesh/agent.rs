@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_wire::broker::{
-    Ack, AddPod, FromAgent, FromZtunnel, Hello, PodIdentity, RemovePod, SnapshotDone, Sockets, from_agent,
+    Ack, AddPod, FromAgent, FromZtunnel, Hello, PodIdentity, RemovePod, SnapshotDone, from_agent,
     from_ztunnel::Message,
 };
 use ambit_wire::broker_channel::{Channel, Listener};
@@ -15,9 +15,6 @@ use ambit_wire::names::{BROKER_VERSION, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND}
 use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-/// Makes so many sockets of an IP version for a pod, by UID.
-pub(crate) type MakeSockets = Arc<dyn Fn(&str, u32, usize) -> Vec<OwnedFd> + Send + Sync>;
 
 /// One conversation with a ztunnel.
 pub(crate) struct Agent {
@@ -31,7 +28,16 @@ pub(crate) struct Agent {
 
 pub(crate) fn listeners(ip: Ipv4Addr) -> Vec<OwnedFd> {
     let listen = |port| OwnedFd::from(TcpListener::bind((ip, port)).unwrap());
-    [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE].map(listen).into()
+    let listeners = [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE].map(listen);
+    // Without the mark and the transparency of the real ones: addresses of the loopback are everybody's.
+    let seeds = [
+        OwnedFd::from(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()),
+        OwnedFd::from(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()),
+    ];
+    for seed in &seeds {
+        socket2::SockRef::from(seed).set_nonblocking(true).unwrap();
+    }
+    listeners.into_iter().chain(seeds).collect()
 }
 
 pub(crate) fn identity(name: &str, ip: Ipv4Addr) -> PodIdentity {
@@ -46,22 +52,9 @@ pub(crate) fn identity(name: &str, ip: Ipv4Addr) -> PodIdentity {
     }
 }
 
-fn unconnected() -> OwnedFd {
-    Socket::new(Domain::IPV4, Type::STREAM, None).unwrap().into()
-}
-
 impl Agent {
     /// Waits for the ztunnel and exchanges greetings; the caller adds pods and ends the snapshot.
     pub(crate) async fn accept(listener: &Listener) -> Self {
-        Self::accept_with(
-            listener,
-            Arc::new(|_, _, count| (0..count).map(|_| unconnected()).collect()),
-        )
-        .await
-    }
-
-    /// The same, with sockets for pods (by UID) that are made otherwise.
-    pub(crate) async fn accept_with(listener: &Listener, make: MakeSockets) -> Self {
         let (channel, _) = listener.accept().await.unwrap();
         let channel = Arc::new(channel);
         let hello = Hello {
@@ -80,7 +73,7 @@ impl Agent {
             }
         }
         let (ack_sender, acks) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read(Arc::clone(&channel), ack_sender, make));
+        let reading = tokio::spawn(read(Arc::clone(&channel), ack_sender));
         Self {
             channel,
             sequence: 0,
@@ -158,20 +151,10 @@ impl Agent {
     }
 }
 
-async fn read(channel: Arc<Channel>, acks: mpsc::UnboundedSender<Ack>, make: MakeSockets) {
+async fn read(channel: Arc<Channel>, acks: mpsc::UnboundedSender<Ack>) {
     while let Ok(Some((message, _))) = channel.recv::<FromZtunnel>().await {
         match message.message.unwrap() {
             Message::Ack(ack) => acks.send(ack).unwrap(),
-            Message::NeedSockets(need) => {
-                assert!((1..=64).contains(&need.count));
-                let made = make(&need.uid, need.ip_version, need.count as usize);
-                let sockets = Sockets {
-                    uid: need.uid,
-                    ip_version: need.ip_version,
-                    error: String::new(),
-                };
-                send(&channel, from_agent::Message::Sockets(sockets), &made).await;
-            }
             other => panic!("unexpected {other:?}"),
         }
     }

@@ -32,15 +32,8 @@ async fn cluster() -> Cluster {
     let (client, server) = (net.pod("client", 2).await, net.pod("server", 3).await);
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let pods = [client.clone(), server.clone()];
-    let make = net::maker(&pods);
-    let mut node = Node::start_parts(
-        &control_plane,
-        &ca,
-        ambit_ztunnel::Limits::default(),
-        None,
-        Some(make),
-    )
-    .await;
+    let limits = ambit_ztunnel::Limits::default();
+    let mut node = Node::start_parts(&control_plane, &ca, limits, None).await;
     for pod in &pods {
         pod.capture(&mut node).await;
         control_plane.set_workload(workload(pod.name, pod.ip, TunnelProtocol::Hbone));
@@ -200,6 +193,34 @@ async fn the_proxys_ports_can_be_reached_and_lead_nowhere() {
         node.metric("ambit_ztunnel_connections_refused_total", &[]).await >= 4
     })
     .await;
+}
+
+/// All sockets in pods are made from what the agent passed at the capture.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_agent_connections_are_made_as_before() {
+    let Cluster {
+        mut node,
+        client,
+        server,
+        ..
+    } = cluster().await;
+    let outsider = client.net.pod("outsider", 4).await;
+    let (application, outside) = (tell_peer(&server).await, tell_peer(&outsider).await);
+    node.agent.die().await;
+    for _ in 0..40 {
+        assert_eq!(ask(&client, application).await.unwrap(), client.ip.to_string());
+        assert_eq!(ask(&client, outside).await.unwrap(), client.ip.to_string());
+        assert_eq!(
+            ask(&outsider, application).await.unwrap(),
+            outsider.ip.to_string()
+        );
+    }
+    let many = (0..100).map(|_| ask(&client, application));
+    for answer in futures::future::join_all(many).await {
+        assert_eq!(answer.unwrap(), client.ip.to_string());
+    }
+    let reused = node.metric("ambit_ztunnel_sockets_total", &["reused"]).await;
+    assert!(reused > 0, "every connection had a new socket");
 }
 
 /// Connections over HBONE get their source port from the pod's own range. A plaintext connection from the same client may hold

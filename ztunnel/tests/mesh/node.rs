@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::agent::{Agent, MakeSockets, at, identity, listen, listeners};
+use crate::agent::{Agent, at, identity, listen, listeners};
 use crate::control_plane::ControlPlane;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ impl Node {
             let known = lookup.lock().unwrap().get(&tcp.peer_addr()?).copied();
             known.map_or_else(|| tcp.local_addr(), Ok)
         });
-        let node = Self::start_parts(control_plane, ca, limits, Some(original_destination), None).await;
+        let node = Self::start_parts(control_plane, ca, limits, Some(original_destination)).await;
         Self { redirected, ..node }
     }
 
@@ -72,7 +72,6 @@ impl Node {
         ca: &Arc<TestCa>,
         limits: Limits,
         original_destination: Option<OriginalDestination>,
-        make: Option<MakeSockets>,
     ) -> Self {
         // AMBIT_LOG shows what the ztunnels of a failing test say.
         let filter = tracing_subscriber::EnvFilter::from_env("AMBIT_LOG");
@@ -109,10 +108,7 @@ impl Node {
             limits,
         };
         let ztunnel = Ztunnel::start(config, parts).await.unwrap();
-        let agent = match make {
-            Some(make) => Agent::accept_with(&broker, make).await,
-            None => Agent::accept(&broker).await,
-        };
+        let agent = Agent::accept(&broker).await;
         let redirected = Redirected::default();
         Self {
             ztunnel,

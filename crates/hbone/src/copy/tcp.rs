@@ -1,5 +1,6 @@
 //! TCP connections, and copying between two of them.
 
+use std::borrow::Borrow;
 use std::io;
 use std::net::Shutdown;
 use std::pin::pin;
@@ -21,7 +22,11 @@ use super::{CopyError, LAST_WORDS, Meter, failure, gone};
 ///
 /// # Errors
 /// The first failure; both connections are reset then, each once what the other one said before is passed on to it.
-pub async fn copy_tcp(one: TcpStream, other: TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+pub async fn copy_tcp(
+    one: TcpStream,
+    other: impl Borrow<TcpStream>,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
     let (mut one, mut other) = (Guarded::new(one), Guarded::new(other));
     let result = {
         let (first, second) = (one.socket(), other.socket());
@@ -156,18 +161,18 @@ pub(super) fn shutdown(tcp: &TcpStream) -> io::Result<()> {
 }
 
 /// Lets the peer see a reset instead of an end when the socket is closed before all was said.
-pub(super) struct Guarded {
-    socket: TcpStream,
+pub(super) struct Guarded<S: Borrow<TcpStream>> {
+    socket: S,
     done: bool,
 }
 
-impl Guarded {
-    pub(super) fn new(socket: TcpStream) -> Self {
+impl<S: Borrow<TcpStream>> Guarded<S> {
+    pub(super) fn new(socket: S) -> Self {
         Self { socket, done: false }
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
-        &self.socket
+        self.socket.borrow()
     }
 
     /// All was said: the socket is closed without a reset.
@@ -179,10 +184,11 @@ impl Guarded {
     pub(super) async fn sent(&self) {
         let all_sent = async {
             // From now on the socket is writable when nothing waits to be sent.
-            SockRef::from(&self.socket).set_tcp_notsent_lowat(1)?;
-            self.socket
+            let socket = self.socket();
+            SockRef::from(socket).set_tcp_notsent_lowat(1)?;
+            socket
                 .async_io(Interest::WRITABLE, || {
-                    let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+                    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
                     match poll(&mut fds, Some(&Timespec::default()))? {
                         0 => Err(io::ErrorKind::WouldBlock.into()),
                         _ => Ok(()),
@@ -196,10 +202,10 @@ impl Guarded {
     }
 }
 
-impl Drop for Guarded {
+impl<S: Borrow<TcpStream>> Drop for Guarded<S> {
     fn drop(&mut self) {
         if !self.done
-            && let Err(error) = self.socket.set_zero_linger()
+            && let Err(error) = self.socket.borrow().set_zero_linger()
         {
             tracing::debug!(%error, "SO_LINGER");
         }

@@ -5,27 +5,25 @@ use std::time::Duration;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::broker::{FromAgent, FromZtunnel, NeedSockets, Sockets, from_agent, from_ztunnel};
+use crate::broker::{Ack, FromAgent, FromZtunnel, Hello, from_agent, from_ztunnel};
 
-fn need(count: u32) -> FromZtunnel {
-    let need = NeedSockets {
-        uid: "u".into(),
-        ip_version: 4,
-        count,
+fn ack(sequence: u64) -> FromZtunnel {
+    let ack = Ack {
+        sequence,
+        error: "e".into(),
     };
     FromZtunnel {
-        message: Some(from_ztunnel::Message::NeedSockets(need)),
+        message: Some(from_ztunnel::Message::Ack(ack)),
     }
 }
 
-fn sockets(error: &str) -> FromAgent {
-    let sockets = Sockets {
-        uid: "u".into(),
-        ip_version: 4,
-        error: error.into(),
+fn hello(revision: &str) -> FromAgent {
+    let hello = Hello {
+        version: 1,
+        revision: revision.into(),
     };
     FromAgent {
-        message: Some(from_agent::Message::Sockets(sockets)),
+        message: Some(from_agent::Message::Hello(hello)),
     }
 }
 
@@ -40,17 +38,17 @@ async fn passes_a_listening_socket_that_then_serves() {
     assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
     assert_eq!(peer.gid, rustix::process::getegid().as_raw());
 
-    client.send(&need(1), &[]).await.unwrap();
+    client.send(&ack(1), &[]).await.unwrap();
     let (asked, none) = server.recv::<FromZtunnel>().await.unwrap().unwrap();
-    assert_eq!(asked, need(1));
+    assert_eq!(asked, ack(1));
     assert!(none.is_empty());
 
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
-    server.send(&sockets(""), &[tcp.as_fd()]).await.unwrap();
+    server.send(&hello(""), &[tcp.as_fd()]).await.unwrap();
     drop(tcp);
     let (message, mut descriptors) = client.recv::<FromAgent>().await.unwrap().unwrap();
-    assert_eq!(message, sockets(""));
+    assert_eq!(message, hello(""));
     let passed = TcpListener::from(descriptors.pop().unwrap());
     assert!(descriptors.is_empty());
     let flags = rustix::io::fcntl_getfd(&passed).unwrap();
@@ -67,14 +65,14 @@ async fn passes_a_listening_socket_that_then_serves() {
 async fn keeps_message_boundaries_and_sees_the_end() {
     let (a, b) = Channel::pair().unwrap();
     for count in 1..=5 {
-        a.send(&need(count), &[]).await.unwrap();
+        a.send(&ack(count), &[]).await.unwrap();
     }
     drop(a);
     for count in 1..=5 {
-        assert_eq!(b.recv::<FromZtunnel>().await.unwrap().unwrap().0, need(count));
+        assert_eq!(b.recv::<FromZtunnel>().await.unwrap().unwrap().0, ack(count));
     }
     assert!(b.recv::<FromZtunnel>().await.unwrap().is_none());
-    let Err(Error::Io(e)) = b.send(&need(1), &[]).await else {
+    let Err(Error::Io(e)) = b.send(&ack(1), &[]).await else {
         panic!("sent to a peer that has gone")
     };
     assert_eq!(e.kind(), io::ErrorKind::BrokenPipe);
@@ -88,14 +86,14 @@ async fn a_cancelled_recv_loses_nothing() {
             .await
             .is_err()
     );
-    a.send(&need(7), &[]).await.unwrap();
-    assert_eq!(b.recv::<FromZtunnel>().await.unwrap().unwrap().0, need(7));
+    a.send(&ack(7), &[]).await.unwrap();
+    assert_eq!(b.recv::<FromZtunnel>().await.unwrap().unwrap().0, ack(7));
 }
 
 #[tokio::test]
 async fn a_full_socket_makes_send_wait() {
     let (a, b) = Channel::pair().unwrap();
-    let big = sockets(&"x".repeat(MAX_MESSAGE - 64));
+    let big = hello(&"x".repeat(MAX_MESSAGE - 64));
     let sender = async {
         for _ in 0..50 {
             a.send(&big, &[]).await.unwrap();
@@ -111,10 +109,10 @@ async fn a_full_socket_makes_send_wait() {
 }
 
 #[tokio::test]
-async fn takes_64_descriptors_and_refuses_more_to_send() {
+async fn takes_the_most_descriptors_and_refuses_more_to_send() {
     let (a, b) = Channel::pair().unwrap();
     let file = tempfile::tempfile().unwrap();
-    a.send(&sockets(""), &[file.as_fd(); BROKER_MAX_SOCKETS])
+    a.send(&hello(""), &[file.as_fd(); BROKER_MAX_SOCKETS])
         .await
         .unwrap();
     assert_eq!(
@@ -123,11 +121,11 @@ async fn takes_64_descriptors_and_refuses_more_to_send() {
     );
     let too_many = [file.as_fd(); BROKER_MAX_SOCKETS + 1];
     assert!(matches!(
-        a.send(&sockets(""), &too_many).await,
-        Err(Error::TooManyDescriptors(65))
+        a.send(&hello(""), &too_many).await,
+        Err(Error::TooManyDescriptors(17))
     ));
     assert!(matches!(
-        a.send(&sockets(&"x".repeat(MAX_MESSAGE)), &[]).await,
+        a.send(&hello(&"x".repeat(MAX_MESSAGE)), &[]).await,
         Err(Error::MessageLength(_))
     ));
     assert!(matches!(

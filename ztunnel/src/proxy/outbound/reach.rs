@@ -6,12 +6,12 @@ use std::sync::Arc;
 use ambit_hbone::{ConnectError, HboneStream, OpenError, PoolKey};
 use ambit_tls::IdentityLease;
 use http::{HeaderMap, StatusCode};
-use tokio::net::TcpStream;
 
 use crate::pod::Pod;
 use crate::proxy::Proxy;
 use crate::proxy::baggage;
-use crate::proxy::connect::{ConnectFailure, connect};
+use crate::proxy::connect::{ConnectFailure, connect, connect_for_long};
+use crate::sockets::ReusableStream;
 use crate::state::{Route, RouteError};
 use ambit_mesh::Waypoint;
 
@@ -43,14 +43,18 @@ impl Failure {
     /// Whether another endpoint may do better. A denial is meant for the client, whichever endpoint says it.
     pub(super) fn is_of_the_endpoint(&self) -> bool {
         match self {
-            Self::Route(_) | Self::Plaintext(ConnectFailure::Socket(_)) => false,
+            Self::Route(_) => false,
+            Self::Plaintext(failure) => !failure.is_local(),
+            Self::Tunnel(OpenError::Connect(ConnectError::Dial { error, .. })) => {
+                !ConnectFailure::made_locally(error)
+            }
             Self::Tunnel(OpenError::Refused(status)) => {
                 !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
             }
             Self::Tunnel(OpenError::Connect(error)) => {
                 !matches!(error, ConnectError::Certificate { .. } | ConnectError::Closed)
             }
-            Self::Tunnel(_) | Self::Plaintext(_) => true,
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -66,7 +70,7 @@ impl Failure {
 
 pub(super) enum Upstream {
     Tunnel(HboneStream),
-    Plain(TcpStream),
+    Plain(ReusableStream),
 }
 
 /// Makes the connection of a route. In a `hurry` there are others to try.
@@ -101,7 +105,7 @@ pub(super) async fn reach(
     })?;
     let dial = || {
         let pod = Arc::clone(pod);
-        async move { Ok(connect(&pod, address, timeout).await?) }
+        async move { Ok(connect_for_long(&pod, address, timeout).await?) }
     };
     let headers = match (&route.waypoint, super::source(proxy, pod, peer)) {
         (Some(_), Some(source)) => baggage::headers(&source),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ambit_tls::testing::TestCa;
 use ambit_wire::workload::TunnelProtocol;
 
-use super::net::{self, Net, Pod};
+use super::net::{Net, Pod};
 use crate::control_plane::{ControlPlane, workload};
 use crate::node::{Node, until};
 
@@ -69,8 +69,7 @@ async fn measure() {
     let limits = ambit_ztunnel::Limits::of_process;
     let mut nodes = Vec::new();
     for pod in [&client, &server] {
-        let make = net::maker(std::slice::from_ref(pod));
-        let mut node = Node::start_parts(&control_plane, &ca, limits(), None, Some(make)).await;
+        let mut node = Node::start_parts(&control_plane, &ca, limits(), None).await;
         pod.capture(&mut node).await;
         control_plane.set_workload(workload(pod.name, pod.ip, TunnelProtocol::Hbone));
         node.ready().await;

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use ambit_agent::netlink::{add_reply_route, install_pod_table, raise_loopback};
-use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners, make_outbound_sockets};
+use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners};
 
-use crate::agent::{MakeSockets, identity};
+use crate::agent::identity;
 use crate::node::Node;
 
 #[derive(Clone)]
@@ -141,33 +141,17 @@ impl Pod {
             .run(|| make_listeners().map_err(std::io::Error::other))
             .await
             .unwrap();
+        let seeds = listeners.seed_addresses();
         let listeners: Vec<OwnedFd> = listeners
             .as_fds()
             .iter()
             .map(|fd| fd.as_fd().try_clone_to_owned().unwrap())
             .collect();
         node.agent.add(identity(self.name, self.ip), &listeners).await;
-        let redirect = || {
+        let redirect = move || {
             add_reply_route().map_err(std::io::Error::other)?;
-            install_pod_table().map_err(std::io::Error::other)
+            install_pod_table(&seeds).map_err(std::io::Error::other)
         };
         self.run(redirect).await.unwrap();
     }
-}
-
-/// Makes the sockets of these pods, in their namespaces.
-pub(crate) fn maker(pods: &[Pod]) -> MakeSockets {
-    let pods = pods.to_vec();
-    Arc::new(move |uid, ip_version, count| {
-        let pod = pods
-            .iter()
-            .find(|pod| identity(pod.name, pod.ip).uid == uid)
-            .unwrap()
-            .clone();
-        let made = async {
-            pod.run(move || make_outbound_sockets(ip_version == 6, count).map_err(std::io::Error::other))
-                .await
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(made)).unwrap()
-    })
 }
