@@ -47,7 +47,10 @@ impl HboneStream {
 impl HboneIo {
     /// Ready when the peer has reset the stream or the connection is gone: nobody reads what is written.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.send.poll_reset(cx).map(|_| ())
+        match &mut self.send {
+            Some(send) => send.poll_reset(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        }
     }
 }
 
