@@ -224,7 +224,7 @@ async fn a_pod_with_a_user_namespace_is_entered_and_redirected() {
         .run(&netns, || {
             netlink::raise_loopback().expect("up");
             netlink::add_reply_route().expect("added");
-            netlink::install_pod_table().expect("installed");
+            netlink::install_pod_table(&seeds()).expect("installed");
             let in_force = netlink::InForce::installed().expect("listed");
             let listeners = make_listeners()?;
             let missing = in_force.missing().expect("listed");

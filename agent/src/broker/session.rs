@@ -7,8 +7,9 @@ use ambit_wire::broker::{FromAgent, FromZtunnel, Hello, PodIdentity};
 use ambit_wire::broker_channel::{Channel, Error as ChannelError};
 use ambit_wire::names::BROKER_VERSION;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// How long a ztunnel has to say hello and what it holds.
 const GREETING_TIME: Duration = Duration::from_secs(10);

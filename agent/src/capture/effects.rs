@@ -7,7 +7,7 @@ use super::machine::Event;
 use super::manager::Uid;
 use super::redirection::Redirection;
 use crate::netlink::{Changes, InForce, PodTable};
-use crate::netns::{self, Listeners, Netns};
+use crate::netns::{Listeners, Netns};
 use crate::probes::Probes;
 use crate::runtime::Runtime;
 use crate::snapshot::SandboxRecord;
@@ -298,8 +298,6 @@ pub(super) struct Guarded {
     pub(super) in_force: Arc<InForce>,
     pub(super) changes: Option<Arc<Changes>>,
     pub(super) listeners: Option<Arc<Listeners>>,
-}
-
 }
 
 fn located(netns: Option<Netns>) -> Result<Netns, Failure> {

@@ -14,7 +14,7 @@ use ambit_wire::broker::{Ack, AddPod, PodIdentity, RemovePod, SnapshotDone};
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Which connection of a ztunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -86,22 +86,25 @@ impl Listeners {
         let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound").into();
         Self {
             sockets: [listen(), listen(), listen()],
+            seeds: vec![],
         }
     }
 
-    /// Whether every socket listens.
+    /// Whether every listener listens.
     pub fn are_listening(&self) -> bool {
         let listens = |socket| SockRef::from(socket).is_listener().unwrap_or(false);
-        self.sockets.iter().all(listens)
+        self.all().all(listens)
     }
 
     /// Makes the sockets listen again, should a proxy have shut one down.
     pub fn repair(&self) -> io::Result<()> {
+        self.all().try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
+    }
+
+    /// The listeners, with those of the seeds.
+    fn all(&self) -> impl Iterator<Item = &OwnedFd> {
         let seeds = self.seeds.iter().map(|seed| &seed.listener);
-        self.sockets
-            .iter()
-            .chain(seeds)
-            .try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
+        self.sockets.iter().chain(seeds)
     }
 
     /// Where the seed listeners listen: only the proxy's own packets may reach them.
