@@ -51,6 +51,8 @@ pub(crate) enum AddError {
     Listeners(#[from] std::io::Error),
     #[error("{0} descriptors are in use, and a pod needs {DESCRIPTORS_PER_POD}: RLIMIT_NOFILE is too low")]
     Descriptors(usize),
+    #[error("this ztunnel is ending")]
+    Ending,
 }
 
 const DIRECTIONS: [Direction; 3] = [
@@ -168,7 +170,7 @@ impl PodEvents for Pods {
         let uid = identity.uid.clone();
         let mut served = self.served.lock();
         if self.ending.load(Ordering::Acquire) {
-            return Err("this ztunnel is ending".to_owned());
+            return Err(AddError::Ending);
         }
         let inode = |served: &Served| served.pod.info.load().identity.netns_inode;
         let renewed = served

@@ -98,7 +98,8 @@ impl Listeners {
 
     /// Makes the sockets listen again, should a proxy have shut one down.
     pub fn repair(&self) -> io::Result<()> {
-        self.all().try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
+        self.all()
+            .try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
     }
 
     /// The listeners, with those of the seeds.

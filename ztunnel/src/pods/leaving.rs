@@ -45,13 +45,6 @@ impl Leaving {
         self.pods.lock().len()
     }
 
-    /// The pod that left last under this UID.
-    pub(super) fn last(&self, uid: &str) -> Option<Arc<Pod>> {
-        let pods = self.pods.lock();
-        let last = pods.iter().rev().find(|left| &*left.pod.uid == uid);
-        last.map(|left| Arc::clone(&left.pod))
-    }
-
     /// Ends the connections of the pods under this UID.
     pub(super) fn end(&self, uid: &str) {
         for left in self.pods.lock().iter().filter(|left| &*left.pod.uid == uid) {
