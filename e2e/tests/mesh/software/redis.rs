@@ -19,7 +19,7 @@ fn redis_takes_inline_commands_and_its_refusals_arrive() -> Result<()> {
         software.meshed.make_strict()?;
         ensure!(software.alike(INLINE)? == "+OK\n$1\n1\n+OK\n");
         ensure!(software.alike("redis-cli -h redis INCR hits")?.trim() == "1");
-        let hold = "rm -f /tmp/go; for i in 1 2 3 4; do (while [ ! -e /tmp/go ]; do sleep 0.1; done | nc.openbsd redis 6379) >/dev/null 2>&1 & done; \
+        let hold = "rm -f /tmp/go; for i in 1 2 3 4; do (while [ ! -e /tmp/go ]; do sleep 0.1; done | nc.openbsd -N redis 6379) >/dev/null 2>&1 & done; \
                     until redis-cli -h redis PING 2>&1 | grep -q 'max number of clients'; do sleep 0.2; done; echo held";
         software.alike(hold)?;
         let refused = "for i in $(seq 100); do redis-cli -h redis PING 2>&1; done | grep -c 'ERR max number of clients reached'";
