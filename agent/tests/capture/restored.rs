@@ -5,6 +5,7 @@ use crate::ztunnel::{Held, Ztunnel, read_text};
 use ambit_agent::capture::{ControlEvent, Leaving};
 use ambit_agent::snapshot::Snapshot;
 use ambit_wire::agent::{CaptureState, NodeConfig};
+use std::time::Duration;
 
 /// All that makes the redirection, as a person sees it.
 fn redirection(pod: &Pod) -> [String; 3] {
@@ -79,6 +80,8 @@ async fn a_listener_that_was_shut_down_listens_again() {
         .shutdown(std::net::Shutdown::Both)
         .expect("a hostile ztunnel may");
     tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    tokio::time::resume();
     let report = agent
         .reports_that(&pod, |report| report.reason == "RulesRestored")
         .await;
