@@ -237,5 +237,5 @@ async fn a_pod_with_a_user_namespace_is_entered_and_redirected() {
         .await;
     process.kill().expect("killed");
     process.wait().expect("ended");
-    assert_eq!(outcome.expect("entered"), (PodTable::Redirecting, vec![], 3));
+    assert_eq!(outcome.expect("entered"), (PodTable::Redirecting, vec![], 7));
 }
