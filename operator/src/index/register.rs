@@ -106,14 +106,43 @@ impl Index {
 
     /// A ReplicaSet as it is now; `None` when it is gone.
     pub fn set_replica_set(&mut self, key: &Key, record: Option<ReplicaSetRecord>) {
-        if self.replica_sets.get(key) == record.as_ref() {
+        if self.replica_sets.get(key) == record.as_ref() && !self.ended_sets.contains(key) {
             return;
         }
         match record {
-            Some(record) => self.replica_sets.insert(key.clone(), record),
-            None => self.replica_sets.remove(key),
-        };
+            Some(record) => {
+                self.ended_sets.remove(key);
+                self.replica_sets.insert(key.clone(), record);
+            }
+            // Its pods are what they were until they have ended: they drain, and need what they have.
+            None => _ = self.ended_sets.insert(key.clone()),
+        }
+        self.forget_ended_sets(&key.namespace);
         self.dirty.plans.insert(key.namespace.clone());
+    }
+
+    /// Forgets ReplicaSets that are gone and have no pod left.
+    pub(super) fn forget_ended_sets(&mut self, namespace: &str) {
+        if self.ended_sets.is_empty() {
+            return;
+        }
+        let ended: Vec<Key> = self
+            .ended_sets
+            .iter()
+            .filter(|key| key.namespace == namespace)
+            .cloned()
+            .collect();
+        for key in ended {
+            let uid = self.replica_sets.get(&key).map(|set| &set.uid);
+            let has_pods = self.pods_in(namespace).any(|(_, pod)| {
+                let owner = pod.replica_set.as_ref();
+                owner.is_some_and(|(name, owner)| *name == key.name && Some(owner) == uid)
+            });
+            if !has_pods {
+                self.replica_sets.remove(&key);
+                self.ended_sets.remove(&key);
+            }
+        }
     }
 
     /// A waypoint's entry in the register.

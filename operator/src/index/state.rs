@@ -144,6 +144,8 @@ pub struct Index {
     pub(super) register: BTreeMap<Key, Registered>,
     /// ReplicaSets of waypoints' Deployments, and what passes itself off as such.
     pub(super) replica_sets: BTreeMap<Key, ReplicaSetRecord>,
+    /// Those of them that are gone before their pods, as the garbage collector deletes them.
+    pub(super) ended_sets: BTreeSet<Key>,
     /// What became of them, for namespaces that have any.
     pub(super) plans: BTreeMap<String, Plan>,
     /// Pods that leave the mesh, until their nodes are told.
@@ -179,6 +181,7 @@ impl Index {
             waypoint_records: HashMap::new(),
             register: BTreeMap::new(),
             replica_sets: BTreeMap::new(),
+            ended_sets: BTreeSet::new(),
             plans: BTreeMap::new(),
             leaving: BTreeMap::new(),
             endpoints: Endpoints::default(),
@@ -408,6 +411,7 @@ impl Index {
             }
             self.pods.insert(key.clone(), new);
         }
+        self.forget_ended_sets(&key.namespace);
         self.dirty.pods.insert(key.clone());
     }
 

@@ -25,9 +25,7 @@ fn mariadb_speaks_first_and_its_refusals_arrive() -> Result<()> {
                     until [ \"$(mariadb --no-defaults --host=db --user=watch --batch --skip-column-names --execute \
                     \"select count(*) from information_schema.processlist where user = 'app'\")\" = 3 ]; do sleep 0.2; done; echo held";
         software.alike(hold)?;
-        let refused = format!(
-            "for i in $(seq 100); do {QUERY} 2>&1; done | grep -c 'Too many connections'"
-        );
+        let refused = format!("for i in $(seq 100); do {QUERY} 2>&1; done | grep -c 'Too many connections'");
         ensure!(software.alike(&refused)?.trim() == "100");
         let again = format!("touch /tmp/go; until {QUERY} 2>/dev/null; do sleep 0.2; done");
         ensure!(software.alike(&again)?.trim() == "42");

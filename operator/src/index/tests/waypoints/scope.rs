@@ -163,7 +163,8 @@ fn replicas_that_are_ready_and_those_on_their_way_out() {
     // Replicas are not captured, nor bound.
     let workload = world.workload("w1").unwrap();
     assert!(workload.waypoint.is_none() && workload.authorization_policies.is_empty());
-    // While it drains, its pods still show.
+    // While it drains, its pods still show, also when the garbage collector takes their ReplicaSet first.
+    world.index.set_replica_set(&Key::new("shop", "waypoint-1"), None);
     world.delete_policy("orders");
     world.delete_service("waypoint");
     world.settle();
