@@ -19,11 +19,11 @@ fn mariadb_speaks_first_and_its_refusals_arrive() -> Result<()> {
     with_software(&lab, "mariadb", MARIADB, |software| {
         software.meshed.make_strict()?;
         ensure!(software.alike(QUERY)?.trim() == "42");
-        // Three connections are all it takes from this user: they stay until the file is there.
-        let hold = "rm -f /tmp/go; for i in 1 2 3; do (while [ ! -e /tmp/go ]; do sleep 0.1; done | \
+        // Ten connections are all it takes: they stay until the file is there.
+        let hold = "rm -f /tmp/go; for i in $(seq 10); do (while [ ! -e /tmp/go ]; do sleep 0.1; done | \
                     mariadb --no-defaults --host=db --user=app) >/dev/null 2>&1 & done; \
-                    until [ \"$(mariadb --no-defaults --host=db --user=watch --batch --skip-column-names --execute \
-                    \"select count(*) from information_schema.processlist where user = 'app'\")\" = 3 ]; do sleep 0.2; done; echo held";
+                    until [ \"$(mariadb --no-defaults --host=db --port=3307 --user=watch --batch --skip-column-names --execute \
+                    \"select count(*) from information_schema.processlist where user = 'app'\")\" = 10 ]; do sleep 0.2; done; echo held";
         software.alike(hold)?;
         let refused = format!("for i in $(seq 100); do {QUERY} 2>&1; done | grep -c 'Too many connections'");
         ensure!(software.alike(&refused)?.trim() == "100");
