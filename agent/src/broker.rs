@@ -9,20 +9,19 @@ pub use peer::{PeerCheck, Refusal, ZtunnelPeers};
 use crate::capture::{Handle, SessionId};
 use crate::files::private_directory;
 use crate::metrics::Metrics;
+use ambit_runtime::{AcceptLoop, log_permit};
 use ambit_wire::broker_channel::{Channel, Listener, PeerCredentials};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Connections that are being checked or served at once; ztunnels of a node are one or two.
 const MOST_CONNECTIONS: usize = 16;
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
 
 /// The listening end.
 #[derive(Debug)]
@@ -70,32 +69,26 @@ impl Broker {
         let broker = Arc::new(self);
         let connections = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = broker.listener.accept() => accepted,
+        let mut accepting = AcceptLoop::new("broker");
+        while let Some((channel, credentials)) = stop
+            .run_until_cancelled(accepting.next(|| broker.listener.accept()))
+            .await
+        {
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                broker.metrics.refused("busy");
+                if log_permit("broker", "busy") {
+                    tracing::warn!(peer = ?credentials, "refused: too many connections to the broker");
+                }
+                continue;
             };
-            match accepted {
-                Ok((channel, credentials)) => {
-                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                        broker.metrics.refused("busy");
-                        tracing::warn!(peer = ?credentials, "refused: too many connections to the broker");
-                        continue;
-                    };
-                    let (broker, stop) = (Arc::clone(&broker), stop.clone());
-                    connections.spawn(async move {
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            () = broker.serve(channel, credentials) => {}
-                        }
-                        drop(slot);
-                    });
+            let (broker, stop) = (Arc::clone(&broker), stop.clone());
+            connections.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = broker.serve(channel, credentials) => {}
                 }
-                Err(e) => {
-                    tracing::error!(error = %e, "the broker cannot accept a connection; trying again");
-                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                }
-            }
+                drop(slot);
+            });
         }
         connections.close();
         connections.wait().await;
@@ -104,7 +97,9 @@ impl Broker {
     async fn serve(&self, channel: Channel, credentials: PeerCredentials) {
         if let Err(refusal) = self.peers.check(&channel, credentials).await {
             self.metrics.refused(refusal.label());
-            tracing::warn!(pid = credentials.pid, uid = credentials.uid, why = %refusal, "a caller of the broker was refused");
+            if log_permit("broker", refusal.label()) {
+                tracing::warn!(pid = credentials.pid, uid = credentials.uid, why = %refusal, "a caller of the broker was refused");
+            }
             return;
         }
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));

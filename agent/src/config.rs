@@ -1,5 +1,6 @@
 //! The agent's settings: flags, each with an environment variable.
 
+use ambit_runtime::{ControlPlaneFlags, LogFlags, PodFlags};
 use ambit_wire::names;
 use clap::Parser;
 use std::net::SocketAddr;
@@ -10,38 +11,21 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Parser)]
 #[command(version, about)]
 pub struct Config {
-    /// The operator's control plane.
-    #[arg(
-        long,
-        env = "AMBIT_CONTROL_PLANE",
-        default_value = "https://ambit-operator.ambit-system.svc:15012"
-    )]
-    pub control_plane: String,
-    /// PEM file of the mesh root certificate.
-    #[arg(
-        long,
-        env = "AMBIT_ROOT_CERT",
-        default_value = "/var/run/ambit/root/root-cert.pem"
-    )]
-    pub root_cert: PathBuf,
-    /// File of the service-account token (audience istio-ca); read at each use.
-    #[arg(long, env = "AMBIT_TOKEN", default_value = "/var/run/ambit/token/token")]
-    pub token: PathBuf,
-    /// Name of this node, for logs; the operator takes it from the token.
-    #[arg(long, env = "NODE_NAME", default_value = "")]
-    pub node_name: String,
-    /// Name of this pod, for logs.
-    #[arg(long, env = "POD_NAME", default_value = "")]
-    pub pod_name: String,
+    /// How the control plane is reached.
+    #[command(flatten)]
+    pub control: ControlPlaneFlags,
+    /// Which pod this is.
+    #[command(flatten)]
+    pub pod: PodFlags,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogFlags,
     /// Namespace of Ambit's pods: where ztunnels are looked for.
     #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
     pub pod_namespace: String,
     /// Revision, told to ztunnels.
     #[arg(long, env = "AMBIT_REVISION", default_value = "default")]
     pub revision: String,
-    /// Id of the cluster.
-    #[arg(long, env = "AMBIT_CLUSTER_ID", default_value = "Kubernetes")]
-    pub cluster_id: String,
     /// Trust domain until the operator has said one.
     #[arg(long, env = "AMBIT_TRUST_DOMAIN", default_value = names::TRUST_DOMAIN)]
     pub trust_domain: String,
@@ -81,21 +65,6 @@ pub struct Config {
     /// Threads that work in pods' network namespaces at once.
     #[arg(long, env = "AMBIT_NETNS_THREADS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub netns_threads: u8,
-    /// Log filter (tracing's).
-    #[arg(long, env = "AMBIT_LOG", default_value = "info")]
-    pub log: String,
-    /// Log format.
-    #[arg(long, env = "AMBIT_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For a person.
-    Text,
-    /// For a machine.
-    Json,
 }
 
 #[cfg(test)]

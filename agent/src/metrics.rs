@@ -3,7 +3,7 @@
 use ambit_wire::agent::CaptureState;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Metrics {
     /// # Errors
     /// Never in practice: a metric without samples is left out before.
     pub fn encode(&self) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        ambit_runtime::render_metrics(&self.registry)
     }
 
     pub(crate) fn pods(&self, states: impl Iterator<Item = CaptureState>) {

@@ -39,13 +39,14 @@ const UNINSTALL_RETRY: Duration = Duration::from_secs(2);
 /// Something without which there is no agent: a socket, a directory, a malformed address of the control plane.
 pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    raise_descriptor_limit();
+    // Eight descriptors a pod: the soft limit of 1024 is soon reached.
+    ambit_runtime::raise_descriptor_limit();
     std::fs::create_dir_all(&config.state)
         .with_context(|| format!("state directory {}", config.state.display()))?;
     let snapshot = Snapshot::load(&snapshot_path(&config));
     tracing::info!(
-        node = config.node_name,
-        pod = config.pod_name,
+        node = config.pod.node_name,
+        pod = config.pod.pod_name,
         known_pods = snapshot.as_ref().map(|snapshot| snapshot.pods.len()),
         "agent starts"
     );
@@ -86,8 +87,8 @@ pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()
     let web = TcpListener::bind(config.address)
         .await
         .with_context(|| format!("address {}", config.address))?;
-    let channel = control_channel(&config.control_plane, &config.root_cert)?;
-    let token = TokenFile::new(&config.token);
+    let channel = control_channel(&config.control.url, &config.control.root_cert)?;
+    let token = TokenFile::new(&config.control.token);
     let updates = Updates::new(handle.clone());
     let client = Client::new(
         channel.clone(),
@@ -327,29 +328,14 @@ fn installation(config: &Config) -> Installation {
 
 /// For the operator's logs only: who the caller is comes from its token.
 fn xds_node(config: &Config) -> Node {
-    let id = format!("agent~{}~{}", config.pod_namespace, config.pod_name);
+    let id = format!("agent~{}~{}", config.pod_namespace, config.pod.pod_name);
     let metadata: &[(&str, &str)] = &[
-        ("NODE_NAME", &config.node_name),
-        ("CLUSTER_ID", &config.cluster_id),
+        ("NODE_NAME", &config.pod.node_name),
+        ("CLUSTER_ID", &config.control.cluster_id),
     ];
     Node {
         cluster: "ambit-agent".to_owned(),
         ..Node::new(id, metadata)
-    }
-}
-
-/// Eight descriptors a pod: the soft limit of 1024 is soon reached.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(e) = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    ) {
-        tracing::warn!(error = %e, "the limit on open files could not be raised");
     }
 }
 

@@ -2,40 +2,20 @@
 
 mod run;
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
+use ambit_runtime::{LogFlags, start_log};
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::{Args, Parser, Subcommand};
 
 /// Ambit's operator: rolls the data plane out as the Mesh says, and tells it what to do.
 #[derive(Debug, Parser)]
 #[command(name = "ambit-operator", version)]
 struct Cli {
-    /// What is logged: a level, or levels by module as in `info,ambit_operator=debug`.
-    #[arg(long, env = "AMBIT_LOG", default_value = "info", global = true)]
-    log: String,
-    /// How it is logged; the data plane logs in the same way.
-    #[arg(long, env = "AMBIT_LOG_FORMAT", default_value = "text", global = true)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogFlags,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
-impl LogFormat {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,22 +43,16 @@ struct Defaults {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {:?}", cli.log))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stdout().is_terminal());
-    match cli.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
+    // Written to its end when all else has ended.
+    let _log = start_log(&cli.log)?;
     // Fails only when one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
-        Some(Command::Run(options)) => run::run(*options, cli.log_format.as_str()).await,
+        Some(Command::Run(options)) => run::run(*options, cli.log.format.as_str()).await,
         None => {
             run::run(
                 Defaults::parse_from(["ambit-operator"]).options,
-                cli.log_format.as_str(),
+                cli.log.format.as_str(),
             )
             .await
         }

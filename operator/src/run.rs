@@ -14,13 +14,12 @@ use ambit_operator::reconcile::{
     Health, ImageSettings, Lease, Objects, Recorder, Requests, Settings, Writer, bounded,
     watch as watch_cluster,
 };
-use ambit_runtime::Answer;
+use ambit_runtime::{Answer, Signals, render_metrics};
 use ambit_wire::names;
 use anyhow::Context;
 use kube::Client;
-use prometheus::{IntGauge, Registry, TextEncoder};
+use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -98,12 +97,11 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         tasks: JoinSet::new(),
         stop: stop.clone(),
     };
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let told = stop.clone();
     tasks.spawn("signals", async move {
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => info!("SIGINT: stopping"),
+            signal = signals.received() => info!("{signal}: stopping"),
             () = told.cancelled() => {}
         }
         told.cancel();
@@ -222,9 +220,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     let ended = stop.clone();
     tasks.spawn("metrics", async move {
         let answer = move |path: &str| match path {
-            "/metrics" => Some(Answer::text_or_error(
-                TextEncoder::new().encode_to_string(&registry.gather()),
-            )),
+            "/metrics" => Some(Answer::text_or_error(render_metrics(&registry))),
             _ => None,
         };
         ambit_runtime::serve("metrics", metrics, ended, answer).await;

@@ -4,7 +4,6 @@
 mod config;
 mod http;
 mod http2;
-mod log;
 mod observe;
 mod proxy;
 mod received;
@@ -14,7 +13,6 @@ mod upstream;
 mod waypoint;
 mod xds;
 
-pub use config::{Config, LogFormat};
-pub use log::{LogError, LogGuard, log_to_stdout};
+pub use config::Config;
 pub use proxy::HttpTimeouts;
 pub use waypoint::{Addresses, Parts, Waypoint};

@@ -1,36 +1,28 @@
 //! `ambit-waypoint`.
 
-use ambit_waypoint::{Config, Parts, Waypoint, log_to_stdout};
+use ambit_runtime::{Signals, Workers, start_log};
+use ambit_waypoint::{Config, Parts, Waypoint};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Handle;
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     // Written to its end when all else has ended.
-    let _log = log_to_stdout(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("waypoint")
-        .build()?;
-    runtime.block_on(run(config))
+    let _log = start_log(&config.log)?;
+    Workers::start("waypoint")?.run(async |data, signals| run(config, data, signals).await)?
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn run(config: Config, data: Handle, mut signals: Signals) -> anyhow::Result<()> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         namespace = config.pod_namespace,
         waypoint = config.name,
-        control_plane = config.control_plane,
+        control_plane = config.control.url,
         "waypoint starts"
     );
-    let parts = Parts::of(&config)?;
+    let parts = Parts::of(&config, data)?;
     let waypoint = Waypoint::start(config, parts).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.received().await;
     waypoint.stop().await;
     Ok(())
 }

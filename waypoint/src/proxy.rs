@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::HboneConfig;
-use ambit_runtime::raise_descriptor_limit;
+use ambit_runtime::{AcceptLoop, raise_descriptor_limit};
 use ambit_tls::IdentityLease;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -108,14 +108,10 @@ impl Proxy {
     /// Accepts HBONE connections until `drain` is cancelled.
     pub(crate) async fn accept(self: &Arc<Self>, listener: TcpListener) {
         let accepting = async {
+            let mut accepting = AcceptLoop::new("hbone");
             loop {
-                match listener.accept().await {
-                    Ok((tcp, peer)) => self.admit(tcp, canonical(peer)),
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept; connections wait in the queue");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
+                let (tcp, peer) = accepting.next(|| listener.accept()).await;
+                self.admit(tcp, canonical(peer));
             }
         };
         self.drain.run_until_cancelled(accepting).await;

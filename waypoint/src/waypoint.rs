@@ -15,6 +15,7 @@ use ambit_wire::xds::{Client, ConnectionState};
 use anyhow::Context;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +46,8 @@ pub struct Parts {
     /// From the word that this replica goes to its drain. Ztunnels hear of it meanwhile: until they have, they choose it, and where
     /// several replicas go at once, all that a ztunnel tries may be among them.
     pub notice: Duration,
+    /// Where connections run; all else runs where the waypoint is started.
+    pub data: Handle,
 }
 
 impl Parts {
@@ -52,13 +55,13 @@ impl Parts {
     ///
     /// # Errors
     /// When the control plane's URL is none.
-    pub fn of(config: &Config) -> anyhow::Result<Self> {
-        let control_plane = control_channel(&config.control_plane, &config.root_cert)?;
-        let token = TokenFile::new(&config.token);
+    pub fn of(config: &Config, data: Handle) -> anyhow::Result<Self> {
+        let control_plane = control_channel(&config.control.url, &config.control.root_cert)?;
+        let token = TokenFile::new(&config.control.token);
         let ca = IstioCa::new(control_plane.clone(), token.clone(), config.certificate_lifetime);
         let (url, root, first) = (
-            config.control_plane.clone(),
-            config.root_cert.clone(),
+            config.control.url.clone(),
+            config.control.root_cert.clone(),
             control_plane.clone(),
         );
         // The URL has been good once.
@@ -73,6 +76,7 @@ impl Parts {
                 ..HttpTimeouts::default()
             },
             notice: NOTICE,
+            data,
         })
     }
 }
@@ -126,10 +130,10 @@ impl Waypoint {
     /// # Errors
     /// When a port cannot be opened, or the identity has characters that none can have.
     pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
-        let hbone = listen(config.hbone_address).await?;
-        let admin = listen(config.admin_address).await?;
-        let metrics = listen(config.metrics_address).await?;
-        let ready = listen(config.ready_address).await?;
+        let hbone = parts.data.spawn(listen(config.hbone_address)).await??;
+        let admin = listen(config.http.admin_address).await?;
+        let metrics = listen(config.http.metrics_address).await?;
+        let ready = listen(config.http.ready_address).await?;
         let identity = SpiffeId::new(
             &config.trust_domain,
             &config.pod_namespace,
@@ -140,13 +144,16 @@ impl Waypoint {
         let lease = certificates.lease(identity);
         let (state, observer) = (Arc::new(State::new()), Observer::new()?);
         let (leaving, draining) = (CancellationToken::new(), CancellationToken::new());
-        let proxy = Proxy::new(
-            Arc::clone(&state),
-            Arc::clone(&observer),
-            lease.clone(),
-            parts.timeouts,
-            draining.clone(),
-        );
+        let proxy = {
+            let _data = parts.data.enter();
+            Proxy::new(
+                Arc::clone(&state),
+                Arc::clone(&observer),
+                lease.clone(),
+                parts.timeouts,
+                draining.clone(),
+            )
+        };
         let (synced_sender, synced) = watch::channel(Synced::expecting(TYPES.len()));
         let updater = StateUpdater {
             state: Arc::clone(&state),
@@ -193,7 +200,15 @@ impl Waypoint {
             tasks: TaskTracker::new(),
         };
         let shutdown = || this.shutdown.clone();
-        this.tasks.spawn(async move { proxy.accept(hbone).await });
+        // Nothing is accepted before the configuration is complete: rules would be missing. Connections wait in the queue.
+        let mut configured = this.shared.synced.clone();
+        let accepting = async move {
+            let configured = async { configured.wait_for(Synced::is_complete).await.is_ok() };
+            if proxy.drain.run_until_cancelled(configured).await == Some(true) {
+                proxy.accept(hbone).await;
+            }
+        };
+        this.tasks.spawn_on(accepting, &parts.data);
         this.tasks
             .spawn(client.run(shutdown()).instrument(tracing::info_span!("xds")));
         this.tasks
@@ -289,9 +304,9 @@ impl Shared {
 
 fn node(config: &Config) -> Node {
     let metadata: &[(&str, &str)] = &[
-        ("NODE_NAME", &config.node_name),
-        ("CLUSTER_ID", &config.cluster_id),
+        ("NODE_NAME", &config.pod.node_name),
+        ("CLUSTER_ID", &config.control.cluster_id),
         ("WAYPOINT", &config.name),
     ];
-    Node::proxy("waypoint", &config.pod_name, &config.pod_namespace, metadata)
+    Node::proxy("waypoint", &config.pod.pod_name, &config.pod_namespace, metadata)
 }

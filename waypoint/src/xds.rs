@@ -52,7 +52,12 @@ impl Handler for StateUpdater {
             TYPE_WORKLOAD => self.workloads(batch),
             _ => self.state.apply_authorization_batch(batch),
         };
-        if complete {
+        // Without settings that it understands it is not known what to enforce. Of the other types what is not understood is closed.
+        let received = match kind {
+            TYPE_WAYPOINT_SETTINGS => self.state.settings().received,
+            _ => complete,
+        };
+        if received {
             self.synced.send_if_modified(|synced| synced.received(kind));
         }
         rejections

@@ -13,7 +13,7 @@ mod state;
 mod xds;
 mod ztunnel;
 
-pub use config::{Config, LogFormat};
+pub use config::Config;
 pub use limits::Limits;
 pub use proxy::OriginalDestination;
 pub use ztunnel::{Parts, Ztunnel};

@@ -1,42 +1,28 @@
 //! `ambit-ztunnel`.
 
-use ambit_ztunnel::{Config, LogFormat, Parts, Ztunnel};
-use anyhow::Context;
+use ambit_runtime::{Signals, Workers, start_log};
+use ambit_ztunnel::{Config, Parts, Ztunnel};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::runtime::Handle;
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?}", config.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
-    match config.log_format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("ztunnel")
-        .build()?;
-    runtime.block_on(run(config))
+    // Written to its end when all else has ended.
+    let _log = start_log(&config.log)?;
+    Workers::start("ztunnel")?.run(async |data, signals| run(config, data, signals).await)?
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn run(config: Config, data: Handle, mut signals: Signals) -> anyhow::Result<()> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         revision = config.revision,
-        node = config.node_name,
-        control_plane = config.control_plane,
+        node = config.pod.node_name,
+        control_plane = config.control.url,
         "ztunnel starts"
     );
-    let parts = Parts::of(&config)?;
+    let parts = Parts::of(&config, data)?;
     let ztunnel = Ztunnel::start(config, parts).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.received().await;
     ztunnel.stop().await;
     Ok(())
 }

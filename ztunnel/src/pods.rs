@@ -120,6 +120,8 @@ impl Pods {
     fn start(&self, pod: &Arc<Pod>, handed: &Handed) -> std::io::Result<CancellationToken> {
         let accepting = CancellationToken::new();
         let guard = accepting.clone().drop_guard();
+        // The listeners and their connections belong to the threads for connections.
+        let _data = self.proxy.data.enter();
         for (fd, direction) in handed.listeners.iter().zip(DIRECTIONS) {
             let listener = std::net::TcpListener::from(fd.try_clone()?);
             listener.set_nonblocking(true)?;

@@ -13,14 +13,14 @@ pub(crate) mod testing;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, HbonePool};
-use ambit_runtime::prepare_socket;
+use ambit_runtime::{AcceptLoop, prepare_socket};
 use ambit_tls::CertificateManager;
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use crate::limits::{Budget, Limits};
@@ -67,30 +67,18 @@ pub(crate) struct Proxy {
     pub(crate) metrics: Metrics,
     pub(crate) access_log: bool,
     pub(crate) original_destination: OriginalDestination,
+    /// Where connections run.
+    pub(crate) data: Handle,
 }
 
 impl Proxy {
     /// Accepts until the future is dropped. Connections belong to the pod and end with it.
     pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener, pod: Arc<Pod>, direction: Direction) {
-        let mut failing = false;
+        // It may fail because another process has shut the listener down, too: the agent repairs it.
+        let mut accepting = AcceptLoop::new(direction.name());
         loop {
-            match listener.accept().await {
-                Ok((tcp, peer)) => {
-                    failing = false;
-                    self.admit(tcp, canonical(peer), &pod, direction);
-                }
-                Err(error) => {
-                    if is_of_the_connection(&error) {
-                        continue;
-                    }
-                    // Out of descriptors or memory, or another process has shut the listener down (the agent repairs it).
-                    if !failing {
-                        tracing::error!(%error, "cannot accept; connections wait in the queue");
-                    }
-                    failing = true;
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            let (tcp, peer) = accepting.next(|| listener.accept()).await;
+            self.admit(tcp, canonical(peer), &pod, direction);
         }
     }
 
@@ -138,15 +126,6 @@ impl Proxy {
             Direction::InboundPlaintext => plaintext::serve(&self, &pod, tcp, peer).await,
         }
     }
-}
-
-/// Errors of `accept` that concern the connection that was to be accepted, not the listener.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused
-    )
 }
 
 /// Closes so that the peer sees a reset.

@@ -16,6 +16,7 @@ use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
 use ambit_wire::xds::{Client, ConnectionState, Subscription};
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub original_destination: OriginalDestination,
     /// What it takes on at most.
     pub limits: Limits,
+    /// Where connections run; all else runs where the ztunnel is started.
+    pub data: Handle,
 }
 
 impl Parts {
@@ -53,9 +56,9 @@ impl Parts {
     ///
     /// # Errors
     /// When the control plane's URL is none.
-    pub fn of(config: &Config) -> anyhow::Result<Self> {
-        let control_plane = control_channel(&config.control_plane, &config.root_cert)?;
-        let token = TokenFile::new(&config.token);
+    pub fn of(config: &Config, data: Handle) -> anyhow::Result<Self> {
+        let control_plane = control_channel(&config.control.url, &config.control.root_cert)?;
+        let token = TokenFile::new(&config.control.token);
         let ca = IstioCa::new(control_plane.clone(), token.clone(), config.certificate_lifetime);
         Ok(Self {
             control_plane,
@@ -63,6 +66,7 @@ impl Parts {
             certificates: Arc::new(ca),
             original_destination: Arc::new(original_destination),
             limits: Limits::of_process(),
+            data,
         })
     }
 }
@@ -101,9 +105,9 @@ impl Ztunnel {
     /// # Errors
     /// When a port cannot be opened.
     pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
-        let admin = listen(config.admin_address).await?;
-        let metrics = listen(config.metrics_address).await?;
-        let ready = listen(config.ready_address).await?;
+        let admin = listen(config.http.admin_address).await?;
+        let metrics = listen(config.http.metrics_address).await?;
+        let ready = listen(config.http.ready_address).await?;
         let hbone = HboneConfig {
             connect_timeout: parts.limits.connect_timeout,
             ..HboneConfig::default()
@@ -120,6 +124,7 @@ impl Ztunnel {
             metrics: metrics_of_proxy,
             access_log: config.access_log,
             original_destination: parts.original_destination,
+            data: parts.data,
         });
         let pods = Arc::new(Pods::new(Arc::clone(&proxy)));
         let (synced_sender, synced) = watch::channel(Synced::expecting(TYPES));
@@ -281,8 +286,8 @@ async fn serve_pods(agent: Broker<Pods>, mut synced: watch::Receiver<Synced>, sh
 
 fn node(config: &Config) -> Node {
     let metadata: &[(&str, &str)] = &[
-        ("NODE_NAME", &config.node_name),
-        ("CLUSTER_ID", &config.cluster_id),
+        ("NODE_NAME", &config.pod.node_name),
+        ("CLUSTER_ID", &config.control.cluster_id),
     ];
-    Node::proxy("ztunnel", &config.pod_name, &config.pod_namespace, metadata)
+    Node::proxy("ztunnel", &config.pod.pod_name, &config.pod_namespace, metadata)
 }

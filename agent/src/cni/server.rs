@@ -6,6 +6,7 @@ use crate::files::private_directory;
 use crate::netns::Netns;
 use crate::runtime::in_this_mount_namespace;
 use crate::snapshot::SandboxRecord;
+use ambit_runtime::AcceptLoop;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const READ_TIME: Duration = Duration::from_secs(5);
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
 
 /// Answers CNI calls. Its directory is root's alone, which is who the container runtime runs plugins as.
 #[derive(Debug)]
@@ -46,25 +46,17 @@ impl CniServer {
     /// Answers until `stop`. Calls under way end with an answer: the manager gives each one.
     pub async fn run(self, stop: CancellationToken) {
         let calls = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let manager = self.manager.clone();
-                    calls.spawn(async move {
-                        if let Err(e) = answer(stream, &manager).await {
-                            tracing::warn!(error = %e, "a CNI call could not be answered");
-                        }
-                    });
+        let mut accepting = AcceptLoop::new("cni");
+        while let Some((stream, _)) = stop
+            .run_until_cancelled(accepting.next(|| self.listener.accept()))
+            .await
+        {
+            let manager = self.manager.clone();
+            calls.spawn(async move {
+                if let Err(e) = answer(stream, &manager).await {
+                    tracing::warn!(error = %e, "a CNI call could not be answered");
                 }
-                Err(e) => {
-                    tracing::error!(error = %e, "the CNI socket cannot accept a connection; trying again");
-                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                }
-            }
+            });
         }
         calls.close();
         calls.wait().await;

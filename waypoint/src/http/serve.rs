@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_runtime::log_permit;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -180,9 +181,12 @@ fn report(client: &ClientConnection, result: Result<(), hyper::Error>) {
     refused(client, &reason);
 }
 
-/// Counts and logs that a client broke the protocol.
+/// Counts and logs that a client broke the protocol; of many such lines of one client, only some.
 fn refused(client: &ClientConnection, reason: &str) {
     client.proxy.observer.refused(Refusal::BadRequest);
+    if !log_permit(&client.identity.to_string(), Refusal::BadRequest.reason()) {
+        return;
+    }
     tracing::event!(
         target: "access",
         parent: None,

@@ -1,11 +1,11 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
 use ambit_identity::SpiffeId;
+use ambit_runtime::render_metrics;
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use std::sync::Arc;
 
@@ -65,7 +65,8 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    fn reason(self) -> &'static str {
+    /// The metrics' word for it.
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Tls => "tls",
             Self::Request => "request",
@@ -240,9 +241,7 @@ impl Metrics {
         self.hbone_connections
             .set(signed(gauges.hbone_connections as u64));
         self.control_plane.set(gauges.control_plane.into());
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+        render_metrics(&self.registry)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 use ambit_identity::SpiffeId;
-use ambit_runtime::prepare_socket;
+use ambit_runtime::{log_permit, prepare_socket};
 use ambit_tls::{ServerTlsStream, accept_tls};
 use http::StatusCode;
 use tokio::net::TcpStream;
@@ -29,7 +29,9 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr) {
         Ok(authenticated) => authenticated,
         Err(reason) => {
             proxy.observer.refused(Refusal::Tls);
-            tracing::warn!(src.addr = %peer, reason, "connection refused: TLS failed");
+            if log_permit(&peer.ip().to_string(), "tls") {
+                tracing::warn!(src.addr = %peer, reason, "connection refused: TLS failed");
+            }
             return;
         }
     };
@@ -125,6 +127,8 @@ impl Handler {
 
     fn log(&self, refusal: Refusal, reason: &str) {
         self.proxy.observer.refused(refusal);
-        tracing::warn!(src.addr = %self.peer, src.identity = %self.identity, reason, "CONNECT refused");
+        if log_permit(&self.identity.to_string(), refusal.reason()) {
+            tracing::warn!(src.addr = %self.peer, src.identity = %self.identity, reason, "CONNECT refused");
+        }
     }
 }

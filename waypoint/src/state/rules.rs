@@ -35,6 +35,14 @@ impl RuleSet {
         }
     }
 
+    /// Nothing passes until it is known which policies apply.
+    pub(super) fn unknown() -> Self {
+        Self {
+            missing: Some("the waypoint's settings".into()),
+            ..Self::default()
+        }
+    }
+
     /// Whether one that is in force compares paths: malformed ones cannot pass then.
     pub(crate) fn has_enforced_path_rules(&self) -> bool {
         self.has_enforced_path_rules

@@ -9,8 +9,10 @@ use ambit_wire::waypoint_policy::WaypointPolicy;
 use super::{Invalid, RuleSet};
 
 /// Who this waypoint is, and what holds for all that it serves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// The operator has sent them.
+    pub(crate) received: bool,
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) trust_domain: String,
@@ -21,6 +23,22 @@ pub(crate) struct Settings {
     /// For connections to a pod's own address.
     pub(crate) workload_rules: RuleSet,
     pub(super) workload_authorization: Vec<Arc<str>>,
+}
+
+/// Those of a waypoint that has received none: nothing passes to pods' own addresses.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            received: false,
+            namespace: String::new(),
+            name: String::new(),
+            trust_domain: String::new(),
+            access_log: true,
+            max_connection_age: None,
+            workload_rules: RuleSet::unknown(),
+            workload_authorization: Vec::new(),
+        }
+    }
 }
 
 impl Settings {
@@ -36,6 +54,7 @@ impl Settings {
         let workload_authorization: Vec<Arc<str>> =
             from.workload_authorization.into_iter().map(Arc::from).collect();
         Ok(Self {
+            received: true,
             workload_rules: RuleSet::resolve(&workload_authorization, policy),
             namespace: from.namespace,
             name: from.name,

@@ -358,3 +358,26 @@ fn what_is_not_understood_leaves_the_last_good_version() {
     let entry = state.service_at(vip()).unwrap();
     assert!(choose(&entry, 80, &[]).is_some());
 }
+
+#[test]
+fn nothing_passes_to_pods_before_the_settings() {
+    let state = State::new();
+    let request = HttpRequest {
+        principal: None,
+        attributes: None,
+    };
+    let decide = || state.settings().workload_rules.evaluate(&request);
+    assert!(!decide().is_allowed());
+    // Those that are not understood change nothing.
+    let wrong = wire::Settings {
+        max_connection_age: Some(prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    assert!(state.apply_settings(wrong).is_err());
+    assert!(!decide().is_allowed() && !state.settings().received);
+    state.apply_settings(wire::Settings::default()).unwrap();
+    assert!(decide().is_allowed() && state.settings().received);
+}

@@ -64,6 +64,7 @@ impl Mesh {
             certificates: Arc::clone(&ca) as _,
             timeouts: HttpTimeouts::default(),
             notice,
+            data: tokio::runtime::Handle::current(),
         };
         Self {
             waypoint: Waypoint::start(config, parts).await.unwrap(),
@@ -184,6 +185,21 @@ async fn it_is_ready_when_it_has_been_told_everything() {
         )
     );
     mesh.control_plane.complete();
+    // Without settings that it understands it does not know what to enforce.
+    let mut settings = Settings {
+        max_connection_age: Some(prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    mesh.control_plane
+        .set(TYPE_WAYPOINT_SETTINGS, WAYPOINT_SETTINGS, &settings);
+    mesh.control_plane.rejections(1).await;
+    assert_eq!(mesh.ready().await.0, 503);
+    settings.max_connection_age = None;
+    mesh.control_plane
+        .set(TYPE_WAYPOINT_SETTINGS, WAYPOINT_SETTINGS, &settings);
     eventually(async || mesh.waypoint.is_ready()).await;
     assert_eq!(mesh.ready().await, (200, "ready\n".into()));
     let Mesh {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use ambit_hbone::Meter;
 use ambit_identity::SpiffeId;
+use ambit_runtime::log_permit;
 use prometheus::IntCounter;
 
 use crate::pod::PodInfo;
@@ -126,15 +127,15 @@ impl Record {
         }
     }
 
-    /// Both sides have ended, or one has failed.
+    /// Both sides have ended, or one has failed: a reset by a peer is no more than an end.
     pub(crate) fn end(mut self, error: Option<&dyn Display>) {
-        self.close(Flag::None, error);
+        self.close(Flag::None, error, false);
     }
 
     /// The destination was not reached.
     pub(crate) fn fail(mut self, reason: &'static str, error: &dyn Display) {
         self.proxy.metrics.failed(&self.traffic, reason);
-        self.close(Flag::NotConnected, Some(error));
+        self.close(Flag::NotConnected, Some(error), true);
     }
 
     /// Authorization said no, at once or after a change of policy.
@@ -154,19 +155,21 @@ impl Record {
             .map(ToString::to_string)
             .unwrap_or_default();
         let error = format!("policy rejection: {}: {source} to {target}", decision.reason);
-        self.close(Flag::Denied, Some(&error));
+        self.close(Flag::Denied, Some(&error), true);
     }
 
-    fn close(&mut self, flag: Flag, error: Option<&dyn Display>) {
+    fn close(&mut self, flag: Flag, error: Option<&dyn Display>, notable: bool) {
         self.ended = true;
         self.proxy.metrics.closed(&self.traffic, flag);
-        // Denials and errors are for whoever runs the mesh, whether or not there is an access log.
-        if self.proxy.access_log || error.is_some() {
-            self.log(error);
+        // Denials and failures are for whoever runs the mesh, whether or not there is an access log; without it, of many of one
+        // source only some.
+        let source = || self.traffic.source.address.ip().to_string();
+        if self.proxy.access_log || (notable && log_permit(&source(), flag.name())) {
+            self.log(error, notable);
         }
     }
 
-    fn log(&self, error: Option<&dyn Display>) {
+    fn log(&self, error: Option<&dyn Display>, notable: bool) {
         let Traffic {
             reporter,
             source,
@@ -199,9 +202,9 @@ impl Record {
                 )
             };
         }
-        match error {
-            None => line!(tracing::Level::INFO),
-            Some(_) => line!(tracing::Level::WARN),
+        match notable {
+            false => line!(tracing::Level::INFO),
+            true => line!(tracing::Level::WARN),
         }
     }
 }
@@ -212,6 +215,7 @@ impl Drop for Record {
             self.close(
                 Flag::None,
                 Some(&"ended by the proxy: the pod is gone, or the drain deadline has passed"),
+                true,
             );
         }
     }

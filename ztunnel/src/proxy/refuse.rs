@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ambit_identity::SpiffeId;
+use ambit_runtime::log_permit;
 
 use super::{Direction, Proxy};
 use crate::observe::Refusal;
@@ -21,9 +22,16 @@ pub(super) struct Arrival<'a> {
 }
 
 impl Arrival<'_> {
-    /// Counts and logs that it is refused; `detail` where more is known than the kind.
+    /// Counts and logs that it is refused, of many refusals of one peer only some; `detail` where more is known than the kind.
     pub(super) fn refused(&self, refusal: Refusal, detail: Option<&str>) {
         self.proxy.metrics.refused(self.direction, refusal);
+        let subject = match self.identity {
+            Some(identity) => identity.to_string(),
+            None => self.peer.ip().to_string(),
+        };
+        if !log_permit(&subject, refusal.reason()) {
+            return;
+        }
         let pod = self.pod.info.load();
         tracing::warn!(
             src.addr = %self.peer,

@@ -33,6 +33,7 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         metrics,
         access_log,
         original_destination: Arc::new(original_destination),
+        data: tokio::runtime::Handle::current(),
     })
 }
 

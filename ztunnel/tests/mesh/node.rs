@@ -85,6 +85,7 @@ impl Node {
         let socket = directory.path().join("broker.sock");
         let broker = listen(&socket);
         let own = address();
+        let data = tokio::runtime::Handle::current();
         let [metrics, admin, ready] = [PORT_METRICS, PORT_ADMIN, PORT_READY].map(|port| at(own, port));
         let config = Config::parse_from([
             "ambit-ztunnel",
@@ -99,13 +100,14 @@ impl Node {
             "--drain-deadline",
             "20",
         ]);
-        let real = Parts::of(&config).unwrap();
+        let real = Parts::of(&config, data.clone()).unwrap();
         let parts = Parts {
             control_plane: control_plane.channel(),
             token: TokenFile::new(token),
             certificates: Arc::clone(ca) as _,
             original_destination: original_destination.unwrap_or(real.original_destination),
             limits,
+            data,
         };
         let ztunnel = Ztunnel::start(config, parts).await.unwrap();
         let agent = Agent::accept(&broker).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
+use ambit_runtime::log_permit;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -90,20 +91,24 @@ where
 {
     if client.abandoned() > limits::MAX_ABANDONED_AT_ALL {
         client.proxy.observer.refused(Refusal::BadRequest);
-        tracing::warn!(
-            src.identity = %client.identity,
-            src.addr = %client.peer,
-            limit = limits::MAX_ABANDONED_AT_ALL,
-            "the client goes on giving up requests: its connection is cut"
-        );
+        if log_permit(&client.identity.to_string(), "abandoned") {
+            tracing::warn!(
+                src.identity = %client.identity,
+                src.addr = %client.peer,
+                limit = limits::MAX_ABANDONED_AT_ALL,
+                "the client goes on giving up requests: its connection is cut"
+            );
+        }
         return false;
     }
-    tracing::info!(
-        src.identity = %client.identity,
-        src.addr = %client.peer,
-        limit = limits::MAX_ABANDONED,
-        "the client gives up more requests than are answered: it is told to use another connection"
-    );
+    if log_permit(&client.identity.to_string(), "giving_up") {
+        tracing::info!(
+            src.identity = %client.identity,
+            src.addr = %client.peer,
+            limit = limits::MAX_ABANDONED,
+            "the client gives up more requests than are answered: it is told to use another connection"
+        );
+    }
     connection.graceful_shutdown();
     true
 }

@@ -74,6 +74,12 @@ impl Mesh {
     pub(super) async fn with(timeouts: HttpTimeouts) -> Self {
         let ca = Arc::new(TestCa::new().unwrap());
         let (state, observer) = (Arc::new(State::new()), Observer::new().unwrap());
+        state
+            .apply_settings(ambit_wire::waypoint::Settings {
+                access_log: true,
+                ..Default::default()
+            })
+            .unwrap();
         let drain = CancellationToken::new();
         let lease = manager(&ca).lease(id("waypoint"));
         let proxy = Proxy::new(
