@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_mesh::{Applied, Authorizations, Mesh, Query};
+use ambit_mesh::{Applied, Authorizations, Client, Mesh, Query, check_requires};
 #[cfg(test)]
 use ambit_policy::Policy;
 use ambit_policy::{Connection, Decision};
@@ -108,6 +108,11 @@ impl State {
 
     /// Puts the settings in place.
     pub(crate) fn apply_settings(&self, settings: wire::Settings) -> Result<(), Invalid> {
+        if let Err(error) = check_requires(&settings.requires) {
+            self.settings.store(Arc::new(self.settings.load().closed()));
+            self.change_decisions();
+            return Err(error);
+        }
         let policies = self.policies.read();
         let settings = Settings::resolve(settings, |name| policies.get(name).cloned())?;
         self.settings.store(Arc::new(settings));
@@ -123,17 +128,24 @@ impl State {
         set: impl IntoIterator<Item = (String, wire::Service)>,
     ) -> Vec<(String, Invalid)> {
         let policies = self.policies.read();
-        let (mut services, mut invalid) = (Vec::new(), Vec::new());
+        let (mut services, mut invalid, mut closed) = (Vec::new(), Vec::new(), Vec::new());
         for (name, service) in set {
             match ServiceConfig::resolve(service, |name| policies.get(name).cloned()) {
                 Ok(service) => services.push(Arc::new(service)),
-                Err(error) => invalid.push((name, error)),
+                Err(error) => {
+                    // What an earlier version said must not stay in force.
+                    if error.is_of_a_later_version() {
+                        closed.push(name.clone());
+                    }
+                    invalid.push((name, error));
+                }
             }
         }
         self.mesh.apply_services(services, removed);
+        self.mesh.apply_services(Vec::new(), &closed);
         drop(policies);
         self.change_decisions();
-        if !removed.is_empty() {
+        if !removed.is_empty() || !closed.is_empty() {
             self.dismiss();
         }
         invalid
@@ -146,18 +158,24 @@ impl State {
         removed: &[String],
         set: impl IntoIterator<Item = (String, wire_workload::Workload)>,
     ) -> (Vec<Arc<str>>, Vec<(String, Invalid)>) {
-        let (mut workloads, mut invalid) = (Vec::new(), Vec::new());
+        let (mut workloads, mut invalid, mut closed) = (Vec::new(), Vec::new(), Vec::new());
         for (name, workload) in set {
             match Workload::try_from(workload) {
                 Ok(workload) => workloads.push(workload),
-                Err(error) => invalid.push((name, error)),
+                Err(error) => {
+                    if error.is_of_a_later_version() {
+                        closed.push(name.clone());
+                    }
+                    invalid.push((name, error));
+                }
             }
         }
+        closed.extend_from_slice(removed);
         let Applied {
             moved,
             authorization,
             unbound,
-        } = self.mesh.apply_workloads(workloads, removed);
+        } = self.mesh.apply_workloads(workloads, &closed);
         if authorization {
             self.change_decisions();
         }
@@ -227,12 +245,18 @@ impl State {
 
 /// An endpoint of a service. Those in `tried` (UIDs) are chosen only where there is no other. `None`: no endpoint is healthy, or none has
 /// the port.
-pub(crate) fn choose(entry: &ServiceEntry, port: u16, tried: &[Arc<str>]) -> Option<Endpoint> {
+pub(crate) fn choose(
+    entry: &ServiceEntry,
+    port: u16,
+    client: Client<'_>,
+    tried: &[Arc<str>],
+) -> Option<Endpoint> {
     let choose = |tried| {
         entry.choose(&Query {
             port,
-            v4: true,
+            v4: client.address.is_none_or(|address| address.is_ipv4()),
             tried,
+            client,
         })
     };
     choose(tried).or_else(|| choose(&[]))

@@ -109,7 +109,7 @@ impl StateUpdater {
             match WaypointPolicy::try_from(policy) {
                 Ok(policy) => policies.push(policy),
                 Err(error) => {
-                    if !self.state.has_policy(&fallback.name) {
+                    if error.is_of_a_later_version() || !self.state.has_policy(&fallback.name) {
                         policies.push(fallback);
                     }
                     rejections.push(reject(name, error));

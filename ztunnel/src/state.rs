@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_mesh::{
-    Authorizations, InUse, Invalid, Mesh, Query, ServiceEntry, ServicePort, Waypoint, Workload,
+    Authorizations, Client, InUse, Invalid, Membership, Mesh, Query, ServiceEntry, Waypoint, Workload, ip,
+    sketch,
 };
 #[cfg(test)]
 use ambit_policy::Policy;
@@ -46,6 +47,8 @@ pub(crate) struct Route {
 pub(crate) enum RouteError {
     #[error("{0} has no healthy endpoint")]
     NoHealthyEndpoint(Arc<Service>),
+    #[error("what is at {0} is not understood by this version")]
+    NotUnderstood(IpAddr),
     #[error("{0} has no port {1}")]
     NoPort(Arc<Service>, u16),
     #[error("{WAYPOINT_UNREACHABLE}: {bound} is reached through {waypoint} only, which has no ready replica")]
@@ -62,6 +65,7 @@ impl RouteError {
         match self {
             Self::NoHealthyEndpoint(_) => "no_healthy_endpoint",
             Self::NoPort(..) => "no_service_port",
+            Self::NotUnderstood(_) => "not_understood",
             Self::Waypoint { .. } => WAYPOINT_UNREACHABLE,
         }
     }
@@ -70,6 +74,7 @@ impl RouteError {
         match self {
             Self::NoHealthyEndpoint(service) | Self::NoPort(service, _) => Some(service),
             Self::Waypoint { service, .. } => service.as_ref(),
+            Self::NotUnderstood(_) => None,
         }
     }
 }
@@ -77,6 +82,8 @@ impl RouteError {
 /// The state of the mesh as this ztunnel knows it.
 #[derive(Default)]
 pub(crate) struct MeshState {
+    /// The node that this ztunnel, and so each of its clients, is on.
+    node: String,
     mesh: Mesh<Service>,
     authorizations: Authorizations,
     /// Counts changes that may change a decision.
@@ -84,8 +91,12 @@ pub(crate) struct MeshState {
 }
 
 impl MeshState {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    /// On this node nothing is known yet.
+    pub(crate) fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Sets addresses, then removes others by name. Returns the UIDs of workloads that are gone or live elsewhere now (whose pooled
@@ -97,6 +108,7 @@ impl MeshState {
     ) -> (Vec<Arc<str>>, Vec<(String, Invalid)>) {
         let (mut workloads, mut services, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
         for (name, address) in set {
+            let bytes = address_bytes(&address);
             let converted = match address.r#type {
                 Some(address::Type::Workload(one)) => Workload::try_from(one).map(|w| workloads.push(w)),
                 Some(address::Type::Service(one)) => {
@@ -105,17 +117,37 @@ impl MeshState {
                 None => Err(Invalid::Kind),
             };
             if let Err(error) = converted {
-                invalid.push((name, error));
+                invalid.push((name, error, bytes));
             }
         }
         // A service appears with its endpoints.
         let set = self.mesh.apply_workloads(workloads, &[]);
         self.mesh.apply_services(services, &[]);
         let gone = self.mesh.apply_workloads(Vec::new(), removed);
+        let mut moved = [set.moved, gone.moved].concat();
+        for (name, error, bytes) in &invalid {
+            if error.is_of_a_later_version() || !self.is_known(name) {
+                let addresses = bytes.iter().filter_map(|bytes| ip(bytes).ok());
+                moved.extend(self.mesh.refuse(name, addresses.collect()).moved);
+            }
+        }
         if set.authorization || gone.authorization {
             self.change_authorization();
         }
-        ([set.moved, gone.moved].concat(), invalid)
+        let invalid = invalid.into_iter().map(|(name, error, _)| (name, error));
+        (moved, invalid.collect())
+    }
+
+    /// Refuses connections to what could not even be decoded, but for the address of an earlier version of it, which stays in force.
+    pub(crate) fn refuse_undecodable(&self, name: &str, bytes: &[u8]) {
+        if !self.is_known(name) {
+            self.mesh.refuse(name, sketch::addresses(bytes));
+        }
+    }
+
+    fn is_known(&self, name: &str) -> bool {
+        let service = self.mesh.service(name);
+        self.mesh.workload(name).is_some() || service.is_some_and(|entry| entry.config().is_some())
     }
 
     fn change_authorization(&self) {
@@ -151,13 +183,25 @@ impl MeshState {
         self.authorization_changed.subscribe()
     }
 
-    /// Where a connection to `destination` goes; endpoints in `tried` (UIDs) are left out. Unknown destinations go there in
+    /// Where a connection from `client` to `destination` goes; endpoints in `tried` (UIDs) are left out. Unknown destinations go there in
     /// plaintext.
-    pub(crate) fn route(&self, destination: SocketAddr, tried: &[Arc<str>]) -> Result<Route, RouteError> {
+    pub(crate) fn route(
+        &self,
+        client: Option<IpAddr>,
+        destination: SocketAddr,
+        tried: &[Arc<str>],
+    ) -> Result<Route, RouteError> {
+        if self.mesh.is_refused(destination.ip()) {
+            return Err(RouteError::NotUnderstood(destination.ip()));
+        }
         let query = Query {
             port: destination.port(),
             v4: destination.is_ipv4(),
             tried,
+            client: Client {
+                address: client,
+                node: &self.node,
+            },
         };
         if let Some((entry, service)) = self.service_at(destination.ip()) {
             if service.passthrough && service.waypoint.is_none() {
@@ -239,8 +283,8 @@ impl MeshState {
 
     /// The service that leads to this port of a workload; the first by name where there are several.
     pub(crate) fn service_of(&self, workload: &Workload, target_port: u16) -> Option<Arc<Service>> {
-        let leads = |ports: &[ServicePort]| ports.iter().any(|port| port.target_port == target_port);
-        let services = workload.services.iter().filter(|(_, ports)| leads(ports));
+        let leads = |of: &Membership| of.ports.iter().any(|port| port.target_port == target_port);
+        let services = workload.services.iter().filter(|(_, of)| leads(of));
         let key = services.map(|(key, _)| key).min()?;
         self.mesh.service(key)?.config()
     }
@@ -268,6 +312,15 @@ impl Route {
             waypoint: None,
             others: false,
         }
+    }
+}
+
+/// The addresses of a workload or service, as they came.
+fn address_bytes(address: &Address) -> Vec<Vec<u8>> {
+    match &address.r#type {
+        Some(address::Type::Workload(one)) => one.addresses.clone(),
+        Some(address::Type::Service(one)) => one.addresses.iter().map(|a| a.address.clone()).collect(),
+        None => Vec::new(),
     }
 }
 

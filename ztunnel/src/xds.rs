@@ -7,6 +7,7 @@ use ambit_mesh::subscription::{Synced, decode, reject};
 use ambit_wire::names::{TYPE_ADDRESS, TYPE_AUTHORIZATION};
 use ambit_wire::workload::Address;
 use ambit_wire::xds::{Batch, Handler, Rejection};
+use prost::Message;
 use tokio::sync::watch;
 
 use crate::state::MeshState;
@@ -39,6 +40,11 @@ impl Handler for StateUpdater {
 
 impl StateUpdater {
     fn addresses(&self, batch: Batch) -> Vec<Rejection> {
+        for resource in &batch.added {
+            if Address::decode(resource.bytes.as_slice()).is_err() {
+                self.state.refuse_undecodable(&resource.name, &resource.bytes);
+            }
+        }
         let (addresses, mut rejections) = decode::<Address>(batch.added);
         let (moved, invalid) = self.state.apply_addresses(&batch.removed, addresses);
         for workload in moved {

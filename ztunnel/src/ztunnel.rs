@@ -114,7 +114,7 @@ impl Ztunnel {
         };
         let metrics_of_proxy = Metrics::new()?;
         let proxy = Arc::new(Proxy {
-            state: Arc::new(MeshState::new()),
+            state: Arc::new(MeshState::new(&config.pod.node_name)),
             certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
             pool: HbonePool::new(hbone.clone()),
             hbone,

@@ -1,13 +1,14 @@
 //! The endpoints of a service, and the choice among them.
 
-use std::net::SocketAddr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use indexmap::IndexMap;
 use rand::Rng;
 
-use crate::frontend::{Balancing, ServicePort};
+use crate::frontend::{Balancing, Membership, Nodes};
 use crate::load::{InUse, Load};
 use crate::workload::Workload;
 
@@ -20,6 +21,25 @@ pub struct Query<'a> {
     pub v4: bool,
     /// UIDs of endpoints that are left out.
     pub tried: &'a [Arc<str>],
+    /// Who looks for it.
+    pub client: Client<'a>,
+}
+
+/// Who an endpoint is looked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Client<'a> {
+    /// Its address, if known.
+    pub address: Option<IpAddr>,
+    /// Its node; empty where it is not known.
+    pub node: &'a str,
+}
+
+/// A client that is to keep its endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sticky<'a> {
+    pub(crate) client: IpAddr,
+    /// The UID of the one that it had.
+    pub(crate) kept: Option<&'a str>,
 }
 
 /// An endpoint that was chosen; counts as in use until this is dropped.
@@ -56,7 +76,7 @@ pub(crate) struct Endpoints {
 #[derive(Debug)]
 struct Candidate {
     workload: Arc<Workload>,
-    ports: Arc<[ServicePort]>,
+    membership: Arc<Membership>,
     /// The workload's, over all of its services.
     load: Arc<Load>,
 }
@@ -71,14 +91,14 @@ impl Endpoints {
         all.map(|candidate| (&candidate.workload, candidate.load.in_use()))
     }
 
-    pub(crate) fn set(&mut self, workload: &Arc<Workload>, ports: &Arc<[ServicePort]>, load: &Arc<Load>) {
+    pub(crate) fn set(&mut self, workload: &Arc<Workload>, membership: &Arc<Membership>, load: &Arc<Load>) {
         self.remove(&workload.uid);
         let candidate = Candidate {
             workload: Arc::clone(workload),
-            ports: Arc::clone(ports),
+            membership: Arc::clone(membership),
             load: Arc::clone(load),
         };
-        let side = if workload.healthy {
+        let side = if membership.is_ready(workload) {
             &mut self.healthy
         } else {
             &mut self.unhealthy
@@ -99,6 +119,7 @@ impl Endpoints {
         balancing: &Balancing,
         fallback_port: Option<u16>,
         query: &Query<'_>,
+        sticky: Option<Sticky<'_>>,
     ) -> Option<Endpoint> {
         let unhealthy = if balancing.unready_too {
             self.unhealthy.len()
@@ -108,6 +129,9 @@ impl Endpoints {
         let count = self.healthy.len() + unhealthy;
         if count == 0 {
             return None;
+        }
+        if balancing.nodes != Nodes::Any || sticky.is_some() {
+            return self.choose_among(count, balancing.nodes, fallback_port, query, sticky);
         }
         let mut rng = rand::rng();
         let first = rng.random_range(0..count);
@@ -131,6 +155,56 @@ impl Endpoints {
         })
     }
 
+    /// As [`choose`](Self::choose), where not all that will do are alike: failing ones last, and of the others the client's node first where
+    /// it is preferred. A sticky client gets the one that it had, or else one that follows from its address, on every proxy the same.
+    fn choose_among(
+        &self,
+        count: usize,
+        nodes: Nodes,
+        fallback_port: Option<u16>,
+        query: &Query<'_>,
+        sticky: Option<Sticky<'_>>,
+    ) -> Option<Endpoint> {
+        let node = query.client.node;
+        let is_local = |candidate: &Candidate| !node.is_empty() && candidate.workload.node == node;
+        let now = Instant::now();
+        let usable = (0..count).filter_map(|index| self.usable(index, fallback_port, query));
+        let usable: Vec<_> = usable
+            .filter(|(candidate, _)| nodes != Nodes::Only || is_local(candidate))
+            .map(|(candidate, target)| {
+                let elsewhere = nodes == Nodes::Prefer && !is_local(candidate);
+                ((candidate.load.is_failing(now), elsewhere), candidate, target)
+            })
+            .collect();
+        let best = usable.iter().map(|(rank, ..)| *rank).min()?;
+        let kept = usable.iter().find(|((failing, _), candidate, _)| {
+            !failing && sticky.and_then(|sticky| sticky.kept) == Some(&*candidate.workload.uid)
+        });
+        let alike: Vec<_> = usable.iter().filter(|(rank, ..)| *rank == best).collect();
+        let chosen = match sticky {
+            Some(sticky) => kept.or_else(|| {
+                let weight = |uid: &str| {
+                    let mut hasher = DefaultHasher::new();
+                    (sticky.client, uid).hash(&mut hasher);
+                    hasher.finish()
+                };
+                alike.into_iter().max_by_key(|(_, c, _)| weight(&c.workload.uid))
+            }),
+            None => {
+                let mut rng = rand::rng();
+                let first = rng.random_range(0..alike.len());
+                let second = (first + rng.random_range(0..alike.len().max(2) - 1) + 1) % alike.len();
+                let drawn = [alike[first], alike[second]];
+                drawn.into_iter().min_by_key(|(_, c, _)| c.load.in_use())
+            }
+        };
+        let (_, candidate, target) = chosen?;
+        Some(Endpoint {
+            others: usable.len() > 1,
+            ..Endpoint::new(&candidate.workload, *target, &candidate.load)
+        })
+    }
+
     fn usable(
         &self,
         index: usize,
@@ -145,7 +219,11 @@ impl Endpoints {
             return None;
         }
         // A named target port may be another number on each endpoint, so the endpoint's word goes first.
-        let own = candidate.ports.iter().find(|p| p.service_port == query.port);
+        let own = candidate
+            .membership
+            .ports
+            .iter()
+            .find(|p| p.service_port == query.port);
         let port = own
             .map(|p| p.target_port)
             .or(fallback_port)

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ambit_wire::workload as wire;
-use ambit_wire::workload::load_balancing::HealthPolicy;
+use ambit_wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use arc_swap::ArcSwapOption;
 use parking_lot::RwLock;
 
-use crate::balance::{Endpoint, Endpoints, Query};
+use crate::affinity::Affinity;
+use crate::balance::{Endpoint, Endpoints, Query, Sticky};
 use crate::workload::{Invalid, Workload};
 
 /// A port of a service, and where it leads on its endpoints.
@@ -33,17 +35,81 @@ impl TryFrom<wire::Port> for ServicePort {
     }
 }
 
+/// What a workload is to a service in front of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Where the service's ports lead.
+    pub ports: Box<[ServicePort]>,
+    /// Whether it is ready as the service's endpoint, where that does not follow from the workload.
+    ready: Option<bool>,
+}
+
+impl Membership {
+    pub(crate) fn is_ready(&self, workload: &Workload) -> bool {
+        self.ready.unwrap_or(workload.healthy)
+    }
+}
+
+impl TryFrom<wire::PortList> for Membership {
+    type Error = Invalid;
+
+    fn try_from(from: wire::PortList) -> Result<Self, Invalid> {
+        let ready = match from.health() {
+            wire::EndpointHealth::AsWorkload => None,
+            wire::EndpointHealth::Ready => Some(true),
+            wire::EndpointHealth::NotReady => Some(false),
+        };
+        let ports = from.ports.into_iter().map(ServicePort::try_from);
+        Ok(Self {
+            ports: ports.collect::<Result<_, _>>()?,
+            ready,
+        })
+    }
+}
+
+/// Which nodes' endpoints are chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Nodes {
+    /// All alike.
+    #[default]
+    Any,
+    /// Others where the client's has none that can be reached (`trafficDistribution: PreferSameNode`).
+    Prefer,
+    /// The client's only (`internalTrafficPolicy: Local`).
+    Only,
+}
+
 /// How endpoints of a service are chosen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Balancing {
     /// Endpoints that are not ready are used like ready ones (`publishNotReadyAddresses`).
     pub unready_too: bool,
+    /// By where they are.
+    pub nodes: Nodes,
+    /// A client keeps its endpoint until it has been quiet for so long (`sessionAffinity: ClientIP`).
+    pub affinity: Option<Duration>,
+}
+
+impl Balancing {
+    /// With session affinity for so many seconds, if any.
+    pub fn with_affinity(self, seconds: u32) -> Self {
+        let affinity = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        Self { affinity, ..self }
+    }
 }
 
 impl From<Option<&wire::LoadBalancing>> for Balancing {
     fn from(from: Option<&wire::LoadBalancing>) -> Self {
         Self {
             unready_too: from.is_some_and(|b| b.health_policy() == HealthPolicy::AllowAll),
+            nodes: match from {
+                Some(b) if b.routing_preference().next() == Some(Scope::Node) => match b.mode() {
+                    Mode::Strict => Nodes::Only,
+                    _ => Nodes::Prefer,
+                },
+                _ => Nodes::Any,
+            },
+            affinity: None,
         }
     }
 }
@@ -68,6 +134,7 @@ pub trait Frontend: fmt::Debug + Send + Sync + 'static {
 pub struct ServiceEntry<F> {
     config: ArcSwapOption<F>,
     endpoints: RwLock<Endpoints>,
+    affinity: Affinity,
 }
 
 impl<F> Default for ServiceEntry<F> {
@@ -75,6 +142,7 @@ impl<F> Default for ServiceEntry<F> {
         Self {
             config: ArcSwapOption::empty(),
             endpoints: RwLock::default(),
+            affinity: Affinity::default(),
         }
     }
 }
@@ -98,7 +166,19 @@ impl<F: Frontend> ServiceEntry<F> {
         let none = Balancing::default();
         let balancing = config.map_or(&none, Frontend::balancing);
         let fallback = config.and_then(|config| config.target_port(query.port));
-        self.endpoints.read().choose(balancing, fallback, query)
+        let endpoints = self.endpoints.read();
+        let (Some(timeout), Some(client)) = (balancing.affinity, query.client.address) else {
+            return endpoints.choose(balancing, fallback, query, None);
+        };
+        let (key, now) = ((client, query.port), Instant::now());
+        let kept = self.affinity.get(key, timeout, now);
+        let sticky = Sticky {
+            client,
+            kept: kept.as_deref(),
+        };
+        let endpoint = endpoints.choose(balancing, fallback, query, Some(sticky))?;
+        self.affinity.set(key, &endpoint.workload.uid, timeout, now);
+        Some(endpoint)
     }
 
     /// Every endpoint, with what is in use of it.

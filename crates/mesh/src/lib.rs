@@ -8,20 +8,22 @@
 //! dumps read in slices too.
 
 mod addresses;
+mod affinity;
 mod authorizations;
 mod balance;
 mod frontend;
 mod load;
 mod mesh;
+pub mod sketch;
 pub mod subscription;
 mod tables;
 mod waypoint;
 mod workload;
 
 pub use authorizations::Authorizations;
-pub use balance::{Endpoint, Query};
-pub use frontend::{Balancing, Frontend, ServiceEntry, ServicePort, service_key};
+pub use balance::{Client, Endpoint, Query};
+pub use frontend::{Balancing, Frontend, Membership, Nodes, ServiceEntry, ServicePort, service_key};
 pub use load::InUse;
 pub use mesh::{Applied, Mesh};
 pub use waypoint::Waypoint;
-pub use workload::{Invalid, Protocol, Workload, ip};
+pub use workload::{Invalid, Protocol, Workload, check_requires, ip};

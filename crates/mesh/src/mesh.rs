@@ -60,6 +60,7 @@ impl<F: Frontend> Mesh<F> {
         for slice in removed.chunks(SLICE) {
             self.change(|tables| {
                 for name in slice {
+                    tables.forget_refused(name);
                     if !tables.remove_workload(name, &mut applied) {
                         tables.remove_service(name);
                     }
@@ -83,6 +84,19 @@ impl<F: Frontend> Mesh<F> {
                 tables.remove_service(key);
             }
         }
+    }
+
+    /// Takes out what has this name (a UID, or a service's key); connections to its addresses are refused until something of the name is
+    /// understood. For what came and is not.
+    pub fn refuse(&self, name: &str, addresses: Vec<IpAddr>) -> Applied {
+        let mut applied = Applied::default();
+        self.change(|tables| tables.refuse(name, addresses, &mut applied));
+        applied
+    }
+
+    /// Whether what is at this address is not understood.
+    pub fn is_refused(&self, address: IpAddr) -> bool {
+        self.tables.read().is_refused(address)
     }
 
     fn change(&self, change: impl FnOnce(&mut Tables<F>)) {

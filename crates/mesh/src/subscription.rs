@@ -61,7 +61,7 @@ pub fn reject(name: String, error: impl fmt::Display) -> Rejection {
 
 impl Authorizations {
     /// Applies a batch of authorizations. In the place of one that is not understood a closed one is put, where no earlier version is
-    /// there to stay in force. Of one that cannot even be decoded the name cannot be trusted; who names it is closed, because it is
+    /// there to stay in force, and always in the place of one that a later version is needed for. Of one that cannot even be decoded the name cannot be trusted; who names it is closed, because it is
     /// missing.
     pub fn apply_batch(&self, batch: Batch) -> Vec<Rejection> {
         let (decoded, mut rejections) = decode::<Authorization>(batch.added);
@@ -71,7 +71,7 @@ impl Authorizations {
             match Policy::try_from(one) {
                 Ok(policy) => policies.push(policy),
                 Err(error) => {
-                    if !self.has(&fallback.name.to_string()) {
+                    if error.is_of_a_later_version() || !self.has(&fallback.name.to_string()) {
                         policies.push(fallback);
                     }
                     rejections.push(reject(name, error));

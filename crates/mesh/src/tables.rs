@@ -1,5 +1,6 @@
 //! The indexes, kept up with every change.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ pub(crate) struct Tables<F> {
     /// By `<namespace>/<hostname>`.
     services: IndexMap<Arc<str>, Arc<ServiceEntry<F>>>,
     by_vip: AddressTable<ServiceEntry<F>>,
+    /// What is not understood, by name. Whatever leads there is refused.
+    refused: HashMap<String, Arc<Vec<IpAddr>>>,
+    refused_at: AddressTable<Vec<IpAddr>>,
     /// Services that are known, not only named by endpoints.
     service_count: usize,
 }
@@ -39,6 +43,8 @@ impl<F> Default for Tables<F> {
             by_ip: AddressTable::default(),
             services: IndexMap::new(),
             by_vip: AddressTable::default(),
+            refused: HashMap::new(),
+            refused_at: AddressTable::default(),
             service_count: 0,
         }
     }
@@ -121,7 +127,33 @@ impl<F: Frontend> Tables<F> {
         }
     }
 
+    /// Takes out what has this name; connections to its addresses are refused until there is something of the name that is understood.
+    pub(crate) fn refuse(&mut self, name: &str, addresses: Vec<IpAddr>, applied: &mut Applied) {
+        self.forget_refused(name);
+        if !self.remove_workload(name, applied) {
+            self.remove_service(name);
+        }
+        let addresses = Arc::new(addresses);
+        for address in addresses.iter() {
+            self.refused_at.claim(*address, &addresses, None);
+        }
+        self.refused.insert(name.to_owned(), addresses);
+    }
+
+    pub(crate) fn is_refused(&self, address: IpAddr) -> bool {
+        self.refused_at.get(address).is_some()
+    }
+
+    pub(crate) fn forget_refused(&mut self, name: &str) {
+        if let Some(addresses) = self.refused.remove(name) {
+            for address in addresses.iter() {
+                self.refused_at.release(*address, &addresses);
+            }
+        }
+    }
+
     pub(crate) fn set_workload(&mut self, workload: Workload, applied: &mut Applied) {
+        self.forget_refused(&workload.uid);
         let workload = Arc::new(workload);
         let old = self.workloads.get(&workload.uid).cloned();
         let load = match &old {
@@ -162,9 +194,9 @@ impl<F: Frontend> Tables<F> {
             // It may have been there before, with other policies, and connections to it may have outlived its absence.
             None => applied.authorization = true,
         }
-        for (service, ports) in &workload.services {
+        for (service, membership) in &workload.services {
             let entry = self.services.entry(Arc::clone(service)).or_default();
-            entry.change_endpoints(|endpoints| endpoints.set(&workload, ports, &known.load));
+            entry.change_endpoints(|endpoints| endpoints.set(&workload, membership, &known.load));
         }
         self.workloads.insert(Arc::clone(&workload.uid), known);
     }
@@ -196,6 +228,7 @@ impl<F: Frontend> Tables<F> {
     }
 
     pub(crate) fn set_service(&mut self, config: Arc<F>) {
+        self.forget_refused(config.key());
         let entry = Arc::clone(self.services.entry(Arc::clone(config.key())).or_default());
         let old = entry.config();
         for vip in config.addresses() {

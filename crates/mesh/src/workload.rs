@@ -7,10 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use ambit_identity::{ParseIdentityError, SpiffeId};
 use ambit_wire::authorization::address;
+use ambit_wire::features;
 use ambit_wire::names::{PORT_HBONE, TRUST_DOMAIN};
 use ambit_wire::workload as wire;
 
-use crate::frontend::ServicePort;
+use crate::frontend::Membership;
 use crate::waypoint::Waypoint;
 
 /// Why a resource of the control plane is not understood.
@@ -42,9 +43,28 @@ pub enum Invalid {
         /// Its value.
         value: i32,
     },
+    /// It needs a reader of a later version.
+    #[error("it requires {0:?}, which this version does not have")]
+    Requires(String),
     /// Names that make no identity.
     #[error(transparent)]
     Identity(#[from] ParseIdentityError),
+}
+
+impl Invalid {
+    /// Whether no earlier version of it may stay in force either: it was written for later readers.
+    pub fn is_of_a_later_version(&self) -> bool {
+        matches!(self, Self::Requires(_) | Self::Unknown { .. })
+    }
+}
+
+/// # Errors
+/// [`Invalid::Requires`] where this version lacks a feature.
+pub fn check_requires(requires: &[String]) -> Result<(), Invalid> {
+    match features::missing(requires) {
+        Some(feature) => Err(Invalid::Requires(feature.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// How a workload is reached.
@@ -92,7 +112,7 @@ pub struct Workload {
     /// Authorizations that apply to it by name.
     pub authorization_policies: Vec<String>,
     /// Ports of the services in front of it, by `<namespace>/<hostname>`.
-    pub services: HashMap<Arc<str>, Arc<[ServicePort]>>,
+    pub services: HashMap<Arc<str>, Arc<Membership>>,
     series: OnceLock<Arc<str>>,
 }
 
@@ -135,6 +155,7 @@ impl TryFrom<wire::Workload> for Workload {
         if from.uid.is_empty() {
             return Err(Invalid::Empty("uid"));
         }
+        check_requires(&from.requires)?;
         let protocol = match wire::TunnelProtocol::try_from(from.tunnel_protocol) {
             Ok(wire::TunnelProtocol::Hbone) => Protocol::Hbone,
             // Sidecars accept plaintext unless they are strict.
@@ -154,9 +175,8 @@ impl TryFrom<wire::Workload> for Workload {
         let services = std::mem::take(&mut from.services)
             .into_iter()
             .map(|(name, ports)| {
-                let ports: Result<Arc<[ServicePort]>, _> =
-                    ports.ports.into_iter().map(ServicePort::try_from).collect();
-                ports.map(|ports| (Arc::from(name), ports))
+                let membership = Membership::try_from(ports)?;
+                Ok::<_, Invalid>((Arc::from(name), Arc::new(membership)))
             });
         Ok(Self {
             identity,

@@ -8,7 +8,7 @@ use ambit_policy::{
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::security;
+use crate::{features, security};
 
 /// Why an authorization was not understood. It is refused whole: half a rule would mean something else.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -36,12 +36,25 @@ pub enum AuthorizationError {
     /// An extension changes what the policy means.
     #[error("it carries the extension {0:?}, which is not supported")]
     Extension(String),
+    /// It needs a reader of a later version.
+    #[error("it requires {0:?}, which this version does not have")]
+    Requires(String),
+}
+
+impl AuthorizationError {
+    /// Whether no earlier version of it may stay in force either: it was written for later readers.
+    pub fn is_of_a_later_version(&self) -> bool {
+        matches!(self, Self::Requires(_))
+    }
 }
 
 impl TryFrom<security::Authorization> for Policy {
     type Error = AuthorizationError;
 
     fn try_from(from: security::Authorization) -> Result<Self, AuthorizationError> {
+        if let Some(feature) = features::missing(&from.requires) {
+            return Err(AuthorizationError::Requires(feature.to_owned()));
+        }
         let scope = match from.scope() {
             _ if security::Scope::try_from(from.scope).is_err() => {
                 return Err(AuthorizationError::UnknownValue {
@@ -272,6 +285,17 @@ mod tests {
         };
         assert!(decide(&audit).is_allowed());
         assert_eq!(decide(&audit).audited, ["shop/stop"]);
+    }
+
+    #[test]
+    fn what_a_later_version_requires_closes() {
+        let from = security::Authorization {
+            requires: vec!["later".into()],
+            ..with(security::Match::default())
+        };
+        let error = Policy::try_from(from).unwrap_err();
+        assert_eq!(error, AuthorizationError::Requires("later".into()));
+        assert!(error.is_of_a_later_version());
     }
 
     #[test]

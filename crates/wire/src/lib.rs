@@ -5,6 +5,7 @@
 pub mod authorization;
 pub mod broker_channel;
 pub mod control_channel;
+pub mod features;
 pub mod istio_ca;
 pub mod names;
 pub mod waypoint_policy;

@@ -7,7 +7,7 @@ use ambit_policy::http::{HeaderMatch, HostMatch, HttpRule, PathMatch, Source, no
 use ambit_policy::{Action, StringMatch};
 
 use crate::authorization::string_match;
-use crate::{security, waypoint};
+use crate::{features, security, waypoint};
 
 /// A WaypointPolicy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +82,16 @@ pub enum WaypointPolicyError {
     /// A status code that is none.
     #[error("retry.status_codes holds {0}, which is no status of a failure")]
     StatusCode(u32),
+    /// It needs a reader of a later version.
+    #[error("it requires {0:?}, which this version does not have")]
+    Requires(String),
+}
+
+impl WaypointPolicyError {
+    /// Whether no earlier version of it may stay in force either: it was written for later readers.
+    pub fn is_of_a_later_version(&self) -> bool {
+        matches!(self, Self::Requires(_))
+    }
 }
 
 impl TryFrom<waypoint::Policy> for WaypointPolicy {
@@ -90,6 +100,11 @@ impl TryFrom<waypoint::Policy> for WaypointPolicy {
     fn try_from(from: waypoint::Policy) -> Result<Self, WaypointPolicyError> {
         if from.name.is_empty() {
             return Err(WaypointPolicyError::Empty("name"));
+        }
+        let of_rules = from.authorization.iter().map(|rule| &rule.requires);
+        let requires = std::iter::once(&from.requires).chain(of_rules);
+        if let Some(feature) = requires.into_iter().find_map(|r| features::missing(r)) {
+            return Err(WaypointPolicyError::Requires(feature.to_owned()));
         }
         let name = name(&from);
         Ok(Self {
@@ -109,6 +124,23 @@ impl TryFrom<waypoint::Policy> for WaypointPolicy {
 /// matches everything, an enforced `Allow` nothing, and audit rules still decide nothing.
 pub fn closed(from: &waypoint::Policy) -> WaypointPolicy {
     let policy = name(from);
+    let everything = |name: String| HttpRule {
+        name,
+        action: Action::Deny,
+        audit: false,
+        from: Vec::new(),
+        methods: Vec::new(),
+        paths: vec![PathMatch::Prefix("/".to_owned())],
+        hosts: Vec::new(),
+        headers: Vec::new(),
+    };
+    // What the whole of it, or an audit rule, means to a later version is not known here.
+    let later = features::missing(&from.requires).is_some()
+        || from
+            .authorization
+            .iter()
+            .any(|one| features::missing(&one.requires).is_some());
+    let later = later.then(|| everything(format!("{policy}/requires")));
     let enforced = from.authorization.iter().filter(|one| !one.audit);
     let rules = enforced.map(|one| {
         let deny = !matches!(
@@ -131,7 +163,7 @@ pub fn closed(from: &waypoint::Policy) -> WaypointPolicy {
         }
     });
     WaypointPolicy {
-        rules: rules.collect(),
+        rules: rules.chain(later).collect(),
         name: policy.into(),
         timeout: None,
         retry: None,

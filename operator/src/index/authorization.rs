@@ -107,6 +107,7 @@ fn head(namespace: &str, rule: &AuthorizationRule) -> security::Authorization {
         rules: Vec::new(),
         dry_run: rule.mode == Mode::Audit,
         extensions: Vec::new(),
+        requires: Vec::new(),
     }
 }
 

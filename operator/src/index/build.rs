@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use ambit_wire::agent::PodCapture;
 use ambit_wire::workload::{
-    Address, GatewayAddress, LoadBalancing, NetworkAddress, NetworkMode, Port, PortList, Service,
-    TunnelProtocol, Workload, WorkloadStatus, address, load_balancing,
+    Address, EndpointHealth, GatewayAddress, LoadBalancing, NetworkAddress, NetworkMode, Port, PortList,
+    Service, TunnelProtocol, Workload, WorkloadStatus, address, load_balancing,
 };
 
 use super::authorization::bytes;
-use super::{Config, Exclusion, Key, PodRecord, ServiceRecord, SliceRecord, endpoints};
+use super::{Config, EndpointRecord, Exclusion, Key, PodRecord, ServiceRecord, SliceRecord, endpoints};
 
 /// What a pod's workload depends on besides the pod.
 pub(super) struct Surroundings {
@@ -102,37 +102,76 @@ pub(super) fn workload(config: &Config, key: &Key, pod: &PodRecord, around: Surr
 
 /// Workloads of a slice's endpoints that are no pods (the API server's own, for one), by name.
 ///
-/// They count as on the host network: their address says nothing about who they are.
+/// They count as on the host network: their address says nothing about who they are, and does not lead to them. An address of a captured
+/// pod is reached as that pod, under a name that changes with the pod.
 pub(super) fn bare_endpoints(
     config: &Config,
     key: &Key,
     slice: &SliceRecord,
     service: &ServiceRecord,
     trust_domain: &str,
+    bare: Vec<Bare<'_>>,
 ) -> HashMap<String, Address> {
     let name = service_name(config, &key.sibling(&slice.service));
     let ports: Vec<Port> = endpoints::ports(service, slice).into_values().collect();
     let mut found = HashMap::new();
-    let bare = slice
-        .endpoints
-        .iter()
-        .filter(|e| e.pod.is_none() && (e.ready || e.serving));
-    for address in bare.flat_map(|e| &e.addresses) {
+    let list = |endpoint: &EndpointRecord| PortList {
+        ports: ports.clone(),
+        health: if endpoint.ready || endpoint.terminating {
+            EndpointHealth::Ready
+        } else {
+            EndpointHealth::NotReady
+        }
+        .into(),
+    };
+    for Bare {
+        address,
+        endpoint,
+        pod,
+    } in bare
+    {
         let uid = format!(
             "{}/discovery.k8s.io/EndpointSlice/{}/{}/{address}",
             config.cluster_id, key.namespace, key.name
         );
+        let services = BTreeMap::from([(name.clone(), list(endpoint))]);
+        if let Some((pod_key, pod, mut around)) = pod {
+            let uid = format!("{uid}/{}", pod.uid);
+            around.addresses = vec![address];
+            let Some(Address {
+                r#type: Some(address::Type::Workload(workload)),
+            }) = workload(config, pod_key, pod, around)
+            else {
+                continue;
+            };
+            let workload = Workload {
+                uid: uid.clone(),
+                services,
+                // Its own workload has the address.
+                network_mode: NetworkMode::HostNetwork.into(),
+                waypoint: None,
+                ..workload
+            };
+            found.insert(
+                uid,
+                Address {
+                    r#type: Some(address::Type::Workload(workload)),
+                },
+            );
+            continue;
+        }
         let workload = Workload {
             uid: uid.clone(),
             name: key.name.clone(),
             namespace: key.namespace.clone(),
-            addresses: vec![bytes(*address)],
+            addresses: vec![bytes(address)],
             trust_domain: trust_domain.to_owned(),
             canonical_name: slice.service.clone(),
             canonical_revision: "latest".to_owned(),
             workload_type: ambit_wire::workload::WorkloadType::Pod.into(),
             workload_name: slice.service.clone(),
-            services: port_lists(BTreeMap::from([(name.clone(), ports.clone())])),
+            services,
+            node: endpoint.node.clone(),
             cluster_id: config.cluster_id.clone(),
             network_mode: NetworkMode::HostNetwork.into(),
             ..Default::default()
@@ -147,10 +186,24 @@ pub(super) fn bare_endpoints(
     found
 }
 
+/// A slice's endpoint that is not said to be a pod's.
+pub(super) struct Bare<'a> {
+    pub(super) address: IpAddr,
+    pub(super) endpoint: &'a EndpointRecord,
+    /// The captured pod that has the address, and what its workload depends on.
+    pub(super) pod: Option<(&'a Key, &'a PodRecord, Surroundings)>,
+}
+
 fn port_lists(services: BTreeMap<String, Vec<Port>>) -> BTreeMap<String, PortList> {
     services
         .into_iter()
-        .map(|(name, ports)| (name, PortList { ports }))
+        .map(|(name, ports)| {
+            let list = PortList {
+                ports,
+                ..PortList::default()
+            };
+            (name, list)
+        })
         .collect()
 }
 
@@ -184,6 +237,7 @@ pub(super) fn service(
         ports,
         waypoint,
         load_balancing: balancing(record),
+        session_affinity_seconds: record.affinity,
         ip_families: record.families.into(),
         ..Default::default()
     };
@@ -192,8 +246,13 @@ pub(super) fn service(
     }
 }
 
-fn balancing(record: &ServiceRecord) -> Option<LoadBalancing> {
+/// What Istio's API has of how endpoints are chosen.
+pub(super) fn balancing(record: &ServiceRecord) -> Option<LoadBalancing> {
     let mut balancing = LoadBalancing::default();
+    if record.prefer_node && !record.local {
+        balancing.routing_preference = vec![load_balancing::Scope::Node.into()];
+        balancing.mode = load_balancing::Mode::Failover.into();
+    }
     if record.local {
         balancing.routing_preference = vec![load_balancing::Scope::Node.into()];
         balancing.mode = load_balancing::Mode::Strict.into();
@@ -201,7 +260,7 @@ fn balancing(record: &ServiceRecord) -> Option<LoadBalancing> {
     if record.unready_too {
         balancing.health_policy = load_balancing::HealthPolicy::AllowAll.into();
     }
-    (record.local || record.unready_too).then_some(balancing)
+    (balancing != LoadBalancing::default()).then_some(balancing)
 }
 
 /// What the pod's node agent is told of it; one that leaves the mesh and is `held` stays captured.

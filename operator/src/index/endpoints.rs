@@ -1,6 +1,6 @@
 //! Which pods stand behind which Services, from EndpointSlices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::{EndpointRecord, Key, ServiceRecord, SliceRecord};
@@ -15,6 +15,8 @@ pub(super) struct Endpoints {
     service_of: BTreeMap<Key, Key>,
     /// Pod → Services.
     by_pod: BTreeMap<Key, BTreeSet<Key>>,
+    /// Slices by the addresses that they do not say to be a pod's.
+    by_address: HashMap<IpAddr, BTreeSet<Key>>,
 }
 
 impl Endpoints {
@@ -30,6 +32,17 @@ impl Endpoints {
             return BTreeSet::new();
         }
         let mut touched = self.pods_of(&services);
+        for address in self.get(slice).map(bare).unwrap_or_default() {
+            if let Some(slices) = self.by_address.get_mut(&address) {
+                slices.remove(slice);
+                if slices.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+        for address in record.as_ref().map(bare).unwrap_or_default() {
+            self.by_address.entry(address).or_default().insert(slice.clone());
+        }
         if let Some(service) = self.service_of.remove(slice)
             && let Some(slices) = self.by_service.get_mut(&service)
         {
@@ -77,6 +90,11 @@ impl Endpoints {
             .map(|name| service.sibling(name))
     }
 
+    /// The slices that list this address without a pod.
+    pub(super) fn slices_at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        self.by_address.get(&address).into_iter().flatten()
+    }
+
     /// The pods behind a Service, ready or not.
     pub(super) fn pods(&self, service: &Key) -> BTreeSet<Key> {
         self.pods_of(std::iter::once(service))
@@ -102,17 +120,25 @@ impl Endpoints {
     /// only where no other is ready.
     pub(super) fn ports(&self, service: &Key, record: &ServiceRecord, pod: &str) -> Option<Vec<Port>> {
         let slices = self.by_service.get(service)?;
-        let any_ready = slices.values().flat_map(|s| &s.endpoints).any(|e| e.ready);
         let mut found = BTreeMap::new();
         let mut member = false;
         for slice in slices.values() {
             let of_pod = slice.endpoints.iter().filter(|e| e.pod.as_deref() == Some(pod));
-            if of_pod.into_iter().any(|e| takes(e, any_ready)) {
+            if of_pod.into_iter().any(|e| self.takes(service, record, e)) {
                 member = true;
                 found.extend(ports(record, slice));
             }
         }
         member.then(|| found.into_values().collect())
+    }
+
+    /// Whether an endpoint is listed. One that is not ready stays listed (it is unhealthy then, which a Service may overlook). One that is on its
+    /// way out is where no other is ready; where only endpoints of the client's node count, no other of its node.
+    pub(super) fn takes(&self, service: &Key, record: &ServiceRecord, endpoint: &EndpointRecord) -> bool {
+        let slices = self.by_service.get(service).into_iter();
+        let mut all = slices.flat_map(BTreeMap::values).flat_map(|s| &s.endpoints);
+        let is_instead = |e: &EndpointRecord| e.ready && (!record.local || e.node == endpoint.node);
+        endpoint.ready || !endpoint.terminating || (endpoint.serving && !all.any(is_instead))
     }
 
     /// Ports of a pod that the Service leads to, whether or not the pod takes connections for it now.
@@ -168,9 +194,9 @@ impl Endpoints {
     }
 }
 
-/// One that is not ready stays listed (its workload is unhealthy then, which a Service may overlook).
-fn takes(endpoint: &EndpointRecord, any_ready: bool) -> bool {
-    endpoint.ready || !endpoint.terminating || (endpoint.serving && !any_ready)
+fn bare(slice: &SliceRecord) -> BTreeSet<IpAddr> {
+    let bare = slice.endpoints.iter().filter(|e| e.pod.is_none());
+    bare.flat_map(|e| &e.addresses).copied().collect()
 }
 
 /// The Service's ports as a slice resolves them, by number.

@@ -1,14 +1,15 @@
 //! From what was touched to messages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use ambit_crds::MtlsMode;
 use ambit_wire::agent::{EnrolledNamespace, NodeConfig};
 use ambit_wire::names;
-use ambit_wire::workload::GatewayAddress;
+use ambit_wire::workload::{Address, GatewayAddress};
 use prost::Message;
 
-use super::state::{SentCapture, Update};
+use super::state::{Dirty, SentCapture, Update};
 use super::waypoint::{exempt, gateway};
 use super::{Index, Key, PodRecord};
 use super::{authorization, build, leaving};
@@ -21,7 +22,9 @@ impl Index {
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut update = Update::default();
+        self.touch_bare(&mut dirty);
         let replanned = self.replan(&mut dirty, &mut update);
+        self.touch_bare(&mut dirty);
         for namespace in &dirty.namespaces {
             self.flush_namespace(namespace, &mut update);
         }
@@ -103,18 +106,7 @@ impl Index {
     }
 
     fn flush_slice(&mut self, key: &Key, update: &mut Update) {
-        let trust_domain = self.trust_domain();
-        let new = self.endpoints.get(key).and_then(|slice| {
-            let service = self.services.get(&key.sibling(&slice.service))?;
-            Some(build::bare_endpoints(
-                &self.config,
-                key,
-                slice,
-                service,
-                &trust_domain,
-            ))
-        });
-        let new = new.unwrap_or_default();
+        let new = self.bare_endpoints(key, |pod, record| self.surroundings(pod, record));
         for gone in self.sent.bare.remove(key).unwrap_or_default() {
             update.addresses.insert(gone, None);
         }
@@ -124,6 +116,48 @@ impl Index {
         for (name, message) in new {
             update.addresses.insert(name, Some(message.encode_to_vec()));
         }
+    }
+
+    /// Workloads of a slice's endpoints that are not said to be pods', by name. `around` is what a captured pod's depends on.
+    pub(super) fn bare_endpoints(
+        &self,
+        key: &Key,
+        around: impl Fn(&Key, &PodRecord) -> build::Surroundings,
+    ) -> HashMap<String, Address> {
+        let Some(slice) = self.endpoints.get(key) else {
+            return HashMap::new();
+        };
+        let service_key = key.sibling(&slice.service);
+        let Some(service) = self.services.get(&service_key) else {
+            return HashMap::new();
+        };
+        let listed = slice.endpoints.iter();
+        let listed = listed.filter(|e| e.pod.is_none() && self.endpoints.takes(&service_key, service, e));
+        let bare = listed.flat_map(|endpoint| endpoint.addresses.iter().map(move |a| (endpoint, *a)));
+        let bare = bare.map(|(endpoint, address)| build::Bare {
+            address,
+            endpoint,
+            pod: self
+                .holder(address)
+                .filter(|(_, pod)| pod.marked && !pod.host_network)
+                .map(|(pod, record)| (pod, record, around(pod, record))),
+        });
+        let (bare, trust_domain) = (bare.collect(), self.trust_domain());
+        build::bare_endpoints(&self.config, key, slice, service, &trust_domain, bare)
+    }
+
+    /// The pod that has an address.
+    fn holder(&self, address: IpAddr) -> Option<(&Key, &PodRecord)> {
+        let (_, key) = self.by_address.get(&address)?.last()?;
+        self.pods.get_key_value(key)
+    }
+
+    /// Marks the slices that list these pods by nothing but an address.
+    fn touch_bare(&self, dirty: &mut Dirty) {
+        let pods = dirty.pods.iter().filter_map(|key| self.pods.get(key));
+        let addresses = pods.flat_map(|pod| &pod.addresses);
+        let slices = addresses.flat_map(|address| self.endpoints.slices_at(*address));
+        dirty.slices.extend(slices.cloned());
     }
 
     fn flush_pod(&mut self, key: &Key, update: &mut Update) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ambit_crds::labels;
 use ambit_wire::workload::{AppProtocol, IpFamilies};
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -37,6 +37,10 @@ pub struct ServiceRecord {
     pub(super) unready_too: bool,
     /// `internalTrafficPolicy: Local`.
     pub(super) local: bool,
+    /// `trafficDistribution: PreferSameNode`.
+    pub(super) prefer_node: bool,
+    /// `sessionAffinity: ClientIP`, for so many seconds; 0: none.
+    pub(super) affinity: u32,
     /// Labels of its pods; none where nobody keeps its endpoints.
     pub(super) selector: BTreeMap<String, String>,
     /// The waypoint that its label asks for.
@@ -73,6 +77,8 @@ impl ServiceRecord {
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             unready_too: spec.publish_not_ready_addresses.unwrap_or_default(),
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            prefer_node: spec.traffic_distribution.as_deref() == Some("PreferSameNode"),
+            affinity: affinity(spec),
             use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()),
             selector: spec.selector.clone().unwrap_or_default(),
             claims: is_ours(meta),
@@ -99,6 +105,16 @@ impl ServiceRecord {
     pub(super) fn concerns_waypoints(&self) -> bool {
         self.claims || self.use_waypoint.is_some()
     }
+}
+
+fn affinity(spec: &ServiceSpec) -> u32 {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return 0;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+    // The API server's own default.
+    seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(10_800)
 }
 
 fn families(families: &[String]) -> IpFamilies {
@@ -151,6 +167,8 @@ pub struct EndpointRecord {
     pub pod: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its node; empty where none is said.
+    pub node: String,
     /// Takes new connections.
     pub ready: bool,
     /// Answers, though it may be on its way out.
@@ -196,6 +214,7 @@ impl SliceRecord {
             EndpointRecord {
                 pod: target.and_then(|t| t.name.clone()),
                 addresses: e.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+                node: e.node_name.clone().unwrap_or_default(),
                 ready,
                 serving: conditions.serving.unwrap_or(ready),
                 terminating: conditions.terminating.unwrap_or_default(),

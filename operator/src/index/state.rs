@@ -363,8 +363,12 @@ impl Index {
 
     /// An EndpointSlice as it is now; `None` when it is gone.
     pub fn set_slice(&mut self, key: &Key, record: Option<SliceRecord>) {
+        let service = record.as_ref().map(|slice| key.sibling(&slice.service));
         self.dirty.pods.extend(self.endpoints.set(key, record));
         self.dirty.slices.insert(key.clone());
+        // Which endpoints are used may depend on those of the Service's other slices.
+        let others = service.iter().flat_map(|service| self.endpoints.slices(service));
+        self.dirty.slices.extend(others);
     }
 
     /// A pod as it is now; `None` when it is gone or has ended.
@@ -522,6 +526,9 @@ impl Index {
     fn touch_address(&mut self, address: IpAddr) {
         let claims = self.by_address.get(&address).into_iter().flatten();
         self.dirty.pods.extend(claims.map(|(_, key)| key.clone()));
+        self.dirty
+            .slices
+            .extend(self.endpoints.slices_at(address).cloned());
     }
 }
 

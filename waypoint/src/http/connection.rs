@@ -36,6 +36,7 @@ pub(crate) enum Target {
         entry: Arc<ServiceEntry>,
         config: Arc<ServiceConfig>,
         port: u16,
+        client: Arc<Source>,
     },
     Workload {
         address: SocketAddr,
@@ -87,7 +88,9 @@ impl Target {
     /// An endpoint, not one of `tried` (UIDs) where there is another.
     pub(crate) fn choose(&self, proxy: &Proxy, tried: &[Arc<str>]) -> Option<Endpoint> {
         match self {
-            Self::Service { entry, port, .. } => crate::state::choose(entry, *port, tried),
+            Self::Service {
+                entry, port, client, ..
+            } => crate::state::choose(entry, *port, client.client(), tried),
             Self::Workload { address, .. } => proxy.state.workload_at(address.ip(), address.port()),
         }
     }
@@ -197,6 +200,7 @@ impl ClientConnection {
                         entry,
                         config,
                         port: *port,
+                        client: Arc::clone(&self.source),
                     })
             }
             Served::Workload(address) => {

@@ -126,6 +126,11 @@ impl Passage<'_> {
             let failure = match self.attempt(&endpoint, &tried, fresh).await {
                 Ok((answer, link)) => {
                     let status = answer.status();
+                    if is_of_the_endpoint(status) {
+                        endpoint.in_use.responded_badly();
+                    } else {
+                        endpoint.in_use.succeeded();
+                    }
                     let Some(again) = self.again(Failed::Status(status)) else {
                         return Ok((answer, UpstreamBodyParts { link, endpoint }));
                     };
@@ -238,7 +243,7 @@ impl Passage<'_> {
             let sender = target
                 .hasten(proxy, endpoint, tried, last, upstream.http2(&destination))
                 .await
-                .map_err(|failure| Failure::connect(&failure))?;
+                .map_err(|failure| unreached(endpoint, &failure))?;
             let request = self.request()?;
             return match sender.send(request, self.interim).await {
                 Ok((response, place)) => Ok((response, Link::Http2(place))),
@@ -255,7 +260,7 @@ impl Passage<'_> {
                 // Large, and seldom needed: inline it would be a part of every request, and be moved with it.
                 Box::pin(connecting)
                     .await
-                    .map_err(|failure| Failure::connect(&failure))?
+                    .map_err(|failure| unreached(endpoint, &failure))?
             }
         };
         let request = self.request()?;
@@ -285,6 +290,22 @@ impl Passage<'_> {
         *request.extensions_mut() = self.head.extensions.clone();
         Ok(request)
     }
+}
+
+/// What proxies and servers respond that can do nothing at the moment.
+fn is_of_the_endpoint(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+/// Where nobody is there, the endpoint is avoided for a while.
+fn unreached(endpoint: &Endpoint, failure: &ConnectFailure) -> Failure {
+    if failure.is_absence() {
+        endpoint.in_use.failed();
+    }
+    Failure::connect(failure)
 }
 
 /// What an answer comes with.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambit_identity::SpiffeId;
+use ambit_mesh::Client;
 
 use super::metrics::Metrics;
 use super::series::SourceSeries;
@@ -20,6 +21,8 @@ pub(crate) struct Source {
     /// What its ztunnel says of it.
     pub(super) workload: SourceWorkload,
     pub(super) series: Arc<SourceSeries>,
+    /// Its node, by the word of its ztunnel. Empty: not known.
+    node: String,
 }
 
 /// What the ztunnel says of the client's workload. Empty: not known.
@@ -44,7 +47,16 @@ impl Source {
             identity,
             address,
             workload,
+            node: node(baggage.unwrap_or_default()),
         })
+    }
+
+    /// As one that an endpoint is chosen for.
+    pub(crate) fn client(&self) -> Client<'_> {
+        Client {
+            address: Some(self.address.ip()),
+            node: &self.node,
+        }
     }
 
     /// The namespace is the certificate's, whatever the baggage says.
@@ -84,6 +96,19 @@ impl SourceWorkload {
         }
         workload
     }
+}
+
+/// The client's node: a member that Istio's ztunnel does not write.
+fn node(baggage: &[u8]) -> String {
+    let baggage = std::str::from_utf8(baggage).unwrap_or_default();
+    let mut members = baggage
+        .split(',')
+        .filter_map(|member| member.trim().split_once('='));
+    let node = members
+        .find(|(key, _)| *key == "k8s.node.name")
+        .map(|(_, value)| value);
+    let valid = node.filter(|node| node.len() <= MAX_NAME && node.bytes().all(is_name));
+    valid.unwrap_or_default().to_owned()
 }
 
 /// What names and label values have; nothing that would be percent-encoded in a baggage.

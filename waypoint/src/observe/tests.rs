@@ -31,6 +31,7 @@ fn served() -> (Destination, Endpoint) {
             target_port: 8080,
             ..Default::default()
         }],
+        ..Default::default()
     };
     let pod = Workload {
         uid: "a".into(),
@@ -44,7 +45,7 @@ fn served() -> (Destination, Endpoint) {
     state.apply_services(&[], [(String::new(), service)]);
     state.apply_workloads(&[], [(String::new(), pod)]);
     let entry = state.service_at([10, 96, 0, 1].into()).unwrap();
-    let endpoint = crate::state::choose(&entry, 80, &[]).unwrap();
+    let endpoint = crate::state::choose(&entry, 80, Default::default(), &[]).unwrap();
     (Destination::Service(entry.config().unwrap()), endpoint)
 }
 

@@ -177,12 +177,16 @@ async fn connect(
             .await
         {
             Ok(upstream) => {
+                endpoint.in_use.succeeded();
                 if let Some(record) = record {
                     record.opened(&endpoint);
                 }
                 return Ok(Opened { upstream, endpoint });
             }
             Err(failure) => {
+                if failure.is_absence() {
+                    endpoint.in_use.failed();
+                }
                 tried.push(Arc::clone(&endpoint.workload.uid));
                 if last {
                     if let Some(record) = record {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_mesh::{Balancing, Frontend, service_key};
+use ambit_mesh::{Balancing, Frontend, check_requires, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
@@ -59,6 +59,7 @@ impl ServiceConfig {
         if from.hostname.is_empty() {
             return Err(Invalid::Empty("hostname"));
         }
+        check_requires(&from.requires)?;
         let port = |port: wire::ServicePort| {
             let number = u16::try_from(port.port).map_err(|_| Invalid::Port(port.port))?;
             // A protocol of a later version is found out from what comes.
@@ -81,9 +82,8 @@ impl ServiceConfig {
             namespace: from.namespace,
             name: from.name,
             hostname: from.hostname,
-            balancing: Balancing {
-                unready_too: from.unready_too,
-            },
+            balancing: Balancing::from(from.load_balancing.as_ref())
+                .with_affinity(from.session_affinity_seconds),
             rules: RuleSet::default(),
             timeout: None,
             retry: None,

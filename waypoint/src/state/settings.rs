@@ -65,6 +65,16 @@ impl Settings {
         })
     }
 
+    /// The same, with pods' own addresses closed: what is in force for them is not understood.
+    pub(super) fn closed(&self) -> Self {
+        let unknown = vec![Arc::from("of the settings, which require a later version,")];
+        Self {
+            workload_rules: RuleSet::resolve(&unknown, |_| None),
+            workload_authorization: unknown,
+            ..self.clone()
+        }
+    }
+
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
         Self {
             workload_rules: RuleSet::resolve(&self.workload_authorization, policy),

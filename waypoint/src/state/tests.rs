@@ -35,6 +35,7 @@ fn pod(uid: &str, last: u8) -> wire_workload::Workload {
             target_port: 8080,
             ..Default::default()
         }],
+        ..Default::default()
     };
     wire_workload::Workload {
         uid: uid.into(),
@@ -96,13 +97,16 @@ fn endpoints_and_services_may_come_in_any_order() {
     assert!(state.service_at(vip()).is_none());
     set_services(&state, [service(&[])]);
     let entry = state.service_at(vip()).unwrap();
-    let endpoint = choose(&entry, 80, &[]).unwrap();
+    let endpoint = choose(&entry, 80, Client::default(), &[]).unwrap();
     assert_eq!(endpoint.target, "10.0.0.1:8080".parse().unwrap());
     assert_eq!(
         endpoint.workload.hbone_address(endpoint.target),
         Some("10.0.0.1:15008".parse().unwrap())
     );
-    assert!(choose(&entry, 81, &[]).is_none(), "the endpoint has no such port");
+    assert!(
+        choose(&entry, 81, Client::default(), &[]).is_none(),
+        "the endpoint has no such port"
+    );
     let config = entry.config().unwrap();
     assert_eq!(config.protocol(80), Some(AppProtocol::Http11));
     assert_eq!(config.protocol(81), None);
@@ -118,24 +122,33 @@ fn of_two_endpoints_the_idle_one_is_chosen() {
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1), pod("b", 2)]);
     let entry = state.service_at(vip()).unwrap();
-    let first = choose(&entry, 80, &[]).unwrap();
+    let first = choose(&entry, 80, Client::default(), &[]).unwrap();
     // The two drawn are always both there are.
     for _ in 0..20 {
-        assert_ne!(uid(&choose(&entry, 80, &[]).unwrap()), uid(&first));
+        assert_ne!(
+            uid(&choose(&entry, 80, Client::default(), &[]).unwrap()),
+            uid(&first)
+        );
     }
     // What is in flight outlives an update of the pod, and that of its service.
     set_pods(&state, [pod("a", 1), pod("b", 2)]);
     set_services(&state, [service(&[])]);
     for _ in 0..20 {
-        assert_ne!(uid(&choose(&entry, 80, &[]).unwrap()), uid(&first));
+        assert_ne!(
+            uid(&choose(&entry, 80, Client::default(), &[]).unwrap()),
+            uid(&first)
+        );
     }
     // A retry goes elsewhere, even to a busier one, as long as there is another.
     let busy: Vec<_> = (0..5)
-        .map(|_| choose(&entry, 80, &["a".into()]).unwrap())
+        .map(|_| choose(&entry, 80, Client::default(), &["a".into()]).unwrap())
         .collect();
     assert!(busy.iter().all(|endpoint| uid(endpoint) == "b"));
-    assert_eq!(uid(&choose(&entry, 80, &["b".into(), "c".into()]).unwrap()), "a");
-    assert!(choose(&entry, 80, &["a".into(), "b".into()]).is_some());
+    assert_eq!(
+        uid(&choose(&entry, 80, Client::default(), &["b".into(), "c".into()]).unwrap()),
+        "a"
+    );
+    assert!(choose(&entry, 80, Client::default(), &["a".into(), "b".into()]).is_some());
 }
 
 #[test]
@@ -146,7 +159,7 @@ fn of_many_endpoints_the_busiest_is_never_chosen() {
     let entry = state.service_at(vip()).unwrap();
     let _busy = state.workload_at([10, 0, 0, 2].into(), 8080).unwrap();
     for _ in 0..200 {
-        assert_ne!(uid(&choose(&entry, 80, &[]).unwrap()), "b");
+        assert_ne!(uid(&choose(&entry, 80, Client::default(), &[]).unwrap()), "b");
     }
 }
 
@@ -160,18 +173,21 @@ fn unhealthy_endpoints_are_left_out_unless_the_service_wants_them() {
     };
     set_pods(&state, [unready.clone()]);
     let entry = state.service_at(vip()).unwrap();
-    assert!(choose(&entry, 80, &[]).is_none());
+    assert!(choose(&entry, 80, Client::default(), &[]).is_none());
     let unready_too = wire::Service {
-        unready_too: true,
+        load_balancing: Some(wire_workload::LoadBalancing {
+            health_policy: wire_workload::load_balancing::HealthPolicy::AllowAll.into(),
+            ..Default::default()
+        }),
         ..service(&[])
     };
     set_services(&state, [unready_too]);
-    assert_eq!(uid(&choose(&entry, 80, &[]).unwrap()), "a");
+    assert_eq!(uid(&choose(&entry, 80, Client::default(), &[]).unwrap()), "a");
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1)]);
-    assert!(choose(&entry, 80, &[]).is_some());
+    assert!(choose(&entry, 80, Client::default(), &[]).is_some());
     state.apply_workloads(&["a".to_owned()], []);
-    assert!(choose(&entry, 80, &[]).is_none());
+    assert!(choose(&entry, 80, Client::default(), &[]).is_none());
 }
 
 #[test]
@@ -350,13 +366,109 @@ fn what_is_not_understood_leaves_the_last_good_version() {
         [(SERVER.to_owned(), Invalid::Ip(3))]
     );
     let wrong = wire_workload::Workload {
-        tunnel_protocol: 9,
+        addresses: vec![vec![1, 2, 3]],
         ..pod("a", 1)
     };
     let (_, invalid) = state.apply_workloads(&[], [("a".to_owned(), wrong)]);
     assert_eq!(invalid.len(), 1);
     let entry = state.service_at(vip()).unwrap();
-    assert!(choose(&entry, 80, &[]).is_some());
+    assert!(choose(&entry, 80, Client::default(), &[]).is_some());
+    // What is written for a later version is another matter: how the pod is to be reached now is not known.
+    let later = wire_workload::Workload {
+        tunnel_protocol: 9,
+        ..pod("a", 1)
+    };
+    state.apply_workloads(&[], [("a".to_owned(), later)]);
+    assert!(choose(&entry, 80, Client::default(), &[]).is_none());
+}
+
+#[test]
+fn a_service_that_keeps_to_its_clients_node_has_no_endpoint_for_others() {
+    let state = State::new();
+    let local = wire::Service {
+        load_balancing: Some(wire_workload::LoadBalancing {
+            routing_preference: vec![wire_workload::load_balancing::Scope::Node.into()],
+            mode: wire_workload::load_balancing::Mode::Strict.into(),
+            ..Default::default()
+        }),
+        ..service(&[])
+    };
+    set_services(&state, [local]);
+    let on = |node: &str, pod| wire_workload::Workload {
+        node: node.into(),
+        ..pod
+    };
+    set_pods(&state, [on("one", pod("a", 1)), on("two", pod("b", 2))]);
+    let entry = state.service_at(vip()).unwrap();
+    let from = |node| {
+        let client = Client { address: None, node };
+        choose(&entry, 80, client, &[]).map(|endpoint| endpoint.workload.uid.to_string())
+    };
+    for _ in 0..20 {
+        assert_eq!(from("one").as_deref(), Some("a"));
+        assert_eq!(from("two").as_deref(), Some("b"));
+    }
+    assert_eq!(from("three"), None);
+    assert_eq!(from(""), None, "a client whose ztunnel does not say where it is");
+}
+
+#[test]
+fn an_endpoint_that_fails_is_avoided_while_there_are_others() {
+    let state = State::new();
+    set_services(&state, [service(&[])]);
+    set_pods(&state, [pod("a", 1), pod("b", 2)]);
+    let entry = state.service_at(vip()).unwrap();
+    let failing = choose(&entry, 80, Client::default(), &[]).unwrap();
+    let (failed, in_use) = (uid(&failing).to_owned(), failing.in_use.clone());
+    drop(failing);
+    in_use.failed();
+    for _ in 0..50 {
+        assert_ne!(uid(&choose(&entry, 80, Client::default(), &[]).unwrap()), failed);
+    }
+    let others = [Arc::from("a"), Arc::from("b")];
+    assert!(choose(&entry, 80, Client::default(), &others).is_some());
+}
+
+#[test]
+fn what_requires_a_later_version_is_closed() {
+    let state = State::new();
+    set_services(&state, [service(&[])]);
+    let later = wire::Service {
+        requires: vec!["later".into()],
+        ..service(&[])
+    };
+    let invalid = state.apply_services(&[], [(SERVER.to_owned(), later)]);
+    assert_eq!(invalid[0].1, Invalid::Requires("later".into()));
+    assert!(state.service_at(vip()).is_none());
+    let later = wire::Settings {
+        requires: vec!["later".into()],
+        ..Default::default()
+    };
+    assert!(state.apply_settings(later).is_err());
+    let request = HttpRequest {
+        principal: None,
+        attributes: None,
+    };
+    assert!(!state.settings().workload_rules.evaluate(&request).is_allowed());
+    // A policy, by its rule: an older reader must not take an Allow for a wider one.
+    let mut rule = wire::Rule {
+        name: "gets".into(),
+        methods: vec!["GET".into()],
+        ..Default::default()
+    };
+    rule.requires.push("later".into());
+    let policy = wire::Policy {
+        namespace: "shop".into(),
+        name: "later".into(),
+        authorization: vec![rule],
+        ..Default::default()
+    };
+    assert!(WaypointPolicy::try_from(policy.clone()).is_err());
+    let closed = ambit_wire::waypoint_policy::closed(&policy);
+    state.apply_policies(&[], vec![closed]);
+    set_services(&state, [service(&["shop/later"])]);
+    let config = state.service_at(vip()).unwrap().config().unwrap();
+    assert!(!config.rules.evaluate(&request).is_allowed());
 }
 
 #[test]

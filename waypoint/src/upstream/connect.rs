@@ -34,6 +34,19 @@ pub(crate) enum ConnectFailure {
 }
 
 impl ConnectFailure {
+    /// Whether nobody was there, whoever had come: such an endpoint is avoided for a while.
+    pub(crate) fn is_absence(&self) -> bool {
+        match self {
+            Self::Tcp(..) | Self::Timeout { .. } => true,
+            Self::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(OpenError::Connect(error)) => !matches!(
+                error,
+                ConnectError::Tls { .. } | ConnectError::Certificate { .. } | ConnectError::Closed
+            ),
+            Self::Tunnel(_) => true,
+        }
+    }
+
     /// In a few words, for the caller: no addresses.
     pub(crate) fn brief(&self) -> String {
         match self {

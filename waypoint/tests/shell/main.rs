@@ -97,6 +97,7 @@ impl Mesh {
                 target_port: application.port().into(),
                 ..Default::default()
             }],
+            ..Default::default()
         };
         let endpoint = Workload {
             uid: "server-1".into(),

@@ -35,20 +35,23 @@ impl Attempt<'_> {
         let find = async {
             loop {
                 changes.borrow_and_update();
-                let known = self.proxy.state.workload(self.destination.ip());
-                let info = self.pod.info.load();
-                // Another name is that of a pod which had the address before.
-                if let Some(workload) = known.filter(|workload| {
-                    workload.name == info.identity.name && workload.namespace == info.identity.namespace
-                }) {
+                if let Some(workload) = self.known() {
                     return Some(workload);
                 }
-                drop(info);
                 changes.changed().await.ok()?;
             }
         };
         let found = tokio::time::timeout(self.proxy.limits.workload_timeout, find).await;
         found.ok().flatten().ok_or(Refusal::UnknownWorkload)
+    }
+
+    /// The pod's workload. One of another name had the address before, or has it since.
+    fn known(&self) -> Option<Arc<Workload>> {
+        let info = self.pod.info.load();
+        let at_address = self.proxy.state.workload(self.destination.ip());
+        at_address.filter(|workload| {
+            workload.name == info.identity.name && workload.namespace == info.identity.namespace
+        })
     }
 
     /// What the policies in force say; counts what audit policies would deny.
@@ -109,7 +112,7 @@ impl Attempt<'_> {
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
-                let Some(workload) = self.proxy.state.workload(self.destination.ip()) else {
+                let Some(workload) = self.known() else {
                     continue;
                 };
                 let decision = self.decide(&workload);

@@ -17,6 +17,8 @@ pub(super) fn headers(source: &Workload) -> HeaderMap {
         ("k8s.cluster.name", &source.cluster),
         ("k8s.namespace.name", &source.namespace),
         (workload.as_str(), &source.workload_name),
+        // For services that keep to the client's node.
+        ("k8s.node.name", &source.node),
         ("service.name", &source.canonical_name),
         ("service.version", &source.canonical_revision),
     ];

@@ -41,7 +41,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     let mut tried = Vec::new();
     let mut last = None;
     let (route, result) = loop {
-        let route = match proxy.state.route(destination, &tried) {
+        let route = match proxy.state.route(Some(peer.ip()), destination, &tried) {
             Ok(route) => route,
             Err(error) => {
                 // The failure of the last endpoint says more than that there is no other.

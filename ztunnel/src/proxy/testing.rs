@@ -23,7 +23,7 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
     let (hbone, limits) = (HboneConfig::default(), Limits::default());
     let metrics = Metrics::new().unwrap();
     Arc::new(Proxy {
-        state: Arc::new(MeshState::new()),
+        state: Arc::new(MeshState::new("")),
         certificates: CertificateManager::new(Arc::new(TestCa::new().unwrap()), ManagerConfig::default()),
         pool: HbonePool::new(hbone.clone()),
         hbone,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ambit_mesh::{Balancing, Frontend, Invalid, ServicePort, Waypoint, ip, service_key};
+use ambit_mesh::{Balancing, Frontend, Invalid, ServicePort, Waypoint, check_requires, ip, service_key};
 use ambit_wire::workload as wire;
 use ambit_wire::workload::load_balancing::Mode;
 
@@ -54,6 +54,7 @@ impl TryFrom<wire::Service> for Service {
     type Error = Invalid;
 
     fn try_from(from: wire::Service) -> Result<Self, Invalid> {
+        check_requires(&from.requires)?;
         let balancing = from.load_balancing.as_ref();
         Ok(Self {
             key: service_key(&from.namespace, &from.hostname),
@@ -68,7 +69,7 @@ impl TryFrom<wire::Service> for Service {
                 .map(ServicePort::try_from)
                 .collect::<Result<_, _>>()?,
             passthrough: balancing.is_some_and(|b| b.mode() == Mode::Passthrough),
-            balancing: balancing.into(),
+            balancing: Balancing::from(balancing).with_affinity(from.session_affinity_seconds),
             waypoint: from.waypoint.map(Waypoint::from),
             name: from.name,
             namespace: from.namespace,

@@ -9,6 +9,7 @@ use ambit_wire::workload::{
 
 use super::*;
 
+mod services;
 mod waypoints;
 
 const VIP: [u8; 4] = [10, 96, 0, 1];
@@ -39,7 +40,14 @@ fn endpoint(name: &str, address: [u8; 4], target: u32) -> WireWorkload {
         ..Port::default()
     }];
     WireWorkload {
-        services: [("ns/web.ns.svc.cluster.local".to_owned(), PortList { ports })].into(),
+        services: [(
+            "ns/web.ns.svc.cluster.local".to_owned(),
+            PortList {
+                ports,
+                ..PortList::default()
+            },
+        )]
+        .into(),
         ..workload(name, address)
     }
 }
@@ -74,7 +82,7 @@ fn remove(state: &MeshState, name: &str) -> Vec<Arc<str>> {
 }
 
 fn state(addresses: impl IntoIterator<Item = Type>) -> MeshState {
-    let state = MeshState::new();
+    let state = MeshState::new("here");
     let (moved, invalid) = state.apply_addresses(&[], addresses.into_iter().map(set));
     assert!(moved.is_empty() && invalid.is_empty());
     state
@@ -85,7 +93,7 @@ fn chosen(state: &MeshState, times: usize) -> Map<SocketAddr, usize> {
     let mut counts = Map::new();
     for _ in 0..times {
         *counts
-            .entry(state.route(socket(VIP, 80), &[]).unwrap().target)
+            .entry(state.route(None, socket(VIP, 80), &[]).unwrap().target)
             .or_default() += 1;
     }
     counts
@@ -93,14 +101,14 @@ fn chosen(state: &MeshState, times: usize) -> Map<SocketAddr, usize> {
 
 #[test]
 fn unknown_addresses_are_passed_through_in_plaintext() {
-    let route = state([]).route(socket([1, 1, 1, 1], 443), &[]).unwrap();
+    let route = state([]).route(None, socket([1, 1, 1, 1], 443), &[]).unwrap();
     assert_eq!((route.target, route.hbone), (socket([1, 1, 1, 1], 443), None));
 }
 
 #[test]
 fn a_pods_address_leads_to_its_hbone_port_and_names_its_own() {
     let route = state([Type::Workload(workload("a", ip(1)))])
-        .route(socket(ip(1), 8080), &[])
+        .route(None, socket(ip(1), 8080), &[])
         .unwrap();
     assert_eq!(route.target, socket(ip(1), 8080));
     assert_eq!(route.hbone, Some(socket(ip(1), PORT_HBONE)));
@@ -131,7 +139,7 @@ fn the_less_loaded_of_two_is_preferred() {
         Type::Workload(endpoint("b", ip(2), 80)),
     ]);
     let held: Vec<_> = (0..1000)
-        .map(|_| state.route(socket(VIP, 80), &[]).unwrap())
+        .map(|_| state.route(None, socket(VIP, 80), &[]).unwrap())
         .collect();
     let of_a = held
         .iter()
@@ -145,7 +153,7 @@ fn the_less_loaded_of_two_is_preferred() {
         .collect();
     state.apply_addresses(&[], [set(Type::Workload(endpoint("b", ip(2), 80)))]);
     let next: Vec<_> = (0..200)
-        .map(|_| state.route(socket(VIP, 80), &[]).unwrap())
+        .map(|_| state.route(None, socket(VIP, 80), &[]).unwrap())
         .collect();
     let to_b = next
         .iter()
@@ -172,7 +180,7 @@ fn tried_unhealthy_and_removed_endpoints_are_left_out() {
     let tried = [Arc::from("c//Pod/ns/a")];
     for _ in 0..20 {
         assert_eq!(
-            state.route(socket(VIP, 80), &tried).unwrap().target,
+            state.route(None, socket(VIP, 80), &tried).unwrap().target,
             socket(ip(2), 80)
         );
     }
@@ -184,7 +192,7 @@ fn tried_unhealthy_and_removed_endpoints_are_left_out() {
     );
     remove(&state, "c//Pod/ns/a");
     assert!(matches!(
-        state.route(socket(VIP, 80), &[]),
+        state.route(None, socket(VIP, 80), &[]),
         Err(RouteError::NoHealthyEndpoint(_))
     ));
     // The service says that health does not matter.
@@ -200,7 +208,7 @@ fn tried_unhealthy_and_removed_endpoints_are_left_out() {
         }))],
     );
     assert_eq!(
-        state.route(socket(VIP, 80), &[]).unwrap().target,
+        state.route(None, socket(VIP, 80), &[]).unwrap().target,
         socket(ip(3), 80)
     );
 }
@@ -209,7 +217,7 @@ fn tried_unhealthy_and_removed_endpoints_are_left_out() {
 fn a_port_that_the_service_does_not_have_is_an_error() {
     let state = state([Type::Service(service()), Type::Workload(endpoint("a", ip(1), 80))]);
     assert!(matches!(
-        state.route(socket(VIP, 81), &[]),
+        state.route(None, socket(VIP, 81), &[]),
         Err(RouteError::NoPort(_, 81))
     ));
 }
@@ -241,10 +249,16 @@ fn a_service_that_moves_or_goes_leaves_no_address_behind() {
             ..service()
         }))],
     );
-    assert!(state.route(socket(VIP, 80), &[]).unwrap().workload.is_none());
     assert!(
         state
-            .route(socket([10, 96, 0, 2], 80), &[])
+            .route(None, socket(VIP, 80), &[])
+            .unwrap()
+            .workload
+            .is_none()
+    );
+    assert!(
+        state
+            .route(None, socket([10, 96, 0, 2], 80), &[])
             .unwrap()
             .workload
             .is_some()
@@ -252,7 +266,7 @@ fn a_service_that_moves_or_goes_leaves_no_address_behind() {
     remove(&state, "ns/web.ns.svc.cluster.local");
     assert!(
         state
-            .route(socket([10, 96, 0, 2], 80), &[])
+            .route(None, socket([10, 96, 0, 2], 80), &[])
             .unwrap()
             .workload
             .is_none()

@@ -161,7 +161,10 @@ pub(crate) fn endpoint_of(mut workload: Workload, service: &str, port: u16, targ
     }];
     workload.services.insert(
         format!("test/{service}.test.svc.cluster.local"),
-        PortList { ports },
+        PortList {
+            ports,
+            ..PortList::default()
+        },
     );
     workload
 }

@@ -148,6 +148,7 @@ fn policy() -> Policy {
             backoff_max: Some(millis(RETRY_BACKOFF_MAX_MS)),
             non_idempotent: false,
         }),
+        ..Policy::default()
     }
 }
 
@@ -173,7 +174,13 @@ fn workload(backend: SocketAddr, service: String) -> Workload {
         canonical_name: SERVER.into(),
         canonical_revision: "v1".into(),
         workload_name: SERVER.into(),
-        services: BTreeMap::from([(service, PortList { ports: vec![port] })]),
+        services: BTreeMap::from([(
+            service,
+            PortList {
+                ports: vec![port],
+                ..PortList::default()
+            },
+        )]),
         status: WorkloadStatus::Healthy.into(),
         cluster_id: "Kubernetes".into(),
         ..Workload::default()

@@ -156,6 +156,7 @@ fn rule(field: &str, rule: &HttpRule) -> Read<waypoint::Rule> {
         paths: each(&rule.paths, &format!("{field}.paths"), path)?,
         hosts: each(&rule.hosts, &format!("{field}.hosts"), |f, h| host(f, h))?,
         headers: each(&rule.headers, &format!("{field}.headers"), header)?,
+        requires: Vec::new(),
     })
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use ambit_wire::workload::{AppProtocol, IpFamilies, NetworkMode, load_balancing};
+use ambit_wire::workload::{AppProtocol, IpFamilies, NetworkMode, TunnelProtocol, load_balancing};
 
 fn service(name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec})
@@ -141,6 +141,94 @@ fn policies_of_a_service() {
         [i32::from(load_balancing::Scope::Node)]
     );
     assert_eq!(balancing.health_policy(), load_balancing::HealthPolicy::AllowAll);
+    world.service(service(
+        "web",
+        json!({"clusterIP": "10.96.0.1", "trafficDistribution": "PreferSameNode", "sessionAffinity": "ClientIP"}),
+    ));
+    let vip = world.vip("web").unwrap();
+    assert_eq!(vip.session_affinity_seconds, 10_800);
+    let balancing = vip.load_balancing.clone().unwrap();
+    assert_eq!(balancing.mode(), load_balancing::Mode::Failover);
+    assert_eq!(
+        balancing.routing_preference,
+        [i32::from(load_balancing::Scope::Node)]
+    );
+    world.service(service(
+        "web",
+        json!({
+            "clusterIP": "10.96.0.1", "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}},
+        }),
+    ));
+    assert_eq!(world.vip("web").unwrap().session_affinity_seconds, 10);
+}
+
+#[test]
+fn of_a_local_service_each_node_falls_back_to_its_own_that_is_on_its_way_out() {
+    let mut world = World::enrolled();
+    let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}], "internalTrafficPolicy": "Local"});
+    world.service(service("web", spec));
+    world.pod(&pod("a", "10.0.0.1"));
+    world.pod(&pod("b", "10.0.0.2"));
+    let on = |mut endpoint: Value, node: &str| {
+        endpoint["nodeName"] = json!(node);
+        endpoint
+    };
+    let mut set = |b: &str| {
+        world.slice(slice(
+            "web",
+            "web-1",
+            json!([{"name": "", "port": 80}]),
+            json!([
+                on(endpoint("a", false, true), "one"),
+                on(endpoint("b", true, false), b)
+            ]),
+        ));
+        ports(&world, "a").is_some()
+    };
+    assert!(set("two"));
+    assert!(!set("one"));
+}
+
+#[test]
+fn a_captured_pod_in_a_slice_kept_by_hand_is_reached_as_that_pod() {
+    let mut world = World::enrolled();
+    world.service(service(
+        "man",
+        json!({"clusterIP": "10.96.0.9", "ports": [{"name": "t", "port": 80, "targetPort": 8080}]}),
+    ));
+    let by_hand = json!([{"addresses": ["10.0.0.7"], "conditions": {"ready": true}}]);
+    world.slice(slice(
+        "man",
+        "man-1",
+        json!([{"name": "t", "port": 8080}]),
+        by_hand,
+    ));
+    let bare = |world: &World| -> Vec<_> {
+        let found = world
+            .addresses
+            .iter()
+            .filter(|(name, _)| name.contains("EndpointSlice"));
+        found
+            .map(|(name, address)| match &address.r#type {
+                Some(address::Type::Workload(w)) => {
+                    (name.clone(), w.tunnel_protocol(), w.service_account.clone())
+                }
+                _ => panic!("{name} is no workload"),
+            })
+            .collect()
+    };
+    let before = bare(&world);
+    assert_eq!(before[0].1, TunnelProtocol::None);
+    world.pod(&marked(pod("a", "10.0.0.7")));
+    let after = bare(&world);
+    assert_eq!(after.len(), 1);
+    assert_eq!(after[0].1, TunnelProtocol::Hbone);
+    assert_ne!(
+        after[0].0, before[0].0,
+        "connections pooled for one are not the other's"
+    );
+    assert_eq!(after[0].2, world.workload("a").unwrap().service_account);
 }
 
 #[test]

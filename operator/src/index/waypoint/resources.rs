@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_crds::AuthorizationRule;
 use ambit_wire::workload::{Address, address};
-use ambit_wire::{names, waypoint as wire};
+use ambit_wire::{features, names, waypoint as wire};
 use prost::Message;
 
 use super::binding::Binding;
 use super::plan::{Plan, Waypoint};
 use super::{WaypointResources, gateway};
 use crate::index::state::Update;
-use crate::index::{Index, Key, ServiceRecord, authorization, build, within};
+use crate::index::{Index, Key, PodRecord, ServiceRecord, authorization, build, within};
 
 impl Index {
     /// What is sent to the waypoints of these namespaces, as far as it differs from what was.
@@ -64,9 +64,11 @@ impl Index {
             served.insert(name);
             policies.extend(binding.applying.names());
             pods.extend(self.endpoints.pods(&service));
-            self.bare_workloads(&service, record, &mut resources.workloads);
         }
         let mut named = BTreeSet::new();
+        for service in &waypoint.served {
+            self.bare_workloads(&key.sibling(service), &mut resources, &mut named);
+        }
         for pod in &pods {
             let reached = plan.pods.get(&pod.name).and_then(|p| p.waypoint.as_ref()) == Some(&key.name);
             self.waypoint_workload(
@@ -99,6 +101,7 @@ impl Index {
             access_log: mesh.access_log,
             max_connection_age: prost_types::Duration::try_from(mesh.max_connection_age).ok(),
             workload_authorization: qualified(&key.namespace, &plan.workload_authorization),
+            requires: Vec::new(),
         }
     }
 
@@ -130,7 +133,13 @@ impl Index {
             authorization: qualified(&key.namespace, &binding.applying.authorization),
             timeout: of(&binding.applying.timeout),
             retry: of(&binding.applying.retry),
-            unready_too: record.unready_too,
+            load_balancing: build::balancing(record),
+            session_affinity_seconds: record.affinity,
+            requires: if record.local {
+                vec![features::LOCAL.to_owned()]
+            } else {
+                Vec::new()
+            },
         }
     }
 
@@ -147,11 +156,7 @@ impl Index {
         let Some(pod) = self.pods.get(key) else { return };
         let mut around = self.surroundings(key, pod);
         around.services.retain(|name, _| served.contains(name));
-        around.policies = if build::wanted(self.is_enrolled(&key.namespace), pod) {
-            self.selecting_rules(key, pod)
-        } else {
-            Vec::new()
-        };
+        around.policies = self.waypoint_policies(key, pod);
         around.waypoint = reached.map(|w| gateway(&self.config, &key.namespace, w));
         named.extend(around.policies.iter().cloned());
         let name = build::workload_uid(&self.config, key);
@@ -161,18 +166,30 @@ impl Index {
             .extend(message.and_then(|m| Some((name, workload(m)?))));
     }
 
-    fn bare_workloads(&self, service: &Key, record: &ServiceRecord, into: &mut BTreeMap<String, Vec<u8>>) {
-        let trust_domain = self.trust_domain();
-        for key in self.endpoints.slices(service) {
-            let Some(slice) = self.endpoints.get(&key) else {
-                continue;
-            };
-            let found = build::bare_endpoints(&self.config, &key, slice, record, &trust_domain);
-            into.extend(
-                found
-                    .into_iter()
-                    .filter_map(|(name, m)| Some((name, workload(m)?))),
-            );
+    fn bare_workloads(&self, service: &Key, resources: &mut WaypointResources, named: &mut BTreeSet<String>) {
+        for slice in self.endpoints.slices(service) {
+            let found = self.bare_endpoints(&slice, |pod, record| {
+                let mut around = self.surroundings(pod, record);
+                around.policies = self.waypoint_policies(pod, record);
+                around
+            });
+            for (name, message) in found {
+                if let Some(address::Type::Workload(workload)) = &message.r#type {
+                    named.extend(workload.authorization_policies.iter().cloned());
+                }
+                resources
+                    .workloads
+                    .extend(workload(message).map(|bytes| (name, bytes)));
+            }
+        }
+    }
+
+    /// Rules that select the pod, without what keeps others away from it.
+    fn waypoint_policies(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
+        if build::wanted(self.is_enrolled(&key.namespace), pod) {
+            self.selecting_rules(key, pod)
+        } else {
+            Vec::new()
         }
     }
 

@@ -477,3 +477,22 @@ async fn what_an_http2_endpoint_refuses_is_tried_again() {
     let post = Request::post("http://server/").body(full("body")).unwrap();
     assert_eq!(mesh.http2(8080).await.send(post).await.status(), StatusCode::OK);
 }
+
+/// An endpoint that fails at once is always idle: least-loaded alone would give it at least its share.
+#[tokio::test]
+async fn an_endpoint_that_fails_fast_draws_few_requests() {
+    let mesh = Mesh::new().await;
+    let bad = Application::start(async |_| {
+        let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+        failed.body(full("")).unwrap()
+    })
+    .await;
+    let good = Application::echo().await;
+    mesh.endpoint("bad", bad.address);
+    mesh.endpoint("good", good.address);
+    let mut client = mesh.http1(80).await;
+    for _ in 0..200 {
+        client.get("/").await;
+    }
+    assert!(bad.seen() * 4 < good.seen(), "{} and {}", bad.seen(), good.seen());
+}

@@ -191,6 +191,7 @@ impl Mesh {
         });
         let ports = wire_workload::PortList {
             ports: ports.collect(),
+            ..Default::default()
         };
         let mut workload = wire_workload::Workload {
             uid: format!("cluster//Pod/shop/{name}"),

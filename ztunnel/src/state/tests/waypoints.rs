@@ -30,7 +30,14 @@ fn replica(name: &str, address: [u8; 4]) -> Type {
         ..Port::default()
     }];
     Type::Workload(WireWorkload {
-        services: [(WAYPOINT.to_owned(), PortList { ports })].into(),
+        services: [(
+            WAYPOINT.to_owned(),
+            PortList {
+                ports,
+                ..PortList::default()
+            },
+        )]
+        .into(),
         service_account: "waypoint".into(),
         tunnel_protocol: TunnelProtocol::None.into(),
         ..workload(name, address)
@@ -44,7 +51,7 @@ fn a_bound_service_is_reached_through_the_waypoint_which_is_told_the_virtual_add
         Type::Workload(endpoint("web", ip(1), 8080)),
         replica("waypoint-1", ip(7)),
     ]);
-    let route = state.route(socket(VIP, 80), &[]).unwrap();
+    let route = state.route(None, socket(VIP, 80), &[]).unwrap();
     assert_eq!(route.target, socket(VIP, 80));
     assert_eq!(route.hbone, Some(socket(ip(7), 15008)));
     assert_eq!(
@@ -72,7 +79,7 @@ fn nothing_leads_past_a_waypoint_that_has_no_replica() {
     ] {
         let endpoint = Type::Workload(endpoint("web", ip(1), 8080));
         let state = state([bound(waypoint), endpoint].into_iter().chain(replica));
-        let error = state.route(socket(VIP, 80), &[]).unwrap_err();
+        let error = state.route(None, socket(VIP, 80), &[]).unwrap_err();
         assert_eq!(error.reason(), WAYPOINT_UNREACHABLE, "{error}");
         assert_eq!(error.service().unwrap().name, "web");
     }
@@ -82,10 +89,10 @@ fn nothing_leads_past_a_waypoint_that_has_no_replica() {
 fn a_replica_that_was_tried_is_left_out() {
     let replicas = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))];
     let state = state([bound(by_name())].into_iter().chain(replicas));
-    let first = state.route(socket(VIP, 80), &[]).unwrap();
+    let first = state.route(None, socket(VIP, 80), &[]).unwrap();
     assert!(first.others);
     let tried = [Arc::clone(&first.workload.unwrap().uid)];
-    let second = state.route(socket(VIP, 80), &tried).unwrap();
+    let second = state.route(None, socket(VIP, 80), &tried).unwrap();
     assert_ne!(second.hbone, first.hbone);
     assert!(!second.others);
 }
@@ -97,7 +104,7 @@ fn a_bound_workload_is_reached_through_the_waypoint_at_its_own_address() {
         ..workload("web", ip(1))
     });
     let state = state([bound, replica("waypoint-1", ip(7))]);
-    let route = state.route(socket(ip(1), 8080), &[]).unwrap();
+    let route = state.route(None, socket(ip(1), 8080), &[]).unwrap();
     assert_eq!(route.target, socket(ip(1), 8080));
     assert_eq!(route.hbone, Some(socket(ip(7), 15008)));
 }
@@ -112,7 +119,7 @@ fn a_waypoint_may_be_named_by_its_address() {
         hbone_mtls_port: 0,
     };
     let state = state([bound(by_address), replica("waypoint-1", ip(7))]);
-    let route = state.route(socket(VIP, 80), &[]).unwrap();
+    let route = state.route(None, socket(VIP, 80), &[]).unwrap();
     assert_eq!(route.hbone, Some(socket(ip(7), PORT_HBONE)));
 }
 
@@ -130,11 +137,11 @@ fn a_bound_service_whose_connections_would_pass_through_does_not_pass_its_waypoi
     };
     let unbound = state([passthrough(None)]);
     assert_eq!(
-        unbound.route(socket(VIP, 80), &[]).unwrap().target,
+        unbound.route(None, socket(VIP, 80), &[]).unwrap().target,
         socket(VIP, 80)
     );
     let bound = state([passthrough(Some(by_name()))]);
-    let error = bound.route(socket(VIP, 80), &[]).unwrap_err();
+    let error = bound.route(None, socket(VIP, 80), &[]).unwrap_err();
     assert_eq!(error.reason(), WAYPOINT_UNREACHABLE);
 }
 
@@ -142,7 +149,7 @@ fn a_bound_service_whose_connections_would_pass_through_does_not_pass_its_waypoi
 fn one_that_was_not_reached_is_avoided_while_there_are_others() {
     let replicas = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))];
     let state = state([bound(by_name())].into_iter().chain(replicas));
-    let route = |tried: &[_]| state.route(socket(VIP, 80), tried).unwrap();
+    let route = |tried: &[_]| state.route(None, socket(VIP, 80), tried).unwrap();
     let dead = route(&[]);
     dead.in_use.as_ref().unwrap().failed();
     let others: Vec<_> = (0..50).map(|_| route(&[])).collect();

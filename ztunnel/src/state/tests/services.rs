@@ -1,0 +1,220 @@
+//! How the fields of the Service API decide, and what is not understood.
+
+use ambit_wire::workload::EndpointHealth;
+use prost::Message;
+
+use super::*;
+
+fn on(node: &str, endpoint: WireWorkload) -> Type {
+    Type::Workload(WireWorkload {
+        node: node.into(),
+        ..endpoint
+    })
+}
+
+fn by_node(mode: load_balancing::Mode) -> Type {
+    Type::Service(WireService {
+        load_balancing: Some(LoadBalancing {
+            routing_preference: vec![load_balancing::Scope::Node.into()],
+            mode: mode.into(),
+            ..Default::default()
+        }),
+        ..service()
+    })
+}
+
+#[test]
+fn local_keeps_to_the_node_and_refuses_without_an_endpoint_there() {
+    let state = state([
+        by_node(load_balancing::Mode::Strict),
+        on("here", endpoint("a", ip(1), 80)),
+        on("there", endpoint("b", ip(2), 80)),
+    ]);
+    assert_eq!(
+        chosen(&state, 50).into_keys().collect::<Vec<_>>(),
+        [socket(ip(1), 80)]
+    );
+    let tried = [Arc::from("c//Pod/ns/a")];
+    let gone = state.route(None, socket(VIP, 80), &tried);
+    assert!(matches!(gone, Err(RouteError::NoHealthyEndpoint(_))));
+    remove(&state, "c//Pod/ns/a");
+    let none = state.route(None, socket(VIP, 80), &[]);
+    assert!(matches!(none, Err(RouteError::NoHealthyEndpoint(_))));
+}
+
+#[test]
+fn a_preferred_node_is_left_where_it_has_none_that_is_reached() {
+    let state = state([
+        by_node(load_balancing::Mode::Failover),
+        on("here", endpoint("a", ip(1), 80)),
+        on("there", endpoint("b", ip(2), 80)),
+    ]);
+    assert_eq!(
+        chosen(&state, 50).into_keys().collect::<Vec<_>>(),
+        [socket(ip(1), 80)]
+    );
+    let route = state.route(None, socket(VIP, 80), &[]).unwrap();
+    route.in_use.unwrap().failed();
+    assert_eq!(
+        chosen(&state, 50).into_keys().collect::<Vec<_>>(),
+        [socket(ip(2), 80)]
+    );
+}
+
+fn sticky(seconds: u32) -> Type {
+    Type::Service(WireService {
+        session_affinity_seconds: seconds,
+        ..service()
+    })
+}
+
+fn target(state: &MeshState, client: u8) -> SocketAddr {
+    let client = IpAddr::from(ip(client));
+    state.route(Some(client), socket(VIP, 80), &[]).unwrap().target
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_until_that_goes() {
+    let endpoints = (1..=5).map(|n| Type::Workload(endpoint(&format!("e{n}"), ip(n), 80)));
+    let state = state(endpoints.chain([sticky(10_800)]));
+    let of = |client| {
+        let first = target(&state, client);
+        assert!((0..20).all(|_| target(&state, client) == first));
+        first
+    };
+    let first: Vec<_> = (100..140).map(of).collect();
+    assert!(first.iter().any(|target| *target != first[0]), "clients differ");
+    // More endpoints take nobody away.
+    state.apply_addresses(&[], [set(Type::Workload(endpoint("e6", ip(6), 80)))]);
+    let again: Vec<_> = (100..140).map(|client| target(&state, client)).collect();
+    assert_eq!(first, again);
+    // One other takes the place of one that goes.
+    remove(&state, "c//Pod/ns/e1");
+    for (client, before) in (100..140).zip(first) {
+        let now = of(client);
+        assert!(now != socket(ip(1), 80));
+        assert!(before == socket(ip(1), 80) || now == before);
+    }
+}
+
+#[test]
+fn another_proxy_finds_the_same_endpoint_for_a_client() {
+    let mesh = || {
+        state(
+            (1..=5)
+                .map(|n| Type::Workload(endpoint(&format!("e{n}"), ip(n), 80)))
+                .chain([sticky(5)]),
+        )
+    };
+    let (one, other) = (mesh(), mesh());
+    for client in 100..120 {
+        assert_eq!(target(&one, client), target(&other, client));
+    }
+}
+
+#[test]
+fn an_endpoint_is_as_ready_as_its_slice_says() {
+    let with = |name: &str, last, health: EndpointHealth| {
+        let mut one = endpoint(name, ip(last), 80);
+        for list in one.services.values_mut() {
+            list.health = health.into();
+        }
+        Type::Workload(one)
+    };
+    let Type::Workload(unready) = with("b", 2, EndpointHealth::Ready) else {
+        unreachable!()
+    };
+    let unready = WireWorkload {
+        status: WorkloadStatus::Unhealthy.into(),
+        ..unready
+    };
+    let state = state([
+        Type::Service(service()),
+        with("a", 1, EndpointHealth::NotReady),
+        Type::Workload(unready),
+    ]);
+    assert_eq!(
+        chosen(&state, 20).into_keys().collect::<Vec<_>>(),
+        [socket(ip(2), 80)]
+    );
+}
+
+fn refused(state: &MeshState, destination: SocketAddr) -> bool {
+    matches!(
+        state.route(None, destination, &[]),
+        Err(RouteError::NotUnderstood(_))
+    )
+}
+
+#[test]
+fn what_is_new_and_not_understood_is_refused_instead_of_passed_through() {
+    let state = state([]);
+    let tunnel = WireWorkload {
+        tunnel_protocol: 9,
+        ..workload("a", ip(1))
+    };
+    let port = WireService {
+        ports: vec![Port {
+            service_port: 70_000,
+            ..Port::default()
+        }],
+        ..service()
+    };
+    state.apply_addresses(&[], [set(Type::Workload(tunnel)), set(Type::Service(port))]);
+    assert!(refused(&state, socket(ip(1), 8080)));
+    assert!(refused(&state, socket(VIP, 80)));
+    // Until it is understood, or gone.
+    state.apply_addresses(&[], [set(Type::Workload(workload("a", ip(1))))]);
+    assert!(!refused(&state, socket(ip(1), 8080)));
+    remove(&state, "ns/web.ns.svc.cluster.local");
+    assert!(!refused(&state, socket(VIP, 80)));
+}
+
+#[test]
+fn what_cannot_be_decoded_is_refused_by_the_address_that_can() {
+    let state = state([]);
+    let (name, good) = set(Type::Workload(workload("a", ip(1))));
+    // Field 1 of the workload (its name) as a number.
+    let mut inner = vec![0x08, 0x01];
+    let Some(Type::Workload(workload)) = good.r#type else {
+        unreachable!()
+    };
+    inner.extend(workload.encode_to_vec());
+    let mut bytes = vec![0x0a, u8::try_from(inner.len()).unwrap()];
+    bytes.extend(inner);
+    assert!(Address::decode(bytes.as_slice()).is_err());
+    state.refuse_undecodable(&name, &bytes);
+    assert!(refused(&state, socket(ip(1), 8080)));
+}
+
+#[test]
+fn what_requires_a_later_version_is_refused_though_an_earlier_one_was_there() {
+    let state = state([Type::Service(service()), Type::Workload(endpoint("a", ip(1), 80))]);
+    let later = WireService {
+        requires: vec!["later".into()],
+        ..service()
+    };
+    let (_, invalid) = state.apply_addresses(&[], [set(Type::Service(later))]);
+    assert_eq!(invalid[0].1, Invalid::Requires("later".into()));
+    assert!(refused(&state, socket(VIP, 80)));
+    let later = WireWorkload {
+        requires: vec!["later".into()],
+        ..endpoint("a", ip(1), 80)
+    };
+    let (moved, _) = state.apply_addresses(&[], [set(Type::Workload(later))]);
+    assert_eq!(moved, [Arc::from("c//Pod/ns/a")]);
+    assert!(refused(&state, socket(ip(1), 80)));
+}
+
+#[test]
+fn a_workload_that_comes_again_has_its_connections_judged_anew() {
+    let state = state([Type::Workload(workload("a", ip(1)))]);
+    remove(&state, "c//Pod/ns/a");
+    let changes = state.authorization_changed();
+    let named = WireWorkload {
+        authorization_policies: vec!["ns/only".into()],
+        ..workload("a", ip(1))
+    };
+    state.apply_addresses(&[], [set(Type::Workload(named))]);
+    assert!(changes.has_changed().unwrap());
+}
