@@ -159,3 +159,8 @@ pub struct EnforcedRule {
 
 #[cfg(test)]
 mod tests;
+    /// What of it cannot match as the cluster is: a port that is a Service's and no pod's, a principal that no service account has, a namespace
+    /// that does not exist, a selector that selects nothing. The first 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub warnings: Vec<String>,

@@ -288,6 +288,12 @@ pub struct MeshPods {
 }
 
 fn default_trust_domain() -> String {
+    /// What has probably another effect than intended: pods whose own label asks for the mesh, in namespaces that are not in it; nodes with
+    /// captured pods to which `placement` lets no ztunnel go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub warnings: Vec<String>,
+
     "cluster.local".to_owned()
 }
 

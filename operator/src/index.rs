@@ -19,6 +19,7 @@ mod service;
 mod shared;
 mod state;
 mod summary;
+mod warnings;
 mod waypoint;
 
 pub(crate) use applied::is_ours;

@@ -51,7 +51,14 @@ impl Index {
             update.authorizations.insert(name, Some(strict.encode_to_vec()));
         }
         self.flush_waypoints(&replanned, &mut update);
-        update.namespaces = dirty.namespaces;
+        // Warnings about rules depend on these.
+        update.namespaces = self.naming(dirty.namespaces.iter().chain(&dirty.accounts));
+        let services = dirty.services.into_iter().map(|key| key.namespace);
+        update.namespaces.extend(services.filter(|namespace| {
+            let ambient = self.ambient.get(namespace);
+            ambient.is_some_and(|a| a.rules.iter().any(|rule| !rule.ports.is_empty()))
+        }));
+        update.namespaces.extend(dirty.namespaces);
         update
             .namespaces
             .extend(dirty.pods.into_iter().map(|key| key.namespace));

@@ -12,6 +12,7 @@ use super::endpoints::Endpoints;
 use super::enrollment;
 use super::leaving::Leaving;
 use super::policy::{PolicyInForce, TargetError};
+use super::warnings;
 use super::waypoint::{Plan, Timer, WaypointLabels};
 use super::{
     AmbientRecord, MeshRecord, PodRecord, PolicyRecord, Registered, ReplicaSetRecord, ServiceRecord,
@@ -96,6 +97,8 @@ pub(super) struct Dirty {
     pub(super) plans: BTreeSet<String>,
     /// Policies of which another version may hold.
     pub(super) policies: BTreeSet<Key>,
+    /// Namespaces in which service accounts appeared or went.
+    pub(super) accounts: BTreeSet<String>,
     pub(super) node_config: bool,
 }
 
@@ -131,6 +134,10 @@ pub struct Index {
     /// Namespaces that exist.
     pub(super) existing: BTreeSet<String>,
     pub(super) ambient: BTreeMap<String, AmbientRecord>,
+    /// Service accounts that exist.
+    pub(super) accounts: BTreeSet<Key>,
+    /// Namespace → namespaces whose rules name it.
+    pub(super) named: BTreeMap<String, BTreeSet<String>>,
     pub(super) pods: BTreeMap<Key, PodRecord>,
     pub(super) services: BTreeMap<Key, ServiceRecord>,
     pub(super) policies: BTreeMap<Key, PolicyRecord>,
@@ -173,6 +180,8 @@ impl Index {
             labelled: BTreeSet::new(),
             existing: BTreeSet::new(),
             ambient: BTreeMap::new(),
+            accounts: BTreeSet::new(),
+            named: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
@@ -256,10 +265,33 @@ impl Index {
         if self.ambient.get(namespace) == record.as_ref() {
             return;
         }
-        match record {
-            Some(record) => self.ambient.insert(namespace.to_owned(), record),
+        let before = match record {
+            Some(record) => {
+                for name in warnings::named(&record) {
+                    let naming = self.named.entry(name.to_owned()).or_default();
+                    naming.insert(namespace.to_owned());
+                }
+                self.ambient.insert(namespace.to_owned(), record)
+            }
             None => self.ambient.remove(namespace),
         };
+        let now = self
+            .ambient
+            .get(namespace)
+            .map(warnings::named)
+            .unwrap_or_default();
+        for name in before
+            .iter()
+            .flat_map(warnings::named)
+            .filter(|name| !now.contains(name))
+        {
+            if let Some(naming) = self.named.get_mut(name) {
+                naming.remove(namespace);
+                if naming.is_empty() {
+                    self.named.remove(name);
+                }
+            }
+        }
         self.touch_namespace(namespace);
     }
 

@@ -1,6 +1,8 @@
 //! What the statuses say, counted from the index.
 
-use ambit_crds::{AuthorizationRule, Mode, MtlsMode};
+use std::collections::BTreeSet;
+
+use ambit_crds::{AuthorizationRule, Mode, MtlsMode, labels};
 
 use super::{Exclusion, Index, PodRecord, authorization, build};
 
@@ -28,6 +30,8 @@ pub struct RuleSummary {
     pub excluded: usize,
     /// What is wrong with it, when it cannot be sent.
     pub invalid: Option<String>,
+    /// What of it cannot match as things are.
+    pub warnings: Vec<String>,
 }
 
 /// A namespace in numbers.
@@ -74,6 +78,32 @@ pub struct MeshSummary {
     pub failed: usize,
     /// Namespaces that have such pods.
     pub failing_namespaces: Vec<String>,
+    /// Namespaces that are not in the mesh and have pods whose own label asks for it.
+    pub asking_pods: Vec<String>,
+    /// Nodes with captured pods.
+    pub nodes: BTreeSet<String>,
+}
+
+impl MeshSummary {
+    /// What has probably another effect than intended.
+    pub fn unheeded(&self) -> Vec<String> {
+        let namespaces: Vec<_> = self.asking_pods.iter().take(10).map(String::as_str).collect();
+        if namespaces.is_empty() {
+            return Vec::new();
+        }
+        let more = self.asking_pods.len() - namespaces.len();
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        vec![format!(
+            "pods have the label {}: {} in namespaces that are not in the mesh, where it does nothing: {}{more}. Label the namespace",
+            labels::DATAPLANE_MODE,
+            labels::DATAPLANE_MODE_AMBIENT,
+            namespaces.join(", ")
+        )]
+    }
 }
 
 /// Splits what the annotation has, `<Reason>: <message>`.
@@ -128,6 +158,7 @@ impl Index {
                 pods: 0,
                 excluded: 0,
                 invalid: authorization::encode(namespace, r).err().map(|e| e.to_string()),
+                warnings: self.rule_warnings(namespace, r),
             })
             .collect();
         for (key, pod) in self.pods_in(namespace) {
@@ -173,6 +204,16 @@ impl Index {
         };
         for (key, pod) in &self.pods {
             summary.captured += usize::from(pod.marked);
+            if pod.marked && !summary.nodes.contains(&pod.node) {
+                summary.nodes.insert(pod.node.clone());
+            }
+            let asks = pod.labels.get(labels::DATAPLANE_MODE).map(String::as_str);
+            if asks == Some(labels::DATAPLANE_MODE_AMBIENT)
+                && !self.asks(&key.namespace)
+                && summary.asking_pods.last() != Some(&key.namespace)
+            {
+                summary.asking_pods.push(key.namespace.clone());
+            }
             if failed(pod).is_some() && build::wanted(self.is_enrolled(&key.namespace), pod) {
                 summary.failed += 1;
                 if summary.failing_namespaces.last() != Some(&key.namespace) {

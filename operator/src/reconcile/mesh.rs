@@ -4,6 +4,7 @@ mod deletion;
 mod status;
 mod uninstall;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -191,6 +192,18 @@ impl MeshReconciler {
         // With the version that was read: a change in between makes it fail, and it is tried again.
         let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": mesh.metadata.resource_version}});
         let parameters = PatchParams {
+    /// Of nodes with captured pods that the ztunnels' placement leaves out.
+    fn without_ztunnel(&self, summary: &MeshSummary) -> Option<String> {
+        let ztunnels = self.component_pods(dataplane::ZTUNNEL);
+        let served: BTreeSet<_> = ztunnels.iter().map(|pod| &pod.node).collect();
+        let exist = self.objects.nodes();
+        let nodes = summary.nodes.iter();
+        let nodes = nodes.filter(|node| exist.contains_key(*node) && !served.contains(node));
+        let nodes: Vec<_> = nodes.cloned().collect();
+        let message = "placement lets no ztunnel go to nodes with captured pods, which have no network there";
+        (!nodes.is_empty()).then(|| format!("{message}: {}", status::named(&nodes)))
+    }
+
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..Default::default()
         };
@@ -210,7 +223,10 @@ impl MeshReconciler {
         let (summary, configuration) = self
             .index
             .read(|index| (index.mesh_summary(), index.configuration()));
-        let status = status::status(mesh, version, &agent, &ztunnel, &summary, configuration, finding);
+        let mut status = status::status(mesh, version, &agent, &ztunnel, &summary, configuration, finding);
+        if ztunnel.done {
+            status.warnings.extend(self.without_ztunnel(&summary));
+        }
         if mesh.status.as_ref() == Some(&status) {
             return Ok(());
         }

@@ -277,6 +277,10 @@ impl Server {
                         json!([{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}]);
                 }
                 (code, state.store(place, object))
+                // All of a status is the operator's.
+                if place != path {
+                    object["status"].take();
+                }
             }
             ("DELETE", Some(object)) => {
                 let wanted = body.pointer("/preconditions/uid").filter(|uid| !uid.is_null());

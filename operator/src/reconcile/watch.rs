@@ -87,7 +87,7 @@ pub async fn watch(
         steps(Api::<Service>::all(client.clone()), all.clone(), objects),
         steps(Api::<EndpointSlice>::all(client.clone()), all.clone(), objects),
         steps(Api::<Pod>::all(client.clone()), all.clone(), objects),
-        steps(Api::<Node>::all(client.clone()), all, objects),
+        steps(Api::<Node>::all(client.clone()), all.clone(), objects),
         steps(
             Api::<DaemonSet>::namespaced(client.clone(), namespace),
             applied.clone(),
@@ -96,7 +96,7 @@ pub async fn watch(
         steps(Api::<Deployment>::all(client.clone()), applied.clone(), objects),
         steps(
             Api::<PartialObjectMeta<ServiceAccount>>::all(client.clone()),
-            applied.clone(),
+            all,
             objects,
         ),
         steps(
@@ -369,19 +369,35 @@ impl Watched for ConfigMap {
     }
 }
 
-/// Of kinds that are written and not read: that they are there, and as they were applied, is enough.
+/// A kind of which only the metadata is read: that an object is there, and as it was applied, is enough.
+pub(super) trait Present: Resource<DynamicType = ()> {
+    /// An object of any origin appeared or is gone.
+    fn present(_: Key, _there: bool) -> Change {
+        Box::new(|_| ())
+    }
+}
+
+impl Present for ConfigMap {}
+impl Present for PodDisruptionBudget {}
+/// Those of others are known by name: rules name them.
+impl Present for ServiceAccount {
+    fn present(key: Key, there: bool) -> Change {
+        Box::new(move |index| index.set_account(&key, there))
+    }
+}
+
 impl<K> Watched for PartialObjectMeta<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Present + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     fn apply(self, key: &Key, objects: &Objects) -> Change {
         let live = Live::of(&self.metadata);
         objects.set_live(&K::kind(&()), key, live.ours.then_some(live));
-        Box::new(|_| ())
+        K::present(key.clone(), true)
     }
 
     fn remove(key: Key, objects: &Objects) -> Change {
         objects.set_live(&K::kind(&()), &key, None);
-        Box::new(|_| ())
+        K::present(key, false)
     }
 }

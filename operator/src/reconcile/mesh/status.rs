@@ -132,6 +132,7 @@ pub(super) fn status(
             desired: agent.desired,
             ready: agent.ready,
         }),
+        warnings: summary.unheeded(),
         enrolled_namespaces: Some(count(summary.enrolled_namespaces)),
         // Nothing is compared while there is no waypoint.
         configuration: (configuration.sidecar_model > 0).then_some(configuration),

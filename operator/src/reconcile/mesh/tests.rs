@@ -153,6 +153,20 @@ fn daemon_set(name: &str) -> String {
     format!("/apis/apps/v1/namespaces/ambit-system/daemonsets/{name}")
 }
 
+/// The data plane as the spec says on one node, in generation 2 of its DaemonSets.
+fn rolled_out(world: &World) {
+    for name in [dataplane::AGENT, dataplane::ZTUNNEL] {
+        let mut set = world.server.get(&daemon_set(name)).unwrap();
+        set["metadata"]["generation"] = json!(2);
+        set["status"] = json!({
+            "observedGeneration": 2, "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberMisscheduled": 0,
+            "updatedNumberScheduled": 1, "numberAvailable": 1, "numberReady": 1,
+        });
+        world.server.put(&daemon_set(name), set);
+    }
+    world.watch();
+}
+
 /// A node that is Ready, and its agent, which runs.
 fn node_with_agent(world: &World, finished: bool) {
     let annotations = if finished {
@@ -235,16 +249,7 @@ async fn a_mesh_rolls_out_once_and_what_was_changed_by_hand_is_put_right() {
     world.pass().await;
     assert_eq!(world.pass().await, [] as [String; 0]);
 
-    for name in [dataplane::AGENT, dataplane::ZTUNNEL] {
-        let mut set = world.server.get(&daemon_set(name)).unwrap();
-        set["metadata"]["generation"] = json!(2);
-        set["status"] = json!({
-            "observedGeneration": 2, "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberMisscheduled": 0,
-            "updatedNumberScheduled": 1, "numberAvailable": 1, "numberReady": 1,
-        });
-        world.server.put(&daemon_set(name), set);
-    }
-    world.watch();
+    rolled_out(&world);
     let writes = world.pass().await;
     let sets = writes.iter().filter(|w| w.contains("/daemonsets/")).count();
     assert_eq!(sets, 2, "somebody's change: applied again: {writes:?}");

@@ -99,6 +99,16 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
             ..Finding::degraded("WaypointFailing", format!("waypoint {name}: {why}"))
         };
     }
+    let warned = summary
+        .rules
+        .iter()
+        .find_map(|r| Some((&r.name, r.warnings.first()?)));
+    if let Some((name, warning)) = warned {
+        return Finding::ready(
+            "RuleCannotMatch",
+            format!("{captured}; rule {name} may not do what is meant: {warning}"),
+        );
+    }
     if to_capture == 0 {
         return Finding::ready("Enrolled", "pods are captured as they come");
     }
@@ -153,6 +163,7 @@ fn rule(rule: &RuleSummary, enrolled: bool) -> EnforcedRule {
         mode: rule.mode,
         enforced_by: if enforced { "ztunnel" } else { "nothing" }.to_owned(),
         pods: count(rule.pods),
+        warnings: rule.warnings.clone(),
     }
 }
 

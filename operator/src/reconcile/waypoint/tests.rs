@@ -111,9 +111,9 @@ impl World {
         self.of::<PartialObjectMeta<ConfigMap>>(ROOT);
         self.of::<ConfigMap>(REGISTER);
         self.of::<ReplicaSet>(SET);
+        self.of::<PartialObjectMeta<ServiceAccount>>(ACCOUNT);
         // By label.
         self.see::<Deployment>(DEPLOYMENT, self.server.labelled(DEPLOYMENT));
-        self.see::<PartialObjectMeta<ServiceAccount>>(ACCOUNT, self.server.labelled(ACCOUNT));
         self.see::<PartialObjectMeta<PodDisruptionBudget>>(BUDGET, self.server.labelled(BUDGET));
     }
 

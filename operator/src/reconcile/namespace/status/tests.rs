@@ -28,6 +28,7 @@ fn rule_summary(pods: usize, excluded: usize) -> RuleSummary {
         pods,
         excluded,
         invalid: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -237,4 +238,22 @@ fn a_waypoint_that_cannot_be_made_is_told_and_waypoints_are_listed() {
     }];
     let status = status(&object, &summary, waypoints.clone(), &found);
     assert_eq!(status.waypoints, waypoints);
+}
+
+#[test]
+fn a_rule_that_cannot_match_is_said_and_changes_no_condition() {
+    let warning = "port 80 is a port of Service s".to_owned();
+    let summary = NamespaceSummary {
+        captured: 1,
+        rules: vec![RuleSummary {
+            warnings: vec![warning.clone()],
+            ..rule_summary(1, 0)
+        }],
+        ..enrolled()
+    };
+    let found = finding(&summary, &BTreeMap::new());
+    assert!(found.ready && !found.degraded && found.message.contains(&warning));
+    let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
+    let status = status(&object, &summary, Vec::new(), &found);
+    assert_eq!(status.rules[0].warnings, [warning]);
 }
