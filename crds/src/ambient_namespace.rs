@@ -7,7 +7,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AuthorizationRule, Mode, NamespaceMtls, Scaling, WaypointStatus};
+use crate::{
+    AuthorizationRule, Mode, NamespaceMtls, Placement, PullSecret, Resources, Scaling, WaypointStatus,
+};
 
 /// Settings of a namespace.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -58,6 +60,28 @@ pub struct AmbientNamespaceSpec {
     /// label `istio.io/use-waypoint` asks for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waypoint: Option<Scaling>,
+
+    /// Settings of the pods of the namespace's waypoints, where they differ from the Mesh's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waypoint_pods: Option<WaypointPods>,
+}
+
+/// Pods of waypoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WaypointPods {
+    /// Where they go; `waypoint.placement` of the Mesh where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+
+    /// CPU and memory of each; `waypoint.resources` of the Mesh where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
+    /// Secrets of this namespace for pulling the image; `imagePullSecrets` of the Mesh where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub image_pull_secrets: Option<Vec<PullSecret>>,
 }
 
 /// Whether a namespace's pods are captured.
@@ -155,12 +179,12 @@ pub struct EnforcedRule {
     pub enforced_by: String,
     /// How many captured pods it protects.
     pub pods: i32,
-}
-
-#[cfg(test)]
-mod tests;
     /// What of it cannot match as the cluster is: a port that is a Service's and no pod's, a principal that no service account has, a namespace
     /// that does not exist, a selector that selects nothing. The first 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub warnings: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,10 @@ fn definition(crd: &CustomResourceDefinition) -> Result<(String, String), Genera
         crd: name.clone(),
         source,
     })?;
+    if crd.spec.names.kind == "WaypointPolicy" {
+        // As GEP-713 has it: what it says of a namespace is inherited by the namespace's Services.
+        json["metadata"]["labels"] = json!({"gateway.networking.k8s.io/policy": "Inherited"});
+    }
     adapt(&mut json);
     let yaml = serde_yaml::to_string(&json).map_err(|source| GenerateError::Yaml {
         crd: name.clone(),

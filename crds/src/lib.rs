@@ -14,20 +14,22 @@ mod generate;
 pub mod labels;
 mod mesh;
 mod mtls;
+mod pods;
 mod waypoint;
 mod waypoint_policy;
 
 pub use ambient_namespace::{
     AmbientNamespace, AmbientNamespaceSpec, AmbientNamespaceStatus, EnforcedRule, Enrollment, FailedPod,
-    NamespacePods,
+    NamespacePods, WaypointPods,
     rule::{Action, AuthorizationRule, Mode, PodSelector, Source},
 };
 pub use generate::{GenerateError, generate};
 pub use mesh::{
-    AccessLog, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, MeshWaypoint, Resources,
+    AccessLog, Agent, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, MeshWaypoint,
     Telemetry, Ztunnel, ZtunnelStatus,
 };
 pub use mtls::{Mtls, MtlsMode, NamespaceMtls};
+pub use pods::{Placement, PullSecret, Resources, Rollout};
 pub use waypoint::{ConfigurationStatus, Scaling, WaypointStatus};
 pub use waypoint_policy::{
     PolicyAncestor, TargetKind, TargetRef, VersionInForce, WaypointPolicy, WaypointPolicySpec,

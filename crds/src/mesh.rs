@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigurationStatus, Mtls, Scaling};
+use crate::{ConfigurationStatus, Mtls, Placement, PullSecret, Resources, Rollout, Scaling};
 
 /// Settings of the mesh.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -58,6 +59,23 @@ pub struct MeshSpec {
     #[serde(default)]
     pub ztunnel: Ztunnel,
 
+    /// The node agents.
+    #[serde(default)]
+    pub agent: Agent,
+
+    /// Where agents and ztunnels go. By default to every Linux node, whatever its taints, with the priority class `system-node-critical`.
+    /// Captured pods on a node that is taken out have no ztunnel, and with that no network: `status.warnings` names such nodes. Drain the node
+    /// first.
+    #[serde(default)]
+    pub placement: Placement,
+
+    /// Secrets for pulling the images of agents, ztunnels and waypoints; those of the chart (`image.pullSecrets`) where none are given. The
+    /// kubelet reads them in the pod's own namespace: for a waypoint they must be in the waypoint's namespace, as the operator copies no
+    /// Secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub image_pull_secrets: Vec<PullSecret>,
+
     /// The waypoints; they appear in the namespaces that need one.
     #[serde(default)]
     pub waypoint: MeshWaypoint,
@@ -74,6 +92,9 @@ impl Default for MeshSpec {
             identity: Identity::default(),
             mtls: Mtls::default(),
             ztunnel: Ztunnel::default(),
+            agent: Agent::default(),
+            placement: Placement::default(),
+            image_pull_secrets: Vec::new(),
             waypoint: MeshWaypoint::default(),
             telemetry: Telemetry::default(),
         }
@@ -123,15 +144,52 @@ pub struct Ztunnel {
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
     #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainDeadline must be at most 24h"))]
     pub drain_deadline: String,
+
+    /// How fast ztunnels are replaced.
+    #[serde(default)]
+    pub rollout: Rollout,
 }
 
 impl Default for Ztunnel {
     fn default() -> Self {
         Self {
+            rollout: Rollout::default(),
             resources: Resources::default(),
             log_level: default_log_level(),
             drain_deadline: default_drain_deadline(),
         }
+    }
+}
+
+/// The node agents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// CPU and memory of each agent. Defaults to requests of cpu 20m and memory 32Mi, and no limits.
+    #[serde(default = "agent_resources")]
+    pub resources: Resources,
+
+    /// How fast agents are replaced. Connections need no agent; pods that start and captures on its node wait.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            resources: agent_resources(),
+            rollout: Rollout::default(),
+        }
+    }
+}
+
+fn agent_resources() -> Resources {
+    Resources {
+        requests: BTreeMap::from([
+            ("cpu".to_owned(), Quantity("20m".to_owned())),
+            ("memory".to_owned(), Quantity("32Mi".to_owned())),
+        ]),
+        limits: BTreeMap::new(),
     }
 }
 
@@ -154,6 +212,10 @@ pub struct MeshWaypoint {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
         .message("maxConnectionAge must be between 1s and 24h"))]
     pub max_connection_age: String,
+
+    /// Where waypoints go; an AmbientNamespace can say otherwise.
+    #[serde(default)]
+    pub placement: Placement,
 }
 
 impl Default for MeshWaypoint {
@@ -162,31 +224,7 @@ impl Default for MeshWaypoint {
             scaling: Scaling::default(),
             resources: Resources::default(),
             max_connection_age: default_max_connection_age(),
-        }
-    }
-}
-
-/// Compute resources of a container.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Resources {
-    /// What the scheduler sets aside on the node, by resource name (cpu, memory). Defaults to cpu 100m and memory 64Mi.
-    #[serde(default = "default_requests")]
-    #[schemars(schema_with = "quantities")]
-    pub requests: BTreeMap<String, Quantity>,
-
-    /// The most that the container may use, by resource name. No limits by default: a proxy that is throttled or killed
-    /// slows or breaks every pod of its node.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "quantities")]
-    pub limits: BTreeMap<String, Quantity>,
-}
-
-impl Default for Resources {
-    fn default() -> Self {
-        Self {
-            requests: default_requests(),
-            limits: BTreeMap::new(),
+            placement: Placement::default(),
         }
     }
 }
@@ -250,6 +288,12 @@ pub struct MeshStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<MeshPods>,
 
+    /// What has probably another effect than intended: pods whose own label asks for the mesh, in namespaces that are not in it; nodes with
+    /// captured pods to which `placement` lets no ztunnel go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub warnings: Vec<String>,
+
     /// What waypoints were told, against what sidecars would have been told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<ConfigurationStatus>,
@@ -288,12 +332,6 @@ pub struct MeshPods {
 }
 
 fn default_trust_domain() -> String {
-    /// What has probably another effect than intended: pods whose own label asks for the mesh, in namespaces that are not in it; nodes with
-    /// captured pods to which `placement` lets no ztunnel go.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    pub warnings: Vec<String>,
-
     "cluster.local".to_owned()
 }
 
@@ -311,25 +349,6 @@ fn default_log_level() -> String {
 
 fn default_drain_deadline() -> String {
     "1m".to_owned()
-}
-
-/// A map of quantities, as Kubernetes' own definitions write them.
-fn quantities(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "maxProperties": 8,
-        "additionalProperties": {
-            "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
-            "x-kubernetes-int-or-string": true,
-        },
-    })
-}
-
-fn default_requests() -> BTreeMap<String, Quantity> {
-    BTreeMap::from([
-        ("cpu".to_owned(), Quantity("100m".to_owned())),
-        ("memory".to_owned(), Quantity("64Mi".to_owned())),
-    ])
 }
 
 #[cfg(test)]

@@ -24,11 +24,14 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
             "trustDomain": "cluster.local",
             "identity": {"leafTTL": "24h"},
             "mtls": {"mode": "Permissive"},
-            "ztunnel": {"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}, "logLevel": "info", "drainDeadline": "1m"},
+            "ztunnel": {"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}, "logLevel": "info", "drainDeadline": "1m", "rollout": {"nodesAtOnce": "10%"}},
+            "agent": {"resources": {"requests": {"cpu": "20m", "memory": "32Mi"}}, "rollout": {"nodesAtOnce": "10%"}},
+            "placement": {},
             "waypoint": {
                 "scaling": {},
                 "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
                 "maxConnectionAge": "10s",
+                "placement": {},
             },
             "telemetry": {"accessLog": "Enabled"},
         })
@@ -121,4 +124,68 @@ fn durations_parse() {
     let error = crate::parse_duration("soon").unwrap_err().to_string();
     assert!(error.contains("\"soon\" is no duration"), "{error}");
     assert!(crate::parse_duration("-1s").is_err());
+}
+
+#[test]
+fn placements_are_checked() {
+    let tolerations = |toleration: Value| {
+        refused(&mesh(
+            "default",
+            json!({"placement": {"tolerations": [toleration]}}),
+        ))
+    };
+    for good in [
+        json!({"operator": "Exists"}),
+        json!({"key": "dedicated", "value": "mesh", "effect": "NoSchedule"}),
+        json!({"key": "dedicated", "operator": "Exists", "tolerationSeconds": 30, "effect": "NoExecute"}),
+    ] {
+        assert_eq!(tolerations(good), "");
+    }
+    for (bad, message) in [
+        (
+            json!({"key": "k", "operator": "Exist"}),
+            "operator of a toleration",
+        ),
+        (json!({"key": "k", "effect": "NoRun"}), "effect of a toleration"),
+        (json!({"value": "v"}), "without a key needs operator: Exists"),
+        (
+            json!({"key": "k", "operator": "Exists", "value": "v"}),
+            "takes no value",
+        ),
+    ] {
+        let messages = tolerations(bad);
+        assert!(messages.contains(message), "{messages}");
+    }
+    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}});
+    let object = mesh(
+        "default",
+        json!({"placement": {"affinity": affinity}, "imagePullSecrets": [{"name": "registry"}]}),
+    );
+    assert_eq!(refused(&object), "");
+    let read: Mesh = serde_json::from_value(object).unwrap();
+    assert_eq!(read.spec.placement.affinity, Some(affinity));
+    assert_eq!(read.spec.image_pull_secrets[0].name, "registry");
+}
+
+#[test]
+fn rollouts_are_numbers_or_percentages() {
+    for (nodes, accepted) in [
+        ("1", true),
+        ("5000", true),
+        ("1%", true),
+        ("100%", true),
+        ("0", false),
+        ("0%", false),
+        ("101%", false),
+        ("10 %", false),
+        ("ten", false),
+    ] {
+        for part in ["agent", "ztunnel"] {
+            let messages = refused(&mesh(
+                "default",
+                json!({part: {"rollout": {"nodesAtOnce": nodes}}}),
+            ));
+            assert_eq!(messages.is_empty(), accepted, "{part} {nodes}: {messages}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ mod agent;
 mod ztunnel;
 
 use ambit_crds::labels;
-use ambit_crds::{AccessLog, MeshSpec};
+use ambit_crds::{AccessLog, MeshSpec, Placement};
 use ambit_wire::names;
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
@@ -25,12 +25,21 @@ const ROOT_KEY: &str = "root-cert.pem";
 
 /// Everything the data plane needs, in the order to apply it.
 pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
+    // The host's ports and files allow one agent of a node at a time. Connections go on without it.
+    let agents = json!({ "maxUnavailable": mesh.agent.rollout.at_once(), "maxSurge": 0 });
+    // The new ztunnel takes over the pods' sockets before the old one drains: nothing waits for either.
+    let ztunnels = json!({ "maxUnavailable": 0, "maxSurge": mesh.ztunnel.rollout.at_once() });
     let mut objects = vec![
         service_account(&settings.namespace, AGENT),
         service_account(&settings.namespace, ZTUNNEL_ACCOUNT),
         root(settings, &settings.namespace),
-        daemon_set(settings, AGENT, &ONE_BY_ONE, agent::pod_template(settings, mesh)),
-        daemon_set(settings, ZTUNNEL, &SURGE, ztunnel::pod_template(settings, mesh)),
+        daemon_set(settings, AGENT, &agents, agent::pod_template(settings, mesh)),
+        daemon_set(
+            settings,
+            ZTUNNEL,
+            &ztunnels,
+            ztunnel::pod_template(settings, mesh),
+        ),
     ];
     for rendered in &mut objects {
         let object_labels = own_labels(&rendered.name);
@@ -77,48 +86,51 @@ pub(super) fn service_account(namespace: &str, name: &str) -> Rendered {
     }
 }
 
-/// How a DaemonSet's pods are replaced on a node: how many may be missing, and how many may be there besides.
-struct Replacement {
-    unavailable: u32,
-    surge: u32,
-}
-
-/// The host's ports and files allow one agent at a time. Connections go on without it.
-const ONE_BY_ONE: Replacement = Replacement {
-    unavailable: 1,
-    surge: 0,
-};
-/// The new ztunnel takes over the pods' sockets before the old one drains: nothing waits for either.
-const SURGE: Replacement = Replacement {
-    unavailable: 0,
-    surge: 1,
-};
-
-fn daemon_set(settings: &Settings, name: &str, replacement: &Replacement, template: Value) -> Rendered {
+/// A DaemonSet whose pods are replaced by `update`: `maxUnavailable` and `maxSurge`.
+fn daemon_set(settings: &Settings, name: &str, update: &Value, template: Value) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("apps", "v1", "DaemonSet"),
         namespace: settings.namespace.clone(),
         name: name.to_owned(),
         object: json!({ "spec": {
             "selector": { "matchLabels": own_labels(name) },
-            "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": {
-                "maxUnavailable": replacement.unavailable, "maxSurge": replacement.surge,
-            } },
+            "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": update },
             "template": template,
         } }),
     }
 }
 
+/// Lays settings over what pods have by default: where they go, and with which Secrets their images are pulled.
+pub(super) fn place(spec: &mut Value, placement: &Placement, secrets: &[&str]) {
+    if !secrets.is_empty() {
+        spec["imagePullSecrets"] = secrets.iter().map(|name| json!({ "name": name })).collect();
+    }
+    for (label, value) in &placement.node_selector {
+        spec["nodeSelector"][label] = json!(value);
+    }
+    spec["nodeSelector"]["kubernetes.io/os"] = json!("linux");
+    if !placement.tolerations.is_empty() {
+        spec["tolerations"] = json!(placement.tolerations);
+    }
+    if let Some(affinity) = &placement.affinity {
+        spec["affinity"] = affinity.clone();
+    }
+    if let Some(class) = &placement.priority_class_name {
+        spec["priorityClassName"] = json!(class);
+    }
+}
+
 /// What the pods on every node have alike, laid under `spec`.
-fn pod(name: &str, account: &str, mut spec: Value) -> Value {
+fn pod(settings: &Settings, mesh: &MeshSpec, name: &str, account: &str, mut spec: Value) -> Value {
     let mut pod_labels = own_labels(name);
     pod_labels["app"] = json!(name);
     pod_labels[labels::DATAPLANE_MODE] = json!(labels::DATAPLANE_MODE_NONE);
     spec["serviceAccountName"] = json!(account);
     spec["automountServiceAccountToken"] = json!(false);
     spec["priorityClassName"] = json!("system-node-critical");
-    spec["nodeSelector"] = json!({ "kubernetes.io/os": "linux" });
     spec["tolerations"] = json!([{ "operator": "Exists" }]);
+    let secrets = settings.pull_secrets(&mesh.image_pull_secrets);
+    place(&mut spec, &mesh.placement, &secrets);
     json!({ "metadata": { "labels": pod_labels }, "spec": spec })
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ambit_crds::{Mesh, MeshStatus, labels};
+use ambit_crds::{Mesh, MeshSpec, MeshStatus, labels};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
@@ -106,6 +106,11 @@ impl MeshReconciler {
                 .await?;
             return Ok(None);
         }
+        if let Some(mistake) = mistake(&mesh.spec) {
+            self.write_status(&mesh, &Finding::degraded("SpecInvalid", mistake))
+                .await?;
+            return Ok(None);
+        }
         if !mesh.finalizers().iter().any(|f| f == labels::FINALIZER) {
             let finalizers = mesh
                 .finalizers()
@@ -187,11 +192,6 @@ impl MeshReconciler {
             .collect()
     }
 
-    async fn set_finalizers(&self, mesh: &Mesh, finalizers: Vec<String>) -> Result<(), ReconcileError> {
-        let api: Api<Mesh> = Api::all(self.client.clone());
-        // With the version that was read: a change in between makes it fail, and it is tried again.
-        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": mesh.metadata.resource_version}});
-        let parameters = PatchParams {
     /// Of nodes with captured pods that the ztunnels' placement leaves out.
     fn without_ztunnel(&self, summary: &MeshSummary) -> Option<String> {
         let ztunnels = self.component_pods(dataplane::ZTUNNEL);
@@ -204,6 +204,11 @@ impl MeshReconciler {
         (!nodes.is_empty()).then(|| format!("{message}: {}", status::named(&nodes)))
     }
 
+    async fn set_finalizers(&self, mesh: &Mesh, finalizers: Vec<String>) -> Result<(), ReconcileError> {
+        let api: Api<Mesh> = Api::all(self.client.clone());
+        // With the version that was read: a change in between makes it fail, and it is tried again.
+        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": mesh.metadata.resource_version}});
+        let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..Default::default()
         };
@@ -263,6 +268,17 @@ impl MeshReconciler {
                 .await;
         }
     }
+}
+
+/// What the API server would refuse of what is made from the spec.
+fn mistake(spec: &MeshSpec) -> Option<String> {
+    let all = [
+        ("ztunnel", &spec.ztunnel.resources),
+        ("agent", &spec.agent.resources),
+        ("waypoint", &spec.waypoint.resources),
+    ];
+    all.into_iter()
+        .find_map(|(part, resources)| Some(format!("spec.{part}.resources: {}", resources.mistake()?)))
 }
 
 /// A status as Server-Side Apply takes it.

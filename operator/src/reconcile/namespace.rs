@@ -16,7 +16,7 @@ use tracing::{debug, info};
 use super::conditions::Finding;
 use super::mesh::status_patch;
 use super::recorder::Events;
-use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found, waypoint};
+use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found, leaving, waypoint};
 use crate::index::{AmbientRecord, NamespaceSummary, SharedIndex};
 
 /// Reconciles AmbientNamespaces.
@@ -99,11 +99,16 @@ impl NamespaceReconciler {
         {
             Ok(_) => {}
             // The namespace is on its way out, or the object was made by somebody else meanwhile.
-            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {
-                debug!(%namespace, error = %status.message, "no AmbientNamespace was made");
+            Err(error) if leaving(&error) || is_conflict(&error) => {
+                debug!(%namespace, %error, "no AmbientNamespace was made");
                 return Ok(());
             }
             Err(error) => {
+                let note = format!(
+                    "its pods are captured, and no AmbientNamespace can be made for its status: {error}"
+                );
+                self.send(namespace, EventType::Warning, "NoAmbientNamespace", &note)
+                    .await;
                 return Err(ReconcileError::api(format!("AmbientNamespace of {namespace}"))(
                     error,
                 ));
@@ -199,8 +204,12 @@ impl NamespaceReconciler {
         }
     }
 
-    /// An Event on the namespace, which stands in it.
     async fn tell(&self, namespace: &str, reason: &str, note: &str) {
+        self.send(namespace, EventType::Normal, reason, note).await;
+    }
+
+    /// An Event on the namespace, which stands in it.
+    async fn send(&self, namespace: &str, kind: EventType, reason: &str, note: &str) {
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Namespace".to_owned()),
@@ -208,15 +217,17 @@ impl NamespaceReconciler {
             namespace: Some(namespace.to_owned()),
             ..Default::default()
         };
-        self.events
-            .publish_on(&reference, EventType::Normal, reason, note)
-            .await;
+        self.events.publish_on(&reference, kind, reason, note).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ambit_crds::{Mesh, MeshSpec};
+
     use super::*;
+    use crate::index::{Config, MeshRecord};
+    use crate::reconcile::testing::Server;
 
     fn record(ours: bool) -> AmbientRecord {
         AmbientRecord {
@@ -267,5 +278,32 @@ mod tests {
         ] {
             assert_eq!(step(summary, object), expected, "{summary:?} {object:?}");
         }
+    }
+
+    /// As an admission webhook or a quota does. Enrolment needs no object, so nothing else would show it.
+    #[tokio::test]
+    async fn a_refused_object_is_an_event_on_the_namespace() {
+        let server = Server::default();
+        server.refuse(
+            "/apis/ambit.dev/v1alpha1/namespaces/shop/ambientnamespaces/ambient",
+            true,
+        );
+        let index = Arc::new(SharedIndex::new(Config::default()));
+        let mesh = Mesh::new("default", MeshSpec::default());
+        index.change(|index| {
+            index.set_mesh(Some(MeshRecord::of(&mesh)));
+            index.set_namespace("shop", Some(true));
+        });
+        let events = Events::new(server.client(), "op");
+        let reconciler = NamespaceReconciler::new(server.client(), index, Arc::default(), events);
+        assert!(reconciler.reconcile("shop", &BTreeMap::new()).await.is_err());
+        let events = server.events_about(|about| about["kind"] == "Namespace" && about["name"] == "shop");
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].0, "NoAmbientNamespace");
+        assert!(
+            events[0].1.contains("no AmbientNamespace can be made"),
+            "{}",
+            events[0].1
+        );
     }
 }

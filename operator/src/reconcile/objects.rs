@@ -108,6 +108,11 @@ impl Objects {
             .collect()
     }
 
+    /// A pod that bears Ambit's label.
+    pub(super) fn own_pod(&self, key: &Key) -> Option<Arc<OwnPod>> {
+        get(&self.pods, key)
+    }
+
     /// Whether each node is Ready, by name.
     pub(super) fn nodes(&self) -> BTreeMap<String, bool> {
         self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -11,8 +11,6 @@ const LONGEST: usize = 512;
 pub(super) struct OwnPod {
     /// Label `app.kubernetes.io/name`.
     pub(super) component: String,
-    /// The waypoint that its label names.
-    pub(super) waypoint: Option<String>,
     /// `app.kubernetes.io/version`.
     pub(super) version: Option<String>,
     /// `spec.nodeName`; empty while it is not scheduled.
@@ -39,7 +37,6 @@ impl OwnPod {
         let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         Some(Self {
             component: label(labels::NAME).unwrap_or_default(),
-            waypoint: label(labels::WAYPOINT_NAME),
             version: label(labels::VERSION),
             node: pod
                 .spec

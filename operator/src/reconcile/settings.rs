@@ -1,5 +1,7 @@
 //! What the operator is told by its environment.
 
+use ambit_crds::PullSecret;
+
 /// Where the data plane's images come from.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImageSettings {
@@ -20,6 +22,13 @@ pub struct ImageSettings {
         default_value = "IfNotPresent"
     )]
     pub pull_policy: String,
+    /// Names of Secrets for pulling them, where the Mesh names none.
+    #[arg(
+        long = "image-pull-secrets",
+        env = "AMBIT_IMAGE_PULL_SECRETS",
+        value_delimiter = ','
+    )]
+    pub pull_secrets: Vec<String>,
 }
 
 /// What every reconciler needs to know.
@@ -42,6 +51,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Names of the Secrets for pulling a pod's image: those that are `given`, or the chart's.
+    pub(super) fn pull_secrets<'a>(&'a self, given: &'a [PullSecret]) -> Vec<&'a str> {
+        if !given.is_empty() {
+            return given.iter().map(|secret| &*secret.name).collect();
+        }
+        let ours = self.images.pull_secrets.iter();
+        ours.map(|name| &**name).filter(|name| !name.is_empty()).collect()
+    }
+
     /// An image of Ambit's.
     pub(super) fn image(&self, name: &str) -> String {
         format!("{}/{name}:{}", self.images.registry, self.images.tag)

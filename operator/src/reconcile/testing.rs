@@ -23,6 +23,7 @@ pub(super) fn settings() -> Settings {
             registry: "registry.example/ambit".into(),
             tag: "1.2.3".into(),
             pull_policy: "IfNotPresent".into(),
+            pull_secrets: Vec::new(),
         },
         cluster_id: "Kubernetes".into(),
         cluster_domain: "cluster.local".into(),
@@ -186,11 +187,16 @@ impl Server {
 
     /// Reason and note of the Events about the object of this UID.
     pub(super) fn events(&self, uid: &str) -> Vec<(String, String)> {
+        self.events_about(|regarding| regarding["uid"] == uid)
+    }
+
+    /// The same of the objects that `about` picks.
+    pub(super) fn events_about(&self, about: impl Fn(&Value) -> bool) -> Vec<(String, String)> {
         let state = self.0.lock().unwrap();
         let events = state.objects.iter().filter(|(path, _)| path.contains("/events/"));
-        let about = events.filter(|(_, event)| event["regarding"]["uid"] == uid);
+        let events = events.filter(|(_, event)| about(&event["regarding"]));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        about
+        events
             .map(|(_, event)| (text(&event["reason"]), text(&event["note"])))
             .collect()
     }
@@ -271,16 +277,16 @@ impl Server {
                     let before = before.map(|e| e["fieldsV1"].clone()).unwrap_or_default();
                     give_up(&mut object, &before, owned);
                 }
+                // All of a status is the operator's.
+                if place != path {
+                    object["status"].take();
+                }
                 merge(&mut object, body);
                 if let Some(owned) = owned {
                     object["metadata"]["managedFields"] =
                         json!([{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": owned}]);
                 }
                 (code, state.store(place, object))
-                // All of a status is the operator's.
-                if place != path {
-                    object["status"].take();
-                }
             }
             ("DELETE", Some(object)) => {
                 let wanted = body.pointer("/preconditions/uid").filter(|uid| !uid.is_null());

@@ -100,15 +100,24 @@ impl WaypointReconciler {
         let wanted = waypoints.into_iter().filter(|w| w.wanted);
         wanted
             .filter_map(|w| {
-                let trouble = self.trouble(&Key::new(namespace, w.name.clone()))?;
+                let trouble = self.trouble(namespace, &w)?;
                 Some((w.name, trouble))
             })
             .collect()
     }
 
-    fn trouble(&self, waypoint: &Key) -> Option<String> {
-        let met = lock(&self.troubles).get(waypoint).map(|(text, _)| text.clone());
-        met.or_else(|| status::trouble(self.objects.deployment(waypoint)?.as_ref()))
+    fn trouble(&self, namespace: &str, waypoint: &WaypointSummary) -> Option<String> {
+        let key = Key::new(namespace, waypoint.name.clone());
+        let met = lock(&self.troubles).get(&key).map(|(text, _)| text.clone());
+        // What a pod waits for is known in a moment; the Deployment reports it after ten minutes.
+        let of_pods = || {
+            waypoint.pods.iter().find_map(|replica| {
+                let pod = self.objects.own_pod(&Key::new(namespace, replica.name.clone()))?;
+                Some(format!("pod {}: {}", replica.name, pod.trouble.as_ref()?))
+            })
+        };
+        met.or_else(of_pods)
+            .or_else(|| status::trouble(self.objects.deployment(&key)?.as_ref()))
     }
 
     fn met(&self, waypoint: &Key, trouble: String) {
@@ -243,6 +252,7 @@ impl WaypointReconciler {
             return Ok(());
         }
         let deployment = self.objects.deployment(key);
+        let ambient = self.objects.ambient(&key.namespace);
         let replicas = self
             .autoscaler
             .replicas(key, &waypoint.scaling, deployment.as_deref());
@@ -250,7 +260,12 @@ impl WaypointReconciler {
             key,
             replicas,
             least: waypoint.scaling.min,
+            pods: ambient.as_ref().and_then(|a| a.spec.waypoint_pods.as_ref()),
         };
+        if let Some(mistake) = wanted.resources(mesh).mistake() {
+            self.met(key, format!("resources of its pods: {mistake}"));
+            return Ok(());
+        }
         let mut applied = Ok(());
         for object in render::render(&self.settings, mesh, &wanted) {
             applied = self.apply(key, object).await;
@@ -363,7 +378,7 @@ impl WaypointReconciler {
                 let key = Key::new(namespace, waypoint.name.clone());
                 let deployment = self.objects.deployment(&key);
                 let fleet = Fleet {
-                    trouble: self.trouble(&key),
+                    trouble: self.trouble(namespace, waypoint),
                     ready: waypoint.ready(),
                     desired: deployment.as_deref().map_or(0, status::desired),
                 };

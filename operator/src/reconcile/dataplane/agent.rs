@@ -46,6 +46,8 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let mut readiness = probe("/healthz/ready");
     readiness["periodSeconds"] = json!(2);
     pod(
+        settings,
+        mesh,
         AGENT,
         AGENT,
         json!({
@@ -66,7 +68,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
                     "readOnlyRootFilesystem": true,
                     "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"] },
                 },
-                "resources": { "requests": { "cpu": "20m", "memory": "32Mi" } },
+                "resources": mesh.agent.resources,
                 "volumeMounts": mounts,
             }],
             "volumes": volumes,

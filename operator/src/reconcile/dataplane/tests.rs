@@ -136,3 +136,85 @@ fn what_the_api_server_records_of_it_covers_all_of_it() {
         }
     }
 }
+
+/// Those of the chart, unless the Mesh names some.
+#[test]
+fn images_are_pulled_with_secrets() {
+    let secrets = |settings: &Settings, mesh: &MeshSpec| {
+        let rendered = render(settings, mesh).into_iter();
+        let of_pods = rendered.filter(|r| r.gvk.kind == "DaemonSet").map(|r| {
+            let set: DaemonSet = serde_json::from_value(r.object).unwrap();
+            let secrets = set.spec.unwrap().template.spec.unwrap().image_pull_secrets;
+            secrets.map(|all| all.into_iter().map(|s| s.name).collect::<Vec<_>>())
+        });
+        of_pods.collect::<Vec<_>>()
+    };
+    let mut settings = settings();
+    settings.images.pull_secrets = vec![String::new()];
+    assert_eq!(secrets(&settings, &mesh()), [None, None]);
+    settings.images.pull_secrets = vec!["chart".into()];
+    assert_eq!(
+        secrets(&settings, &mesh()),
+        [Some(vec!["chart".to_owned()]), Some(vec!["chart".to_owned()])]
+    );
+    let mut mesh = mesh();
+    mesh.image_pull_secrets = vec![ambit_crds::PullSecret { name: "own".into() }];
+    let own = Some(vec!["own".to_owned()]);
+    assert_eq!(secrets(&settings, &mesh), [own.clone(), own]);
+}
+
+#[test]
+fn placement_and_resources_of_the_mesh_reach_agents_and_ztunnels() {
+    for name in [AGENT, ZTUNNEL] {
+        let (pod, _) = pod_of(name, &mesh());
+        assert_eq!(pod.priority_class_name.as_deref(), Some("system-node-critical"));
+        assert_eq!(
+            pod.tolerations.unwrap()[0].key,
+            None,
+            "whatever taints a node has"
+        );
+    }
+    let mesh: MeshSpec = serde_json::from_value(json!({
+        "placement": {
+            "nodeSelector": {"pool": "mesh", "kubernetes.io/os": "windows"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "priorityClassName": "high",
+        },
+        "agent": {"resources": {"requests": {"cpu": "1"}}},
+        "ztunnel": {"resources": {"requests": {"cpu": 2}}},
+    }))
+    .unwrap();
+    for (name, cpu) in [(AGENT, "1"), (ZTUNNEL, "2")] {
+        let (pod, container) = pod_of(name, &mesh);
+        let nodes = pod.node_selector.unwrap();
+        assert_eq!((&*nodes["pool"], &*nodes["kubernetes.io/os"]), ("mesh", "linux"));
+        let tolerations = pod.tolerations.unwrap();
+        assert_eq!(tolerations.len(), 1);
+        assert_eq!(tolerations[0].key.as_deref(), Some("dedicated"));
+        assert!(pod.affinity.unwrap().node_affinity.is_some());
+        assert_eq!(pod.priority_class_name.as_deref(), Some("high"));
+        let requests = container.resources.unwrap().requests.unwrap();
+        assert_eq!(requests["cpu"].0, cpu);
+    }
+}
+
+/// One node after another would take days in a large cluster.
+#[test]
+fn rollouts_go_by_percentage_or_number() {
+    let update = |mesh: &MeshSpec, name: &str| {
+        let set = render(&settings(), mesh).into_iter();
+        let mut set = set.filter(|r| r.gvk.kind == "DaemonSet" && r.name == name);
+        set.next().unwrap().object["spec"]["updateStrategy"]["rollingUpdate"].clone()
+    };
+    assert_eq!(
+        update(&mesh(), AGENT),
+        json!({"maxUnavailable": "10%", "maxSurge": 0})
+    );
+    let mut mesh = mesh();
+    mesh.ztunnel.rollout.nodes_at_once = "3".into();
+    assert_eq!(
+        update(&mesh, ZTUNNEL),
+        json!({"maxUnavailable": 0, "maxSurge": 3})
+    );
+}

@@ -20,6 +20,8 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     env.push(variable("AMBIT_ACCESS_LOG", access_log(mesh)));
     env.push(variable("AMBIT_DRAIN_DEADLINE", &drain.to_string()));
     let mut template = pod(
+        settings,
+        mesh,
         ZTUNNEL,
         ZTUNNEL_ACCOUNT,
         json!({

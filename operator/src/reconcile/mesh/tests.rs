@@ -428,3 +428,50 @@ async fn a_namespace_that_is_deleted_with_the_data_plane_releases_every_pod() {
         )
     );
 }
+
+#[tokio::test]
+async fn resources_that_no_pod_can_have_are_named_and_nothing_is_applied() {
+    let mut world = World::new("34");
+    world.change(MESH, |mesh| {
+        mesh["spec"]["waypoint"] = json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}});
+    });
+    assert_eq!(world.pass().await, [format!("PATCH {MESH}/status")]);
+    assert_eq!(world.reasons().0, "SpecInvalid");
+    assert_eq!(
+        world.message(),
+        "spec.waypoint.resources: requests.cpu 2 is above limits.cpu 1"
+    );
+}
+
+/// The DaemonSet itself misses nothing there.
+#[tokio::test]
+async fn captured_pods_on_a_node_without_ztunnel_are_a_warning() {
+    let mut world = World::new("34");
+    world.pass().await;
+    world.pass().await;
+    node_with_agent(&world, false);
+    rolled_out(&world);
+    let pod = json!({
+        "metadata": {
+            "name": "p", "namespace": "shop", "uid": "p",
+            "annotations": {ambit_crds::labels::CAPTURE_MARK: ambit_crds::labels::CAPTURED},
+        },
+        "spec": {"nodeName": "n1", "containers": []},
+    });
+    world.see::<Pod>("shop", "p", Some(pod));
+    world.pass().await;
+    let warnings = |world: &World| world.server.get(MESH).unwrap()["status"]["warnings"].clone();
+    let warning = warnings(&world)[0].as_str().unwrap().to_owned();
+    assert!(
+        warning.contains("placement lets no ztunnel go") && warning.ends_with("n1"),
+        "{warning}"
+    );
+    let labels = json!({"app.kubernetes.io/name": "ztunnel", "app.kubernetes.io/part-of": "ambit"});
+    let ztunnel = json!({
+        "metadata": {"name": "ztunnel-x", "namespace": "ambit-system", "uid": "z", "labels": labels},
+        "spec": {"nodeName": "n1", "containers": []},
+    });
+    world.see::<Pod>("ambit-system", "ztunnel-x", Some(ztunnel));
+    world.pass().await;
+    assert_eq!(warnings(&world), Value::Null);
+}

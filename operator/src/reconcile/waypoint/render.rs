@@ -1,6 +1,6 @@
 //! A waypoint's objects, rendered from what is wanted of it: pure, so that what would be applied can be compared and tested.
 
-use ambit_crds::{Mesh, labels, parse_duration};
+use ambit_crds::{Mesh, Resources, WaypointPods, labels, parse_duration};
 use ambit_wire::names::{PORT_HBONE, PORT_METRICS, PORT_READY, PROXY_UID};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::index::Key;
 use crate::reconcile::apply::Rendered;
 use crate::reconcile::dataplane::{
-    ROOT_CONFIG_MAP, complete, environment, field, own_labels, root, service_account, trust, variable,
+    ROOT_CONFIG_MAP, complete, environment, field, own_labels, place, root, service_account, trust, variable,
 };
 use crate::reconcile::settings::Settings;
 
@@ -28,9 +28,17 @@ pub(super) struct Wanted<'a> {
     pub(super) replicas: u32,
     /// Replicas at least.
     pub(super) least: u32,
+    /// Settings of the namespace for its pods.
+    pub(super) pods: Option<&'a WaypointPods>,
 }
 
 impl Wanted<'_> {
+    /// CPU and memory of its pods: the namespace's over the Mesh's.
+    pub(super) fn resources<'a>(&'a self, mesh: &'a Mesh) -> &'a Resources {
+        let own = self.pods.and_then(|p| p.resources.as_ref());
+        own.unwrap_or(&mesh.spec.waypoint.resources)
+    }
+
     /// Whether evictions have to leave a replica: of one alone that would keep its node from being drained.
     pub(super) fn disruption_budget(&self) -> bool {
         self.least > 1 || self.replicas > 1
@@ -106,11 +114,12 @@ fn deployment_spec(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Val
         "selector": { "matchLabels": own_pods(name) },
         // A new one is ready before an old one drains.
         "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
-        "template": pod_template(settings, mesh, name),
+        "template": pod_template(settings, mesh, wanted),
     })
 }
 
-fn pod_template(settings: &Settings, mesh: &Mesh, name: &str) -> Value {
+fn pod_template(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value {
+    let name = &wanted.key.name;
     let drain = parse_duration(&mesh.spec.ztunnel.drain_deadline).map_or(60, |d| d.as_secs());
     let mut env = environment(settings, &mesh.spec);
     env.push(field("SERVICE_ACCOUNT", "spec.serviceAccountName"));
@@ -120,7 +129,7 @@ fn pod_template(settings: &Settings, mesh: &Mesh, name: &str) -> Value {
     let mut pod_labels = waypoint_labels(name);
     // It ends HBONE itself, on its own address.
     pod_labels[labels::DATAPLANE_MODE] = json!(labels::DATAPLANE_MODE_NONE);
-    json!({
+    let mut template = json!({
         "metadata": {
             "labels": pod_labels,
             "annotations": { "prometheus.io/scrape": "true", "prometheus.io/port": PORT_METRICS.to_string() },
@@ -129,7 +138,6 @@ fn pod_template(settings: &Settings, mesh: &Mesh, name: &str) -> Value {
             "serviceAccountName": name,
             "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": drain.saturating_add(GRACE_SECONDS),
-            "nodeSelector": { "kubernetes.io/os": "linux" },
             "topologySpreadConstraints": [{
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
@@ -158,12 +166,19 @@ fn pod_template(settings: &Settings, mesh: &Mesh, name: &str) -> Value {
                     "readOnlyRootFilesystem": true,
                     "capabilities": { "drop": ["ALL"] },
                 },
-                "resources": mesh.spec.waypoint.resources,
+                "resources": wanted.resources(mesh),
                 "volumeMounts": mounts,
             }],
             "volumes": volumes,
         },
-    })
+    });
+    let own = wanted.pods;
+    let secrets = own.and_then(|p| p.image_pull_secrets.as_deref());
+    let secrets = settings.pull_secrets(secrets.unwrap_or(&mesh.spec.image_pull_secrets));
+    let placement = own.and_then(|p| p.placement.as_ref());
+    let placement = placement.unwrap_or(&mesh.spec.waypoint.placement);
+    place(&mut template["spec"], placement, &secrets);
+    template
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ fn rendered(mesh: &Mesh, replicas: u32, least: u32) -> Vec<Rendered> {
         key: &key,
         replicas,
         least,
+        pods: None,
     };
     render(&settings(), mesh, &wanted)
 }
@@ -222,4 +223,35 @@ fn what_the_api_server_records_of_it_covers_all_of_it() {
         more["spec"]["more"] = json!(1);
         assert!(!recorded.covers(&more), "{}", object.gvk.kind);
     }
+}
+
+#[test]
+fn placement_resources_and_pull_secrets_of_the_namespace_go_before_those_of_the_mesh() {
+    let key = Key::new("shop", "edge");
+    let mut mesh = mesh();
+    mesh.spec.waypoint.placement.node_selector = [("pool".to_owned(), "mesh".to_owned())].into();
+    let spec = |pods: Option<&WaypointPods>| -> PodSpec {
+        let wanted = Wanted {
+            key: &key,
+            replicas: 1,
+            least: 1,
+            pods,
+        };
+        let deployment: Deployment = the(&render(&settings(), &mesh, &wanted), "Deployment");
+        deployment.spec.unwrap().template.spec.unwrap()
+    };
+    assert_eq!(spec(None).node_selector.unwrap()["pool"], "mesh");
+    let own: WaypointPods = serde_json::from_value(json!({
+        "placement": {"tolerations": [{"key": "dedicated", "operator": "Exists"}], "priorityClassName": "high"},
+        "resources": {"requests": {"cpu": "1"}},
+        "imagePullSecrets": [{"name": "registry"}],
+    }))
+    .unwrap();
+    let pod = spec(Some(&own));
+    assert_eq!(pod.tolerations.unwrap()[0].key.as_deref(), Some("dedicated"));
+    assert_eq!(pod.priority_class_name.as_deref(), Some("high"));
+    assert_eq!(pod.image_pull_secrets.unwrap()[0].name, "registry");
+    assert_eq!(pod.node_selector.unwrap().get("pool"), None);
+    let requests = pod.containers[0].resources.clone().unwrap().requests.unwrap();
+    assert_eq!(requests["cpu"].0, "1");
 }

@@ -95,3 +95,29 @@ async fn a_pass_ends_with_the_leadership() {
     world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
     writing.abort();
 }
+
+/// Long before the Deployment says so.
+#[tokio::test(start_paused = true)]
+async fn a_waypoint_that_cannot_be_scheduled_says_so_at_once() {
+    let world = World::new();
+    world.settle().await;
+    world.replica();
+    world.change(POD, |pod| {
+        pod["metadata"]["labels"]["app.kubernetes.io/part-of"] = json!("ambit");
+        pod["spec"]["nodeName"].take();
+        pod["status"] = json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "2 nodes had untolerated taint",
+        }]});
+    });
+    world.settle().await;
+    let policy = world.server.get(POLICY).unwrap();
+    let message = policy["status"]["ancestors"][0]["conditions"][1]["message"]
+        .as_str()
+        .unwrap();
+    assert!(
+        message.contains("pod waypoint-0: Unschedulable: 2 nodes had untolerated taint"),
+        "{message}"
+    );
+    assert!(world.reconciler.troubles("shop")["waypoint"].contains("Unschedulable"));
+}
