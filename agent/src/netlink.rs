@@ -4,6 +4,7 @@
 //! calls block, for microseconds.
 
 mod changes;
+mod diag;
 mod expr;
 mod inspect;
 mod message;
@@ -14,10 +15,11 @@ mod socket;
 mod table;
 
 pub use changes::{Changes, watch_changes};
+pub use diag::waiting_connections;
 pub use inspect::InForce;
 pub use node::{install_node_table, remove_node_table, set_probes};
-pub use pod::{PodTable, drain_pod_table, install_pod_table, pod_table, remove_pod_table};
-pub use route::{add_reply_route, raise_loopback, remove_reply_route};
+pub use pod::{PodTable, drain_pod_table, install_redirection, pod_table, remove_pod_table};
+pub use route::{raise_loopback, remove_redirection_route};
 
 use rustix::io::Errno;
 
@@ -40,6 +42,9 @@ pub enum NetlinkError {
         /// The error number.
         errno: Errno,
     },
+    /// The kernel cannot hand a connection over without rewriting it.
+    #[error("the kernel has no nft_tproxy (CONFIG_NFT_TPROXY), by which connections are redirected")]
+    NoTproxy,
     /// An answer that is not netlink, or none at all.
     #[error("netlink: {0}")]
     Answer(&'static str),
@@ -50,7 +55,7 @@ impl NetlinkError {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } | Self::Socket { errno, .. } => Some(*errno),
-            Self::Answer(_) => None,
+            Self::NoTproxy | Self::Answer(_) => None,
         }
     }
 }

@@ -3,11 +3,9 @@
 //! A thread that enters another namespace stays in it, and a runtime's worker must not: every job here gets a thread of its own,
 //! which ends with it.
 
-mod backlog;
 mod namespace;
 mod sockets;
 
-pub use backlog::waiting_connections;
 pub use namespace::{Netns, NetnsRunner, socket_netns_inode};
 pub use sockets::{AdoptError, Listeners, WrongSocket, make_listeners};
 

@@ -18,7 +18,6 @@ use ambit_hbone::{HboneConfig, HbonePool};
 use ambit_runtime::{AcceptLoop, prepare_socket};
 use ambit_tls::CertificateManager;
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tracing::Instrument;
@@ -143,17 +142,7 @@ fn is_own_port(port: u16) -> bool {
     matches!(port, PORT_OUTBOUND | PORT_INBOUND | PORT_HBONE)
 }
 
-/// `SO_ORIGINAL_DST`: where the connection was going before the redirection.
+/// Where the connection was going: nothing has rewritten it, so the accepted socket has that address itself.
 pub(crate) fn original_destination(tcp: &TcpStream) -> io::Result<SocketAddr> {
-    let socket = SockRef::from(tcp);
-    let v4 = tcp.local_addr()?.ip().to_canonical().is_ipv4();
-    let address = if v4 {
-        socket.original_dst_v4()
-    } else {
-        socket.original_dst_v6()
-    }?;
-    address
-        .as_socket()
-        .map(canonical)
-        .ok_or_else(|| io::Error::other("the original destination is not an IP address"))
+    tcp.local_addr().map(canonical)
 }

@@ -11,7 +11,6 @@ use crate::netns::{Listeners, Netns};
 use crate::probes::Probes;
 use crate::runtime::Runtime;
 use crate::snapshot::SandboxRecord;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,7 +136,7 @@ impl Effects {
         }
     }
 
-    pub(super) async fn apply_rules(self, work: Work, seeds: Vec<SocketAddr>, probes: Arc<Probes>) -> Answer {
+    pub(super) async fn apply_rules(self, work: Work, probes: Arc<Probes>) -> Answer {
         let applied = async {
             let job = work.begin().await?;
             // First: from the rules on, a probe that is not known as one is a plaintext client like any other.
@@ -146,7 +145,7 @@ impl Effects {
             }
             // Before the rules: what changes after them is notified.
             let changes = job.kernel.watch(&job.netns).await;
-            Ok((job.kernel.apply(&job.netns, seeds).await?, changes))
+            Ok((job.kernel.apply(&job.netns).await?, changes))
         };
         match applied.await {
             Ok((in_force, changes)) => Answer::Rules {
@@ -195,11 +194,7 @@ impl Effects {
             }
             let in_force = match missing.as_slice() {
                 [] | ["listener"] => Arc::clone(&guarded.in_force),
-                _ => {
-                    let listeners = guarded.listeners.as_ref();
-                    let seeds = listeners.map(|listeners| listeners.seed_addresses());
-                    job.kernel.apply(&job.netns, seeds.unwrap_or_default()).await?
-                }
+                _ => job.kernel.apply(&job.netns).await?,
             };
             Ok((in_force, missing))
         };

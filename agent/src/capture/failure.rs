@@ -21,7 +21,7 @@ pub enum Reason {
     NetnsUnreachable,
     /// The pod is in the host's network namespace.
     HostNetwork,
-    /// The application listens on 15001, 15006 or 15008, or a ztunnel that is not connected holds the listeners.
+    /// The application listens on 15001, 15006, 15008 or the loopback's 15009, or a ztunnel that is not connected holds the listeners.
     PortInUse,
     /// The listening sockets could not be made.
     ListenersFailed,

@@ -65,7 +65,7 @@ pub enum Pending {
 /// Steps of [`State::Releasing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Releasing {
-    /// Emptying the nat chains.
+    /// Rules are coming by which new connections are redirected no more.
     Swapping,
     /// No new redirection; the mark is being removed and the others hear of it.
     Withdrawing,
@@ -121,7 +121,7 @@ pub enum Event {
     Intact,
     /// A captured pod's redirection is gone and cannot be restored.
     Lost(Failure),
-    /// The nat chains are empty.
+    /// New connections are redirected no more.
     Swapped,
     /// The operator has recorded that the pod is being released.
     Withdrawn,

@@ -442,13 +442,10 @@ impl Manager {
             Effect::MakeListeners => _ = self.tasks.spawn(effects.make_listeners(work())),
             Effect::AddPod => self.give(uid),
             Effect::ApplyRules => {
-                let listeners = pod.listeners.as_ref();
-                let seeds = listeners.map(|(listeners, _)| listeners.seed_addresses());
-                let seeds = seeds.unwrap_or_default();
                 let probes = Arc::clone(&self.settings.probes);
                 let work = work();
                 self.want_probes();
-                self.tasks.spawn(effects.apply_rules(work, seeds, probes));
+                self.tasks.spawn(effects.apply_rules(work, probes));
             }
             Effect::Watch => {
                 let changes = pod.guarded.as_ref().and_then(|guarded| guarded.changes.clone());

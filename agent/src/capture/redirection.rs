@@ -3,7 +3,6 @@
 use super::failure::Failure;
 use crate::netlink::{self, Changes, InForce, PodTable};
 use crate::netns::{self, Listeners, Netns, NetnsRunner};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The jobs of a capture. They are not ordered here: [`super::lane`] does that.
@@ -13,9 +12,9 @@ pub(super) trait Redirection: Send + Sync + std::fmt::Debug {
     async fn look(&self, netns: &Netns) -> Result<PodTable, Failure>;
     /// Listeners and seeds, made anew.
     async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure>;
-    /// Puts table, rule and route in force, in place of those that are there; returns what now stands. Only the proxy reaches the
-    /// listeners at `seeds`.
-    async fn apply(&self, netns: &Netns, seeds: Vec<SocketAddr>) -> Result<Arc<InForce>, Failure>;
+    /// Puts table, rule and route in force, in place of those that are there; returns what now stands. Connections
+    /// that are open stay what they are.
+    async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure>;
     /// What is missing, or differs, of what [`Self::apply`] left.
     async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure>;
     /// Notifications of changes; none where they cannot be had.
@@ -47,11 +46,9 @@ impl Redirection for Kernel {
         self.0.run(netns, job).await
     }
 
-    async fn apply(&self, netns: &Netns, seeds: Vec<SocketAddr>) -> Result<Arc<InForce>, Failure> {
-        let job = move || {
-            netlink::raise_loopback()?;
-            netlink::add_reply_route()?;
-            netlink::install_pod_table(&seeds)?;
+    async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure> {
+        let job = || {
+            netlink::install_redirection()?;
             Ok(Arc::new(InForce::installed()?))
         };
         self.0.run(netns, job).await
@@ -79,13 +76,13 @@ impl Redirection for Kernel {
     }
 
     async fn waiting(&self, netns: &Netns) -> Result<u64, Failure> {
-        self.0.run(netns, || Ok(netns::waiting_connections()?)).await
+        self.0.run(netns, || Ok(netlink::waiting_connections()?)).await
     }
 
     async fn remove(&self, netns: &Netns) -> Result<(), Failure> {
         let job = || {
             netlink::remove_pod_table()?;
-            Ok(netlink::remove_reply_route()?)
+            Ok(netlink::remove_redirection_route()?)
         };
         self.0.run(netns, job).await
     }

@@ -22,12 +22,7 @@ const META_OIFNAME: u32 = 7;
 const META_SKUID: u32 = 10;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
-const CT_STATE: u32 = 0;
-const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
-const CT_MARK: u32 = 3;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
-const STATE_NEW: u32 = 8;
 /// `IPS_DST_NAT`.
 const STATUS_DNAT: u32 = 0x20;
 const NETWORK_HEADER: u32 = 1;
@@ -40,14 +35,32 @@ const TYPE_LOCAL: u32 = 2;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_SADDR: u32 = 1;
 const FIB_DADDR: u32 = 2;
-/// `NF_NAT_RANGE_PROTO_SPECIFIED`.
-const NAT_PROTO_SPECIFIED: u32 = 2;
 const NAT_SOURCE: u32 = 0;
 
 const EQ: u32 = 0;
 const NEQ: u32 = 1;
 const DROP: i32 = 0;
+const ACCEPT: i32 = 1;
 const RETURN: i32 = -5;
+
+const SOCKET_WILDCARD: u32 = 2;
+const LOOKUP_INVERTED: u32 = 1;
+const SET_ADD: u32 = 0;
+const SET_DELETE: u32 = 2;
+
+/// Which IP a packet is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IpVersion {
+    V4,
+    V6,
+}
+
+/// Which way a packet goes, as seen from the pod.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Packet {
+    Sent,
+    Received,
+}
 
 /// The expressions of one rule, in order; each method is one phrase of the rule as `nft` writes it.
 #[derive(Debug, Default)]
@@ -100,12 +113,16 @@ impl Rule {
 
     /// `tcp flags & (fin|syn|rst|ack) == syn`: the first packet of a connection, and no other.
     pub(super) fn tcp_syn(self) -> Self {
+        self.tcp_flags(EQ)
+    }
+
+    fn tcp_flags(self, is_syn: u32) -> Self {
         const FIN_SYN_RST_ACK: u8 = 0x17;
         const SYN: u8 = 0x02;
         self.tcp()
             .load_payload(TRANSPORT_HEADER, 13, 1, REGISTER_1)
             .mask(&[FIN_SYN_RST_ACK])
-            .compare(EQ, &[SYN])
+            .compare(is_syn, &[SYN])
     }
 
     /// `ip saddr`, with the family match that an `inet` table needs.
@@ -163,42 +180,15 @@ impl Rule {
         self.load_fib(FIB_SADDR).compare(NEQ, &TYPE_LOCAL.to_ne_bytes())
     }
 
-    pub(super) fn ct_state_new(self) -> Self {
-        self.load_ct(CT_STATE)
-            .mask(&STATE_NEW.to_ne_bytes())
-            .compare(NEQ, &0u32.to_ne_bytes())
-    }
-
-    pub(super) fn ct_direction_reply(self) -> Self {
-        self.load_ct(CT_DIRECTION).compare(EQ, &[1])
-    }
-
     pub(super) fn ct_status_not_dnat(self) -> Self {
         self.load_ct(CT_STATUS)
             .mask(&STATUS_DNAT.to_ne_bytes())
             .compare(EQ, &0u32.to_ne_bytes())
     }
 
-    pub(super) fn ct_mark_is(self, mark: u32) -> Self {
-        self.load_ct(CT_MARK).compare(EQ, &mark.to_ne_bytes())
-    }
-
-    /// `ct mark set`.
-    pub(super) fn set_ct_mark(self, mark: u32) -> Self {
-        self.immediate(&mark.to_ne_bytes())
-            .expr("ct", Attributes::new().be32(2, CT_MARK).be32(4, REGISTER_1))
-    }
-
     pub(super) fn counter(self) -> Self {
         let zero = 0u64.to_be_bytes();
         self.expr("counter", Attributes::new().bytes(1, &zero).bytes(2, &zero))
-    }
-
-    pub(super) fn redirect_to(self, port: u16) -> Self {
-        self.immediate(&port.to_be_bytes()).expr(
-            "redir",
-            Attributes::new().be32(1, REGISTER_1).be32(3, NAT_PROTO_SPECIFIED),
-        )
     }
 
     pub(super) fn snat_to(self, address: std::net::Ipv4Addr) -> Self {
@@ -209,6 +199,95 @@ impl Rule {
                 .be32(2, u32::from(NFPROTO_IPV4))
                 .be32(3, REGISTER_1),
         )
+    }
+
+    /// `meta l4proto != tcp`.
+    pub(super) fn not_tcp(self) -> Self {
+        self.load_meta(META_L4PROTO).compare(NEQ, &[TCP])
+    }
+
+    /// `tcp flags & rst == rst`.
+    pub(super) fn tcp_rst(self) -> Self {
+        const RST: u8 = 0x04;
+        self.tcp()
+            .load_payload(TRANSPORT_HEADER, 13, 1, REGISTER_1)
+            .mask(&[RST])
+            .compare(EQ, &[RST])
+    }
+
+    /// `tcp flags & (fin|syn|rst|ack) != syn`: any packet but the first of a connection.
+    pub(super) fn tcp_not_syn(self) -> Self {
+        self.tcp_flags(NEQ)
+    }
+
+    /// `socket wildcard 0`: the packet has a socket, and that is bound to an address.
+    pub(super) fn has_bound_socket(self) -> Self {
+        self.expr(
+            "socket",
+            Attributes::new().be32(1, SOCKET_WILDCARD).be32(2, REGISTER_1),
+        )
+        .compare(EQ, &[0])
+    }
+
+    /// Loads the far end's address and port and the near end's port of a TCP packet of this IP version, as the sets of connections
+    /// have them.
+    pub(super) fn connection(self, version: IpVersion, packet: Packet) -> Self {
+        let (family, source, destination, length, [port, other_port]) = match version {
+            IpVersion::V4 => (NFPROTO_IPV4, 12, 16, 4, [9, 10]),
+            IpVersion::V6 => (NFPROTO_IPV6, 8, 24, 16, [2, 13]),
+        };
+        let (address, [far, near]) = match packet {
+            Packet::Sent => (destination, [2, 0]),
+            Packet::Received => (source, [0, 2]),
+        };
+        self.load_meta(META_NFPROTO)
+            .compare(EQ, &[family])
+            .tcp()
+            .load_payload(NETWORK_HEADER, address, length, REGISTER_1)
+            .load_payload(TRANSPORT_HEADER, far, 2, port)
+            .load_payload(TRANSPORT_HEADER, near, 2, other_port)
+    }
+
+    /// Whether what is loaded is in the set.
+    pub(super) fn within(self, set: &str) -> Self {
+        self.expr("lookup", Attributes::new().be32(2, REGISTER_1).string(1, set))
+    }
+
+    /// Whether it is not.
+    pub(super) fn outside(self, set: &str) -> Self {
+        let lookup = Attributes::new().be32(2, REGISTER_1).string(1, set);
+        self.expr("lookup", lookup.be32(5, LOOKUP_INVERTED))
+    }
+
+    /// `add @set`.
+    pub(super) fn add_to(self, set: &str) -> Self {
+        self.change_set(set, SET_ADD)
+    }
+
+    /// `delete @set`.
+    pub(super) fn delete_from(self, set: &str) -> Self {
+        self.change_set(set, SET_DELETE)
+    }
+
+    fn change_set(self, set: &str, operation: u32) -> Self {
+        self.expr(
+            "dynset",
+            Attributes::new()
+                .be32(4, REGISTER_1)
+                .be32(3, operation)
+                .string(1, set),
+        )
+    }
+
+    /// `tproxy to :port`, for both IP versions.
+    pub(super) fn tproxy_to(self, port: u16) -> Self {
+        self.tcp()
+            .immediate(&port.to_be_bytes())
+            .expr("tproxy", Attributes::new().be32(1, 0).be32(3, REGISTER_1))
+    }
+
+    pub(super) fn accept(self) -> Self {
+        self.verdict(ACCEPT)
     }
 
     /// The verdict `return`.

@@ -1,9 +1,9 @@
-//! The way back of replies to foreign source addresses: a rule on the mark and a table that calls every address local.
+//! The way over the loopback of what is redirected: a rule on the mark and a table that calls every address local.
 
 use super::NetlinkError;
 use super::message::{Attributes, CREATE, EXCL, Message, REPLACE};
 use super::socket::NetlinkSocket;
-use ambit_wire::names::{MARK_REPLY, ROUTE_TABLE};
+use ambit_wire::names::{MARK_REDIRECTED, ROUTE_TABLE};
 use rustix::io::Errno;
 
 const NEWLINK: u16 = 16;
@@ -39,34 +39,34 @@ pub fn raise_loopback() -> Result<(), NetlinkError> {
     NetlinkSocket::route()?.transact(&[message.acknowledged()])
 }
 
-/// `ip rule add fwmark 0x111 lookup 100` and `ip route replace local default dev lo table 100`, for IPv4 and, where the
-/// namespace has it, IPv6. What is there already is left.
-pub fn add_reply_route() -> Result<(), NetlinkError> {
+/// `ip rule add fwmark 0x77 lookup 100` and `ip route replace local default dev lo table 100`, for IPv4 and, where the
+/// namespace has it, IPv6. What is there already is left. Whether something was missing.
+pub(super) fn add_redirection_route() -> Result<bool, NetlinkError> {
+    let mut missing = false;
     each_family(|socket, family| {
-        match socket.transact(&[rule(
-            family,
-            NEWRULE,
-            CREATE | EXCL,
-            "add the rule for marked replies",
-        )]) {
-            Err(e) if e.errno() == Some(Errno::EXIST) => {}
-            other => other?,
+        let mut add = |message| match socket.transact(&[message]) {
+            Err(e) if e.errno() == Some(Errno::EXIST) => Ok(false),
+            other => other.map(|()| true),
+        };
+        let step = "add the rule for redirected packets";
+        missing |= add(rule(family, NEWRULE, CREATE | EXCL, step))?;
+        let step = "add the route for redirected packets";
+        if add(route(family, NEWROUTE, CREATE | EXCL, step))? {
+            missing = true;
+            return Ok(());
         }
-        socket.transact(&[route(
-            family,
-            NEWROUTE,
-            CREATE | REPLACE,
-            "add the route for marked replies",
-        )])
-    })
+        // It may lead somewhere else.
+        socket.transact(&[route(family, NEWROUTE, CREATE | REPLACE, step)])
+    })?;
+    Ok(missing)
 }
 
 /// Removes the rule and the route; what is not there is no error.
-pub fn remove_reply_route() -> Result<(), NetlinkError> {
+pub fn remove_redirection_route() -> Result<(), NetlinkError> {
     each_family(|socket, family| {
         for message in [
-            rule(family, DELRULE, 0, "remove the rule for marked replies"),
-            route(family, DELROUTE, 0, "remove the route for marked replies"),
+            rule(family, DELRULE, 0, "remove the rule for redirected packets"),
+            route(family, DELROUTE, 0, "remove the route for redirected packets"),
         ] {
             match socket.transact(&[message]) {
                 Err(e) if matches!(e.errno(), Some(Errno::NOENT | Errno::SRCH)) => {}
@@ -83,9 +83,9 @@ fn each_family(
     let mut socket = NetlinkSocket::route()?;
     act(&mut socket, AF_INET)?;
     match act(&mut socket, AF_INET6) {
-        // A kernel or a namespace without IPv6 has no IPv6 connection whose replies need a way back.
+        // A kernel or a namespace without IPv6 has no IPv6 connection to redirect.
         Err(e) if e.errno().is_some_and(no_ipv6) => {
-            tracing::debug!(error = %e, "no IPv6 reply route in this network namespace");
+            tracing::debug!(error = %e, "no IPv6 route in this network namespace");
             Ok(())
         }
         other => other,
@@ -103,7 +103,7 @@ fn rule(family: u8, kind: u16, flags: u16, step: &str) -> Message {
     let fixed = [family, 0, 0, 0, TABLE_UNSPEC, 0, 0, ACTION_TO_TABLE, 0, 0, 0, 0];
     let attributes = Attributes::new()
         .ne32(FRA_PRIORITY, PRIORITY)
-        .ne32(FRA_FWMARK, MARK_REPLY)
+        .ne32(FRA_FWMARK, MARK_REDIRECTED)
         .ne32(FRA_TABLE, ROUTE_TABLE);
     Message::new(kind, flags, &fixed, attributes, step).acknowledged()
 }

@@ -25,6 +25,10 @@ impl NetlinkSocket {
         Self::open(None)
     }
 
+    pub(super) fn sock_diag() -> Result<Self, NetlinkError> {
+        Self::open(Some(netlink::SOCK_DIAG))
+    }
+
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, NetlinkError> {
         let fd = rustix::net::socket_with(
             AddressFamily::NETLINK,

@@ -1,7 +1,10 @@
 //! Tables, chains, rules and sets of nf_tables as netlink messages.
 
-use super::expr::Rule;
+use super::diag::Connection;
+use super::expr::{IpVersion, Rule};
 use super::message::{APPEND, Attributes, CREATE, DUMP, Message};
+use std::net::IpAddr;
+use std::time::Duration;
 
 const SUBSYSTEM: u16 = 10 << 8;
 pub(super) const NEWTABLE: u16 = SUBSYSTEM;
@@ -28,6 +31,13 @@ const DATA_VALUE: u16 = 1;
 const ELEMENTS: usize = 1000;
 /// `nft`'s number for the key type `ipv4_addr . inet_service`, by which it lists the set.
 const KEY_IPV4_SERVICE: u32 = (7 << 6) | 13;
+const KEY_IPV4_SERVICE_SERVICE: u32 = (7 << 12) | (13 << 6) | 13;
+const KEY_IPV6_SERVICE_SERVICE: u32 = (8 << 12) | (13 << 6) | 13;
+const SET_TIMEOUT: u32 = 0x10;
+/// `NFT_SET_EVAL`: rules change it.
+const SET_DYNAMIC: u32 = 0x20;
+/// Past it a rule adds nothing.
+const MOST_CONNECTIONS: u32 = 65_535;
 
 /// Family of a table.
 #[derive(Debug, Clone, Copy)]
@@ -169,6 +179,63 @@ impl Table {
             attributes,
             format!("create set {set} of table {}", self.name),
         )
+    }
+
+    /// A set of connections: far address, far port, near port. Rules add to it and delete from it; with a `timeout`, elements go by
+    /// themselves. One that is there stays as it is.
+    pub(super) fn connection_set(
+        self,
+        set: &'static str,
+        version: IpVersion,
+        timeout: Option<Duration>,
+    ) -> Message {
+        let (key, length) = match version {
+            IpVersion::V4 => (KEY_IPV4_SERVICE_SERVICE, 12),
+            IpVersion::V6 => (KEY_IPV6_SERVICE_SERVICE, 24),
+        };
+        let flags = SET_DYNAMIC | timeout.map_or(0, |_| SET_TIMEOUT);
+        let mut attributes = Attributes::new()
+            .string(1, self.name)
+            .string(2, set)
+            .be32(3, flags)
+            .be32(4, key)
+            .be32(5, length)
+            .be32(10, 1)
+            .nested(9, Attributes::new().be32(1, MOST_CONNECTIONS));
+        if let Some(timeout) = timeout {
+            let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            attributes = attributes.bytes(11, &milliseconds.to_be_bytes());
+        }
+        let step = format!("create set {set} of table {}", self.name);
+        self.message(NEWSET, CREATE, attributes, step)
+    }
+
+    /// Adds connections, all of one IP version, to a set of them.
+    pub(super) fn add_connections<'a>(
+        self,
+        set: &'static str,
+        connections: &'a [Connection],
+    ) -> impl Iterator<Item = Message> + 'a {
+        connections.chunks(ELEMENTS).map(move |chunk| {
+            let list = chunk.iter().fold(Attributes::new(), |list, connection| {
+                let mut key = match connection.far.ip() {
+                    IpAddr::V4(ip) => ip.octets().to_vec(),
+                    IpAddr::V6(ip) => ip.octets().to_vec(),
+                };
+                for port in [connection.far.port(), connection.near.port()] {
+                    key.extend_from_slice(&port.to_be_bytes());
+                    key.extend_from_slice(&[0, 0]);
+                }
+                let key = Attributes::new().bytes(DATA_VALUE, &key);
+                list.nested(LIST_ELEM, Attributes::new().nested(1, key))
+            });
+            let attributes = Attributes::new()
+                .string(1, self.name)
+                .string(2, set)
+                .nested(3, list);
+            let step = format!("add {} elements to set {set} of table {}", chunk.len(), self.name);
+            self.message(NEWSETELEM, CREATE, attributes, step)
+        })
     }
 
     /// Removes every element of a set.

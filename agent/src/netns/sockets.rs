@@ -1,7 +1,7 @@
 //! The sockets that a ztunnel uses in a pod. They are made here because making them takes privileges; using them takes none.
 
 use super::{NetnsError, socket_netns_inode};
-use ambit_wire::names::{MARK_PROXY, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
+use ambit_wire::names::{MARK_PROXY, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PORT_SEED};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
@@ -15,8 +15,6 @@ const PORTS: [u16; 3] = [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE];
 const NAMES: [&str; 3] = ["listener 15001", "listener 15006", "listener 15008"];
 /// Where the seed listeners are.
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-/// Their port, where it is free: outside of the range that the kernel gives to clients, so that no application waits for it.
-const SEED_PORT: u16 = 15009;
 
 /// The sockets of a pod: three listeners, and the seeds of all others. Dropping the last copy of them refuses new connections.
 #[derive(Debug)]
@@ -67,7 +65,7 @@ impl Listeners {
             let Some(listener) = sockets.next() else { break };
             let socket = sockets.next().ok_or(AdoptError::Count(count))?;
             check_seed_listener(listener.as_fd(), loopback, inode).map_err(wrong("seed listener"))?;
-            check_seed(socket.as_fd(), inode).map_err(wrong("seed socket"))?;
+            check_marked(socket.as_fd(), inode).map_err(wrong("seed socket"))?;
             seeds.push(Seed { listener, socket });
         }
         if seeds.is_empty() || sockets.next().is_some() {
@@ -106,12 +104,6 @@ impl Listeners {
     fn all(&self) -> impl Iterator<Item = &OwnedFd> {
         let seeds = self.seeds.iter().map(|seed| &seed.listener);
         self.sockets.iter().chain(seeds)
-    }
-
-    /// Where the seed listeners listen: only the proxy's own packets may reach them.
-    pub fn seed_addresses(&self) -> Vec<SocketAddr> {
-        let address = |seed: &Seed| SockRef::from(&seed.listener).local_addr().ok()?.as_socket();
-        self.seeds.iter().filter_map(address).collect()
     }
 }
 
@@ -173,7 +165,7 @@ fn check_namespace(socket: BorrowedFd<'_>, inode: u64) -> Result<(), WrongSocket
     Ok(())
 }
 
-fn check_seed(socket: BorrowedFd<'_>, inode: u64) -> Result<(), WrongSocket> {
+fn check_marked(socket: BorrowedFd<'_>, inode: u64) -> Result<(), WrongSocket> {
     check_namespace(socket, inode)?;
     let socket = SockRef::from(&socket);
     if socket.mark()? != MARK_PROXY || !socket.ip_transparent_v4()? {
@@ -183,13 +175,13 @@ fn check_seed(socket: BorrowedFd<'_>, inode: u64) -> Result<(), WrongSocket> {
 }
 
 fn check_seed_listener(socket: BorrowedFd<'_>, loopback: IpAddr, inode: u64) -> Result<(), WrongSocket> {
-    check_seed(socket, inode)?;
+    check_marked(socket, inode)?;
     let address = SockRef::from(&socket).local_addr()?.as_socket();
     let address = address.ok_or(WrongSocket::Kind)?;
-    if address.ip() != loopback {
+    if address != SocketAddr::new(loopback, PORT_SEED) {
         return Err(WrongSocket::Address(address));
     }
-    make_listen(socket, address.port(), inode)
+    make_listen(socket, PORT_SEED, inode)
 }
 
 /// A shut-down listener keeps its port; so does one that was never listening, which this makes what it should be.
@@ -207,7 +199,7 @@ fn make_listen(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), Wron
 }
 
 fn check_listener(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), WrongSocket> {
-    check_namespace(socket, inode)?;
+    check_marked(socket, inode)?;
     let address = SockRef::from(&socket).local_addr()?.as_socket();
     let address = address.ok_or(WrongSocket::Kind)?;
     if address.port() != port || !address.ip().is_unspecified() {
@@ -233,10 +225,8 @@ pub fn make_listeners() -> Result<Listeners, NetnsError> {
             Ok(seed) => seeds.push(seed),
             Err(e) if loopback.is_ipv6() && no_ipv6(&e) => {}
             Err(source) => {
-                return Err(NetnsError::Socket {
-                    action: format!("make the seed of sockets on {loopback}"),
-                    source,
-                });
+                let action = format!("listen on {loopback}, port {PORT_SEED}");
+                return Err(not_listening(PORT_SEED, action, source));
             }
         }
     }
@@ -249,13 +239,14 @@ fn make_listener(port: u16) -> Result<OwnedFd, NetnsError> {
         other => other,
     }
     .map(OwnedFd::from)
-    .map_err(|source| match Errno::from_io_error(&source) {
+    .map_err(|source| not_listening(port, format!("listen on port {port}"), source))
+}
+
+fn not_listening(port: u16, action: String, source: io::Error) -> NetnsError {
+    match Errno::from_io_error(&source) {
         Some(Errno::ADDRINUSE) => NetnsError::PortInUse { port },
-        _ => NetnsError::Socket {
-            action: format!("listen on port {port}"),
-            source,
-        },
-    })
+        _ => NetnsError::Socket { action, source },
+    }
 }
 
 fn no_ipv6(e: &io::Error) -> bool {
@@ -274,9 +265,9 @@ fn listen_on(port: u16, domain: Domain) -> io::Result<Socket> {
         (Ipv4Addr::UNSPECIFIED, port).into()
     };
     socket.set_reuse_address(true)?;
-    if port == PORT_INBOUND {
-        set_transparent(&socket, domain)?;
-    }
+    // So that the redirection may hand connections to other addresses to it, and lets what they send pass.
+    set_transparent(&socket, domain)?;
+    socket.set_mark(MARK_PROXY)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -286,13 +277,7 @@ fn make_seed(loopback: IpAddr) -> io::Result<Seed> {
     let domain = Domain::for_address((loopback, 0).into());
     let listener = marked(domain)?;
     listener.set_reuse_address(true)?;
-    match listener.bind(&SocketAddr::new(loopback, SEED_PORT).into()) {
-        // The application has it; any other does as well.
-        Err(e) if Errno::from_io_error(&e) == Some(Errno::ADDRINUSE) => {
-            listener.bind(&SocketAddr::new(loopback, 0).into())?;
-        }
-        other => other?,
-    }
+    listener.bind(&SocketAddr::new(loopback, PORT_SEED).into())?;
     no_port_at_bind(&listener)?;
     listener.listen(BACKLOG)?;
     let socket = marked(domain)?;

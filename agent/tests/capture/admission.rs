@@ -41,7 +41,7 @@ async fn a_new_pod_starts_once_its_rules_are_in_force() {
     });
     ztunnel.serves("a").await;
     assert_eq!(add.await.expect("answered"), Ok(Admission::Captured));
-    assert!(pod.ruleset().contains("redirect to :15001"));
+    assert!(pod.ruleset().contains("tproxy to :15001"));
     assert_eq!(
         ztunnel.pods["a"].0.addresses,
         ["10.0.1.9"],
@@ -214,6 +214,6 @@ async fn a_pods_next_sandbox_is_captured_anew() {
         })
         .await;
     assert_eq!(add.await.expect("answered"), Ok(Admission::Captured));
-    assert!(next.ruleset().contains("redirect to :15001"));
+    assert!(next.ruleset().contains("tproxy to :15001"));
     agent.stop().await;
 }

@@ -15,7 +15,8 @@ use ambit_wire::agent::CaptureState;
 use ambit_wire::broker::from_ztunnel::Message as ToAgent;
 use ambit_wire::broker::{FromAgent, FromZtunnel, Hello};
 use ambit_wire::broker_channel::Channel;
-use harness::{Node, Pod};
+use harness::{Node, PATIENCE, Pod};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use ztunnel::{Held, Ztunnel, read_text};
 
@@ -42,6 +43,37 @@ async fn a_pod_is_captured_and_its_connections_come_to_the_ztunnel() {
     let mut client = pod.connect().expect("redirected to the ztunnel");
     ztunnel.answer_one("a", "hello");
     assert_eq!(read_text(&mut client, 5), "hello");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_has_the_address_that_the_application_wanted() {
+    let pod = Pod::new("a");
+    for addition in [
+        ["-6", "address", "add", "fd00::7/128", "dev", "lo", "nodad"].as_slice(),
+        &["-6", "route", "add", "default", "dev", "lo"],
+    ] {
+        pod.output("ip", addition);
+    }
+    let node = Node::new(&[&pod]);
+    let agent = node.agent(&Snapshot::default());
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    agent.tell(vec![pod.record(true)]);
+    ztunnel.serves("a").await;
+    agent.reaches(&pod, CaptureState::Captured).await;
+    for to in ["10.1.2.3:80", "[2001:db8::1]:443"] {
+        let address: SocketAddr = to.parse().expect("an address");
+        let connect = move || std::net::TcpStream::connect_timeout(&address, PATIENCE);
+        let mut client = pod.run(connect).expect("redirected to the ztunnel");
+        let server = ztunnel.answer_one("a", "hello");
+        assert_eq!(read_text(&mut client, 5), "hello");
+        let local = server.local_addr().expect("asked");
+        let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+        assert_eq!(local, address);
+        let from = client.local_addr().expect("asked");
+        let peer = server.peer_addr().expect("asked");
+        assert_eq!(SocketAddr::new(peer.ip().to_canonical(), peer.port()), from);
+    }
     agent.stop().await;
 }
 
@@ -99,10 +131,10 @@ async fn a_released_pod_keeps_its_connections_until_they_end_and_then_has_nothin
     agent.tell(vec![pod.record(false)]);
     agent.reaches(&pod, CaptureState::Releasing).await;
     agent.record_release(&pod);
-    while pod.ruleset().contains("redirect to") {
+    while pod.ruleset().contains("tproxy to") {
         tokio::task::yield_now().await;
     }
-    std::io::Write::write_all(&mut server, b"later").expect("still translated");
+    std::io::Write::write_all(&mut server, b"later").expect("still redirected");
     assert_eq!(read_text(&mut client, 5), "later");
     drop((client, server));
     ztunnel.until(|ztunnel| !ztunnel.removed.is_empty()).await;

@@ -72,7 +72,7 @@ async fn what_comes_over_xds_captures_and_what_is_missing_stays_as_it_is() {
     ztunnel.serves("a").await;
     agent.reaches(&pod, CaptureState::Captured).await;
     // The whole truth does not have it, and its sandbox is still there.
-    assert!(gone.ruleset().contains("redirect to :15001"));
+    assert!(gone.ruleset().contains("tproxy to :15001"));
     assert_eq!(ztunnel.removed, []);
     let mut client = gone.connect().expect("redirected");
     ztunnel.answer_one("b", "b");

@@ -37,7 +37,7 @@ async fn a_pod_that_is_named_no_more_stays_captured_until_its_sandbox_ends() {
     agent.handle.control(ControlEvent::Pods(vec![other.record(true)]));
     ztunnel.until(|ztunnel| ztunnel.pods.contains_key("b")).await;
     agent.reaches(&other, CaptureState::Captured).await;
-    assert!(pod.ruleset().contains("redirect to :15001"));
+    assert!(pod.ruleset().contains("tproxy to :15001"));
     assert_eq!(ztunnel.removed, []);
     let mut client = pod.connect().expect("redirected");
     ztunnel.answer_one("a", "still");

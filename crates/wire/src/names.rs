@@ -6,6 +6,8 @@ pub const PORT_OUTBOUND: u16 = 15001;
 pub const PORT_INBOUND: u16 = 15006;
 /// HBONE: HTTP/2 CONNECT in mutual TLS.
 pub const PORT_HBONE: u16 = 15008;
+/// On a captured pod's loopback: only the proxy connects to it, to make its other sockets.
+pub const PORT_SEED: u16 = 15009;
 /// Admin on localhost: config dump.
 pub const PORT_ADMIN: u16 = 15000;
 /// The control plane: delta xDS, CA, agent reports, over TLS.
@@ -17,9 +19,9 @@ pub const PORT_READY: u16 = 15021;
 
 /// Socket mark of the proxy's own connections in a pod: they are not redirected again.
 pub const MARK_PROXY: u32 = 0x539;
-/// Connection mark under which replies to a foreign source address find back to the proxy.
-pub const MARK_REPLY: u32 = 0x111;
-/// Routing table for [`MARK_REPLY`].
+/// Packet mark of what a captured pod's application sends outside: it goes over the loopback to the proxy.
+pub const MARK_REDIRECTED: u32 = 0x77;
+/// Routing table for [`MARK_REDIRECTED`].
 pub const ROUTE_TABLE: u32 = 100;
 /// Source address that kubelet probes get on the node, so that a pod can tell them from everything else.
 pub const PROBE_SOURCE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 7, 127);

@@ -270,7 +270,7 @@ pub(crate) fn ensure_untouched(lab: &Lab, pod: &Pod) -> Result<()> {
         seen.listening
     );
     ensure!(
-        !seen.rules.contains("0x111"),
+        !seen.rules.contains("0x77"),
         "a routing rule is left: {}",
         seen.rules
     );
@@ -294,8 +294,8 @@ pub(crate) fn ensure_in_mesh(lab: &Lab, pod: &Pod) -> Result<()> {
         seen.listening
     );
     ensure!(
-        seen.rules.contains("0x111") && !seen.routes.is_empty(),
-        "no route for replies in {}",
+        seen.rules.contains("0x77") && !seen.routes.is_empty(),
+        "no route for what is redirected in {}",
         pod.name
     );
     Ok(())

@@ -20,7 +20,7 @@ use reach::{Failure, Upstream, reach, unreached_waypoint};
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let local = tcp.local_addr().ok().map(canonical);
-    let destination = match destination(proxy, pod, &tcp, peer, local) {
+    let destination = match destination(proxy, pod, &tcp, peer) {
         Ok(destination) => destination,
         Err(refusal) => {
             reset(tcp);
@@ -120,18 +120,9 @@ fn finish(record: Record, result: Result<(), CopyError>) {
 }
 
 /// Where the application wanted to connect to.
-fn destination(
-    proxy: &Proxy,
-    pod: &Pod,
-    tcp: &TcpStream,
-    peer: SocketAddr,
-    local: Option<SocketAddr>,
-) -> Result<SocketAddr, Refusal> {
+fn destination(proxy: &Proxy, pod: &Pod, tcp: &TcpStream, peer: SocketAddr) -> Result<SocketAddr, Refusal> {
     let original = (proxy.original_destination)(tcp).map_err(|_| Refusal::NoOriginalDestination)?;
     // A connection that nothing redirected was made to the proxy itself, and would be passed on to itself for ever.
-    if Some(original) == local {
-        return Err(Refusal::NoOriginalDestination);
-    }
     let of_pod = |ip| ip == peer.ip() || pod.info.load().addresses.contains(&ip);
     if is_own_port(original.port()) && of_pod(original.ip()) {
         return Err(Refusal::OwnPort(original));

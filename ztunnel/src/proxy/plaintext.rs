@@ -23,7 +23,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         local,
         identity: None,
     };
-    let destination = match destination(proxy, &tcp, local) {
+    let destination = match destination(proxy, &tcp) {
         Ok(destination) => destination,
         Err(refusal) => {
             reset(tcp);
@@ -66,11 +66,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     }
 }
 
-fn destination(proxy: &Proxy, tcp: &TcpStream, local: Option<SocketAddr>) -> Result<SocketAddr, Refusal> {
+fn destination(proxy: &Proxy, tcp: &TcpStream) -> Result<SocketAddr, Refusal> {
     let original = (proxy.original_destination)(tcp).map_err(|_| Refusal::NoOriginalDestination)?;
-    if Some(original) == local {
-        return Err(Refusal::NoOriginalDestination);
-    }
     if is_own_port(original.port()) {
         return Err(Refusal::OwnPort(original));
     }

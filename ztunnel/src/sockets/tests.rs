@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::process::Command;
 
-use ambit_agent::netlink::{add_reply_route, install_pod_table, raise_loopback};
+use ambit_agent::netlink::{install_redirection, raise_loopback};
 use ambit_agent::netns::make_listeners;
 use prometheus::Opts;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
@@ -50,8 +50,7 @@ fn in_pod<F: Future<Output = ()>>(test: impl FnOnce(Handed) -> F + Send) {
                 ip(addition);
             }
             let listeners = make_listeners().unwrap();
-            add_reply_route().unwrap();
-            install_pod_table(&listeners.seed_addresses()).unwrap();
+            install_redirection().unwrap();
             let descriptors = listeners
                 .as_fds()
                 .into_iter()

@@ -2,6 +2,7 @@
 
 mod measure;
 mod net;
+mod redirection;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -31,7 +31,7 @@ async fn the_proxys_own_ports_lead_nowhere() {
         let mut tcp = TcpStream::connect(at(pod, port)).await.unwrap();
         assert!(greeting(&mut tcp).await.is_err());
     }
-    node.until_metric(REFUSED, &["no_original_destination"], 2).await;
+    node.until_metric(REFUSED, &["own_port"], 2).await;
     // Redirected, by rules that should not have done it.
     for port in [PORT_INBOUND, PORT_HBONE] {
         assert!(
@@ -40,7 +40,7 @@ async fn the_proxys_own_ports_lead_nowhere() {
                 .is_err()
         );
     }
-    node.until_metric(REFUSED, &["own_port", "direction=\"outbound\""], 2)
+    node.until_metric(REFUSED, &["own_port", "direction=\"outbound\""], 3)
         .await;
 }
 

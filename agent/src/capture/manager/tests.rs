@@ -8,7 +8,6 @@ use crate::runtime::{RuntimeError, Sandbox};
 use ambit_wire::agent::{CaptureState, PodCapture};
 use ambit_wire::broker::from_agent::Message as ToZtunnel;
 use ambit_wire::broker::{Ack, AddPod, RemovePod};
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const POD: &str = "pod";
@@ -82,7 +81,7 @@ impl Redirection for World {
         self.job(|_| Listeners::anywhere()).await
     }
 
-    async fn apply(&self, _: &Netns, _: Vec<SocketAddr>) -> Result<Arc<InForce>, Failure> {
+    async fn apply(&self, _: &Netns) -> Result<Arc<InForce>, Failure> {
         self.job(|inner| inner.table = PodTable::Redirecting).await?;
         Ok(Arc::new(InForce::default()))
     }

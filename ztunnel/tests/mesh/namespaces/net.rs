@@ -6,11 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use ambit_agent::netlink::{add_reply_route, install_pod_table, raise_loopback};
+use ambit_agent::netlink::{
+    drain_pod_table, install_redirection, raise_loopback, remove_pod_table, remove_redirection_route,
+    waiting_connections,
+};
 use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners};
 
 use crate::agent::identity;
-use crate::node::Node;
+use crate::node::{Node, until};
 
 #[derive(Clone)]
 pub(crate) struct Net {
@@ -60,7 +63,7 @@ impl From<NetnsError> for Failed {
     }
 }
 
-fn command(line: &str) -> std::io::Result<()> {
+pub(crate) fn command(line: &str) -> std::io::Result<()> {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output()?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -141,17 +144,35 @@ impl Pod {
             .run(|| make_listeners().map_err(std::io::Error::other))
             .await
             .unwrap();
-        let seeds = listeners.seed_addresses();
         let listeners: Vec<OwnedFd> = listeners
             .as_fds()
             .iter()
             .map(|fd| fd.as_fd().try_clone_to_owned().unwrap())
             .collect();
         node.agent.add(identity(self.name, self.ip), &listeners).await;
-        let redirect = move || {
-            add_reply_route().map_err(std::io::Error::other)?;
-            install_pod_table(&seeds).map_err(std::io::Error::other)
-        };
+        let redirect = || install_redirection().map_err(std::io::Error::other);
         self.run(redirect).await.unwrap();
+    }
+
+    /// From now on no further connection is redirected.
+    pub(crate) async fn begin_release(&self) {
+        let drain = || drain_pod_table().map_err(std::io::Error::other);
+        self.run(drain).await.unwrap();
+    }
+
+    /// Waits until the last redirected connection has ended, and leaves nothing.
+    pub(crate) async fn end_release(&self, node: &mut Node) {
+        until("nothing waits to be accepted", async || {
+            let waiting = || waiting_connections().map_err(std::io::Error::other);
+            self.run(waiting).await.unwrap() == 0
+        })
+        .await;
+        node.agent.remove(&identity(self.name, self.ip).uid, false).await;
+        assert_eq!(node.agent.ack().await.error, "");
+        let undo = || {
+            remove_pod_table().map_err(std::io::Error::other)?;
+            remove_redirection_route().map_err(std::io::Error::other)
+        };
+        self.run(undo).await.unwrap();
     }
 }

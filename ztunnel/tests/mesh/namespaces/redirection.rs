@@ -1,0 +1,244 @@
+//! The redirection without NAT and without conntrack: what a connection keeps that NAT would take, and joining and leaving with
+//! connections open.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ambit_agent::netlink::install_redirection;
+use ambit_tls::testing::TestCa;
+use ambit_wire::workload::TunnelProtocol;
+use socket2::{Domain, Socket, Type};
+
+use super::net::{Net, Pod, command};
+use super::{Cluster, ask, cluster, tell_peer};
+use crate::agent::at;
+use crate::control_plane::{ControlPlane, workload};
+use crate::node::{Node, WAIT, until};
+
+/// Sends back all that a client sends, and says so when the client has ended its side.
+async fn echo_server(pod: &Pod) -> SocketAddr {
+    let ip = pod.ip;
+    let listener = pod.run(move || TcpListener::bind(at(ip, 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut tcp = tcp.unwrap();
+                let mut back = tcp.try_clone().unwrap();
+                if std::io::copy(&mut tcp, &mut back).is_ok() {
+                    back.write_all(b"and that was all").ok();
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn open(pod: &Pod, to: SocketAddr) -> TcpStream {
+    let connect = move || {
+        let tcp = TcpStream::connect_timeout(&to, WAIT)?;
+        tcp.set_read_timeout(Some(WAIT))?;
+        Ok(tcp)
+    };
+    pod.run(connect).await.unwrap()
+}
+
+fn talk(tcp: &mut TcpStream, words: &str) {
+    tcp.write_all(words.as_bytes()).unwrap();
+    let mut heard = vec![0; words.len()];
+    tcp.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, words.as_bytes());
+}
+
+/// An entry would end before a half-closed connection does that is quiet for longer than its timeout, and would take both ends
+/// from each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_in_all_their_states_have_no_conntrack_entry() {
+    let Cluster {
+        node: _node,
+        client,
+        server,
+        ..
+    } = cluster().await;
+    let outsider = client.net.pod("outsider", 4).await;
+    let server_at = echo_server(&server).await;
+    let mut tunnelled = open(&client, server_at).await;
+    let mut plaintext = open(&outsider, server_at).await;
+    for tcp in [&mut tunnelled, &mut plaintext] {
+        talk(tcp, "hello");
+        tcp.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for pod in [&client, &server] {
+        let entries = pod
+            .run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"))
+            .await;
+        assert_eq!(entries.unwrap(), "", "{}", pod.name);
+    }
+    for tcp in [&mut tunnelled, &mut plaintext] {
+        let mut rest = String::new();
+        tcp.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "and that was all");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_source_port_reaches_two_destinations_at_once() {
+    let Cluster {
+        node: _node,
+        client,
+        server,
+        ..
+    } = cluster().await;
+    let outsider = client.net.pod("outsider", 4).await;
+    let destinations = [echo_server(&server).await, echo_server(&outsider).await];
+    let from = at(client.ip, 41000);
+    let mut open = client
+        .run(move || {
+            let connect = |to: SocketAddr| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&from.into())?;
+                socket.connect_timeout(&to.into(), WAIT)?;
+                socket.set_read_timeout(Some(WAIT))?;
+                Ok(TcpStream::from(socket))
+            };
+            destinations
+                .into_iter()
+                .map(connect)
+                .collect::<std::io::Result<Vec<_>>>()
+        })
+        .await
+        .unwrap();
+    for (tcp, words) in open.iter_mut().zip(["one", "two"]) {
+        talk(tcp, words);
+    }
+}
+
+/// What the kernel says to a packet that belongs to no connection reaches its sender: a client of the pod that had the address
+/// before learns at once that it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_the_pod_knows_nothing_of_is_reset() {
+    let Cluster {
+        node: _node,
+        client,
+        server,
+        ..
+    } = cluster().await;
+    let outsider = client.net.pod("outsider", 4).await;
+    let server_at = echo_server(&server).await;
+    let mut tcp = open(&outsider, server_at).await;
+    talk(&mut tcp, "hello");
+    // Forgotten without a word.
+    let peer = outsider.ip;
+    let forget = move || {
+        command("nft add table ip block")?;
+        command("nft add chain ip block out { type filter hook postrouting priority 0 ; }")?;
+        command(&format!("nft add rule ip block out ip daddr {peer} drop"))?;
+        command(&format!("ss -K dst {peer}"))?;
+        command("nft delete table ip block")
+    };
+    server.run(forget).await.unwrap();
+    let reset = tokio::task::spawn_blocking(move || {
+        tcp.write_all(b"are you there").ok();
+        tcp.read(&mut [0])
+    });
+    let error = reset.await.unwrap().expect_err("reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// As the agent restores what something in the pod removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_restored_takes_no_connection_off_its_way() {
+    let Cluster {
+        node: _node,
+        client,
+        server,
+        ..
+    } = cluster().await;
+    let outsider = client.net.pod("outsider", 4).await;
+    let destinations = [echo_server(&server).await, echo_server(&outsider).await];
+    let mut connections = vec![];
+    for loss in [
+        "nft delete table inet ambit",
+        "nft flush table inet ambit",
+        "ip rule del fwmark 0x77 lookup 100",
+        "ip route flush table 100",
+    ] {
+        // Redirected.
+        for to in destinations {
+            connections.push(open(&client, to).await);
+        }
+        client.run(move || command(loss)).await.unwrap();
+        // Past the mesh.
+        for to in destinations {
+            connections.push(open(&client, to).await);
+        }
+        let restore = || install_redirection().map_err(std::io::Error::other);
+        client.run(restore).await.unwrap();
+        connections.iter_mut().for_each(|tcp| talk(tcp, loss));
+    }
+}
+
+/// Two pods join and leave again and again, while connections that were open before each step go on, and new ones come all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_and_leaving_fail_no_connection() {
+    let net = Net::new();
+    let pods = [net.pod("client", 2).await, net.pod("server", 3).await];
+    let [client, server] = &pods;
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = ambit_ztunnel::Limits::default();
+    let mut node = Node::start_parts(&control_plane, &ca, limits, None).await;
+    for pod in &pods {
+        control_plane.set_workload(workload(pod.name, pod.ip, TunnelProtocol::None));
+    }
+    node.ready().await;
+    until("both are known", async || {
+        node.config_dump().await["workloads"]
+            .as_object()
+            .is_some_and(|workloads| workloads.len() == 2)
+    })
+    .await;
+    let (echo, peer) = (echo_server(server).await, tell_peer(server).await);
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stopped, count, from) = (Arc::clone(&stop), Arc::clone(&asked), client.clone());
+    let load = tokio::spawn(async move {
+        while !stopped.load(Ordering::SeqCst) {
+            assert_eq!(ask(&from, peer).await.unwrap(), from.ip.to_string());
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let some_more = async || {
+        let before = asked.load(Ordering::SeqCst);
+        until("connections go on", async || {
+            load.is_finished() || asked.load(Ordering::SeqCst) > before + 20
+        })
+        .await;
+        assert!(!load.is_finished(), "one failed");
+    };
+    let mut before = vec![open(client, echo).await];
+    for _ in 0..3 {
+        for pod in &pods {
+            some_more().await;
+            pod.capture(&mut node).await;
+            before.push(open(client, echo).await);
+        }
+        some_more().await;
+        assert!(node.metric("istio_tcp_connections_opened_total", &[]).await > 0);
+        before.iter_mut().for_each(|tcp| talk(tcp, "in the mesh"));
+        for pod in &pods {
+            pod.begin_release().await;
+            before.push(open(client, echo).await);
+            some_more().await;
+            before.iter_mut().for_each(|tcp| talk(tcp, "leaving"));
+            // Those that are redirected have to end for the release to.
+            before.clear();
+            pod.end_release(&mut node).await;
+        }
+        before.push(open(client, echo).await);
+    }
+    stop.store(true, Ordering::SeqCst);
+    load.await.unwrap();
+    before.iter_mut().for_each(|tcp| talk(tcp, "out of the mesh"));
+}
