@@ -130,8 +130,8 @@ pub struct Ztunnel {
     #[serde(default)]
     pub resources: Resources,
 
-    /// What ztunnels and agents log: one of error, warn, info, debug, trace, off; or such levels by module, as in
-    /// `info,ambit_ztunnel=debug`. Defaults to info.
+    /// What ztunnels, agents and waypoints log: one of error, warn, info, debug, trace, off; or such levels by module, as in
+    /// `info,ambit_ztunnel=debug`. A change reaches running pods within two minutes and restarts none. Defaults to info.
     #[serde(default = "default_log_level")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^([a-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([a-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$')")

@@ -32,6 +32,9 @@ pub struct LogFlags {
     /// What is logged: a level, or levels by module as in `info,ambit_ztunnel=debug` (a tracing filter).
     #[arg(long = "log", env = "AMBIT_LOG", default_value = "info", global = true)]
     pub filter: String,
+    /// A file with such a filter, which is used instead of it and followed while the program runs.
+    #[arg(long = "log-filter-file", env = "AMBIT_LOG_FILTER_FILE", global = true)]
+    pub filter_file: Option<PathBuf>,
     /// How the log is written.
     #[arg(
         long = "log-format",

@@ -1,6 +1,7 @@
 //! The log, to standard output. Logging never blocks: a thread of its own writes, and what it cannot take is dropped and counted.
 
 mod fields;
+mod follow;
 mod throttle;
 mod writer;
 
@@ -11,6 +12,7 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::flags::{LogFlags, LogFormat};
 use fields::PlainFields;
+use follow::FilterFile;
 pub use throttle::log_permit;
 pub(crate) use throttle::suppressed_lines;
 use writer::Collector;
@@ -20,17 +22,40 @@ pub(crate) use writer::dropped_lines;
 /// Begins to log as `flags` say. What was logged is written, at the latest, when the guard is dropped.
 ///
 /// # Errors
-/// When the filter is malformed, or there is no thread to write.
+/// When the flags' filter is malformed, or there is no thread to write.
 pub fn start_log(flags: &LogFlags) -> Result<LogGuard, LogError> {
-    let filter =
+    let given =
         EnvFilter::try_new(&flags.filter).map_err(|error| LogError::Filter(flags.filter.clone(), error))?;
+    let mut file = flags.filter_file.as_deref().map(FilterFile::new);
+    let (filter, mistake) = match file.as_mut().and_then(FilterFile::changed) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (given, Some(error)),
+        None => (given, None),
+    };
     let (lines, guard) = Collector::start(io::stdout()).map_err(LogError::Thread)?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lines);
     match flags.format {
-        LogFormat::Text => log.with_ansi(false).fmt_fields(PlainFields).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => {
+            let log = log
+                .with_ansi(false)
+                .fmt_fields(PlainFields)
+                .with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            file.map_or(Ok(()), |file| file.follow(handle))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            file.map_or(Ok(()), |file| file.follow(handle))
+        }
+    }
+    .map_err(LogError::Thread)?;
+    if let Some(error) = mistake {
+        tracing::warn!(%error, "the log filter is that of the flags");
     }
     Ok(guard)
 }
@@ -41,6 +66,9 @@ pub enum LogError {
     /// The filter cannot be parsed.
     #[error("log filter {0:?}: {1}")]
     Filter(String, #[source] ParseError),
+    /// The filter in the file is too long.
+    #[error("log filter: longer than 1024 bytes")]
+    Length,
     /// The writer's thread did not start.
     #[error("the log's thread: {0}")]
     Thread(#[source] io::Error),

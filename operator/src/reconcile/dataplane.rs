@@ -18,10 +18,13 @@ pub(super) const AGENT: &str = "ambit-agent";
 pub(super) const ZTUNNEL: &str = "ztunnel";
 /// Name of the ztunnels' ServiceAccount.
 pub(super) const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
-/// Name of the ConfigMap with the root certificate.
+/// Name of the ConfigMap with what Ambit's pods of a namespace read while they run: the root certificate and the log filter.
 pub(super) const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
 
 const ROOT_KEY: &str = "root-cert.pem";
+const LOG_KEY: &str = "log-filter";
+/// Where that ConfigMap is mounted.
+const ROOT_MOUNT: &str = "/var/run/ambit/root";
 
 /// Everything the data plane needs, in the order to apply it.
 pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
@@ -32,7 +35,7 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     let mut objects = vec![
         service_account(&settings.namespace, AGENT),
         service_account(&settings.namespace, ZTUNNEL_ACCOUNT),
-        root(settings, &settings.namespace),
+        root(settings, mesh, &settings.namespace),
         daemon_set(settings, AGENT, &agents, agent::pod_template(settings, mesh)),
         daemon_set(
             settings,
@@ -48,13 +51,16 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     objects
 }
 
-/// The mesh's root certificate, for the pods of a namespace.
-pub(super) fn root(settings: &Settings, namespace: &str) -> Rendered {
+/// The mesh's root certificate and the log filter, for the pods of a namespace. The filter is not part of the pods: a change restarts none.
+pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),
         namespace: namespace.to_owned(),
         name: ROOT_CONFIG_MAP.to_owned(),
-        object: json!({ "data": { ROOT_KEY: settings.root_certificate } }),
+        object: json!({ "data": {
+            ROOT_KEY: settings.root_certificate,
+            LOG_KEY: mesh.ztunnel.log_level,
+        } }),
     }
 }
 
@@ -150,7 +156,7 @@ pub(super) fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
         ),
         variable("AMBIT_CLUSTER_ID", &settings.cluster_id),
         variable("AMBIT_TRUST_DOMAIN", &mesh.trust_domain),
-        variable("AMBIT_LOG", &mesh.ztunnel.log_level),
+        variable("AMBIT_LOG_FILTER_FILE", &format!("{ROOT_MOUNT}/{LOG_KEY}")),
         variable("AMBIT_LOG_FORMAT", &settings.log_format),
     ]
 }
@@ -174,7 +180,7 @@ pub(super) fn trust(namespace_root: &str) -> (Vec<Value>, Vec<Value>) {
         ] } }),
     ];
     let mounts = vec![
-        json!({ "name": "root", "mountPath": "/var/run/ambit/root", "readOnly": true }),
+        json!({ "name": "root", "mountPath": ROOT_MOUNT, "readOnly": true }),
         json!({ "name": "token", "mountPath": "/var/run/ambit/token", "readOnly": true }),
     ];
     (volumes, mounts)

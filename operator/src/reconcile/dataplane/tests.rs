@@ -85,7 +85,6 @@ fn the_agent_has_three_capabilities_and_is_not_privileged() {
 #[test]
 fn settings_of_the_mesh_reach_the_proxies() {
     let mut mesh = mesh();
-    mesh.ztunnel.log_level = "debug".into();
     mesh.ztunnel.drain_deadline = "90s".into();
     mesh.telemetry.access_log = AccessLog::Disabled;
     let (pod, container) = pod_of(ZTUNNEL, &mesh);
@@ -96,7 +95,6 @@ fn settings_of_the_mesh_reach_the_proxies() {
             .and_then(|v| v.value.clone())
             .unwrap()
     };
-    assert_eq!(value("AMBIT_LOG"), "debug");
     assert_eq!(value("AMBIT_DRAIN_DEADLINE"), "90");
     assert_eq!(value("AMBIT_ACCESS_LOG"), "false");
     assert!(
@@ -217,4 +215,31 @@ fn rollouts_go_by_percentage_or_number() {
         update(&mesh, ZTUNNEL),
         json!({"maxUnavailable": 0, "maxSurge": 3})
     );
+}
+
+#[test]
+fn a_changed_log_level_restarts_nothing() {
+    let mut louder = mesh();
+    louder.ztunnel.log_level = "debug".into();
+    let (before, after) = (render(&settings(), &mesh()), render(&settings(), &louder));
+    let differs = before.iter().zip(&after).filter(|(b, a)| b.object != a.object);
+    let differs: Vec<_> = differs.map(|(_, a)| a).collect();
+    assert_eq!(differs.len(), 1);
+    assert_eq!(differs[0].gvk.kind, "ConfigMap");
+    assert_eq!(differs[0].object["data"]["log-filter"], "debug");
+    for name in [AGENT, ZTUNNEL] {
+        let (_, container) = pod_of(name, &louder);
+        let mounts = container.volume_mounts.unwrap();
+        let file = container.env.unwrap().into_iter();
+        let mut file = file
+            .filter(|v| v.name == "AMBIT_LOG_FILTER_FILE")
+            .filter_map(|v| v.value);
+        let file = file.next().unwrap();
+        assert!(
+            mounts
+                .iter()
+                .any(|m| file == format!("{}/log-filter", m.mount_path)),
+            "{file}"
+        );
+    }
 }

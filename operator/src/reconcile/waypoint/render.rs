@@ -58,7 +58,7 @@ pub(super) fn kind(kind: &str) -> GroupVersionKind {
 /// Everything that the waypoint needs, in the order to apply it.
 pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Vec<Rendered> {
     let Key { namespace, name } = wanted.key;
-    let mut root = root(settings, namespace);
+    let mut root = root(settings, &mesh.spec, namespace);
     // Shared by the namespace's waypoints, so it bears none of their names.
     complete(&mut root, own_labels(APPLICATION));
     let own = |kind_name: &str, object: Value| Rendered {

@@ -1,0 +1,134 @@
+//! A log filter in a file, which is followed while the program runs: a changed level restarts nothing.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::{self, Handle};
+
+use super::LogError;
+
+/// The file is read so often.
+const LOOK: Duration = Duration::from_secs(5);
+/// Longest filter, in bytes.
+const LONGEST: u64 = 1024;
+
+/// The file and what was read last.
+pub(super) struct FilterFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl FilterFile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            text: String::new(),
+        }
+    }
+
+    /// The file's filter where it is another than before. While the file cannot be read, it is as before.
+    pub(super) fn changed(&mut self) -> Option<Result<EnvFilter, LogError>> {
+        let mut text = String::new();
+        let file = File::open(&self.path).ok()?;
+        file.take(LONGEST + 1).read_to_string(&mut text).ok()?;
+        if text.trim() == self.text {
+            return None;
+        }
+        text.trim().clone_into(&mut self.text);
+        if text.len() as u64 > LONGEST {
+            return Some(Err(LogError::Length));
+        }
+        let filter = EnvFilter::try_new(&self.text);
+        Some(filter.map_err(|error| LogError::Filter(self.text.clone(), error)))
+    }
+
+    /// Looks at the file once. A filter that cannot be parsed changes nothing, and is reported once.
+    fn look<S>(&mut self, handle: &Handle<EnvFilter, S>) -> Result<(), reload::Error> {
+        match self.changed() {
+            None => Ok(()),
+            Some(Ok(filter)) => {
+                handle.reload(filter)?;
+                tracing::info!(filter = self.text, "the log filter has changed");
+                Ok(())
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, path = %self.path.display(), "the log filter stays as it is");
+                Ok(())
+            }
+        }
+    }
+
+    /// Follows the file for as long as there is a log.
+    pub(super) fn follow<S: 'static>(mut self, handle: Handle<EnvFilter, S>) -> io::Result<()> {
+        let thread = thread::Builder::new().name("log-filter".to_owned());
+        thread.spawn(move || {
+            while self.look(&handle).is_ok() {
+                thread::sleep(LOOK);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_changed_level_holds_without_a_restart() {
+        let path = std::env::temp_dir().join(format!("ambit-log-filter-{}", std::process::id()));
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("info"))
+            .with_writer(move || writer.clone())
+            .with_filter_reloading();
+        let handle = log.reload_handle();
+        let logged = |text: &str| String::from_utf8_lossy(&lines.0.lock().unwrap()).contains(text);
+        let mut file = FilterFile::new(&path);
+        tracing::subscriber::with_default(log.finish(), || {
+            file.look(&handle).unwrap();
+            tracing::debug!("before");
+            std::fs::write(&path, "debug\n").unwrap();
+            file.look(&handle).unwrap();
+            tracing::debug!("during");
+            std::fs::write(&path, "louder,=").unwrap();
+            file.look(&handle).unwrap();
+            tracing::debug!("malformed");
+            std::fs::write(&path, "x".repeat(2000)).unwrap();
+            file.look(&handle).unwrap();
+            tracing::debug!("long");
+            std::fs::write(&path, "warn").unwrap();
+            file.look(&handle).unwrap();
+            tracing::info!("after");
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert!(!logged("before"), "no file: as the flags say");
+        assert!(logged("during"));
+        assert!(
+            logged("malformed") && logged("stays as it is"),
+            "what cannot be parsed changes nothing"
+        );
+        assert!(logged("long"));
+        assert!(!logged("after"));
+    }
+}
