@@ -191,6 +191,10 @@ impl Writer {
             // It may be what everything failed for.
             queue.forgive(now);
             queue.urge(Work::Mesh, now);
+            // Their pods have settings of the Mesh.
+            for namespace in self.waypoints.namespaces() {
+                queue.add(Work::Namespace(namespace), now);
+            }
         } else {
             queue.add(Work::Mesh, now);
         }

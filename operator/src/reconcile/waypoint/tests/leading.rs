@@ -121,3 +121,29 @@ async fn a_waypoint_that_cannot_be_scheduled_says_so_at_once() {
     );
     assert!(world.reconciler.troubles("shop")["waypoint"].contains("Unschedulable"));
 }
+
+/// Not only when everything is compared anew.
+#[tokio::test(start_paused = true)]
+async fn a_changed_mesh_reaches_the_waypoints_at_once() {
+    let world = World::new();
+    let (_leads, leadership) = tokio::sync::watch::channel(true);
+    let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));
+    world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.watch();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let mut mesh = world.server.get(MESH).unwrap();
+    mesh["metadata"]["generation"] = json!(2);
+    mesh["spec"] = json!({
+        "waypoint": {"placement": {"nodeSelector": {"pool": "mesh"}}}, "ztunnel": {"logLevel": "debug"},
+    });
+    world.server.put(MESH, mesh);
+    // The watches notify of nothing else.
+    world.of::<Mesh>(MESH);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let deployment = world.server.get(DEPLOYMENT).unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"]["pool"], "mesh");
+    assert_eq!(world.server.get(ROOT).unwrap()["data"]["log-filter"], "debug");
+    writing.abort();
+}
