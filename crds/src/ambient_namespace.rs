@@ -180,7 +180,7 @@ pub struct EnforcedRule {
     /// How many captured pods it protects.
     pub pods: i32,
     /// What of it cannot match as the cluster is: a port that is a Service's and no pod's, a principal that no service account has, a namespace
-    /// that does not exist, a selector that selects nothing. The first 8.
+    /// that does not exist, a selector that selects nothing. The first 8; the first 32 of all rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub warnings: Vec<String>,

@@ -71,13 +71,14 @@ impl Index {
 
     /// Of a port that a Service has, and none of the pods behind it.
     fn port_warning(&self, namespace: &str, port: u16, pods: &[&PodRecord]) -> Option<String> {
+        let services = self.services_in(namespace);
+        let services: Vec<_> = services
+            .filter(|(_, service)| service.ports.values().any(|p| p.port == port))
+            .collect();
         let declared = |pod: &&PodRecord| pod.named_ports.iter().any(|(_, p)| *p == port);
-        if pods.iter().any(declared) {
+        if services.is_empty() || pods.iter().any(declared) {
             return None;
         }
-        let services = self
-            .services_in(namespace)
-            .filter(|(_, service)| service.ports.values().any(|p| p.port == port));
         let mut found: Option<(&str, BTreeSet<u16>)> = None;
         for (key, service) in services {
             for pod in pods.iter().filter(|pod| service.selects(pod)) {

@@ -13,6 +13,8 @@ use crate::reconcile::mesh::count;
 
 /// Most failures that a status lists.
 const LISTED: usize = 20;
+/// Most warnings that the rules of a status have together.
+const WARNINGS: usize = 32;
 
 /// What is to be said of a namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint.
 pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, String>) -> Finding {
@@ -152,18 +154,27 @@ pub(super) fn status(
         failures: failures.collect(),
         failures_omitted: (omitted > 0).then(|| count(omitted)),
         waypoints,
-        rules: summary.rules.iter().map(|r| rule(r, summary.enrolled)).collect(),
+        rules: rules(summary),
     }
 }
 
-fn rule(rule: &RuleSummary, enrolled: bool) -> EnforcedRule {
+fn rules(summary: &NamespaceSummary) -> Vec<EnforcedRule> {
+    let mut left = WARNINGS;
+    let rules = summary.rules.iter();
+    rules.map(|r| rule(r, summary.enrolled, &mut left)).collect()
+}
+
+/// `warnings` is how many may yet be listed.
+fn rule(rule: &RuleSummary, enrolled: bool, warnings: &mut usize) -> EnforcedRule {
     let enforced = enrolled && rule.pods > 0;
+    let listed = rule.warnings.len().min(*warnings);
+    *warnings -= listed;
     EnforcedRule {
         name: rule.name.clone(),
         mode: rule.mode,
         enforced_by: if enforced { "ztunnel" } else { "nothing" }.to_owned(),
         pods: count(rule.pods),
-        warnings: rule.warnings.clone(),
+        warnings: rule.warnings[..listed].to_vec(),
     }
 }
 

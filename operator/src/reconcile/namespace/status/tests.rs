@@ -257,3 +257,24 @@ fn a_rule_that_cannot_match_is_said_and_changes_no_condition() {
     let status = status(&object, &summary, Vec::new(), &found);
     assert_eq!(status.rules[0].warnings, [warning]);
 }
+
+/// A namespace writes no more into its status than fits.
+#[test]
+fn warnings_about_rules_are_bounded() {
+    let rule = RuleSummary {
+        warnings: vec!["a warning".to_owned(); 8],
+        ..rule_summary(1, 0)
+    };
+    let summary = NamespaceSummary {
+        captured: 1,
+        rules: vec![rule; 64],
+        ..enrolled()
+    };
+    let found = finding(&summary, &BTreeMap::new());
+    let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
+    let status = status(&object, &summary, Vec::new(), &found);
+    let listed: Vec<_> = status.rules.iter().map(|r| r.warnings.len()).collect();
+    assert_eq!(listed.len(), 64);
+    assert_eq!(listed[..5], [8, 8, 8, 8, 0]);
+    assert_eq!(listed.iter().sum::<usize>(), WARNINGS);
+}
