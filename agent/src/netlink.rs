@@ -15,7 +15,7 @@ mod socket;
 mod table;
 
 pub use changes::{Changes, watch_changes};
-pub use diag::waiting_connections;
+pub use diag::{undelivered_connections, waiting_connections};
 pub use inspect::InForce;
 pub use node::{install_node_table, remove_node_table, set_probes};
 pub use pod::{PodTable, drain_pod_table, install_redirection, pod_table, remove_pod_table};

@@ -64,6 +64,7 @@ pub(super) enum Answer {
 /// How long connections may wait in an accept queue before the rest is left to the drain.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
+const DELIVERY_LOOK: Duration = Duration::from_millis(200);
 /// How often a captured pod is checked though no change was notified.
 const CHECK: Duration = Duration::from_secs(60);
 /// The least time between two checks, whatever changes in the pod.
@@ -249,6 +250,19 @@ impl Effects {
             }
         };
         self.conclude(result, Event::QueueEmpty)
+    }
+
+    /// Until nothing is left that a ztunnel sent to applications and closed: without the rules their acknowledgements go astray.
+    pub(super) async fn deliver(self, redirection: Arc<dyn Redirection>, netns: Option<Netns>) -> Answer {
+        let wait = async {
+            let netns = located(netns)?;
+            while redirection.undelivered(&netns).await? > 0 {
+                tokio::time::sleep(DELIVERY_LOOK).await;
+            }
+            Ok(())
+        };
+        let result = wait.await;
+        self.conclude(result, Event::Delivered)
     }
 
     /// Waits for a ztunnel's acknowledgement; see [`Answer::HandoverDue`].

@@ -131,6 +131,8 @@ pub enum Event {
     QueueEmpty,
     /// No ztunnel has a connection of the pod any more.
     ZtunnelDone,
+    /// Applications have all that was sent to them.
+    Delivered,
     /// The drain deadline has passed.
     DrainDeadline,
     /// Table, rule and route are removed.
@@ -171,6 +173,8 @@ pub enum Effect {
     },
     /// Answers DrainDeadline.
     DrainTimer,
+    /// Wait until applications have what a ztunnel sent last: answers Delivered or Failed.
+    Deliver,
     /// Remove table, rule, route: answers Undone or Failed.
     Undo,
     /// Close listeners and namespace.
@@ -442,9 +446,9 @@ impl Machine {
                 Releasing::Draining,
                 vec![Effect::DrainTimer, Effect::RemovePod { force: false }],
             ),
-            (Releasing::Draining, Event::ZtunnelDone) => {
-                self.releasing(Releasing::Undoing, vec![Effect::Undo])
-            }
+            // The drain's time goes on.
+            (Releasing::Draining, Event::ZtunnelDone) => vec![Effect::Deliver],
+            (Releasing::Draining, Event::Delivered) => self.releasing(Releasing::Undoing, vec![Effect::Undo]),
             (Releasing::Draining, Event::DrainDeadline) => self.releasing(
                 Releasing::Undoing,
                 vec![Effect::RemovePod { force: true }, Effect::Undo],

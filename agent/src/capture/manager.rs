@@ -458,6 +458,7 @@ impl Manager {
             }
             Effect::SwapRules => _ = self.tasks.spawn(effects.swap_rules(work())),
             Effect::EmptyQueue => _ = self.tasks.spawn(effects.empty_queue(redirection, netns)),
+            Effect::Deliver => _ = self.tasks.spawn(effects.deliver(redirection, netns)),
             Effect::Undo => _ = self.tasks.spawn(effects.undo(work())),
             Effect::Linger(time) => _ = self.tasks.spawn(effects.after(time, Event::LingerOver)),
             Effect::DrainTimer => {

@@ -23,6 +23,8 @@ pub(super) trait Redirection: Send + Sync + std::fmt::Debug {
     async fn drain(&self, netns: &Netns) -> Result<(), Failure>;
     /// Connections that wait to be accepted.
     async fn waiting(&self, netns: &Netns) -> Result<u64, Failure>;
+    /// Redirected connections on which the proxy's end has sent what the application has not got yet.
+    async fn undelivered(&self, netns: &Netns) -> Result<usize, Failure>;
     /// Removes table, rule and route.
     async fn remove(&self, netns: &Netns) -> Result<(), Failure>;
 }
@@ -77,6 +79,12 @@ impl Redirection for Kernel {
 
     async fn waiting(&self, netns: &Netns) -> Result<u64, Failure> {
         self.0.run(netns, || Ok(netlink::waiting_connections()?)).await
+    }
+
+    async fn undelivered(&self, netns: &Netns) -> Result<usize, Failure> {
+        self.0
+            .run(netns, || Ok(netlink::undelivered_connections()?))
+            .await
     }
 
     async fn remove(&self, netns: &Netns) -> Result<(), Failure> {

@@ -19,6 +19,9 @@ const NEW_SYN_RECEIVED: u8 = 12;
 /// All but closed and listening sockets.
 const CONNECTED: u32 = 0xffff & !(1 << 7) & !(1 << LISTEN) & !1;
 const WAITING: u32 = 1 << LISTEN | 1 << SYN_RECEIVED | 1 << NEW_SYN_RECEIVED;
+/// Where an `inet_diag_msg` has its queues.
+const RECEIVE_QUEUE: usize = 56;
+const UNACKNOWLEDGED: usize = 60;
 /// Length of `inet_diag_msg`.
 const FIXED: usize = 72;
 const ATTRIBUTE_MARK: u16 = 15;
@@ -30,22 +33,40 @@ pub(super) struct Connection {
     pub(super) far: SocketAddr,
 }
 
+impl Connection {
+    /// As its other end has it.
+    fn mirrored(self) -> Self {
+        Self {
+            near: self.far,
+            far: self.near,
+        }
+    }
+}
+
 /// Connections in the calling thread's namespace whose other end is not in it. A redirected one has both ends in the pod: its
 /// application's and the proxy's.
 pub(super) fn outer_connections() -> Result<Vec<Connection>, NetlinkError> {
     let mut all = HashSet::new();
     list(CONNECTED, |payload| all.extend(connection(payload)))?;
-    let mirrored = |connection: &Connection| {
-        all.contains(&Connection {
-            near: connection.far,
-            far: connection.near,
-        })
-    };
     Ok(all
         .iter()
-        .filter(|connection| !mirrored(connection))
+        .filter(|connection| !all.contains(&connection.mirrored()))
         .copied()
         .collect())
+}
+
+/// Redirected connections in the calling thread's namespace on which the proxy's end has sent what the application has not
+/// acknowledged.
+pub fn undelivered_connections() -> Result<usize, NetlinkError> {
+    let (mut all, mut sending) = (HashSet::new(), vec![]);
+    list(CONNECTED, |payload| {
+        all.extend(connection(payload));
+        if is_proxys(payload) && number(payload, UNACKNOWLEDGED).is_some_and(|bytes| bytes > 0) {
+            sending.extend(connection(payload));
+        }
+    })?;
+    let redirected = |connection: &&Connection| all.contains(&connection.mirrored());
+    Ok(sending.iter().filter(redirected).count())
 }
 
 /// Connections to the proxy's listeners in the calling thread's namespace that are in their handshake or wait to be accepted.
@@ -59,8 +80,7 @@ pub fn waiting_connections() -> Result<u64, NetlinkError> {
 
 /// A handshake is known by the mark alone, which it has from its listener: its address is the one that the client wanted.
 fn waiting_in(payload: &[u8]) -> Option<u64> {
-    let mark = attributes(payload.get(FIXED..)?).find(|(kind, _)| *kind == ATTRIBUTE_MARK);
-    if mark?.1 != MARK_PROXY.to_ne_bytes() {
+    if !is_proxys(payload) {
         return None;
     }
     let port = u16::from_be_bytes(payload.get(4..6)?.try_into().ok()?);
@@ -68,10 +88,19 @@ fn waiting_in(payload: &[u8]) -> Option<u64> {
         SYN_RECEIVED if port != PORT_SEED => Some(1),
         // A listener's receive queue is its accept queue.
         LISTEN if [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE].contains(&port) => {
-            Some(u32::from_ne_bytes(payload.get(56..60)?.try_into().ok()?).into())
+            number(payload, RECEIVE_QUEUE).map(u64::from)
         }
         _ => None,
     }
+}
+
+fn is_proxys(payload: &[u8]) -> bool {
+    attributes(payload.get(FIXED..).unwrap_or_default())
+        .any(|(kind, value)| kind == ATTRIBUTE_MARK && value == MARK_PROXY.to_ne_bytes())
+}
+
+fn number(payload: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(payload.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Gives the `inet_diag_msg` of each TCP socket in one of `states` to `each`.

@@ -149,7 +149,8 @@ fn a_pod_is_released_in_phases() {
         m.handle(Event::QueueEmpty),
         [Effect::DrainTimer, Effect::RemovePod { force: false }]
     );
-    assert_eq!(m.handle(Event::ZtunnelDone), [Effect::Undo]);
+    assert_eq!(m.handle(Event::ZtunnelDone), [Effect::Deliver]);
+    assert_eq!(m.handle(Event::Delivered), [Effect::Undo]);
     assert_eq!(m.handle(Event::Undone), [Effect::DropDescriptors]);
     assert_eq!(
         (m.state(), m.reported()),
@@ -160,6 +161,7 @@ fn a_pod_is_released_in_phases() {
 #[test]
 fn at_the_deadline_connections_are_ended() {
     let (mut m, _) = machine(draining());
+    assert_eq!(m.handle(Event::ZtunnelDone), [Effect::Deliver]);
     assert_eq!(
         m.handle(Event::DrainDeadline),
         [Effect::RemovePod { force: true }, Effect::Undo]
@@ -176,7 +178,11 @@ fn a_label_put_back_while_draining_captures_again_with_the_same_listeners() {
 
 #[test]
 fn a_label_put_back_while_undoing_waits_for_the_end() {
-    let (mut m, _) = machine(draining().into_iter().chain([Event::ZtunnelDone]));
+    let (mut m, _) = machine(
+        draining()
+            .into_iter()
+            .chain([Event::ZtunnelDone, Event::Delivered]),
+    );
     assert_eq!(m.handle(Event::Capture), []);
     assert_eq!(m.handle(Event::Undone), [Effect::DropDescriptors, Effect::Locate]);
 }

@@ -112,6 +112,11 @@ impl Redirection for World {
         Ok(0)
     }
 
+    async fn undelivered(&self, _: &Netns) -> Result<usize, Failure> {
+        self.pause(10).await;
+        Ok(0)
+    }
+
     async fn remove(&self, _: &Netns) -> Result<(), Failure> {
         self.job(|inner| inner.table = PodTable::Absent).await
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ambit_agent::netlink::{
     drain_pod_table, install_redirection, raise_loopback, remove_pod_table, remove_redirection_route,
-    waiting_connections,
+    undelivered_connections, waiting_connections,
 };
 use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners};
 
@@ -169,6 +169,11 @@ impl Pod {
         .await;
         node.agent.remove(&identity(self.name, self.ip).uid, false).await;
         assert_eq!(node.agent.ack().await.error, "");
+        until("the application has it all", async || {
+            let undelivered = || undelivered_connections().map_err(std::io::Error::other);
+            self.run(undelivered).await.unwrap() == 0
+        })
+        .await;
         let undo = || {
             remove_pod_table().map_err(std::io::Error::other)?;
             remove_redirection_route().map_err(std::io::Error::other)

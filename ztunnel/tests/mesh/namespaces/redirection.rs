@@ -148,6 +148,40 @@ async fn a_connection_that_the_pod_knows_nothing_of_is_reset() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// What the ztunnel has passed on and closed is still on its way to an application that reads late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_leaves_gets_the_rest_of_a_connection() {
+    const LENGTH: usize = 400_000;
+    let Cluster {
+        mut node,
+        client,
+        server,
+        ..
+    } = cluster().await;
+    let ip = server.ip;
+    let listener = server.run(move || TcpListener::bind(at(ip, 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let send = std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept()?;
+        tcp.write_all(&[7; LENGTH])
+    });
+    let mut tcp = open(&client, address).await;
+    tcp.shutdown(std::net::Shutdown::Write).unwrap();
+    send.join().unwrap().unwrap();
+    client.begin_release().await;
+    // The ztunnel has nothing more to do with it, on either side.
+    node.until_metric("istio_tcp_connections_closed_total", &[], 2)
+        .await;
+    let undelivered = || ambit_agent::netlink::undelivered_connections().map_err(std::io::Error::other);
+    assert!(client.run(undelivered).await.unwrap() > 0);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut all = vec![];
+        tcp.read_to_end(&mut all).map(|_| all.len())
+    });
+    client.end_release(&mut node).await;
+    assert_eq!(read.await.unwrap().unwrap(), LENGTH);
+}
+
 /// As the agent restores what something in the pod removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_restored_takes_no_connection_off_its_way() {
