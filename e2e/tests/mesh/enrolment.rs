@@ -9,7 +9,7 @@ use ambit_e2e::eventually;
 use ambit_e2e::mesh::{self, Pod, is_ready};
 use ambit_e2e::sample::{MARKER, Shop};
 use ambit_e2e::wire::{self, Packet};
-use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
+use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PORT_SEED};
 use anyhow::{Result, ensure};
 
 use crate::lab::{LIMIT, Lab};
@@ -258,7 +258,7 @@ impl InPod {
     }
 }
 
-const PORTS: [u16; 3] = [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE];
+const PORTS: [u16; 4] = [PORT_OUTBOUND, PORT_INBOUND, PORT_HBONE, PORT_SEED];
 
 /// Fails where a rule, a socket or a route of ours is in a pod's network namespace.
 pub(crate) fn ensure_untouched(lab: &Lab, pod: &Pod) -> Result<()> {
