@@ -18,6 +18,7 @@ mod target;
 mod tries;
 mod upgrade;
 
+pub(crate) use answer::{OVERLOADED, REASON};
 pub(crate) use body::RequestBody;
 pub(crate) use connection::{ClientConnection, Served, Target};
 pub(crate) use held::Revoked;

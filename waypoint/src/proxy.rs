@@ -1,22 +1,24 @@
 //! The data path: HBONE in, what is inside it, and HBONE out.
 
+mod admission;
 mod counted;
 mod inbound;
 mod passthrough;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::HboneConfig;
-use ambit_runtime::{AcceptLoop, raise_descriptor_limit};
+use ambit_runtime::AcceptLoop;
 use ambit_tls::IdentityLease;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+pub(crate) use admission::Admission;
 pub(crate) use counted::{Counted, End, is_clients};
 pub(crate) use passthrough::{Opened, pass_through};
 
@@ -25,11 +27,6 @@ use crate::observe::{Observer, Refusal};
 use crate::state::State;
 use crate::upstream::Upstream;
 
-/// HBONE connections open at once, at most, and never more than half of the descriptors that the process may have; with one more the
-/// newest is reset.
-const MAX_CONNECTIONS: usize = 16_384;
-/// Clients' connections inside them, at most; a further CONNECT is answered with 503.
-const MAX_STREAMS: usize = 65_536;
 /// For the TLS handshake of an HBONE client.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For connecting to an endpoint's proxy, TLS included, and for its answer to a CONNECT.
@@ -60,9 +57,7 @@ pub(crate) struct Proxy {
     connections: TaskTracker,
     /// HTTP/2 requests, which run on tasks of their own.
     pub(crate) requests: TaskTracker,
-    open: AtomicUsize,
-    max_open: usize,
-    streams: AtomicUsize,
+    pub(crate) admission: Admission,
 }
 
 impl Proxy {
@@ -72,6 +67,7 @@ impl Proxy {
         observer: Arc<Observer>,
         lease: IdentityLease,
         timeouts: HttpTimeouts,
+        admission: Admission,
         drain: CancellationToken,
     ) -> Arc<Self> {
         let hbone = HboneConfig {
@@ -94,9 +90,7 @@ impl Proxy {
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),
             requests: TaskTracker::new(),
-            open: AtomicUsize::new(0),
-            max_open: MAX_CONNECTIONS.min(raise_descriptor_limit() / 2),
-            streams: AtomicUsize::new(0),
+            admission,
         })
     }
 
@@ -142,8 +136,8 @@ impl Proxy {
     }
 
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
-        let Some(place) = Place::take(self, |proxy| &proxy.open, self.max_open) else {
-            self.observer.refused(Refusal::Limit);
+        let Some(handshake) = self.admission.handshakes.take(&peer.ip()) else {
+            self.observer.refused(Refusal::Overloaded);
             // The peer sees a reset; the connection may be gone already.
             let _ = tcp.set_zero_linger();
             return;
@@ -151,36 +145,11 @@ impl Proxy {
         let proxy = Arc::clone(self);
         let span = tracing::debug_span!("connection", %peer);
         let task = async move {
-            let _place = place;
             let kill = proxy.kill.clone();
-            kill.run_until_cancelled(inbound::serve(proxy, tcp, peer)).await;
+            kill.run_until_cancelled(inbound::serve(proxy, tcp, peer, handshake))
+                .await;
         };
         self.connections.spawn(task.instrument(span));
-    }
-}
-
-/// One of a limited number of places.
-struct Place {
-    proxy: Arc<Proxy>,
-    count: fn(&Proxy) -> &AtomicUsize,
-}
-
-impl Place {
-    fn take(proxy: &Arc<Proxy>, count: fn(&Proxy) -> &AtomicUsize, limit: usize) -> Option<Self> {
-        let room = |used| (used < limit).then_some(used + 1);
-        count(proxy)
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .ok()?;
-        Some(Self {
-            proxy: Arc::clone(proxy),
-            count,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        (self.count)(&self.proxy).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

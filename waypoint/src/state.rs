@@ -48,6 +48,8 @@ pub(crate) struct State {
     decisions_changed: watch::Sender<u64>,
     /// Counts changes after which something is no longer served.
     dismissed: watch::Sender<u64>,
+    /// Counts changes after which something new may be served.
+    served: watch::Sender<u64>,
 }
 
 impl State {
@@ -91,6 +93,11 @@ impl State {
     /// Notified when a service, or a pod by its own address, is no longer served.
     pub(crate) fn dismissed(&self) -> watch::Receiver<u64> {
         self.dismissed.subscribe()
+    }
+
+    /// Notified when something new may be served.
+    pub(crate) fn served(&self) -> watch::Receiver<u64> {
+        self.served.subscribe()
     }
 
     fn dismiss(&self) {
@@ -145,6 +152,7 @@ impl State {
         self.mesh.apply_services(Vec::new(), &closed);
         drop(policies);
         self.change_decisions();
+        self.served.send_modify(|n| *n += 1);
         if !removed.is_empty() || !closed.is_empty() {
             self.dismiss();
         }
@@ -179,6 +187,7 @@ impl State {
         if authorization {
             self.change_decisions();
         }
+        self.served.send_modify(|n| *n += 1);
         // Endpoints that come and go are not what clients connect to, but for those that are bound themselves.
         if unbound {
             self.dismiss();

@@ -24,7 +24,7 @@ use tracing::Instrument;
 
 use crate::config::Config;
 use crate::observe::{Gauges, Observer};
-use crate::proxy::{HttpTimeouts, Proxy};
+use crate::proxy::{Admission, HttpTimeouts, Proxy};
 use crate::report::{Dial, Reporter};
 use crate::state::{State, StateDump};
 use crate::xds::{StateUpdater, TYPES, subscriptions};
@@ -151,6 +151,7 @@ impl Waypoint {
                 Arc::clone(&observer),
                 lease.clone(),
                 parts.timeouts,
+                Admission::of_process(),
                 draining.clone(),
             )
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
@@ -90,7 +90,14 @@ impl ConnectRequest {
 
     /// Answers with another status, and ends the stream.
     pub fn refuse(mut self, status: StatusCode) {
-        refuse(&mut self.respond, status);
+        refuse(&mut self.respond, response(status));
+    }
+
+    /// Answers with another status and a field that says why, and ends the stream.
+    pub fn refuse_with(mut self, status: StatusCode, name: HeaderName, why: HeaderValue) {
+        let mut response = response(status);
+        response.headers_mut().insert(name, why);
+        refuse(&mut self.respond, response);
     }
 }
 
@@ -100,8 +107,8 @@ fn response(status: StatusCode) -> Response<()> {
     response
 }
 
-fn refuse(respond: &mut SendResponse<Payload>, status: StatusCode) {
-    if let Err(error) = respond.send_response(response(status), true) {
+fn refuse(respond: &mut SendResponse<Payload>, response: Response<()>) {
+    if let Err(error) = respond.send_response(response, true) {
         tracing::debug!(%error, "stream ended before it was refused");
     }
 }
@@ -237,7 +244,7 @@ fn dispatch<H: HboneHandler>(
             streams.spawn(Arc::clone(handler).connect(request).instrument(span));
         }
         Err(refusal) => {
-            refuse(&mut respond, refusal.status());
+            refuse(&mut respond, response(refusal.status()));
             handler.refused(&refusal);
         }
     }

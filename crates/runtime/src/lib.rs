@@ -1,4 +1,4 @@
-//! What Ambit's programs share: common flags, the log, signals, workers, accept loops, the small HTTP server
+//! What Ambit's programs share: common flags, the log, signals, workers, accept loops, places by holder, the small HTTP server
 //! (readiness, metrics and dumps, by path), and socket options.
 
 mod accept;
@@ -7,6 +7,7 @@ mod http;
 mod log;
 mod metrics;
 mod program;
+mod shares;
 mod socket;
 
 pub use accept::AcceptLoop;
@@ -15,4 +16,5 @@ pub use http::{Answer, listen, serve};
 pub use log::{LogError, LogGuard, log_permit, start_log};
 pub use metrics::render_metrics;
 pub use program::{Signals, Workers, run_program};
+pub use shares::{Holder, Share, Shares};
 pub use socket::{prepare_socket, raise_descriptor_limit};

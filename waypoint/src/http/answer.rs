@@ -9,6 +9,8 @@ use crate::observe::Flag;
 
 /// The header that says why the waypoint did not pass a request on, or its answer back.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-ambit-reason");
+/// The reason given where the waypoint has as much to do as it takes on.
+pub(crate) const OVERLOADED: &str = "overloaded";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -24,6 +26,11 @@ impl Rejection {
     pub(crate) fn new(status: StatusCode, flag: Flag, reason: impl Into<String>) -> Self {
         let reason = reason.into();
         Self { status, flag, reason }
+    }
+
+    /// The waypoint has as much to do as it takes on, or the caller more of it than its share.
+    pub(crate) fn overloaded() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Flag::Overloaded, OVERLOADED)
     }
 
     /// Malformed: nothing that is passed on.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ambit_identity::SpiffeId;
 use ambit_policy::{Connection, Decision};
+use ambit_runtime::Holder;
 use http::uri::Authority;
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
@@ -150,6 +151,8 @@ pub(crate) struct ClientConnection {
     pub(crate) peer: SocketAddr,
     pub(crate) identity: SpiffeId,
     pub(crate) source: Arc<Source>,
+    /// Whose requests in flight are counted.
+    pub(super) requests: Arc<Holder<SpiffeId>>,
     pub(crate) served: Served,
     /// As it was at the beginning: for records of what is not served any more.
     destination: Option<Destination>,
@@ -173,6 +176,7 @@ impl ClientConnection {
             proxy: Arc::clone(proxy),
             peer: source.address,
             identity: source.identity.clone(),
+            requests: proxy.admission.requests.holder(&source.identity),
             source,
             served,
             destination: None,

@@ -34,8 +34,14 @@ pub(super) async fn handle(
     let grpc = client.http2 && request.method() == Method::POST && headers::is_grpc(request.headers());
     let mut response = match client.target() {
         Ok(target) => {
-            let record = client.record(&target, &request);
-            serve(&client, &target, request, record, grpc, interim.as_ref()).await
+            let mut record = client.record(&target, &request);
+            match client.requests.take() {
+                Some(place) => {
+                    record.takes(place);
+                    serve(&client, &target, request, record, grpc, interim.as_ref()).await
+                }
+                None => refuse(&Rejection::overloaded(), record, grpc),
+            }
         }
         Err(rejection) => match client.record_unserved(&request) {
             Some(record) => refuse(&rejection, record, grpc),

@@ -14,6 +14,8 @@ pub(crate) enum Flag {
     ConnectFailure,
     /// The endpoint's connection ended before the answer had.
     UpstreamReset,
+    /// The waypoint has as much to do as it takes on, or the caller more of it than its share.
+    Overloaded,
     /// The time for the request was over.
     Timeout,
     /// The client went away before the answer had ended, or broke off a connection that is no HTTP.
@@ -35,6 +37,7 @@ impl Flag {
             Self::NoHealthyEndpoint => "UH",
             Self::ConnectFailure => "UF",
             Self::UpstreamReset => "UC",
+            Self::Overloaded => "UO",
             Self::Timeout => "UT",
             Self::ClientGone => "DC",
             Self::Cut => "LR",

@@ -58,8 +58,8 @@ pub(crate) enum Refusal {
     Request,
     /// CONNECT to an address that this waypoint does not serve.
     Authority,
-    /// As many connections as it takes on.
-    Limit,
+    /// It has as much to do as it takes on, or the peer more of it than its share.
+    Overloaded,
     /// The client's HTTP could not be read.
     BadRequest,
 }
@@ -71,7 +71,7 @@ impl Refusal {
             Self::Tls => "tls",
             Self::Request => "request",
             Self::Authority => "authority",
-            Self::Limit => "limit",
+            Self::Overloaded => "overloaded",
             Self::BadRequest => "bad_request",
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ambit_identity::SpiffeId;
 use ambit_policy::Decision;
+use ambit_runtime::Share;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::access::{self, Line};
@@ -91,6 +92,8 @@ pub(crate) struct RequestRecord {
     source: Arc<Source>,
     destination: Destination,
     in_flight: RequestInFlight,
+    /// What the request takes of the waypoint, until it has ended.
+    _place: Option<Share<SpiffeId>>,
     method: Method,
     path: Box<str>,
     protocol: Protocol,
@@ -118,6 +121,7 @@ impl RequestRecord {
     ) -> Self {
         Self {
             in_flight: observer.load.request(),
+            _place: None,
             observer: Arc::clone(observer),
             source: Arc::clone(source),
             destination,
@@ -137,6 +141,11 @@ impl RequestRecord {
             bytes_out: 0,
             ended: false,
         }
+    }
+
+    /// The request takes this place until it has ended.
+    pub(crate) fn takes(&mut self, place: Share<SpiffeId>) {
+        self._place = Some(place);
     }
 
     /// What the rules say; of a denial, flag and reason too. May be told several decisions, of which the first denial counts.

@@ -1,25 +1,20 @@
 //! HBONE from clients' ztunnels.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 use ambit_identity::SpiffeId;
-use ambit_runtime::{log_permit, prepare_socket};
+use ambit_runtime::{Share, log_permit, prepare_socket};
 use ambit_tls::{ServerTlsStream, accept_tls};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, MAX_STREAMS, Place, Proxy, canonical};
-use crate::http::{ClientConnection, Served, serve as serve_client};
+use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, Proxy, canonical};
+use crate::http::{ClientConnection, OVERLOADED, REASON, Served, serve as serve_client};
 use crate::observe::Refusal;
 
-/// Between two looks at the configuration that a CONNECT waits for.
-const LOOK: Duration = Duration::from_millis(20);
-
-pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, place: Share<IpAddr>) {
     if let Err(error) = prepare_socket(&tcp) {
         tracing::debug!(%error, "the connection ended at once");
         return;
@@ -35,6 +30,14 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr) {
             return;
         }
     };
+    let Some(_connection) = proxy.admission.connections.take(&identity) else {
+        proxy.observer.refused(Refusal::Overloaded);
+        if log_permit(&identity.to_string(), "connections") {
+            tracing::warn!(src.addr = %peer, src.identity = %identity, "connection refused: the waypoint is overloaded");
+        }
+        return;
+    };
+    drop(place);
     let (config, drain) = (proxy.hbone.clone(), proxy.drain.clone());
     let handler = Arc::new(Handler {
         proxy,
@@ -55,6 +58,9 @@ async fn handshake(proxy: &Proxy, tcp: TcpStream) -> Result<(ServerTlsStream, Sp
     accept_tls(tcp, &certificate).await
 }
 
+/// The waypoint has as much to do as it takes on, or the client more of it than its share.
+struct Overloaded;
+
 /// Serves the CONNECT requests of one HBONE connection.
 struct Handler {
     proxy: Arc<Proxy>,
@@ -65,18 +71,18 @@ struct Handler {
 impl HboneHandler for Handler {
     async fn connect(self: Arc<Self>, request: ConnectRequest) {
         let proxy = &self.proxy;
-        let Some(_place) = Place::take(proxy, |proxy| &proxy.streams, MAX_STREAMS) else {
-            request.refuse(StatusCode::SERVICE_UNAVAILABLE);
-            return self.log(
-                Refusal::Limit,
-                "as many connections are open as this waypoint takes on",
-            );
-        };
         let destination = canonical(request.authority());
-        let Some(served) = self.find(destination).await else {
-            request.refuse(StatusCode::NOT_FOUND);
-            let reason = format!("this waypoint does not serve {destination}");
-            return self.log(Refusal::Authority, &reason);
+        let served = match self.find(destination).await {
+            Ok(Some(served)) => served,
+            Ok(None) => {
+                request.refuse(StatusCode::NOT_FOUND);
+                let reason = format!("this waypoint does not serve {destination}");
+                return self.log(Refusal::Authority, &reason);
+            }
+            Err(Overloaded) => return self.refuse_overloaded(request),
+        };
+        let Some(_place) = proxy.admission.streams.take(&self.identity) else {
+            return self.refuse_overloaded(request);
         };
         let baggage = request
             .headers()
@@ -102,15 +108,34 @@ impl HboneHandler for Handler {
 
 impl Handler {
     /// What is at the address, as soon as the operator has said so: a ztunnel may have heard of a new binding first.
-    async fn find(&self, destination: SocketAddr) -> Option<Served> {
-        let deadline = Instant::now() + CONFIGURATION_WAIT;
-        loop {
-            let found = self.look(destination);
-            if found.is_some() || Instant::now() >= deadline || self.proxy.is_draining() {
-                return found;
-            }
-            tokio::time::sleep(LOOK).await;
+    async fn find(&self, destination: SocketAddr) -> Result<Option<Served>, Overloaded> {
+        let mut changes = self.proxy.state.served();
+        let found = self.look(destination);
+        if found.is_some() {
+            return Ok(found);
         }
+        let waiting = self.proxy.admission.waiting.take(&self.identity);
+        let _waiting = waiting.ok_or(Overloaded)?;
+        let look = async {
+            while changes.changed().await.is_ok() {
+                let found = self.look(destination);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        };
+        tokio::select! {
+            found = look => Ok(found),
+            () = self.proxy.drain.cancelled() => Ok(None),
+            () = tokio::time::sleep(CONFIGURATION_WAIT) => Ok(None),
+        }
+    }
+
+    fn refuse_overloaded(&self, request: ConnectRequest) {
+        let why = HeaderValue::from_static(OVERLOADED);
+        request.refuse_with(StatusCode::SERVICE_UNAVAILABLE, REASON, why);
+        self.log(Refusal::Overloaded, OVERLOADED);
     }
 
     fn look(&self, destination: SocketAddr) -> Option<Served> {

@@ -23,14 +23,14 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::HttpTimeouts;
 use crate::observe::{Gauges, Observer};
-use crate::proxy::Proxy;
+use crate::proxy::{Admission, Proxy};
 use crate::state::{AppProtocol, State};
 
 pub(super) use application::{Application, echo, raw_application, read_head};
@@ -72,6 +72,10 @@ impl Mesh {
     }
 
     pub(super) async fn with(timeouts: HttpTimeouts) -> Self {
+        Self::taking_on(timeouts, Admission::of_process()).await
+    }
+
+    pub(super) async fn taking_on(timeouts: HttpTimeouts, admission: Admission) -> Self {
         let ca = Arc::new(TestCa::new().unwrap());
         let (state, observer) = (Arc::new(State::new()), Observer::new().unwrap());
         state
@@ -87,6 +91,7 @@ impl Mesh {
             Arc::clone(&observer),
             lease,
             timeouts,
+            admission,
             drain.clone(),
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -232,10 +237,33 @@ impl Mesh {
         self.open_from(&self.pool, to).await
     }
 
+    /// A stream of another client, with its service account and from its address.
+    pub(super) async fn open_as(
+        &self,
+        service_account: &str,
+        from: &str,
+        to: SocketAddr,
+    ) -> Result<HboneIo, OpenError> {
+        let lease = manager(&self.ca).lease(id(service_account));
+        let pool = HbonePool::new(HboneConfig::default());
+        self.open_with(&pool, &lease, from.parse().unwrap(), to).await
+    }
+
     /// A stream over a client's own HBONE connections.
     pub(super) async fn open_from(&self, client: &HbonePool, to: SocketAddr) -> Result<HboneIo, OpenError> {
+        self.open_with(client, &self.lease, [127, 0, 0, 1].into(), to)
+            .await
+    }
+
+    async fn open_with(
+        &self,
+        client: &HbonePool,
+        lease: &IdentityLease,
+        from: IpAddr,
+        to: SocketAddr,
+    ) -> Result<HboneIo, OpenError> {
         let key = PoolKey {
-            source: self.lease.identity().clone(),
+            source: lease.identity().clone(),
             destination: [id("waypoint")].into(),
             address: self.address,
             workload: "waypoint".into(),
@@ -244,11 +272,13 @@ impl Mesh {
         let address = self.address;
         let authority = to.to_string().parse().unwrap();
         let dial = || async move {
-            let tcp = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            let tcp = socket.connect(address).await?;
             tcp.set_nodelay(true)?;
             Ok(tcp)
         };
-        let stream = client.open(&key, &self.lease, &authority, dial).await?;
+        let stream = client.open(&key, lease, &authority, dial).await?;
         Ok(stream.into_io())
     }
 
@@ -261,10 +291,7 @@ impl Mesh {
 
     /// An HTTP/1 client on a new connection.
     pub(super) async fn http1(&self, port: u16) -> Http1Client {
-        let io = TokioIo::new(self.connect(port).await);
-        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        Http1Client(sender)
+        Http1Client::over(self.connect(port).await).await
     }
 
     /// An HTTP/2 client on a new connection.
@@ -335,6 +362,14 @@ pub(super) fn channel() -> (mpsc::UnboundedSender<Frame<Bytes>>, Body) {
 pub(super) struct Http1Client(hyper::client::conn::http1::SendRequest<Body>);
 
 impl Http1Client {
+    pub(super) async fn over(io: HboneIo) -> Self {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
+            .await
+            .unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Self(sender)
+    }
+
     pub(super) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
         self.try_send(request).await.unwrap()
     }

@@ -1,0 +1,182 @@
+//! Places that many share, so that nobody takes them all.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+/// A limited number of places, and who holds how many of them.
+///
+/// Nobody may hold more than are free: one who asks for as many as there are gets half of them, two get a third each, and as much is left
+/// for the next to come. That takes no limit by holder that would be wrong for the only one there is. (The dynamic threshold of packet
+/// buffers: Choudhury and Hahne, 1998.)
+#[derive(Debug)]
+pub struct Shares<K: Hash + Eq>(Arc<Inner<K>>);
+
+#[derive(Debug)]
+struct Inner<K: Hash + Eq> {
+    places: usize,
+    taken: AtomicUsize,
+    holders: Mutex<HashMap<K, Weak<Holder<K>>>>,
+}
+
+/// One of those who share. Keep it while its places are taken often: to find it takes a lock, to take a place does not.
+#[derive(Debug)]
+pub struct Holder<K: Hash + Eq> {
+    key: K,
+    taken: AtomicUsize,
+    shares: Arc<Inner<K>>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub struct Share<K: Hash + Eq>(Arc<Holder<K>>);
+
+impl<K: Hash + Eq> Clone for Shares<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K: Hash + Eq + Clone> Shares<K> {
+    /// So many places.
+    pub fn new(places: usize) -> Self {
+        Self(Arc::new(Inner {
+            places,
+            taken: AtomicUsize::new(0),
+            holders: Mutex::default(),
+        }))
+    }
+
+    /// The holder with this key.
+    pub fn holder(&self, key: &K) -> Arc<Holder<K>> {
+        let mut holders = self.0.holders.lock();
+        let new = || {
+            Arc::new(Holder {
+                key: key.clone(),
+                taken: AtomicUsize::new(0),
+                shares: Arc::clone(&self.0),
+            })
+        };
+        match holders.entry(key.clone()) {
+            Entry::Occupied(mut known) => known.get().upgrade().unwrap_or_else(|| {
+                let holder = new();
+                known.insert(Arc::downgrade(&holder));
+                holder
+            }),
+            Entry::Vacant(unknown) => {
+                let holder = new();
+                unknown.insert(Arc::downgrade(&holder));
+                holder
+            }
+        }
+    }
+
+    /// A place for the holder with this key, unless it holds as many as are free.
+    pub fn take(&self, key: &K) -> Option<Share<K>> {
+        self.holder(key).take()
+    }
+
+    /// Places taken.
+    pub fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Acquire)
+    }
+}
+
+impl<K: Hash + Eq> Holder<K> {
+    /// A place, unless as many are held as are free.
+    pub fn take(self: &Arc<Self>) -> Option<Share<K>> {
+        let own = self.taken.fetch_add(1, Ordering::AcqRel);
+        let fits = |taken: usize| (own + taken < self.shares.places).then_some(taken + 1);
+        let fitted = self
+            .shares
+            .taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
+        if fitted.is_err() {
+            self.taken.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Share(Arc::clone(self)))
+    }
+}
+
+impl<K: Hash + Eq> Drop for Holder<K> {
+    fn drop(&mut self) {
+        let mut holders = self.shares.holders.lock();
+        // Another may have come in its place.
+        if holders
+            .get(&self.key)
+            .is_some_and(|known| known.strong_count() == 0)
+        {
+            holders.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Hash + Eq> Drop for Share<K> {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.shares.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(shares: &Shares<&'static str>, key: &'static str) -> Vec<Share<&'static str>> {
+        std::iter::from_fn(|| shares.take(&key)).collect()
+    }
+
+    #[test]
+    fn who_takes_all_leaves_as_much_for_the_next() {
+        let shares = Shares::new(12);
+        let greedy = all(&shares, "greedy");
+        assert_eq!(greedy.len(), 6);
+        let second = all(&shares, "second");
+        assert_eq!(second.len(), 3);
+        let third = all(&shares, "third");
+        assert_eq!(third.len(), 2);
+        assert_eq!(shares.taken(), 11);
+        assert!(shares.take(&"greedy").is_none());
+        drop(second);
+        // Fewer are free than it holds.
+        assert!(shares.take(&"greedy").is_none());
+        drop(third);
+        drop(greedy);
+        assert_eq!(shares.taken(), 0);
+        assert_eq!(all(&shares, "second").len(), 6);
+    }
+
+    #[test]
+    fn who_holds_nothing_is_forgotten() {
+        let shares = Shares::new(4);
+        let place = shares.take(&"a").unwrap();
+        let holder = shares.holder(&"a");
+        drop(place);
+        assert_eq!(shares.0.holders.lock().len(), 1);
+        drop(holder);
+        assert!(shares.0.holders.lock().is_empty());
+    }
+
+    #[test]
+    fn threads_take_no_more_than_there_are() {
+        let shares = Shares::new(100);
+        std::thread::scope(|scope| {
+            for key in 0..4 {
+                let shares = shares.clone();
+                scope.spawn(move || {
+                    for _ in 0..10_000 {
+                        let held: Vec<_> = (0..60).map(|_| shares.take(&key)).collect();
+                        assert!(shares.taken() <= 100);
+                        drop(held);
+                    }
+                });
+            }
+        });
+        assert_eq!(shares.taken(), 0);
+    }
+}
