@@ -20,6 +20,8 @@ pub struct Limits {
     pub waypoint_timeout: Duration,
     /// For the TLS handshake of an HBONE client, certificate included. Default 10 s.
     pub handshake_timeout: Duration,
+    /// TLS handshakes of HBONE clients under way, in all pods together. From one address as many as are free. Default 1024.
+    pub handshakes: usize,
     /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
     /// Default 5 s.
     pub workload_timeout: Duration,
@@ -43,6 +45,7 @@ impl Default for Limits {
             attempt_timeout: Duration::from_secs(2),
             waypoint_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(10),
+            handshakes: 1024,
             workload_timeout: Duration::from_secs(5),
             connect_attempts: 3,
             connections_per_pod: 16_384,

@@ -11,11 +11,11 @@ mod refuse;
 pub(crate) mod testing;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_hbone::{HboneConfig, HbonePool};
-use ambit_runtime::{AcceptLoop, prepare_socket};
+use ambit_runtime::{AcceptLoop, Shares, prepare_socket};
 use ambit_tls::CertificateManager;
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use tokio::net::{TcpListener, TcpStream};
@@ -61,6 +61,8 @@ pub(crate) struct Proxy {
     pub(crate) hbone: HboneConfig,
     pub(crate) limits: Limits,
     pub(crate) descriptors: Budget,
+    /// TLS handshakes with those of whom nothing is known, by address.
+    pub(crate) handshakes: Shares<IpAddr>,
     /// For the sockets of pods.
     pub(crate) stores: StoreLimits,
     pub(crate) metrics: Metrics,

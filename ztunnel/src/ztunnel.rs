@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, HbonePool};
 use ambit_mesh::subscription::Synced;
-use ambit_runtime::{Answer, listen, serve};
+use ambit_runtime::{Answer, Shares, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
@@ -119,6 +119,7 @@ impl Ztunnel {
             pool: HbonePool::new(hbone.clone()),
             hbone,
             descriptors: Budget::new(parts.limits.descriptors),
+            handshakes: Shares::new(parts.limits.handshakes),
             stores: metrics_of_proxy.stores(&parts.limits),
             limits: parts.limits,
             metrics: metrics_of_proxy,

@@ -88,7 +88,10 @@ impl Limit {
 impl Connection {
     /// A place on this connection, if it takes streams and has one left.
     pub(super) fn reserve(&self) -> Option<StreamPermit> {
-        let place = |n| (n < self.state.max_streams).then_some(n + 1);
+        // What the peer allows, as far as it has said so: a stream past that would wait in the queue behind the others' end.
+        let allowed = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
+        let most = self.state.max_streams.min(allowed);
+        let place = |n| (n < most).then_some(n + 1);
         self.state
             .streams
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, place)

@@ -75,6 +75,12 @@ impl ConnectRequest {
         &self.headers
     }
 
+    /// Resolves when the client has given the stream up, or its connection has ended: whatever it asked for is for nothing.
+    pub async fn gone(&mut self) {
+        // An error of the connection is an end, too.
+        let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    }
+
     /// Answers 200.
     ///
     /// # Errors
@@ -116,6 +122,9 @@ fn refuse(respond: &mut SendResponse<Payload>, response: Response<()>) {
 /// Serves HTTP/2 over `tls` until the peer closes it. When `drain` is cancelled, or the peer's certificate ends, the peer is told to
 /// open no more streams (GOAWAY), and the connection ends with its last one. Dropping the future ends all at once.
 ///
+/// A stream that the client has reset counts until its handler has ended. As many of both as `config` lets be open are served; the next are
+/// refused (REFUSED_STREAM), and a client that has had as many refused again is ended (ENHANCE_YOUR_CALM).
+///
 /// Streams that come after the certificate's end are refused (REFUSED_STREAM, so that they may be tried on another connection:
 /// [RFC 9113 §8.7]), whether or not the peer heeds the GOAWAY; those that are open go on.
 ///
@@ -135,13 +144,14 @@ where
 {
     let expires = peer_not_after(tls.get_ref().1);
     let (io, outgoing) = gather(tls);
+    let max_streams = config.max_streams.saturating_mul(2);
     let handshake = h2::server::Builder::new()
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.send_buffer)
         .data_frame_budget(config.data_frame_budget())
-        .max_concurrent_streams(config.max_streams.saturating_mul(2))
+        .max_concurrent_streams(max_streams)
         .max_header_list_size(16 << 10)
         .handshake::<_, Payload>(io);
     let mut connection = match tokio::time::timeout(config.connect_timeout, handshake).await {
@@ -167,6 +177,7 @@ where
     let mut streams = JoinSet::new();
     let closer = Closer::new();
     let (mut draining, mut pinging) = (false, true);
+    let mut refused = 0;
     let mut pace = Pace::default();
     let result = loop {
         let open = streams.len();
@@ -186,7 +197,17 @@ where
                 Some(Ok((_, mut respond))) if SystemTime::now() >= expires => {
                     respond.send_reset(Reason::REFUSED_STREAM);
                 }
+                Some(Ok((_, mut respond))) if is_full(&mut streams, max_streams) => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    refused += 1;
+                    if refused > max_streams {
+                        tracing::info!(limit = max_streams, "the peer goes on giving up streams and opening others: closing");
+                        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        refused = 0;
+                    }
+                }
                 Some(Ok((request, respond))) => {
+                    refused = 0;
                     dispatch(&mut streams, &handler, request, respond, closer.shared());
                 },
                 Some(Err(error)) => break Err(error),
@@ -212,6 +233,12 @@ where
     // The streams hear of the connection's end by themselves, and pass it on to their other side.
     while streams.join_next().await.is_some() {}
     result
+}
+
+/// Whether as many requests are being served as there may be streams.
+fn is_full(streams: &mut JoinSet<()>, max_streams: u32) -> bool {
+    while streams.try_join_next().is_some() {}
+    streams.len() >= max_streams as usize
 }
 
 /// Resolves at that time of the wall clock, which may be set meanwhile.

@@ -69,10 +69,14 @@ struct Handler {
 }
 
 impl HboneHandler for Handler {
-    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+    async fn connect(self: Arc<Self>, mut request: ConnectRequest) {
         let proxy = &self.proxy;
         let destination = canonical(request.authority());
-        let served = match self.find(destination).await {
+        let found = tokio::select! {
+            found = self.find(destination) => found,
+            () = request.gone() => return,
+        };
+        let served = match found {
             Ok(Some(served)) => served,
             Ok(None) => {
                 request.refuse(StatusCode::NOT_FOUND);

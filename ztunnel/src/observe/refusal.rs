@@ -15,6 +15,8 @@ pub(crate) enum Refusal {
     Request,
     #[error("TLS handshake failed")]
     Tls,
+    #[error("too many of the peer's TLS handshakes are under way")]
+    Handshakes,
     #[error("the control plane has not said which workload this pod is")]
     UnknownWorkload,
     #[error("the pod has as many connections as one may have")]
@@ -32,6 +34,7 @@ impl Refusal {
             Self::Authority(_) => "authority",
             Self::Request => "request",
             Self::Tls => "tls",
+            Self::Handshakes => "handshakes",
             Self::UnknownWorkload => "unknown_workload",
             Self::PodLimit => "pod_limit",
             Self::Descriptors => "descriptors",

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::authorize::Attempt;
 use super::connect::connect_from;
 use super::refuse::Arrival;
-use super::{Direction, Proxy, canonical, is_own_port};
+use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Flipped, Refusal};
 use crate::pod::Pod;
 
@@ -20,23 +20,25 @@ pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer
     let Ok(local) = tcp.local_addr().map(canonical) else {
         return;
     };
+    let arrival = Arrival {
+        proxy: &proxy,
+        pod: &pod,
+        direction: Direction::Inbound,
+        peer,
+        local: Some(local),
+        identity: None,
+    };
+    let Some(place) = proxy.handshakes.take(&peer.ip()) else {
+        reset(tcp);
+        return arrival.refused(Refusal::Handshakes, None);
+    };
     let timeout = proxy.limits.handshake_timeout;
     let result = tokio::time::timeout(timeout, handshake(&proxy, &pod, tcp)).await;
     let (tls, identity) = match result.unwrap_or_else(|_| Err(format!("no handshake within {timeout:?}"))) {
         Ok(authenticated) => authenticated,
-        Err(reason) => {
-            let direction = Direction::Inbound;
-            let arrival = Arrival {
-                proxy: &proxy,
-                pod: &pod,
-                direction,
-                peer,
-                local: Some(local),
-                identity: None,
-            };
-            return arrival.refused(Refusal::Tls, Some(&reason));
-        }
+        Err(reason) => return arrival.refused(Refusal::Tls, Some(&reason)),
     };
+    drop(place);
     let drain = pod.drain.clone();
     let config = proxy.hbone.clone();
     let handler = Arc::new(Handler {
@@ -70,7 +72,7 @@ struct Handler {
 }
 
 impl HboneHandler for Handler {
-    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+    async fn connect(self: Arc<Self>, mut request: ConnectRequest) {
         let destination = canonical(request.authority());
         let arrival = self.arrival();
         if destination.ip() != self.local.ip() {
@@ -99,7 +101,11 @@ impl HboneHandler for Handler {
             destination,
             changes: proxy.state.authorization_changed(),
         };
-        let workload = match attempt.workload().await {
+        let workload = tokio::select! {
+            workload = attempt.workload() => workload,
+            () = request.gone() => return,
+        };
+        let workload = match workload {
             Ok(workload) => workload,
             Err(refusal) => {
                 request.refuse(StatusCode::SERVICE_UNAVAILABLE);
@@ -113,7 +119,12 @@ impl HboneHandler for Handler {
             request.refuse(StatusCode::UNAUTHORIZED);
             return record.deny(&decision);
         }
-        match connect_from(pod, self.peer.ip(), destination, proxy.limits.connect_timeout).await {
+        let connecting = connect_from(pod, self.peer.ip(), destination, proxy.limits.connect_timeout);
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            () = request.gone() => return record.end(Some(&"the client gave the connection up before it was made")),
+        };
+        match connected {
             Ok(tcp) => match request.accept() {
                 Ok(stream) => {
                     let copy = async |record: &_| copy_tunnel(tcp, stream, &Flipped(record)).await;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_runtime::Shares;
 use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
@@ -28,6 +29,7 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         pool: HbonePool::new(hbone.clone()),
         hbone,
         descriptors: Budget::new(limits.descriptors),
+        handshakes: Shares::new(limits.handshakes),
         stores: metrics.stores(&limits),
         limits,
         metrics,

@@ -373,3 +373,27 @@ async fn a_draining_server_with_many_connections_fails_no_stream() {
         drop(source.open(&server, address).await.unwrap());
     }
 }
+
+#[tokio::test]
+async fn a_peer_that_allows_one_stream_is_connected_to_again_for_the_next() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let settings = |builder: &mut h2::server::Builder| {
+        builder.max_concurrent_streams(1);
+    };
+    let (address, mut requests) = crate::support::foreign_server(&ca, id("server"), settings).await;
+    let source = Source::new(&ca, id("client"));
+    let key = source.key(address, &id("server"), "workload");
+    let application = "127.0.0.1:80".parse().unwrap();
+    let answering = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Some((request, mut respond)) = requests.recv().await {
+            let response = http::Response::new(());
+            open.push((request, respond.send_response(response, false).unwrap()));
+        }
+    });
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(source.open_key(&key, application).await.unwrap());
+    }
+    answering.abort();
+}

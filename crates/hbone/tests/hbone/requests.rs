@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use ambit_hbone::{OpenError, RequestRefusal};
+use ambit_hbone::{HboneConfig, OpenError, RequestRefusal};
 use ambit_tls::testing::TestCa;
+use h2::Reason;
 use http::{Method, Request, StatusCode};
 
-use crate::support::{Destination, Source, application, id, raw};
+use crate::support::{Destination, GIVEN_UP, MUTE, Source, WAIT, application, id, raw};
 
 #[tokio::test]
 async fn what_is_not_connect_is_refused_and_the_connection_goes_on() {
@@ -57,4 +58,53 @@ async fn the_clients_caller_is_told_of_a_refusal() {
         matches!(error, OpenError::Refused(StatusCode::SERVICE_UNAVAILABLE)),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_handler_hears_that_its_client_has_given_up() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let mut server = Destination::start(&ca, id("server")).await;
+    let mut client = raw(&ca, &server).await;
+    let connect = Request::connect(GIVEN_UP).body(()).unwrap();
+    let (_response, mut send) = client.send_request(connect, false).unwrap();
+    server.peers.recv().await.unwrap();
+    send.send_reset(Reason::CANCEL);
+    let heard = tokio::time::timeout(WAIT, server.peers.recv()).await;
+    assert_eq!(heard.unwrap(), Some(id("client")));
+}
+
+#[tokio::test]
+async fn streams_that_are_given_up_count_until_their_handlers_have_ended() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let config = HboneConfig {
+        max_streams: 2,
+        ..HboneConfig::default()
+    };
+    let mut server = Destination::with(&ca, id("server"), config).await;
+    let mut client = raw(&ca, &server).await;
+    for _ in 0..4 {
+        client = client.ready().await.unwrap();
+        let connect = Request::connect(MUTE).body(()).unwrap();
+        let (_response, mut send) = client.send_request(connect, false).unwrap();
+        server.peers.recv().await.unwrap();
+        send.send_reset(Reason::CANCEL);
+    }
+    // None is open, and the handlers of four are busy.
+    let mut refused = 0;
+    let end = loop {
+        client = match client.clone().ready().await {
+            Ok(ready) => ready,
+            Err(error) => break error.reason(),
+        };
+        let connect = Request::connect(MUTE).body(()).unwrap();
+        match client.send_request(connect, false) {
+            Ok((response, _send)) => {
+                let reason = response.await.unwrap_err().reason();
+                refused += u32::from(reason == Some(Reason::REFUSED_STREAM));
+            }
+            Err(error) => break error.reason(),
+        }
+    };
+    assert_eq!((refused, end), (4, Some(Reason::ENHANCE_YOUR_CALM)));
+    assert!(server.peers.try_recv().is_err());
 }

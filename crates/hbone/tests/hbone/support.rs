@@ -52,6 +52,9 @@ pub(crate) const HASTY: &str = "127.0.0.1:1";
 /// Nobody answers a CONNECT to it.
 pub(crate) const MUTE: &str = "127.0.0.1:2";
 
+/// A CONNECT to it is heard of once more, as a second peer, when its client has given it up.
+pub(crate) const GIVEN_UP: &str = "127.0.0.1:3";
+
 /// Connects every CONNECT to its authority, as the peer it is from.
 struct Gateway {
     peer: SpiffeId,
@@ -60,10 +63,15 @@ struct Gateway {
 }
 
 impl HboneHandler for Gateway {
-    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+    async fn connect(self: Arc<Self>, mut request: ConnectRequest) {
         self.peers.send(self.peer.clone()).ok();
         if request.authority().to_string() == MUTE {
             return std::future::pending().await;
+        }
+        if request.authority().to_string() == GIVEN_UP {
+            request.gone().await;
+            self.peers.send(self.peer.clone()).ok();
+            return;
         }
         if request.authority().to_string() == HASTY {
             let mut io = request.accept().unwrap().into_io();

@@ -30,6 +30,8 @@ pub async fn accept_tls(
     tcp: TcpStream,
     certificate: &WorkloadCertificate,
 ) -> Result<(ServerTlsStream, SpiffeId), String> {
+    // No buffer for whoever only connects.
+    tcp.readable().await.map_err(|error| describe(&error))?;
     let acceptor = TlsAcceptor::from(certificate.server_config());
     let tls = acceptor
         .accept(transport(tcp))
