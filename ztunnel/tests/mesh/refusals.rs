@@ -11,6 +11,7 @@ use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use ambit_wire::workload::TunnelProtocol;
 use ambit_ztunnel::Limits;
 use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::agent::at;
@@ -115,6 +116,34 @@ async fn past_its_limit_a_pod_gets_resets_and_keeps_what_it_has() {
         greeting(&mut node.connect(pod, application).await).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_begins_handshakes_and_says_nothing_keeps_out_nobody_else() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        handshakes: 4,
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let pod = address();
+    node.capture("pod", pod).await;
+    node.ready().await;
+    let hbone = at(pod, PORT_HBONE);
+    let from = async |source: std::net::Ipv4Addr| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        socket.connect(hbone).await.unwrap()
+    };
+    let (silent, other) = (address(), address());
+    let _held = [from(silent).await, from(silent).await];
+    let mut third = from(silent).await;
+    node.until_metric(REFUSED, &["reason=\"handshakes\""], 1).await;
+    assert!(!matches!(third.read(&mut [0]).await, Ok(1..)));
+    // Another is heard: it says what is no handshake, and is told so.
+    let mut other = from(other).await;
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    node.until_metric(REFUSED, &["reason=\"tls\""], 1).await;
 }
 
 #[tokio::test]
