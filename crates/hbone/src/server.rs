@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::ready;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -19,10 +19,7 @@ use super::keepalive::{Ended, ping_until_dead};
 use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream};
-use ambit_tls::peer_not_after;
-
-/// Between two looks at the wall clock.
-const CLOCK: Duration = Duration::from_secs(60);
+use ambit_tls::{WallClock, peer_not_after};
 
 /// Why a request was answered without the handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,7 +167,7 @@ where
     let told_to_end = async {
         tokio::select! {
             () = drain.cancelled() => {}
-            () = reached(expires) => tracing::debug!("the peer's certificate has ended: no more streams"),
+            () = WallClock::default().reached(expires) => tracing::debug!("the peer's certificate has ended: no more streams"),
         }
     };
     tokio::pin!(dead, told_to_end);
@@ -239,15 +236,6 @@ where
 fn is_full(streams: &mut JoinSet<()>, max_streams: u32) -> bool {
     while streams.try_join_next().is_some() {}
     streams.len() >= max_streams as usize
-}
-
-/// Resolves at that time of the wall clock, which may be set meanwhile.
-async fn reached(time: SystemTime) {
-    while let Ok(left) = time.duration_since(SystemTime::now())
-        && !left.is_zero()
-    {
-        tokio::time::sleep(left.min(CLOCK)).await;
-    }
 }
 
 fn dispatch<H: HboneHandler>(

@@ -163,9 +163,9 @@ impl WorkloadCertificate {
         &self.serial
     }
 
-    /// Whether it can be used now.
-    pub fn is_valid(&self) -> bool {
-        SystemTime::now() < self.not_after
+    /// Whether it can be used at that time.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        now < self.not_after
     }
 
     /// TLS as an HBONE server: clients of the mesh root and of this identity's trust domain.

@@ -5,6 +5,7 @@
 //!   SPIFFE id.
 
 mod certificate;
+mod clock;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
@@ -13,6 +14,7 @@ pub use certificate::{
     CertificateDump, CertificateError, CertificateManager, CertificateSource, CertificateState, ChainDump,
     IdentityLease, ManagerConfig, WorkloadCertificate,
 };
+pub use clock::WallClock;
 pub use tls::{
     PeerIdentityError, ServerTlsStream, Transport, accept_tls, certificate_identity, describe, peer_identity,
     peer_not_after, transport,

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ambit_identity::SpiffeId;
 use ambit_tls::testing::TestCa;
-use ambit_tls::{CertificateError, CertificateManager, CertificateState, ManagerConfig};
+use ambit_tls::{CertificateError, CertificateManager, CertificateState, ManagerConfig, WallClock};
 use futures::future::join_all;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -62,6 +63,61 @@ async fn a_certificate_is_renewed_while_it_is_still_valid() {
     })
     .await;
     assert!(first.not_after() > SystemTime::now());
+}
+
+/// How far the clocks of tests have jumped, in hours.
+macro_rules! jumping_clock {
+    ($clock:ident, $hours:ident) => {
+        static $hours: AtomicU64 = AtomicU64::new(0);
+        fn $clock() -> SystemTime {
+            SystemTime::now() + HOUR * u32::try_from($hours.load(Ordering::SeqCst)).unwrap()
+        }
+    };
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn with_clock(ca: &Arc<TestCa>, clock: fn() -> SystemTime) -> CertificateManager {
+    ca.set_lifetime(Some(24 * HOUR));
+    let config = ManagerConfig {
+        clock: WallClock::of(clock),
+        ..ManagerConfig::default()
+    };
+    CertificateManager::new(Arc::clone(ca) as _, config)
+}
+
+#[tokio::test]
+async fn a_certificate_that_ended_while_the_machine_slept_is_replaced_when_it_is_asked_for() {
+    jumping_clock!(clock, SLEPT);
+    let ca = Arc::new(TestCa::new().unwrap());
+    let manager = with_clock(&ca, clock);
+    let lease = manager.lease(id("a"));
+    let first = lease.certificate(WAIT).await.unwrap();
+    SLEPT.store(25, Ordering::SeqCst);
+    assert!(lease.current().is_none());
+    ca.set_lifetime(None);
+    let second = lease.certificate(WAIT).await.unwrap();
+    assert_ne!(first.serial(), second.serial());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_is_renewed_by_the_wall_clock() {
+    jumping_clock!(clock, SLEPT);
+    let ca = Arc::new(TestCa::new().unwrap());
+    let manager = with_clock(&ca, clock);
+    let lease = manager.lease(id("a"));
+    let first = lease.certificate(WAIT).await.unwrap();
+    SLEPT.store(14, Ordering::SeqCst);
+    // Nobody asks for it, and the timers know nothing of the time that has passed.
+    let renewed = async {
+        while lease.current().is_none_or(|now| now.serial() == first.serial()) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), renewed)
+        .await
+        .unwrap();
+    assert_eq!(ca.requests(), 2);
 }
 
 #[tokio::test]

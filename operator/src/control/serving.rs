@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use ambit_tls::WallClock;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -12,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -71,12 +72,13 @@ impl TlsListener {
     ) {
         let mut handshakes = JoinSet::new();
         let peers = Peers::default();
-        let mut renewal = Instant::now() + RENEW_AFTER;
+        let clock = WallClock::default();
+        let mut renewal = clock.now() + RENEW_AFTER;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = ready.closed() => return,
-                () = tokio::time::sleep_until(renewal) => renewal = Instant::now() + self.renew(),
+                () = clock.reached(renewal) => renewal = clock.now() + self.renew(),
                 Some(_) = handshakes.join_next() => {}
                 accepted = self.listener.accept(), if handshakes.len() < HANDSHAKES_AT_ONCE => match accepted {
                     Ok((tcp, peer)) => {

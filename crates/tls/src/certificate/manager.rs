@@ -5,7 +5,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::{CertificateError, CertificateSource, WorkloadCertificate};
+use crate::clock::WallClock;
 use ambit_identity::SpiffeId;
 pub use dump::{CertificateDump, CertificateState, ChainDump};
 
@@ -33,6 +34,8 @@ pub struct ManagerConfig {
     pub max_backoff: Duration,
     /// Roots trusted besides the one at the end of each chain.
     pub roots: Vec<CertificateDer<'static>>,
+    /// What certificates are renewed and end by. Default: the system's.
+    pub clock: WallClock,
 }
 
 impl Default for ManagerConfig {
@@ -44,6 +47,7 @@ impl Default for ManagerConfig {
             min_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(30),
             roots: Vec::new(),
+            clock: WallClock::default(),
         }
     }
 }
@@ -71,20 +75,28 @@ struct Status {
 }
 
 impl Status {
-    fn valid(&self) -> Option<&Arc<WorkloadCertificate>> {
+    fn valid(&self, now: SystemTime) -> Option<&Arc<WorkloadCertificate>> {
         self.certificate
             .as_ref()
-            .filter(|certificate| certificate.is_valid())
+            .filter(|certificate| certificate.is_valid(now))
     }
 }
 
 struct Entry {
     identity: SpiffeId,
+    clock: WallClock,
     status: watch::Sender<Status>,
     /// Someone waits.
     demand: Arc<Notify>,
     /// Ends the worker when the last lease is gone.
     cancel: CancellationToken,
+}
+
+impl Entry {
+    /// Whether there is none that can be used.
+    fn needs_certificate(&self) -> bool {
+        self.status.borrow().valid(self.clock.now()).is_none()
+    }
 }
 
 impl Drop for Entry {
@@ -125,6 +137,7 @@ impl CertificateManager {
         }
         let entry = Arc::new(Entry {
             identity: identity.clone(),
+            clock: self.inner.config.clock,
             status: watch::Sender::default(),
             demand: Arc::default(),
             cancel: self.inner.shutdown.child_token(),
@@ -148,7 +161,7 @@ impl CertificateManager {
             .collect();
         let mut dumps: Vec<_> = entries
             .iter()
-            .map(|entry| dump::dump(&entry.identity, &entry.status.borrow()))
+            .map(|entry| dump::dump(&entry.identity, &entry.status.borrow(), entry.clock.now()))
             .collect();
         dumps.sort_by(|a, b| a.identity.cmp(&b.identity));
         dumps
@@ -170,7 +183,7 @@ impl IdentityLease {
 
     /// The certificate, if there is a valid one now.
     pub fn current(&self) -> Option<Arc<WorkloadCertificate>> {
-        self.entry.status.borrow().valid().cloned()
+        self.entry.status.borrow().valid(self.entry.clock.now()).cloned()
     }
 
     /// The certificate; where there is none yet, waits for it up to `timeout`, and the request goes before renewals.
@@ -183,9 +196,12 @@ impl IdentityLease {
         }
         let mut status = self.entry.status.subscribe();
         self.entry.demand.notify_one();
-        let valid = status.wait_for(|status| status.valid().is_some());
+        let valid = status.wait_for(|status| status.valid(self.entry.clock.now()).is_some());
         match tokio::time::timeout(timeout, valid).await {
-            Ok(Ok(status)) => status.valid().cloned().ok_or(CertificateError::Closed),
+            Ok(Ok(status)) => status
+                .valid(self.entry.clock.now())
+                .cloned()
+                .ok_or(CertificateError::Closed),
             Ok(Err(_)) => Err(CertificateError::Closed),
             Err(_) => Err(match self.entry.status.borrow().failure.clone() {
                 Some(refused @ CertificateError::Refused(_)) => refused,

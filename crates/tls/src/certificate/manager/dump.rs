@@ -50,8 +50,8 @@ pub struct ChainDump {
     pub root_certs: Vec<String>,
 }
 
-pub(super) fn dump(identity: &SpiffeId, status: &Status) -> CertificateDump {
-    let state = match (status.valid(), &status.failure) {
+pub(super) fn dump(identity: &SpiffeId, status: &Status, now: SystemTime) -> CertificateDump {
+    let state = match (status.valid(now), &status.failure) {
         (Some(_), _) => CertificateState::Available,
         (None, Some(_)) => CertificateState::Unavailable,
         (None, None) => CertificateState::Initializing,

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::{CertificateError, Entry, Inner, WorkloadCertificate};
+use crate::clock::WallClock;
 use ambit_identity::SpiffeId;
 
 /// Slowest pace of retries while somebody waits.
@@ -52,25 +53,26 @@ async fn keep_fresh(manager: &Inner, identity: &SpiffeId, entry: &Weak<Entry>, d
         });
         let ended = Instant::now();
         let Some(entry_now) = entry.upgrade() else { return };
-        let (wait, has_valid) = match result {
+        let next = match result {
             Ok(certificate) => {
                 failures = 0;
-                let wait = until_renewal(&certificate);
+                let renewal = renewal(&certificate, manager.config.clock.now());
+                let wait = renewal.duration_since(manager.config.clock.now());
                 tracing::info!(
                     serial = certificate.serial(),
-                    renew_in_seconds = wait.as_secs(),
+                    renew_in_seconds = wait.unwrap_or_default().as_secs(),
                     "certificate issued"
                 );
                 entry_now.status.send_modify(|status| {
                     status.certificate = Some(Arc::new(certificate));
                     status.failure = None;
                 });
-                (wait, true)
+                Next::Renewal(renewal)
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let wait = backoff(&manager.config, failures);
-                let has_valid = entry_now.status.borrow().valid().is_some();
+                let has_valid = entry_now.status.borrow().valid(entry_now.clock.now()).is_some();
                 tracing::warn!(
                     %error,
                     retry_in_seconds = wait.as_secs_f32(),
@@ -80,11 +82,12 @@ async fn keep_fresh(manager: &Inner, identity: &SpiffeId, entry: &Weak<Entry>, d
                 entry_now
                     .status
                     .send_modify(|status| status.failure = Some(error));
-                (wait, has_valid)
+                Next::Retry(wait)
             }
         };
         drop(entry_now);
-        wanted = pause(demand, ended, wait, has_valid).await;
+        let needed = || entry.upgrade().is_some_and(|entry| entry.needs_certificate());
+        wanted = pause(manager.config.clock, demand, needed, ended, next).await;
     }
 }
 
@@ -103,12 +106,43 @@ async fn queue<'a>(manager: &'a Inner, demand: &Notify, wanted: bool) -> Option<
     }
 }
 
+/// When there is to be another attempt.
+enum Next {
+    Renewal(SystemTime),
+    Retry(Duration),
+}
+
 /// Waits for the next attempt; true when it comes early because someone needs it.
-async fn pause(demand: &Notify, ended: Instant, wait: Duration, has_valid: bool) -> bool {
+async fn pause(
+    clock: WallClock,
+    demand: &Notify,
+    needed: impl Fn() -> bool,
+    ended: Instant,
+    next: Next,
+) -> bool {
+    let soon = match next {
+        Next::Renewal(_) => WAITED_FOR_BACKOFF,
+        Next::Retry(wait) => wait.min(WAITED_FOR_BACKOFF),
+    };
+    let due = async {
+        match next {
+            Next::Renewal(time) => clock.reached(time).await,
+            Next::Retry(wait) => tokio::time::sleep_until(ended + wait).await,
+        }
+    };
+    // Whoever asked before the certificate came may be heard only now.
+    let demanded = async {
+        loop {
+            demand.notified().await;
+            if needed() {
+                return;
+            }
+        }
+    };
     tokio::select! {
-        () = tokio::time::sleep_until(ended + wait) => false,
-        () = demand.notified(), if !has_valid => {
-            tokio::time::sleep_until(ended + wait.min(WAITED_FOR_BACKOFF)).await;
+        () = due => false,
+        () = demanded => {
+            tokio::time::sleep_until(ended + soon).await;
             true
         }
     }
@@ -133,16 +167,13 @@ async fn request(manager: &Inner, identity: &SpiffeId) -> Result<WorkloadCertifi
 }
 
 /// Half of the validity, give or take a tenth of it, so that certificates issued together are not renewed together.
-fn until_renewal(certificate: &WorkloadCertificate) -> Duration {
+fn renewal(certificate: &WorkloadCertificate, now: SystemTime) -> SystemTime {
     let lifetime = certificate
         .not_after()
         .duration_since(certificate.not_before())
         .unwrap_or_default();
     let share = rand::rng().random_range(0.45..0.55);
-    let at = certificate.not_before() + lifetime.mul_f64(share);
-    at.duration_since(SystemTime::now())
-        .unwrap_or_default()
-        .max(Duration::from_secs(1))
+    (certificate.not_before() + lifetime.mul_f64(share)).max(now + Duration::from_secs(1))
 }
 
 fn backoff(config: &super::ManagerConfig, failures: u32) -> Duration {
