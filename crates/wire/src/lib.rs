@@ -68,3 +68,12 @@ protobuf!(
     /// `runtime.v1`: the calls of the Container Runtime Interface that the agent makes.
     cri, "runtime.v1"
 );
+
+/// The beginning of `text`, of `longest` bytes at most: what others write is cut before it is logged, kept or passed on.
+pub fn clipped(text: &str, longest: usize) -> &str {
+    let mut end = text.len().min(longest);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

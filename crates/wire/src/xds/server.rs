@@ -16,6 +16,9 @@ use subscribed::Subscribed;
 use super::Collection;
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
+/// Longest reason of a NACK that is logged, in bytes.
+const LONGEST_REASON: usize = 1024;
+
 /// Decides what each client may see.
 pub trait Source: Send + Sync + 'static {
     /// Who a client is; its text stands in logs.
@@ -35,6 +38,14 @@ pub trait Source: Send + Sync + 'static {
     fn removes_last(&self, _type_url: &str) -> bool {
         false
     }
+
+    /// Most names that `client` may subscribe to, or say that it holds, of one type.
+    fn most_names(&self, _client: &Self::Client) -> usize {
+        usize::MAX
+    }
+
+    /// Called when a client asked for more than it may; its stream ends.
+    fn limited(&self, _client: &Self::Client) {}
 
     /// Called for each response: so many resources and removals of the type are on their way.
     fn sent(&self, _client: &Self::Client, _type_url: &str, _resources: usize) {}
@@ -120,6 +131,17 @@ where
     }
 
     fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let most = self.source.most_names(&self.client);
+        let names = request.resource_names_subscribe.len();
+        let held = request.initial_resource_versions.len();
+        let subscribed = self.types.iter().find(|t| t.type_url == request.type_url);
+        if names + subscribed.map_or(0, Subscribed::names) > most || held > most {
+            self.source.limited(&self.client);
+            return Err(Status::resource_exhausted(format!(
+                "{}: a client of this kind may name {most} resources",
+                crate::clipped(&request.type_url, LONGEST_REASON)
+            )));
+        }
         let found = self.types.iter_mut().find(|t| t.type_url == request.type_url);
         let Some(subscribed) = found else {
             let collection = self.source.collection(&self.client, &request.type_url)?;
@@ -134,7 +156,7 @@ where
         let answered = subscribed.acknowledge(&request.response_nonce);
         if let Some(error) = request.error_detail.as_ref().filter(|_| answered) {
             warn!(
-                client = %self.client, type_url = request.type_url, code = error.code, reason = error.message,
+                client = %self.client, type_url = request.type_url, code = error.code, reason = crate::clipped(&error.message, LONGEST_REASON),
                 "the client rejected configuration and keeps what it had"
             );
             self.source.rejected(&self.client, &request.type_url);

@@ -89,6 +89,11 @@ impl Subscribed {
         subscribed
     }
 
+    /// How many names it is subscribed to.
+    pub(super) fn names(&self) -> usize {
+        self.names.len()
+    }
+
     /// Takes the answer to a response; whether it was awaited. Answers come in the order of the responses.
     pub(super) fn acknowledge(&mut self, nonce: &str) -> bool {
         let (Some((first, last)), Ok(nonce)) = (self.outstanding, nonce.parse::<u64>()) else {
