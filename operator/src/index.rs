@@ -24,6 +24,7 @@ mod waypoint;
 
 pub(crate) use applied::is_ours;
 pub use enrollment::{AmbientRecord, Exclusion, MeshRecord};
+pub(crate) use pod::LONGEST_FAILURE;
 pub use pod::PodRecord;
 pub use policy::PolicyRecord;
 pub use register::{Impostor, Registered, ReplicaSetRecord};

@@ -57,7 +57,7 @@ pub(super) fn workload(config: &Config, key: &Key, pod: &PodRecord, around: Surr
     // What the node has recorded, and nothing else: before it nothing listens for HBONE. A pod that leaves the mesh keeps the mark until
     // its redirection is away: plaintext before that would meet a ztunnel which has yet to hear that it is to take it. From then on the
     // listeners stay for as long as peers need to hear of it.
-    let hbone = pod.marked && !pod.host_network;
+    let hbone = pod.marked && !pod.host_network && pod.has_identity();
     let (canonical_name, canonical_revision) = pod.canonical();
     let workload = Workload {
         uid: workload_uid(config, key),

@@ -126,6 +126,10 @@ pub enum Exclusion {
     OptedOut,
     /// A sidecar proxy has its connections already.
     Sidecar,
+    /// The mirror of a static pod: its node made it, and would choose its identity.
+    MirrorPod,
+    /// No service account: nothing to make an identity of.
+    NoServiceAccount,
 }
 
 impl Exclusion {
@@ -135,6 +139,8 @@ impl Exclusion {
             Self::HostNetwork => "HostNetwork",
             Self::OptedOut => "OptedOut",
             Self::Sidecar => "Sidecar",
+            Self::MirrorPod => "MirrorPod",
+            Self::NoServiceAccount => "NoServiceAccount",
         }
     }
 
@@ -142,6 +148,10 @@ impl Exclusion {
     pub fn of(pod: &PodRecord) -> Option<Self> {
         if pod.host_network {
             Some(Self::HostNetwork)
+        } else if pod.mirror {
+            Some(Self::MirrorPod)
+        } else if pod.service_account.is_empty() {
+            Some(Self::NoServiceAccount)
         } else if pod.opted_out {
             Some(Self::OptedOut)
         } else if pod.sidecar {

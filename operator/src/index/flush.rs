@@ -146,7 +146,7 @@ impl Index {
             endpoint,
             pod: self
                 .holder(address)
-                .filter(|(_, pod)| pod.marked && !pod.host_network)
+                .filter(|(_, pod)| pod.marked && !pod.host_network && pod.has_identity())
                 .map(|(pod, record)| (pod, record, around(pod, record))),
         });
         let (bare, trust_domain) = (bare.collect(), self.trust_domain());
@@ -190,6 +190,12 @@ impl Index {
             self.leaving.remove(key);
             return;
         };
+        let known = before.as_ref().is_some_and(|sent| sent.uid == pod.uid);
+        if !known && !self.existing.contains(&key.namespace) {
+            // Whether the namespace is enrolled is not known: the node lets the pod wait until it is.
+            self.leaving.remove(key);
+            return;
+        }
         let captured = pod.marked && before.is_some_and(|sent| sent.capture && sent.uid == pod.uid);
         let held = captured
             && !build::wanted(enrolled, pod)

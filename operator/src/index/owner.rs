@@ -1,12 +1,21 @@
 //! Workload name and type of a pod, from its owner.
 
+use ambit_wire::clipped;
 use ambit_wire::workload::WorkloadType;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+/// Longest name of an object. The API server does not check that of an owner, and the name goes to every node.
+const LONGEST_NAME: usize = 253;
+
 /// Name and type of the workload that `pod` belongs to. A Deployment's name is its ReplicaSet's without the pod template's hash, so
 /// that ReplicaSets need not be watched; a CronJob's is its Job's without the schedule's number.
 pub(super) fn workload(pod: &Pod) -> (String, WorkloadType) {
+    let (name, kind) = named(pod);
+    (clipped(&name, LONGEST_NAME).to_owned(), kind)
+}
+
+fn named(pod: &Pod) -> (String, WorkloadType) {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
     let Some(owner) = owners.iter().find(|o| o.controller == Some(true)) else {

@@ -4,11 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ambit_crds::labels;
+use ambit_wire::clipped;
 use ambit_wire::workload::WorkloadType;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::service::is_tcp;
 use super::{owner, probes};
+
+/// Longest failure of a capture, in bytes, as it is written on a pod and as it is read from there: whoever may write the pod may write
+/// more, and statuses repeat it.
+pub(crate) const LONGEST_FAILURE: usize = 1024;
+/// Set by the kubelet on the mirror of a static pod.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What the index keeps of a live pod. Two equal records mean the same configuration, so an event that changes nothing of it is
 /// passed over.
@@ -18,8 +25,10 @@ pub struct PodRecord {
     pub uid: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,
-    /// `spec.serviceAccountName`.
+    /// `spec.serviceAccountName`; empty for a pod without one, which has no identity.
     pub service_account: String,
+    /// The mirror of a static pod: the kubelet of its node made it, and it says of itself what that node likes.
+    pub mirror: bool,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// The Ready condition.
@@ -76,11 +85,9 @@ impl PodRecord {
         Some(Self {
             uid: meta.uid.clone()?,
             node: spec.node_name.clone().unwrap_or_default(),
-            service_account: spec
-                .service_account_name
-                .clone()
-                .filter(|s| !s.is_empty())
-                .unwrap_or_else(|| "default".to_owned()),
+            // Admission sets it on every pod but a mirror: an empty one is nobody's, `default` included.
+            service_account: spec.service_account_name.clone().unwrap_or_default(),
+            mirror: annotation(MIRROR).is_some(),
             host_network: spec.host_network.unwrap_or_default(),
             ready: status
                 .conditions
@@ -91,7 +98,8 @@ impl PodRecord {
             addresses: addresses(&status.pod_ips.unwrap_or_default(), status.pod_ip.as_deref()),
             created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
             marked: annotation(labels::CAPTURE_MARK) == Some(labels::CAPTURED),
-            failure: annotation(labels::CAPTURE_FAILURE).map(str::to_owned),
+            failure: annotation(labels::CAPTURE_FAILURE)
+                .map(|text| clipped(text, LONGEST_FAILURE).to_owned()),
             sidecar: annotation(labels::SIDECAR_STATUS).is_some_and(|s| !s.is_empty()),
             opted_out: labels
                 .get(labels::DATAPLANE_MODE)
@@ -103,6 +111,11 @@ impl PodRecord {
             workload_name,
             workload_type,
         })
+    }
+
+    /// Whether it can have an identity: without one it is never captured, whatever it says of itself.
+    pub(super) fn has_identity(&self) -> bool {
+        !self.mirror && !self.service_account.is_empty()
     }
 
     /// The port that a Service's `targetPort` of this name stands for.

@@ -115,7 +115,10 @@ fn failure(text: &str) -> (String, String) {
 }
 
 fn failed(pod: &PodRecord) -> Option<&str> {
-    pod.failure.as_deref().filter(|_| !pod.marked)
+    // Before it has a node nobody has tried.
+    pod.failure
+        .as_deref()
+        .filter(|_| !pod.marked && !pod.node.is_empty())
 }
 
 /// The counters of those rules that select `pod`.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ambit_crds::labels;
 use ambit_wire::agent::{CaptureState, NodeState, PodReport};
+use ambit_wire::clipped;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{self, EventType, Reporter};
@@ -16,10 +17,8 @@ use tracing::{debug, info, warn};
 use super::nodes::InstalledNodes;
 use super::{FIELD_MANAGER, is_conflict, is_not_found};
 use crate::control::{AgentPod, CaptureSink, PodInfo, RecordError};
-use crate::index::SharedIndex;
+use crate::index::{LONGEST_FAILURE, SharedIndex};
 
-/// Longest failure that is written on a pod, in bytes.
-const LONGEST_FAILURE: usize = 1024;
 /// Pods whose last record is remembered, before those that are gone are swept out for the first time.
 const REMEMBERED: usize = 4096;
 
@@ -348,14 +347,6 @@ impl CaptureSink for Recorder {
         }
         Ok(())
     }
-}
-
-fn clipped(text: &str, longest: usize) -> &str {
-    let mut end = text.len().min(longest);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 #[cfg(test)]

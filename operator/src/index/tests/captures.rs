@@ -168,3 +168,78 @@ fn what_failed_is_counted_until_the_pod_is_captured() {
     world.namespace("shop", None);
     assert_eq!(world.index.namespace_summary("shop").releasing, 1);
 }
+
+/// A node makes mirror pods in any namespace, and they bear what labels and annotations it likes.
+#[test]
+fn mirror_pods_and_pods_without_a_service_account_have_no_identity() {
+    let mut world = World::enrolled();
+    let without = |name, ip| with(pod(name, ip), "/spec/serviceAccountName", json!(null));
+    let mirror = |p| {
+        with(
+            p,
+            "/metadata/annotations/kubernetes.io~1config.mirror",
+            json!("hash"),
+        )
+    };
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "r", "action": "Deny", "ports": [1], "podSelector": {"matchLabels": {"app": "mirror"}}}]}),
+    );
+    world.pod(&marked(mirror(without("mirror", "10.0.0.1"))));
+    world.pod(&mirror(pod("named", "10.0.0.2")));
+    world.pod(&marked(without("bare", "10.0.0.3")));
+    let got: Vec<_> = ["mirror", "named", "bare"]
+        .map(|n| world.capture(&format!("u-{n}")).unwrap())
+        .map(|c| (c.capture, c.reason.as_str()))
+        .into();
+    assert_eq!(
+        got,
+        [
+            (false, "MirrorPod"),
+            (false, "MirrorPod"),
+            (false, "NoServiceAccount")
+        ]
+    );
+    for name in ["mirror", "bare"] {
+        let workload = world.workload(name).unwrap();
+        assert_eq!(
+            workload.tunnel_protocol,
+            ambit_wire::workload::TunnelProtocol::None as i32,
+            "{name}"
+        );
+        assert_eq!(workload.service_account, "", "{name}");
+        assert!(workload.authorization_policies.is_empty(), "{name}");
+    }
+    assert_eq!(world.index.namespace_summary("shop").excluded, 3);
+}
+
+/// Whether a namespace that has not been seen is enrolled nobody knows: a node that was told "no" would start the pod in plaintext.
+#[test]
+fn nothing_is_said_of_a_pod_before_its_namespace_is_seen() {
+    let mut world = World::empty();
+    world.mesh(json!({}));
+    world.pod(&pod("early", "10.0.0.1"));
+    assert!(world.captures.is_empty());
+    world.namespace("shop", Some("ambient"));
+    assert!(world.capture("u-early").unwrap().capture);
+}
+
+/// Pods are their users' to write, and statuses and messages to nodes have room for so much.
+#[test]
+fn what_a_pod_says_of_itself_is_clipped() {
+    let mut world = World::enrolled();
+    let failed = with(
+        pod("a", "10.0.0.1"),
+        "/metadata/annotations/ambit.dev~1capture-failure",
+        json!(format!("Long: {}", "ä".repeat(100_000))),
+    );
+    let owner = json!([{"apiVersion": "v1", "kind": "Other", "name": "o".repeat(100_000), "uid": "s", "controller": true}]);
+    world.pod(&with(failed.clone(), "/metadata/ownerReferences", owner));
+    let failures = world.index.namespace_summary("shop").failures;
+    assert!(failures[0].message.len() <= 1024, "{}", failures[0].message.len());
+    assert_eq!(world.workload("a").unwrap().workload_name.len(), 253);
+    // What was not scheduled nobody tried to capture.
+    world.pod(&with(failed, "/spec/nodeName", json!(null)));
+    assert!(world.index.namespace_summary("shop").failures.is_empty());
+    assert_eq!(world.index.mesh_summary().failed, 0);
+}

@@ -87,7 +87,7 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
     }
     if let Some(rule) = summary.rules.iter().find(|r| r.excluded > 0) {
         let message = format!(
-            "rule {} selects {} pods that are left alone (host network, sidecar, or opted out): nothing enforces it there",
+            "rule {} selects {} pods that are left alone (host network, sidecar, opted out, static, or without a service account): nothing enforces it there",
             rule.name, rule.excluded
         );
         return Finding {
