@@ -3,13 +3,16 @@
 //! report goes to a [`CaptureSink`].
 
 mod auth;
+mod by_role;
 mod ca;
 mod certificates;
 mod discovery;
+mod ending;
 mod interfaces;
 mod load_reports;
 mod loads;
 mod metrics;
+mod peers;
 mod refusal;
 mod reports;
 mod server;

@@ -4,6 +4,7 @@ mod review;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tonic::metadata::MetadataMap;
 
@@ -46,6 +47,8 @@ pub(super) struct Caller {
     pub(super) role: Role,
     pub(super) pod: PodInfo,
     pub(super) addresses: Addresses,
+    /// Of the token.
+    pub(super) expiry: SystemTime,
 }
 
 impl Caller {
@@ -133,8 +136,10 @@ impl Authenticator {
                 "no bearer token in the call's metadata".to_owned(),
             )
         })?;
-        let review = self.reviews.review(token).await.map_err(|e| match e {
+        let peer = addresses.peer.map(|peer| peer.ip());
+        let (review, expiry) = self.reviews.review(token, peer).await.map_err(|e| match e {
             ReviewError::Invalid(why) => anonymous(Reason::InvalidToken, why),
+            ReviewError::Busy(why) => anonymous(Reason::Limit, why),
             ReviewError::Unavailable(why) => anonymous(
                 Reason::Unavailable,
                 format!("the token cannot be reviewed: {why}"),
@@ -194,7 +199,12 @@ impl Authenticator {
             );
             return Err(refuse(Reason::NotAllowed, message));
         }
-        Ok(Caller { role, pod, addresses })
+        Ok(Caller {
+            role,
+            pod,
+            addresses,
+            expiry,
+        })
     }
 }
 

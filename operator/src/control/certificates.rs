@@ -12,7 +12,7 @@ use super::Shared;
 use super::auth::{Caller, Role};
 use super::ca::{IssueError, Issued};
 use super::interfaces::MeshSettings;
-use super::refusal::{Reason, Refusal};
+use super::refusal::{Addresses, Reason, Refusal};
 
 const WHAT: &str = "a certificate";
 const IDENTITY_FIELD: &str = "ImpersonatedIdentity";
@@ -26,7 +26,10 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let caller = self.0.caller(&request, WHAT).await?;
+        let caller = self
+            .0
+            .caller(request.metadata(), Addresses::of(&request), WHAT)
+            .await?;
         let (identity, issued) = self
             .issue(&caller, request.get_ref())
             .await

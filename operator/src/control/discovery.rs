@@ -8,16 +8,18 @@ use ambit_wire::names::{
     TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
 };
 use ambit_wire::xds::{self, Collection};
+use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::Shared;
 use super::auth::{Caller, Role};
+use super::ending::until;
 use super::metrics::StreamGuard;
 use super::refusal::Reason;
 
-const WHAT: &str = "configuration";
+pub(super) const WHAT: &str = "configuration";
 
 /// Delta xDS, as far as the caller's role goes.
 pub(super) struct Discovery(pub(super) Arc<Shared>);
@@ -40,19 +42,28 @@ impl AggregatedDiscoveryService for Discovery {
 
     async fn delta_aggregated_resources(
         &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
+        mut request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = self.0.caller(&request, WHAT).await?;
+        let caller = request.extensions_mut().remove::<Caller>();
+        let caller = caller.ok_or_else(|| Status::internal("the call has not been authenticated"))?;
         info!(%caller, peer = ?caller.addresses.peer, "configuration stream opened");
         let open = self.0.metrics.stream(caller.role.label(), caller.proxy());
+        let ending = self.0.ending(&caller);
+        let refusing = (Arc::clone(&self.0), caller.clone());
+        let requests = request.into_inner().map_err(move |status| match status.code() {
+            // As the decoder has it, of a message longer than the caller may send.
+            Code::OutOfRange => {
+                let (shared, caller) = &refusing;
+                caller
+                    .refuse(Reason::Limit, status.message())
+                    .record(&shared.metrics, WHAT)
+            }
+            _ => status,
+        });
         let subscriber = Subscriber { caller, open };
         let shutdown = self.0.shutdown.clone();
-        Ok(Response::new(xds::serve(
-            Arc::clone(&self.0),
-            subscriber,
-            request.into_inner(),
-            shutdown,
-        )))
+        let responses = xds::serve(Arc::clone(&self.0), subscriber, requests, shutdown);
+        Ok(Response::new(until(responses, ending)))
     }
 }
 
@@ -101,6 +112,18 @@ impl xds::Source for Shared {
 
     fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {
         client.open.sent(type_url, resources);
+    }
+
+    fn most_names(&self, client: &Subscriber) -> usize {
+        client.caller.role.most_names()
+    }
+
+    fn limited(&self, client: &Subscriber) {
+        let message = format!("more than {} names", client.caller.role.most_names());
+        client
+            .caller
+            .refuse(Reason::Limit, message)
+            .record(&self.metrics, WHAT);
     }
 
     fn rejected(&self, client: &Subscriber, type_url: &str) {

@@ -13,7 +13,7 @@ pub struct PodInfo {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
-    /// `spec.serviceAccountName`, `default` where it is not set.
+    /// `spec.serviceAccountName`; empty where there is none.
     pub service_account: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,

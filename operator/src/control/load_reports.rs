@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ambit_wire::waypoint::waypoint_server::Waypoint;
 use ambit_wire::waypoint::{Load, LoadAck};
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -13,8 +12,9 @@ use tracing::{debug, info};
 
 use super::Shared;
 use super::auth::Caller;
+use super::ending::until;
 use super::loads::LoadStream;
-use super::refusal::Reason;
+use super::refusal::{Addresses, Reason};
 
 const WHAT: &str = "load reports";
 
@@ -29,7 +29,10 @@ impl Waypoint for LoadReports {
         &self,
         request: Request<Streaming<Load>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let caller = self.0.caller(&request, WHAT).await?;
+        let caller = self
+            .0
+            .caller(request.metadata(), Addresses::of(&request), WHAT)
+            .await?;
         let Some((namespace, name)) = caller.waypoint() else {
             let message = format!("a caller of type {} has no load to report", caller.role.label());
             return Err(caller
@@ -43,6 +46,7 @@ impl Waypoint for LoadReports {
             return Err(elsewhere());
         }
         info!(%caller, waypoint = name, peer = ?caller.addresses.peer, "load stream opened");
+        let ending = self.0.ending(&caller);
         let session = Session {
             load: self.0.loads.stream(namespace, name, &caller.pod.uid),
             caller,
@@ -53,7 +57,7 @@ impl Waypoint for LoadReports {
         let acks = stream::unfold(session, |mut session| async move {
             Some((session.next().await?, session))
         });
-        Ok(Response::new(acks.boxed()))
+        Ok(Response::new(until(acks, ending)))
     }
 }
 

@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Request, Status};
 use tracing::warn;
 
@@ -17,6 +18,8 @@ pub(super) enum Reason {
     NotOwnIdentity,
     TrustDomain,
     BadRequest,
+    /// More than a caller may have.
+    Limit,
     /// Not the caller's fault; it may come again.
     Unavailable,
 }
@@ -33,6 +36,7 @@ impl Reason {
             Self::NotOwnIdentity => "not_own_identity",
             Self::TrustDomain => "trust_domain",
             Self::BadRequest => "bad_request",
+            Self::Limit => "limit",
             Self::Unavailable => "unavailable",
         }
     }
@@ -46,6 +50,7 @@ impl Reason {
                 Code::PermissionDenied
             }
             Self::BadRequest => Code::InvalidArgument,
+            Self::Limit => Code::ResourceExhausted,
             Self::Unavailable => Code::Unavailable,
         }
     }
@@ -60,11 +65,17 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub(super) fn of<T>(request: &Request<T>) -> Self {
+        Self::of_connection(request.extensions().get())
+    }
+
+    /// Of the connection's own information, which the server put there.
+    pub(super) fn of_connection(info: Option<&TlsConnectInfo<TcpConnectInfo>>) -> Self {
+        let info = info.map(TlsConnectInfo::get_ref);
         // On a listener for both families an IPv4 address comes as ::ffff:a.b.c.d.
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         Self {
-            peer: request.remote_addr().map(canonical),
-            local: request.local_addr().map(canonical),
+            peer: info.and_then(TcpConnectInfo::remote_addr).map(canonical),
+            local: info.and_then(TcpConnectInfo::local_addr).map(canonical),
         }
     }
 }

@@ -14,7 +14,8 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::auth::{Caller, Role};
-use super::refusal::Reason;
+use super::ending::until;
+use super::refusal::{Addresses, Reason};
 
 const WHAT: &str = "capture reports";
 /// Records written at once for one agent.
@@ -33,7 +34,10 @@ impl NodeAgent for Reports {
         &self,
         request: Request<Streaming<CaptureReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let caller = self.0.caller(&request, WHAT).await?;
+        let caller = self
+            .0
+            .caller(request.metadata(), Addresses::of(&request), WHAT)
+            .await?;
         if caller.role != Role::Agent {
             let message = format!("a caller of type {} reports nothing", caller.role.label());
             return Err(caller
@@ -41,6 +45,7 @@ impl NodeAgent for Reports {
                 .record(&self.0.metrics, WHAT));
         }
         info!(%caller, peer = ?caller.addresses.peer, "report stream opened");
+        let ending = self.0.ending(&caller);
         let session = Session {
             shutdown: self.0.shutdown.clone(),
             recorder: Arc::new(Recorder {
@@ -55,7 +60,7 @@ impl NodeAgent for Reports {
         let acks = stream::unfold(session, |mut session| async move {
             Some((session.next().await?, session))
         });
-        Ok(Response::new(acks.boxed()))
+        Ok(Response::new(until(acks, ending)))
     }
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use ambit_wire::agent::node_agent_server::NodeAgentServer;
 use ambit_wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
-use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use ambit_wire::waypoint::waypoint_server::WaypointServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -12,14 +11,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
-use tonic::{Request, Status};
 use tracing::info;
 
 use super::auth::{Authenticator, Caller, TokenReviewer};
+use super::by_role::ByRole;
 use super::ca::{CertificateAuthority, IssueError};
 use super::certificates::Certificates;
-use super::discovery::Discovery;
 use super::interfaces::{CaptureSink, Directory, Sources};
 use super::load_reports::LoadReports;
 use super::loads::LoadTable;
@@ -30,8 +30,10 @@ use super::serving::TlsListener;
 
 /// How long a pod that someone speaks of may take to show in this replica's caches.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
-/// A client that reconnects tells the version of each resource it holds, in one message.
-const LONGEST_REQUEST: usize = 64 << 20;
+/// A request for a certificate, a report on a pod, the load of a waypoint; those for configuration are limited by role.
+const LONGEST_MESSAGE: usize = 256 << 10;
+/// Streams of one connection: a ztunnel's certificate requests come 20 at once.
+const STREAMS_OF_ONE: u32 = 64;
 /// A caller that has gone without a word is noticed within twice this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const READY_CONNECTIONS: usize = 64;
@@ -150,16 +152,17 @@ impl ControlPlane {
         let listener = TlsListener::new(listener, Arc::clone(&shared.authority), serving_names)?;
         let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
         let shutdown = shared.shutdown.clone();
-        let discovery = AggregatedDiscoveryServiceServer::new(Discovery(Arc::clone(&shared)));
+        let certificates = IstioCertificateServiceServer::new(Certificates(Arc::clone(&shared)));
+        let reports = NodeAgentServer::new(Reports(Arc::clone(&shared)));
+        let loads = WaypointServer::new(LoadReports(Arc::clone(&shared)));
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(discovery.max_decoding_message_size(LONGEST_REQUEST))
-            .add_service(IstioCertificateServiceServer::new(Certificates(Arc::clone(
-                &shared,
-            ))))
-            .add_service(NodeAgentServer::new(Reports(Arc::clone(&shared))))
-            .add_service(WaypointServer::new(LoadReports(shared)))
+            .max_concurrent_streams(Some(STREAMS_OF_ONE))
+            .add_service(ByRole::new(Arc::clone(&shared)))
+            .add_service(certificates.max_decoding_message_size(LONGEST_MESSAGE))
+            .add_service(reports.max_decoding_message_size(LONGEST_MESSAGE))
+            .add_service(loads.max_decoding_message_size(LONGEST_MESSAGE))
             .serve_with_incoming_shutdown(
                 ReceiverStream::new(connections),
                 shutdown.clone().cancelled_owned(),
@@ -178,12 +181,13 @@ impl ControlPlane {
 
 impl Shared {
     /// Who makes a call; a refusal is recorded.
-    pub(super) async fn caller<T>(&self, request: &Request<T>, what: &'static str) -> Result<Caller, Status> {
-        let addresses = Addresses::of(request);
-        let authenticated = self
-            .authenticator
-            .authenticate(request.metadata(), addresses)
-            .await;
+    pub(super) async fn caller(
+        &self,
+        metadata: &MetadataMap,
+        addresses: Addresses,
+        what: &'static str,
+    ) -> Result<Caller, Status> {
+        let authenticated = self.authenticator.authenticate(metadata, addresses).await;
         authenticated.map_err(|refusal| refusal.record(&self.metrics, what))
     }
 

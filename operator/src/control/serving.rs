@@ -1,8 +1,5 @@
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ambit_tls::WallClock;
@@ -20,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::ca::CertificateAuthority;
+use super::peers::Peers;
 use super::server::ControlPlaneError;
 
 /// Serving certificates last a day.
@@ -71,7 +69,7 @@ impl TlsListener {
         shutdown: CancellationToken,
     ) {
         let mut handshakes = JoinSet::new();
-        let peers = Peers::default();
+        let peers = Peers::new(HANDSHAKES_OF_ONE);
         let clock = WallClock::default();
         let mut renewal = clock.now() + RENEW_AFTER;
         loop {
@@ -122,45 +120,6 @@ impl TlsListener {
     }
 }
 
-/// How many connections of each address are in their handshake.
-#[derive(Debug, Default)]
-struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-impl Peers {
-    /// A place for one more of `peer`, unless it has as many as it may.
-    fn admit(&self, peer: IpAddr) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(peer).or_default();
-        if *count >= HANDSHAKES_OF_ONE {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            counts: Arc::clone(&self.0),
-            peer,
-        })
-    }
-}
-
-/// Given back when dropped.
-#[derive(Debug)]
-struct Place {
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    peer: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = counts.entry(self.peer) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
 async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     tcp.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
@@ -183,27 +142,5 @@ struct Current(RwLock<Arc<CertifiedKey>>);
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_does_not_take_the_places_of_all() {
-        let peers = Peers::default();
-        let [greedy, other] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().unwrap());
-        let mut places: Vec<_> = (0..HANDSHAKES_OF_ONE)
-            .map(|_| peers.admit(greedy).unwrap())
-            .collect();
-        assert!(peers.admit(greedy).is_none());
-        drop(peers.admit(other).unwrap());
-        // A place that is given back may be taken again, and nothing is kept of who has gone.
-        places.pop();
-        places.push(peers.admit(greedy).unwrap());
-        assert!(peers.admit(greedy).is_none());
-        drop(places);
-        assert!(peers.0.lock().unwrap().is_empty());
     }
 }

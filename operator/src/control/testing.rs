@@ -73,6 +73,10 @@ impl Cluster {
         self.pod_captures(&node).update([(uid, Some(b"pod".to_vec()))]);
     }
 
+    pub(super) fn remove(&self, uid: &str) {
+        self.pods.lock().unwrap().remove(uid);
+    }
+
     /// A token of the pod, which is added too.
     pub(super) fn token_of(&self, pod: PodInfo) -> String {
         let token = token(&pod.uid);

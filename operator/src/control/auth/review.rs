@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +11,23 @@ use kube::api::{Api, PostParams};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::control::peers::Peers;
 
 /// How long a review is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
 const MOST_BELIEVED: usize = 10_000;
+/// How long a refusal is remembered. Short: a token that a pod got just now may be ahead of the API server that was asked.
+const REFUSED: Duration = Duration::from_secs(10);
+/// How long the API server may take.
+const REVIEW: Duration = Duration::from_secs(5);
 /// Reviews under way at once: callers with made-up tokens must not drown the API server.
 const REVIEWS_AT_ONCE: usize = 16;
+/// Reviews under way and waiting for their turn; callers past that come again.
+const REVIEWS_IN_ALL: usize = 512;
+/// Of these, those of one address: a ztunnel that comes back has some calls at once.
+const REVIEWS_OF_ONE: usize = 32;
 const LONGEST_TOKEN: usize = 16 * 1024;
 
 /// What the API server says of a token.
@@ -51,6 +63,9 @@ pub enum ReviewError {
     /// The API server did not answer; the caller may come again.
     #[error("{0}")]
     Unavailable(String),
+    /// Too many reviews wait; the caller may come again.
+    #[error("{0}")]
+    Busy(String),
 }
 
 /// Asks whose a token is.
@@ -125,23 +140,34 @@ fn interpret(review: TokenReview) -> Result<Review, ReviewError> {
     })
 }
 
-/// Believes a review for a minute, but never beyond the token's own expiry. Refusals are not remembered.
+type Remembered = HashMap<[u8; 32], (Result<Review, String>, SystemTime)>;
+
+/// Believes a review for a minute, but never beyond the token's own expiry, and a refusal for ten seconds.
 pub(super) struct ReviewCache {
     reviewer: Arc<dyn TokenReviewer>,
-    believed: Mutex<HashMap<[u8; 32], (Review, SystemTime)>>,
+    remembered: Mutex<Remembered>,
     under_way: Semaphore,
+    in_all: Semaphore,
+    peers: Peers,
 }
 
 impl ReviewCache {
     pub(super) fn new(reviewer: Arc<dyn TokenReviewer>) -> Self {
         Self {
             reviewer,
-            believed: Mutex::default(),
+            remembered: Mutex::default(),
             under_way: Semaphore::new(REVIEWS_AT_ONCE),
+            in_all: Semaphore::new(REVIEWS_IN_ALL),
+            peers: Peers::new(REVIEWS_OF_ONE),
         }
     }
 
-    pub(super) async fn review(&self, token: &str) -> Result<Review, ReviewError> {
+    /// Who holds `token`, and until when at the latest; asked by a caller at `peer`.
+    pub(super) async fn review(
+        &self,
+        token: &str,
+        peer: Option<IpAddr>,
+    ) -> Result<(Review, SystemTime), ReviewError> {
         let now = SystemTime::now();
         let expiry = expiry(token)
             .ok_or_else(|| ReviewError::Invalid("the token is not a service account's".to_owned()))?;
@@ -149,29 +175,59 @@ impl ReviewCache {
             return Err(ReviewError::Invalid("the token has expired".to_owned()));
         }
         let key: [u8; 32] = Sha256::digest(token).into();
-        let believed = self
-            .believed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-            .cloned();
-        if let Some((review, until)) = believed
-            && until > now
-        {
-            return Ok(review);
+        if let Some(known) = self.remembered(&key, now) {
+            return known.map(|review| (review, expiry)).map_err(ReviewError::Invalid);
         }
+        let busy =
+            |whose: &str| ReviewError::Busy(format!("too many token reviews of {whose} wait: come again"));
+        // Without an address all share a place.
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let _place = self.peers.admit(peer).ok_or_else(|| busy("this address"))?;
+        let _one = self.in_all.try_acquire().map_err(|_| busy("all callers"))?;
         let Ok(_permit) = self.under_way.acquire().await else {
             return Err(ReviewError::Unavailable("shutting down".to_owned()));
         };
-        let review = self.reviewer.review(token).await?;
-        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        if believed.len() >= MOST_BELIEVED {
-            believed.retain(|_, (_, until)| *until > now);
+        // Calls of one caller come together: the first one's review is all of theirs.
+        if let Some(known) = self.remembered(&key, now) {
+            return known.map(|review| (review, expiry)).map_err(ReviewError::Invalid);
         }
-        if believed.len() < MOST_BELIEVED {
-            believed.insert(key, (review.clone(), expiry.min(now + BELIEVED)));
+        let asked = timeout(REVIEW, self.reviewer.review(token)).await;
+        let answer = match asked {
+            Ok(Ok(review)) => Ok(review),
+            Ok(Err(ReviewError::Invalid(why))) => Err(why),
+            Ok(Err(other)) => return Err(other),
+            Err(_) => {
+                let message = format!("the API server did not answer within {} s", REVIEW.as_secs());
+                return Err(ReviewError::Unavailable(message));
+            }
+        };
+        let until = now + if answer.is_ok() { BELIEVED } else { REFUSED };
+        self.remember(key, answer.clone(), expiry.min(until), now);
+        answer
+            .map(|review| (review, expiry))
+            .map_err(ReviewError::Invalid)
+    }
+
+    fn remembered(&self, key: &[u8; 32], now: SystemTime) -> Option<Result<Review, String>> {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let (answer, until) = remembered.get(key)?;
+        // A clock that is set back makes nothing hold for longer.
+        let left = until.duration_since(now).ok()?;
+        (!left.is_zero() && left <= BELIEVED).then(|| answer.clone())
+    }
+
+    fn remember(&self, key: [u8; 32], answer: Result<Review, String>, until: SystemTime, now: SystemTime) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= MOST_BELIEVED {
+            remembered.retain(|_, (_, until)| *until > now);
         }
-        Ok(review)
+        if remembered.len() >= MOST_BELIEVED {
+            // Refusals are anybody's to cause: they do not take the places of what is believed.
+            remembered.retain(|_, (answer, _)| answer.is_ok());
+        }
+        if remembered.len() < MOST_BELIEVED {
+            remembered.insert(key, (answer, until));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Calls over TLS, as proxies and agents make them.
 
+mod limits;
 mod scopes;
 mod waypoints;
 

@@ -12,23 +12,69 @@ fn known(username: &str) -> Review {
     }
 }
 
+async fn review(cache: &ReviewCache, token: &str) -> Result<Review, ReviewError> {
+    cache.review(token, None).await.map(|(review, _)| review)
+}
+
+/// A caller that comes again and again with a bad token costs the API server one review.
 #[tokio::test]
-async fn a_review_is_believed_for_a_while_a_refusal_is_not() {
+async fn reviews_and_refusals_are_remembered() {
     let cluster = Arc::new(Cluster::default());
     let cache = ReviewCache::new(Arc::clone(&cluster) as _);
     let (good, bad) = (token("good"), token("bad"));
     cluster.know(&good, known("someone"));
-    assert!(matches!(cache.review(&bad).await, Err(ReviewError::Invalid(_))));
-    assert_eq!(cache.review(&good).await.unwrap(), known("someone"));
-    assert_eq!(cache.review(&good).await.unwrap(), known("someone"));
+    for _ in 0..2 {
+        assert!(matches!(review(&cache, &bad).await, Err(ReviewError::Invalid(_))));
+        assert_eq!(review(&cache, &good).await.unwrap(), known("someone"));
+    }
     assert_eq!(cluster.asked.load(Ordering::SeqCst), 2);
-    cluster.know(&bad, known("someone else"));
-    assert_eq!(cache.review(&bad).await.unwrap(), known("someone else"));
 
     cluster.api_down.store(true, Ordering::SeqCst);
-    assert!(cache.review(&good).await.is_ok());
+    assert!(review(&cache, &good).await.is_ok());
+    // That the API server is away is not the token's fault: nothing is remembered of it.
+    let third = token("third");
     assert!(matches!(
-        cache.review(&token("third")).await,
+        review(&cache, &third).await,
+        Err(ReviewError::Unavailable(_))
+    ));
+    cluster.api_down.store(false, Ordering::SeqCst);
+    cluster.know(&third, known("third"));
+    assert_eq!(review(&cache, &third).await.unwrap(), known("third"));
+}
+
+struct Silent;
+
+#[tonic::async_trait]
+impl TokenReviewer for Silent {
+    async fn review(&self, _token: &str) -> Result<Review, ReviewError> {
+        std::future::pending().await
+    }
+}
+
+/// An API server that does not answer holds nobody for ever, and whoever floods it takes his own places only.
+#[tokio::test(start_paused = true)]
+async fn reviews_under_way_are_bounded() {
+    let cache = Arc::new(ReviewCache::new(Arc::new(Silent)));
+    let [greedy, other] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().ok());
+    let flood = (0..REVIEWS_OF_ONE).map(|n| {
+        let cache = Arc::clone(&cache);
+        tokio::spawn(async move { cache.review(&token(&n.to_string()), greedy).await })
+    });
+    let flood: Vec<_> = flood.collect();
+    tokio::task::yield_now().await;
+    assert!(matches!(
+        cache.review(&token("more"), greedy).await,
+        Err(ReviewError::Busy(_))
+    ));
+    assert!(matches!(
+        cache.review(&token("x"), other).await,
+        Err(ReviewError::Unavailable(_))
+    ));
+    for one in flood {
+        assert!(matches!(one.await.unwrap(), Err(ReviewError::Unavailable(_))));
+    }
+    assert!(matches!(
+        cache.review(&token("more"), greedy).await,
         Err(ReviewError::Unavailable(_))
     ));
 }
@@ -49,7 +95,7 @@ async fn what_is_plainly_no_valid_token_does_not_reach_the_api_server() {
         long.as_str(),
     ] {
         assert!(
-            matches!(cache.review(bad).await, Err(ReviewError::Invalid(_))),
+            matches!(review(&cache, bad).await, Err(ReviewError::Invalid(_))),
             "{bad}"
         );
     }

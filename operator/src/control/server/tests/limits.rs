@@ -1,0 +1,87 @@
+//! What callers may have, and for how long.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use ambit_wire::discovery::DeltaDiscoveryRequest;
+use ambit_wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use ambit_wire::names::{TYPE_POD_CAPTURE, TYPE_WAYPOINT_SETTINGS};
+use futures::StreamExt as _;
+use tonic::{Code, Status};
+
+use crate::control::testing::{Running, pod, review_of, token_until};
+
+/// The first status of a configuration stream that begins with `request`.
+async fn refused(running: &Running, token: &str, request: DeltaDiscoveryRequest) -> Status {
+    let mut client =
+        AggregatedDiscoveryServiceClient::with_interceptor(running.channel(), running.file(token));
+    let requests = tokio_stream::iter([request]).chain(tokio_stream::pending());
+    let mut responses = match client.delta_aggregated_resources(requests).await {
+        Ok(responses) => responses.into_inner(),
+        Err(status) => return status,
+    };
+    loop {
+        if let Err(status) = responses.message().await {
+            return status;
+        }
+    }
+}
+
+/// A tenant's waypoint cannot fill the operator's memory, by one long message or by many names.
+#[tokio::test]
+async fn requests_are_limited_by_role() {
+    let running = Running::start().await;
+    let waypoint = running.cluster.waypoint("shop", "waypoint");
+    let ztunnel = running.cluster.ztunnel("one");
+    let settings = |names: usize, length: usize| DeltaDiscoveryRequest {
+        type_url: TYPE_WAYPOINT_SETTINGS.to_owned(),
+        resource_names_subscribe: (0..names).map(|n| format!("{n}{}", "x".repeat(length))).collect(),
+        ..Default::default()
+    };
+    for (n, request) in [settings(1, 5 << 20), settings(50_001, 8)]
+        .into_iter()
+        .enumerate()
+    {
+        let status = refused(&running, &waypoint, request).await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert_eq!(running.refused("limit"), n as u64 + 1);
+    }
+    let held = DeltaDiscoveryRequest {
+        type_url: TYPE_WAYPOINT_SETTINGS.to_owned(),
+        initial_resource_versions: (0..50_001).map(|n| (n.to_string(), String::new())).collect(),
+        ..Default::default()
+    };
+    let status = refused(&running, &waypoint, held).await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    // A ztunnel holds all workloads of the mesh, and says so: it is only told that the type is none of its own.
+    let status = refused(&running, &ztunnel, settings(1, 5 << 20)).await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+}
+
+/// Who was let in once is asked again: with the token, or the pod, the stream ends.
+#[tokio::test]
+async fn streams_end_with_the_token_and_with_the_pod() {
+    let running = Running::start().await;
+    let info = pod("ambit-system", "brief", "ambit-agent", "one");
+    let brief = token_until("brief-uid", SystemTime::now() + Duration::from_secs(5));
+    running.cluster.know(&brief, review_of(&info));
+    running.cluster.add(info);
+    let request = || DeltaDiscoveryRequest {
+        type_url: TYPE_POD_CAPTURE.to_owned(),
+        ..Default::default()
+    };
+    let status = refused(&running, &brief, request()).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("token expires"), "{status}");
+
+    let agent = running.cluster.agent("one");
+    let removed = async {
+        while running.cluster.asked.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        running.cluster.remove("agent-one-uid");
+    };
+    let (status, ()) = tokio::join!(refused(&running, &agent, request()), removed);
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
