@@ -72,7 +72,7 @@ pub struct AmbientRecord {
     pub rules: Vec<AuthorizationRule>,
     /// How the namespace's waypoints scale, as far as it differs from the Mesh.
     pub waypoint: Option<Scaling>,
-    /// The operator made it, to carry the status, and nobody else has written to it: it does not enroll by itself, and goes when
+    /// The operator made it, to carry the status, and nobody else has written its spec: it does not enroll by itself, and goes when
     /// the namespace's label goes.
     pub ours: bool,
 }
@@ -81,21 +81,19 @@ impl AmbientRecord {
     /// The record of `object`.
     pub fn of(object: &AmbientNamespace) -> Self {
         let meta = &object.metadata;
-        let labelled = meta
-            .labels
-            .as_ref()
-            .and_then(|l| l.get(labels::MANAGED_BY))
-            .is_some_and(|v| v == labels::OPERATOR);
-        let others = meta.managed_fields.iter().flatten().any(|f| {
-            f.subresource.as_deref().is_none_or(str::is_empty)
-                && f.manager.as_deref() != Some(labels::OPERATOR)
+        let of_spec = meta.managed_fields.iter().flatten().filter(|f| {
+            let fields = f.fields_v1.as_ref().and_then(|fields| fields.0.get("f:spec"));
+            f.subresource.as_deref().is_none_or(str::is_empty) && fields.is_some()
         });
+        // Labels and annotations are anybody's, a backup's or a policy engine's: only who wrote the spec counts.
+        let (operator, others): (Vec<_>, Vec<_>) =
+            of_spec.partition(|f| f.manager.as_deref() == Some(labels::OPERATOR));
         Self {
             enrollment: object.spec.enrollment,
             mtls: object.spec.mtls.as_ref().map(|m| m.mode),
             rules: object.spec.authorization.clone(),
             waypoint: object.spec.waypoint.clone(),
-            ours: labelled && !others,
+            ours: !operator.is_empty() && others.is_empty(),
         }
     }
 }

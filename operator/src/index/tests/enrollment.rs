@@ -26,26 +26,30 @@ fn label_or_object_enrolls_and_none_excludes() {
     }
 }
 
+/// What others write into its metadata (an annotation, a backup's labels) is no wish to enroll.
 #[test]
-fn the_operators_own_object_does_not_enroll_until_somebody_else_writes_to_it() {
+fn the_operators_own_object_does_not_enroll_until_somebody_else_writes_its_spec() {
     let mut world = World::empty();
     world.mesh(json!({}));
     world.namespace("shop", None);
-    let ours = |managers: Value| {
+    let object = |managers: Value, labels: Value| {
         json!({
-            "metadata": {
-                "name": "ambient", "namespace": "shop",
-                "labels": {"app.kubernetes.io/managed-by": "ambit-operator"}, "managedFields": managers,
-            },
+            "metadata": {"name": "ambient", "namespace": "shop", "labels": labels, "managedFields": managers},
             "spec": {"enrollment": "Ambient"},
         })
     };
-    let status = json!({"manager": "other", "subresource": "status"});
-    world.ambient_object(ours(json!([{"manager": "ambit-operator"}, status])));
+    let wrote = |manager: &str, field: &str| json!({"manager": manager, "fieldsV1": {field: {}}});
+    let own = wrote("ambit-operator", "f:spec");
+    let status = json!({"manager": "other", "subresource": "status", "fieldsV1": {"f:spec": {}}});
+    let label = json!({"app.kubernetes.io/managed-by": "ambit-operator"});
+    world.ambient_object(object(json!([own, status]), label.clone()));
     assert!(!world.index.is_enrolled("shop"));
-    world.ambient_object(ours(
-        json!([{"manager": "ambit-operator"}, {"manager": "kubectl"}]),
-    ));
+    let annotated = json!([own, wrote("kubectl-annotate", "f:metadata")]);
+    world.ambient_object(object(annotated, json!({"app.kubernetes.io/managed-by": "Helm"})));
+    assert!(!world.index.is_enrolled("shop"));
+    world.ambient_object(object(json!([own, wrote("kubectl", "f:spec")]), label.clone()));
+    assert!(world.index.is_enrolled("shop"));
+    world.ambient_object(object(json!([wrote("kubectl", "f:spec")]), label));
     assert!(world.index.is_enrolled("shop"));
 }
 
