@@ -6,6 +6,7 @@ mod auth;
 mod by_role;
 mod ca;
 mod certificates;
+mod connection;
 mod discovery;
 mod ending;
 mod interfaces;

@@ -25,7 +25,7 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::NoToken => "no_token",
             Self::InvalidToken => "invalid_token",

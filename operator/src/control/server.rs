@@ -151,7 +151,7 @@ impl ControlPlane {
         info!(address = ?listener.local_addr().ok(), names = ?serving_names, "control plane serves");
         let listener = TlsListener::new(listener, Arc::clone(&shared.authority), serving_names)?;
         let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
-        let shutdown = shared.shutdown.clone();
+        let (shutdown, metrics) = (shared.shutdown.clone(), shared.metrics.clone());
         let certificates = IstioCertificateServiceServer::new(Certificates(Arc::clone(&shared)));
         let reports = NodeAgentServer::new(Reports(Arc::clone(&shared)));
         let loads = WaypointServer::new(LoadReports(Arc::clone(&shared)));
@@ -168,7 +168,7 @@ impl ControlPlane {
                 shutdown.clone().cancelled_owned(),
             );
         let accepting = async {
-            listener.run(ready, shutdown).await;
+            listener.run(ready, metrics, shutdown).await;
             // The server decides when all is done.
             pending::<()>().await;
         };

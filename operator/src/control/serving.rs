@@ -17,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::ca::CertificateAuthority;
+use super::connection::Connection;
+use super::metrics::Metrics;
 use super::peers::Peers;
+use super::refusal::Reason;
 use super::server::ControlPlaneError;
 
 /// Serving certificates last a day.
@@ -28,6 +31,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKES_AT_ONCE: usize = 512;
 /// Of these from one address: one that opens connections and says nothing does not keep the others out.
 const HANDSHAKES_OF_ONE: usize = 32;
+/// Connections of one address, which may be a whole node's where the network translates addresses.
+pub(super) const CONNECTIONS_OF_ONE: usize = 512;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// After `accept` fails, which is mostly for want of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -65,11 +70,13 @@ impl TlsListener {
     /// Sends connections that have finished their handshake to `ready`, until `shutdown` or until nobody takes them.
     pub(super) async fn run(
         self,
-        ready: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+        ready: mpsc::Sender<io::Result<Connection>>,
+        metrics: Metrics,
         shutdown: CancellationToken,
     ) {
         let mut handshakes = JoinSet::new();
         let peers = Peers::new(HANDSHAKES_OF_ONE);
+        let connections = Peers::new(CONNECTIONS_OF_ONE);
         let clock = WallClock::default();
         let mut renewal = clock.now() + RENEW_AFTER;
         loop {
@@ -84,13 +91,18 @@ impl TlsListener {
                             debug!(%peer, most = HANDSHAKES_OF_ONE, "closed: too many of its connections are in their handshake");
                             continue;
                         };
+                        let Some(held) = connections.admit(peer.ip().to_canonical()) else {
+                            debug!(%peer, most = CONNECTIONS_OF_ONE, "closed: its address has too many connections");
+                            metrics.refused(Reason::Limit.label());
+                            continue;
+                        };
                         let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
                         handshakes.spawn(async move {
                             let shaken = handshake(&acceptor, tcp).await;
                             drop(place);
                             match shaken {
                                 // Fails only when the server is going.
-                                Ok(tls) => drop(ready.send(Ok(tls)).await),
+                                Ok(tls) => drop(ready.send(Ok(Connection { tls, _place: held })).await),
                                 Err(error) => debug!(%peer, %error, "TLS handshake failed"),
                             }
                         });

@@ -3,12 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use ambit_wire::ca::IstioCertificateRequest;
+use ambit_wire::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use ambit_wire::discovery::DeltaDiscoveryRequest;
 use ambit_wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use ambit_wire::names::{TYPE_POD_CAPTURE, TYPE_WAYPOINT_SETTINGS};
 use futures::StreamExt as _;
 use tonic::{Code, Status};
 
+use crate::control::serving::CONNECTIONS_OF_ONE;
 use crate::control::testing::{Running, pod, review_of, token_until};
 
 /// The first status of a configuration stream that begins with `request`.
@@ -84,4 +87,31 @@ async fn streams_end_with_the_token_and_with_the_pod() {
     };
     let (status, ()) = tokio::join!(refused(&running, &agent, request()), removed);
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
+
+/// One address cannot take all descriptors and memory by connections that are idle.
+#[tokio::test]
+async fn connections_are_limited_by_address() {
+    let running = Running::start().await;
+    let call = || async {
+        let channel = running.channel();
+        let mut client = IstioCertificateServiceClient::new(channel.clone());
+        let answer = client
+            .create_certificate(IstioCertificateRequest::default())
+            .await;
+        (channel, answer.unwrap_err().code())
+    };
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_OF_ONE {
+        let (channel, code) = call().await;
+        assert_eq!(code, Code::Unauthenticated);
+        held.push(channel);
+    }
+    assert_ne!(call().await.1, Code::Unauthenticated);
+    assert!(running.refused("limit") > 0);
+    drop(held);
+    // A place is free once the server has seen that connections are closed.
+    while call().await.1 != Code::Unauthenticated {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
