@@ -20,9 +20,9 @@ struct Shared {
     body: ClientBody,
     /// The length that the client declared, if it did.
     hint: SizeHint,
-    kept: Vec<Bytes>,
+    /// Copied: a frame of one byte would hold on to what was read with it.
+    kept: Vec<u8>,
     trailers: Option<HeaderMap>,
-    size: usize,
     limit: usize,
     /// What came is not kept any more, or it broke off: it is not sent again.
     spoilt: bool,
@@ -41,7 +41,6 @@ impl Spool {
             body,
             kept: Vec::new(),
             trailers: None,
-            size: 0,
             limit,
             spoilt: false,
             ended: false,
@@ -70,7 +69,7 @@ impl Spool {
         Some(Try {
             shared: Arc::clone(&self.shared),
             generation,
-            next: 0,
+            sent: 0,
             done: false,
         })
     }
@@ -94,7 +93,8 @@ impl Spool {
 pub(crate) struct Try {
     shared: Arc<Mutex<Shared>>,
     generation: u64,
-    next: usize,
+    /// Bytes of what is kept.
+    sent: usize,
     done: bool,
 }
 
@@ -112,9 +112,9 @@ impl Try {
             let error = BodyError::SentAgain(h2::Reason::CANCEL.into());
             return Poll::Ready(Some(Err(error)));
         }
-        if let Some(data) = shared.kept.get(self.next).filter(|_| !shared.spoilt) {
-            self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        if let Some(data) = shared.kept.get(self.sent..).filter(|data| !data.is_empty()) {
+            self.sent += data.len();
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(data)))));
         }
         if shared.ended {
             self.done = true;
@@ -134,14 +134,12 @@ impl Try {
         if let Some(data) = frame.data_ref() {
             // Once an answer has begun nothing is sent again.
             shared.spoilt |= shared.body.is_answered();
-            shared.size = shared.size.saturating_add(data.len());
-            if shared.spoilt || shared.size > shared.limit {
+            if shared.spoilt || shared.kept.len().saturating_add(data.len()) > shared.limit {
                 shared.spoilt = true;
                 shared.kept = Vec::new();
             } else {
-                let data = data.clone();
-                shared.kept.push(data);
-                self.next += 1;
+                shared.kept.extend_from_slice(data);
+                self.sent = shared.kept.len();
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             shared.trailers = Some(trailers.clone());
@@ -158,7 +156,7 @@ impl Try {
         if shared.generation != self.generation {
             return false;
         }
-        let sent = shared.spoilt || self.next == shared.kept.len();
+        let sent = shared.spoilt || self.sent == shared.kept.len();
         sent && shared.trailers.is_none() && (shared.ended || shared.body.is_end_stream())
     }
 
