@@ -10,6 +10,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -117,7 +118,7 @@ fn refuse(respond: &mut SendResponse<Payload>, response: Response<()>) {
 }
 
 /// Serves HTTP/2 over `tls` until the peer closes it. When `drain` is cancelled, or the peer's certificate ends, the peer is told to
-/// open no more streams (GOAWAY), and the connection ends with its last one. Dropping the future ends all at once.
+/// open no more streams (GOAWAY), and the connection ends with its last one. So does one without streams for twice `config`'s idle time. Dropping the future ends all at once.
 ///
 /// A stream that the client has reset counts until its handler has ended. As many of both as `config` lets be open are served; the next are
 /// refused (REFUSED_STREAM), and a client that has had as many refused again is ended (ENHANCE_YOUR_CALM).
@@ -174,7 +175,9 @@ where
     let mut streams = JoinSet::new();
     let closer = Closer::new();
     let (mut draining, mut pinging) = (false, true);
-    let mut refused = 0;
+    let (mut refused, mut idle_since) = (0, Instant::now());
+    // A client that keeps connections for later lets go of them long before.
+    let idle_timeout = config.idle_timeout.saturating_mul(2);
     let mut pace = Pace::default();
     let result = loop {
         let open = streams.len();
@@ -189,6 +192,7 @@ where
             }
             accepted
         });
+        let idle = async { tokio::time::sleep_until(idle_since + idle_timeout).await };
         tokio::select! {
             accepted = accept => match accepted {
                 Some(Ok((_, mut respond))) if SystemTime::now() >= expires => {
@@ -204,7 +208,7 @@ where
                     }
                 }
                 Some(Ok((request, respond))) => {
-                    refused = 0;
+                    (refused, idle_since) = (0, Instant::now());
                     dispatch(&mut streams, &handler, request, respond, closer.shared());
                 },
                 Some(Err(error)) => break Err(error),
@@ -222,7 +226,11 @@ where
                 draining = true;
                 connection.graceful_shutdown();
             }
-            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            () = idle, if !draining && streams.is_empty() => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            Some(_) = streams.join_next(), if !streams.is_empty() => idle_since = Instant::now(),
         }
     };
     drop(connection);

@@ -1,6 +1,8 @@
 //! Which requests are served.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, OpenError, RequestRefusal};
 use ambit_tls::testing::TestCa;
@@ -107,4 +109,30 @@ async fn streams_that_are_given_up_count_until_their_handlers_have_ended() {
     };
     assert_eq!((refused, end), (4, Some(Reason::ENHANCE_YOUR_CALM)));
     assert!(server.peers.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_nothing_is_not_kept() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let config = HboneConfig {
+        idle_timeout: Duration::from_secs(1),
+        ..HboneConfig::default()
+    };
+    let server = Destination::with(&ca, id("server"), config).await;
+    let (listener, address) = application().await;
+    let mut client = raw(&ca, &server).await;
+    let connect = Request::connect(address.to_string()).body(()).unwrap();
+    let (response, stream) = client.send_request(connect, false).unwrap();
+    let response = response.await.unwrap();
+    listener.accept().await.unwrap();
+    // Not as long as a stream is open.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(server.ended.load(Ordering::SeqCst), 0);
+    drop((response, stream));
+    let ended = async {
+        while server.ended.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, ended).await.unwrap();
 }
