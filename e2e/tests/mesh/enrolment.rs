@@ -1,7 +1,6 @@
 //! Namespaces join and leave the mesh while their pods talk.
 
 use std::net::Ipv4Addr;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use ambit_e2e::wire::{self, Packet};
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PORT_SEED};
 use anyhow::{Result, ensure};
 
+use crate::failures::Frozen;
 use crate::lab::{LIMIT, Lab};
 
 /// What must not change when a pod joins or leaves the mesh.
@@ -139,33 +139,6 @@ fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> 
     })
 }
 
-/// An operator that stands still.
-struct Frozen(u32);
-
-impl Frozen {
-    fn freeze(lab: &Lab, operator: &Pod) -> Result<Self> {
-        let pid = operator
-            .node(&lab.cluster)?
-            .container_pid(&operator.uid, "operator")?;
-        signal("-STOP", pid)?;
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        if let Err(error) = signal("-CONT", self.0) {
-            println!("the operator stands still for ever: {error:#}");
-        }
-    }
-}
-
-fn signal(signal: &str, pid: u32) -> Result<()> {
-    let status = Command::new("kill").args([signal, &pid.to_string()]).status()?;
-    ensure!(status.success(), "no process {pid} takes {signal}");
-    Ok(())
-}
-
 /// Ztunnels hear of a pod's leaving at different times; here one replica of the operator, and with it all that hangs on it, is late.
 #[test]
 fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
@@ -211,7 +184,7 @@ fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
                 Ok(())
             })?;
             answered()?;
-            let frozen = Frozen::freeze(&lab, late)?;
+            let frozen = Frozen::freeze(&lab, late, "operator")?;
             say("{enrollment: None, mtls: {mode: Strict}}")?;
             thread::sleep(LATE);
             drop(frozen);

@@ -51,6 +51,32 @@ pub(crate) fn kill_container(lab: &Lab, pod: &Pod, container: &str) -> Result<()
     wait_started_again(lab, pod, true)
 }
 
+/// A container that stands still.
+pub(crate) struct Frozen(u32);
+
+impl Frozen {
+    pub(crate) fn freeze(lab: &Lab, pod: &Pod, container: &str) -> Result<Self> {
+        let pid = pod.node(&lab.cluster)?.container_pid(&pod.uid, container)?;
+        signal("-STOP", pid)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile, and started again.
+        if let Err(error) = signal("-CONT", self.0) {
+            println!("a container was not let go on: {error:#}");
+        }
+    }
+}
+
+fn signal(signal: &str, pid: u32) -> Result<()> {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status()?;
+    ensure!(status.success(), "no process {pid} takes {signal}");
+    Ok(())
+}
+
 /// Waits until a container of `pod`, which was killed, was started again and is Ready, or is not.
 pub(crate) fn wait_started_again(lab: &Lab, pod: &Pod, ready: bool) -> Result<()> {
     eventually(&format!("{} to be started again", pod.name), LIMIT, || {
@@ -199,6 +225,39 @@ fn a_killed_agent_fails_nothing() -> Result<()> {
         // The agent that came back works: it captures what is new.
         let (succeeded, said) = shop.run_to_end("after", "after", &["get", "http://server:8080/"])?;
         ensure!(succeeded, "a pod after the agents' return: {said}");
+        Ok(())
+    })
+}
+
+/// Connections need nothing of the agents: neither new ones nor old ones, however many.
+#[test]
+fn agents_that_stand_still_fail_no_connection() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("freezea", |shop| {
+        shop.enroll()?;
+        start_load(shop)?;
+        let agents = Pod::list(
+            &lab.cluster,
+            mesh::NAMESPACE,
+            "app.kubernetes.io/name=ambit-agent",
+        )?;
+        ensure!(agents.len() == 2, "{agents:?}");
+        let frozen = agents
+            .iter()
+            .map(|agent| Frozen::freeze(&lab, agent, "agent"))
+            .collect::<Result<Vec<_>>>()?;
+        shop.wait_more("load", 1500)?;
+        shop.wait_more("client-a", 20)?;
+        shop.wait_more("client-b", 20)?;
+        drop(frozen);
+        for client in ["load", "client-a", "client-b"] {
+            let stats = shop.stats(client)?;
+            ensure!(stats.total_failed() == 0, "{client}: {}", failures(&stats));
+        }
+        let stream = shop.stats("load")?.flows["stream"];
+        ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
+        let (succeeded, said) = shop.run_to_end("after", "after", &["get", "http://server:8080/"])?;
+        ensure!(succeeded, "a pod after the agents went on: {said}");
         Ok(())
     })
 }
