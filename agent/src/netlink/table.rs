@@ -216,25 +216,14 @@ impl Table {
         set: &'static str,
         connections: &'a [Connection],
     ) -> impl Iterator<Item = Message> + 'a {
-        connections.chunks(ELEMENTS).map(move |chunk| {
-            let list = chunk.iter().fold(Attributes::new(), |list, connection| {
-                let mut key = match connection.far.ip() {
-                    IpAddr::V4(ip) => ip.octets().to_vec(),
-                    IpAddr::V6(ip) => ip.octets().to_vec(),
-                };
-                for port in [connection.far.port(), connection.near.port()] {
-                    key.extend_from_slice(&port.to_be_bytes());
-                    key.extend_from_slice(&[0, 0]);
-                }
-                let key = Attributes::new().bytes(DATA_VALUE, &key);
-                list.nested(LIST_ELEM, Attributes::new().nested(1, key))
-            });
-            let attributes = Attributes::new()
-                .string(1, self.name)
-                .string(2, set)
-                .nested(3, list);
-            let step = format!("add {} elements to set {set} of table {}", chunk.len(), self.name);
-            self.message(NEWSETELEM, CREATE, attributes, step)
+        self.add(set, connections, |connection| {
+            let mut key = match connection.far.ip() {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            push_port(&mut key, connection.far.port());
+            push_port(&mut key, connection.near.port());
+            key
         })
     }
 
@@ -255,12 +244,22 @@ impl Table {
         set: &'static str,
         elements: &'a [std::net::SocketAddrV4],
     ) -> impl Iterator<Item = Message> + 'a {
+        self.add(set, elements, |element| {
+            let mut key = element.ip().octets().to_vec();
+            push_port(&mut key, element.port());
+            key
+        })
+    }
+
+    fn add<'a, T>(
+        self,
+        set: &'static str,
+        elements: &'a [T],
+        key: impl Fn(&T) -> Vec<u8> + 'a,
+    ) -> impl Iterator<Item = Message> + 'a {
         elements.chunks(ELEMENTS).map(move |chunk| {
             let list = chunk.iter().fold(Attributes::new(), |list, element| {
-                let mut key = element.ip().octets().to_vec();
-                key.extend_from_slice(&element.port().to_be_bytes());
-                key.extend_from_slice(&[0, 0]);
-                let key = Attributes::new().bytes(DATA_VALUE, &key);
+                let key = Attributes::new().bytes(DATA_VALUE, &key(element));
                 list.nested(LIST_ELEM, Attributes::new().nested(1, key))
             });
             let attributes = Attributes::new()
@@ -275,6 +274,12 @@ impl Table {
     fn message(self, kind: u16, flags: u16, attributes: Attributes, step: String) -> Message {
         Message::new(kind, flags, &[self.family as u8, 0, 0, 0], attributes, step)
     }
+}
+
+/// A port as a part of a key: in network order, filled up to a register's four bytes.
+fn push_port(key: &mut Vec<u8>, port: u16) {
+    key.extend_from_slice(&port.to_be_bytes());
+    key.extend_from_slice(&[0, 0]);
 }
 
 /// The messages as one transaction: all of it comes into force, or none.

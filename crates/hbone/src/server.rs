@@ -118,7 +118,8 @@ fn refuse(respond: &mut SendResponse<Payload>, response: Response<()>) {
 }
 
 /// Serves HTTP/2 over `tls` until the peer closes it. When `drain` is cancelled, or the peer's certificate ends, the peer is told to
-/// open no more streams (GOAWAY), and the connection ends with its last one. So does one without streams for twice `config`'s idle time. Dropping the future ends all at once.
+/// open no more streams (GOAWAY), and the connection ends with its last one. So is a peer that has had no stream for twice the idle time of
+/// `config`. Dropping the future ends all at once.
 ///
 /// A stream that the client has reset counts until its handler has ended. As many of both as `config` lets be open are served; the next are
 /// refused (REFUSED_STREAM), and a client that has had as many refused again is ended (ENHANCE_YOUR_CALM).

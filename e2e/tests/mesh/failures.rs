@@ -102,6 +102,25 @@ fn failures(stats: &Stats) -> String {
         .collect()
 }
 
+fn agents(lab: &Lab) -> Result<Vec<Pod>> {
+    Pod::list(
+        &lab.cluster,
+        mesh::NAMESPACE,
+        "app.kubernetes.io/name=ambit-agent",
+    )
+}
+
+/// Neither the load nor the sample's own clients had a failure, and the load's long connection is the one that it began with.
+fn ensure_unharmed(shop: &Shop) -> Result<()> {
+    for client in ["load", "client-a", "client-b"] {
+        let stats = shop.stats(client)?;
+        ensure!(stats.total_failed() == 0, "{client}: {}", failures(&stats));
+    }
+    let stream = shop.stats("load")?.flows["stream"];
+    ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
+    Ok(())
+}
+
 #[test]
 fn traffic_goes_on_without_any_operator() -> Result<()> {
     let lab = Lab::enter()?;
@@ -208,20 +227,11 @@ fn a_killed_agent_fails_nothing() -> Result<()> {
     lab.with_shop("killa", |shop| {
         shop.enroll()?;
         start_load(shop)?;
-        for agent in Pod::list(
-            &lab.cluster,
-            mesh::NAMESPACE,
-            "app.kubernetes.io/name=ambit-agent",
-        )? {
+        for agent in agents(&lab)? {
             kill_container(&lab, &agent, "agent")?;
             shop.wait_more("load", 100)?;
         }
-        for client in ["load", "client-a", "client-b"] {
-            let stats = shop.stats(client)?;
-            ensure!(stats.total_failed() == 0, "{client}: {}", failures(&stats));
-        }
-        let stream = shop.stats("load")?.flows["stream"];
-        ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
+        ensure_unharmed(shop)?;
         // The agent that came back works: it captures what is new.
         let (succeeded, said) = shop.run_to_end("after", "after", &["get", "http://server:8080/"])?;
         ensure!(succeeded, "a pod after the agents' return: {said}");
@@ -236,11 +246,7 @@ fn agents_that_stand_still_fail_no_connection() -> Result<()> {
     lab.with_shop("freezea", |shop| {
         shop.enroll()?;
         start_load(shop)?;
-        let agents = Pod::list(
-            &lab.cluster,
-            mesh::NAMESPACE,
-            "app.kubernetes.io/name=ambit-agent",
-        )?;
+        let agents = agents(&lab)?;
         ensure!(agents.len() == 2, "{agents:?}");
         let frozen = agents
             .iter()
@@ -250,12 +256,7 @@ fn agents_that_stand_still_fail_no_connection() -> Result<()> {
         shop.wait_more("client-a", 20)?;
         shop.wait_more("client-b", 20)?;
         drop(frozen);
-        for client in ["load", "client-a", "client-b"] {
-            let stats = shop.stats(client)?;
-            ensure!(stats.total_failed() == 0, "{client}: {}", failures(&stats));
-        }
-        let stream = shop.stats("load")?.flows["stream"];
-        ensure!(stream.connections == 1, "the long connection was cut: {stream:?}");
+        ensure_unharmed(shop)?;
         let (succeeded, said) = shop.run_to_end("after", "after", &["get", "http://server:8080/"])?;
         ensure!(succeeded, "a pod after the agents went on: {said}");
         Ok(())

@@ -2,6 +2,7 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use ambit_runtime::AcceptLoop;
 use ambit_tls::WallClock;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::ca::CertificateAuthority;
 use super::connection::Connection;
@@ -34,8 +35,6 @@ const HANDSHAKES_OF_ONE: usize = 32;
 /// Connections of one address, which may be a whole node's where the network translates addresses.
 pub(super) const CONNECTIONS_OF_ONE: usize = 512;
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// After `accept` fails, which is mostly for want of descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Accepts TLS connections with a certificate of the mesh's own authority, renewed at half-life.
 pub(super) struct TlsListener {
@@ -79,39 +78,34 @@ impl TlsListener {
         let connections = Peers::new(CONNECTIONS_OF_ONE);
         let clock = WallClock::default();
         let mut renewal = clock.now() + RENEW_AFTER;
+        let mut accepting = AcceptLoop::new("control plane");
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = ready.closed() => return,
                 () = clock.reached(renewal) => renewal = clock.now() + self.renew(),
                 Some(_) = handshakes.join_next() => {}
-                accepted = self.listener.accept(), if handshakes.len() < HANDSHAKES_AT_ONCE => match accepted {
-                    Ok((tcp, peer)) => {
-                        let Some(place) = peers.admit(peer.ip().to_canonical()) else {
-                            debug!(%peer, most = HANDSHAKES_OF_ONE, "closed: too many of its connections are in their handshake");
-                            continue;
-                        };
-                        let Some(held) = connections.admit(peer.ip().to_canonical()) else {
-                            debug!(%peer, most = CONNECTIONS_OF_ONE, "closed: its address has too many connections");
-                            metrics.refused(Reason::Limit.label());
-                            continue;
-                        };
-                        let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
-                        handshakes.spawn(async move {
-                            let shaken = handshake(&acceptor, tcp).await;
-                            drop(place);
-                            match shaken {
-                                // Fails only when the server is going.
-                                Ok(tls) => drop(ready.send(Ok(Connection { tls, _place: held })).await),
-                                Err(error) => debug!(%peer, %error, "TLS handshake failed"),
-                            }
-                        });
-                    }
-                    Err(error) => {
-                        warn!(%error, "accepting a connection failed");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
-                    }
-                },
+                (tcp, peer) = accepting.next(|| self.listener.accept()), if handshakes.len() < HANDSHAKES_AT_ONCE => {
+                    let Some(place) = peers.admit(peer.ip().to_canonical()) else {
+                        debug!(%peer, most = HANDSHAKES_OF_ONE, "closed: too many of its connections are in their handshake");
+                        continue;
+                    };
+                    let Some(held) = connections.admit(peer.ip().to_canonical()) else {
+                        debug!(%peer, most = CONNECTIONS_OF_ONE, "closed: its address has too many connections");
+                        metrics.refused(Reason::Limit.label());
+                        continue;
+                    };
+                    let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
+                    handshakes.spawn(async move {
+                        let shaken = handshake(&acceptor, tcp).await;
+                        drop(place);
+                        match shaken {
+                            // Fails only when the server is going.
+                            Ok(tls) => drop(ready.send(Ok(Connection { tls, _place: held })).await),
+                            Err(error) => debug!(%peer, %error, "TLS handshake failed"),
+                        }
+                    });
+                }
             }
         }
     }

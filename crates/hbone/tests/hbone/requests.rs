@@ -8,6 +8,7 @@ use ambit_hbone::{HboneConfig, OpenError, RequestRefusal};
 use ambit_tls::testing::TestCa;
 use h2::Reason;
 use http::{Method, Request, StatusCode};
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{Destination, GIVEN_UP, MUTE, Source, WAIT, application, id, raw};
 
@@ -124,15 +125,22 @@ async fn a_client_that_asks_for_nothing_is_not_kept() {
     let connect = Request::connect(address.to_string()).body(()).unwrap();
     let (response, stream) = client.send_request(connect, false).unwrap();
     let response = response.await.unwrap();
-    listener.accept().await.unwrap();
-    // Not as long as a stream is open.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(server.ended.load(Ordering::SeqCst), 0);
-    drop((response, stream));
-    let ended = async {
-        while server.ended.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let (mut application, _) = listener.accept().await.unwrap();
+    let ended = async |connections| {
+        let ended = async {
+            while server.ended.load(Ordering::SeqCst) < connections {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(WAIT, ended).await.unwrap();
     };
-    tokio::time::timeout(WAIT, ended).await.unwrap();
+    // One that has a stream outlives one that comes after it and has none.
+    let _idle = raw(&ca, &server).await;
+    ended(1).await;
+    application.write_all(b"still here").await.unwrap();
+    let mut body = response.into_body();
+    let heard = tokio::time::timeout(WAIT, body.data()).await.unwrap();
+    assert_eq!(heard.unwrap().unwrap(), "still here");
+    drop((body, stream));
+    ended(2).await;
 }

@@ -1,32 +1,45 @@
 //! What callers may have, and for how long.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use ambit_wire::ca::IstioCertificateRequest;
 use ambit_wire::ca::istio_certificate_service_client::IstioCertificateServiceClient;
-use ambit_wire::discovery::DeltaDiscoveryRequest;
 use ambit_wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::names::{TYPE_POD_CAPTURE, TYPE_WAYPOINT_SETTINGS};
 use futures::StreamExt as _;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use crate::control::serving::CONNECTIONS_OF_ONE;
 use crate::control::testing::{Running, pod, review_of, token_until};
 
-/// The first status of a configuration stream that begins with `request`.
-async fn refused(running: &Running, token: &str, request: DeltaDiscoveryRequest) -> Status {
+/// A configuration stream that begins with `request`, once its caller is let in.
+async fn opened(
+    running: &Running,
+    token: &str,
+    request: DeltaDiscoveryRequest,
+) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
     let mut client =
         AggregatedDiscoveryServiceClient::with_interceptor(running.channel(), running.file(token));
     let requests = tokio_stream::iter([request]).chain(tokio_stream::pending());
-    let mut responses = match client.delta_aggregated_resources(requests).await {
-        Ok(responses) => responses.into_inner(),
-        Err(status) => return status,
-    };
+    let responses = client.delta_aggregated_resources(requests).await?;
+    Ok(responses.into_inner())
+}
+
+/// What the stream ends with.
+async fn end(mut responses: Streaming<DeltaDiscoveryResponse>) -> Status {
     loop {
         if let Err(status) = responses.message().await {
             return status;
         }
+    }
+}
+
+/// The first status of a configuration stream that begins with `request`.
+async fn refused(running: &Running, token: &str, request: DeltaDiscoveryRequest) -> Status {
+    match opened(running, token, request).await {
+        Ok(responses) => end(responses).await,
+        Err(status) => status,
     }
 }
 
@@ -78,14 +91,9 @@ async fn streams_end_with_the_token_and_with_the_pod() {
     assert!(status.message().contains("token expires"), "{status}");
 
     let agent = running.cluster.agent("one");
-    let removed = async {
-        while running.cluster.asked.load(Ordering::SeqCst) < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        running.cluster.remove("agent-one-uid");
-    };
-    let (status, ()) = tokio::join!(refused(&running, &agent, request()), removed);
+    let responses = opened(&running, &agent, request()).await.unwrap();
+    running.cluster.remove("agent-one-uid");
+    let status = end(responses).await;
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
 }
 
