@@ -304,4 +304,26 @@ mod tests {
         };
         std::thread::scope(|scope| scope.spawn(joined).join().unwrap());
     }
+
+    /// As many as a busy server has, those counted that wait out their end.
+    #[test]
+    fn pods_with_very_many_connections_are_captured() {
+        let captured = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+            let far = |number: u32| {
+                let [_, a, b, c] = number.to_be_bytes();
+                std::net::SocketAddr::from(([10, a, b, c], 40_000))
+            };
+            let open: Vec<Connection> = (0..40_000)
+                .map(|number| Connection {
+                    near: std::net::SocketAddr::from(([10, 200, 0, 1], 8080)),
+                    far: far(number),
+                })
+                .collect();
+            set_rules(Phase::Joining, &[]).unwrap();
+            set_rules(Phase::Redirecting, &open).unwrap();
+            assert_eq!(pod_table().unwrap(), PodTable::Redirecting);
+        };
+        std::thread::scope(|scope| scope.spawn(captured).join().unwrap());
+    }
 }

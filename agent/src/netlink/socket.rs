@@ -3,6 +3,7 @@
 use super::NetlinkError;
 use super::message::{Message, split};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 use std::os::fd::OwnedFd;
 
@@ -10,6 +11,8 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// The kernel's dumps fill at most this much in one datagram.
 const BUFFER: usize = 32 * 1024;
+/// Datagrams up to this length fit into any socket's buffer, as it is set up.
+const SMALL: usize = 32 * 1024;
 
 pub(super) struct NetlinkSocket {
     fd: OwnedFd,
@@ -121,6 +124,15 @@ impl NetlinkSocket {
         for message in messages {
             self.sequence = self.sequence.wrapping_add(1);
             message.encode(self.sequence, &mut datagram);
+        }
+        if datagram.len() > SMALL {
+            // The kernel takes no datagram that is larger than the buffer; it grants what is asked for twice over.
+            set_socket_send_buffer_size_force(&self.fd, datagram.len()).map_err(|errno| {
+                NetlinkError::Socket {
+                    action: "have room to send",
+                    errno,
+                }
+            })?;
         }
         rustix::net::send(&self.fd, &datagram, SendFlags::empty()).map_err(|errno| NetlinkError::Socket {
             action: "send",
