@@ -220,7 +220,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     let ended = stop.clone();
     tasks.spawn("metrics", async move {
         let answer = move |path: &str| match path {
-            "/metrics" => Some(Answer::text_or_error(render_metrics(&registry))),
+            "/metrics" => Some(Answer::text_or_error(render_metrics(&registry, &[]))),
             _ => None,
         };
         ambit_runtime::serve("metrics", metrics, ended, answer).await;

@@ -14,7 +14,10 @@ pub use accept::AcceptLoop;
 pub use flags::{ControlPlaneFlags, HttpFlags, LogFlags, LogFormat, PodFlags, seconds};
 pub use http::{Answer, listen, serve};
 pub use log::{LogError, LogGuard, log_permit, start_log};
-pub use metrics::render_metrics;
+pub use metrics::{
+    Counter, Counters, Expose, FamilyOptions, Histogram, Histograms, WeakCounter, WeakHistogram,
+    render_metrics,
+};
 pub use program::{Signals, Workers, run_program};
 pub use shares::{Holder, Share, Shares};
 pub use socket::{prepare_socket, raise_descriptor_limit};

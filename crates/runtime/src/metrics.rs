@@ -1,17 +1,48 @@
-//! Metrics as text.
+//! Metrics as text, and families of series that forget: labels that name workloads and identities come and go, and neither memory nor
+//! `/metrics` may grow with them for ever.
+
+mod family;
+mod instrument;
 
 use std::fmt::Write;
 
 use prometheus::{Registry, TextEncoder};
 
 use crate::log::{dropped_lines, suppressed_lines};
+use family::{Family, Series};
+use instrument::{Buckets, Total};
 
-/// All metrics of a program in Prometheus' text format: those of the registry, and what the log has dropped.
+const OVERFLOW: &str = "ambit_metrics_overflow_total";
+
+/// Writes itself in Prometheus' text format.
+pub trait Expose {
+    /// Appends all series to `out`, and removes those that have expired.
+    fn expose(&self, out: &mut String);
+
+    /// Its name, and how often something was counted in a series that is not its own.
+    fn overflow(&self) -> (&'static str, u64);
+}
+
+/// All metrics of a program in Prometheus' text format: those of the registry, these families, and what the log has dropped.
 ///
 /// # Errors
 /// When the registry's metrics cannot be written as text.
-pub fn render_metrics(registry: &Registry) -> Result<String, prometheus::Error> {
+pub fn render_metrics(registry: &Registry, families: &[&dyn Expose]) -> Result<String, prometheus::Error> {
     let mut text = TextEncoder::new().encode_to_string(&registry.gather())?;
+    for family in families {
+        family.expose(&mut text);
+    }
+    // Writing to a string does not fail.
+    if !families.is_empty() {
+        let _ = writeln!(
+            text,
+            "# HELP {OVERFLOW} Times that a metric was counted with unknown labels, as it had as many series as it may have\n# TYPE {OVERFLOW} counter"
+        );
+    }
+    for family in families {
+        let (name, count) = family.overflow();
+        let _ = writeln!(text, "{OVERFLOW}{{metric=\"{name}\"}} {count}");
+    }
     for (name, help, value) in [
         (
             "ambit_log_dropped_total",
@@ -31,4 +62,143 @@ pub fn render_metrics(registry: &Registry) -> Result<String, prometheus::Error> 
         );
     }
     Ok(text)
+}
+
+/// What a family is called, and how many series it may have.
+#[derive(Debug, Clone, Copy)]
+pub struct FamilyOptions {
+    /// The metric's name.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// Series, at most. What comes then is counted in series whose labels are `unknown`, but for those in `kept`.
+    pub most: usize,
+    /// Labels that even those series have. Of each there are few values.
+    pub kept: &'static [&'static str],
+}
+
+/// Counters with labels. A series that has not changed for 15 minutes, and that nobody holds, is removed; where there are too many, after
+/// two minutes.
+pub struct Counters(Family<Total>);
+
+/// One series of [`Counters`], which is not removed while this lives.
+#[derive(Clone)]
+pub struct Counter {
+    series: std::sync::Arc<Series<Total>>,
+    own: bool,
+}
+
+/// A [`Counter`] that may have been removed.
+#[derive(Debug, Clone)]
+pub struct WeakCounter(std::sync::Weak<Series<Total>>);
+
+/// Histograms with labels, as [`Counters`].
+pub struct Histograms(Family<Buckets>);
+
+/// One series of [`Histograms`], which is not removed while this lives.
+#[derive(Clone)]
+pub struct Histogram {
+    series: std::sync::Arc<Series<Buckets>>,
+    own: bool,
+}
+
+/// A [`Histogram`] that may have been removed.
+#[derive(Debug, Clone)]
+pub struct WeakHistogram(std::sync::Weak<Series<Buckets>>);
+
+impl Counters {
+    /// An empty family.
+    pub fn new(options: FamilyOptions) -> Self {
+        Self(Family::new(options, "counter", Total::default))
+    }
+
+    /// The series with these values of the labels, in their order.
+    pub fn with(&self, values: &[&str]) -> Counter {
+        let (series, own) = self.0.with(values);
+        Counter { series, own }
+    }
+}
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.inc_by(1);
+    }
+
+    /// Adds `n`.
+    pub fn inc_by(&self, n: u64) {
+        self.series.value.add(n);
+    }
+
+    /// For a cache that does not keep it alive.
+    /// None of a series that is not its labels' own: they may have one later.
+    pub fn downgrade(&self) -> Option<WeakCounter> {
+        self.own
+            .then(|| WeakCounter(std::sync::Arc::downgrade(&self.series)))
+    }
+}
+
+impl WeakCounter {
+    /// The series, if it has not been removed.
+    pub fn upgrade(&self) -> Option<Counter> {
+        let series = self.0.upgrade()?;
+        Some(Counter { series, own: true })
+    }
+}
+
+impl Histograms {
+    /// An empty family with these upper bounds, in ascending order.
+    pub fn new(options: FamilyOptions, bounds: &'static [f64]) -> Self {
+        Self(Family::new(options, "histogram", move || Buckets::new(bounds)))
+    }
+
+    /// The series with these values of the labels, in their order.
+    pub fn with(&self, values: &[&str]) -> Histogram {
+        let (series, own) = self.0.with(values);
+        Histogram { series, own }
+    }
+}
+
+impl Histogram {
+    /// Counts a value.
+    pub fn observe(&self, value: f64) {
+        self.series.value.observe(value);
+    }
+
+    /// For a cache that does not keep it alive.
+    /// None of a series that is not its labels' own: they may have one later.
+    pub fn downgrade(&self) -> Option<WeakHistogram> {
+        self.own
+            .then(|| WeakHistogram(std::sync::Arc::downgrade(&self.series)))
+    }
+}
+
+impl WeakHistogram {
+    /// The series, if it has not been removed.
+    pub fn upgrade(&self) -> Option<Histogram> {
+        let series = self.0.upgrade()?;
+        Some(Histogram { series, own: true })
+    }
+}
+
+impl Expose for Counters {
+    fn expose(&self, out: &mut String) {
+        self.0.expose(out);
+    }
+
+    fn overflow(&self) -> (&'static str, u64) {
+        (self.0.name(), self.0.overflow())
+    }
+}
+
+impl Expose for Histograms {
+    fn expose(&self, out: &mut String) {
+        self.0.expose(out);
+    }
+
+    fn overflow(&self) -> (&'static str, u64) {
+        (self.0.name(), self.0.overflow())
+    }
 }

@@ -1,12 +1,10 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
 use ambit_identity::SpiffeId;
-use ambit_runtime::render_metrics;
+use ambit_runtime::{Counter, Counters, FamilyOptions, Histograms, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::core::Collector;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 
 use super::Flag;
@@ -77,17 +75,36 @@ impl Refusal {
     }
 }
 
+/// Of a metric whose labels name workloads, services or rules; what comes later is counted with unknown ones.
+const MAX_SERIES: usize = 3_000;
+
+/// The labels that stay then.
+const KEPT: &[&str] = &[
+    "reporter",
+    "request_protocol",
+    "response_code",
+    "response_flags",
+    "connection_security_policy",
+];
+
+/// The series of an open connection that is no HTTP, which keeps them.
+pub(super) struct Totals {
+    _opened: Counter,
+    pub(super) sent: Counter,
+    pub(super) received: Counter,
+}
+
 /// All metrics of one waypoint.
 pub(super) struct Metrics {
     registry: Registry,
     pub(super) series: SeriesTable,
-    tcp_opened: IntCounterVec,
-    tcp_closed: IntCounterVec,
-    tcp_sent: IntCounterVec,
-    tcp_received: IntCounterVec,
-    retries: IntCounterVec,
-    denied: IntCounterVec,
-    audited: IntCounterVec,
+    tcp_opened: Counters,
+    tcp_closed: Counters,
+    tcp_sent: Counters,
+    tcp_received: Counters,
+    retries: Counters,
+    denied: Counters,
+    audited: Counters,
     refused: IntCounterVec,
     resources: IntGaugeVec,
     in_flight: IntGauge,
@@ -102,6 +119,13 @@ impl Metrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
+        let expiring = |name, help, labels, kept| FamilyOptions {
+            name,
+            help,
+            labels,
+            most: MAX_SERIES,
+            kept,
+        };
         let gauge = |name: &str, help: &str| {
             register(&registry, IntGauge::new(format!("ambit_waypoint_{name}"), help)?)
         };
@@ -109,57 +133,66 @@ impl Metrics {
             Opts::new("ambit_waypoint_resources", "Configuration that is held, by kind"),
             &["kind"],
         )?;
-        let duration = HistogramOpts::new(
-            "istio_request_duration_milliseconds",
-            "From the head of a request to the end of its answer",
-        );
         Ok(Self {
             series: SeriesTable::new(
-                counters(
+                Counters::new(expiring(
                     "istio_requests_total",
                     "Requests that have ended",
                     &REQUEST_LABELS,
-                )?,
-                register(
-                    &registry,
-                    HistogramVec::new(duration.buckets(DURATION_BUCKETS.to_vec()), &REQUEST_LABELS)?,
-                )?,
+                    KEPT,
+                )),
+                Histograms::new(
+                    expiring(
+                        "istio_request_duration_milliseconds",
+                        "From the head of a request to the end of its answer",
+                        &REQUEST_LABELS,
+                        KEPT,
+                    ),
+                    DURATION_BUCKETS,
+                ),
             ),
-            tcp_opened: counters(
+            tcp_opened: Counters::new(expiring(
                 "istio_tcp_connections_opened_total",
                 "Connections that are no HTTP, opened",
                 &ISTIO_TCP_LABELS,
-            )?,
-            tcp_closed: counters(
+                KEPT,
+            )),
+            tcp_closed: Counters::new(expiring(
                 "istio_tcp_connections_closed_total",
                 "Connections that are no HTTP, closed",
                 &ISTIO_TCP_LABELS,
-            )?,
-            tcp_sent: counters(
+                KEPT,
+            )),
+            tcp_sent: Counters::new(expiring(
                 "istio_tcp_sent_bytes_total",
                 "Bytes that destinations sent to sources on connections that are no HTTP",
                 &ISTIO_TCP_LABELS,
-            )?,
-            tcp_received: counters(
+                KEPT,
+            )),
+            tcp_received: Counters::new(expiring(
                 "istio_tcp_received_bytes_total",
                 "Bytes that destinations received from sources on connections that are no HTTP",
                 &ISTIO_TCP_LABELS,
-            )?,
-            retries: counters(
+                KEPT,
+            )),
+            retries: Counters::new(expiring(
                 "ambit_retries_total",
                 "Requests that were tried again, by the policy that says so; policy \"\": their endpoint had not looked at them",
                 &["service", "policy"],
-            )?,
-            denied: counters(
+                &[],
+            )),
+            denied: Counters::new(expiring(
                 "ambit_requests_denied_total",
                 "Requests and connections that authorization denied, by the rule that decided",
                 &["rule", "service"],
-            )?,
-            audited: counters(
+                &[],
+            )),
+            audited: Counters::new(expiring(
                 "ambit_audit_total",
                 "Requests and connections that an audit rule would have denied",
                 &["rule", "service"],
-            )?,
+                &[],
+            )),
             refused: counters(
                 "ambit_waypoint_refused_total",
                 "Connections and requests that were not served at all, by reason",
@@ -179,37 +212,37 @@ impl Metrics {
     }
 
     pub(super) fn retried(&self, destination: &Destination, policy: &str) {
-        self.retries
-            .with_label_values(&[destination.label(), policy])
-            .inc();
+        self.retries.with(&[destination.label(), policy]).inc();
     }
 
     pub(super) fn denied(&self, rule: &str, destination: &Destination) {
-        self.denied.with_label_values(&[rule, destination.label()]).inc();
+        self.denied.with(&[rule, destination.label()]).inc();
     }
 
     pub(super) fn audited(&self, rule: &str, destination: &Destination) {
-        self.audited.with_label_values(&[rule, destination.label()]).inc();
+        self.audited.with(&[rule, destination.label()]).inc();
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {
         self.refused.with_label_values(&[refusal.reason()]).inc();
     }
 
-    /// Counts an opened connection; gives the counters of bytes sent and received.
+    /// Counts an opened connection.
     pub(super) fn tcp_opened(
         &self,
         source: &SourceSeries,
         destination: &Destination,
         endpoint: Option<&Workload>,
-    ) -> (IntCounter, IntCounter) {
+    ) -> Totals {
         let labels = source.tcp_labels(destination, endpoint, Flag::None);
         let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
-        self.tcp_opened.with_label_values(&labels).inc();
-        (
-            self.tcp_sent.with_label_values(&labels),
-            self.tcp_received.with_label_values(&labels),
-        )
+        let opened = self.tcp_opened.with(&labels);
+        opened.inc();
+        Totals {
+            _opened: opened,
+            sent: self.tcp_sent.with(&labels),
+            received: self.tcp_received.with(&labels),
+        }
     }
 
     pub(super) fn tcp_closed(
@@ -221,7 +254,7 @@ impl Metrics {
     ) {
         let labels = source.tcp_labels(destination, endpoint, flag);
         let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
-        self.tcp_closed.with_label_values(&labels).inc();
+        self.tcp_closed.with(&labels).inc();
     }
 
     pub(super) fn render(
@@ -241,7 +274,20 @@ impl Metrics {
         self.hbone_connections
             .set(signed(gauges.hbone_connections as u64));
         self.control_plane.set(gauges.control_plane.into());
-        render_metrics(&self.registry)
+        render_metrics(
+            &self.registry,
+            &[
+                &self.series.requests,
+                &self.series.duration,
+                &self.tcp_opened,
+                &self.tcp_closed,
+                &self.tcp_sent,
+                &self.tcp_received,
+                &self.retries,
+                &self.denied,
+                &self.audited,
+            ],
+        )
     }
 }
 

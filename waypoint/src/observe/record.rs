@@ -265,7 +265,7 @@ impl Drop for RequestRecord {
             workload: endpoint.map(|workload| Arc::clone(workload.series())),
             protocol: self.protocol,
             code: self.status,
-            grpc_status: self.grpc_status,
+            grpc_status: SeriesKey::grpc_status(self.grpc_status),
             flag: self.outcome.flag,
         };
         let table = &self.observer.metrics.series;

@@ -2,21 +2,22 @@
 //! those in use are kept, by the source and by what differs between its requests.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use ambit_identity::SpiffeId;
+use ambit_runtime::{Counter, Counters, Histogram, Histograms, WeakCounter, WeakHistogram};
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use parking_lot::RwLock;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::Flag;
 use super::record::{Destination, Protocol};
 use super::source::SourceWorkload;
 use crate::state::Workload;
 
-/// Most label sets; what comes later is counted with an unknown source.
-const MAX_SERIES: usize = 3_000;
+/// So many handles are kept before it is asked which of them have expired.
+const HANDLES: usize = 8;
+/// The code of a gRPC status that is none.
+const OTHER_STATUS: u16 = 17;
 
 /// Istio's labels of HTTP metrics: those of TCP metrics, and codes.
 pub(super) const REQUEST_LABELS: [&str; 25] = {
@@ -51,60 +52,80 @@ pub(super) struct SeriesKey {
     pub(super) flag: Flag,
 }
 
+impl SeriesKey {
+    /// gRPC has 17 statuses; an endpoint may say any number.
+    pub(super) fn grpc_status(status: Option<u16>) -> Option<u16> {
+        status.map(|status| status.min(OTHER_STATUS))
+    }
+}
+
 /// The handles of one series.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct RequestSeries {
-    pub(super) requests: IntCounter,
+    pub(super) requests: Counter,
     pub(super) duration: Histogram,
+}
+
+/// The same, which do not keep it.
+#[derive(Debug)]
+struct Handle {
+    requests: WeakCounter,
+    duration: WeakHistogram,
+}
+
+impl Handle {
+    fn upgrade(&self) -> Option<RequestSeries> {
+        Some(RequestSeries {
+            requests: self.requests.upgrade()?,
+            duration: self.duration.upgrade()?,
+        })
+    }
 }
 
 /// The labels of a source, and the handles of its requests.
 #[derive(Debug)]
 pub(super) struct SourceSeries {
     labels: [String; 8],
-    handles: RwLock<HashMap<SeriesKey, RequestSeries>>,
+    handles: RwLock<HashMap<SeriesKey, Handle>>,
 }
 
-/// All series of requests.
+/// All series of requests, and the sources that have connections.
 pub(super) struct SeriesTable {
-    pub(super) requests: IntCounterVec,
-    pub(super) duration: HistogramVec,
-    sources: RwLock<HashMap<(SpiffeId, SourceWorkload), Arc<SourceSeries>>>,
-    unknown: Arc<SourceSeries>,
-    count: AtomicUsize,
+    pub(super) requests: Counters,
+    pub(super) duration: Histograms,
+    sources: RwLock<HashMap<(SpiffeId, SourceWorkload), Weak<SourceSeries>>>,
 }
 
 impl SeriesTable {
-    pub(super) fn new(requests: IntCounterVec, duration: HistogramVec) -> Self {
-        let unknown = std::array::from_fn(|_| UNKNOWN.to_owned());
+    pub(super) fn new(requests: Counters, duration: Histograms) -> Self {
         Self {
             requests,
             duration,
             sources: RwLock::default(),
-            unknown: Arc::new(SourceSeries {
-                labels: unknown,
-                handles: RwLock::default(),
-            }),
-            count: AtomicUsize::new(0),
         }
     }
 
     pub(super) fn source(&self, identity: &SpiffeId, workload: &SourceWorkload) -> Arc<SourceSeries> {
         let key = (identity.clone(), workload.clone());
-        if let Some(series) = self.sources.read().get(&key) {
-            return Arc::clone(series);
+        if let Some(series) = self.sources.read().get(&key).and_then(Weak::upgrade) {
+            return series;
         }
         let mut sources = self.sources.write();
-        if sources.len() >= MAX_SERIES {
-            return Arc::clone(&self.unknown);
+        if let Some(series) = sources.get(&key).and_then(Weak::upgrade) {
+            return series;
         }
-        let series = sources.entry(key).or_insert_with(|| {
-            Arc::new(SourceSeries {
-                labels: source_labels(identity, workload),
-                handles: RwLock::default(),
-            })
+        // Only when the table would grow, so that it is seldom.
+        if sources.len() == sources.capacity() {
+            sources.retain(|_, series| series.strong_count() > 0);
+            let room = sources.len().max(HANDLES);
+            sources.reserve(room);
+        }
+        let series = Arc::new(SourceSeries {
+            labels: source_labels(identity, workload),
+            handles: RwLock::default(),
         });
-        Arc::clone(series)
+        sources.insert(key, Arc::downgrade(&series));
+        series
     }
 
     /// The handles for a request of `source`.
@@ -115,22 +136,11 @@ impl SeriesTable {
         destination: &Destination,
         endpoint: Option<&Workload>,
     ) -> RequestSeries {
-        if let Some(series) = source.handles.read().get(&key) {
-            return series.clone();
+        if let Some(series) = source.handles.read().get(&key).and_then(Handle::upgrade) {
+            return series;
         }
-        let mut handles = source.handles.write();
-        if let Some(series) = handles.get(&key) {
-            return series.clone();
-        }
-        // One too many now and then, where two begin at once, does no harm.
-        let full = self.count.load(Ordering::Relaxed) >= MAX_SERIES;
-        let source_labels = if full {
-            &self.unknown.labels
-        } else {
-            &source.labels
-        };
         let labels = labels(
-            source_labels,
+            &source.labels,
             destination,
             endpoint,
             key.protocol.label(),
@@ -139,12 +149,17 @@ impl SeriesTable {
         );
         let labels: Vec<&str> = labels.iter().map(AsRef::as_ref).collect();
         let series = RequestSeries {
-            requests: self.requests.with_label_values(&labels),
-            duration: self.duration.with_label_values(&labels),
+            requests: self.requests.with(&labels),
+            duration: self.duration.with(&labels),
         };
-        if !full {
-            self.count.fetch_add(1, Ordering::Relaxed);
-            handles.insert(key, series.clone());
+        if let (Some(requests), Some(duration)) = (series.requests.downgrade(), series.duration.downgrade()) {
+            let mut handles = source.handles.write();
+            if handles.len() == handles.capacity() {
+                handles.retain(|_, handle| handle.upgrade().is_some());
+                let room = handles.len().max(HANDLES);
+                handles.reserve(room);
+            }
+            handles.insert(key, Handle { requests, duration });
         }
         series
     }
@@ -217,7 +232,11 @@ fn labels<'a>(
     labels.push(protocol.into());
     if let Some((code, grpc_status)) = code {
         labels.push(code.to_string().into());
-        labels.push(grpc_status.map_or(Label::Borrowed(""), |status| status.to_string().into()));
+        labels.push(match grpc_status {
+            None => Label::Borrowed(""),
+            Some(OTHER_STATUS..) => Label::Borrowed("other"),
+            Some(status) => status.to_string().into(),
+        });
     }
     labels.push(flag.name().into());
     labels.push("mutual_tls".into());

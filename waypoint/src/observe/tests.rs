@@ -417,3 +417,77 @@ fn only_connections_that_the_client_did_not_break_off_are_warned_of() {
         ]
     );
 }
+
+#[test]
+fn past_the_bound_callers_are_unknown_and_nothing_grows() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    for n in 0..3_500 {
+        let caller = source(&observer, &format!("caller-{n}"));
+        let mut record = observer.request(&caller, destination.clone(), &get("/"));
+        record.sent_to(&endpoint);
+        record.answered(StatusCode::OK, &HeaderMap::new());
+        record.end();
+        observer
+            .connection(&caller, destination.clone())
+            .opened(&endpoint);
+    }
+    for metric in [
+        "istio_requests_total",
+        "istio_request_duration_milliseconds_count",
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_connections_closed_total",
+        "istio_tcp_sent_bytes_total",
+    ] {
+        assert_eq!(lines(&observer, metric, &[]).len(), 3_001, "{metric}");
+        let unknown = lines(
+            &observer,
+            metric,
+            &[
+                ("source_workload", "unknown"),
+                ("destination_workload", "unknown"),
+            ],
+        );
+        assert_eq!(unknown.len(), 1, "{metric}");
+        if metric != "istio_tcp_sent_bytes_total" {
+            assert!(unknown[0].ends_with(" 500"), "{unknown:?}");
+        }
+    }
+    let overflow = lines(
+        &observer,
+        "ambit_metrics_overflow_total",
+        &[("metric", "istio_requests_total")],
+    );
+    assert!(overflow[0].ends_with(" 500"), "{overflow:?}");
+}
+
+#[test]
+fn grpc_statuses_that_are_none_share_a_series() {
+    let observer = Observer::new().unwrap();
+    let (destination, endpoint) = served();
+    let cart = source(&observer, "cart");
+    let mut call = get("/shop.Orders/Get");
+    call.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    *call.version_mut() = http::Version::HTTP_2;
+    for status in [0, 16, 17, 18, 4711, 65_535] {
+        let mut record = observer.request(&cart, destination.clone(), &call);
+        record.sent_to(&endpoint);
+        record.answered(StatusCode::OK, &HeaderMap::new());
+        record.trailers(
+            &[("grpc-status".parse().unwrap(), HeaderValue::from(status))]
+                .into_iter()
+                .collect(),
+        );
+        record.end();
+    }
+    assert_eq!(lines(&observer, "istio_requests_total", &[]).len(), 3);
+    let other = lines(
+        &observer,
+        "istio_requests_total",
+        &[("grpc_response_status", "other")],
+    );
+    assert!(other[0].ends_with(" 4"), "{other:?}");
+}

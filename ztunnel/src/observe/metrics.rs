@@ -1,25 +1,43 @@
 //! Prometheus metrics: Istio's standard TCP metrics under their own names and labels, and ours under `ambit_ztunnel_`.
 
-use ambit_runtime::render_metrics;
+use ambit_runtime::{Counter, Counters, FamilyOptions, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use super::{Flag, Refusal, Traffic};
 use crate::limits::{Budget, Limits};
 use crate::proxy::Direction;
 use crate::sockets::StoreLimits;
 
+/// Of a metric whose labels name workloads or policies; what comes later is counted with unknown ones.
+const MAX_SERIES: usize = 10_000;
+
+/// The labels that stay then.
+const KEPT: &[&str] = &[
+    "reporter",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];
+
+/// The series of an open connection, which keeps them.
+pub(super) struct Totals {
+    _opened: Counter,
+    pub(super) sent: Counter,
+    pub(super) received: Counter,
+}
+
 /// All metrics of one ztunnel.
 pub(crate) struct Metrics {
     registry: Registry,
-    opened: IntCounterVec,
-    closed: IntCounterVec,
-    sent_bytes: IntCounterVec,
-    received_bytes: IntCounterVec,
+    opened: Counters,
+    closed: Counters,
+    sent_bytes: Counters,
+    received_bytes: Counters,
     refused: IntCounterVec,
     failed: IntCounterVec,
-    denied: IntCounterVec,
-    audited: IntCounterVec,
+    denied: Counters,
+    audited: Counters,
     sockets: IntCounterVec,
     gauges: [IntGauge; GAUGES.len()],
 }
@@ -62,6 +80,15 @@ impl Metrics {
             register(&registry, &counters)?;
             Ok::<_, prometheus::Error>(counters)
         };
+        let expiring = |name, help, labels, kept| {
+            Counters::new(FamilyOptions {
+                name,
+                help,
+                labels,
+                most: MAX_SERIES,
+                kept,
+            })
+        };
         let gauge = |(name, help): (&str, &str)| {
             let gauge = IntGauge::new(format!("ambit_ztunnel_{name}"), help)?;
             register(&registry, &gauge)?;
@@ -69,26 +96,30 @@ impl Metrics {
         };
         let [a, b, c, d, e, f, g, h, i] = GAUGES;
         Ok(Self {
-            opened: counters(
+            opened: expiring(
                 "istio_tcp_connections_opened_total",
                 "TCP connections opened",
                 &ISTIO_TCP_LABELS,
-            )?,
-            closed: counters(
+                KEPT,
+            ),
+            closed: expiring(
                 "istio_tcp_connections_closed_total",
                 "TCP connections closed",
                 &ISTIO_TCP_LABELS,
-            )?,
-            sent_bytes: counters(
+                KEPT,
+            ),
+            sent_bytes: expiring(
                 "istio_tcp_sent_bytes_total",
                 "Bytes that destinations sent to sources",
                 &ISTIO_TCP_LABELS,
-            )?,
-            received_bytes: counters(
+                KEPT,
+            ),
+            received_bytes: expiring(
                 "istio_tcp_received_bytes_total",
                 "Bytes that destinations received from sources",
                 &ISTIO_TCP_LABELS,
-            )?,
+                KEPT,
+            ),
             refused: counters(
                 "ambit_ztunnel_connections_refused_total",
                 "Connections and requests that were not served, by listener and reason",
@@ -99,16 +130,18 @@ impl Metrics {
                 "Connections whose destination was not reached, by reporter and reason",
                 &["reporter", "reason"],
             )?,
-            denied: counters(
+            denied: expiring(
                 "ambit_ztunnel_connections_denied_total",
                 "Connections that authorization denied, by the policy that decided",
                 &["policy", "destination_workload_namespace"],
-            )?,
-            audited: counters(
+                &[],
+            ),
+            audited: expiring(
                 "ambit_ztunnel_audit_denials_total",
                 "Connections that an audit policy would have denied",
                 &["policy", "destination_workload_namespace"],
-            )?,
+                &[],
+            ),
             sockets: counters(
                 "ambit_ztunnel_sockets_total",
                 "Sockets in pods: made, reused, or closed after use as enough were kept",
@@ -151,29 +184,29 @@ impl Metrics {
     }
 
     pub(crate) fn denied(&self, policy: &str, namespace: &str) {
-        self.denied.with_label_values(&[policy, namespace]).inc();
+        self.denied.with(&[policy, namespace]).inc();
     }
 
     pub(crate) fn audited(&self, policy: &str, namespace: &str) {
-        self.audited.with_label_values(&[policy, namespace]).inc();
+        self.audited.with(&[policy, namespace]).inc();
     }
 
-    /// Counts an opened connection; gives the counters of bytes sent and received.
-    pub(super) fn opened(&self, traffic: &Traffic) -> (IntCounter, IntCounter) {
+    /// Counts an opened connection.
+    pub(super) fn opened(&self, traffic: &Traffic) -> Totals {
         let labels = labels(traffic, Flag::None);
         let labels = labels.each_ref().map(AsRef::as_ref);
-        self.opened.with_label_values(&labels).inc();
-        (
-            self.sent_bytes.with_label_values(&labels),
-            self.received_bytes.with_label_values(&labels),
-        )
+        let opened = self.opened.with(&labels);
+        opened.inc();
+        Totals {
+            _opened: opened,
+            sent: self.sent_bytes.with(&labels),
+            received: self.received_bytes.with(&labels),
+        }
     }
 
     pub(super) fn closed(&self, traffic: &Traffic, flag: Flag) {
         let labels = labels(traffic, flag);
-        self.closed
-            .with_label_values(&labels.each_ref().map(AsRef::as_ref))
-            .inc();
+        self.closed.with(&labels.each_ref().map(AsRef::as_ref)).inc();
     }
 
     /// The text format, with these gauges.
@@ -195,7 +228,17 @@ impl Metrics {
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
-        render_metrics(&self.registry)
+        render_metrics(
+            &self.registry,
+            &[
+                &self.opened,
+                &self.closed,
+                &self.sent_bytes,
+                &self.received_bytes,
+                &self.denied,
+                &self.audited,
+            ],
+        )
     }
 }
 

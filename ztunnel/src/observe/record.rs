@@ -9,8 +9,8 @@ use std::time::Instant;
 use ambit_hbone::Meter;
 use ambit_identity::SpiffeId;
 use ambit_runtime::log_permit;
-use prometheus::IntCounter;
 
+use super::metrics::Totals;
 use crate::pod::PodInfo;
 use crate::proxy::Proxy;
 use crate::state::Service;
@@ -107,22 +107,20 @@ pub(crate) struct Record {
     start: Instant,
     sent: AtomicU64,
     received: AtomicU64,
-    sent_total: IntCounter,
-    received_total: IntCounter,
+    totals: Totals,
     ended: bool,
 }
 
 impl Record {
     pub(crate) fn open(proxy: &Arc<Proxy>, traffic: Traffic) -> Self {
-        let (sent_total, received_total) = proxy.metrics.opened(&traffic);
+        let totals = proxy.metrics.opened(&traffic);
         Self {
             proxy: Arc::clone(proxy),
             traffic,
             start: Instant::now(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            sent_total,
-            received_total,
+            totals,
             ended: false,
         }
     }
@@ -225,12 +223,12 @@ impl Drop for Record {
 impl Meter for Record {
     fn forward(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
-        self.received_total.inc_by(bytes);
+        self.totals.received.inc_by(bytes);
     }
 
     fn backward(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
-        self.sent_total.inc_by(bytes);
+        self.totals.sent.inc_by(bytes);
     }
 }
 

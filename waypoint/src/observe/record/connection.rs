@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ambit_hbone::Meter;
 use ambit_policy::Decision;
-use prometheus::IntCounter;
 
 use super::super::access::{self, Line};
 use super::super::load::RequestInFlight;
+use super::super::metrics::Totals;
 use super::super::{Flag, Observer, Source};
 use super::outcome::CUT;
 use super::{Destination, Outcome};
@@ -26,7 +26,7 @@ pub(crate) struct ConnectionRecord {
     sent: AtomicU64,
     received: AtomicU64,
     /// Once it is known where it goes.
-    totals: Option<(IntCounter, IntCounter)>,
+    totals: Option<Totals>,
 }
 
 impl ConnectionRecord {
@@ -121,15 +121,15 @@ impl Drop for ConnectionRecord {
 impl Meter for ConnectionRecord {
     fn forward(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
-        if let Some((_, received)) = &self.totals {
-            received.inc_by(bytes);
+        if let Some(totals) = &self.totals {
+            totals.received.inc_by(bytes);
         }
     }
 
     fn backward(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
-        if let Some((sent, _)) = &self.totals {
-            sent.inc_by(bytes);
+        if let Some(totals) = &self.totals {
+            totals.sent.inc_by(bytes);
         }
     }
 }

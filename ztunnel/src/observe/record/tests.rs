@@ -93,3 +93,53 @@ async fn the_access_log_has_every_connection() {
         "{reset}"
     );
 }
+
+#[tokio::test]
+async fn past_the_bound_peers_are_unknown_and_nothing_grows() {
+    let proxy = proxy(false);
+    let open = |n: usize| {
+        let peer = |address, account: &str| Peer {
+            address,
+            identity: Some(SpiffeId::new("cluster.local", "shop", account).unwrap()),
+            workload: None,
+            pod: None,
+        };
+        let traffic = Traffic {
+            reporter: Reporter::Destination,
+            source: peer(SocketAddr::from(([10, 9, 0, 2], 40_000)), &format!("caller-{n}")),
+            destination: peer(APPLICATION, "server"),
+            hbone: Some(APPLICATION),
+            service: None,
+        };
+        Record::open(&proxy, traffic)
+    };
+    for n in 0..10_200 {
+        let record = open(n);
+        record.forward(1);
+        record.end(None);
+    }
+    let text = proxy.metrics.render(crate::observe::Gauges::default()).unwrap();
+    let lines = |metric: &str| -> Vec<&str> {
+        let start = format!("{metric}{{");
+        text.lines().filter(|line| line.starts_with(&start)).collect()
+    };
+    for metric in [
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_connections_closed_total",
+        "istio_tcp_received_bytes_total",
+    ] {
+        let all = lines(metric);
+        assert_eq!(all.len(), 10_001, "{metric}");
+        let unknown = |line: &&&str| line.contains(r#"source_principal="unknown""#);
+        let unknown: Vec<_> = all.iter().filter(unknown).collect();
+        assert_eq!(unknown.len(), 1, "{metric}");
+        assert!(unknown[0].contains(r#"reporter="destination""#), "{unknown:?}");
+        assert!(
+            unknown[0].contains(r#"destination_principal="unknown""#),
+            "{unknown:?}"
+        );
+        assert!(unknown[0].ends_with(" 200"), "{unknown:?}");
+    }
+    let overflow = r#"ambit_metrics_overflow_total{metric="istio_tcp_connections_opened_total"} 200"#;
+    assert!(lines("ambit_metrics_overflow_total").contains(&overflow));
+}
