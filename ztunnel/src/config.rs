@@ -35,6 +35,10 @@ pub struct Config {
     /// Whether each connection is logged when it ends; denials and errors are logged in any case.
     #[arg(long, env = "AMBIT_ACCESS_LOG", default_value_t = true, action = clap::ArgAction::Set)]
     pub access_log: bool,
+    /// Mebibytes that connections may borrow in all for wide windows and large buffers. Default: a quarter of the container's memory limit;
+    /// 256 where there is none.
+    #[arg(long = "memory-budget", env = "AMBIT_MEMORY_BUDGET")]
+    pub memory_budget: Option<usize>,
     /// Seconds that connections get to end by themselves after SIGTERM.
     #[arg(long = "drain-deadline", env = "AMBIT_DRAIN_DEADLINE", default_value = "30", value_parser = seconds)]
     pub drain_deadline: Duration,

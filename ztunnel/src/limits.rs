@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_runtime::raise_descriptor_limit;
+use ambit_runtime::{memory_limit, raise_descriptor_limit};
+
+/// Memory that the part of the memory limit which connections get is divided by for each descriptor. Of two descriptors a connection may hold
+/// 80 KiB by right, and most hold nothing; nobody may have more than half of all.
+const MEMORY_PER_DESCRIPTOR: usize = 32 << 10;
 
 /// What one ztunnel takes on at most. Past a limit a new connection is reset and counted
 /// (`ambit_ztunnel_connections_refused_total`); those that are open go on.
@@ -27,11 +31,17 @@ pub struct Limits {
     pub workload_timeout: Duration,
     /// Endpoints of a service tried for one connection; of a waypoint, all that there are until `connect_timeout` is over. Default 3.
     pub connect_attempts: usize,
-    /// Open connections of one pod, both directions together. Default 16384.
+    /// Open connections of one pod, both directions together. Each peer (the pod itself, an identity, an address in plaintext) may have as
+    /// many as are free: one alone has half. Default 32768.
     pub connections_per_pod: usize,
-    /// Descriptors for proxied connections, two for each, and for what pods have to be served by. Default: eight tenths of
-    /// RLIMIT_NOFILE, which is raised to its hard limit.
+    /// Descriptors for proxied connections, two for each, and for what pods have to be served by. Each pod may have as many as are free.
+    /// Default: eight tenths of RLIMIT_NOFILE, which is raised to its hard limit; where the container has a memory limit, one for 64 KiB of
+    /// it at most.
     pub descriptors: usize,
+    /// Bytes that connections may borrow in all for wide windows and large buffers; each pod and each peer may have as much as is free. Past
+    /// it windows are 64 KiB and buffers 16 KiB, and it is counted (`ambit_ztunnel_loans_denied_total`). Default: a quarter of the container's
+    /// memory limit; 256 MiB where there is none.
+    pub memory: usize,
     /// Used sockets that are kept for the next connection, for each pod and IP version. Default 64.
     pub idle_sockets_per_pod: usize,
     /// The same in all. Default: a tenth of RLIMIT_NOFILE.
@@ -48,8 +58,9 @@ impl Default for Limits {
             handshakes: 1024,
             workload_timeout: Duration::from_secs(5),
             connect_attempts: 3,
-            connections_per_pod: 16_384,
+            connections_per_pod: 32_768,
             descriptors: 800,
+            memory: 256 << 20,
             idle_sockets_per_pod: 64,
             idle_sockets: 100,
         }
@@ -57,13 +68,21 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The defaults, with the descriptor budget of this process, whose soft limit is raised to the hard one.
+    /// The defaults, with the limits of this process: that of descriptors, which is raised to its hard one, and that of memory.
     pub fn of_process() -> Self {
         let tenth = raise_descriptor_limit() / 10;
-        Self {
+        let limits = Self {
             descriptors: tenth * 8,
             idle_sockets: tenth,
             ..Self::default()
+        };
+        match memory_limit() {
+            Some(memory) => Self {
+                descriptors: limits.descriptors.min(memory / 2 / MEMORY_PER_DESCRIPTOR),
+                memory: memory / 4,
+                ..limits
+            },
+            None => limits,
         }
     }
 }
@@ -102,6 +121,7 @@ impl Budget {
         })
     }
 
+    #[cfg(test)]
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Acquire)
     }
@@ -127,6 +147,6 @@ mod tests {
         drop(first);
         assert!(budget.take(3).is_some());
         drop(second);
-        assert_eq!(budget.used(), 0);
+        assert!(budget.take(6).is_none());
     }
 }

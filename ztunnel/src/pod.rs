@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ambit_hbone::Borrower;
 use ambit_identity::{ParseIdentityError, SpiffeId};
+use ambit_runtime::{Holder, Share, Shares};
 use ambit_tls::{CertificateManager, IdentityLease};
 use ambit_wire::broker::PodIdentity;
 use ambit_wire::names::TRUST_DOMAIN;
@@ -13,7 +15,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::limits::{Budget, BudgetPermit, Limits};
+use crate::limits::Limits;
 use crate::sockets::{PodSockets, Seed, StoreLimits};
 
 /// Who the pod is; replaced when the agent says otherwise.
@@ -21,6 +23,17 @@ use crate::sockets::{PodSockets, Seed, StoreLimits};
 pub(crate) struct PodInfo {
     pub(crate) identity: PodIdentity,
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Who asks for connections of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Asker {
+    /// Its own applications.
+    Pod,
+    /// Whoever is not authenticated, or not yet.
+    Address(IpAddr),
+    /// A peer with a certificate.
+    Identity(SpiffeId),
 }
 
 /// A captured pod.
@@ -32,13 +45,17 @@ pub(crate) struct Pod {
     pub(crate) sockets: PodSockets,
     /// Open connections, and the loops that accept them.
     pub(crate) connections: TaskTracker,
-    pub(crate) budget: Budget,
+    pub(crate) places: Shares<Asker>,
+    /// For descriptors, which all pods share.
+    pub(crate) descriptors: Arc<Holder<Arc<str>>>,
+    /// For large buffers.
+    pub(crate) memory: Borrower,
     /// Nothing new is served.
     pub(crate) drain: CancellationToken,
     /// Nothing is served.
     pub(crate) kill: CancellationToken,
     plaintext_peers: PlaintextPeers,
-    _descriptors: BudgetPermit,
+    _descriptors: Share<Arc<str>>,
 }
 
 impl Pod {
@@ -48,7 +65,8 @@ impl Pod {
         seeds: &[Arc<Seed>],
         stores: &StoreLimits,
         limits: &Limits,
-        descriptors: BudgetPermit,
+        descriptors: Share<Arc<str>>,
+        memory: Borrower,
     ) -> Result<Self, ParseIdentityError> {
         let uid: Arc<str> = identity.uid.as_str().into();
         let lease = certificates.lease(spiffe_id(&identity)?);
@@ -58,7 +76,9 @@ impl Pod {
             info: ArcSwap::from_pointee(PodInfo::new(identity)),
             lease: ArcSwap::from_pointee(lease),
             connections: TaskTracker::new(),
-            budget: Budget::new(limits.connections_per_pod),
+            places: Shares::new(limits.connections_per_pod),
+            descriptors: Arc::clone(descriptors.holder()),
+            memory,
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             plaintext_peers: PlaintextPeers::default(),

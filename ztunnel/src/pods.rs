@@ -193,9 +193,11 @@ impl PodEvents for Pods {
             return Ok(());
         }
         let budget = &self.proxy.descriptors;
+        let name: Arc<str> = uid.as_str().into();
         let descriptors = budget
-            .take(DESCRIPTORS_PER_POD)
-            .ok_or_else(|| AddError::Descriptors(budget.used()))?;
+            .holder(&name)
+            .take_many(DESCRIPTORS_PER_POD)
+            .ok_or_else(|| AddError::Descriptors(budget.taken()))?;
         let pod = Pod::new(
             identity.clone(),
             &self.proxy.certificates,
@@ -203,6 +205,7 @@ impl PodEvents for Pods {
             &self.proxy.stores,
             &self.proxy.limits,
             descriptors,
+            self.proxy.hbone.memory.borrower(&name),
         )?;
         let pod = Arc::new(pod);
         let accepting = self.start(&pod, &handed)?;

@@ -15,16 +15,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_hbone::{HboneConfig, HbonePool};
-use ambit_runtime::{AcceptLoop, Shares, prepare_socket};
+use ambit_runtime::{AcceptLoop, Share, Shares, prepare_socket};
 use ambit_tls::CertificateManager;
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
-use crate::limits::{Budget, Limits};
+use crate::limits::Limits;
 use crate::observe::{Metrics, Refusal};
-use crate::pod::Pod;
+use crate::pod::{Asker, Pod};
 use crate::sockets::StoreLimits;
 use crate::state::MeshState;
 use refuse::Arrival;
@@ -60,7 +60,8 @@ pub(crate) struct Proxy {
     pub(crate) pool: HbonePool,
     pub(crate) hbone: HboneConfig,
     pub(crate) limits: Limits,
-    pub(crate) descriptors: Budget,
+    /// By pod.
+    pub(crate) descriptors: Shares<Arc<str>>,
     /// TLS handshakes with those of whom nothing is known, by address.
     pub(crate) handshakes: Shares<IpAddr>,
     /// For the sockets of pods.
@@ -84,16 +85,20 @@ impl Proxy {
     }
 
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, pod: &Arc<Pod>, direction: Direction) {
-        let refusal = match (pod.budget.take(1), self.descriptors.take(DESCRIPTORS)) {
-            (Some(connection), Some(descriptors)) => {
+        let asker = match direction {
+            Direction::Outbound => Asker::Pod,
+            Direction::Inbound | Direction::InboundPlaintext => Asker::Address(peer.ip()),
+        };
+        let refusal = match (pod.places.take(&asker), pod.descriptors.take_many(DESCRIPTORS)) {
+            (Some(place), Some(descriptors)) => {
                 let (proxy, pod) = (Arc::clone(self), Arc::clone(pod));
                 let tasks = pod.connections.clone();
                 let span = tracing::debug_span!("connection", %peer);
                 tasks.spawn(
                     async move {
-                        let _permits = (connection, descriptors);
+                        let _descriptors = descriptors;
                         let kill = pod.kill.clone();
-                        kill.run_until_cancelled(proxy.serve(tcp, peer, pod, direction))
+                        kill.run_until_cancelled(proxy.serve(tcp, peer, pod, direction, place))
                             .await;
                     }
                     .instrument(span),
@@ -116,14 +121,21 @@ impl Proxy {
         .refused(refusal, None);
     }
 
-    async fn serve(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, pod: Arc<Pod>, direction: Direction) {
+    async fn serve(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        pod: Arc<Pod>,
+        direction: Direction,
+        place: Share<Asker>,
+    ) {
         if let Err(error) = prepare_socket(&tcp) {
             tracing::debug!(%error, "the connection ended at once");
             return;
         }
         match direction {
             Direction::Outbound => outbound::serve(&self, &pod, tcp, peer).await,
-            Direction::Inbound => inbound::serve(self, pod, tcp, peer).await,
+            Direction::Inbound => inbound::serve(self, pod, tcp, peer, place).await,
             Direction::InboundPlaintext => plaintext::serve(&self, &pod, tcp, peer).await,
         }
     }

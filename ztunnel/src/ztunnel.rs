@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_hbone::{HboneConfig, HbonePool, MemoryBudget};
 use ambit_mesh::subscription::Synced;
 use ambit_runtime::{Answer, Shares, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, ManagerConfig};
@@ -25,7 +25,7 @@ use tracing::Instrument;
 
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::limits::{Budget, Limits};
+use crate::limits::Limits;
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
 use crate::proxy::{OriginalDestination, Proxy, original_destination};
@@ -59,13 +59,22 @@ impl Parts {
     pub fn of(config: &Config, data: Handle) -> anyhow::Result<Self> {
         let control_plane = control_channel(&config.control.url, &config.control.root_cert)?;
         let token = TokenFile::new(&config.control.token);
+        let mut limits = Limits::of_process();
+        if let Some(mebibytes) = config.memory_budget {
+            limits.memory = mebibytes.saturating_mul(1 << 20);
+        }
+        tracing::info!(
+            descriptors = limits.descriptors,
+            memory_mib = limits.memory >> 20,
+            "limits of connections"
+        );
         let ca = IstioCa::new(control_plane.clone(), token.clone(), config.certificate_lifetime);
         Ok(Self {
             control_plane,
             token,
             certificates: Arc::new(ca),
             original_destination: Arc::new(original_destination),
-            limits: Limits::of_process(),
+            limits,
             data,
         })
     }
@@ -110,6 +119,7 @@ impl Ztunnel {
         let ready = listen(config.http.ready_address).await?;
         let hbone = HboneConfig {
             connect_timeout: parts.limits.connect_timeout,
+            memory: MemoryBudget::new(parts.limits.memory),
             ..HboneConfig::default()
         };
         let metrics_of_proxy = Metrics::new()?;
@@ -118,7 +128,7 @@ impl Ztunnel {
             certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
             pool: HbonePool::new(hbone.clone()),
             hbone,
-            descriptors: Budget::new(parts.limits.descriptors),
+            descriptors: Shares::new(parts.limits.descriptors),
             handshakes: Shares::new(parts.limits.handshakes),
             stores: metrics_of_proxy.stores(&parts.limits),
             limits: parts.limits,
@@ -253,7 +263,9 @@ impl Shared {
             services,
             policies,
             hbone_connections: self.proxy.pool.len(),
-            descriptors: self.proxy.descriptors.used(),
+            descriptors: self.proxy.descriptors.taken(),
+            lent: self.proxy.hbone.memory.lent(),
+            loans_denied: self.proxy.hbone.memory.denied(),
             control_plane: self.xds.borrow().is_connected(),
             agent: self.pods.is_connected(),
         };

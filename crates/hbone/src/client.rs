@@ -13,8 +13,11 @@ use tokio::time::Instant;
 
 use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
+use super::memory::Borrower;
 use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
+use super::receiver::Receiver;
+use super::windows::{Credit, Windows};
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, OpenError};
 
 /// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
@@ -55,8 +58,16 @@ impl ConnectionState {
 pub(super) struct Connection {
     sender: SendRequest<Payload>,
     closing: Arc<Closing>,
+    windows: Arc<Windows>,
     pub(super) state: Arc<ConnectionState>,
     pub(super) made: Instant,
+}
+
+/// What a stream is opened with.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    permit: StreamPermit,
+    credit: Arc<Credit>,
 }
 
 /// A stream's place on its connection.
@@ -87,7 +98,7 @@ impl Limit {
 
 impl Connection {
     /// A place on this connection, if it takes streams and has one left.
-    pub(super) fn reserve(&self) -> Option<StreamPermit> {
+    pub(super) fn reserve(&self) -> Option<Reserved> {
         // What the peer allows, as far as it has said so: a stream past that would wait in the queue behind the others' end.
         let allowed = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
         let most = self.state.max_streams.min(allowed);
@@ -98,7 +109,11 @@ impl Connection {
             .ok()?;
         let permit = StreamPermit(Arc::clone(&self.state));
         // Last: once a stream is counted here, the connection's task does not take it for idle.
-        self.state.is_open().then_some(permit)
+        if !self.state.is_open() {
+            return None;
+        }
+        let credit = self.windows.open()?;
+        Some(Reserved { permit, credit })
     }
 
     /// Sends CONNECT and awaits the answer.
@@ -106,9 +121,10 @@ impl Connection {
         &self,
         authority: &http::uri::Authority,
         headers: &http::HeaderMap,
-        permit: StreamPermit,
+        reserved: Reserved,
         limit: Limit,
     ) -> Result<HboneStream, OpenError> {
+        let Reserved { permit, credit } = reserved;
         let mut uri = http::uri::Parts::default();
         uri.authority = Some(authority.clone());
         let mut request = http::Request::new(());
@@ -136,7 +152,7 @@ impl Connection {
         match tokio::time::timeout_at(limit.until, exchange).await {
             Ok(Ok((response, send))) if response.status().is_success() => Ok(HboneStream {
                 send: Sender::new(send, Arc::clone(&self.closing)),
-                recv: response.into_body(),
+                recv: Receiver::new(response.into_body(), credit),
                 permit: Some(permit),
             }),
             Ok(Ok((response, _))) => Err(OpenError::Refused(response.status())),
@@ -164,6 +180,7 @@ fn unsent(error: h2::Error) -> OpenError {
 pub(super) async fn handshake<IO>(
     io: IO,
     config: &HboneConfig,
+    memory: Borrower,
     expires: SystemTime,
     retire: impl Fn() + Send + 'static,
 ) -> Result<(Connection, impl Future<Output = ()> + Send + 'static), h2::Error>
@@ -171,8 +188,9 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (io, outgoing) = gather(io);
+    let windows = Windows::new(memory.clone(), config.stream_window);
     let (sender, mut connection) = h2::client::Builder::new()
-        .initial_window_size(config.stream_window)
+        .initial_window_size(windows.initial())
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.send_buffer)
@@ -191,17 +209,18 @@ where
         idle_since: Mutex::new(Instant::now()),
         expires,
     });
-    let closer = Closer::new();
+    let closer = Closer::new(memory);
     let closing = closer.shared();
     let driver = {
-        let state = Arc::clone(&state);
+        let (state, windows) = (Arc::clone(&state), Arc::clone(&windows));
         let (interval, timeout, idle) = (config.ping_interval, config.ping_timeout, config.idle_timeout);
         async move {
             let Some(pings) = connection.ping_pong() else {
                 return;
             };
-            let watched = Arc::clone(&state);
+            let (watched, ticked) = (Arc::clone(&state), Arc::clone(&windows));
             let tick = move || {
+                ticked.tick();
                 if watched.has_been_idle(idle) {
                     watched.close();
                 }
@@ -218,7 +237,10 @@ where
                 let ended = std::future::poll_fn(|cx| {
                     ready!(pace.poll_turn(cx, state.streams.load(Ordering::Relaxed) as usize));
                     let mut ended = Pin::new(&mut connection).poll(cx);
-                    while ended.is_pending() && closer.reset_written() {
+                    while ended.is_pending()
+                        && (closer.reset_written()
+                            || windows.poll(cx, |size| connection.set_initial_window_size(size).is_ok()))
+                    {
                         ended = Pin::new(&mut connection).poll(cx);
                     }
                     if ended.is_pending() {
@@ -249,6 +271,7 @@ where
     let connection = Connection {
         sender,
         closing,
+        windows,
         state,
         made,
     };

@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream};
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HboneStream;
 use super::client::StreamPermit;
 use super::outgoing::Sender;
+use super::receiver::Receiver;
 
 /// Most bytes that one write takes: flow control hands them out in such portions too.
 const LARGEST_WRITE: usize = 64 << 10;
@@ -22,7 +23,7 @@ const LARGEST_WRITE: usize = 64 << 10;
 pub struct HboneIo {
     /// Taken by the end of `self` alone.
     send: Option<Sender>,
-    recv: RecvStream,
+    recv: Receiver,
     /// Received and not yet read.
     received: Bytes,
     received_all: bool,
@@ -73,7 +74,7 @@ impl AsyncRead for HboneIo {
             buffer.put_slice(&this.received[..n]);
             this.received.advance(n);
             // Only now may the peer send more: what waits for a slow reader waits at the sender.
-            this.recv.flow_control().release_capacity(n).map_err(failure)?;
+            this.recv.release(n).map_err(failure)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -130,7 +131,7 @@ impl Drop for HboneIo {
 impl std::fmt::Debug for HboneIo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HboneIo")
-            .field("id", &self.recv.stream_id())
+            .field("id", &self.recv.id())
             .finish_non_exhaustive()
     }
 }

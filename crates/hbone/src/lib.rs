@@ -8,16 +8,20 @@ mod copy;
 mod gather;
 mod io;
 mod keepalive;
+mod memory;
 mod outgoing;
 mod pace;
 mod pool;
+mod receiver;
 mod server;
 mod stream;
+mod windows;
 
 use std::time::Duration;
 
 pub use copy::{CopyError, Meter, copy_tcp, copy_tunnel};
 pub use io::HboneIo;
+pub use memory::{Borrower, MemoryBudget};
 pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;
@@ -28,7 +32,8 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How HBONE connections behave; the defaults are in each field's text.
 #[derive(Debug, Clone)]
 pub struct HboneConfig {
-    /// Flow-control window of a stream in bytes: what waits for one slow reader. Default 256 KiB.
+    /// Largest flow-control window of a stream in bytes: what waits for one slow reader. By right a stream has HTTP/2's own of 64 KiB less one
+    /// byte; what is more is borrowed from `memory`, once it is needed. Default 256 KiB.
     ///
     /// The connection has no window of its own: streams that share it are strangers to each other, and one whose reader stalls must not
     /// hold up another.
@@ -37,6 +42,8 @@ pub struct HboneConfig {
     pub max_frame_size: u32,
     /// Bytes of a stream that wait for the connection to take them. Default 256 KiB.
     pub send_buffer: usize,
+    /// What is borrowed for wide windows and long queues. Default: 256 MiB.
+    pub memory: MemoryBudget,
     /// Streams on a connection before the client opens another one, and most that the server accepts twice over.
     /// Default 100.
     pub max_streams: u32,
@@ -58,6 +65,7 @@ impl Default for HboneConfig {
             stream_window: 256 << 10,
             max_frame_size: 1 << 20,
             send_buffer: 256 << 10,
+            memory: MemoryBudget::new(256 << 20),
             max_streams: 100,
             idle_timeout: Duration::from_secs(300),
             ping_interval: Duration::from_secs(10),

@@ -1,7 +1,7 @@
 //! The sending half of a stream: how much of it waits in HTTP/2's queue, and a reset that comes after what waits there.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -10,17 +10,21 @@ use h2::{Reason, SendStream};
 use parking_lot::Mutex;
 
 use super::client::StreamPermit;
+use super::memory::{Borrower, Loan};
 
 /// What a stream may always queue, however much the others of its connection have queued.
 const LEAST: usize = 16 << 10;
-/// What the streams of one connection queue together before each is held to [`LEAST`]: more would not make the socket faster.
-const SHARE: usize = 1 << 20;
+/// What the streams of one connection queue together before each is held to [`LEAST`], while memory is lent for it: more would not make the
+/// socket faster.
+const SHARE: usize = 256 << 10;
 
 /// Bytes on their way through h2, which drops them once they are written or given up.
 pub(super) struct Payload {
     data: Bytes,
     size: usize,
     queue: Arc<Queue>,
+    /// Where it is more than the stream may queue by right.
+    _loan: Option<Arc<Loan>>,
 }
 
 impl Buf for Payload {
@@ -70,6 +74,9 @@ struct Queue {
 pub(super) struct Closing {
     /// Bytes that all streams of the connection have queued.
     queued: AtomicUsize,
+    memory: Borrower,
+    /// For all that is queued and more than what each stream may queue by right.
+    loan: Mutex<Weak<Loan>>,
     /// `None` once the connection has ended.
     streams: Mutex<Option<Vec<LastWords>>>,
 }
@@ -88,14 +95,29 @@ impl LastWords {
     }
 }
 
+impl Closing {
+    /// For all streams of the connection together, while any of them has queued more than it may by right.
+    fn lend(&self) -> Option<Arc<Loan>> {
+        let mut loan = self.loan.lock();
+        if let Some(loan) = loan.upgrade() {
+            return Some(loan);
+        }
+        let new = Arc::new(self.memory.borrow(SHARE)?);
+        *loan = Arc::downgrade(&new);
+        Some(new)
+    }
+}
+
 /// Kept by the connection's task. Its end gives the streams up that wait: they hold on to the connection, and it to them.
 #[derive(Debug)]
 pub(super) struct Closer(Arc<Closing>);
 
 impl Closer {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(memory: Borrower) -> Self {
         Self(Arc::new(Closing {
             queued: AtomicUsize::new(0),
+            memory,
+            loan: Mutex::default(),
             streams: Mutex::new(Some(Vec::new())),
         }))
     }
@@ -135,6 +157,8 @@ impl Drop for Closer {
 pub(super) struct Sender {
     send: SendStream<Payload>,
     queue: Arc<Queue>,
+    /// For what is sent next.
+    loan: Option<Arc<Loan>>,
 }
 
 impl Sender {
@@ -147,21 +171,26 @@ impl Sender {
         Self {
             send,
             queue: Arc::new(queue),
+            loan: None,
         }
     }
 
-    /// How many of `wanted` bytes may be sent now: one at least. `None` where the stream sends no more.
+    /// How many of `wanted` bytes may be sent now: one at least. `None` where the stream sends no more. They are sent, or
+    /// [given up](Self::give_up), before others of the connection ask.
     pub(super) fn poll_capacity(
         &mut self,
         cx: &mut Context<'_>,
         wanted: usize,
     ) -> Poll<Option<Result<usize, h2::Error>>> {
-        if !self.has_room() {
+        let mut room = self.room(wanted);
+        if room == 0 {
             self.queue.waiting.register(cx.waker());
-            if !self.has_room() {
+            room = self.room(wanted);
+            if room == 0 {
                 return Poll::Pending;
             }
         }
+        let wanted = wanted.min(room);
         self.send.reserve_capacity(wanted);
         let mut capacity = self.send.capacity();
         while capacity == 0 {
@@ -173,23 +202,43 @@ impl Sender {
         Poll::Ready(Some(Ok(capacity.min(wanted))))
     }
 
-    fn has_room(&self) -> bool {
-        self.queue.queued.load(Ordering::SeqCst) < LEAST
-            || self.queue.connection.queued.load(Ordering::SeqCst) < SHARE
+    /// How many of `wanted` bytes may be queued.
+    fn room(&mut self, wanted: usize) -> usize {
+        let by_right = LEAST.saturating_sub(self.queue.queued.load(Ordering::SeqCst));
+        self.loan = None;
+        if wanted <= by_right {
+            return wanted;
+        }
+        let connection = &self.queue.connection;
+        let shared = SHARE.saturating_sub(connection.queued.load(Ordering::SeqCst));
+        if shared > by_right {
+            self.loan = connection.lend();
+        }
+        match &self.loan {
+            Some(_) => wanted.min(shared),
+            None => by_right,
+        }
+    }
+
+    /// Sends nothing now.
+    pub(super) fn give_up(&mut self) {
+        self.loan = None;
+        self.send.reserve_capacity(0);
     }
 
     pub(super) fn send(&mut self, data: Bytes) -> Result<(), h2::Error> {
-        let payload = self.payload(data);
+        let loan = self.loan.take();
+        let payload = self.payload(data, loan);
         self.send.send_data(payload, false)
     }
 
     /// Ends what is sent.
     pub(super) fn end(&mut self) -> Result<(), h2::Error> {
-        let payload = self.payload(Bytes::new());
+        let payload = self.payload(Bytes::new(), None);
         self.send.send_data(payload, true)
     }
 
-    fn payload(&self, data: Bytes) -> Payload {
+    fn payload(&self, data: Bytes, loan: Option<Arc<Loan>>) -> Payload {
         let size = data.len();
         self.queue.queued.fetch_add(size, Ordering::SeqCst);
         self.queue.connection.queued.fetch_add(size, Ordering::SeqCst);
@@ -197,6 +246,7 @@ impl Sender {
             data,
             size,
             queue: Arc::clone(&self.queue),
+            _loan: loan,
         }
     }
 

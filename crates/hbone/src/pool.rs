@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::client::{Connection, Limit, StreamPermit};
+use super::client::{Connection, Limit, Reserved};
 use super::{HboneConfig, HboneStream};
 use ambit_identity::SpiffeId;
 use ambit_tls::{CertificateError, IdentityLease};
@@ -135,7 +135,7 @@ struct Slot {
 type Flight = watch::Receiver<Option<Result<(), ConnectError>>>;
 
 enum Step {
-    Use(Arc<Connection>, StreamPermit),
+    Use(Arc<Connection>, Reserved),
     Wait(Flight),
 }
 
@@ -243,9 +243,9 @@ impl HbonePool {
         let mut tries = 0;
         loop {
             match self.step(key, lease, &dial)? {
-                Step::Use(connection, permit) => {
+                Step::Use(connection, reserved) => {
                     let limit = limit.unwrap_or_else(|| Limit::of(self.inner.config.response_timeout));
-                    match connection.connect(authority, headers, permit, limit).await {
+                    match connection.connect(authority, headers, reserved, limit).await {
                         // Only new ones count: a server that goes away may leave any number of older ones, each met once.
                         Err(OpenError::Unsent(error))
                             if connection.made < begun || tries < NEW_CONNECTIONS =>
@@ -296,9 +296,9 @@ impl HbonePool {
         let free = slot
             .connections
             .iter()
-            .find_map(|c| c.reserve().map(|permit| (Arc::clone(c), permit)));
-        if let Some((connection, permit)) = free {
-            return Ok(Step::Use(connection, permit));
+            .find_map(|c| c.reserve().map(|reserved| (Arc::clone(c), reserved)));
+        if let Some((connection, reserved)) = free {
+            return Ok(Step::Use(connection, reserved));
         }
         if let Some(flight) = &slot.flight {
             return Ok(Step::Wait(flight.clone()));

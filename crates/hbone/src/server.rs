@@ -19,8 +19,10 @@ use super::gather::gather;
 use super::keepalive::{Ended, ping_until_dead};
 use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
+use super::receiver::Receiver;
+use super::windows::{Credit, Windows};
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream};
-use ambit_tls::{WallClock, peer_not_after};
+use ambit_tls::{WallClock, peer_identity, peer_not_after};
 
 /// Why a request was answered without the handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +61,7 @@ pub struct ConnectRequest {
     headers: HeaderMap,
     respond: SendResponse<Payload>,
     body: RecvStream,
+    credit: Arc<Credit>,
     closing: Arc<Closing>,
 }
 
@@ -87,7 +90,7 @@ impl ConnectRequest {
         let send = self.respond.send_response(response(StatusCode::OK), false)?;
         Ok(HboneStream {
             send: Sender::new(send, self.closing),
-            recv: self.body,
+            recv: Receiver::new(self.body, self.credit),
             permit: None,
         })
     }
@@ -122,7 +125,8 @@ fn refuse(respond: &mut SendResponse<Payload>, response: Response<()>) {
 /// `config`. Dropping the future ends all at once.
 ///
 /// A stream that the client has reset counts until its handler has ended. As many of both as `config` lets be open are served; the next are
-/// refused (REFUSED_STREAM), and a client that has had as many refused again is ended (ENHANCE_YOUR_CALM).
+/// refused (REFUSED_STREAM), and a client that has had as many refused again is ended (ENHANCE_YOUR_CALM). A stream is refused, too, while the
+/// connection's windows are wide and [`HboneConfig::memory`] has nothing left for one more: over another connection it is taken.
 ///
 /// Streams that come after the certificate's end are refused (REFUSED_STREAM, so that they may be tried on another connection:
 /// [RFC 9113 §8.7]), whether or not the peer heeds the GOAWAY; those that are open go on.
@@ -142,10 +146,13 @@ where
     H: HboneHandler,
 {
     let expires = peer_not_after(tls.get_ref().1);
+    let peer = peer_identity(tls.get_ref().1).map_or_else(|_| Arc::default(), |id| id.principal().into());
+    let memory = config.memory.borrower(&peer);
+    let windows = Windows::new(memory.clone(), config.stream_window);
     let (io, outgoing) = gather(tls);
     let max_streams = config.max_streams.saturating_mul(2);
     let handshake = h2::server::Builder::new()
-        .initial_window_size(config.stream_window)
+        .initial_window_size(windows.initial())
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
         .max_send_buffer_size(config.send_buffer)
@@ -157,9 +164,13 @@ where
         Ok(connection) => connection?,
         Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
     };
+    let tick = || {
+        windows.tick();
+        true
+    };
     let dead = connection
         .ping_pong()
-        .map(|pings| ping_until_dead(pings, config.ping_interval, config.ping_timeout, || true));
+        .map(|pings| ping_until_dead(pings, config.ping_interval, config.ping_timeout, tick));
     let dead = async {
         match dead {
             Some(dead) => dead.await,
@@ -174,7 +185,7 @@ where
     };
     tokio::pin!(dead, told_to_end);
     let mut streams = JoinSet::new();
-    let closer = Closer::new();
+    let closer = Closer::new(memory);
     let (mut draining, mut pinging) = (false, true);
     let (mut refused, mut idle_since) = (0, Instant::now());
     // A client that keeps connections for later lets go of them long before.
@@ -185,7 +196,10 @@ where
         let accept = std::future::poll_fn(|cx| {
             ready!(pace.poll_turn(cx, open));
             let mut accepted = connection.poll_accept(cx);
-            while accepted.is_pending() && closer.reset_written() {
+            while accepted.is_pending()
+                && (closer.reset_written()
+                    || windows.poll(cx, |size| connection.set_initial_window_size(size).is_ok()))
+            {
                 accepted = connection.poll_accept(cx);
             }
             if accepted.is_pending() {
@@ -208,9 +222,14 @@ where
                         refused = 0;
                     }
                 }
-                Some(Ok((request, respond))) => {
+                Some(Ok((request, mut respond))) => {
                     (refused, idle_since) = (0, Instant::now());
-                    dispatch(&mut streams, &handler, request, respond, closer.shared());
+                    match windows.open() {
+                        Some(credit) => {
+                            dispatch(&mut streams, &handler, request, respond, credit, closer.shared());
+                        }
+                        None => respond.send_reset(Reason::REFUSED_STREAM),
+                    }
                 },
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
@@ -252,6 +271,7 @@ fn dispatch<H: HboneHandler>(
     handler: &Arc<H>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Payload>,
+    credit: Arc<Credit>,
     closing: Arc<Closing>,
 ) {
     match authority(&request) {
@@ -262,6 +282,7 @@ fn dispatch<H: HboneHandler>(
                 headers: head.headers,
                 respond,
                 body,
+                credit,
                 closing,
             };
             let span = tracing::debug_span!("hbone-stream", %authority);

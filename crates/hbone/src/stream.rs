@@ -1,14 +1,13 @@
 //! One CONNECT stream.
 
-use h2::RecvStream;
-
 use super::client::StreamPermit;
 use super::outgoing::Sender;
+use super::receiver::Receiver;
 
 /// An open CONNECT stream, either side.
 pub struct HboneStream {
     pub(super) send: Sender,
-    pub(super) recv: RecvStream,
+    pub(super) recv: Receiver,
     /// The client's place on its connection.
     pub(super) permit: Option<StreamPermit>,
 }
@@ -16,7 +15,7 @@ pub struct HboneStream {
 impl std::fmt::Debug for HboneStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HboneStream")
-            .field("id", &self.recv.stream_id())
+            .field("id", &self.recv.id())
             .finish()
     }
 }

@@ -1,10 +1,11 @@
 //! What Ambit's programs share: common flags, the log, signals, workers, accept loops, places by holder, the small HTTP server
-//! (readiness, metrics and dumps, by path), and socket options.
+//! (readiness, metrics and dumps, by path), socket options, and limits of the process.
 
 mod accept;
 mod flags;
 mod http;
 mod log;
+mod memory;
 mod metrics;
 mod program;
 mod shares;
@@ -14,6 +15,7 @@ pub use accept::AcceptLoop;
 pub use flags::{ControlPlaneFlags, HttpFlags, LogFlags, LogFormat, PodFlags, seconds};
 pub use http::{Answer, listen, serve};
 pub use log::{LogError, LogGuard, log_permit, start_log};
+pub use memory::memory_limit;
 pub use metrics::{
     Counter, Counters, Expose, FamilyOptions, Histogram, Histograms, WeakCounter, WeakHistogram,
     render_metrics,

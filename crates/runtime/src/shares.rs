@@ -31,9 +31,12 @@ pub struct Holder<K: Hash + Eq> {
     shares: Arc<Inner<K>>,
 }
 
-/// A place, until it is dropped.
+/// One place or several, until it is dropped.
 #[derive(Debug)]
-pub struct Share<K: Hash + Eq>(Arc<Holder<K>>);
+pub struct Share<K: Hash + Eq> {
+    holder: Arc<Holder<K>>,
+    places: usize,
+}
 
 impl<K: Hash + Eq> Clone for Shares<K> {
     fn clone(&self) -> Self {
@@ -89,17 +92,28 @@ impl<K: Hash + Eq + Clone> Shares<K> {
 impl<K: Hash + Eq> Holder<K> {
     /// A place, unless as many are held as are free.
     pub fn take(self: &Arc<Self>) -> Option<Share<K>> {
-        let own = self.taken.fetch_add(1, Ordering::AcqRel);
-        let fits = |taken: usize| (own + taken < self.shares.places).then_some(taken + 1);
+        self.take_many(1)
+    }
+
+    /// As many places at once, or none: what is held then may be no more than what was free, less one place.
+    pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Share<K>> {
+        let own = self.taken.fetch_add(places, Ordering::AcqRel);
+        let fits = |taken: usize| {
+            let needed = (own + taken).checked_add(places.checked_mul(2)?)?;
+            (needed <= self.shares.places + 1).then_some(taken + places)
+        };
         let fitted = self
             .shares
             .taken
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
         if fitted.is_err() {
-            self.taken.fetch_sub(1, Ordering::AcqRel);
+            self.taken.fetch_sub(places, Ordering::AcqRel);
             return None;
         }
-        Some(Share(Arc::clone(self)))
+        Some(Share {
+            holder: Arc::clone(self),
+            places,
+        })
     }
 }
 
@@ -116,10 +130,17 @@ impl<K: Hash + Eq> Drop for Holder<K> {
     }
 }
 
+impl<K: Hash + Eq> Share<K> {
+    /// Whose it is.
+    pub fn holder(&self) -> &Arc<Holder<K>> {
+        &self.holder
+    }
+}
+
 impl<K: Hash + Eq> Drop for Share<K> {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
-        self.0.shares.taken.fetch_sub(1, Ordering::AcqRel);
+        self.holder.taken.fetch_sub(self.places, Ordering::AcqRel);
+        self.holder.shares.taken.fetch_sub(self.places, Ordering::AcqRel);
     }
 }
 
@@ -149,6 +170,20 @@ mod tests {
         drop(greedy);
         assert_eq!(shares.taken(), 0);
         assert_eq!(all(&shares, "second").len(), 6);
+    }
+
+    #[test]
+    fn several_places_are_shared_as_single_ones_are() {
+        let shares = Shares::new(12);
+        let (greedy, second) = (shares.holder(&"greedy"), shares.holder(&"second"));
+        let held: Vec<_> = std::iter::from_fn(|| greedy.take_many(3)).collect();
+        assert_eq!(held.len(), 2);
+        assert!(second.take_many(4).is_none());
+        let place = second.take_many(3).unwrap();
+        assert_eq!(shares.taken(), 9);
+        assert!(second.take_many(usize::MAX / 2).is_none());
+        drop((held, place));
+        assert_eq!(shares.taken(), 0);
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(crate) struct Metrics {
     denied: Counters,
     audited: Counters,
     sockets: IntCounterVec,
-    gauges: [IntGauge; GAUGES.len()],
+    loans_denied: IntCounter,
+    gauges: Vec<IntGauge>,
 }
 
 /// Values that are read when they are asked for.
@@ -52,11 +53,13 @@ pub(crate) struct Gauges {
     pub(crate) policies: usize,
     pub(crate) hbone_connections: usize,
     pub(crate) descriptors: usize,
+    pub(crate) lent: usize,
+    pub(crate) loans_denied: u64,
     pub(crate) control_plane: bool,
     pub(crate) agent: bool,
 }
 
-const GAUGES: [(&str, &str); 9] = [
+const GAUGES: [(&str, &str); 10] = [
     ("pods", "Captured pods that are served"),
     ("draining_pods", "Released pods that have connections left"),
     ("workloads", "Workloads known"),
@@ -64,6 +67,10 @@ const GAUGES: [(&str, &str); 9] = [
     ("policies", "Authorization policies known"),
     ("hbone_connections", "Pooled HBONE connections"),
     ("descriptors_in_use", "Descriptors of proxied connections"),
+    (
+        "lent_bytes",
+        "Bytes lent to connections for wide windows and large buffers",
+    ),
     ("control_plane_connected", "1 while a control plane answers"),
     ("agent_connected", "1 while the node agent is connected"),
 ];
@@ -94,7 +101,11 @@ impl Metrics {
             register(&registry, &gauge)?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let [a, b, c, d, e, f, g, h, i] = GAUGES;
+        let loans_denied = IntCounter::new(
+            "ambit_ztunnel_loans_denied_total",
+            "How often there was no memory to lend: the connection goes on with small windows and buffers",
+        )?;
+        register(&registry, &loans_denied)?;
         Ok(Self {
             opened: expiring(
                 "istio_tcp_connections_opened_total",
@@ -147,17 +158,8 @@ impl Metrics {
                 "Sockets in pods: made, reused, or closed after use as enough were kept",
                 &["how"],
             )?,
-            gauges: [
-                gauge(a)?,
-                gauge(b)?,
-                gauge(c)?,
-                gauge(d)?,
-                gauge(e)?,
-                gauge(f)?,
-                gauge(g)?,
-                gauge(h)?,
-                gauge(i)?,
-            ],
+            loans_denied,
+            gauges: GAUGES.into_iter().map(gauge).collect::<Result<_, _>>()?,
             registry,
         })
     }
@@ -214,6 +216,8 @@ impl Metrics {
     /// # Errors
     /// When the metrics cannot be written as text.
     pub(crate) fn render(&self, values: Gauges) -> Result<String, prometheus::Error> {
+        let denied = values.loans_denied.saturating_sub(self.loans_denied.get());
+        self.loans_denied.inc_by(denied);
         let values = [
             values.pods,
             values.draining_pods,
@@ -222,6 +226,7 @@ impl Metrics {
             values.policies,
             values.hbone_connections,
             values.descriptors,
+            values.lent,
             usize::from(values.control_plane),
             usize::from(values.agent),
         ];

@@ -19,9 +19,11 @@ pub(crate) enum Refusal {
     Handshakes,
     #[error("the control plane has not said which workload this pod is")]
     UnknownWorkload,
-    #[error("the pod has as many connections as one may have")]
+    #[error("it has as many of the pod's connections as are left for others")]
     PodLimit,
-    #[error("the proxy is near its limit of open files; raise the limit, or spread the pods")]
+    #[error(
+        "the pod has as many of the proxy's descriptors as are left for others; raise the limit of open files or of memory, or spread the pods"
+    )]
     Descriptors,
 }
 

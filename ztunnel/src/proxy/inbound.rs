@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, copy_tunnel, serve_hbone};
 use ambit_identity::SpiffeId;
+use ambit_runtime::{Holder, Share};
 use ambit_tls::{ServerTlsStream, accept_tls};
 use http::StatusCode;
 use tokio::net::TcpStream;
@@ -14,9 +15,16 @@ use super::connect::connect_from;
 use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Flipped, Refusal};
-use crate::pod::Pod;
+use crate::pod::{Asker, Pod};
 
-pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+/// The connection has its `place` by its address, until it is known whose it is.
+pub(super) async fn serve(
+    proxy: Arc<Proxy>,
+    pod: Arc<Pod>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    place: Share<Asker>,
+) {
     let Ok(local) = tcp.local_addr().map(canonical) else {
         return;
     };
@@ -28,7 +36,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer
         local: Some(local),
         identity: None,
     };
-    let Some(place) = proxy.handshakes.take(&peer.ip()) else {
+    let Some(handshaking) = proxy.handshakes.take(&peer.ip()) else {
         reset(tcp);
         return arrival.refused(Refusal::Handshakes, None);
     };
@@ -38,7 +46,14 @@ pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer
         Ok(authenticated) => authenticated,
         Err(reason) => return arrival.refused(Refusal::Tls, Some(&reason)),
     };
-    drop(place);
+    let places = pod.places.holder(&Asker::Identity(identity.clone()));
+    let Some(_place) = places.take() else {
+        // It is a reset, as everywhere.
+        let _ = tls.get_ref().0.get_ref().set_zero_linger();
+        let identity = Some(&identity);
+        return Arrival { identity, ..arrival }.refused(Refusal::PodLimit, None);
+    };
+    drop((handshaking, place));
     let drain = pod.drain.clone();
     let config = proxy.hbone.clone();
     let handler = Arc::new(Handler {
@@ -46,6 +61,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, tcp: TcpStream, peer
         pod,
         peer,
         identity,
+        places,
         local,
     });
     if let Err(error) = serve_hbone(tls, &config, drain, handler).await {
@@ -68,6 +84,8 @@ struct Handler {
     pod: Arc<Pod>,
     peer: SocketAddr,
     identity: SpiffeId,
+    /// The peer's places among the pod's.
+    places: Arc<Holder<Asker>>,
     local: SocketAddr,
 }
 
@@ -85,11 +103,11 @@ impl HboneHandler for Handler {
         }
         let (proxy, pod) = (&self.proxy, &self.pod);
         // One descriptor more for each stream: its HBONE connection is counted already.
-        let Some(_in_pod) = pod.budget.take(1) else {
+        let Some(_in_pod) = self.places.take() else {
             request.refuse(StatusCode::SERVICE_UNAVAILABLE);
             return arrival.refused(Refusal::PodLimit, None);
         };
-        let Some(_in_process) = proxy.descriptors.take(1) else {
+        let Some(_in_process) = pod.descriptors.take() else {
             request.refuse(StatusCode::SERVICE_UNAVAILABLE);
             return arrival.refused(Refusal::Descriptors, None);
         };

@@ -95,7 +95,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
             finish(record, result);
         }
         Ok(Upstream::Plain(upstream)) => {
-            let result = copy_tcp(tcp, upstream, &record).await;
+            let result = copy_tcp(tcp, upstream, &pod.memory, &record).await;
             finish(record, result);
         }
         Err(failure) => {

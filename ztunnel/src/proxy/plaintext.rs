@@ -55,9 +55,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     }
     match connect_from(pod, peer.ip(), destination, proxy.limits.connect_timeout).await {
         Ok(upstream) => {
-            attempt
-                .proceed(record, async |record| copy_tcp(tcp, upstream, record).await)
-                .await
+            let copy = async |record: &_| copy_tcp(tcp, upstream, &pod.memory, record).await;
+            attempt.proceed(record, copy).await
         }
         Err(failure) => {
             reset(tcp);

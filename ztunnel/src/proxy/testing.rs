@@ -10,7 +10,7 @@ use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
 
 use super::{Proxy, original_destination};
-use crate::limits::{Budget, Limits};
+use crate::limits::Limits;
 use crate::observe::Metrics;
 use crate::pod::Pod;
 use crate::state::MeshState;
@@ -28,7 +28,7 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         certificates: CertificateManager::new(Arc::new(TestCa::new().unwrap()), ManagerConfig::default()),
         pool: HbonePool::new(hbone.clone()),
         hbone,
-        descriptors: Budget::new(limits.descriptors),
+        descriptors: Shares::new(limits.descriptors),
         handshakes: Shares::new(limits.handshakes),
         stores: metrics.stores(&limits),
         limits,
@@ -50,7 +50,9 @@ pub(crate) fn pod(proxy: &Proxy) -> Arc<Pod> {
         trust_domain: "cluster.local".into(),
         netns_inode: 1,
     };
-    let descriptors = proxy.descriptors.take(0).unwrap();
-    let (certificates, stores) = (&proxy.certificates, &proxy.stores);
-    Arc::new(Pod::new(identity, certificates, &[], stores, &proxy.limits, descriptors).unwrap())
+    let name = "server-uid".into();
+    let descriptors = proxy.descriptors.take(&name).unwrap();
+    let memory = proxy.hbone.memory.borrower(&name);
+    let (certificates, stores, limits) = (&proxy.certificates, &proxy.stores, &proxy.limits);
+    Arc::new(Pod::new(identity, certificates, &[], stores, limits, descriptors, memory).unwrap())
 }

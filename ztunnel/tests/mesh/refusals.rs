@@ -1,12 +1,13 @@
 //! What is refused before anybody looks for a destination.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_hbone::{HboneConfig, HbonePool, OpenError, PoolKey};
+use ambit_hbone::{HboneConfig, HboneIo, HbonePool, HboneStream, OpenError, PoolKey};
 use ambit_identity::SpiffeId;
 use ambit_tls::testing::TestCa;
-use ambit_tls::{CertificateManager, ManagerConfig};
+use ambit_tls::{CertificateManager, IdentityLease, ManagerConfig};
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
 use ambit_wire::workload::TunnelProtocol;
 use ambit_ztunnel::Limits;
@@ -94,7 +95,8 @@ async fn connect_to_another_address_than_the_pods_is_refused() {
 async fn past_its_limit_a_pod_gets_resets_and_keeps_what_it_has() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
-        connections_per_pod: 2,
+        // One peer may have half.
+        connections_per_pod: 4,
         ..Limits::default()
     };
     let mut node = Node::with(&control_plane, &ca, limits).await;
@@ -116,6 +118,104 @@ async fn past_its_limit_a_pod_gets_resets_and_keeps_what_it_has() {
         greeting(&mut node.connect(pod, application).await).await.is_ok()
     })
     .await;
+}
+
+/// A pool and a certificate of a peer that the pod `pod` is to be reached with.
+struct Peer {
+    pool: HbonePool,
+    lease: IdentityLease,
+    opened: usize,
+}
+
+impl Peer {
+    fn new(ca: &Arc<TestCa>, name: &str) -> Self {
+        let identity = SpiffeId::new("cluster.local", "test", name).unwrap();
+        Self {
+            pool: HbonePool::new(HboneConfig::default()),
+            lease: CertificateManager::new(ca.clone(), ManagerConfig::default()).lease(identity),
+            opened: 0,
+        }
+    }
+
+    /// A stream on a connection of its own.
+    async fn open(&mut self, pod: std::net::Ipv4Addr, to: SocketAddr) -> Result<HboneIo, OpenError> {
+        self.opened += 1;
+        let key = PoolKey {
+            source: self.lease.identity().clone(),
+            destination: [SpiffeId::new("cluster.local", "test", "pod").unwrap()].into(),
+            address: at(pod, PORT_HBONE),
+            workload: self.opened.to_string().into(),
+            pod: "p".into(),
+        };
+        let authority = to.to_string().parse().unwrap();
+        let dial = || TcpStream::connect(at(pod, PORT_HBONE));
+        let opened = self.pool.open(&key, &self.lease, &authority, dial).await;
+        opened.map(HboneStream::into_io)
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_all_connections_of_a_pod_that_it_gets_leaves_some_for_others() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        connections_per_pod: 12,
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let (pod, outside) = (address(), address());
+    let (application, elsewhere) = (echo("pod", pod).await, echo("outside", outside).await);
+    node.capture("pod", pod).await;
+    control_plane.set_workload(workload("pod", pod, TunnelProtocol::Hbone));
+    node.ready().await;
+    let (mut greedy, mut other) = (Peer::new(&ca, "greedy"), Peer::new(&ca, "other"));
+    let mut held = Vec::new();
+    while let Ok(stream) = greedy.open(pod, application).await {
+        held.push(stream);
+        assert!(held.len() < 12, "nothing is refused");
+    }
+    assert!(!held.is_empty());
+    crate::node::until("a refusal is counted", async || {
+        let labels = ["reason=\"pod_limit\"", "direction=\"inbound\""];
+        node.metric(REFUSED, &labels).await > 0
+    })
+    .await;
+    let mut stream = other.open(pod, application).await.unwrap();
+    assert_ne!(stream.read(&mut [0; 64]).await.unwrap(), 0);
+    // What the pod itself begins does not depend on its peers, and neither does plaintext.
+    greeting(&mut node.connect(pod, elsewhere).await).await.unwrap();
+    greeting(&mut node.connect_plaintext(address(), application).await)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_that_takes_all_descriptors_that_it_gets_leaves_some_for_its_neighbours() {
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = Limits {
+        descriptors: 80,
+        ..Limits::default()
+    };
+    let mut node = Node::with(&control_plane, &ca, limits).await;
+    let (greedy, neighbour, outside) = (address(), address(), address());
+    let application = echo("outside", outside).await;
+    node.capture("greedy", greedy).await;
+    node.capture("neighbour", neighbour).await;
+    node.ready().await;
+    let mut held = Vec::new();
+    loop {
+        let mut tcp = node.connect(greedy, application).await;
+        if greeting(&mut tcp).await.is_err() {
+            break;
+        }
+        held.push(tcp);
+        assert!(held.len() < 40, "nothing is refused");
+    }
+    node.until_metric(REFUSED, &["reason=\"descriptors\""], 1).await;
+    for _ in 0..4 {
+        let mut tcp = node.connect(neighbour, application).await;
+        greeting(&mut tcp).await.unwrap();
+        held.push(tcp);
+    }
 }
 
 #[tokio::test]

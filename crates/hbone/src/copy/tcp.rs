@@ -16,23 +16,25 @@ use tokio::time::timeout;
 
 use super::buffer::GrowingBuffer;
 use super::{CopyError, LAST_WORDS, Meter, failure, gone};
+use crate::memory::Borrower;
 
 /// Copies between two TCP connections (forward is what is read from the first) until both directions have ended. Dropping the
-/// future before resets both.
+/// future before resets both. Each direction holds 16 KiB at most, or 256 KiB while `memory` is lent for it.
 ///
 /// # Errors
 /// The first failure; both connections are reset then, each once what the other one said before is passed on to it.
 pub async fn copy_tcp(
     one: TcpStream,
     other: impl Borrow<TcpStream>,
+    memory: &Borrower,
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
     let (mut one, mut other) = (Guarded::new(one), Guarded::new(other));
     let result = {
         let (first, second) = (one.socket(), other.socket());
         let (first_failed, second_failed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let mut forward = pin!(tcp_to_tcp(first, second, &first_failed, |n| meter.forward(n)));
-        let mut backward = pin!(tcp_to_tcp(second, first, &second_failed, |n| meter.backward(n)));
+        let mut forward = pin!(tcp_to_tcp(first, second, memory, &first_failed, |n| meter.forward(n)));
+        let mut backward = pin!(tcp_to_tcp(second, first, memory, &second_failed, |n| meter.backward(n)));
         let (mut first_gone, mut second_gone) = (pin!(gone(first)), pin!(gone(second)));
         let (mut forward_ended, mut backward_ended) = (false, false);
         let failed = loop {
@@ -105,10 +107,11 @@ impl Failed {
 async fn tcp_to_tcp(
     from: &TcpStream,
     to: &TcpStream,
+    memory: &Borrower,
     failed: &AtomicBool,
     count: impl Fn(u64),
 ) -> Result<(), Failed> {
-    let mut buffer = GrowingBuffer::new();
+    let mut buffer = GrowingBuffer::of(memory.clone());
     loop {
         std::future::poll_fn(|cx| {
             let ready = from.poll_read_ready(cx);

@@ -1,11 +1,14 @@
 //! From a TCP connection to a stream.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::BufMut;
 use h2::Reason;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::GrowingBuffer;
@@ -36,8 +39,26 @@ pub(super) async fn tcp_to_stream(
             Poll::Pending
         })
         .await?;
-        let n = match tcp.try_read_buf(buffer.space()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+        // Nothing is read that the tunnel does not take: it waits with its sender.
+        let room = std::future::poll_fn(|cx| {
+            let polled = send.poll_capacity(cx, buffer.wanted());
+            if polled.is_pending() {
+                buffer.idle();
+                // The end takes no room.
+                return poll_end(tcp, cx).map(|end| end.map(|()| Some(Ok(1))).map_err(CopyError::Tcp));
+            }
+            polled.map(Ok)
+        });
+        let room = match room.await? {
+            Some(Ok(room)) => room,
+            Some(Err(error)) => return Err(reset(send, error).await),
+            None => return Err(reset(send, Reason::CANCEL.into()).await),
+        };
+        let n = match tcp.try_read_buf(&mut buffer.space().limit(room)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                send.give_up();
+                continue;
+            }
             read => read.map_err(CopyError::Tcp)?,
         };
         if n == 0 {
@@ -50,23 +71,25 @@ pub(super) async fn tcp_to_stream(
                 Err(error) => Err(reset(send, error).await),
             };
         }
-        send_all(send, buffer.take(n)).await?;
+        if let Err(error) = send.send(buffer.take(n)) {
+            return Err(reset(send, error).await);
+        }
         count(n as u64);
     }
 }
 
-async fn send_all(send: &mut Sender, mut data: Bytes) -> Result<(), CopyError> {
-    while !data.is_empty() {
-        let capacity = match std::future::poll_fn(|cx| send.poll_capacity(cx, data.len())).await {
-            Some(Ok(capacity)) => capacity,
-            Some(Err(error)) => return Err(reset(send, error).await),
-            None => return Err(reset(send, Reason::CANCEL.into()).await),
-        };
-        if let Err(error) = send.send(data.split_to(capacity)) {
-            return Err(reset(send, error).await);
+/// Ready when all was read and there is no more to come. An error is told here alone.
+fn poll_end(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let mut byte = [MaybeUninit::uninit()];
+    loop {
+        match tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut byte)) {
+            Ok(0) => return Poll::Ready(Ok(())),
+            // The end comes after what waits.
+            Ok(_) => return Poll::Pending,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+            Err(_) => ready!(tcp.poll_read_ready(cx))?,
         }
     }
-    Ok(())
 }
 
 /// Why nothing can be sent: the peer's reset, if there was one. h2 says of a stream that is reset only that it is.

@@ -4,15 +4,15 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::RecvStream;
 use tokio::net::TcpStream;
 
 use super::CopyError;
 use super::backlog::Backlog;
 use super::tcp::{poll_write, shutdown};
+use crate::receiver::Receiver;
 
 pub(super) async fn stream_to_tcp(
-    recv: &mut RecvStream,
+    recv: &mut Receiver,
     tcp: &TcpStream,
     count: impl Fn(u64),
 ) -> Result<(), CopyError> {
@@ -51,9 +51,7 @@ pub(super) async fn stream_to_tcp(
             }
             data.advance(n);
             // Only now may the peer send more: what waits for a slow reader waits at the sender, but for a window of it.
-            recv.flow_control()
-                .release_capacity(n)
-                .map_err(CopyError::Tunnel)?;
+            recv.release(n).map_err(CopyError::Tunnel)?;
             count(n as u64);
         }
     })
@@ -63,7 +61,7 @@ pub(super) async fn stream_to_tcp(
 
 /// The next bytes, or how they end. Without END_STREAM they are not complete, whatever reason a reset gives: Envoy aborts with
 /// NO_ERROR.
-fn receive(recv: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Bytes, Result<(), CopyError>>> {
+fn receive(recv: &mut Receiver, cx: &mut Context<'_>) -> Poll<Result<Bytes, Result<(), CopyError>>> {
     Poll::Ready(match ready!(recv.poll_data(cx)) {
         Some(Ok(data)) => Ok(data),
         Some(Err(error)) => Err(Err(CopyError::Tunnel(error))),

@@ -107,7 +107,7 @@ where
                 .await
                 .map_err(|error| tls_error(address, &error))?;
             let expires = certificate.not_after().min(peer_not_after(tls.get_ref().1));
-            handshake(tls, config, expires, retire)
+            handshake(tls, config, config.memory.borrower(&key.pod), expires, retire)
                 .await
                 .map_err(|error| ConnectError::Http2 {
                     address,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ambit_hbone::{HboneConfig, copy_tcp, copy_tunnel};
+use ambit_hbone::{Borrower, HboneConfig, MemoryBudget, copy_tcp, copy_tunnel};
 use ambit_tls::testing::TestCa;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +18,11 @@ use crate::support::{
 
 /// A writer that waits for so long is held back.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who may borrow as much as anybody.
+fn borrower() -> Borrower {
+    MemoryBudget::new(1 << 30).borrower(&"pod".into())
+}
 
 struct Tunnel {
     client: TcpStream,
@@ -367,7 +372,7 @@ async fn the_last_words_before_a_reset_arrive() {
 async fn the_last_words_before_a_reset_arrive_in_plaintext() {
     for _ in 0..50 {
         let ((mut client, a), (mut server, b)) = (tcp_pair().await, tcp_pair().await);
-        let copy = tokio::spawn(async move { copy_tcp(a, b, &Bytes::default()).await.is_ok() });
+        let copy = tokio::spawn(async move { copy_tcp(a, b, &borrower(), &Bytes::default()).await.is_ok() });
         client.write_all(&[0; 1024]).await.unwrap();
         server.peek(&mut [0]).await.unwrap();
         server.write_all(&[7; 48 << 10]).await.unwrap();
@@ -439,7 +444,7 @@ async fn a_client_that_goes_after_it_has_closed_its_half_is_noticed() {
     assert_eq!(end.kind(), ErrorKind::ConnectionReset);
 
     let ((mut client, a), (mut server, b)) = (tcp_pair().await, tcp_pair().await);
-    let copy = tokio::spawn(async move { copy_tcp(a, b, &Bytes::default()).await.is_ok() });
+    let copy = tokio::spawn(async move { copy_tcp(a, b, &borrower(), &Bytes::default()).await.is_ok() });
     client.shutdown().await.unwrap();
     assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
     client.set_zero_linger().unwrap();
@@ -484,7 +489,8 @@ async fn a_reader_that_is_busy_finds_all_of_many_tiny_messages_and_the_others_ar
 }
 
 async fn plain_tcp_is_copied_with_half_close_and_reset() {
-    let pass = |a, b| tokio::spawn(async move { copy_tcp(a, b, &Bytes::default()).await.is_ok() });
+    let pass =
+        |a, b| tokio::spawn(async move { copy_tcp(a, b, &borrower(), &Bytes::default()).await.is_ok() });
     let ((mut client, a), (mut server, b)) = (tcp_pair().await, tcp_pair().await);
     let copy = pass(a, b);
     client.write_all(b"hello").await.unwrap();
@@ -509,19 +515,7 @@ async fn plain_tcp_is_copied_with_half_close_and_reset() {
     assert!(!copy.await.unwrap());
 }
 
-/// The runtime of production is multi-threaded; the other one shows other orders.
-macro_rules! on_both_runtimes {
-    ($($test:ident,)*) => {
-        mod current_thread {
-            $(#[tokio::test] async fn $test() { super::$test().await })*
-        }
-        mod multi_thread {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test().await })*
-        }
-    };
-}
-
-on_both_runtimes! {
+crate::support::on_both_runtimes! {
     the_server_may_speak_first,
     each_side_may_end_its_half_first,
     a_reset_on_one_side_is_a_reset_on_the_other,

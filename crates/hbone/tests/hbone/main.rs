@@ -3,6 +3,7 @@
 
 mod copying;
 mod io;
+mod memory;
 mod peers;
 mod pooling;
 mod requests;

@@ -60,6 +60,7 @@ struct Gateway {
     peer: SpiffeId,
     peers: mpsc::UnboundedSender<SpiffeId>,
     refusals: mpsc::UnboundedSender<RequestRefusal>,
+    bytes: Arc<Bytes>,
 }
 
 impl HboneHandler for Gateway {
@@ -82,7 +83,7 @@ impl HboneHandler for Gateway {
             Ok(tcp) => {
                 tcp.set_nodelay(true).unwrap();
                 let stream = request.accept().unwrap();
-                copy_tunnel(tcp, stream, &Bytes::default()).await.ok();
+                copy_tunnel(tcp, stream, &*self.bytes).await.ok();
             }
             Err(_) => request.refuse(StatusCode::SERVICE_UNAVAILABLE),
         }
@@ -101,6 +102,8 @@ pub(crate) struct Destination {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Those that have ended.
     pub(crate) ended: Arc<AtomicUsize>,
+    /// Of all streams; forward is what applications said.
+    pub(crate) bytes: Arc<Bytes>,
     pub(crate) peers: mpsc::UnboundedReceiver<SpiffeId>,
     pub(crate) refusals: mpsc::UnboundedReceiver<RequestRefusal>,
     pub(crate) drain: CancellationToken,
@@ -122,6 +125,8 @@ impl Destination {
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         let (counter, draining, killed) = (Arc::clone(&connections), drain.clone(), kill.clone());
         let ends = Arc::clone(&ended);
+        let bytes = Arc::<Bytes>::default();
+        let meter = Arc::clone(&bytes);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 tcp.set_nodelay(true).unwrap();
@@ -129,7 +134,7 @@ impl Destination {
                 let config = config.clone();
                 let (peers, refusals) = (peer_sender.clone(), refusal_sender.clone());
                 let (counter, draining, killed) = (Arc::clone(&counter), draining.clone(), killed.clone());
-                let ends = Arc::clone(&ends);
+                let (ends, bytes) = (Arc::clone(&ends), Arc::clone(&meter));
                 tokio::spawn(async move {
                     let Ok(tls) = TlsAcceptor::from(certificate.server_config()).accept(tcp).await else {
                         return;
@@ -140,6 +145,7 @@ impl Destination {
                         peer,
                         peers,
                         refusals,
+                        bytes,
                     });
                     killed
                         .run_until_cancelled(serve_hbone(tls, &config, draining, handler))
@@ -153,6 +159,7 @@ impl Destination {
             identity,
             connections,
             ended,
+            bytes,
             peers,
             refusals,
             drain,
@@ -280,3 +287,17 @@ pub(crate) async fn application() -> (TcpListener, SocketAddr) {
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
+
+/// The runtime of production is multi-threaded; the other one shows other orders.
+macro_rules! on_both_runtimes {
+    ($($test:ident,)*) => {
+        mod current_thread {
+            $(#[tokio::test] async fn $test() { super::$test().await })*
+        }
+        mod multi_thread {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test().await })*
+        }
+    };
+}
+
+pub(crate) use on_both_runtimes;

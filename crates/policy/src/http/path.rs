@@ -9,7 +9,7 @@ pub enum PathRefusal {
     NotAbsolute,
     /// A `%` that two hexadecimal digits do not follow, or encoded bytes that are no UTF-8.
     Encoding,
-    /// A control character, a space or NUL, as it is or encoded; or a `?` or `#`, where the path ends.
+    /// A control character or NUL, as it is or encoded; a space as it is; or a `?` or `#`, where the path ends.
     Character,
     /// A backslash, as it is or encoded: some applications take it for a slash.
     Backslash,
