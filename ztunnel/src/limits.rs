@@ -14,7 +14,8 @@ const MEMORY_PER_DESCRIPTOR: usize = 32 << 10;
 /// (`ambit_ztunnel_connections_refused_total`); those that are open go on.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// For the TCP connection to a destination. Default 10 s.
+    /// For the TCP connection to a destination; for an inbound one together with the wait for the workload: its client gives up after
+    /// [`HboneConfig::response_timeout`](ambit_hbone::HboneConfig::response_timeout), which has to be longer. Default 10 s.
     pub connect_timeout: Duration,
     /// For reaching an endpoint while there are others to try, its proxy's answer to CONNECT included: one that is dead, or does not take
     /// the connection, must not cost the whole time. Long enough for a lost SYN to be sent again. Default 2 s.
@@ -136,6 +137,13 @@ impl Drop for BudgetPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_waits_for_longer_than_its_server_may_take() {
+        let limits = Limits::default();
+        assert!(limits.connect_timeout < ambit_hbone::HboneConfig::default().response_timeout);
+        assert!(limits.workload_timeout < limits.connect_timeout);
+    }
 
     #[test]
     fn a_budget_gives_no_more_than_it_has_and_takes_back() {

@@ -107,7 +107,7 @@ async fn plain(tcp: TcpStream) -> Result<()> {
 async fn tunnels(tcp: TcpStream, certificate: Arc<WorkloadCertificate>, lease: IdentityLease) -> Result<()> {
     // The lease keeps the certificate.
     let _lease = lease;
-    let (tls, peer) = accept_tls(tcp, &certificate).await.map_err(anyhow::Error::msg)?;
+    let (tls, peer) = accept_tls(tcp, &certificate).await?;
     let handler = Arc::new(Handler { peer });
     serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), handler).await?;
     Ok(())

@@ -3,9 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
+use h2::Reason;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -99,7 +100,7 @@ impl Limit {
 impl Connection {
     /// A place on this connection, if it takes streams and has one left.
     pub(super) fn reserve(&self) -> Option<Reserved> {
-        // What the peer allows, as far as it has said so: a stream past that would wait in the queue behind the others' end.
+        // What the peer allows: a stream past that would wait in the queue behind the others' end.
         let allowed = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
         let most = self.state.max_streams.min(allowed);
         let place = |n| (n < most).then_some(n + 1);
@@ -131,20 +132,20 @@ impl Connection {
         *request.method_mut() = http::Method::CONNECT;
         *request.version_mut() = http::Version::HTTP_2;
         *request.headers_mut() = headers.clone();
-        *request.uri_mut() = http::Uri::from_parts(uri)
-            .map_err(|error| OpenError::Authority(authority.clone(), error.to_string()))?;
+        *request.uri_mut() =
+            http::Uri::from_parts(uri).map_err(|_| OpenError::Authority(authority.clone()))?;
         let exchange = async {
             let mut sender = self.sender.clone().ready().await.map_err(unsent)?;
             let (response, send) = sender.send_request(request, false).map_err(unsent)?;
             let response = response.await.map_err(|error| {
                 // A server that is going away says which streams it has not looked at: those may be sent again.
                 let unseen = error.is_remote()
-                    && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                        || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)));
+                    && (error.reason() == Some(Reason::REFUSED_STREAM)
+                        || (error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)));
                 if unseen {
                     unsent(error)
                 } else {
-                    OpenError::Stream(Arc::new(error))
+                    OpenError::Stream(error.into())
                 }
             })?;
             Ok((response, send))
@@ -172,10 +173,10 @@ impl Connection {
 }
 
 fn unsent(error: h2::Error) -> OpenError {
-    OpenError::Unsent(Arc::new(error))
+    OpenError::Unsent(error.into())
 }
 
-/// Opens HTTP/2 over `io`. The second value drives the connection and must be polled until it ends; it calls `retire` when the
+/// Opens HTTP/2 over `io`, and waits until the peer has said how many streams it allows. The second value drives the connection and must be polled until it ends; it calls `retire` when the
 /// connection takes no new streams, to be let go of: HTTP/2 ends with the last stream once nobody can open another.
 pub(super) async fn handshake<IO>(
     io: IO,
@@ -190,6 +191,8 @@ where
     let (io, outgoing) = gather(io);
     let windows = Windows::new(memory.clone(), config.stream_window);
     let (sender, mut connection) = h2::client::Builder::new()
+        // Until the peer has said how many it allows.
+        .initial_max_send_streams(0)
         .initial_window_size(windows.initial())
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
@@ -202,6 +205,15 @@ where
         .enable_push(false)
         .handshake::<_, Payload>(io)
         .await?;
+    std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(ended.and(Err(Reason::NO_ERROR.into()))),
+        Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
+        Poll::Pending => {
+            outgoing.flush(cx);
+            Poll::Pending
+        }
+    })
+    .await?;
     let state = Arc::new(ConnectionState {
         closed: AtomicBool::new(false),
         streams: AtomicU32::new(0),

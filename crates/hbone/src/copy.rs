@@ -1,6 +1,5 @@
 //! Copying between TCP connections and CONNECT streams: both directions at once, each with its own end.
 
-mod backlog;
 mod buffer;
 mod tcp;
 mod to_stream;
@@ -17,7 +16,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::HboneStream;
+use super::{CopyError, HboneStream, Http2Error};
 use tcp::Guarded;
 pub use tcp::copy_tcp;
 use to_stream::tcp_to_stream;
@@ -32,20 +31,6 @@ pub trait Meter: Sync {
     fn forward(&self, bytes: u64);
     /// Bytes that came back.
     fn backward(&self, bytes: u64);
-}
-
-/// Why copying ended before both sides had said all they had to say.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    /// The first of the two connections failed.
-    #[error("{0}")]
-    Tcp(#[source] io::Error),
-    /// The second of two TCP connections failed.
-    #[error("{0}")]
-    OtherTcp(#[source] io::Error),
-    /// The CONNECT stream was reset or its connection failed.
-    #[error("{0}")]
-    Tunnel(#[source] h2::Error),
 }
 
 /// Copies between a TCP connection (forward is what is read from it) and a CONNECT stream until both directions have ended.
@@ -163,9 +148,10 @@ fn failure(socket: &TcpStream) -> io::Error {
 
 /// How it ends when the peer reset the stream after it had said all it had to say. Without an error it only wants no more of us
 /// (RFC 9113 §8.1), as a server that closes a connection after its answer.
-fn wants_no_more(reset: h2::Error) -> Result<(), CopyError> {
-    match reset.reason() {
-        Some(Reason::NO_ERROR) => Ok(()),
-        _ => Err(CopyError::Tunnel(reset)),
+fn wants_no_more(error: Http2Error) -> Result<(), CopyError> {
+    if error.wants_no_more() {
+        Ok(())
+    } else {
+        Err(CopyError::Tunnel(error))
     }
 }

@@ -8,10 +8,10 @@ use bytes::{Buf, Bytes};
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::HboneStream;
 use super::client::StreamPermit;
 use super::outgoing::Sender;
 use super::receiver::Receiver;
+use super::{HboneStream, Http2Error};
 
 /// Most bytes that one write takes: flow control hands them out in such portions too.
 const LARGEST_WRITE: usize = 64 << 10;
@@ -137,10 +137,5 @@ impl std::fmt::Debug for HboneIo {
 }
 
 fn failure(error: h2::Error) -> io::Error {
-    if error.is_reset() {
-        return io::Error::new(io::ErrorKind::ConnectionReset, error);
-    }
-    error
-        .into_io()
-        .unwrap_or_else(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the HBONE connection failed"))
+    Http2Error::from(error).into()
 }

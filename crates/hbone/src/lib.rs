@@ -3,8 +3,10 @@
 //! [`HbonePool`] opens CONNECT streams over pooled connections; [`serve_hbone`] accepts them; [`copy_tunnel`] joins a stream with
 //! a TCP connection.
 
+mod backlog;
 mod client;
 mod copy;
+mod error;
 mod gather;
 mod io;
 mod keepalive;
@@ -19,10 +21,11 @@ mod windows;
 
 use std::time::Duration;
 
-pub use copy::{CopyError, Meter, copy_tcp, copy_tunnel};
+pub use copy::{Meter, copy_tcp, copy_tunnel};
+pub use error::{ConnectError, CopyError, ErrorCode, Http2Error, OpenError, StateError};
 pub use io::HboneIo;
 pub use memory::{Borrower, MemoryBudget};
-pub use pool::{ConnectError, HbonePool, OpenError, PoolKey};
+pub use pool::{HbonePool, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;
 

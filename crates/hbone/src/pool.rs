@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::{Connection, Limit, Reserved};
-use super::{HboneConfig, HboneStream};
+use super::{ConnectError, HboneConfig, HboneStream, OpenError};
 use ambit_identity::SpiffeId;
-use ambit_tls::{CertificateError, IdentityLease};
+use ambit_tls::IdentityLease;
 
 /// What connections may be shared among. Two requests with the same key may use one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,78 +35,6 @@ pub struct PoolKey {
     pub workload: Arc<str>,
     /// UID of the pod in whose network namespace the connection is made.
     pub pod: Arc<str>,
-}
-
-/// Why there is no connection. Shared by all who waited for it.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ConnectError {
-    /// No certificate for the source identity.
-    #[error("no certificate for {identity}: {error}")]
-    Certificate {
-        /// As whom the connection was to be made.
-        identity: SpiffeId,
-        /// Why.
-        error: CertificateError,
-    },
-    /// TCP failed.
-    #[error("connecting to {address}: {error}")]
-    Dial {
-        /// Where to.
-        address: SocketAddr,
-        /// Why.
-        error: Arc<std::io::Error>,
-    },
-    /// The TLS handshake failed: the peer is not who it should be, or does not accept us.
-    #[error("TLS with {address}: {reason}")]
-    Tls {
-        /// Where to.
-        address: SocketAddr,
-        /// Why.
-        reason: String,
-    },
-    /// HTTP/2 failed.
-    #[error("HTTP/2 with {address}: {error}")]
-    Http2 {
-        /// Where to.
-        address: SocketAddr,
-        /// Why.
-        error: Arc<h2::Error>,
-    },
-    /// It took longer than [`HboneConfig::connect_timeout`].
-    #[error("no connection to {address} within {}s", .waited.as_secs_f32())]
-    Timeout {
-        /// Where to.
-        address: SocketAddr,
-        /// How long it was tried.
-        waited: Duration,
-    },
-    /// The pool has shut down.
-    #[error("shutting down")]
-    Closed,
-}
-
-/// Why there is no stream.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum OpenError {
-    /// There is no connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The destination's proxy answered something else than 200: 401 where its policy denies, 400 and 405 where it refuses the
-    /// request, 503 where the application does not take the connection.
-    #[error("the destination's proxy answered {0}")]
-    Refused(http::StatusCode),
-    /// The request was certainly not looked at.
-    #[error("the connection ended: {0}")]
-    Unsent(Arc<h2::Error>),
-    /// The stream or its connection failed.
-    #[error("the connection failed: {0}")]
-    Stream(Arc<h2::Error>),
-    /// No answer came.
-    #[error("no answer within {}s", .0.as_secs_f32())]
-    ResponseTimeout(Duration),
-    /// The destination cannot be written as an authority.
-    #[error("{0} is no authority: {1}")]
-    Authority(Authority, String),
 }
 
 /// Connections made since a stream was asked for that may go away before they have taken it.

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::ready;
-use std::time::SystemTime;
+use std::task::{Poll, ready};
+use std::time::{Duration, SystemTime};
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -21,8 +21,14 @@ use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
 use super::receiver::Receiver;
 use super::windows::{Credit, Windows};
-use super::{CONNECTION_WINDOW, HboneConfig, HboneStream};
+use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, Http2Error};
 use ambit_tls::{WallClock, peer_identity, peer_not_after};
+
+/// Of an authority that is none, so much is kept: it is a stranger's text, and ends in the log.
+const LONGEST_AUTHORITY: usize = 128;
+
+/// For the last words to a peer that may be gone.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why a request was answered without the handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +36,7 @@ pub enum RequestRefusal {
     /// Only CONNECT is served (405).
     #[error("the method is {0}, not CONNECT")]
     Method(Method),
-    /// The authority is not `<ip>:<port>` (400).
+    /// The authority, of which this is the beginning, is not `<ip>:<port>` (400).
     #[error("the authority {0:?} is not an IP address and port")]
     Authority(String),
 }
@@ -60,8 +66,7 @@ pub struct ConnectRequest {
     authority: SocketAddr,
     headers: HeaderMap,
     respond: SendResponse<Payload>,
-    body: RecvStream,
-    credit: Arc<Credit>,
+    body: Receiver,
     closing: Arc<Closing>,
 }
 
@@ -78,19 +83,23 @@ impl ConnectRequest {
 
     /// Resolves when the client has given the stream up, or its connection has ended: whatever it asked for is for nothing.
     pub async fn gone(&mut self) {
-        // An error of the connection is an end, too.
-        let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        std::future::poll_fn(|cx| {
+            self.body.collect(cx);
+            // An error of the connection is an end, too.
+            self.respond.poll_reset(cx).map(|_| ())
+        })
+        .await;
     }
 
     /// Answers 200.
     ///
     /// # Errors
     /// When the stream or its connection is gone.
-    pub fn accept(mut self) -> Result<HboneStream, h2::Error> {
+    pub fn accept(mut self) -> Result<HboneStream, Http2Error> {
         let send = self.respond.send_response(response(StatusCode::OK), false)?;
         Ok(HboneStream {
             send: Sender::new(send, self.closing),
-            recv: Receiver::new(self.body, self.credit),
+            recv: self.body,
             permit: None,
         })
     }
@@ -140,7 +149,7 @@ pub async fn serve_hbone<IO, H>(
     config: &HboneConfig,
     drain: CancellationToken,
     handler: Arc<H>,
-) -> Result<(), h2::Error>
+) -> Result<(), Http2Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     H: HboneHandler,
@@ -162,7 +171,7 @@ where
         .handshake::<_, Payload>(io);
     let mut connection = match tokio::time::timeout(config.connect_timeout, handshake).await {
         Ok(connection) => connection?,
-        Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
+        Err(_) => return Err(Http2Error::reset(Reason::SETTINGS_TIMEOUT)),
     };
     let tick = || {
         windows.tick();
@@ -231,7 +240,7 @@ where
                         None => respond.send_reset(Reason::REFUSED_STREAM),
                     }
                 },
-                Some(Err(error)) => break Err(error),
+                Some(Err(error)) => break Err(error.into()),
                 None => break Ok(()),
             },
             ended = &mut dead, if pinging => {
@@ -239,6 +248,12 @@ where
                 if ended == Ended::Unanswered {
                     tracing::info!("peer does not answer PING: closing");
                     connection.abrupt_shutdown(Reason::NO_ERROR);
+                    let gone = std::future::poll_fn(|cx| {
+                        while let Some(Ok(_)) = ready!(connection.poll_accept(cx)) {}
+                        Poll::Ready(())
+                    });
+                    // It may read, though it does not answer.
+                    let _ = tokio::time::timeout(GOODBYE, gone).await;
                     break Ok(());
                 }
             }
@@ -281,8 +296,7 @@ fn dispatch<H: HboneHandler>(
                 authority,
                 headers: head.headers,
                 respond,
-                body,
-                credit,
+                body: Receiver::new(body, credit),
                 closing,
             };
             let span = tracing::debug_span!("hbone-stream", %authority);
@@ -306,5 +320,5 @@ fn authority(request: &Request<RecvStream>) -> Result<SocketAddr, RequestRefusal
         .unwrap_or_default();
     authority
         .parse()
-        .map_err(|_| RequestRefusal::Authority(authority.to_owned()))
+        .map_err(|_| RequestRefusal::Authority(authority.chars().take(LONGEST_AUTHORITY).collect()))
 }

@@ -18,4 +18,4 @@ mod set;
 
 pub use decide::{Decision, Reason, Verdict};
 pub use matching::{Clause, Connection, Match, Rule, ServiceAccountMatch, StringMatch};
-pub use set::{Action, Policies, Policy, PolicyName, Scope, Target, VARIANT_END};
+pub use set::{Action, ParsePolicyNameError, Policies, Policy, PolicyName, Scope, Target, VARIANT_END};

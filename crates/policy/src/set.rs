@@ -47,13 +47,18 @@ impl fmt::Display for PolicyName {
     }
 }
 
-impl FromStr for PolicyName {
-    type Err = String;
+/// A text is no policy's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("policy name {0:?} is not namespace/name")]
+pub struct ParsePolicyNameError(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for PolicyName {
+    type Err = ParsePolicyNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (namespace, name) = text
             .split_once('/')
-            .ok_or_else(|| format!("policy name {text:?} is not namespace/name"))?;
+            .ok_or_else(|| ParsePolicyNameError(text.to_owned()))?;
         Ok(Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),

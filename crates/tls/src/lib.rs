@@ -16,6 +16,6 @@ pub use certificate::{
 };
 pub use clock::WallClock;
 pub use tls::{
-    PeerIdentityError, ServerTlsStream, Transport, accept_tls, certificate_identity, describe, peer_identity,
-    peer_not_after, transport,
+    AcceptError, ClientTlsStream, HandshakeError, IdentityMismatch, PeerIdentityError, ServerTlsStream,
+    TlsError, accept_peer, accept_tls, certificate_identity, connect_tls, peer_identity, peer_not_after,
 };

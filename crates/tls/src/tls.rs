@@ -1,5 +1,6 @@
 //! TLS for HBONE: version 1.3 only, X25519MLKEM768 first, both sides authenticated by SPIFFE id.
 
+mod handshake;
 mod stream;
 mod verify;
 
@@ -13,7 +14,9 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use ambit_identity::{ParseIdentityError, SpiffeId};
 
-pub use stream::{ServerTlsStream, Transport, accept_tls, transport};
+pub use handshake::{AcceptError, HandshakeError, TlsError};
+pub use stream::{ClientTlsStream, ServerTlsStream, accept_peer, accept_tls, connect_tls};
+pub use verify::IdentityMismatch;
 pub(crate) use verify::{ExpectedPeer, MeshClientVerifier};
 
 /// ALPN protocol of HBONE.
@@ -101,15 +104,4 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
         })
     });
     Arc::clone(&PROVIDER)
-}
-
-/// What a failed handshake means, with the verifier's own words where it was ours that refused.
-pub fn describe(error: &std::io::Error) -> String {
-    let verdict = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match verdict {
-        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => other.to_string(),
-        _ => error.to_string(),
-    }
 }

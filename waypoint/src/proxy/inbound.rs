@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 use ambit_identity::SpiffeId;
 use ambit_runtime::{Share, log_permit, prepare_socket};
-use ambit_tls::{ServerTlsStream, accept_tls};
+use ambit_tls::accept_peer;
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 
@@ -19,13 +19,12 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, p
         tracing::debug!(%error, "the connection ended at once");
         return;
     }
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&proxy, tcp)).await;
-    let (tls, identity) = match handshake.unwrap_or_else(|_| Err("no handshake in time".to_owned())) {
+    let (tls, identity) = match accept_peer(tcp, &proxy.lease, HANDSHAKE_TIMEOUT).await {
         Ok(authenticated) => authenticated,
-        Err(reason) => {
+        Err(error) => {
             proxy.observer.refused(Refusal::Tls);
             if log_permit(&peer.ip().to_string(), "tls") {
-                tracing::warn!(src.addr = %peer, reason, "connection refused: TLS failed");
+                tracing::warn!(src.addr = %peer, %error, "connection refused: TLS failed");
             }
             return;
         }
@@ -47,15 +46,6 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, p
     if let Err(error) = serve_hbone(tls, &config, drain, handler).await {
         tracing::debug!(%error, "HBONE connection failed");
     }
-}
-
-async fn handshake(proxy: &Proxy, tcp: TcpStream) -> Result<(ServerTlsStream, SpiffeId), String> {
-    let certificate = proxy
-        .lease
-        .certificate(HANDSHAKE_TIMEOUT)
-        .await
-        .map_err(|error| error.to_string())?;
-    accept_tls(tcp, &certificate).await
 }
 
 /// The waypoint has as much to do as it takes on, or the client more of it than its share.

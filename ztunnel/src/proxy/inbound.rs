@@ -6,9 +6,10 @@ use std::sync::Arc;
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, copy_tunnel, serve_hbone};
 use ambit_identity::SpiffeId;
 use ambit_runtime::{Holder, Share};
-use ambit_tls::{ServerTlsStream, accept_tls};
+use ambit_tls::accept_peer;
 use http::StatusCode;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::authorize::Attempt;
 use super::connect::connect_from;
@@ -40,11 +41,10 @@ pub(super) async fn serve(
         reset(tcp);
         return arrival.refused(Refusal::Handshakes, None);
     };
-    let timeout = proxy.limits.handshake_timeout;
-    let result = tokio::time::timeout(timeout, handshake(&proxy, &pod, tcp)).await;
-    let (tls, identity) = match result.unwrap_or_else(|_| Err(format!("no handshake within {timeout:?}"))) {
+    let lease = pod.lease.load_full();
+    let (tls, identity) = match accept_peer(tcp, &lease, proxy.limits.handshake_timeout).await {
         Ok(authenticated) => authenticated,
-        Err(reason) => return arrival.refused(Refusal::Tls, Some(&reason)),
+        Err(error) => return arrival.refused(Refusal::Tls, Some(&error.to_string())),
     };
     let places = pod.places.holder(&Asker::Identity(identity.clone()));
     let Some(_place) = places.take() else {
@@ -69,15 +69,6 @@ pub(super) async fn serve(
     }
 }
 
-async fn handshake(proxy: &Proxy, pod: &Pod, tcp: TcpStream) -> Result<(ServerTlsStream, SpiffeId), String> {
-    let lease = pod.lease.load_full();
-    let certificate = lease
-        .certificate(proxy.limits.handshake_timeout)
-        .await
-        .map_err(|error| error.to_string())?;
-    accept_tls(tcp, &certificate).await
-}
-
 /// Serves the CONNECT requests of one HBONE connection.
 struct Handler {
     proxy: Arc<Proxy>,
@@ -93,6 +84,7 @@ impl HboneHandler for Handler {
     async fn connect(self: Arc<Self>, mut request: ConnectRequest) {
         let destination = canonical(request.authority());
         let arrival = self.arrival();
+        let begun = Instant::now();
         if destination.ip() != self.local.ip() {
             request.refuse(StatusCode::BAD_REQUEST);
             return arrival.refused(Refusal::Authority(destination), None);
@@ -137,7 +129,8 @@ impl HboneHandler for Handler {
             request.refuse(StatusCode::UNAUTHORIZED);
             return record.deny(&decision);
         }
-        let connecting = connect_from(pod, self.peer.ip(), destination, proxy.limits.connect_timeout);
+        let left = proxy.limits.connect_timeout.saturating_sub(begun.elapsed());
+        let connecting = connect_from(pod, self.peer.ip(), destination, left);
         let connected = tokio::select! {
             connected = connecting => connected,
             () = request.gone() => return record.end(Some(&"the client gave the connection up before it was made")),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ambit_hbone::copy_tcp;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::authorize::Attempt;
 use super::connect::connect_from;
@@ -30,6 +31,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
             return arrival.refused(refusal, None);
         }
     };
+    let begun = Instant::now();
     let _peer = pod.plaintext_peer(peer, destination.port());
     let attempt = Attempt {
         proxy,
@@ -53,7 +55,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         reset(tcp);
         return record.deny(&decision);
     }
-    match connect_from(pod, peer.ip(), destination, proxy.limits.connect_timeout).await {
+    let left = proxy.limits.connect_timeout.saturating_sub(begun.elapsed());
+    match connect_from(pod, peer.ip(), destination, left).await {
         Ok(upstream) => {
             let copy = async |record: &_| copy_tcp(tcp, upstream, &pod.memory, record).await;
             attempt.proceed(record, copy).await

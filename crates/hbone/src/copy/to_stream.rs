@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::GrowingBuffer;
-use super::{CopyError, Ends};
+use super::{CopyError, Ends, Http2Error};
 use crate::outgoing::Sender;
 
 pub(super) async fn tcp_to_stream(
@@ -30,8 +30,7 @@ pub(super) async fn tcp_to_stream(
             }
             if ends.received_all.load(Ordering::Relaxed) {
                 match send.poll_reset(cx) {
-                    Poll::Ready(Ok(reason)) => return Poll::Ready(Err(CopyError::Tunnel(reason.into()))),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(CopyError::Tunnel(error))),
+                    Poll::Ready(reset) => return Poll::Ready(Err(CopyError::Tunnel(why(reset)))),
                     Poll::Pending => {}
                 }
             }
@@ -96,8 +95,11 @@ fn poll_end(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
 async fn reset(send: &mut Sender, error: h2::Error) -> CopyError {
     let reset = std::future::poll_fn(|cx| Poll::Ready(send.poll_reset(cx))).await;
     CopyError::Tunnel(match reset {
-        Poll::Ready(Ok(reason)) => reason.into(),
-        Poll::Ready(Err(error)) => error,
-        Poll::Pending => error,
+        Poll::Ready(reset) => why(reset),
+        Poll::Pending => error.into(),
     })
+}
+
+fn why(reset: Result<Reason, h2::Error>) -> Http2Error {
+    reset.map_or_else(Http2Error::from, Http2Error::reset)
 }

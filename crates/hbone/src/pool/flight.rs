@@ -1,19 +1,16 @@
 //! One attempt to make a connection, shared by all who need it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 use tracing::Instrument;
 
 use super::{ConnectError, Flight, Inner, PoolKey};
 use crate::HboneConfig;
 use crate::client::{Connection, handshake};
 use ambit_tls::IdentityLease;
-use ambit_tls::{describe, peer_not_after, transport};
+use ambit_tls::{connect_tls, peer_not_after};
 
 /// Starts the attempt on a task of its own, so that it does not end with the first who asked.
 pub(super) fn start<F>(inner: &Arc<Inner>, key: PoolKey, lease: IdentityLease, dial: F) -> Flight
@@ -90,41 +87,33 @@ where
     F: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
 {
     let address = key.address;
-    let attempt =
-        async {
-            let certificate = lease.certificate(config.connect_timeout).await.map_err(|error| {
-                ConnectError::Certificate {
-                    identity: key.source.clone(),
-                    error,
-                }
-            })?;
-            let tcp = dial.await.map_err(|error| ConnectError::Dial {
+    // Its time is its own: what is late is not the connection.
+    let certificate = lease.certificate(config.connect_timeout).await;
+    let certificate = certificate.map_err(|error| ConnectError::Certificate {
+        identity: key.source.clone(),
+        error,
+    })?;
+    let attempt = async {
+        let tcp = dial.await.map_err(|error| ConnectError::Dial {
+            address,
+            error: Arc::new(error),
+        })?;
+        let tls = connect_tls(tcp, address.ip(), &certificate, Arc::clone(&key.destination))
+            .await
+            .map_err(|error| ConnectError::Tls { address, error })?;
+        let expires = certificate.not_after().min(peer_not_after(tls.get_ref().1));
+        let memory = config.memory.borrower(&key.pod);
+        handshake(tls, config, memory, expires, retire)
+            .await
+            .map_err(|error| ConnectError::Http2 {
                 address,
-                error: Arc::new(error),
-            })?;
-            let tls = TlsConnector::from(certificate.client_config(Arc::clone(&key.destination)))
-                .connect(ServerName::IpAddress(address.ip().into()), transport(tcp))
-                .await
-                .map_err(|error| tls_error(address, &error))?;
-            let expires = certificate.not_after().min(peer_not_after(tls.get_ref().1));
-            handshake(tls, config, config.memory.borrower(&key.pod), expires, retire)
-                .await
-                .map_err(|error| ConnectError::Http2 {
-                    address,
-                    error: Arc::new(error),
-                })
-        };
+                error: error.into(),
+            })
+    };
     tokio::time::timeout(config.connect_timeout, attempt)
         .await
         .unwrap_or(Err(ConnectError::Timeout {
             address,
             waited: config.connect_timeout,
         }))
-}
-
-fn tls_error(address: SocketAddr, error: &std::io::Error) -> ConnectError {
-    ConnectError::Tls {
-        address,
-        reason: describe(error),
-    }
 }

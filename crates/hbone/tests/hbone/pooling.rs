@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::{ConnectError, HboneConfig, OpenError};
+use ambit_identity::SpiffeId;
 use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateError, CertificateManager, CertificateSource, ManagerConfig};
 use futures::future::join_all;
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -130,6 +132,48 @@ async fn an_address_that_nobody_listens_on_fails_with_its_name() {
         .unwrap_err();
     assert!(matches!(error, OpenError::Connect(ConnectError::Dial { .. })));
     assert!(error.to_string().contains(&free.to_string()), "{error}");
+}
+
+/// Never answers.
+struct SilentCa;
+
+#[async_trait::async_trait]
+impl CertificateSource for SilentCa {
+    async fn sign(
+        &self,
+        _: &SpiffeId,
+        _: String,
+    ) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, CertificateError> {
+        std::future::pending().await
+    }
+}
+
+/// It is this node's, and says nothing of the destination.
+#[tokio::test]
+async fn a_certificate_that_does_not_come_is_no_failure_of_the_connection() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let server = Destination::start(&ca, id("server")).await;
+    let (_listener, address) = application().await;
+    let config = HboneConfig {
+        connect_timeout: Duration::from_millis(100),
+        ..HboneConfig::default()
+    };
+    let manager = CertificateManager::new(Arc::new(SilentCa), ManagerConfig::default());
+    let source = Source {
+        lease: manager.lease(id("client")),
+        ..Source::with(&ca, id("client"), config)
+    };
+    let error = source.open(&server, address).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            OpenError::Connect(ConnectError::Certificate {
+                error: CertificateError::Timeout { .. },
+                ..
+            })
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -391,9 +435,9 @@ async fn a_peer_that_allows_one_stream_is_connected_to_again_for_the_next() {
             open.push((request, respond.send_response(response, false).unwrap()));
         }
     });
-    let mut streams = Vec::new();
-    for _ in 0..3 {
-        streams.push(source.open_key(&key, application).await.unwrap());
-    }
+    // Three at once, of which each would be the connection's first; and one more.
+    let mut streams = join_all((0..3).map(|_| source.open_key(&key, application))).await;
+    streams.push(source.open_key(&key, application).await);
+    assert!(streams.iter().all(Result::is_ok), "{streams:?}");
     answering.abort();
 }

@@ -10,7 +10,9 @@ use h2::Reason;
 use http::{Method, Request, StatusCode};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Destination, GIVEN_UP, MUTE, Source, WAIT, application, id, raw};
+use crate::support::{
+    Destination, GIVEN_UP, GOAWAY, MUTE, Source, WAIT, application, frame, id, manager, raw, tls,
+};
 
 #[tokio::test]
 async fn what_is_not_connect_is_refused_and_the_connection_goes_on() {
@@ -143,4 +145,54 @@ async fn a_client_that_asks_for_nothing_is_not_kept() {
     assert_eq!(heard.unwrap().unwrap(), "still here");
     drop((body, stream));
     ended(2).await;
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_told_that_it_is_let_go() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let config = HboneConfig {
+        ping_interval: Duration::from_millis(50),
+        ping_timeout: Duration::from_millis(100),
+        ..HboneConfig::default()
+    };
+    let server = Destination::with(&ca, id("server"), config).await;
+    let certificate = manager(&ca).lease(id("client")).certificate(WAIT).await.unwrap();
+    let mut tls = tls(&certificate, &server).await;
+    // The preface and SETTINGS, and no answer to anything that the server says.
+    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let told = async { while frame(&mut tls).await.0 != GOAWAY {} };
+    tokio::time::timeout(WAIT, told).await.unwrap();
+}
+
+/// Each of these frames would cost some 270 bytes until it is read, and nobody reads before there is an application.
+#[tokio::test]
+async fn many_small_frames_before_an_answer_cost_the_connection_nothing() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let mut server = Destination::start(&ca, id("server")).await;
+    let (_listener, address) = application().await;
+    let mut client = raw(&ca, &server).await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        client = client.ready().await.unwrap();
+        let connect = Request::connect(GIVEN_UP).body(()).unwrap();
+        let (response, mut send) = client.send_request(connect, false).unwrap();
+        server.peers.recv().await.unwrap();
+        for _ in 0..60_000 {
+            send.send_data("x".into(), false).unwrap();
+        }
+        kept.push((response, send));
+    }
+    client = client.ready().await.unwrap();
+    let connect = Request::connect(address.to_string()).body(()).unwrap();
+    let (response, _send) = client.send_request(connect, false).unwrap();
+    let response = tokio::time::timeout(WAIT, response).await.unwrap();
+    assert_eq!(response.unwrap().status(), StatusCode::OK);
+    // All of it has come, and the connection still stands.
+    for (_, send) in &mut kept {
+        send.reserve_capacity(1 << 16);
+        assert!(send.capacity() < 1 << 13, "{}", send.capacity());
+    }
+    client.ready().await.unwrap();
 }

@@ -14,7 +14,7 @@ use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, IdentityLease, ManagerConfig, WorkloadCertificate, peer_identity};
 use h2::client::SendRequest;
 use http::StatusCode;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
@@ -269,6 +269,18 @@ pub(crate) async fn raw(ca: &Arc<TestCa>, server: &Destination) -> SendRequest<b
         .unwrap();
     tokio::spawn(connection);
     sender.ready().await.unwrap()
+}
+
+/// The kind of frame that ends a connection.
+pub(crate) const GOAWAY: u8 = 7;
+
+/// The next frame's kind, stream and payload.
+pub(crate) async fn frame(io: &mut (impl AsyncRead + Unpin)) -> (u8, u8, Vec<u8>) {
+    let mut head = [0; 9];
+    io.read_exact(&mut head).await.unwrap();
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    io.read_exact(&mut payload).await.unwrap();
+    (head[3], head[8], payload)
 }
 
 /// Both ends of a TCP connection.

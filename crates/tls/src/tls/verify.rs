@@ -19,15 +19,25 @@ fn signature_algorithms() -> WebPkiSupportedAlgorithms {
     provider().signature_verification_algorithms
 }
 
-#[derive(Debug, thiserror::Error)]
-enum IdentityMismatch {
+/// The peer is a workload, but not the right one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityMismatch {
+    /// A server that is none of those that are meant.
     #[error("the peer is {found}, not {}", list(.expected))]
     Unexpected {
+        /// Who it is.
         found: SpiffeId,
+        /// Who was meant.
         expected: Arc<[SpiffeId]>,
     },
+    /// A client of another trust domain.
     #[error("the peer {found} is not of the trust domain {trust_domain}")]
-    TrustDomain { found: SpiffeId, trust_domain: String },
+    TrustDomain {
+        /// Who it is.
+        found: SpiffeId,
+        /// Ours.
+        trust_domain: String,
+    },
 }
 
 fn list(ids: &[SpiffeId]) -> String {

@@ -11,7 +11,7 @@ const CHUNK: usize = 64 << 10;
 
 /// Bytes in the order in which they came, in hardly more memory than they are: HTTP/2's flow control counts bytes only, but each
 /// frame that waits costs some 270 bytes more in h2, and may hold on to the whole of the buffer that it was read with.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Backlog {
     chunks: VecDeque<Bytes>,
     last: BytesMut,
