@@ -3,13 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Poll, ready};
+use std::task::ready;
 use std::time::{Duration, SystemTime};
 
 use h2::Reason;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::gather::gather;
@@ -21,6 +22,9 @@ use super::receiver::Receiver;
 use super::windows::{Credit, Windows};
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, OpenError};
 
+/// How many streams a peer allows that has not said it yet; no peer says so. One is opened then, and the others wait for its word.
+const UNSETTLED: usize = usize::MAX - 1;
+
 /// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
 /// all streams have let go of it.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct ConnectionState {
     streams: AtomicU32,
     max_streams: u32,
     idle_since: Mutex<Instant>,
+    /// The peer has said how many streams it allows, or the connection has ended.
+    settled: watch::Sender<bool>,
     /// The end of the certificates, own and the peer's: no new stream after it.
     expires: SystemTime,
 }
@@ -43,6 +49,11 @@ impl ConnectionState {
 
     pub(super) fn is_open(&self) -> bool {
         !self.closed.load(Ordering::SeqCst) && SystemTime::now() < self.expires
+    }
+
+    /// Told when the peer has said how many streams it allows; `None` if it has.
+    pub(super) fn unsettled(&self) -> Option<watch::Receiver<bool>> {
+        (!*self.settled.borrow()).then(|| self.settled.subscribe())
     }
 
     fn has_streams(&self) -> bool {
@@ -101,7 +112,10 @@ impl Connection {
     /// A place on this connection, if it takes streams and has one left.
     pub(super) fn reserve(&self) -> Option<Reserved> {
         // What the peer allows: a stream past that would wait in the queue behind the others' end.
-        let allowed = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
+        let allowed = match self.sender.current_max_send_streams() {
+            UNSETTLED => 1,
+            allowed => u32::try_from(allowed).unwrap_or(u32::MAX),
+        };
         let most = self.state.max_streams.min(allowed);
         let place = |n| (n < most).then_some(n + 1);
         self.state
@@ -176,7 +190,7 @@ fn unsent(error: h2::Error) -> OpenError {
     OpenError::Unsent(error.into())
 }
 
-/// Opens HTTP/2 over `io`, and waits until the peer has said how many streams it allows. The second value drives the connection and must be polled until it ends; it calls `retire` when the
+/// Opens HTTP/2 over `io`. The second value drives the connection and must be polled until it ends; it calls `retire` when the
 /// connection takes no new streams, to be let go of: HTTP/2 ends with the last stream once nobody can open another.
 pub(super) async fn handshake<IO>(
     io: IO,
@@ -191,8 +205,7 @@ where
     let (io, outgoing) = gather(io);
     let windows = Windows::new(memory.clone(), config.stream_window);
     let (sender, mut connection) = h2::client::Builder::new()
-        // Until the peer has said how many it allows.
-        .initial_max_send_streams(0)
+        .initial_max_send_streams(UNSETTLED)
         .initial_window_size(windows.initial())
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(config.max_frame_size)
@@ -205,20 +218,12 @@ where
         .enable_push(false)
         .handshake::<_, Payload>(io)
         .await?;
-    std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(ended.and(Err(Reason::NO_ERROR.into()))),
-        Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
-        Poll::Pending => {
-            outgoing.flush(cx);
-            Poll::Pending
-        }
-    })
-    .await?;
     let state = Arc::new(ConnectionState {
         closed: AtomicBool::new(false),
         streams: AtomicU32::new(0),
         max_streams: config.max_streams.max(1),
         idle_since: Mutex::new(Instant::now()),
+        settled: watch::Sender::new(false),
         expires,
     });
     let closer = Closer::new(memory);
@@ -244,7 +249,7 @@ where
             };
             let pings = ping_until_dead(pings, interval, timeout, tick);
             tokio::pin!(pings);
-            let (mut told, mut pace) = (false, Pace::default());
+            let (mut told, mut settled, mut pace) = (false, false, Pace::default());
             loop {
                 let ended = std::future::poll_fn(|cx| {
                     ready!(pace.poll_turn(cx, state.streams.load(Ordering::Relaxed) as usize));
@@ -257,6 +262,10 @@ where
                     }
                     if ended.is_pending() {
                         outgoing.flush(cx);
+                    }
+                    if !settled && connection.max_concurrent_send_streams() != UNSETTLED {
+                        settled = true;
+                        state.settled.send_replace(true);
                     }
                     ended
                 });
@@ -277,6 +286,7 @@ where
                 }
             }
             state.close();
+            state.settled.send_replace(true);
         }
     };
     let made = Instant::now();

@@ -65,6 +65,8 @@ type Flight = watch::Receiver<Option<Result<(), ConnectError>>>;
 enum Step {
     Use(Arc<Connection>, Reserved),
     Wait(Flight),
+    /// For the word of a connection's peer on how many streams it allows.
+    Settle(watch::Receiver<bool>),
 }
 
 impl HbonePool {
@@ -184,6 +186,16 @@ impl HbonePool {
                         result => return result,
                     }
                 }
+                Step::Settle(mut settled) => {
+                    let limit = limit.unwrap_or_else(|| Limit::of(self.inner.config.response_timeout));
+                    // An error is the connection's end: then there is another one to be made.
+                    if timeout_at(limit.until, settled.wait_for(|settled| *settled))
+                        .await
+                        .is_err()
+                    {
+                        return Err(OpenError::ResponseTimeout(limit.whole));
+                    }
+                }
                 Step::Wait(mut flight) => {
                     let landed = async { flight.wait_for(Option::is_some).await.map(|done| done.clone()) };
                     let landed = match limit {
@@ -227,6 +239,9 @@ impl HbonePool {
             .find_map(|c| c.reserve().map(|reserved| (Arc::clone(c), reserved)));
         if let Some((connection, reserved)) = free {
             return Ok(Step::Use(connection, reserved));
+        }
+        if let Some(settled) = slot.connections.iter().find_map(|c| c.state.unsettled()) {
+            return Ok(Step::Settle(settled));
         }
         if let Some(flight) = &slot.flight {
             return Ok(Step::Wait(flight.clone()));

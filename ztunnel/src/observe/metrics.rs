@@ -2,7 +2,7 @@
 
 use ambit_runtime::{Counter, Counters, FamilyOptions, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use super::{Flag, Refusal, Traffic};
 use crate::limits::{Budget, Limits};

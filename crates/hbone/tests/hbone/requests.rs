@@ -49,6 +49,21 @@ async fn what_is_not_connect_is_refused_and_the_connection_goes_on() {
     listener.accept().await.unwrap();
 }
 
+/// It is a stranger's text, and ends in the log.
+#[tokio::test]
+async fn of_an_authority_that_is_none_only_the_beginning_is_kept() {
+    let ca = Arc::new(TestCa::new().unwrap());
+    let mut server = Destination::start(&ca, id("server")).await;
+    let mut client = raw(&ca, &server).await;
+    let connect = Request::connect(format!("{}:80", "x".repeat(8000)))
+        .body(())
+        .unwrap();
+    let (response, _send) = client.send_request(connect, false).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::BAD_REQUEST);
+    let kept = RequestRefusal::Authority("x".repeat(128));
+    assert_eq!(server.refusals.recv().await, Some(kept));
+}
+
 #[tokio::test]
 async fn the_clients_caller_is_told_of_a_refusal() {
     let ca = Arc::new(TestCa::new().unwrap());
