@@ -6,7 +6,10 @@
 /// `load_balancing` with mode `STRICT`: endpoints of other nodes are never chosen.
 pub const LOCAL: &str = "local";
 
-const UNDERSTOOD: [&str; 1] = [LOCAL];
+/// `Service.others`: rules of other Services that hold too.
+pub const RULE_SETS: &str = "rule-sets";
+
+const UNDERSTOOD: [&str; 2] = [LOCAL, RULE_SETS];
 
 /// The first of `requires` that this version does not understand.
 pub fn missing(requires: &[String]) -> Option<&str> {

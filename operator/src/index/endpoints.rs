@@ -154,6 +154,37 @@ impl Endpoints {
             .collect()
     }
 
+    /// The same for all pods of a Service, and for the addresses behind it that are not said to be a pod's.
+    pub(super) fn reached(
+        &self,
+        service: &Key,
+        record: &ServiceRecord,
+    ) -> (BTreeMap<String, BTreeSet<u16>>, BTreeMap<IpAddr, BTreeSet<u16>>) {
+        let (mut pods, mut bare) = (BTreeMap::new(), BTreeMap::new());
+        let slices = self.by_service.get(service).into_iter();
+        for slice in slices.flat_map(BTreeMap::values) {
+            let targets = || {
+                record
+                    .ports
+                    .keys()
+                    .filter_map(|name| slice.ports.get(name))
+                    .copied()
+            };
+            for endpoint in &slice.endpoints {
+                if let Some(pod) = &endpoint.pod {
+                    let ports: &mut BTreeSet<u16> = pods.entry(pod.clone()).or_default();
+                    ports.extend(targets());
+                    continue;
+                }
+                for address in &endpoint.addresses {
+                    let ports: &mut BTreeSet<u16> = bare.entry(*address).or_default();
+                    ports.extend(targets());
+                }
+            }
+        }
+        (pods, bare)
+    }
+
     /// Whether a slice of the Service says another port than these.
     pub(super) fn strays(&self, service: &Key, record: &ServiceRecord, ports: &BTreeSet<u16>) -> bool {
         let slices = self

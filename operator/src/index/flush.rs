@@ -154,7 +154,7 @@ impl Index {
     }
 
     /// The pod that has an address.
-    fn holder(&self, address: IpAddr) -> Option<(&Key, &PodRecord)> {
+    pub(super) fn holder(&self, address: IpAddr) -> Option<(&Key, &PodRecord)> {
         let (_, key) = self.by_address.get(&address)?.last()?;
         self.pods.get_key_value(key)
     }

@@ -10,6 +10,7 @@ mod labels;
 mod plan;
 mod replan;
 mod resources;
+mod sharing;
 pub(super) mod summary;
 mod timer;
 

@@ -179,8 +179,8 @@ fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
             .iter()
             .map(|(port, protocol)| (*port, protocol.as_str_name()))
             .collect(),
-        policies: strings(&config.names.authorization),
-        rules: config.rules.rules().to_vec(),
+        policies: config.names.rules().flatten().map(ToString::to_string).collect(),
+        rules: config.rules.rules().cloned().collect(),
         missing_policy: config.rules.missing().map(str::to_owned),
         timeout: config.timeout.as_ref().map(|timeout| TimeoutDump {
             policy: timeout.policy.to_string(),

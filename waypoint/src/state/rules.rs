@@ -1,4 +1,4 @@
-//! The rules of several policies, as one.
+//! The rules of several policies, as one, and sets of such.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use ambit_wire::waypoint_policy::WaypointPolicy;
 /// All rules that apply to a destination.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RuleSet {
-    rules: Arc<[HttpRule]>,
+    /// Each set decides by itself; what passes has passed all.
+    sets: Arc<[Arc<[HttpRule]>]>,
     /// A policy that applies and has not been received: closed until it is.
     missing: Option<Arc<str>>,
     has_path_rules: bool,
@@ -17,21 +18,34 @@ pub(crate) struct RuleSet {
 }
 
 impl RuleSet {
-    /// Of these policies.
+    /// Of these policies, all together.
     pub(super) fn resolve(names: &[Arc<str>], policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
-        let mut rules = Vec::new();
+        Self::of_all([names], policy)
+    }
+
+    /// Of these sets of policies.
+    pub(super) fn of_all<'a>(
+        sets: impl IntoIterator<Item = &'a [Arc<str>]>,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Self {
         let mut missing = None;
-        for name in names {
-            match policy(name) {
-                Some(policy) => rules.extend_from_slice(&policy.rules),
-                None => missing = missing.or_else(|| Some(Arc::clone(name))),
+        let mut set = |names: &[Arc<str>]| -> Arc<[HttpRule]> {
+            let mut rules = Vec::new();
+            for name in names {
+                match policy(name) {
+                    Some(policy) => rules.extend_from_slice(&policy.rules),
+                    None => missing = missing.take().or_else(|| Some(Arc::clone(name))),
+                }
             }
-        }
+            rules.into()
+        };
+        let sets: Arc<[_]> = sets.into_iter().map(&mut set).collect();
+        let rules = || sets.iter().flat_map(|set| set.iter());
         Self {
-            has_enforced_path_rules: rules.iter().any(|rule| !rule.audit && !rule.paths.is_empty()),
-            has_path_rules: rules.iter().any(|rule| !rule.paths.is_empty()),
-            rules: rules.into(),
+            has_enforced_path_rules: rules().any(|rule| !rule.audit && !rule.paths.is_empty()),
+            has_path_rules: rules().any(|rule| !rule.paths.is_empty()),
             missing,
+            sets,
         }
     }
 
@@ -55,12 +69,25 @@ impl RuleSet {
 
     /// Whether nothing is to be decided: every request may pass.
     pub(crate) fn is_empty(&self) -> bool {
-        self.rules.is_empty() && self.missing.is_none()
+        self.rules().next().is_none() && self.missing.is_none()
     }
 
-    /// Whether a request may pass.
+    /// Whether a request may pass: the first set that denies it decides.
     pub(crate) fn evaluate(&self, request: &HttpRequest<'_>) -> Decision {
-        let mut decision = evaluate(&self.rules, request);
+        let mut sets = self.sets.iter();
+        let first = sets.next().map_or(&[][..], |rules| rules);
+        let mut decision = evaluate(first, request);
+        for rules in sets {
+            let other = evaluate(rules, request);
+            if decision.is_allowed() && !other.is_allowed() {
+                (decision.verdict, decision.reason) = (other.verdict, other.reason);
+            }
+            for name in other.audited {
+                if !decision.audited.contains(&name) {
+                    decision.audited.push(name);
+                }
+            }
+        }
         if let Some(missing) = &self.missing
             && !matches!(decision.reason, Reason::DeniedBy(_))
         {
@@ -70,8 +97,8 @@ impl RuleSet {
         decision
     }
 
-    pub(super) fn rules(&self) -> &[HttpRule] {
-        &self.rules
+    pub(super) fn rules(&self) -> impl Iterator<Item = &HttpRule> {
+        self.sets.iter().flat_map(|set| set.iter())
     }
 
     pub(super) fn missing(&self) -> Option<&str> {

@@ -41,9 +41,20 @@ pub(crate) struct Chosen<T> {
 /// The policies that a service names.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PolicyNames {
-    pub(super) authorization: Vec<Arc<str>>,
+    authorization: Vec<Arc<str>>,
+    /// Of other Services in front of the same pods.
+    others: Vec<Vec<Arc<str>>>,
     timeout: Option<Arc<str>>,
     retry: Option<Arc<str>>,
+}
+
+impl PolicyNames {
+    /// Those with rules, set by set.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &[Arc<str>]> {
+        std::iter::once(&self.authorization)
+            .chain(&self.others)
+            .map(Vec::as_slice)
+    }
 }
 
 impl ServiceConfig {
@@ -68,6 +79,11 @@ impl ServiceConfig {
         let some = |name: String| (!name.is_empty()).then(|| Arc::from(name));
         let names = PolicyNames {
             authorization: from.authorization.into_iter().map(Arc::from).collect(),
+            others: from
+                .others
+                .into_iter()
+                .map(|set| set.policies.into_iter().map(Arc::from).collect())
+                .collect(),
             timeout: some(from.timeout),
             retry: some(from.retry),
         };
@@ -120,7 +136,7 @@ impl ServiceConfig {
                 policy: Arc::clone(policy),
             })
         }
-        self.rules = RuleSet::resolve(&self.names.authorization, &policy);
+        self.rules = RuleSet::of_all(self.names.rules(), &policy);
         self.timeout = chosen(&self.names.timeout, |name| policy(name)?.timeout);
         self.retry = chosen(&self.names.retry, |name| policy(name)?.retry.clone());
     }
@@ -128,8 +144,8 @@ impl ServiceConfig {
     pub(super) fn names_any(&self, policies: &[Arc<str>]) -> bool {
         let names = &self.names;
         names
-            .authorization
-            .iter()
+            .rules()
+            .flatten()
             .chain(&names.timeout)
             .chain(&names.retry)
             .any(|name| policies.contains(name))

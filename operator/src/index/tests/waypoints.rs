@@ -5,6 +5,7 @@ mod guards;
 mod policies;
 mod scope;
 mod shared;
+mod sharing;
 mod transitions;
 
 use ambit_crds::WaypointPolicy;

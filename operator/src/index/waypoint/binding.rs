@@ -112,7 +112,7 @@ pub(super) struct Binding {
 impl Binding {
     /// Follows from `asked`, `desired`, `settling` and what applies.
     pub(super) fn settle(&mut self) {
-        let decides = self.applying.decides;
+        let decides = self.applying.decides();
         let (in_force, guard): (Option<&String>, Vec<&String>) = match (&self.desired, &self.settling) {
             (desired, None) => (desired.as_ref(), desired.iter().filter(|_| decides).collect()),
             // Callers may not know of the waypoint yet.
@@ -142,8 +142,10 @@ impl Binding {
 pub(super) struct Applying {
     /// Those with rules.
     pub(super) authorization: Vec<String>,
-    /// Some rule is enforced, not only reported.
-    pub(super) decides: bool,
+    /// Those of which some rule is enforced, not only reported.
+    pub(super) deciding: Vec<String>,
+    /// Deciding policies of other Services that lead to the same pods, set by set: each set has to let a request through too.
+    pub(super) others: BTreeSet<Vec<String>>,
     pub(super) timeout: Option<String>,
     pub(super) retry: Option<String>,
 }
@@ -151,18 +153,28 @@ pub(super) struct Applying {
 impl Applying {
     /// Of `policies` (name, policy, whether it names the Service itself).
     pub(super) fn of(policies: &[(&str, &PolicyInForce, bool)]) -> Self {
-        let with_rules = policies.iter().filter(|(_, p, _)| p.has_rules());
+        let names = |which: fn(&PolicyInForce) -> bool| {
+            let those = policies.iter().filter(|(_, p, _)| which(p));
+            those.map(|(name, ..)| (*name).to_owned()).collect()
+        };
         Self {
-            authorization: with_rules.map(|(name, ..)| (*name).to_owned()).collect(),
-            decides: policies.iter().any(|(_, p, _)| p.decides()),
+            authorization: names(PolicyInForce::has_rules),
+            deciding: names(PolicyInForce::decides),
+            others: BTreeSet::new(),
             timeout: first(policies, |p| p.policy.timeout.is_some()),
             retry: first(policies, |p| p.policy.retry.is_some()),
         }
     }
 
+    /// Whether some rule is enforced.
+    pub(super) fn decides(&self) -> bool {
+        !self.deciding.is_empty()
+    }
+
     /// All policies that it names.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.authorization.iter().chain(&self.timeout).chain(&self.retry)
+        let rules = self.authorization.iter().chain(self.others.iter().flatten());
+        rules.chain(&self.timeout).chain(&self.retry)
     }
 }
 

@@ -310,14 +310,18 @@ impl<'a> Judge<'a> {
                 bare.len()
             ));
         }
-        let around = match self.holds.decides() {
-            true => self.around(behind),
-            false => Vec::new(),
-        };
-        if !around.is_empty() {
+        let shared = self.shared(behind);
+        if !shared.is_empty() {
             notes.push(format!(
-                "the same pods are reached through {}, to which it does not apply: rules are a Service's own",
-                list(&around)
+                "it also holds for {}, as the same pods are reached through it",
+                list(&shared)
+            ));
+        }
+        let joined = self.joined(behind);
+        if !joined.is_empty() {
+            notes.push(format!(
+                "what passes has to pass {} too, which another Service of the same pods has",
+                list(&joined)
             ));
         }
         if !left_out.is_empty() {
@@ -330,31 +334,28 @@ impl<'a> Judge<'a> {
         verdict(true, reason, message)
     }
 
-    /// Other Services that lead through a waypoint to pods that the policy protects, and that it does not apply to.
-    fn around(&self, behind: &Behind<'a>) -> Vec<String> {
-        let endpoints = &self.index.endpoints;
-        let targets = |service: &Key, pod: &str| {
-            let record = self.index.services.get(service);
-            record.map(|record| endpoints.targets(service, record, pod))
-        };
-        let passes_by = |service: &&Key| {
-            let binding = self.plan.services.get(&service.name);
-            let bound = binding.filter(|b| b.in_force.is_some());
-            bound.is_some_and(|b| !b.applying.authorization.contains(&self.record.name))
-        };
-        let mut found = BTreeSet::new();
-        for (service, binding) in behind {
-            let service = Key::new(self.record.namespace.clone(), *service);
-            for pod in &binding.guarded {
-                for other in endpoints.services(&service.sibling(pod)).filter(passes_by) {
-                    let (ours, theirs) = (targets(&service, pod), targets(other, pod));
-                    if ours.zip(theirs).is_some_and(|(a, b)| !a.is_disjoint(&b)) {
-                        found.insert(format!("Service {}", other.name));
-                    }
-                }
-            }
-        }
-        found.into_iter().collect()
+    /// Other Services that lead through a waypoint to pods that the policy protects: it holds there too.
+    fn shared(&self, behind: &Behind<'a>) -> Vec<String> {
+        let others = self.plan.services.iter().filter(|(name, binding)| {
+            let mut sets = binding.applying.others.iter();
+            binding.in_force.is_some()
+                && sets.any(|set| set.contains(&self.record.name))
+                && !behind.iter().any(|(own, _)| own == name)
+        });
+        others.map(|(name, _)| format!("Service {name}")).collect()
+    }
+
+    /// Policies of other Services that hold at these too.
+    fn joined(&self, behind: &Behind<'a>) -> Vec<String> {
+        let others = behind
+            .iter()
+            .flat_map(|(_, b)| b.applying.others.iter().flatten());
+        let others: BTreeSet<&String> = others.filter(|name| **name != self.record.name).collect();
+        let namespace = &self.record.namespace;
+        others
+            .into_iter()
+            .map(|name| format!("{namespace}/{name}"))
+            .collect()
     }
 
     /// Parts of the policy that give way to another's.

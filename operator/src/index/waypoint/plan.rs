@@ -7,6 +7,7 @@ use ambit_crds::labels;
 use super::binding::{Applying, Asked, Binding, Settling};
 use super::guard;
 use super::labels::WaypointLabels;
+use super::sharing;
 use super::timer::{LINGER, SETTLE, Timer, What};
 use crate::index::policy::PolicyInForce;
 use crate::index::{Index, Key, ServiceRecord, build};
@@ -125,6 +126,7 @@ impl Maker<'_> {
         for (name, binding) in &mut plan.services {
             self.bind(name, binding, &plan.waypoints);
         }
+        sharing::share(self.index, self.namespace, &mut plan.services);
         self.serve(&mut plan);
         let mut closed = BTreeMap::new();
         let behind_rules = self.behind_rules(&plan);

@@ -119,6 +119,11 @@ impl Index {
             let policy = policy.as_ref();
             policy.map_or_else(String::new, |p| format!("{}/{p}", key.namespace))
         };
+        let others = binding.applying.others.iter().map(|set| wire::RuleSet {
+            policies: qualified(&key.namespace, set),
+        });
+        let requires = record.local.then_some(features::LOCAL).into_iter();
+        let requires = requires.chain((others.len() > 0).then_some(features::RULE_SETS));
         wire::Service {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -135,11 +140,8 @@ impl Index {
             retry: of(&binding.applying.retry),
             load_balancing: build::balancing(record),
             session_affinity_seconds: record.affinity,
-            requires: if record.local {
-                vec![features::LOCAL.to_owned()]
-            } else {
-                Vec::new()
-            },
+            requires: requires.map(str::to_owned).collect(),
+            others: others.collect(),
         }
     }
 

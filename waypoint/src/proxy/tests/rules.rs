@@ -82,6 +82,51 @@ async fn a_denied_request_is_told_the_rule_and_does_not_reach_the_application() 
     );
 }
 
+/// Two Services lead to the same pods: what one's rules allow is not enough where the other's do not.
+#[tokio::test]
+async fn rules_of_other_services_of_the_same_pods_hold_too() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let allows = |name: &str, methods: &[&str]| {
+        let methods = methods.iter().map(ToString::to_string).collect();
+        policy(
+            name,
+            [rule("some", security::Action::Allow, |rule| {
+                rule.methods = methods
+            })],
+        )
+    };
+    for (name, methods) in [("own", ["GET", "PUT"]), ("other", ["GET", "POST"])] {
+        let policy = allows(name, &methods).try_into().unwrap();
+        mesh.state.apply_policies(&[], vec![policy]);
+    }
+    let set = |policy: &str| wire::RuleSet {
+        policies: vec![format!("shop/{policy}")],
+    };
+    let ask = async |method: &str| {
+        let request =
+            format!("{method} / HTTP/1.1\r\nhost: server\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        mesh.exchange(81, request).await[9..12].to_owned()
+    };
+    for (own, others, get, put, post) in [
+        // Without rules of its own, as a second Service of the same pods has none.
+        (None, ["other"].as_slice(), "200", "403", "200"),
+        (Some("own"), &["other"], "200", "403", "403"),
+        (Some("own"), &[], "200", "200", "403"),
+        // One that has not come.
+        (Some("own"), &["other", "late"], "403", "403", "403"),
+    ] {
+        mesh.apply_service(|service| {
+            service.authorization = own.map(|own| format!("shop/{own}")).into_iter().collect();
+            service.others = others.iter().map(|policy| set(policy)).collect();
+            service.requires = vec![ambit_wire::features::RULE_SETS.into()];
+        });
+        let seen = (ask("GET").await, ask("PUT").await, ask("POST").await);
+        assert_eq!(seen, (get.into(), put.into(), post.into()), "{own:?} {others:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_denied_method_is_denied_in_every_spelling_and_an_allowed_one_is_allowed_in_its_own() {
     let mesh = Mesh::new().await;

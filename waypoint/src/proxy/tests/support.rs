@@ -131,7 +131,8 @@ impl Mesh {
         mesh
     }
 
-    fn apply_service(&self, change: impl FnOnce(&mut wire::Service)) {
+    /// Changes the service.
+    pub(super) fn apply_service(&self, change: impl FnOnce(&mut wire::Service)) {
         let mut service = self.service.clone();
         change(&mut service);
         let name = format!("{}/{}", service.namespace, service.hostname);

@@ -636,7 +636,7 @@ fn another_way_to_the_same_pods_is_told() {
             .target("orders")
             .programmed
             .message
-            .contains("Service canary, to which")
+            .contains("it also holds for Service canary")
     };
     world.web_service("shop", "canary", "10.96.0.2", json!({}));
     world.endpoints("shop", "canary", &["a"]);
