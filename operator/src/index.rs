@@ -6,11 +6,13 @@
 mod applied;
 mod authorization;
 mod build;
+mod editing;
 mod endpoints;
 mod enrollment;
 mod flush;
 mod leaving;
 mod owner;
+mod placement;
 mod pod;
 mod policy;
 mod probes;

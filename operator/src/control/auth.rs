@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tonic::metadata::MetadataMap;
 
+use super::connection::{Call, Connection};
 use super::interfaces::{AgentPod, Directory, PodInfo};
 use super::refusal::{Addresses, Reason, Refusal};
 use review::ReviewCache;
@@ -42,11 +43,13 @@ impl Role {
 }
 
 /// An authenticated caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) role: Role,
     pub(super) pod: PodInfo,
     pub(super) addresses: Addresses,
+    /// Under way as long as this is there.
+    pub(super) call: Arc<Call>,
     /// Of the token.
     pub(super) expiry: SystemTime,
 }
@@ -122,8 +125,9 @@ impl Authenticator {
     pub(super) async fn authenticate(
         &self,
         metadata: &MetadataMap,
-        addresses: Addresses,
+        connection: &Connection,
     ) -> Result<Caller, Refusal> {
+        let addresses = connection.addresses();
         let anonymous = |reason, message: String| Refusal {
             reason,
             caller: "unknown".to_owned(),
@@ -203,6 +207,7 @@ impl Authenticator {
             role,
             pod,
             addresses,
+            call: connection.call(),
             expiry,
         })
     }

@@ -17,7 +17,6 @@ use tonic::server::NamedService;
 use super::Shared;
 use super::auth::Role;
 use super::discovery::{Discovery, WHAT};
-use super::refusal::Addresses;
 
 impl Role {
     /// A client that reconnects tells the version of each resource that it holds, in one message.
@@ -72,8 +71,7 @@ impl Service<http::Request<Body>> for ByRole {
         let Self { shared, discovery } = self.clone();
         async move {
             let metadata = MetadataMap::from_headers(request.headers().clone());
-            let addresses = Addresses::of_connection(request.extensions().get());
-            let caller = match shared.caller(&metadata, addresses, WHAT).await {
+            let caller = match shared.caller(&metadata, request.extensions(), WHAT).await {
                 Ok(caller) => caller,
                 Err(status) => return Ok(status.into_http()),
             };

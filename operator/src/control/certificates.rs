@@ -12,7 +12,7 @@ use super::Shared;
 use super::auth::{Caller, Role};
 use super::ca::{IssueError, Issued};
 use super::interfaces::MeshSettings;
-use super::refusal::{Addresses, Reason, Refusal};
+use super::refusal::{Reason, Refusal};
 
 const WHAT: &str = "a certificate";
 const IDENTITY_FIELD: &str = "ImpersonatedIdentity";
@@ -28,7 +28,7 @@ impl IstioCertificateService for Certificates {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = self
             .0
-            .caller(request.metadata(), Addresses::of(&request), WHAT)
+            .caller(request.metadata(), request.extensions(), WHAT)
             .await?;
         let (identity, issued) = self
             .issue(&caller, request.get_ref())

@@ -1,50 +1,179 @@
-//! A connection that holds a place for as long as it lasts.
+//! A client's connection: who it is with, what it is used for, and when it ends.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rand::Rng as _;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+use tonic::service::Routes;
+use tracing::debug;
 
 use super::peers::Place;
+use super::refusal::Addresses;
 
-/// See the module.
-pub(super) struct Connection {
-    pub(super) tls: TlsStream<TcpStream>,
-    pub(super) _place: Place,
+/// Streams of one connection: a ztunnel's certificate requests come 20 at once.
+const STREAMS_OF_ONE: u32 = 64;
+/// A caller that has gone without a word is noticed within twice this.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls that are under way when streams have been told to end.
+const GRACE: Duration = Duration::from_secs(30);
+/// Between the word that no new stream is taken and the end of those that are open: whoever opens them again does so on a new connection.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long connections last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lifetimes {
+    /// Until the first call of a caller who is known.
+    pub(super) first_call: Duration,
+    /// Without such a call.
+    pub(super) idle: Duration,
+    /// In all; each connection's is up to a quarter longer or shorter, so that they do not end together. Clients find their way to new replicas by it.
+    pub(super) age: Duration,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = <TlsStream<TcpStream> as Connected>::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.tls.connect_info()
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            first_call: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            age: Duration::from_secs(30 * 60),
+        }
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+/// What each call knows of its connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connection(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    addresses: Addresses,
+    /// Of those without a call of a caller who is known.
+    stranger: Mutex<Option<Place>>,
+    /// Such calls under way, and whether there has been one.
+    calls: watch::Sender<(usize, bool)>,
+    /// Streams are to end.
+    ended: CancellationToken,
+}
+
+/// A call of a caller who is known, while it is under way.
+#[derive(Debug)]
+pub(super) struct Call(Connection);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.0.calls.send_modify(|(calls, _)| *calls -= 1);
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, buf)
+impl Connection {
+    pub(super) fn new(peer: SocketAddr, local: Option<SocketAddr>, stranger: Place) -> Self {
+        Self(Arc::new(State {
+            addresses: Addresses::new(Some(peer), local),
+            stranger: Mutex::new(Some(stranger)),
+            calls: watch::Sender::new((0, false)),
+            ended: CancellationToken::new(),
+        }))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+    pub(super) fn addresses(&self) -> Addresses {
+        self.0.addresses
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
+    /// A caller who is known calls.
+    pub(super) fn call(&self) -> Arc<Call> {
+        let stranger = &self.0.stranger;
+        drop(stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.0.calls.send_modify(|(calls, any)| {
+            *calls += 1;
+            *any = true;
+        });
+        Arc::new(Call(self.clone()))
+    }
+
+    /// Serves it with `routes`, and holds `place` as long as it lasts.
+    pub(super) async fn serve(
+        self,
+        tls: TlsStream<TcpStream>,
+        routes: Routes,
+        lifetimes: Lifetimes,
+        shutdown: CancellationToken,
+        place: Place,
+    ) {
+        let in_requests = self.clone();
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(in_requests.clone());
+            let mut routes = routes.clone();
+            async move { routes.call(request.map(Body::new)).await }
+        });
+        let served = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .max_concurrent_streams(STREAMS_OF_ONE)
+            .serve_connection(TokioIo::new(tls), service);
+        let mut served = pin!(served);
+        let why = tokio::select! {
+            result = served.as_mut() => return self.closed(result),
+            () = shutdown.cancelled() => "the control plane is shutting down",
+            () = self.is_idle(lifetimes) => "nobody who is known uses it",
+            () = sleep(lifetimes.age.mul_f64(rand::rng().random_range(0.75..1.25))) => "it has reached its age",
+        };
+        debug!(peer = ?self.0.addresses.peer, why, "connection takes no more calls");
+        served.as_mut().graceful_shutdown();
+        tokio::select! {
+            result = served.as_mut() => return self.closed(result),
+            () = sleep(PAUSE) => self.0.ended.cancel(),
+        }
+        if shutdown.is_cancelled() {
+            // What is under way is finished: the process waits for it.
+            self.closed(served.await);
+        } else if let Ok(result) = timeout(GRACE, served).await {
+            self.closed(result);
+        }
+        drop(place);
+    }
+
+    fn closed(&self, result: hyper::Result<()>) {
+        if let Err(error) = result {
+            debug!(peer = ?self.0.addresses.peer, %error, "connection lost");
+        }
+    }
+
+    async fn is_idle(&self, lifetimes: Lifetimes) {
+        let mut calls = self.0.calls.subscribe();
+        let first = timeout(lifetimes.first_call, calls.wait_for(|(_, any)| *any));
+        if first.await.is_err() {
+            return;
+        }
+        // The sender lives as long as the connection.
+        while calls.wait_for(|(calls, _)| *calls == 0).await.is_ok() {
+            if timeout(lifetimes.idle, calls.wait_for(|(calls, _)| *calls > 0))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl Call {
+    /// Resolves when streams of this connection are to end, with what the caller is told.
+    pub(super) async fn ended(&self) -> Status {
+        self.0.0.ended.cancelled().await;
+        Status::unavailable("the connection has reached its age: open the stream again over a new one")
     }
 }

@@ -74,7 +74,7 @@ impl xds::Source for Shared {
         let (caller, sources) = (&client.caller, &self.sources);
         match (caller.role, type_url) {
             (Role::Ztunnel, TYPE_ADDRESS) => Ok(sources.addresses()),
-            (Role::Ztunnel, TYPE_AUTHORIZATION) => Ok(sources.authorizations()),
+            (Role::Ztunnel, TYPE_AUTHORIZATION) => Ok(sources.authorizations(caller.node())),
             (Role::Agent, TYPE_POD_CAPTURE) => Ok(sources.pod_captures(caller.node())),
             (Role::Agent, TYPE_ENROLLED_NAMESPACE) => Ok(sources.enrolled_namespaces()),
             (Role::Agent, TYPE_NODE_CONFIG) => Ok(sources.node_config(caller.node())),

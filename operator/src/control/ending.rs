@@ -1,4 +1,4 @@
-//! When a stream ends by itself: with the token that opened it, and with the caller's pod.
+//! When a stream ends by itself: with the token that opened it, with its connection, and with the caller's pod.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +25,12 @@ impl Shared {
         let left = caller.expiry.duration_since(since).unwrap_or_default();
         // Streams that were opened together do not end together. The kubelet renews a token at 80% of its life.
         let due = since + left.mul_f64(rand::rng().random_range(0.9..1.0));
+        let call = Arc::clone(&caller.call);
         let gone = gone(Arc::clone(&self.directory), caller.pod.uid.clone());
         async move {
             tokio::select! {
                 () = clock.reached(due) => Status::unavailable("the token expires: open the stream again with a new one"),
+                status = call.ended() => status,
                 () = gone => Status::unauthenticated("the caller's pod is not live any more"),
             }
         }

@@ -14,7 +14,7 @@ use super::Shared;
 use super::auth::Caller;
 use super::ending::until;
 use super::loads::LoadStream;
-use super::refusal::{Addresses, Reason};
+use super::refusal::Reason;
 
 const WHAT: &str = "load reports";
 
@@ -31,7 +31,7 @@ impl Waypoint for LoadReports {
     ) -> Result<Response<Self::ReportStream>, Status> {
         let caller = self
             .0
-            .caller(request.metadata(), Addresses::of(&request), WHAT)
+            .caller(request.metadata(), request.extensions(), WHAT)
             .await?;
         let Some((namespace, name)) = caller.waypoint() else {
             let message = format!("a caller of type {} has no load to report", caller.role.label());

@@ -1,7 +1,6 @@
 use std::net::SocketAddr;
 
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tracing::warn;
 
 use super::metrics::Metrics;
@@ -64,18 +63,12 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub(super) fn of<T>(request: &Request<T>) -> Self {
-        Self::of_connection(request.extensions().get())
-    }
-
-    /// Of the connection's own information, which the server put there.
-    pub(super) fn of_connection(info: Option<&TlsConnectInfo<TcpConnectInfo>>) -> Self {
-        let info = info.map(TlsConnectInfo::get_ref);
+    pub(super) fn new(peer: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
         // On a listener for both families an IPv4 address comes as ::ffff:a.b.c.d.
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         Self {
-            peer: info.and_then(TcpConnectInfo::remote_addr).map(canonical),
-            local: info.and_then(TcpConnectInfo::local_addr).map(canonical),
+            peer: peer.map(canonical),
+            local: local.map(canonical),
         }
     }
 }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::auth::{Caller, Role};
 use super::ending::until;
-use super::refusal::{Addresses, Reason};
+use super::refusal::Reason;
 
 const WHAT: &str = "capture reports";
 /// Records written at once for one agent.
@@ -36,7 +36,7 @@ impl NodeAgent for Reports {
     ) -> Result<Response<Self::ReportStream>, Status> {
         let caller = self
             .0
-            .caller(request.metadata(), Addresses::of(&request), WHAT)
+            .caller(request.metadata(), request.extensions(), WHAT)
             .await?;
         if caller.role != Role::Agent {
             let message = format!("a caller of type {} reports nothing", caller.role.label());

@@ -7,24 +7,24 @@ use ambit_wire::ca::istio_certificate_service_server::IstioCertificateServiceSer
 use ambit_wire::waypoint::waypoint_server::WaypointServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::codegen::http::Extensions;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tracing::info;
 
 use super::auth::{Authenticator, Caller, TokenReviewer};
 use super::by_role::ByRole;
 use super::ca::{CertificateAuthority, IssueError};
 use super::certificates::Certificates;
+use super::connection::{Connection, Lifetimes};
 use super::interfaces::{CaptureSink, Directory, Sources};
 use super::load_reports::LoadReports;
 use super::loads::LoadTable;
 use super::metrics::Metrics;
-use super::refusal::Addresses;
 use super::reports::Reports;
 use super::serving::TlsListener;
 
@@ -32,11 +32,6 @@ use super::serving::TlsListener;
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// A request for a certificate, a report on a pod, the load of a waypoint; those for configuration are limited by role.
 const LONGEST_MESSAGE: usize = 256 << 10;
-/// Streams of one connection: a ztunnel's certificate requests come 20 at once.
-const STREAMS_OF_ONE: u32 = 64;
-/// A caller that has gone without a word is noticed within twice this.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const READY_CONNECTIONS: usize = 64;
 
 /// Why the control plane does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +42,6 @@ pub enum ControlPlaneError {
     /// The TLS library refuses the configuration.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// Serving failed.
-    #[error("serving: {0}")]
-    Serve(#[from] tonic::transport::Error),
     /// A metric of the same name is there already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -91,6 +83,7 @@ pub fn service_names(namespace: &str) -> Vec<String> {
 pub struct ControlPlane {
     shared: Arc<Shared>,
     serving_names: Vec<String>,
+    pub(super) lifetimes: Lifetimes,
 }
 
 /// What all services need.
@@ -138,6 +131,7 @@ impl ControlPlane {
         Ok(Self {
             shared: Arc::new(shared),
             serving_names,
+            lifetimes: Lifetimes::default(),
         })
     }
 
@@ -147,35 +141,21 @@ impl ControlPlane {
         let Self {
             shared,
             serving_names,
+            lifetimes,
         } = self;
         info!(address = ?listener.local_addr().ok(), names = ?serving_names, "control plane serves");
         let listener = TlsListener::new(listener, Arc::clone(&shared.authority), serving_names)?;
-        let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
         let (shutdown, metrics) = (shared.shutdown.clone(), shared.metrics.clone());
         let certificates = IstioCertificateServiceServer::new(Certificates(Arc::clone(&shared)));
         let reports = NodeAgentServer::new(Reports(Arc::clone(&shared)));
         let loads = WaypointServer::new(LoadReports(Arc::clone(&shared)));
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .max_concurrent_streams(Some(STREAMS_OF_ONE))
-            .add_service(ByRole::new(Arc::clone(&shared)))
+        let routes = Routes::new(ByRole::new(Arc::clone(&shared)))
             .add_service(certificates.max_decoding_message_size(LONGEST_MESSAGE))
             .add_service(reports.max_decoding_message_size(LONGEST_MESSAGE))
             .add_service(loads.max_decoding_message_size(LONGEST_MESSAGE))
-            .serve_with_incoming_shutdown(
-                ReceiverStream::new(connections),
-                shutdown.clone().cancelled_owned(),
-            );
-        let accepting = async {
-            listener.run(ready, metrics, shutdown).await;
-            // The server decides when all is done.
-            pending::<()>().await;
-        };
-        tokio::select! {
-            served = server => Ok(served?),
-            () = accepting => Ok(()),
-        }
+            .prepare();
+        listener.run(routes, lifetimes, metrics, shutdown).await;
+        Ok(())
     }
 }
 
@@ -184,10 +164,12 @@ impl Shared {
     pub(super) async fn caller(
         &self,
         metadata: &MetadataMap,
-        addresses: Addresses,
+        extensions: &Extensions,
         what: &'static str,
     ) -> Result<Caller, Status> {
-        let authenticated = self.authenticator.authenticate(metadata, addresses).await;
+        let connection = extensions.get::<Connection>();
+        let connection = connection.ok_or_else(|| Status::internal("the call has no connection"))?;
+        let authenticated = self.authenticator.authenticate(metadata, connection).await;
         authenticated.map_err(|refusal| refusal.record(&self.metrics, what))
     }
 

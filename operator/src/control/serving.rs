@@ -9,18 +9,18 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tracing::{debug, error, info};
 
 use super::ca::CertificateAuthority;
-use super::connection::Connection;
+use super::connection::{Connection, Lifetimes};
 use super::metrics::Metrics;
-use super::peers::Peers;
+use super::peers::{Limit, Peers};
 use super::refusal::Reason;
 use super::server::ControlPlaneError;
 
@@ -30,10 +30,16 @@ const RENEW_RETRY: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections that have not finished their handshake; more wait in the listen queue.
 const HANDSHAKES_AT_ONCE: usize = 512;
-/// Of these from one address: one that opens connections and says nothing does not keep the others out.
-const HANDSHAKES_OF_ONE: usize = 32;
-/// Connections of one address, which may be a whole node's where the network translates addresses.
-pub(super) const CONNECTIONS_OF_ONE: usize = 512;
+/// Connections of one address, and of all, without a call of a caller who is known: whoever opens connections and says nothing keeps nobody out.
+pub(super) const STRANGERS: Limit = Limit {
+    of_one: 32,
+    of_all: 2048,
+};
+/// Connections of one address, which may be a whole node's where the network translates addresses; and of all.
+pub(super) const CONNECTIONS: Limit = Limit {
+    of_one: 512,
+    of_all: 16_384,
+};
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Accepts TLS connections with a certificate of the mesh's own authority, renewed at half-life.
@@ -66,48 +72,55 @@ impl TlsListener {
         })
     }
 
-    /// Sends connections that have finished their handshake to `ready`, until `shutdown` or until nobody takes them.
+    /// Serves connections with `routes` until `shutdown`; then until all have ended.
     pub(super) async fn run(
         self,
-        ready: mpsc::Sender<io::Result<Connection>>,
+        routes: Routes,
+        lifetimes: Lifetimes,
         metrics: Metrics,
         shutdown: CancellationToken,
     ) {
-        let mut handshakes = JoinSet::new();
-        let peers = Peers::new(HANDSHAKES_OF_ONE);
-        let connections = Peers::new(CONNECTIONS_OF_ONE);
+        let (mut handshakes, mut open) = (JoinSet::new(), JoinSet::new());
+        let (strangers, connections) = (Peers::new(STRANGERS), Peers::new(CONNECTIONS));
         let clock = WallClock::default();
         let mut renewal = clock.now() + RENEW_AFTER;
         let mut accepting = AcceptLoop::new("control plane");
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = ready.closed() => return,
+                () = shutdown.cancelled() => break,
                 () = clock.reached(renewal) => renewal = clock.now() + self.renew(),
-                Some(_) = handshakes.join_next() => {}
+                Some(shaken) = handshakes.join_next() => {
+                    if let Ok(Some((tls, connection, place))) = shaken {
+                        let connection: Connection = connection;
+                        open.spawn(connection.serve(tls, routes.clone(), lifetimes, shutdown.clone(), place));
+                    }
+                }
+                Some(_) = open.join_next() => {}
                 (tcp, peer) = accepting.next(|| self.listener.accept()), if handshakes.len() < HANDSHAKES_AT_ONCE => {
-                    let Some(place) = peers.admit(peer.ip().to_canonical()) else {
-                        debug!(%peer, most = HANDSHAKES_OF_ONE, "closed: too many of its connections are in their handshake");
-                        continue;
-                    };
-                    let Some(held) = connections.admit(peer.ip().to_canonical()) else {
-                        debug!(%peer, most = CONNECTIONS_OF_ONE, "closed: its address has too many connections");
+                    let address = peer.ip().to_canonical();
+                    let places = strangers.admit(address).and_then(|stranger| Some((stranger, connections.admit(address)?)));
+                    let Some((stranger, place)) = places else {
+                        debug!(%peer, "closed: its address has too many connections, or all together have");
                         metrics.refused(Reason::Limit.label());
                         continue;
                     };
-                    let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
+                    let connection = Connection::new(peer, tcp.local_addr().ok(), stranger);
+                    let acceptor = self.acceptor.clone();
                     handshakes.spawn(async move {
-                        let shaken = handshake(&acceptor, tcp).await;
-                        drop(place);
-                        match shaken {
-                            // Fails only when the server is going.
-                            Ok(tls) => drop(ready.send(Ok(Connection { tls, _place: held })).await),
-                            Err(error) => debug!(%peer, %error, "TLS handshake failed"),
+                        match handshake(&acceptor, tcp).await {
+                            Ok(tls) => Some((tls, connection, place)),
+                            Err(error) => {
+                                debug!(%peer, %error, "TLS handshake failed");
+                                None
+                            }
                         }
                     });
                 }
             }
         }
+        // Nobody is accepted any more; what is under way is finished.
+        drop((self.listener, handshakes));
+        while open.join_next().await.is_some() {}
     }
 
     /// Renews the certificate; when to do so again.

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use super::connection::Lifetimes;
 use super::*;
 
 /// A token that says of itself that it expires in an hour, told apart by `name`.
@@ -183,7 +184,7 @@ impl Sources for Cluster {
         Arc::clone(&self.addresses)
     }
 
-    fn authorizations(&self) -> Arc<Collection> {
+    fn authorizations(&self, _node: &str) -> Arc<Collection> {
         Arc::clone(&self.authorizations)
     }
 
@@ -255,8 +256,18 @@ impl Running {
         Self::serving(&cluster, Arc::clone(&cluster) as _).await
     }
 
+    /// Connections last as long as `lifetimes` says.
+    pub(super) async fn with(lifetimes: Lifetimes) -> Self {
+        let cluster = Arc::new(Cluster::default());
+        Self::with_all(&cluster, Arc::clone(&cluster) as _, lifetimes).await
+    }
+
     /// What callers are told is in `sources`; who they are, the cluster says.
     pub(super) async fn serving(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>) -> Self {
+        Self::with_all(cluster, sources, Lifetimes::default()).await
+    }
+
+    async fn with_all(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>, lifetimes: Lifetimes) -> Self {
         let (sink, records) = mpsc::unbounded_channel();
         let (cluster, registry) = (Arc::clone(cluster), Registry::new());
         let authority = Arc::new(CertificateAuthority::generate().unwrap());
@@ -274,7 +285,8 @@ impl Running {
             leadership,
         };
         let shutdown = CancellationToken::new();
-        let control_plane = ControlPlane::new(parts, &registry, shutdown.clone()).unwrap();
+        let mut control_plane = ControlPlane::new(parts, &registry, shutdown.clone()).unwrap();
+        control_plane.lifetimes = lifetimes;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let files = TempDir::new().unwrap();

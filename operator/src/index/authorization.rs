@@ -5,22 +5,47 @@ use std::net::IpAddr;
 use ambit_crds::{Action, AuthorizationRule, Mode, PodSelector, Source};
 use ambit_wire::{names, security};
 use ipnet::IpNet;
-use prost::Message as _;
 use security::string_match::MatchType;
 
 use super::PodRecord;
 use super::waypoint::GUARD_PREFIX;
 
-/// Why a rule cannot be read. The API server's validation lets none of these pass; this is for objects from before it.
+/// Most characters that the sources of a namespace's rules have together: each edit of them goes to all nodes with a pod of the namespace.
+pub(super) const MOST_TEXT: usize = 64 << 10;
+
+/// Why a rule is not in force as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("ipBlocks: {0:?} is neither a CIDR block nor an IP address")]
-pub(super) struct RuleError(String);
+pub(super) enum RuleError {
+    /// The API server's validation lets no such block pass; this is for objects from before it.
+    #[error("ipBlocks: {0:?} is neither a CIDR block nor an IP address")]
+    Block(String),
+    /// The namespace's budget.
+    #[error(
+        "from: with it the sources of the namespace's rules have {0} characters together, of {MOST_TEXT} at most: shorten them, or put one \
+         source that ends in '*' in the place of many"
+    )]
+    Budget(usize),
+}
+
+/// `rules` of `namespace`, on the wire, or why not: what they have together is bounded, the first ones go first.
+pub(super) fn read(
+    namespace: &str,
+    rules: &[AuthorizationRule],
+) -> impl Iterator<Item = Result<security::Authorization, RuleError>> {
+    let mut text = 0;
+    rules.iter().map(move |rule| {
+        let sources = rule.from.iter();
+        let texts = sources.flat_map(|s| s.principals.iter().chain(&s.namespaces).chain(&s.ip_blocks));
+        text += texts.map(|t| t.chars().count()).sum::<usize>();
+        if text > MOST_TEXT {
+            return Err(RuleError::Budget(text));
+        }
+        encode(namespace, rule)
+    })
+}
 
 /// `rule` of `namespace`, on the wire.
-pub(super) fn encode(
-    namespace: &str,
-    rule: &AuthorizationRule,
-) -> Result<security::Authorization, RuleError> {
+fn encode(namespace: &str, rule: &AuthorizationRule) -> Result<security::Authorization, RuleError> {
     let mut clauses = Vec::new();
     if !rule.from.is_empty() {
         let matches = rule.from.iter().map(source).collect::<Result<_, _>>()?;
@@ -41,21 +66,15 @@ pub(super) fn encode(
     })
 }
 
-/// What is sent for `rule`. Where it cannot be read, what was sent before (`old`, encoded) stays in force, if that applied in the
-/// same way; where there is no such thing, as after a restart, the rule closes.
+/// What is sent for `rules`, one by one. One that cannot be read closes, whatever was in force before: what a replica sends depends on nothing
+/// that only it has seen.
 pub(super) fn in_force(
     namespace: &str,
-    rule: &AuthorizationRule,
-    old: Option<&[u8]>,
-) -> security::Authorization {
-    encode(namespace, rule).unwrap_or_else(|_| {
-        let closed = closed(namespace, rule);
-        let same = |old: &security::Authorization| {
-            (old.scope, old.action, old.dry_run) == (closed.scope, closed.action, closed.dry_run)
-        };
-        let old = old.and_then(|bytes| security::Authorization::decode(bytes).ok());
-        old.filter(same).unwrap_or(closed)
-    })
+    rules: &[AuthorizationRule],
+) -> impl Iterator<Item = security::Authorization> {
+    let read = read(namespace, rules);
+    read.zip(rules)
+        .map(move |(read, rule)| read.unwrap_or_else(|_| closed(namespace, rule)))
 }
 
 /// In the place of a rule that cannot be read: a Deny matches every connection in its scope, an Allow none.
@@ -170,7 +189,7 @@ fn block(text: &str) -> Result<security::Address, RuleError> {
     let net = match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
         (Ok(net), _) => net.trunc(),
         (_, Ok(address)) => IpNet::from(address),
-        _ => return Err(RuleError(text.to_owned())),
+        _ => return Err(RuleError::Block(text.to_owned())),
     };
     Ok(security::Address {
         address: bytes(net.addr()),

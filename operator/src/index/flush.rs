@@ -23,10 +23,11 @@ impl Index {
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut update = Update::default();
         self.touch_bare(&mut dirty);
-        let replanned = self.replan(&mut dirty, &mut update);
+        let mut authorizations = BTreeMap::new();
+        let replanned = self.replan(&mut dirty, &mut authorizations, &mut update);
         self.touch_bare(&mut dirty);
         for namespace in &dirty.namespaces {
-            self.flush_namespace(namespace, &mut update);
+            self.flush_namespace(namespace, &mut authorizations, &mut update);
         }
         for key in &dirty.services {
             let service = self.services.get(key).filter(|_| !self.is_usurped(key));
@@ -48,8 +49,9 @@ impl Index {
             update.node_config = Some(self.node_config().encode_to_vec());
             let strict = authorization::strict(&self.config.system_namespace);
             let name = format!("{}/{}", strict.namespace, strict.name);
-            update.authorizations.insert(name, Some(strict.encode_to_vec()));
+            update.everywhere.insert(name, Some(strict.encode_to_vec()));
         }
+        self.place(authorizations, &dirty, &mut update);
         self.flush_waypoints(&replanned, &mut update);
         // Warnings about rules depend on these.
         update.namespaces = self.naming(dirty.namespaces.iter().chain(&dirty.accounts));
@@ -63,6 +65,7 @@ impl Index {
             .namespaces
             .extend(dirty.pods.into_iter().map(|key| key.namespace));
         update.namespaces.extend(replanned);
+        update.timers.append(&mut self.timers);
         self.started = true;
         update
     }
@@ -76,7 +79,12 @@ impl Index {
         }
     }
 
-    fn flush_namespace(&mut self, namespace: &str, update: &mut Update) {
+    fn flush_namespace(
+        &mut self,
+        namespace: &str,
+        authorizations: &mut BTreeMap<String, Option<Vec<u8>>>,
+        update: &mut Update,
+    ) {
         let enrolled = self.is_enrolled(namespace) && self.existing.contains(namespace);
         let message = enrolled.then(|| {
             EnrolledNamespace {
@@ -94,18 +102,13 @@ impl Index {
             .map(|a| a.rules.as_slice())
             .unwrap_or_default();
         let waypoints = self.waypoint_principals(namespace);
-        for rule in rules {
-            let name = authorization::wire_name(rule);
-            let old = old.get(&name).map(Vec::as_slice);
-            let authorization = authorization::in_force(namespace, rule, old);
-            new.insert(name, authorization.encode_to_vec());
+        for (rule, authorization) in rules.iter().zip(authorization::in_force(namespace, rules)) {
+            new.insert(authorization::wire_name(rule), authorization.encode_to_vec());
             let message = exempt(authorization, &waypoints).encode_to_vec();
-            update
-                .authorizations
-                .insert(authorization::full_name(namespace, rule), Some(message));
+            authorizations.insert(authorization::full_name(namespace, rule), Some(message));
         }
         for gone in old.keys().filter(|name| !new.contains_key(*name)) {
-            update.authorizations.insert(format!("{namespace}/{gone}"), None);
+            authorizations.insert(format!("{namespace}/{gone}"), None);
         }
         if !new.is_empty() {
             self.sent.rules.insert(namespace.to_owned(), new);

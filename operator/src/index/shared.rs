@@ -1,5 +1,6 @@
 //! The index as the rest of the operator shares it: one writer, and the collections that the control plane serves.
 
+mod authorizations;
 mod timers;
 mod waypoints;
 
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use ambit_wire::xds::Collection;
 use tokio::sync::watch;
 
+use authorizations::{Authorizations, split};
 use timers::Timers;
 use waypoints::Waypoints;
 
@@ -22,7 +24,7 @@ pub struct SharedIndex {
     index: RwLock<Index>,
     ready: AtomicBool,
     addresses: Arc<Collection>,
-    authorizations: Arc<Collection>,
+    authorizations: Authorizations,
     enrolled: Arc<Collection>,
     node_config: Arc<Collection>,
     captures: Mutex<HashMap<String, Arc<Collection>>>,
@@ -40,7 +42,7 @@ impl SharedIndex {
             index: RwLock::new(Index::new(config)),
             ready: AtomicBool::new(false),
             addresses: Arc::default(),
-            authorizations: Arc::default(),
+            authorizations: Authorizations::default(),
             enrolled: Arc::default(),
             node_config: Arc::default(),
             captures: Mutex::default(),
@@ -69,7 +71,9 @@ impl SharedIndex {
             return;
         }
         let update = index.flush();
-        self.authorizations.replace(present(update.authorizations));
+        self.authorizations.publish_everywhere(update.everywhere);
+        self.authorizations.publish(update.authorizations);
+        self.authorizations.set_ready();
         self.addresses.replace(present(update.addresses));
         self.enrolled.replace(present(update.enrolled));
         self.node_config
@@ -116,15 +120,13 @@ impl SharedIndex {
     fn publish(&self, update: Update) {
         // A workload that names an authorization which the proxy has not got is closed, so: new authorizations, then workloads,
         // then authorizations that are gone.
-        let (gone, set): (BTreeMap<_, _>, BTreeMap<_, _>) = update
-            .authorizations
-            .into_iter()
-            .partition(|(_, message)| message.is_none());
-        self.authorizations.update(set);
+        let (set, gone) = split(update.authorizations);
+        self.authorizations.publish_everywhere(update.everywhere);
+        self.authorizations.publish(set);
         // A waypoint knows what is about to be reached through it.
         self.waypoints.publish(update.waypoints);
         self.addresses.update(update.addresses);
-        self.authorizations.update(gone);
+        self.authorizations.publish(gone);
         self.timers.start(update.timers);
         self.enrolled.update(update.enrolled);
         self.node_config
@@ -167,8 +169,8 @@ impl Sources for SharedIndex {
         Arc::clone(&self.addresses)
     }
 
-    fn authorizations(&self) -> Arc<Collection> {
-        Arc::clone(&self.authorizations)
+    fn authorizations(&self, node: &str) -> Arc<Collection> {
+        self.authorizations.of(node)
     }
 
     fn pod_captures(&self, node: &str) -> Arc<Collection> {

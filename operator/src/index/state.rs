@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use ambit_crds::{MtlsMode, TargetKind, TargetRef, labels};
 use ambit_wire::names;
+use bytes::Bytes;
 use k8s_openapi::api::core::v1::Namespace;
 
+use super::editing::Edits;
 use super::endpoints::Endpoints;
 use super::enrollment;
 use super::leaving::Leaving;
+use super::placement::Placement;
 use super::policy::{PolicyInForce, TargetError};
 use super::warnings;
 use super::waypoint::{Plan, Timer, WaypointLabels};
@@ -69,8 +72,10 @@ impl Key {
 pub struct Update {
     /// Workloads and services.
     pub addresses: BTreeMap<String, Option<Vec<u8>>>,
-    /// Authorizations.
-    pub authorizations: BTreeMap<String, Option<Vec<u8>>>,
+    /// Authorizations of the whole mesh.
+    pub everywhere: BTreeMap<String, Option<Vec<u8>>>,
+    /// Authorizations of namespaces, by node.
+    pub authorizations: BTreeMap<String, BTreeMap<String, Option<Bytes>>>,
     /// Pods, by node.
     pub captures: BTreeMap<String, BTreeMap<String, Option<Vec<u8>>>>,
     /// Enrolled namespaces.
@@ -99,6 +104,8 @@ pub(super) struct Dirty {
     pub(super) policies: BTreeSet<Key>,
     /// Namespaces in which service accounts appeared or went.
     pub(super) accounts: BTreeSet<String>,
+    /// Namespace and node, of which the first pod came or the last went.
+    pub(super) places: BTreeSet<(String, String)>,
     pub(super) node_config: bool,
 }
 
@@ -155,6 +162,9 @@ pub struct Index {
     pub(super) ended_sets: BTreeSet<Key>,
     /// What became of them, for namespaces that have any.
     pub(super) plans: BTreeMap<String, Plan>,
+    pub(super) placement: Placement,
+    /// Namespaces whose rules have just been edited.
+    pub(super) edits: BTreeMap<String, Edits>,
     /// Pods that leave the mesh, until their nodes are told.
     pub(super) leaving: BTreeMap<Key, Leaving>,
     pub(super) endpoints: Endpoints,
@@ -168,6 +178,8 @@ pub struct Index {
     pub(super) started: bool,
     /// The number of the latest timer.
     pub(super) timer: u64,
+    /// Those that have begun and have not been given out.
+    pub(super) timers: Vec<Timer>,
 }
 
 impl Index {
@@ -192,6 +204,8 @@ impl Index {
             replica_sets: BTreeMap::new(),
             ended_sets: BTreeSet::new(),
             plans: BTreeMap::new(),
+            placement: Placement::default(),
+            edits: BTreeMap::new(),
             leaving: BTreeMap::new(),
             endpoints: Endpoints::default(),
             by_uid: HashMap::new(),
@@ -204,6 +218,7 @@ impl Index {
             sent: Sent::default(),
             started: false,
             timer: 0,
+            timers: Vec::new(),
         }
     }
 
@@ -260,11 +275,8 @@ impl Index {
         self.set_waypoint_labels(name, WaypointLabels::of(namespace));
     }
 
-    /// A namespace's AmbientNamespace as it is now; `None` when it is gone.
-    pub fn set_ambient(&mut self, namespace: &str, record: Option<AmbientRecord>) {
-        if self.ambient.get(namespace) == record.as_ref() {
-            return;
-        }
+    /// A namespace's AmbientNamespace as the rest follows from it.
+    pub(super) fn take_ambient(&mut self, namespace: &str, record: Option<AmbientRecord>) {
         let before = match record {
             Some(record) => {
                 for name in warnings::named(&record) {
@@ -414,6 +426,10 @@ impl Index {
             self.pods.get(key).is_some_and(concerns),
             record.as_ref().is_some_and(concerns),
         );
+        let node = |record: Option<&PodRecord>| record.map(|r| r.node.clone()).unwrap_or_default();
+        let (from, to) = (node(self.pods.get(key)), node(record.as_ref()));
+        self.placement
+            .relocate(&key.namespace, &from, &to, &mut self.dirty.places);
         if let Some(old) = self.pods.remove(key) {
             self.by_uid.remove(&old.uid);
             if let Some(pods) = self.by_node.get_mut(&old.node) {

@@ -28,7 +28,7 @@ pub struct RuleSummary {
     pub pods: usize,
     /// Pods that it selects and that are left alone: nothing enforces it there.
     pub excluded: usize,
-    /// What is wrong with it, when it cannot be sent.
+    /// Why it is closed, when it is not in force as it is written.
     pub invalid: Option<String>,
     /// What of it cannot match as things are.
     pub warnings: Vec<String>,
@@ -65,6 +65,8 @@ pub struct NamespaceSummary {
     pub failures: Vec<PodFailure>,
     /// The AmbientNamespace's rules.
     pub rules: Vec<RuleSummary>,
+    /// The AmbientNamespace changes so often that it is taken late.
+    pub deferred: bool,
 }
 
 /// The mesh in numbers.
@@ -153,14 +155,16 @@ impl Index {
         };
         let object = self.ambient.get(namespace);
         let rules = object.map(|a| a.rules.as_slice()).unwrap_or_default();
+        summary.deferred = self.is_deferred(namespace);
         summary.rules = rules
             .iter()
-            .map(|r| RuleSummary {
+            .zip(authorization::read(namespace, rules))
+            .map(|(r, read)| RuleSummary {
                 name: r.name.clone(),
                 mode: r.mode,
                 pods: 0,
                 excluded: 0,
-                invalid: authorization::encode(namespace, r).err().map(|e| e.to_string()),
+                invalid: read.err().map(|e| e.to_string()),
                 warnings: self.rule_warnings(namespace, r),
             })
             .collect();

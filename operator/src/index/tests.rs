@@ -9,7 +9,7 @@ mod shared;
 mod waypoints;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_crds::{AmbientNamespace, Mesh};
 use ambit_wire::workload::{Address, Service, Workload, address};
@@ -25,7 +25,10 @@ use super::*;
 struct World {
     index: Index,
     addresses: BTreeMap<String, Address>,
+    /// Authorizations of all nodes.
     authorizations: BTreeMap<String, security::Authorization>,
+    /// Names of those that each node has.
+    on_nodes: BTreeMap<String, BTreeSet<String>>,
     captures: BTreeMap<(String, String), agent::PodCapture>,
     enrolled: BTreeMap<String, agent::EnrolledNamespace>,
     node_config: agent::NodeConfig,
@@ -62,6 +65,7 @@ impl World {
             index: Index::new(Config::default()),
             addresses: BTreeMap::new(),
             authorizations: BTreeMap::new(),
+            on_nodes: BTreeMap::new(),
             captures: BTreeMap::new(),
             enrolled: BTreeMap::new(),
             node_config: agent::NodeConfig::default(),
@@ -86,7 +90,24 @@ impl World {
         let update = self.index.flush();
         self.last.clear();
         apply(&mut self.addresses, update.addresses, &mut self.last);
-        apply(&mut self.authorizations, update.authorizations, &mut self.last);
+        apply(&mut self.authorizations, update.everywhere, &mut self.last);
+        for (node, part) in update.authorizations {
+            let on_node = self.on_nodes.entry(node).or_default();
+            for (name, message) in part {
+                match message {
+                    Some(message) => {
+                        on_node.insert(name.clone());
+                        let message = security::Authorization::decode(message).unwrap();
+                        self.authorizations.insert(name.clone(), message);
+                    }
+                    None => _ = on_node.remove(&name),
+                }
+                self.last.push(name);
+            }
+        }
+        self.authorizations.retain(|name, one| {
+            one.namespace == "ambit-system" || self.on_nodes.values().any(|on_node| on_node.contains(name))
+        });
         apply(&mut self.enrolled, update.enrolled, &mut self.last);
         for (node, pods) in update.captures {
             for (uid, bytes) in pods {

@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hasher};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 /// Removals that are remembered. A reader further behind than this starts anew.
@@ -94,7 +94,7 @@ impl Collection {
             let mut kept = HashSet::new();
             for (name, bytes) in resources {
                 let name: Arc<str> = name.into();
-                state.put(Arc::clone(&name), bytes);
+                state.put(Arc::clone(&name), bytes.into());
                 kept.insert(name);
             }
             let gone: Vec<_> = state
@@ -113,6 +113,12 @@ impl Collection {
     /// Sets (`Some`, the encoded message) or removes (`None`) resources by name, all at once for readers. What is equal to before
     /// does not count as changed. Does not make the collection ready.
     pub fn update(&self, changes: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
+        let changes = changes.into_iter();
+        self.update_shared(changes.map(|(name, bytes)| (name, bytes.map(Bytes::from))));
+    }
+
+    /// The same, with messages that several collections have.
+    pub fn update_shared(&self, changes: impl IntoIterator<Item = (String, Option<Bytes>)>) {
         self.modify(|state| {
             for (name, bytes) in changes {
                 match bytes {
@@ -121,6 +127,11 @@ impl Collection {
                 }
             }
         });
+    }
+
+    /// What is in it is all there is.
+    pub fn set_ready(&self) {
+        self.modify(|state| state.ready = true);
     }
 
     /// Whether the content is complete, so that it may be served.
@@ -249,12 +260,9 @@ impl Stored {
 }
 
 impl State {
-    fn put(&mut self, name: Arc<str>, bytes: Vec<u8>) {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&bytes);
-        let version = hasher.finish();
+    fn put(&mut self, name: Arc<str>, bytes: Bytes) {
         if let Some(stored) = self.resources.get(&name) {
-            if stored.version == version {
+            if stored.bytes == bytes {
                 return;
             }
             self.order.remove(&stored.sequence);
@@ -269,8 +277,8 @@ impl State {
             name,
             Stored {
                 sequence: self.sequence,
-                version,
-                bytes: bytes.into(),
+                version: version(&bytes),
+                bytes,
             },
         );
     }
@@ -296,6 +304,12 @@ impl State {
             self.forgotten = sequence;
         }
     }
+}
+
+/// The same in every replica, of whichever build.
+fn version(bytes: &[u8]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(bytes).into();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::control::peers::Peers;
+use crate::control::peers::{Limit, Peers};
 
 /// How long a review is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -24,10 +24,11 @@ const REFUSED: Duration = Duration::from_secs(10);
 const REVIEW: Duration = Duration::from_secs(5);
 /// Reviews under way at once: callers with made-up tokens must not drown the API server.
 const REVIEWS_AT_ONCE: usize = 16;
-/// Reviews under way and waiting for their turn; callers past that come again.
-const REVIEWS_IN_ALL: usize = 512;
-/// Of these, those of one address: a ztunnel that comes back has some calls at once.
-const REVIEWS_OF_ONE: usize = 32;
+/// Reviews under way and waiting for their turn; callers past that come again. A ztunnel that comes back has some calls at once.
+const REVIEWS: Limit = Limit {
+    of_one: 32,
+    of_all: 512,
+};
 const LONGEST_TOKEN: usize = 16 * 1024;
 
 /// What the API server says of a token.
@@ -147,7 +148,6 @@ pub(super) struct ReviewCache {
     reviewer: Arc<dyn TokenReviewer>,
     remembered: Mutex<Remembered>,
     under_way: Semaphore,
-    in_all: Semaphore,
     peers: Peers,
 }
 
@@ -157,8 +157,7 @@ impl ReviewCache {
             reviewer,
             remembered: Mutex::default(),
             under_way: Semaphore::new(REVIEWS_AT_ONCE),
-            in_all: Semaphore::new(REVIEWS_IN_ALL),
-            peers: Peers::new(REVIEWS_OF_ONE),
+            peers: Peers::new(REVIEWS),
         }
     }
 
@@ -178,12 +177,10 @@ impl ReviewCache {
         if let Some(known) = self.remembered(&key, now) {
             return known.map(|review| (review, expiry)).map_err(ReviewError::Invalid);
         }
-        let busy =
-            |whose: &str| ReviewError::Busy(format!("too many token reviews of {whose} wait: come again"));
         // Without an address all share a place.
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let _place = self.peers.admit(peer).ok_or_else(|| busy("this address"))?;
-        let _one = self.in_all.try_acquire().map_err(|_| busy("all callers"))?;
+        let busy = || ReviewError::Busy("too many token reviews wait: come again".to_owned());
+        let _place = self.peers.admit(peer).ok_or_else(busy)?;
         let Ok(_permit) = self.under_way.acquire().await else {
             return Err(ReviewError::Unavailable("shutting down".to_owned()));
         };

@@ -9,6 +9,7 @@ use ambit_crds::{
 };
 use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::{security, waypoint};
+use prost::Message as _;
 use security::string_match::MatchType;
 
 use super::PolicyError;
@@ -16,6 +17,8 @@ use crate::index::authorization::string_match;
 
 /// Name of the rule that stands in for rules that cannot be read.
 const CLOSED: &str = "unreadable";
+/// Most bytes of a policy as waypoints are sent it. Each of them holds it, and while a later version cannot be accepted the status repeats it.
+const MOST_BYTES: usize = 64 << 10;
 /// The longest pause between two tries, in multiples of the one before the first retry.
 const BACKOFF_GROWTH: u32 = 10;
 
@@ -41,11 +44,18 @@ pub(super) fn content(
         authorization: rules.clone().unwrap_or_else(|_| vec![closed()]),
         ..waypoint::Policy::default()
     };
-    if understood(&fallback).is_err() {
+    let size = fallback.encoded_len();
+    if size > MOST_BYTES || understood(&fallback).is_err() {
         fallback.authorization = vec![closed()];
     }
     let content = || {
         let rules = rules?;
+        if size > MOST_BYTES {
+            let reason = format!(
+                "the rules have {size} bytes together, of {MOST_BYTES} at most: shorten them, or make several policies of them"
+            );
+            return invalid("spec.authorization", reason);
+        }
         contradiction(&rules)?;
         let timeout = spec
             .timeout

@@ -44,6 +44,7 @@ fn strict_mtls_is_an_authorization_that_pods_name() {
 #[test]
 fn a_rule_on_the_wire() {
     let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
     world.ambient(
         "shop",
         json!({"authorization": [{
@@ -134,6 +135,7 @@ fn a_selecting_rule_is_named_by_the_pods_it_selects() {
 #[test]
 fn rules_hold_only_in_enrolled_namespaces() {
     let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
     let rule = json!({"name": "r", "action": "Deny", "ports": [80]});
     world.ambient("shop", json!({"authorization": [rule]}));
     assert!(world.authorizations.contains_key("shop/r"));
@@ -141,19 +143,120 @@ fn rules_hold_only_in_enrolled_namespaces() {
     assert!(!world.authorizations.contains_key("shop/r"));
 }
 
+/// Two replicas send the same, whichever version each has seen before.
 #[test]
-fn a_rule_that_cannot_be_read_leaves_the_last_good_one_in_force() {
-    let mut world = World::enrolled();
+fn what_is_in_force_depends_on_no_earlier_version() {
     let rule = |block: &str| json!({"authorization": [{"name": "r", "action": "Deny", "from": [{"ipBlocks": [block]}]}]});
+    let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
     world.ambient("shop", rule("10.0.0.0/8"));
-    let good = rule_of(&world, "r");
     world.ambient("shop", rule("ten"));
-    assert_eq!(rule_of(&world, "r"), good);
+    let mut restarted = World::enrolled();
+    restarted.pod(&pod("a", "10.0.0.1"));
+    restarted.ambient("shop", rule("ten"));
+    assert_eq!(rule_of(&world, "r"), rule_of(&restarted, "r"));
     let invalid = world.index.namespace_summary("shop").rules[0]
         .invalid
         .clone()
         .unwrap();
     assert!(invalid.contains("\"ten\" is neither"), "{invalid}");
+}
+
+/// What a namespace sends to nodes is bounded: rules past that close, and the status names the field.
+#[test]
+fn rules_have_a_budget_of_text() {
+    let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
+    let long = |n: usize| format!("cluster.local/ns/{}/sa/{n}", "x".repeat(290));
+    let sources: Vec<Value> = (0..8)
+        .map(|_| json!({"principals": (0..16).map(long).collect::<Vec<_>>()}))
+        .collect();
+    let rule = |name: &str, from: &[Value]| json!({"name": name, "action": "Allow", "from": from});
+    // 8 × 16 × some 315 characters are within the budget; twice as much is not.
+    let (small, large) = (rule("small", &sources), rule("large", &sources));
+    let last = json!({"name": "last", "action": "Deny", "ports": [80]});
+    world.ambient("shop", json!({"authorization": [small, large, last]}));
+    assert_eq!(rule_of(&world, "small").rules[0].clauses[0].matches.len(), 8);
+    assert!(rule_of(&world, "large").rules.is_empty(), "it allows nobody");
+    let summary = world.index.namespace_summary("shop");
+    let invalid: Vec<Option<&str>> = summary.rules.iter().map(|r| r.invalid.as_deref()).collect();
+    assert_eq!(invalid[0], None);
+    assert!(
+        invalid[1].unwrap().starts_with("from: with it the sources"),
+        "{invalid:?}"
+    );
+    let size: usize = world.authorizations.values().map(Message::encoded_len).sum();
+    assert!(size < 100 << 10, "{size}");
+}
+
+/// Edits of rules in a storm: few go out, then the last.
+#[test]
+fn storms_of_edits_go_out_as_one() {
+    let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
+    world.settle();
+    let rule = |port: u32| json!({"authorization": [{"name": "r", "action": "Deny", "ports": [port]}]});
+    let port = |world: &World| rule_of(world, "r").rules[0].clauses[0].matches[0].destination_ports[0];
+    let mut sent = 0;
+    for n in 1..=100 {
+        world.ambient("shop", rule(n));
+        sent += usize::from(world.last.contains(&"shop/r".to_owned()));
+    }
+    assert!(sent <= 6, "{sent}");
+    assert!(port(&world) < 100);
+    assert!(world.index.namespace_summary("shop").deferred);
+    // Another namespace's go out.
+    world.namespace("bank", Some("ambient"));
+    world.ambient("bank", rule(1));
+    assert!(!world.index.namespace_summary("bank").deferred);
+    world.settle();
+    assert_eq!(port(&world), 100);
+    assert!(!world.index.namespace_summary("shop").deferred);
+    // The object may have gone meanwhile.
+    for n in 1..=100 {
+        world.ambient("shop", rule(n));
+    }
+    world.index.set_ambient("shop", None);
+    world.settle();
+    assert!(!world.authorizations.contains_key("shop/r"));
+}
+
+/// Nodes without a pod of the namespace are sent none of its rules, nor is anything sent to them when these change.
+#[test]
+fn rules_go_to_the_nodes_of_their_namespace() {
+    let mut world = World::enrolled();
+    let on = |name: &str, ip: &str, node: &str| with(pod(name, ip), "/spec/nodeName", json!(node));
+    world.pod(&on("a", "10.0.0.1", "n1"));
+    let elsewhere = with(on("b", "10.0.0.2", "n2"), "/metadata/namespace", json!("bank"));
+    world.pod(&elsewhere);
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "r", "action": "Deny", "ports": [80]}]}),
+    );
+    let has = |world: &World, node: &str| {
+        world
+            .on_nodes
+            .get(node)
+            .is_some_and(|names| names.contains("shop/r"))
+    };
+    assert!(has(&world, "n1") && !has(&world, "n2"));
+    // A pod is scheduled there: its rules are there before it.
+    world.pod(&on("c", "10.0.0.3", ""));
+    world.pod(&on("c", "10.0.0.3", "n2"));
+    assert!(has(&world, "n2"));
+    world.pod(&on("d", "10.0.0.4", "n2"));
+    world.delete_pod("shop", "c");
+    assert!(has(&world, "n2"));
+    // The last one goes while the rules change.
+    world.index.set_pod(&Key::new("shop", "d"), None);
+    world.ambient(
+        "shop",
+        json!({"authorization": [{"name": "s", "action": "Deny", "ports": [80]}]}),
+    );
+    assert!(world.on_nodes["n2"].is_empty(), "{:?}", world.on_nodes);
+    assert_eq!(world.on_nodes["n1"], ["shop/s".to_owned()].into());
+    world.delete_pod("shop", "a");
+    assert!(world.on_nodes["n1"].is_empty());
 }
 
 #[test]
@@ -192,16 +295,4 @@ fn a_rule_that_never_could_be_read_closes() {
         assert_eq!(decision.is_allowed(), allowed, "{action} {mode} {selecting}");
         assert!(world.index.namespace_summary("shop").rules[0].invalid.is_some());
     }
-}
-
-#[test]
-fn an_older_version_that_applied_otherwise_does_not_stand_in() {
-    let mut world = World::enrolled();
-    world.pod(&marked(pod("a", "10.0.0.1")));
-    let rule = |mode: &str, block: &str| json!({"authorization": [{"name": "r", "action": "Deny", "mode": mode, "from": [{"ipBlocks": [block]}]}]});
-    world.ambient("shop", rule("Audit", "10.0.0.0/8"));
-    world.ambient("shop", rule("Enforce", "ten"));
-    let sent = rule_of(&world, "r");
-    assert!(!sent.dry_run);
-    assert_eq!(sent.rules, [security::Rule::default()]);
 }

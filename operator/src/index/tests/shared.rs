@@ -24,7 +24,7 @@ fn nothing_is_served_before_everything_was_read() {
     assert!(Directory::is_ready(&shared));
     assert!(
         shared.addresses().is_ready()
-            && shared.authorizations().is_ready()
+            && shared.authorizations("n1").is_ready()
             && shared.node_config("n1").is_ready()
     );
     assert_eq!((early.len(), quiet.len()), (1, 0));

@@ -1,5 +1,6 @@
 //! Waypoints: who is bound to which, what they are sent, and what policies' statuses say.
 
+mod budget;
 mod forged;
 mod guards;
 mod policies;

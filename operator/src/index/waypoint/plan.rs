@@ -148,8 +148,8 @@ impl Maker<'_> {
         self.timer += 1;
         self.timers.push(Timer {
             after: match what {
-                What::Settled | What::Left => SETTLE,
                 What::Lingered(_) => LINGER,
+                _ => SETTLE,
             },
             namespace: self.namespace.to_owned(),
             subject: service.to_owned(),

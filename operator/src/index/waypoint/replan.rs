@@ -1,6 +1,6 @@
 //! What changes when a namespace's plan does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{self, Plan};
 use crate::index::state::{Dirty, Update};
@@ -8,8 +8,13 @@ use crate::index::{Index, Key};
 
 impl Index {
     /// Makes the plans anew of the namespaces that were touched and have to do with waypoints. What follows from a change of plan is
-    /// marked in `dirty` or goes into `update`. Those namespaces are returned.
-    pub(in crate::index) fn replan(&mut self, dirty: &mut Dirty, update: &mut Update) -> BTreeSet<String> {
+    /// marked in `dirty` or goes into `authorizations` and `update`. Those namespaces are returned.
+    pub(in crate::index) fn replan(
+        &mut self,
+        dirty: &mut Dirty,
+        authorizations: &mut BTreeMap<String, Option<Vec<u8>>>,
+        update: &mut Update,
+    ) -> BTreeSet<String> {
         let keys = dirty.pods.iter().chain(&dirty.services).chain(&dirty.slices);
         let mut touched: BTreeSet<String> = BTreeSet::new();
         for namespace in keys.map(|key| &key.namespace).chain(&dirty.namespaces) {
@@ -26,7 +31,7 @@ impl Index {
                 self.timer = latest.number;
             }
             update.timers.extend(timers);
-            spread(namespace, &before, &after, dirty, update);
+            spread(namespace, &before, &after, dirty, authorizations);
             if self.asks_for_waypoints(namespace) || !after.is_idle() {
                 self.plans.insert(namespace.clone(), after);
             }
@@ -53,7 +58,13 @@ impl Plan {
 }
 
 /// Marks what depends on what differs.
-fn spread(namespace: &str, before: &Plan, after: &Plan, dirty: &mut Dirty, update: &mut Update) {
+fn spread(
+    namespace: &str,
+    before: &Plan,
+    after: &Plan,
+    dirty: &mut Dirty,
+    authorizations: &mut BTreeMap<String, Option<Vec<u8>>>,
+) {
     let in_force = |plan: &Plan, name: &str| plan.services.get(name).and_then(|b| b.in_force.clone());
     for name in before.services.keys().chain(after.services.keys()) {
         if in_force(before, name) != in_force(after, name) {
@@ -68,9 +79,7 @@ fn spread(namespace: &str, before: &Plan, after: &Plan, dirty: &mut Dirty, updat
     for name in before.guards.keys().chain(after.guards.keys()) {
         let guard = after.guards.get(name);
         if before.guards.get(name) != guard {
-            update
-                .authorizations
-                .insert(format!("{namespace}/{name}"), guard.cloned());
+            authorizations.insert(format!("{namespace}/{name}"), guard.cloned());
         }
     }
     // Rules let the waypoints through.

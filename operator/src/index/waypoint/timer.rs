@@ -17,7 +17,7 @@ pub struct Timer {
     /// How long from now.
     pub after: Duration,
     pub(super) namespace: String,
-    /// The Service or, for [`What::Left`], the pod.
+    /// The Service; for [`What::Left`] the pod, for [`What::Edited`] nothing.
     pub(super) subject: String,
     pub(super) what: What,
     /// It is for what began under this number, and for nothing that began later.
@@ -32,6 +32,8 @@ pub(super) enum What {
     Lingered(String),
     /// All ztunnels know that the pod leaves the mesh.
     Left,
+    /// A namespace's rules may be edited again.
+    Edited,
 }
 
 impl Timer {
@@ -45,14 +47,29 @@ impl Timer {
             number,
         }
     }
+
+    /// When edits of a namespace's rules are no longer counted.
+    pub(in crate::index) fn of_edits(namespace: &str, after: Duration, number: u64) -> Self {
+        Self {
+            after,
+            namespace: namespace.to_owned(),
+            subject: String::new(),
+            what: What::Edited,
+            number,
+        }
+    }
 }
 
 impl Index {
     /// The moment of `timer` has come.
     pub fn expire(&mut self, timer: &Timer) {
-        if timer.what == What::Left {
-            let pod = Key::new(timer.namespace.clone(), timer.subject.clone());
-            return self.may_go(&pod, timer.number);
+        match timer.what {
+            What::Left => {
+                let pod = Key::new(timer.namespace.clone(), timer.subject.clone());
+                return self.may_go(&pod, timer.number);
+            }
+            What::Edited => return self.end_edits(&timer.namespace),
+            What::Settled | What::Lingered(_) => {}
         }
         let Some(plan) = self.plans.get_mut(&timer.namespace) else {
             return;
@@ -75,7 +92,7 @@ impl Index {
                     lingering.over = true;
                 }
             }
-            What::Left => return,
+            What::Left | What::Edited => return,
         }
         self.dirty.plans.insert(timer.namespace.clone());
     }

@@ -71,10 +71,14 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
         .find_map(|r| Some((&r.name, r.invalid.as_ref()?)))
     {
         let message = format!(
-            "rule {name} cannot be read: {why}; until it is put right, its last readable version stays in force, or, where the \
-             operator has none, it closes: a Deny refuses every connection, an Allow lets none through"
+            "rule {name} is not in force as it is written: {why}; until it is put right it closes: a Deny refuses every connection, an Allow \
+             lets none through"
         );
         return Finding::degraded("RuleInvalid", message);
+    }
+    if summary.deferred {
+        let message = "spec changes very often: its last state is taken within seconds, what was before it is in force until then";
+        return Finding::progressing("EditedTooOften", message);
     }
     if summary.releasing > 0 {
         return Finding::progressing(

@@ -139,3 +139,13 @@ fn a_reader_too_far_behind_is_told_to_start_anew() {
         (0, 0, true)
     );
 }
+
+/// Replicas of two builds serve the same clients: the numbers are part of the protocol.
+#[test]
+fn versions_are_the_same_in_every_build() {
+    let collection = Collection::new();
+    collection.replace(resources(&[("a", "x"), ("b", "")]));
+    let version = |name: &str| collection.get(name).unwrap().version;
+    assert_eq!(version("a"), 0x2d71_1642_b726_b044);
+    assert_eq!(version("b"), 0xe3b0_c442_98fc_1c14);
+}

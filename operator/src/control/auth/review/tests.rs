@@ -56,7 +56,7 @@ impl TokenReviewer for Silent {
 async fn reviews_under_way_are_bounded() {
     let cache = Arc::new(ReviewCache::new(Arc::new(Silent)));
     let [greedy, other] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().ok());
-    let flood = (0..REVIEWS_OF_ONE).map(|n| {
+    let flood = (0..REVIEWS.of_one).map(|n| {
         let cache = Arc::clone(&cache);
         tokio::spawn(async move { cache.review(&token(&n.to_string()), greedy).await })
     });

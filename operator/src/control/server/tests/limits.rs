@@ -8,9 +8,11 @@ use ambit_wire::discovery::aggregated_discovery_service_client::AggregatedDiscov
 use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::names::{TYPE_POD_CAPTURE, TYPE_WAYPOINT_SETTINGS};
 use futures::StreamExt as _;
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::control::serving::CONNECTIONS_OF_ONE;
+use crate::control::connection::Lifetimes;
+use crate::control::serving::{CONNECTIONS, STRANGERS};
 use crate::control::testing::{Running, pod, review_of, token_until};
 
 /// A configuration stream that begins with `request`, once its caller is let in.
@@ -97,29 +99,102 @@ async fn streams_end_with_the_token_and_with_the_pod() {
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
 }
 
+/// A call over a connection of its own, which lasts as long as what is returned; and how it was answered.
+async fn call(running: &Running, token: &str) -> (Channel, Code) {
+    let channel = running.channel();
+    let mut client = IstioCertificateServiceClient::with_interceptor(channel.clone(), running.file(token));
+    let answer = client
+        .create_certificate(IstioCertificateRequest::default())
+        .await;
+    (channel, answer.unwrap_err().code())
+}
+
 /// One address cannot take all descriptors and memory by connections that are idle.
 #[tokio::test]
 async fn connections_are_limited_by_address() {
     let running = Running::start().await;
-    let call = || async {
-        let channel = running.channel();
-        let mut client = IstioCertificateServiceClient::new(channel.clone());
-        let answer = client
-            .create_certificate(IstioCertificateRequest::default())
-            .await;
-        (channel, answer.unwrap_err().code())
-    };
+    // It is known, and gets no certificates.
+    let agent = running.cluster.agent("one");
     let mut held = Vec::new();
-    for _ in 0..CONNECTIONS_OF_ONE {
-        let (channel, code) = call().await;
-        assert_eq!(code, Code::Unauthenticated);
+    for _ in 0..CONNECTIONS.of_one {
+        let (channel, code) = call(&running, &agent).await;
+        assert_eq!(code, Code::PermissionDenied);
         held.push(channel);
     }
-    assert_ne!(call().await.1, Code::Unauthenticated);
+    assert_ne!(call(&running, &agent).await.1, Code::PermissionDenied);
     assert!(running.refused("limit") > 0);
     drop(held);
     // A place is free once the server has seen that connections are closed.
-    while call().await.1 != Code::Unauthenticated {
+    while call(&running, &agent).await.1 != Code::PermissionDenied {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whoever is not known has few connections, and not for long.
+#[tokio::test]
+async fn connections_of_strangers_are_few_and_end() {
+    let running = Running::with(Lifetimes {
+        first_call: Duration::from_secs(3),
+        ..Lifetimes::default()
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..STRANGERS.of_one {
+        let (channel, code) = call(&running, "nonsense").await;
+        assert_eq!(code, Code::Unauthenticated);
+        held.push(channel);
+    }
+    let agent = running.cluster.agent("one");
+    assert_ne!(call(&running, &agent).await.1, Code::PermissionDenied);
+    while call(&running, &agent).await.1 != Code::PermissionDenied {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(held);
+}
+
+/// A connection that nobody uses ends; so does one that is used, at its age, and its streams go on over another.
+#[tokio::test]
+async fn connections_end_idle_and_at_their_age() {
+    let running = Running::with(Lifetimes {
+        age: Duration::from_millis(500),
+        ..Lifetimes::default()
+    })
+    .await;
+    let agent = running.cluster.agent("one");
+    let channel = running.channel();
+    let mut client = AggregatedDiscoveryServiceClient::with_interceptor(channel, running.file(&agent));
+    for _ in 0..3 {
+        let request = DeltaDiscoveryRequest {
+            type_url: TYPE_POD_CAPTURE.to_owned(),
+            ..Default::default()
+        };
+        let requests = tokio_stream::iter([request]).chain(tokio_stream::pending());
+        let mut responses = client
+            .delta_aggregated_resources(requests)
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(responses.message().await.unwrap().is_some());
+        let status = end(responses).await;
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("reached its age"), "{status}");
+    }
+
+    let running = Running::with(Lifetimes {
+        idle: Duration::from_millis(300),
+        ..Lifetimes::default()
+    })
+    .await;
+    let agent = running.cluster.agent("one");
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS.of_one + 10 {
+        // The places of those before come free without anybody closing anything.
+        loop {
+            let (channel, code) = call(&running, &agent).await;
+            if code == Code::PermissionDenied {
+                held.push(channel);
+                break;
+            }
+        }
     }
 }

@@ -393,6 +393,7 @@ fn l4_rules_are_about_the_clients_of_a_waypoint() {
                 rule["podSelector"] = json!({"matchLabels": {"app": "a"}});
             }
             world.ambient("shop", json!({"authorization": [rule]}));
+            world.settle();
             assert!(world.admits("a", 8080, Some(WAYPOINT_ID)), "{action} {from}");
             // The last case is about addresses, and the waypoint is told its client's.
             let expected = passes && !from.to_string().contains("ipBlocks");

@@ -112,6 +112,7 @@ fn a_thousand_changes_elsewhere_tell_a_waypoint_nothing() {
             json!({"authorization": [{"name": format!("r{n}"), "action": "Deny", "ports": [80]}]}),
         );
         assert!(world.told.is_empty() && !world.last.is_empty());
+        world.settle();
     }
     // Nor does another namespace's waypoint.
     world.namespace_labels("other", use_waypoint("waypoint"));

@@ -121,3 +121,28 @@ fn each_of_two_sets_of_rules_holds() {
     let own = vec![vec!["shop/orders".to_owned(), "shop/public".to_owned()]];
     assert_eq!(world.others("waypoint", "web"), Some(own));
 }
+
+#[test]
+fn another_way_to_the_same_pods_is_told() {
+    let mut world = World::protected();
+    let told = |world: &World| {
+        world
+            .target("orders")
+            .programmed
+            .message
+            .contains("it also holds for Service canary")
+    };
+    world.web_service("shop", "canary", "10.96.0.2", json!({}));
+    world.endpoints("shop", "canary", &["a"]);
+    world.settle();
+    assert!(
+        !told(&world),
+        "its callers are not the waypoint: the pod refuses them"
+    );
+    world.web_service("shop", "canary", "10.96.0.2", use_waypoint("waypoint"));
+    world.settle();
+    assert!(told(&world), "{}", world.target("orders").programmed.message);
+    let both = json!([{"kind": "Service", "name": "web"}, {"kind": "Service", "name": "canary"}]);
+    world.policy("orders", with(orders(), "/targetRefs", both));
+    assert!(!told(&world));
+}

@@ -59,7 +59,10 @@ fn an_operator_that_starts_changes_nothing() {
     apply(&mut addresses, update.addresses, &mut Vec::new());
     assert_eq!(addresses, running.addresses);
     let mut authorizations = BTreeMap::new();
-    apply(&mut authorizations, update.authorizations, &mut Vec::new());
+    let placed = update.authorizations.into_values().flatten();
+    let placed = placed.map(|(name, message)| (name, message.map(Vec::from)));
+    let all = update.everywhere.into_iter().chain(placed).collect();
+    apply(&mut authorizations, all, &mut Vec::new());
     assert_eq!(authorizations, running.authorizations);
     let waypoints: BTreeMap<_, _> = update
         .waypoints
