@@ -41,7 +41,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct AmbientNamespaceSpec {
     /// Whether the namespace's pods are captured. Ambient: they are, whatever the namespace's label says. None: they are
-    /// not, even where the label says so. Defaults to Ambient.
+    /// not, even where the label says so. Label: as the label says, which is what the operator writes in objects of its own. Defaults to Ambient.
     #[serde(default)]
     pub enrollment: Enrollment,
 
@@ -90,6 +90,9 @@ pub enum Enrollment {
     /// They are.
     #[default]
     Ambient,
+    /// They are while the namespace has the label `istio.io/dataplane-mode: ambient`. The operator's own objects say so: whoever writes to one of
+    /// them, or restores it from a backup, does not enroll the namespace by that.
+    Label,
     /// They are not.
     None,
 }

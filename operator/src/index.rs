@@ -17,6 +17,7 @@ mod pod;
 mod policy;
 mod probes;
 mod register;
+mod replicas;
 mod service;
 mod shared;
 mod state;

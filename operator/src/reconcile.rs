@@ -66,6 +66,16 @@ pub enum ReconcileError {
         /// Its UID.
         uid: String,
     },
+    /// Somebody else writes to an object again and again.
+    #[error("{what} is overwritten again and again by {manager:?}, and put right in {pause:?} at the earliest: have only one of the two write it")]
+    Contested {
+        /// The object.
+        what: String,
+        /// The other's field manager.
+        manager: String,
+        /// How long the operator waits.
+        pause: std::time::Duration,
+    },
     /// The namespace that an object is to stand in is on its way out, or gone.
     #[error("{what} is not made: its namespace is going")]
     Leaving {

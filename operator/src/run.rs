@@ -9,7 +9,7 @@ use ambit_operator::control::{
     CertificateAuthority, ControlPlane, ControlPlaneParts, Directory, KubeTokenReviewer, LoadTable,
     load_or_create, service_names,
 };
-use ambit_operator::index::{Config, SharedIndex};
+use ambit_operator::index::{Config, Key, SharedIndex};
 use ambit_operator::reconcile::{
     Health, ImageSettings, Lease, Objects, Recorder, Requests, Settings, Writer, bounded,
     watch as watch_cluster,
@@ -173,9 +173,11 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
         &options.identity,
     );
     let (read, held) = (Arc::clone(&index), stop.clone());
+    let own = Key::new(options.namespace.clone(), options.identity.clone());
     tasks.spawn("lease", async move {
         // A replica that cannot read everything (a CRD is missing, or a right) would write nothing as the leader.
-        lease.run(readiness(&read), held).await;
+        let may = || !read.read(|index| index.is_outdated(&own.namespace, &own.name));
+        lease.run(readiness(&read), may, held).await;
         Ok(())
     });
     export_leadership(&mut tasks, leadership.clone(), &registry)?;

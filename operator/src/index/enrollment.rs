@@ -72,8 +72,7 @@ pub struct AmbientRecord {
     pub rules: Vec<AuthorizationRule>,
     /// How the namespace's waypoints scale, as far as it differs from the Mesh.
     pub waypoint: Option<Scaling>,
-    /// The operator made it, to carry the status, and nobody else has written its spec: it does not enroll by itself, and goes when
-    /// the namespace's label goes.
+    /// The operator made it, to carry the status, and nobody else has written its spec: it goes when the namespace's label goes.
     pub ours: bool,
 }
 
@@ -109,9 +108,13 @@ pub(super) fn labelled(namespace: &Namespace) -> bool {
 /// Whether a namespace asks to be in the mesh.
 pub(super) fn wants(labelled: bool, object: Option<&AmbientRecord>) -> bool {
     match object {
-        Some(object) if object.enrollment == Enrollment::None => false,
-        Some(object) if !object.ours => true,
-        _ => labelled,
+        Some(object) => match object.enrollment {
+            Enrollment::None => false,
+            Enrollment::Label => labelled,
+            // As the operator wrote it before there was `Label`.
+            Enrollment::Ambient => labelled || !object.ours,
+        },
+        None => labelled,
     }
 }
 

@@ -41,6 +41,8 @@ pub struct PodRecord {
     pub labels: BTreeMap<String, String>,
     /// `metadata.creationTimestamp`, seconds since 1970: of two pods with one address, the newer one has it.
     pub created: i64,
+    /// `status.startTime`, the same; 0 until its node has taken it on.
+    pub started: i64,
     /// Carries the capture mark.
     pub marked: bool,
     /// What is said to have failed, as the annotation has it.
@@ -97,6 +99,7 @@ impl PodRecord {
             terminating: meta.deletion_timestamp.is_some(),
             addresses: addresses(&status.pod_ips.unwrap_or_default(), status.pod_ip.as_deref()),
             created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            started: status.start_time.as_ref().map_or(0, |t| t.0.as_second()),
             marked: annotation(labels::CAPTURE_MARK) == Some(labels::CAPTURED),
             failure: annotation(labels::CAPTURE_FAILURE)
                 .map(|text| clipped(text, LONGEST_FAILURE).to_owned()),
@@ -122,6 +125,11 @@ impl PodRecord {
     pub(super) fn port(&self, name: &str) -> Option<u16> {
         let mut ports = self.named_ports.iter();
         ports.find(|(of, _)| of == name).map(|(_, port)| *port)
+    }
+
+    /// How strong its claim to its addresses is: a pod that ends gives its address back, and what was created later may have had it earlier.
+    pub(super) fn claim(&self) -> (bool, i64, i64) {
+        (!self.terminating, self.started, self.created)
     }
 
     /// The waypoint that its label asks for.

@@ -171,7 +171,7 @@ pub struct Index {
     by_uid: HashMap<String, Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
     /// Claims to an address, the strongest last.
-    pub(super) by_address: HashMap<IpAddr, BTreeSet<(i64, Key)>>,
+    pub(super) by_address: HashMap<IpAddr, BTreeSet<((bool, i64, i64), Key)>>,
     pub(super) dirty: Dirty,
     pub(super) sent: Sent,
     /// Something has been given out: what changes from now on changes for proxies that are running.
@@ -441,7 +441,7 @@ impl Index {
             for address in claims(&old) {
                 self.touch_address(address);
                 if let Some(claims) = self.by_address.get_mut(&address) {
-                    claims.remove(&(old.created, key.clone()));
+                    claims.remove(&(old.claim(), key.clone()));
                     if claims.is_empty() {
                         self.by_address.remove(&address);
                     }
@@ -458,7 +458,7 @@ impl Index {
                 self.by_address
                     .entry(address)
                     .or_default()
-                    .insert((new.created, key.clone()));
+                    .insert((new.claim(), key.clone()));
                 self.touch_address(address);
             }
             self.pods.insert(key.clone(), new);

@@ -1,10 +1,12 @@
 //! Server-Side Apply of what is wanted, where it differs from what was applied.
 
+mod contest;
 mod owned;
 
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ambit_crds::labels;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,6 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::info;
 
+use contest::{Contests, other_writer};
 pub(super) use owned::Owned;
 
 use super::{FIELD_MANAGER, Live, ReconcileError, is_conflict, is_not_found, leaving};
@@ -77,6 +80,7 @@ struct Left {
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     objects: Mutex<HashMap<Id, Left>>,
+    contests: Mutex<Contests>,
 }
 
 impl Applied {
@@ -139,7 +143,7 @@ impl Applied {
     ) -> Result<(), ReconcileError> {
         let id = wanted.id();
         let hash = hash(&wanted.object);
-        let (before, uid) = {
+        let (before, uid, overwritten) = {
             let mut objects = self.lock();
             let left = objects.get(&id).cloned();
             // What the watch has seen and does not show any more is gone: who has the name now is not known.
@@ -152,14 +156,25 @@ impl Applied {
                 }
                 _ => (uid, live),
             };
+            // What others add to it is theirs; what they take of it is not.
+            let overwritten = left.as_ref().is_some_and(|left| left.hash == hash)
+                && live.is_some_and(|live| !live.owned.covers(&wanted.object));
             match settled(&hash, &wanted.object, left, live) {
                 Ok(left) => {
                     objects.insert(id, left);
                     return Ok(());
                 }
-                Err(()) => (known || live.is_some_and(|l| l.ours), uid),
+                Err(()) => (known || live.is_some_and(|l| l.ours), uid, overwritten),
             }
         };
+        let contested = overwritten.then(|| self.lock_contests().waits(&id)).flatten();
+        if let Some((manager, pause)) = contested {
+            return Err(ReconcileError::Contested {
+                what: format!("{} {}/{}", wanted.gvk.kind, wanted.namespace, wanted.name),
+                manager,
+                pause: Duration::from_secs(pause.as_secs() + 1),
+            });
+        }
         let Rendered {
             gvk,
             namespace,
@@ -174,6 +189,12 @@ impl Applied {
             true => ReconcileError::Leaving { what: what() },
             false => ReconcileError::api(what())(error),
         };
+        if overwritten {
+            let found = api.get_metadata_opt(&name).await;
+            let found = found.map_err(ReconcileError::api(what()))?;
+            let manager = found.map_or_else(String::new, |found| other_writer(&found.metadata));
+            self.lock_contests().put_right(&id, manager);
+        }
         if let Proof::Uid(_) = proof {
             let found = api
                 .get_metadata_opt(&name)
@@ -270,6 +291,10 @@ impl Applied {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    fn lock_contests(&self) -> MutexGuard<'_, Contests> {
+        self.contests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Left>> {

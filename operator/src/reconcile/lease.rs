@@ -53,9 +53,14 @@ impl Lease {
         )
     }
 
-    /// From when `ready` is over (who could not do anything with it would only keep it from another), tries for the lease and keeps it, until
-    /// `stop`; then gives it back.
-    pub async fn run(mut self, ready: impl Future<Output = ()>, stop: CancellationToken) {
+    /// From when `ready` is over (who could not do anything with it would only keep it from another), tries for the lease while `may` says so, and
+    /// keeps it, until `stop`; then gives it back.
+    pub async fn run(
+        mut self,
+        ready: impl Future<Output = ()>,
+        may: impl Fn() -> bool,
+        stop: CancellationToken,
+    ) {
         if stop.run_until_cancelled(ready).await.is_none() {
             return;
         }
@@ -63,7 +68,8 @@ impl Lease {
         let mut renewed: Option<Instant> = None;
         loop {
             let began = Instant::now();
-            let turn = timeout_at(renewed.unwrap_or(began) + RENEW_DEADLINE, self.turn());
+            let may = renewed.is_some() || may();
+            let turn = timeout_at(renewed.unwrap_or(began) + RENEW_DEADLINE, self.turn(may));
             match stop.run_until_cancelled(turn).await {
                 None => break,
                 Some(Ok(Ok(true))) => {
@@ -107,11 +113,12 @@ impl Lease {
         }
     }
 
-    /// One attempt; whether this replica holds the lease now.
-    async fn turn(&mut self) -> Result<bool, ReconcileError> {
+    /// One attempt, to take it only where it `may`; whether this replica holds the lease now.
+    async fn turn(&mut self, may: bool) -> Result<bool, ReconcileError> {
         let what = || format!("lease {}", self.name);
         let lease = match self.api.get(&self.name).await {
             Ok(lease) => lease,
+            Err(error) if is_not_found(&error) && !may => return Ok(false),
             Err(error) if is_not_found(&error) => {
                 let metadata = ObjectMeta {
                     name: Some(self.name.clone()),
@@ -137,7 +144,7 @@ impl Lease {
         let holder = spec.holder_identity.unwrap_or_default();
         let ours = holder == self.identity;
         let age = self.seen.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed());
-        if !ours && !holder.is_empty() && age < DURATION {
+        if !ours && (!may || !holder.is_empty() && age < DURATION) {
             return Ok(false);
         }
         let transitions = spec.lease_transitions.unwrap_or_default() + i32::from(!ours);

@@ -133,13 +133,18 @@ impl MeshReconciler {
     }
 
     async fn apply_data_plane(&self, mesh: &Mesh) -> Result<(), ReconcileError> {
+        let mut contested = Ok(());
         for wanted in dataplane::render(&self.settings, &mesh.spec) {
             let live = self
                 .objects
                 .live(&wanted.gvk.kind, &wanted.namespace, &wanted.name);
-            self.applied.apply(&self.client, wanted, live.as_ref()).await?;
+            match self.applied.apply(&self.client, wanted, live.as_ref()).await {
+                // The others are as they should be all the same.
+                Err(error @ ReconcileError::Contested { .. }) => contested = Err(error),
+                result => result?,
+            }
         }
-        Ok(())
+        contested
     }
 
     fn rollouts(&self) -> (Rollout, Rollout) {

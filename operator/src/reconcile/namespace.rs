@@ -90,7 +90,7 @@ impl NamespaceReconciler {
         let object = json!({
             "apiVersion": "ambit.dev/v1alpha1", "kind": "AmbientNamespace",
             "metadata": {"name": name, "namespace": namespace, "labels": {labels::MANAGED_BY: labels::OPERATOR}},
-            "spec": {"enrollment": "Ambient"},
+            "spec": {"enrollment": "Label"},
         });
         match self
             .api(namespace)

@@ -268,9 +268,14 @@ impl WaypointReconciler {
         }
         let mut applied = Ok(());
         for object in render::render(&self.settings, mesh, &wanted) {
-            applied = self.apply(key, object).await;
-            if applied.is_err() {
-                break;
+            match self.apply(key, object).await {
+                // The others are as they should be all the same.
+                Err(error @ ReconcileError::Contested { .. }) => applied = Err(error),
+                Err(error) => {
+                    applied = Err(error);
+                    break;
+                }
+                Ok(()) => {}
             }
         }
         // Also of what was applied before a failure.

@@ -11,6 +11,8 @@ fn label_or_object_enrolls_and_none_excludes() {
         (None, Some(json!({})), true),
         (Some("ambient"), Some(json!({"enrollment": "None"})), false),
         (Some("none"), Some(json!({"enrollment": "Ambient"})), true),
+        (Some("ambient"), Some(json!({"enrollment": "Label"})), true),
+        (None, Some(json!({"enrollment": "Label"})), false),
     ];
     for (label, object, enrolled) in cases {
         let mut world = World::empty();
@@ -51,6 +53,25 @@ fn the_operators_own_object_does_not_enroll_until_somebody_else_writes_its_spec(
     assert!(world.index.is_enrolled("shop"));
     world.ambient_object(object(json!([wrote("kubectl", "f:spec")]), label));
     assert!(world.index.is_enrolled("shop"));
+}
+
+/// A second writer of its spec, or a restored backup, which has no trace of the operator.
+#[test]
+fn what_the_operator_writes_enrolls_nothing_whoever_writes_it() {
+    let mut world = World::empty();
+    world.mesh(json!({}));
+    for (label, enrolled) in [(None, false), (Some("ambient"), true)] {
+        world.namespace("shop", label);
+        for managers in [json!(["ambit-operator"]), json!(["ambit-operator", "kubectl-edit"]), json!(["velero"])] {
+            let wrote = |manager: &Value| json!({"manager": manager, "fieldsV1": {"f:spec": {"f:enrollment": {}}}});
+            let managers: Vec<Value> = managers.as_array().unwrap().iter().map(wrote).collect();
+            world.ambient_object(json!({
+                "metadata": {"name": "ambient", "namespace": "shop", "managedFields": managers},
+                "spec": {"enrollment": "Label", "authorization": [{"name": "r", "action": "Deny", "ports": [80]}]},
+            }));
+            assert_eq!(world.index.is_enrolled("shop"), enrolled, "{managers:?}");
+        }
+    }
 }
 
 #[test]

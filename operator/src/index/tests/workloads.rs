@@ -152,6 +152,31 @@ fn a_reused_address_is_the_newest_pods() {
     }
 }
 
+/// A pod that was long unscheduled gets the address of one that was created later, and hangs on a node that is gone.
+#[test]
+fn address_is_the_live_pods() {
+    let pod = |name: &str, created: &str, started: &str| {
+        let pod = with(pod(name, "10.0.0.1"), "/metadata/creationTimestamp", json!(created));
+        with(pod, "/status/startTime", json!(started))
+    };
+    let later = pod("later", "2026-01-01T00:05:00Z", "2026-01-01T00:05:01Z");
+    let ends = with(later.clone(), "/metadata/deletionTimestamp", json!("2026-01-01T00:10:00Z"));
+    let first = pod("first", "2026-01-01T00:00:00Z", "2026-01-01T00:11:00Z");
+    for order in [[&later, &ends, &first], [&first, &later, &ends]] {
+        let mut world = World::enrolled();
+        order.into_iter().for_each(|pod| world.pod(pod));
+        assert!(world.workload("first").is_some() && world.workload("later").is_none());
+        // It is gone, and comes again as one that lives.
+        world.delete_pod("shop", "first");
+        assert!(world.workload("later").is_some());
+    }
+    // Of two that live, the one that was started last.
+    let mut world = World::enrolled();
+    world.pod(&first);
+    world.pod(&later);
+    assert!(world.workload("first").is_some() && world.workload("later").is_none());
+}
+
 #[test]
 fn pods_on_the_hosts_network_share_its_address() {
     let mut world = World::enrolled();

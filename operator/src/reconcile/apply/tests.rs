@@ -164,3 +164,50 @@ async fn nothing_is_made_in_a_namespace_that_is_going() {
         "{refused:?}"
     );
 }
+
+/// Somebody else writes the object whenever the operator has: it writes less and less often, and names the other.
+#[tokio::test(start_paused = true)]
+async fn two_writers_do_not_overwrite_each_other_without_end() {
+    let (server, applied) = (Server::default(), Applied::default());
+    let client = server.client();
+    applied.apply(&client, service(), None).await.unwrap();
+    applied
+        .apply(&client, service(), Some(&seen(&server)))
+        .await
+        .unwrap();
+    server.writes();
+    let overwrite = || {
+        server.edit(PATH, json!({"spec": {"selector": {"a": "c"}}}), &["/spec/selector"]);
+        let mut object = server.get(PATH).unwrap();
+        let other = json!({"manager": "kustomize", "operation": "Update", "fieldsV1": {"f:spec": {"f:selector": {}}}});
+        let entries = object["metadata"]["managedFields"].as_array_mut().unwrap();
+        entries.retain(|entry| entry["manager"] != "kustomize");
+        entries.push(other);
+        server.put(PATH, object);
+    };
+    let (mut written, mut named) = (0, 0);
+    for _ in 0..600 {
+        overwrite();
+        match applied.apply(&client, service(), Some(&seen(&server))).await {
+            Ok(()) => written += 1,
+            Err(error @ ReconcileError::Contested { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains("Service shop/waypoint") && text.contains("\"kustomize\""), "{text}");
+                named += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert!((3..12).contains(&written) && named > 500, "{written} {named}");
+    assert_eq!(server.writes().len(), written);
+    // The other is gone: it is put right once more, and at once after a while.
+    tokio::time::advance(Duration::from_secs(1000)).await;
+    for _ in 0..2 {
+        overwrite();
+        applied
+            .apply(&client, service(), Some(&seen(&server)))
+            .await
+            .unwrap();
+    }
+}

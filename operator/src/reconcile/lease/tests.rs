@@ -21,18 +21,18 @@ async fn one_replica_leads_and_another_when_it_has_not_renewed_for_the_whole_dur
     let server = Server::default();
     let (mut a, _) = replica(&server, "a");
     let (mut b, _) = replica(&server, "b");
-    assert!(a.turn().await.unwrap());
-    assert!(!b.turn().await.unwrap());
+    assert!(a.turn(true).await.unwrap());
+    assert!(!b.turn(true).await.unwrap());
     tokio::time::advance(DURATION / 2).await;
-    assert!(a.turn().await.unwrap(), "renewed");
-    assert!(!b.turn().await.unwrap());
+    assert!(a.turn(true).await.unwrap(), "renewed");
+    assert!(!b.turn(true).await.unwrap());
     tokio::time::advance(DURATION - Duration::from_secs(1)).await;
-    assert!(!b.turn().await.unwrap(), "renewed since b last looked");
+    assert!(!b.turn(true).await.unwrap(), "renewed since b last looked");
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert!(b.turn().await.unwrap());
+    assert!(b.turn(true).await.unwrap());
     assert_eq!(holder(&server), "b");
     assert_eq!(server.get(PATH).unwrap()["spec"]["leaseTransitions"], json!(1));
-    assert!(!a.turn().await.unwrap(), "back too late");
+    assert!(!a.turn(true).await.unwrap(), "back too late");
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,14 +40,14 @@ async fn a_replica_that_stops_gives_the_lease_back() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
-    let running = tokio::spawn(a.run(async {}, stop.clone()));
+    let running = tokio::spawn(a.run(async {}, || true, stop.clone()));
     leads.wait_for(|leads| *leads).await.unwrap();
     stop.cancel();
     running.await.unwrap();
     assert_eq!(holder(&server), "");
     let (mut b, _) = replica(&server, "b");
     assert!(
-        b.turn().await.unwrap(),
+        b.turn(true).await.unwrap(),
         "at once, without waiting for it to run out"
     );
 }
@@ -57,7 +57,7 @@ async fn a_replica_that_cannot_renew_stops_leading_before_another_may_begin() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
-    let running = tokio::spawn(a.run(async {}, stop.clone()));
+    let running = tokio::spawn(a.run(async {}, || true, stop.clone()));
     leads.wait_for(|leads| *leads).await.unwrap();
     // Somebody else's, from now on and without end.
     let mut lease = server.get(PATH).unwrap();
@@ -77,10 +77,10 @@ async fn a_replica_that_gets_no_answer_stops_leading_before_another_may_begin() 
     let (a, mut leads) = replica(&server, "a");
     let (mut b, _) = replica(&server, "b");
     let stop = CancellationToken::new();
-    let running = tokio::spawn(a.run(async {}, stop.clone()));
+    let running = tokio::spawn(a.run(async {}, || true, stop.clone()));
     leads.wait_for(|leads| *leads).await.unwrap();
     let renewed = Instant::now();
-    assert!(!b.turn().await.unwrap());
+    assert!(!b.turn(true).await.unwrap());
     // Just before it is due to be renewed: the request hangs.
     tokio::time::sleep(PERIOD - Duration::from_millis(1)).await;
     assert!(*leads.borrow_and_update());
@@ -111,7 +111,7 @@ async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
     assert!(!*leads.borrow());
     assert_eq!(server.get(PATH), None, "it has not tried");
     let (mut b, _) = replica(&server, "b");
-    assert!(b.turn().await.unwrap());
+    assert!(b.turn(true).await.unwrap());
     // Ready now, and b is gone without a word.
     ready.send(()).unwrap();
     leads.wait_for(|leads| *leads).await.unwrap();
@@ -121,4 +121,20 @@ async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
 
     let (never, _) = replica(&server, "c");
     never.run(std::future::pending(), stop).await;
+}
+
+/// One that may not take the lease keeps what it has, and takes it once it may.
+#[tokio::test(start_paused = true)]
+async fn whoever_may_not_lead_takes_no_lease() {
+    let server = Server::default();
+    let (mut a, _) = replica(&server, "a");
+    let (mut b, _) = replica(&server, "b");
+    assert!(!a.turn(false).await.unwrap(), "there is none");
+    assert!(b.turn(true).await.unwrap());
+    assert!(b.turn(false).await.unwrap(), "it goes on");
+    tokio::time::advance(DURATION * 2).await;
+    assert!(!a.turn(false).await.unwrap(), "nobody renews it");
+    assert!(!a.turn(true).await.unwrap(), "it has just been renewed");
+    tokio::time::advance(DURATION * 2).await;
+    assert!(a.turn(true).await.unwrap());
 }
