@@ -185,7 +185,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
     let loads = Arc::new(LoadTable::new(&registry)?);
     let writer = Writer::new(
         client.clone(),
-        settings,
+        settings.clone(),
         Arc::clone(&index),
         Arc::clone(&objects),
         leadership.clone(),
@@ -200,7 +200,7 @@ pub(crate) async fn run(options: Options, log_format: &str) -> anyhow::Result<()
 
     let parts = ControlPlaneParts {
         system_namespace: options.namespace.clone(),
-        serving_names: service_names(&options.namespace),
+        serving_names: service_names(&options.namespace, &settings.cluster_domain),
         authority,
         reviewer: Arc::new(KubeTokenReviewer::new(client.clone())),
         directory: index.clone(),

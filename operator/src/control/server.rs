@@ -69,12 +69,12 @@ pub struct ControlPlaneParts {
     pub leadership: watch::Receiver<bool>,
 }
 
-/// The names under which the Service `ambit-operator` of `namespace` is reached.
-pub fn service_names(namespace: &str) -> Vec<String> {
+/// The names under which the Service `ambit-operator` of `namespace` is reached, in a cluster whose Services' names end in `cluster_domain`.
+pub fn service_names(namespace: &str, cluster_domain: &str) -> Vec<String> {
     let service = format!("ambit-operator.{namespace}");
     vec![
         format!("{service}.svc"),
-        format!("{service}.svc.cluster.local"),
+        format!("{service}.svc.{cluster_domain}"),
         service,
     ]
 }

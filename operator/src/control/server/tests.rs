@@ -461,3 +461,15 @@ async fn shutdown_sends_callers_elsewhere_and_ends() {
     assert_eq!(acks.message().await.unwrap_err().code(), Code::Unavailable);
     running.ended().await;
 }
+
+#[test]
+fn serving_names_end_in_the_cluster_domain() {
+    assert_eq!(
+        service_names("ambit-system", "k8s.example"),
+        [
+            "ambit-operator.ambit-system.svc",
+            "ambit-operator.ambit-system.svc.k8s.example",
+            "ambit-operator.ambit-system",
+        ]
+    );
+}
