@@ -67,7 +67,9 @@ pub enum ReconcileError {
         uid: String,
     },
     /// Somebody else writes to an object again and again.
-    #[error("{what} is overwritten again and again by {manager:?}, and put right in {pause:?} at the earliest: have only one of the two write it")]
+    #[error(
+        "{what} is overwritten again and again by {manager:?}, and put right in {pause:?} at the earliest: have only one of the two write it"
+    )]
     Contested {
         /// The object.
         what: String,

@@ -63,6 +63,9 @@ pub struct PodRecord {
     pub workload_type: WorkloadType,
 }
 
+/// How strong a pod's claim to its addresses is; the stronger one is greater.
+pub(super) type Claim = (bool, i64, i64);
+
 impl PodRecord {
     /// The record of `pod`; `None` when it has ended (Succeeded or Failed): its address may be another's by now.
     pub fn of(pod: &Pod) -> Option<Self> {
@@ -128,7 +131,7 @@ impl PodRecord {
     }
 
     /// How strong its claim to its addresses is: a pod that ends gives its address back, and what was created later may have had it earlier.
-    pub(super) fn claim(&self) -> (bool, i64, i64) {
+    pub(super) fn claim(&self) -> Claim {
         (!self.terminating, self.started, self.created)
     }
 

@@ -59,13 +59,27 @@ mod tests {
             ("0.2.0", "0.2.0", json!({}), false),
             ("0.2.0", "0.1.9", json!({}), false),
             ("0.2.0", "dev", json!({}), false),
-            ("0.1.0", "0.2.0", json!({"/status/conditions/0/status": "False"}), false),
-            ("0.1.0", "0.2.0", json!({"/metadata/labels/app.kubernetes.io~1name": "other"}), false),
+            (
+                "0.1.0",
+                "0.2.0",
+                json!({"/status/conditions/0/status": "False"}),
+                false,
+            ),
+            (
+                "0.1.0",
+                "0.2.0",
+                json!({"/metadata/labels/app.kubernetes.io~1name": "other"}),
+                false,
+            ),
         ] {
             let mut index = Index::new(Config::default());
             pod(&mut index, "own", own, json!({}));
             pod(&mut index, "other", other, more.clone());
-            assert_eq!(index.is_outdated("ambit-system", "own"), outdated, "{own} {other} {more}");
+            assert_eq!(
+                index.is_outdated("ambit-system", "own"),
+                outdated,
+                "{own} {other} {more}"
+            );
             assert!(!index.is_outdated("ambit-system", "gone"));
         }
     }

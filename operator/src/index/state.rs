@@ -14,6 +14,7 @@ use super::endpoints::Endpoints;
 use super::enrollment;
 use super::leaving::Leaving;
 use super::placement::Placement;
+use super::pod::Claim;
 use super::policy::{PolicyInForce, TargetError};
 use super::warnings;
 use super::waypoint::{Plan, Timer, WaypointLabels};
@@ -171,7 +172,7 @@ pub struct Index {
     by_uid: HashMap<String, Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
     /// Claims to an address, the strongest last.
-    pub(super) by_address: HashMap<IpAddr, BTreeSet<((bool, i64, i64), Key)>>,
+    pub(super) by_address: HashMap<IpAddr, BTreeSet<(Claim, Key)>>,
     pub(super) dirty: Dirty,
     pub(super) sent: Sent,
     /// Something has been given out: what changes from now on changes for proxies that are running.

@@ -62,8 +62,13 @@ fn what_the_operator_writes_enrolls_nothing_whoever_writes_it() {
     world.mesh(json!({}));
     for (label, enrolled) in [(None, false), (Some("ambient"), true)] {
         world.namespace("shop", label);
-        for managers in [json!(["ambit-operator"]), json!(["ambit-operator", "kubectl-edit"]), json!(["velero"])] {
-            let wrote = |manager: &Value| json!({"manager": manager, "fieldsV1": {"f:spec": {"f:enrollment": {}}}});
+        for managers in [
+            json!(["ambit-operator"]),
+            json!(["ambit-operator", "kubectl-edit"]),
+            json!(["velero"]),
+        ] {
+            let wrote =
+                |manager: &Value| json!({"manager": manager, "fieldsV1": {"f:spec": {"f:enrollment": {}}}});
             let managers: Vec<Value> = managers.as_array().unwrap().iter().map(wrote).collect();
             world.ambient_object(json!({
                 "metadata": {"name": "ambient", "namespace": "shop", "managedFields": managers},

@@ -156,11 +156,19 @@ fn a_reused_address_is_the_newest_pods() {
 #[test]
 fn address_is_the_live_pods() {
     let pod = |name: &str, created: &str, started: &str| {
-        let pod = with(pod(name, "10.0.0.1"), "/metadata/creationTimestamp", json!(created));
+        let pod = with(
+            pod(name, "10.0.0.1"),
+            "/metadata/creationTimestamp",
+            json!(created),
+        );
         with(pod, "/status/startTime", json!(started))
     };
     let later = pod("later", "2026-01-01T00:05:00Z", "2026-01-01T00:05:01Z");
-    let ends = with(later.clone(), "/metadata/deletionTimestamp", json!("2026-01-01T00:10:00Z"));
+    let ends = with(
+        later.clone(),
+        "/metadata/deletionTimestamp",
+        json!("2026-01-01T00:10:00Z"),
+    );
     let first = pod("first", "2026-01-01T00:00:00Z", "2026-01-01T00:11:00Z");
     for order in [[&later, &ends, &first], [&first, &later, &ends]] {
         let mut world = World::enrolled();

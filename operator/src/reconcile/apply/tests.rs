@@ -177,7 +177,7 @@ async fn two_writers_do_not_overwrite_each_other_without_end() {
         .unwrap();
     server.writes();
     let overwrite = || {
-        server.edit(PATH, json!({"spec": {"selector": {"a": "c"}}}), &["/spec/selector"]);
+        server.edit(PATH, json!({"spec": {"selector": {"a": "c"}}}), &["/spec"]);
         let mut object = server.get(PATH).unwrap();
         let other = json!({"manager": "kustomize", "operation": "Update", "fieldsV1": {"f:spec": {"f:selector": {}}}});
         let entries = object["metadata"]["managedFields"].as_array_mut().unwrap();
@@ -192,7 +192,10 @@ async fn two_writers_do_not_overwrite_each_other_without_end() {
             Ok(()) => written += 1,
             Err(error @ ReconcileError::Contested { .. }) => {
                 let text = error.to_string();
-                assert!(text.contains("Service shop/waypoint") && text.contains("\"kustomize\""), "{text}");
+                assert!(
+                    text.contains("Service shop/waypoint") && text.contains("\"kustomize\""),
+                    "{text}"
+                );
                 named += 1;
             }
             Err(error) => panic!("{error}"),

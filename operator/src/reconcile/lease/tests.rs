@@ -106,7 +106,7 @@ async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
     let until_read = async {
         let _ = read.await;
     };
-    let running = tokio::spawn(a.run(until_read, stop.clone()));
+    let running = tokio::spawn(a.run(until_read, || true, stop.clone()));
     tokio::time::sleep(DURATION * 2).await;
     assert!(!*leads.borrow());
     assert_eq!(server.get(PATH), None, "it has not tried");
@@ -120,7 +120,7 @@ async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
     running.await.unwrap();
 
     let (never, _) = replica(&server, "c");
-    never.run(std::future::pending(), stop).await;
+    never.run(std::future::pending(), || true, stop).await;
 }
 
 /// One that may not take the lease keeps what it has, and takes it once it may.
