@@ -30,6 +30,9 @@ pub struct Limits {
     /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
     /// Default 5 s.
     pub workload_timeout: Duration,
+    /// How long a connection waits for the control plane's news of a destination that is not as it is known: it takes identities only, and
+    /// its redirection has not been heard of; or nothing listens for HBONE there. Then it is as it is known. Default 5 s.
+    pub skew_timeout: Duration,
     /// Endpoints of a service tried for one connection; of a waypoint, all that there are until `connect_timeout` is over. Default 3.
     pub connect_attempts: usize,
     /// Open connections of one pod, both directions together. Each peer (the pod itself, an identity, an address in plaintext) may have as
@@ -58,6 +61,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             handshakes: 1024,
             workload_timeout: Duration::from_secs(5),
+            skew_timeout: Duration::from_secs(5),
             connect_attempts: 3,
             connections_per_pod: 32_768,
             descriptors: 800,

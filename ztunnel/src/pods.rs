@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::leaving::Leaving;
-use crate::broker::PodEvents;
+use crate::broker::{AddError, DESCRIPTORS_PER_POD, PodEvents};
+use crate::observe::Direction;
 use crate::pod::Pod;
-use crate::proxy::{Direction, Proxy};
+use crate::proxy::Proxy;
 use crate::sockets::Handed;
 
 /// The pods of this node that are captured.
@@ -36,23 +37,6 @@ struct Served {
     handed: Arc<Handed>,
     /// Ends the accept loops on these listeners.
     accepting: CancellationToken,
-}
-
-/// Descriptors that a pod takes without any connection: its listeners twice (ours, and the accept loops'), seeds, and what sockets are made
-/// from.
-const DESCRIPTORS_PER_POD: usize = 12;
-
-/// Why a pod is not served.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AddError {
-    #[error(transparent)]
-    Identity(#[from] ambit_identity::ParseIdentityError),
-    #[error("its listeners cannot be used: {0}")]
-    Listeners(#[from] std::io::Error),
-    #[error("{0} descriptors are in use, and a pod needs {DESCRIPTORS_PER_POD}: RLIMIT_NOFILE is too low")]
-    Descriptors(usize),
-    #[error("this ztunnel is ending")]
-    Ending,
 }
 
 const DIRECTIONS: [Direction; 3] = [

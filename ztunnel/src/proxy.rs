@@ -23,10 +23,11 @@ use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use crate::limits::Limits;
-use crate::observe::{Metrics, Refusal};
+use crate::observe::{Direction, Metrics, Refusal};
 use crate::pod::{Asker, Pod};
 use crate::sockets::StoreLimits;
 use crate::state::MeshState;
+pub(crate) use outbound::Joining;
 use refuse::Arrival;
 
 /// Tells where a redirected connection was going.
@@ -34,24 +35,6 @@ pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> 
 
 /// Descriptors of one proxied connection.
 const DESCRIPTORS: usize = 2;
-
-/// Which of a pod's three listeners a connection came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Outbound,
-    InboundPlaintext,
-    Inbound,
-}
-
-impl Direction {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::InboundPlaintext => "inbound_plaintext",
-            Self::Inbound => "inbound",
-        }
-    }
-}
 
 /// What all connections share.
 pub(crate) struct Proxy {
@@ -66,7 +49,9 @@ pub(crate) struct Proxy {
     pub(crate) handshakes: Shares<IpAddr>,
     /// For the sockets of pods.
     pub(crate) stores: StoreLimits,
-    pub(crate) metrics: Metrics,
+    /// Pods that this node awaits to be captured.
+    pub(crate) joining: Joining,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: bool,
     pub(crate) original_destination: OriginalDestination,
     /// Where connections run.

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
-use crate::proxy::{OriginalDestination, Proxy, original_destination};
+use crate::proxy::{Joining, OriginalDestination, Proxy, original_destination};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, TYPES};
 
@@ -122,7 +122,7 @@ impl Ztunnel {
             memory: MemoryBudget::new(parts.limits.memory),
             ..HboneConfig::default()
         };
-        let metrics_of_proxy = Metrics::new()?;
+        let metrics_of_proxy = Arc::new(Metrics::new()?);
         let proxy = Arc::new(Proxy {
             state: Arc::new(MeshState::new(&config.pod.node_name)),
             certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
@@ -132,6 +132,7 @@ impl Ztunnel {
             handshakes: Shares::new(parts.limits.handshakes),
             stores: metrics_of_proxy.stores(&parts.limits),
             limits: parts.limits,
+            joining: Joining::default(),
             metrics: metrics_of_proxy,
             access_log: config.access_log,
             original_destination: parts.original_destination,

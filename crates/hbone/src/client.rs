@@ -2,15 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::ready;
 use std::time::{Duration, SystemTime};
 
 use h2::Reason;
 use h2::client::SendRequest;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::gather::gather;
@@ -18,52 +15,13 @@ use super::keepalive::{Ended, ping_until_dead};
 use super::memory::Borrower;
 use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
+use super::places::{ConnectionState, StreamPermit};
 use super::receiver::Receiver;
 use super::windows::{Credit, Windows};
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, OpenError};
 
 /// How many streams a peer allows that has not said it yet; no peer says so. One is opened then, and the others wait for its word.
 const UNSETTLED: usize = usize::MAX - 1;
-
-/// What the pool and the connection's task share. The task holds only this, so that the connection ends when the pool and
-/// all streams have let go of it.
-#[derive(Debug)]
-pub(super) struct ConnectionState {
-    /// Takes no new streams.
-    closed: AtomicBool,
-    streams: AtomicU32,
-    max_streams: u32,
-    idle_since: Mutex<Instant>,
-    /// The peer has said how many streams it allows, or the connection has ended.
-    settled: watch::Sender<bool>,
-    /// The end of the certificates, own and the peer's: no new stream after it.
-    expires: SystemTime,
-}
-
-// `closed` and `streams` are ordered among each other (SeqCst): of a stream that is being reserved and the end of an idle
-// connection, one sees the other.
-impl ConnectionState {
-    pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        !self.closed.load(Ordering::SeqCst) && SystemTime::now() < self.expires
-    }
-
-    /// Told when the peer has said how many streams it allows; `None` if it has.
-    pub(super) fn unsettled(&self) -> Option<watch::Receiver<bool>> {
-        (!*self.settled.borrow()).then(|| self.settled.subscribe())
-    }
-
-    fn has_streams(&self) -> bool {
-        self.streams.load(Ordering::SeqCst) > 0
-    }
-
-    fn has_been_idle(&self, timeout: Duration) -> bool {
-        !self.has_streams() && self.idle_since.lock().elapsed() >= timeout
-    }
-}
 
 /// A pooled connection.
 #[derive(Debug)]
@@ -80,18 +38,6 @@ pub(super) struct Connection {
 pub(super) struct Reserved {
     permit: StreamPermit,
     credit: Arc<Credit>,
-}
-
-/// A stream's place on its connection.
-#[derive(Debug)]
-pub(super) struct StreamPermit(Arc<ConnectionState>);
-
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Ordering::SeqCst) == 1 {
-            *self.0.idle_since.lock() = Instant::now();
-        }
-    }
 }
 
 /// Until when something is waited for, and how long that was at the start.
@@ -116,17 +62,7 @@ impl Connection {
             UNSETTLED => 1,
             allowed => u32::try_from(allowed).unwrap_or(u32::MAX),
         };
-        let most = self.state.max_streams.min(allowed);
-        let place = |n| (n < most).then_some(n + 1);
-        self.state
-            .streams
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, place)
-            .ok()?;
-        let permit = StreamPermit(Arc::clone(&self.state));
-        // Last: once a stream is counted here, the connection's task does not take it for idle.
-        if !self.state.is_open() {
-            return None;
-        }
+        let permit = self.state.reserve(allowed)?;
         let credit = self.windows.open()?;
         Some(Reserved { permit, credit })
     }
@@ -218,14 +154,7 @@ where
         .enable_push(false)
         .handshake::<_, Payload>(io)
         .await?;
-    let state = Arc::new(ConnectionState {
-        closed: AtomicBool::new(false),
-        streams: AtomicU32::new(0),
-        max_streams: config.max_streams.max(1),
-        idle_since: Mutex::new(Instant::now()),
-        settled: watch::Sender::new(false),
-        expires,
-    });
+    let state = ConnectionState::new(config.max_streams, expires);
     let closer = Closer::new(memory);
     let closing = closer.shared();
     let driver = {
@@ -252,7 +181,7 @@ where
             let (mut told, mut settled, mut pace) = (false, false, Pace::default());
             loop {
                 let ended = std::future::poll_fn(|cx| {
-                    ready!(pace.poll_turn(cx, state.streams.load(Ordering::Relaxed) as usize));
+                    ready!(pace.poll_turn(cx, state.streams()));
                     let mut ended = Pin::new(&mut connection).poll(cx);
                     while ended.is_pending()
                         && (closer.reset_written()
@@ -265,7 +194,7 @@ where
                     }
                     if !settled && connection.max_concurrent_send_streams() != UNSETTLED {
                         settled = true;
-                        state.settled.send_replace(true);
+                        state.settle();
                     }
                     ended
                 });
@@ -286,7 +215,7 @@ where
                 }
             }
             state.close();
-            state.settled.send_replace(true);
+            state.settle();
         }
     };
     let made = Instant::now();

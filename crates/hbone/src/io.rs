@@ -8,8 +8,8 @@ use bytes::{Buf, Bytes};
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::client::StreamPermit;
 use super::outgoing::Sender;
+use super::places::StreamPermit;
 use super::receiver::Receiver;
 use super::{HboneStream, Http2Error};
 

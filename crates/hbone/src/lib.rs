@@ -13,6 +13,7 @@ mod keepalive;
 mod memory;
 mod outgoing;
 mod pace;
+mod places;
 mod pool;
 mod receiver;
 mod server;

@@ -9,8 +9,8 @@ use futures::task::AtomicWaker;
 use h2::{Reason, SendStream};
 use parking_lot::Mutex;
 
-use super::client::StreamPermit;
 use super::memory::{Borrower, Loan};
+use super::places::StreamPermit;
 
 /// What a stream may always queue, however much the others of its connection have queued.
 const LEAST: usize = 16 << 10;

@@ -1,7 +1,7 @@
 //! One CONNECT stream.
 
-use super::client::StreamPermit;
 use super::outgoing::Sender;
+use super::places::StreamPermit;
 use super::receiver::Receiver;
 
 /// An open CONNECT stream, either side.

@@ -6,6 +6,8 @@
 
 mod certificate;
 mod clock;
+mod error;
+mod handshake;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
@@ -15,7 +17,6 @@ pub use certificate::{
     IdentityLease, ManagerConfig, WorkloadCertificate,
 };
 pub use clock::WallClock;
-pub use tls::{
-    AcceptError, ClientTlsStream, HandshakeError, IdentityMismatch, PeerIdentityError, ServerTlsStream,
-    TlsError, accept_peer, accept_tls, certificate_identity, connect_tls, peer_identity, peer_not_after,
-};
+pub use error::{AcceptError, HandshakeError, TlsError};
+pub use handshake::{ClientTlsStream, ServerTlsStream, accept_peer, accept_tls, connect_tls};
+pub use tls::{IdentityMismatch, PeerIdentityError, certificate_identity, peer_identity, peer_not_after};

@@ -1,7 +1,5 @@
 //! TLS for HBONE: version 1.3 only, X25519MLKEM768 first, both sides authenticated by SPIFFE id.
 
-mod handshake;
-mod stream;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -14,8 +12,6 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use ambit_identity::{ParseIdentityError, SpiffeId};
 
-pub use handshake::{AcceptError, HandshakeError, TlsError};
-pub use stream::{ClientTlsStream, ServerTlsStream, accept_peer, accept_tls, connect_tls};
 pub use verify::IdentityMismatch;
 pub(crate) use verify::{ExpectedPeer, MeshClientVerifier};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_wire::broker::{
-    Ack, AddPod, FromAgent, FromZtunnel, HeldDone, HeldListeners, Hello, PodIdentity, RemovePod, from_agent,
+    Ack, AddPod, FromAgent, FromZtunnel, HeldDone, HeldListeners, Hello, RemovePod, from_agent,
     from_ztunnel::Message,
 };
 use ambit_wire::broker_channel::{Channel, Error};
@@ -14,27 +14,11 @@ use ambit_wire::names::BROKER_VERSION;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::pods::AddError;
+use super::events::PodEvents;
 use crate::sockets::Handed;
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
-
-/// What the agent's messages lead to.
-pub(crate) trait PodEvents: Send + Sync + 'static {
-    /// The pods served, with what the agent handed over for them.
-    fn held(&self) -> Vec<(PodIdentity, Arc<Handed>)>;
-    /// Serves a pod, or goes on to serve it with other listeners.
-    fn add(&self, pod: PodIdentity, handed: Handed) -> Result<(), AddError>;
-    /// Stops to serve a pod; the future ends when none of its connections is left.
-    fn remove(&self, uid: &str, force: bool) -> impl Future<Output = ()> + Send + 'static;
-    /// There is a new agent, which has been told what is held.
-    fn connected(&self);
-    /// The agent has named all pods: `named`. Others are gone.
-    fn snapshot_done(&self, named: &[String]);
-    /// There is no agent.
-    fn disconnected(&self);
-}
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,8 @@ use ambit_runtime::{Counter, Counters, FamilyOptions, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
-use super::{Flag, Refusal, Traffic};
+use super::{Direction, Flag, Refusal, Traffic};
 use crate::limits::{Budget, Limits};
-use crate::proxy::Direction;
 use crate::sockets::StoreLimits;
 
 /// Of a metric whose labels name workloads or policies; what comes later is counted with unknown ones.

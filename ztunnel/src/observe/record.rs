@@ -10,9 +10,8 @@ use ambit_hbone::Meter;
 use ambit_identity::SpiffeId;
 use ambit_runtime::log_permit;
 
-use super::metrics::Totals;
+use super::metrics::{Metrics, Totals};
 use crate::pod::PodInfo;
-use crate::proxy::Proxy;
 use crate::state::Service;
 use ambit_mesh::Workload;
 
@@ -102,7 +101,8 @@ impl Traffic {
 
 /// Counts a connection from its beginning; one of [`Record::end`], [`Record::fail`] and [`Record::deny`] ends it, or dropping it.
 pub(crate) struct Record {
-    proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+    access_log: bool,
     traffic: Traffic,
     start: Instant,
     sent: AtomicU64,
@@ -112,10 +112,12 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn open(proxy: &Arc<Proxy>, traffic: Traffic) -> Self {
-        let totals = proxy.metrics.opened(&traffic);
+    /// `access_log`: it is logged when it ends.
+    pub(crate) fn open(metrics: &Arc<Metrics>, access_log: bool, traffic: Traffic) -> Self {
+        let totals = metrics.opened(&traffic);
         Self {
-            proxy: Arc::clone(proxy),
+            metrics: Arc::clone(metrics),
+            access_log,
             traffic,
             start: Instant::now(),
             sent: AtomicU64::new(0),
@@ -132,7 +134,7 @@ impl Record {
 
     /// The destination was not reached.
     pub(crate) fn fail(mut self, reason: &'static str, error: &dyn Display) {
-        self.proxy.metrics.failed(&self.traffic, reason);
+        self.metrics.failed(&self.traffic, reason);
         self.close(Flag::NotConnected, Some(error), true);
     }
 
@@ -140,8 +142,7 @@ impl Record {
     pub(crate) fn deny(mut self, decision: &ambit_policy::Decision) {
         let destination = &self.traffic.destination;
         let policy = decision.reason.policy().unwrap_or("none");
-        self.proxy
-            .metrics
+        self.metrics
             .denied(policy, destination.namespace().unwrap_or("unknown"));
         let source = match &self.traffic.source.identity {
             Some(identity) => identity.to_string(),
@@ -158,11 +159,11 @@ impl Record {
 
     fn close(&mut self, flag: Flag, error: Option<&dyn Display>, notable: bool) {
         self.ended = true;
-        self.proxy.metrics.closed(&self.traffic, flag);
+        self.metrics.closed(&self.traffic, flag);
         // Denials and failures are for whoever runs the mesh, whether or not there is an access log; without it, of many of one
         // source only some.
         let source = || self.traffic.source.address.ip().to_string();
-        if self.proxy.access_log || (notable && log_permit(&source(), flag.name())) {
+        if self.access_log || (notable && log_permit(&source(), flag.name())) {
             self.log(error, notable);
         }
     }

@@ -97,7 +97,7 @@ impl Attempt<'_> {
             hbone: self.principal.map(|_| self.destination),
             service: self.proxy.state.service_of(workload, self.destination.port()),
         };
-        Record::open(self.proxy, traffic)
+        Record::open(&self.proxy.metrics, self.proxy.access_log, traffic)
     }
 
     /// Copies until the end, or until the policies deny what they allowed before.

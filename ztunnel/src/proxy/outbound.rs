@@ -1,6 +1,7 @@
 //! Connections that a pod makes (15001).
 
 mod reach;
+mod skew;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::pod::Pod;
 use crate::state::{Route, WAYPOINT_UNREACHABLE};
 use ambit_mesh::{InUse, Workload};
 use reach::{Failure, Upstream, reach, unreached_waypoint};
+pub(crate) use skew::Joining;
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let local = tcp.local_addr().ok().map(canonical);
@@ -37,48 +39,17 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         }
     };
     let lease = pod.lease.load_full();
-    let begun = Instant::now();
-    let mut tried = Vec::new();
-    let mut last = None;
+    let mut waited = false;
     let (route, result) = loop {
-        let route = match proxy.state.route(Some(peer.ip()), destination, &tried) {
-            Ok(route) => route,
-            Err(error) => {
-                // The failure of the last endpoint says more than that there is no other.
-                break match last {
-                    Some((route, failure)) => (Some(route), Err(failure)),
-                    None => (None, Err(Failure::from(error))),
-                };
-            }
-        };
-        let attempts = tried.len() + 1;
-        // Of a waypoint every replica is tried while there is time, as nothing goes past it.
-        let last_attempt = attempts >= proxy.limits.connect_attempts
-            && (route.waypoint.is_none() || begun.elapsed() >= proxy.limits.connect_timeout);
-        let hurry = route.others && !last_attempt;
-        match reach(proxy, pod, &lease, &route, peer, hurry).await {
-            Ok(upstream) => {
-                route.in_use.iter().for_each(InUse::succeeded);
-                break (Some(route), Ok(upstream));
-            }
-            Err(failure) => {
-                if failure.is_absence() {
-                    route.in_use.iter().for_each(InUse::failed);
-                }
-                let endpoint = route
-                    .in_use
-                    .as_ref()
-                    .and(route.workload.as_ref())
-                    .map(|w| Arc::clone(&w.uid));
-                let more = failure.is_of_the_endpoint() && !last_attempt;
-                let Some(endpoint) = endpoint.filter(|_| more) else {
-                    break (Some(route), Err(failure));
-                };
-                tracing::debug!(error = %failure, "endpoint not reached: trying another");
-                tried.push(endpoint);
-                last = Some((route, failure));
-            }
+        let (route, result) = find(proxy, pod, &lease, peer, destination).await;
+        if !waited
+            && let Err(failure) = &result
+            && skew::has_left(proxy, route.as_ref(), failure).await
+        {
+            waited = true;
+            continue;
         }
+        break (route, result);
     };
     let record = record(
         proxy,
@@ -107,6 +78,62 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
                     record.fail(WAYPOINT_UNREACHABLE, &error);
                 }
                 None => record.fail(failure.reason(), &failure),
+            }
+        }
+    }
+}
+
+/// Tries the endpoints there are; what was reached, or why the last one was not, and on which route.
+async fn find(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    lease: &IdentityLease,
+    peer: SocketAddr,
+    destination: SocketAddr,
+) -> (Option<Route>, Result<Upstream, Failure>) {
+    let begun = Instant::now();
+    let mut tried = Vec::new();
+    let mut last = None;
+    loop {
+        let route = match proxy.state.route(Some(peer.ip()), destination, &tried) {
+            Ok(route) => route,
+            Err(error) => {
+                // The failure of the last endpoint says more than that there is no other.
+                break match last {
+                    Some((route, failure)) => (Some(route), Err(failure)),
+                    None => (None, Err(Failure::from(error))),
+                };
+            }
+        };
+        if skew::has_joined(proxy, peer, lease.identity(), &route).await {
+            continue;
+        }
+        let attempts = tried.len() + 1;
+        // Of a waypoint every replica is tried while there is time, as nothing goes past it.
+        let last_attempt = attempts >= proxy.limits.connect_attempts
+            && (route.waypoint.is_none() || begun.elapsed() >= proxy.limits.connect_timeout);
+        let hurry = route.others && !last_attempt;
+        match reach(proxy, pod, lease, &route, peer, hurry).await {
+            Ok(upstream) => {
+                route.in_use.iter().for_each(InUse::succeeded);
+                break (Some(route), Ok(upstream));
+            }
+            Err(failure) => {
+                if failure.is_absence() {
+                    route.in_use.iter().for_each(InUse::failed);
+                }
+                let endpoint = route
+                    .in_use
+                    .as_ref()
+                    .and(route.workload.as_ref())
+                    .map(|w| Arc::clone(&w.uid));
+                let more = failure.is_of_the_endpoint() && !last_attempt;
+                let Some(endpoint) = endpoint.filter(|_| more) else {
+                    break (Some(route), Err(failure));
+                };
+                tracing::debug!(error = %failure, "endpoint not reached: trying another");
+                tried.push(endpoint);
+                last = Some((route, failure));
             }
         }
     }
@@ -158,7 +185,8 @@ fn record(
             _ => None,
         });
     Record::open(
-        proxy,
+        &proxy.metrics,
+        proxy.access_log,
         Traffic {
             reporter: Reporter::Source,
             source: Peer {

@@ -9,7 +9,7 @@ use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
 
-use super::{Proxy, original_destination};
+use super::{Joining, Proxy, original_destination};
 use crate::limits::Limits;
 use crate::observe::Metrics;
 use crate::pod::Pod;
@@ -22,7 +22,7 @@ pub(crate) const APPLICATION: SocketAddr =
 /// Knows no workload and no policy.
 pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
     let (hbone, limits) = (HboneConfig::default(), Limits::default());
-    let metrics = Metrics::new().unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
     Arc::new(Proxy {
         state: Arc::new(MeshState::new("")),
         certificates: CertificateManager::new(Arc::new(TestCa::new().unwrap()), ManagerConfig::default()),
@@ -32,6 +32,7 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         handshakes: Shares::new(limits.handshakes),
         stores: metrics.stores(&limits),
         limits,
+        joining: Joining::default(),
         metrics,
         access_log,
         original_destination: Arc::new(original_destination),

@@ -12,7 +12,7 @@ use crate::support::{Destination, Source, application, id};
 
 const LARGE: usize = 20 << 20;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_directions_end_by_themselves_and_nothing_is_lost() {
     let ca = Arc::new(TestCa::new().unwrap());
     let server = Destination::start(&ca, id("server")).await;
@@ -44,7 +44,7 @@ async fn both_directions_end_by_themselves_and_nothing_is_lost() {
     assert!(back == sent);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_waits_for_a_peer_that_does_not_read() {
     let ca = Arc::new(TestCa::new().unwrap());
     let server = Destination::start(&ca, id("server")).await;
@@ -78,7 +78,7 @@ async fn a_writer_waits_for_a_peer_that_does_not_read() {
     assert_eq!(reader.await.unwrap(), data.len());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_dropped_in_the_middle_is_a_reset_to_the_application() {
     let ca = Arc::new(TestCa::new().unwrap());
     let server = Destination::start(&ca, id("server")).await;
@@ -94,7 +94,7 @@ async fn a_stream_that_is_dropped_in_the_middle_is_a_reset_to_the_application() 
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_by_the_peer_is_an_error_to_the_reader() {
     let ca = Arc::new(TestCa::new().unwrap());
     let server = Destination::start(&ca, id("server")).await;
@@ -108,7 +108,7 @@ async fn a_reset_by_the_peer_is_an_error_to_the_reader() {
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_read_in_parts_is_whole() {
     let ca = Arc::new(TestCa::new().unwrap());
     let server = Destination::start(&ca, id("server")).await;
@@ -134,7 +134,7 @@ async fn what_is_read_in_parts_is_whole() {
     assert_eq!(rest, "e more");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_stream_keeps_its_place_on_the_connection() {
     let ca = Arc::new(TestCa::new().unwrap());
     let server = Destination::start(&ca, id("server")).await;

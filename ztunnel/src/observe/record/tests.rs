@@ -48,7 +48,7 @@ fn record(access_log: bool) -> Record {
         hbone: None,
         service: None,
     };
-    Record::open(&proxy(access_log), traffic)
+    Record::open(&proxy(access_log).metrics, access_log, traffic)
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn past_the_bound_peers_are_unknown_and_nothing_grows() {
             hbone: Some(APPLICATION),
             service: None,
         };
-        Record::open(&proxy, traffic)
+        Record::open(&proxy.metrics, false, traffic)
     };
     for n in 0..10_200 {
         let record = open(n);

@@ -1,4 +1,4 @@
-//! TLS streams as HBONE uses them.
+//! Handshakes, and the streams that they lead to.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::{AcceptError, HandshakeError, peer_identity};
 use crate::certificate::{IdentityLease, WorkloadCertificate};
+use crate::error::{AcceptError, HandshakeError};
+use crate::tls::peer_identity;
 use ambit_identity::SpiffeId;
 
 /// rustls reads 4 KiB at a time; this reads more of what is there with one system call.

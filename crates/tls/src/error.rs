@@ -4,9 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::PeerIdentityError;
-use super::verify::IdentityMismatch;
 use crate::certificate::CertificateError;
+use crate::tls::{IdentityMismatch, PeerIdentityError};
 
 /// Why a handshake failed.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,0 +1,19 @@
+//! Where a connection came to its pod.
+
+/// Which of a pod's three listeners a connection came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Outbound,
+    InboundPlaintext,
+    Inbound,
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::InboundPlaintext => "inbound_plaintext",
+            Self::Inbound => "inbound",
+        }
+    }
+}
