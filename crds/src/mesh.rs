@@ -201,8 +201,10 @@ pub struct MeshWaypoint {
     #[serde(default)]
     pub scaling: Scaling,
 
-    /// CPU and memory of each waypoint. Defaults to requests of 100m and 64Mi, and no limits.
-    #[serde(default)]
+    /// CPU and memory of each waypoint. Defaults to requests of 100m and 64Mi, and a limit of 512Mi of memory. A waypoint holds bytes for
+    /// its callers (bodies, heads, connections) up to half of its memory limit, or 1 GiB where it has none; past that it refuses. With
+    /// thousands of open connections or slow readers at each replica it needs more.
+    #[serde(default = "waypoint_resources")]
     pub resources: Resources,
 
     /// How long a client's connection through a waypoint lasts, from 1s to 24h: then it is ended between two requests, and the client's next
@@ -222,10 +224,17 @@ impl Default for MeshWaypoint {
     fn default() -> Self {
         Self {
             scaling: Scaling::default(),
-            resources: Resources::default(),
+            resources: waypoint_resources(),
             max_connection_age: default_max_connection_age(),
             placement: Placement::default(),
         }
+    }
+}
+
+fn waypoint_resources() -> Resources {
+    Resources {
+        limits: BTreeMap::from([("memory".to_owned(), Quantity("512Mi".to_owned()))]),
+        ..Resources::default()
     }
 }
 

@@ -96,8 +96,8 @@ pub struct Resources {
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
 
-    /// The most that the container may use, by resource name. No limits by default: a proxy that is throttled or killed
-    /// slows or breaks every pod of its node.
+    /// The most that the container may use, by resource name. No limits by default, as a ztunnel or agent that is throttled or killed
+    /// slows or breaks every pod of its node; but for waypoints whose resources are left out altogether, which get 512Mi of memory.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",

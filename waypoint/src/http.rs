@@ -23,6 +23,7 @@ pub(crate) use body::RequestBody;
 pub(crate) use connection::{ClientConnection, Served, Target};
 pub(crate) use held::Revoked;
 pub(crate) use interim::Interim;
+pub(crate) use io::ClientStream;
 pub use limits::HttpTimeouts;
 pub(crate) use serve::serve;
 pub(crate) use target::RawTarget;

@@ -1,6 +1,7 @@
 //! The waypoint: an HTTP proxy in front of the services of its namespace that need one. It ends HBONE, knows the caller by its
 //! certificate, applies the rules, and opens HBONE to the endpoint of its choice. It is told only what it serves.
 
+mod account;
 mod config;
 mod http;
 mod http2;
@@ -8,6 +9,7 @@ mod observe;
 mod proxy;
 mod received;
 mod report;
+mod retries;
 mod state;
 mod upstream;
 mod waypoint;

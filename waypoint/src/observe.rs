@@ -18,7 +18,7 @@ use ambit_identity::SpiffeId;
 pub(crate) use flag::Flag;
 pub(crate) use load::Load;
 pub(crate) use metrics::{Gauges, Refusal};
-pub(crate) use record::{ConnectionRecord, Destination, RequestRecord};
+pub(crate) use record::{ConnectionRecord, Destination, RETRY_LIMIT, RequestRecord};
 pub(crate) use source::Source;
 
 use metrics::Metrics;

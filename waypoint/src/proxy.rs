@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ambit_hbone::HboneConfig;
+use ambit_hbone::{HboneConfig, MemoryBudget};
 use ambit_runtime::AcceptLoop;
 use ambit_tls::IdentityLease;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-pub(crate) use admission::Admission;
-pub(crate) use counted::{Counted, End, is_clients};
+pub(crate) use admission::{Admission, COPYING, HTTP2_CONNECTION, REQUEST};
+pub(crate) use counted::{Counted, End, client_gone, is_clients};
 pub(crate) use passthrough::{Opened, pass_through};
 
 pub use crate::http::HttpTimeouts;
 use crate::observe::{Observer, Refusal};
+use crate::retries::RetryBudgets;
 use crate::state::State;
 use crate::upstream::Upstream;
 
@@ -33,6 +34,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HBONE's flow-control window of a stream: bytes that wait here for a slow client or endpoint.
 const STREAM_WINDOW: u32 = 256 << 10;
+/// HBONE's largest DATA frame: as much of one that has not come whole waits on each connection.
+const MAX_FRAME: u32 = 64 << 10;
 /// Streams that a client opens at once on one HBONE connection, half of what is accepted.
 const STREAMS: u32 = 100;
 /// How long a CONNECT to an unknown address, and a denial of what is open for want of a policy, wait for configuration that may be under way.
@@ -58,6 +61,7 @@ pub(crate) struct Proxy {
     /// HTTP/2 requests, which run on tasks of their own.
     pub(crate) requests: TaskTracker,
     pub(crate) admission: Admission,
+    pub(crate) retries: RetryBudgets,
 }
 
 impl Proxy {
@@ -75,11 +79,14 @@ impl Proxy {
             response_timeout: CONNECT_TIMEOUT,
             max_streams: STREAMS,
             stream_window: STREAM_WINDOW,
+            max_frame_size: MAX_FRAME,
+            // What arrives is counted by caller; this is for windows that are wide.
+            memory: MemoryBudget::new(admission::memory_for_callers()),
             send_buffer: STREAM_WINDOW as usize,
             ..HboneConfig::default()
         };
         Arc::new(Self {
-            upstream: Upstream::new(lease.clone(), hbone.clone()),
+            upstream: Upstream::new(lease.clone(), hbone.clone(), timeouts.ping),
             state,
             observer,
             lease,
@@ -91,6 +98,7 @@ impl Proxy {
             connections: TaskTracker::new(),
             requests: TaskTracker::new(),
             admission,
+            retries: RetryBudgets::default(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Bodies of messages that arrive.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::http2::Inflow;
+use crate::http2::{Inflow, InflowError};
 
 /// The body of a message that arrives on a connection.
 pub(crate) enum Received {
@@ -18,10 +19,32 @@ pub(crate) enum Received {
 /// Why a body did not arrive to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiveError {
-    #[error(transparent)]
-    Http1(hyper::Error),
-    #[error(transparent)]
-    Http2(h2::Error),
+    #[error("{0}")]
+    Http1(#[source] hyper::Error),
+    #[error("{0}")]
+    Http2(#[source] InflowError),
+}
+
+impl ReceiveError {
+    /// Whether the caller's account had no room for it.
+    pub(crate) fn is_no_room(&self) -> bool {
+        match self {
+            Self::Http1(error) => is_no_room(error),
+            Self::Http2(error) => matches!(error, InflowError::NoRoom(_)),
+        }
+    }
+}
+
+/// Whether a connection failed because the caller's account had no room for what came on it.
+pub(crate) fn is_no_room(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.kind() == std::io::ErrorKind::OutOfMemory;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Body for Received {

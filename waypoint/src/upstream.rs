@@ -94,7 +94,7 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Must be called within a Tokio runtime: one task looks after idle connections until [`Upstream::drain`].
-    pub(crate) fn new(lease: IdentityLease, config: HboneConfig) -> Arc<Self> {
+    pub(crate) fn new(lease: IdentityLease, config: HboneConfig, ping: Duration) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let upstream = Arc::new(Self {
             connect_timeout: config.connect_timeout,
@@ -102,7 +102,7 @@ impl Upstream {
             lease,
             here: Arc::from(""),
             http1: http1::Http1Pool::default(),
-            http2: http2::Http2Pool::new(tasks.clone()),
+            http2: http2::Http2Pool::new(tasks.clone(), ping),
             tasks: tasks.clone(),
             stop: CancellationToken::new(),
         });

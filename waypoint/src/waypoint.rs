@@ -289,6 +289,8 @@ impl Shared {
         let gauges = Gauges {
             resources: self.state.counts().to_vec(),
             hbone_connections: self.proxy.upstream.hbone_connections(),
+            held_bytes: self.proxy.admission.bytes.taken(),
+            silent_connections: self.proxy.admission.silent.taken(),
             control_plane: self.xds.borrow().is_connected(),
         };
         Answer::text_or_error(self.observer.render(&gauges))

@@ -4,33 +4,47 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// From this size on a frame is kept as it is: what else it may hold on to is not much more.
-const LARGE: usize = 16 << 10;
-/// Smaller ones are put together up to this size.
-const CHUNK: usize = 64 << 10;
+/// Frames of this size are kept as they are: the buffer that they were read with is not much larger.
+const LARGE: usize = 8 << 10;
+/// Smaller ones are joined, up to this size.
+const CHUNK: usize = 32 << 10;
 
 /// Bytes in the order in which they came, in hardly more memory than they are: HTTP/2's flow control counts bytes only, but each
 /// frame that waits costs some 270 bytes more in h2, and may hold on to the whole of the buffer that it was read with.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub struct Backlog {
+    /// The first frame, as it came: most often the reader takes it before the next one arrives.
+    first: Option<Bytes>,
     chunks: VecDeque<Bytes>,
     last: BytesMut,
 }
 
 impl Backlog {
-    pub(super) fn push(&mut self, data: Bytes) {
-        if data.len() >= LARGE {
-            self.seal();
-            self.chunks.push_back(data);
-            return;
-        }
-        if self.last.len() + data.len() > CHUNK {
-            self.seal();
-        }
-        self.last.extend_from_slice(&data);
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none() && self.chunks.is_empty() && self.last.is_empty()
     }
 
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
+    /// Adds what came.
+    pub fn push(&mut self, data: Bytes) {
+        if self.is_empty() {
+            self.first = Some(data);
+        } else if data.len() >= LARGE {
+            self.seal();
+            self.chunks.push_back(data);
+        } else {
+            if self.last.len() + data.len() > CHUNK {
+                self.seal();
+            }
+            self.last.extend_from_slice(&data);
+        }
+    }
+
+    /// The next bytes.
+    pub fn pop(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
         if self.chunks.is_empty() {
             self.seal();
         }
@@ -49,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_and_large_come_out_in_their_order_and_small_ones_together() {
+    fn order_is_kept_and_small_frames_are_joined() {
         let mut backlog = Backlog::default();
         let mut expected = Vec::new();
         for size in [1, 97, LARGE - 1, LARGE, 3, 200_000, 5, 6, 7] {
@@ -63,7 +77,7 @@ mod tests {
         }
         let chunks: Vec<_> = std::iter::from_fn(|| backlog.pop()).collect();
         assert!(chunks.concat() == expected);
-        assert!(chunks.len() <= 8, "{}", chunks.len());
-        assert!(backlog.pop().is_none());
+        assert!(chunks.len() <= 9, "{}", chunks.len());
+        assert!(backlog.is_empty());
     }
 }

@@ -17,6 +17,7 @@ use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
 use super::places::{ConnectionState, StreamPermit};
 use super::receiver::Receiver;
+use super::turns::Turns;
 use super::windows::{Credit, Windows};
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, OpenError};
 
@@ -28,6 +29,7 @@ const UNSETTLED: usize = usize::MAX - 1;
 pub(super) struct Connection {
     sender: SendRequest<Payload>,
     closing: Arc<Closing>,
+    turns: Turns,
     windows: Arc<Windows>,
     pub(super) state: Arc<ConnectionState>,
     pub(super) made: Instant,
@@ -104,6 +106,7 @@ impl Connection {
             Ok(Ok((response, send))) if response.status().is_success() => Ok(HboneStream {
                 send: Sender::new(send, Arc::clone(&self.closing)),
                 recv: Receiver::new(response.into_body(), credit),
+                turns: self.turns.clone(),
                 permit: Some(permit),
             }),
             Ok(Ok((response, _))) => Err(OpenError::Refused(response.status())),
@@ -157,10 +160,13 @@ where
     let state = ConnectionState::new(config.max_streams, expires);
     let closer = Closer::new(memory);
     let closing = closer.shared();
+    let turns = Turns::default();
+    let (taken, turning) = (turns.clone(), turns.turning());
     let driver = {
         let (state, windows) = (Arc::clone(&state), Arc::clone(&windows));
         let (interval, timeout, idle) = (config.ping_interval, config.ping_timeout, config.idle_timeout);
         async move {
+            let _turning = turning;
             let Some(pings) = connection.ping_pong() else {
                 return;
             };
@@ -182,13 +188,16 @@ where
             loop {
                 let ended = std::future::poll_fn(|cx| {
                     ready!(pace.poll_turn(cx, state.streams()));
-                    let mut ended = Pin::new(&mut connection).poll(cx);
-                    while ended.is_pending()
-                        && (closer.reset_written()
-                            || windows.poll(cx, |size| connection.set_initial_window_size(size).is_ok()))
-                    {
-                        ended = Pin::new(&mut connection).poll(cx);
-                    }
+                    let ended = taken.poll(cx, |cx| {
+                        let mut ended = Pin::new(&mut connection).poll(cx);
+                        while ended.is_pending()
+                            && (closer.reset_written()
+                                || windows.poll(cx, |size| connection.set_initial_window_size(size).is_ok()))
+                        {
+                            ended = Pin::new(&mut connection).poll(cx);
+                        }
+                        ended
+                    });
                     if ended.is_pending() {
                         outgoing.flush(cx);
                     }
@@ -222,6 +231,7 @@ where
     let connection = Connection {
         sender,
         closing,
+        turns,
         windows,
         state,
         made,

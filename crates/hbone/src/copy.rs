@@ -51,6 +51,7 @@ pub async fn copy_tunnel(
         mut send,
         mut recv,
         permit,
+        ..
     } = stream;
     let result = {
         let socket = tcp.socket();

@@ -4,13 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::account::Payer;
+use super::inflow::{Gone, Inflow};
 use super::outgoing::Sender;
 use super::places::StreamPermit;
-use super::receiver::Receiver;
 use super::{HboneStream, Http2Error};
 
 /// Most bytes that one write takes: flow control hands them out in such portions too.
@@ -19,28 +20,30 @@ const LARGEST_WRITE: usize = 64 << 10;
 /// An [`HboneStream`] as [`AsyncRead`] and [`AsyncWrite`].
 ///
 /// A shutdown ends what is written and leaves reading open. Dropped before its shutdown the stream is reset (CANCEL), so that the peer
-/// does not take a part for the whole; what was written before goes out first. A reset by the peer is an error of kind [`io::ErrorKind::ConnectionReset`].
+/// does not take a part for the whole; what was written before goes out first. A reset by the peer is an error of kind
+/// [`io::ErrorKind::ConnectionReset`].
+///
+/// What waits here, received or written, goes on the account of its [`Payer`]. Where that has no room for what arrives, the stream fails
+/// with [`io::ErrorKind::OutOfMemory`].
 pub struct HboneIo {
     /// Taken by the end of `self` alone.
     send: Option<Sender>,
-    recv: Receiver,
-    /// Received and not yet read.
-    received: Bytes,
-    received_all: bool,
+    recv: Inflow,
     sent_all: bool,
     permit: Option<StreamPermit>,
+    payer: Payer,
 }
 
 impl HboneStream {
     /// The stream as bytes to read and write.
     pub fn into_io(self) -> HboneIo {
+        let payer = self.send.payer();
         HboneIo {
             send: Some(self.send),
-            recv: self.recv,
-            received: Bytes::new(),
-            received_all: false,
+            recv: Inflow::new(self.recv, &self.turns, payer.clone()),
             sent_all: false,
             permit: self.permit,
+            payer,
         }
     }
 }
@@ -53,30 +56,25 @@ impl HboneIo {
             None => Poll::Ready(()),
         }
     }
+
+    /// Resolves when the peer has reset the stream, though what it sent before has not been read.
+    pub fn gone(&self) -> Gone {
+        self.recv.gone()
+    }
+
+    /// Whose account its bytes go on.
+    pub fn payer(&self) -> &Payer {
+        &self.payer
+    }
 }
 
 impl AsyncRead for HboneIo {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        while this.received.is_empty() && !this.received_all {
-            match ready!(this.recv.poll_data(cx)) {
-                Some(Ok(data)) => this.received = data,
-                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
-                None => this.received_all = true,
-            }
-        }
-        let n = this.received.len().min(buffer.remaining());
-        if n > 0 {
-            buffer.put_slice(&this.received[..n]);
-            this.received.advance(n);
-            // Only now may the peer send more: what waits for a slow reader waits at the sender.
-            this.recv.release(n).map_err(failure)?;
-        }
-        Poll::Ready(Ok(()))
+        self.recv.poll_read(cx, buffer)
     }
 }
 
@@ -136,6 +134,6 @@ impl std::fmt::Debug for HboneIo {
     }
 }
 
-fn failure(error: h2::Error) -> io::Error {
+pub(super) fn failure(error: h2::Error) -> io::Error {
     Http2Error::from(error).into()
 }

@@ -3,11 +3,13 @@
 //! [`HbonePool`] opens CONNECT streams over pooled connections; [`serve_hbone`] accepts them; [`copy_tunnel`] joins a stream with
 //! a TCP connection.
 
+mod account;
 mod backlog;
 mod client;
 mod copy;
 mod error;
 mod gather;
+mod inflow;
 mod io;
 mod keepalive;
 mod memory;
@@ -18,17 +20,22 @@ mod pool;
 mod receiver;
 mod server;
 mod stream;
+mod turns;
 mod windows;
 
 use std::time::Duration;
 
+pub use account::{Account, Payer};
+pub use backlog::Backlog;
 pub use copy::{Meter, copy_tcp, copy_tunnel};
 pub use error::{ConnectError, CopyError, ErrorCode, Http2Error, OpenError, StateError};
+pub use inflow::Gone;
 pub use io::HboneIo;
 pub use memory::{Borrower, MemoryBudget};
 pub use pool::{HbonePool, PoolKey};
 pub use server::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 pub use stream::HboneStream;
+pub use turns::{Absorb, Turning, Turns};
 
 /// The window of every connection: the most that HTTP/2 allows, so that only streams are held back.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;

@@ -9,11 +9,14 @@ use futures::task::AtomicWaker;
 use h2::{Reason, SendStream};
 use parking_lot::Mutex;
 
+use super::account::Payer;
 use super::memory::{Borrower, Loan};
 use super::places::StreamPermit;
 
 /// What a stream may always queue, however much the others of its connection have queued.
 const LEAST: usize = 16 << 10;
+/// The same while the stream's account is short.
+const LEAST_WHILE_SHORT: usize = 4 << 10;
 /// What the streams of one connection queue together before each is held to [`LEAST`], while memory is lent for it: more would not make the
 /// socket faster.
 const SHARE: usize = 256 << 10;
@@ -48,6 +51,7 @@ impl Drop for Payload {
             .queued
             .fetch_sub(self.size, Ordering::SeqCst);
         self.queue.queued.fetch_sub(self.size, Ordering::SeqCst);
+        self.queue.payer.release(self.size);
         self.queue.waiting.wake();
     }
 }
@@ -67,6 +71,7 @@ struct Queue {
     /// The stream's task, when it waits for room.
     waiting: AtomicWaker,
     connection: Arc<Closing>,
+    payer: Payer,
 }
 
 /// Streams of one connection whose reset waits for the bytes before it.
@@ -167,6 +172,7 @@ impl Sender {
             queued: AtomicUsize::new(0),
             waiting: AtomicWaker::new(),
             connection,
+            payer: Payer::default(),
         };
         Self {
             send,
@@ -204,8 +210,12 @@ impl Sender {
 
     /// How many of `wanted` bytes may be queued.
     fn room(&mut self, wanted: usize) -> usize {
-        let by_right = LEAST.saturating_sub(self.queue.queued.load(Ordering::SeqCst));
+        let queued = self.queue.queued.load(Ordering::SeqCst);
         self.loan = None;
+        if self.queue.payer.is_short() {
+            return wanted.min(LEAST_WHILE_SHORT.saturating_sub(queued));
+        }
+        let by_right = LEAST.saturating_sub(queued);
         if wanted <= by_right {
             return wanted;
         }
@@ -218,6 +228,11 @@ impl Sender {
             Some(_) => wanted.min(shared),
             None => by_right,
         }
+    }
+
+    /// Whose account queued bytes go on.
+    pub(super) fn payer(&self) -> Payer {
+        self.queue.payer.clone()
     }
 
     /// Sends nothing now.
@@ -242,6 +257,7 @@ impl Sender {
         let size = data.len();
         self.queue.queued.fetch_add(size, Ordering::SeqCst);
         self.queue.connection.queued.fetch_add(size, Ordering::SeqCst);
+        self.queue.payer.hold_anyway(size);
         Payload {
             data,
             size,

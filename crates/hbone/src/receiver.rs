@@ -32,6 +32,11 @@ impl Receiver {
         }
     }
 
+    /// What the peer may still send, as far as it has been told.
+    pub(super) fn window(&mut self) -> isize {
+        self.recv.flow_control().available_capacity()
+    }
+
     pub(super) fn id(&self) -> h2::StreamId {
         self.recv.stream_id()
     }

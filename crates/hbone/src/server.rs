@@ -20,12 +20,16 @@ use super::keepalive::{Ended, ping_until_dead};
 use super::outgoing::{Closer, Closing, Payload, Sender};
 use super::pace::Pace;
 use super::receiver::Receiver;
+use super::turns::Turns;
 use super::windows::{Credit, Windows};
 use super::{CONNECTION_WINDOW, HboneConfig, HboneStream, Http2Error};
 use ambit_tls::{WallClock, peer_identity, peer_not_after};
 
 /// Of an authority that is none, so much is kept: it is a stranger's text, and ends in the log.
 const LONGEST_AUTHORITY: usize = 128;
+
+/// Of a method that is not served, so much is said.
+const LONGEST_METHOD: usize = 32;
 
 /// For the last words to a peer that may be gone.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -34,7 +38,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestRefusal {
     /// Only CONNECT is served (405).
-    #[error("the method is {0}, not CONNECT")]
+    #[error("the method is {}, not CONNECT", clip(.0.as_str()))]
     Method(Method),
     /// The authority, of which this is the beginning, is not `<ip>:<port>` (400).
     #[error("the authority {0:?} is not an IP address and port")]
@@ -49,6 +53,11 @@ impl RequestRefusal {
             Self::Authority(_) => StatusCode::BAD_REQUEST,
         }
     }
+}
+
+/// The beginning of what a method is called, which consists of ASCII.
+fn clip(method: &str) -> &str {
+    method.get(..LONGEST_METHOD).unwrap_or(method)
 }
 
 /// Takes the CONNECT requests of one connection.
@@ -68,6 +77,7 @@ pub struct ConnectRequest {
     respond: SendResponse<Payload>,
     body: Receiver,
     closing: Arc<Closing>,
+    turns: Turns,
 }
 
 impl ConnectRequest {
@@ -100,6 +110,7 @@ impl ConnectRequest {
         Ok(HboneStream {
             send: Sender::new(send, self.closing),
             recv: self.body,
+            turns: self.turns,
             permit: None,
         })
     }
@@ -195,6 +206,8 @@ where
     tokio::pin!(dead, told_to_end);
     let mut streams = JoinSet::new();
     let closer = Closer::new(memory);
+    let turns = Turns::default();
+    let turning = turns.turning();
     let (mut draining, mut pinging) = (false, true);
     let (mut refused, mut idle_since) = (0, Instant::now());
     // A client that keeps connections for later lets go of them long before.
@@ -204,13 +217,16 @@ where
         let open = streams.len();
         let accept = std::future::poll_fn(|cx| {
             ready!(pace.poll_turn(cx, open));
-            let mut accepted = connection.poll_accept(cx);
-            while accepted.is_pending()
-                && (closer.reset_written()
-                    || windows.poll(cx, |size| connection.set_initial_window_size(size).is_ok()))
-            {
-                accepted = connection.poll_accept(cx);
-            }
+            let accepted = turns.poll(cx, |cx| {
+                let mut accepted = connection.poll_accept(cx);
+                while accepted.is_pending()
+                    && (closer.reset_written()
+                        || windows.poll(cx, |size| connection.set_initial_window_size(size).is_ok()))
+                {
+                    accepted = connection.poll_accept(cx);
+                }
+                accepted
+            });
             if accepted.is_pending() {
                 outgoing.flush(cx);
             }
@@ -235,7 +251,8 @@ where
                     (refused, idle_since) = (0, Instant::now());
                     match windows.open() {
                         Some(credit) => {
-                            dispatch(&mut streams, &handler, request, respond, credit, closer.shared());
+                            let shared = (closer.shared(), turns.clone());
+                            dispatch(&mut streams, &handler, request, respond, credit, shared);
                         }
                         None => respond.send_reset(Reason::REFUSED_STREAM),
                     }
@@ -270,6 +287,7 @@ where
     };
     drop(connection);
     drop(closer);
+    drop(turning);
     // The streams hear of the connection's end by themselves, and pass it on to their other side.
     while streams.join_next().await.is_some() {}
     result
@@ -287,7 +305,7 @@ fn dispatch<H: HboneHandler>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Payload>,
     credit: Arc<Credit>,
-    closing: Arc<Closing>,
+    (closing, turns): (Arc<Closing>, Turns),
 ) {
     match authority(&request) {
         Ok(authority) => {
@@ -298,6 +316,7 @@ fn dispatch<H: HboneHandler>(
                 respond,
                 body: Receiver::new(body, credit),
                 closing,
+                turns,
             };
             let span = tracing::debug_span!("hbone-stream", %authority);
             streams.spawn(Arc::clone(handler).connect(request).instrument(span));
@@ -321,4 +340,17 @@ fn authority(request: &Request<RecvStream>) -> Result<SocketAddr, RequestRefusal
     authority
         .parse()
         .map_err(|_| RequestRefusal::Authority(authority.chars().take(LONGEST_AUTHORITY).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_method_is_clipped() {
+        let method = Method::from_bytes("M".repeat(10_000).as_bytes()).unwrap();
+        assert!(RequestRefusal::Method(method).to_string().len() < 100);
+        let get = RequestRefusal::Method(Method::GET);
+        assert_eq!(get.to_string(), "the method is GET, not CONNECT");
+    }
 }

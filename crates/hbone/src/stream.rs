@@ -3,11 +3,14 @@
 use super::outgoing::Sender;
 use super::places::StreamPermit;
 use super::receiver::Receiver;
+use super::turns::Turns;
 
 /// An open CONNECT stream, either side.
 pub struct HboneStream {
     pub(super) send: Sender,
     pub(super) recv: Receiver,
+    /// Of the connection's task.
+    pub(super) turns: Turns,
     /// The client's place on its connection.
     pub(super) permit: Option<StreamPermit>,
 }

@@ -21,5 +21,5 @@ pub use metrics::{
     render_metrics,
 };
 pub use program::{Signals, Workers, run_program};
-pub use shares::{Holder, Share, Shares};
+pub use shares::{Held, Holder, Share, Shares};
 pub use socket::{prepare_socket, raise_descriptor_limit};

@@ -1,4 +1,4 @@
-//! Places that many share, so that nobody takes them all.
+//! Places, or bytes, that many share, so that nobody takes them all.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -117,6 +117,98 @@ impl<K: Hash + Eq> Holder<K> {
     }
 }
 
+/// Places of one holder, as many as it says at the moment, until they are dropped.
+#[derive(Debug)]
+pub struct Held<K: Hash + Eq> {
+    holder: Arc<Holder<K>>,
+    places: usize,
+}
+
+impl<K: Hash + Eq> Holder<K> {
+    /// So many places, unless that were more than are free then.
+    pub fn hold(self: &Arc<Self>, places: usize) -> Option<Held<K>> {
+        let mut held = self.nothing();
+        held.grow(places).then_some(held)
+    }
+
+    /// No places yet.
+    pub fn nothing(self: &Arc<Self>) -> Held<K> {
+        let holder = Arc::clone(self);
+        Held { holder, places: 0 }
+    }
+
+    /// Takes so many places, unless that were more than are free then. They are to be given back by [`Holder::subtract`].
+    pub fn add(&self, places: usize) -> bool {
+        let own = self.taken.fetch_add(places, Ordering::AcqRel);
+        let fits = |taken: usize| {
+            let free = self.shares.places.checked_sub(taken + places)?;
+            (own + places <= free).then_some(taken + places)
+        };
+        let taken = &self.shares.taken;
+        let fitted = taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
+        if fitted.is_err() {
+            self.taken.fetch_sub(places, Ordering::AcqRel);
+        }
+        fitted.is_ok()
+    }
+
+    /// Takes so many places, whether or not there are as many. They are to be given back by [`Holder::subtract`].
+    pub fn add_anyway(&self, places: usize) {
+        self.taken.fetch_add(places, Ordering::AcqRel);
+        self.shares.taken.fetch_add(places, Ordering::AcqRel);
+    }
+
+    /// Gives back what was added.
+    pub fn subtract(&self, places: usize) {
+        self.taken.fetch_sub(places, Ordering::AcqRel);
+        self.shares.taken.fetch_sub(places, Ordering::AcqRel);
+    }
+
+    /// Whether it holds three quarters of what it may.
+    pub fn is_short(&self) -> bool {
+        let own = self.taken.load(Ordering::Relaxed);
+        let taken = self.shares.taken.load(Ordering::Relaxed);
+        // It may hold half of what is free, and what it has.
+        let free = self.shares.places.saturating_sub(taken);
+        own.saturating_mul(5) > free.saturating_mul(3)
+    }
+}
+
+impl<K: Hash + Eq> Held<K> {
+    /// So many more, unless that were more than are free then.
+    pub fn grow(&mut self, places: usize) -> bool {
+        let fits = self.holder.add(places);
+        if fits {
+            self.places += places;
+        }
+        fits
+    }
+
+    /// So many more, whether or not there are as many.
+    pub fn grow_anyway(&mut self, places: usize) {
+        self.holder.add_anyway(places);
+        self.places += places;
+    }
+
+    /// So many are given back, or all that there are.
+    pub fn shrink(&mut self, places: usize) {
+        let places = places.min(self.places);
+        self.holder.subtract(places);
+        self.places -= places;
+    }
+
+    /// How many.
+    pub fn places(&self) -> usize {
+        self.places
+    }
+}
+
+impl<K: Hash + Eq> Drop for Held<K> {
+    fn drop(&mut self) {
+        self.shrink(self.places);
+    }
+}
+
 impl<K: Hash + Eq> Drop for Holder<K> {
     fn drop(&mut self) {
         let mut holders = self.shares.holders.lock();
@@ -183,6 +275,29 @@ mod tests {
         assert_eq!(shares.taken(), 9);
         assert!(second.take_many(usize::MAX / 2).is_none());
         drop((held, place));
+        assert_eq!(shares.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_held_grows_to_half_of_what_is_free_and_is_given_back() {
+        let shares = Shares::new(1000);
+        let (greedy, other) = (shares.holder(&"greedy"), shares.holder(&"other"));
+        let mut held = greedy.hold(300).unwrap();
+        assert!(!greedy.is_short());
+        assert!(held.grow(150));
+        assert!(greedy.is_short());
+        assert!(!held.grow(101));
+        assert!(held.grow(50));
+        assert!(!held.grow(1));
+        // For what was counted before elsewhere.
+        held.grow_anyway(100);
+        assert_eq!((held.places(), shares.taken()), (600, 600));
+        assert!(!other.is_short());
+        assert!(other.hold(200).is_some());
+        held.shrink(500);
+        assert!(!greedy.is_short());
+        assert_eq!(shares.taken(), 100);
+        drop(held);
         assert_eq!(shares.taken(), 0);
     }
 

@@ -29,7 +29,7 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
             "placement": {},
             "waypoint": {
                 "scaling": {},
-                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
                 "maxConnectionAge": "10s",
                 "placement": {},
             },

@@ -21,6 +21,7 @@ pub(crate) struct Upload {
     answered: AtomicBool,
     stalled: AtomicBool,
     broken: AtomicBool,
+    no_room: AtomicBool,
 }
 
 impl Upload {
@@ -37,6 +38,11 @@ impl Upload {
     /// Whether the client's side of the body failed.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Whether there was no room for what the client sent.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.no_room.load(Ordering::Relaxed)
     }
 }
 
@@ -121,6 +127,7 @@ impl Body for ClientBody {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
+                self.upload.no_room.store(error.is_no_room(), Ordering::Relaxed);
                 self.upload.broken.store(true, Ordering::Relaxed);
                 Some(Err(BodyError::Client(error)))
             }

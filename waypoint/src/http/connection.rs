@@ -18,8 +18,10 @@ use super::answer::Rejection;
 use super::io::Watch;
 use super::limits;
 use super::upgrade::Upgrade;
+use crate::account::Account;
 use crate::observe::{Destination, Flag, RequestRecord, Source};
 use crate::proxy::Proxy;
+use crate::retries::RetryBudget;
 use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload};
 use crate::upstream::ConnectFailure;
 
@@ -153,7 +155,11 @@ pub(crate) struct ClientConnection {
     pub(crate) source: Arc<Source>,
     /// Whose requests in flight are counted.
     pub(super) requests: Arc<Holder<SpiffeId>>,
+    /// What waits for it.
+    pub(crate) account: Account,
     pub(crate) served: Served,
+    /// How many retries there may be of requests to the same.
+    pub(super) retries: Arc<RetryBudget>,
     /// As it was at the beginning: for records of what is not served any more.
     destination: Option<Destination>,
     pub(super) http2: bool,
@@ -170,15 +176,17 @@ pub(crate) struct ClientConnection {
 }
 
 impl ClientConnection {
-    pub(crate) fn new(proxy: &Arc<Proxy>, source: Arc<Source>, served: Served) -> Self {
+    pub(crate) fn new(proxy: &Arc<Proxy>, source: Arc<Source>, served: Served, account: Account) -> Self {
         let age = proxy.state.settings().max_connection_age;
         let mut client = Self {
             proxy: Arc::clone(proxy),
             peer: source.address,
             identity: source.identity.clone(),
             requests: proxy.admission.requests.holder(&source.identity),
+            account,
             source,
             served,
+            retries: proxy.retries.of(&Arc::from("")),
             destination: None,
             http2: false,
             // Not all at once.
@@ -190,6 +198,9 @@ impl ClientConnection {
             upgrade: Mutex::default(),
         };
         client.destination = client.target().ok().map(|target| target.destination());
+        if let Some(destination) = &client.destination {
+            client.retries = proxy.retries.of(destination.key());
+        }
         client
     }
 

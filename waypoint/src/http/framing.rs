@@ -9,6 +9,7 @@ use http::header::{EXPECT, HeaderValue};
 use memchr::{memchr, memchr2};
 
 use super::limits::MAX_WHOLE_HEAD;
+use super::target;
 
 /// What is wrong with a request. All of it is answered with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +68,10 @@ pub(crate) struct Framing {
     heads: u64,
     /// Their targets as they came, where hyper sees something else, by the number of their head.
     targets: Vec<(u64, Vec<u8>)>,
+    /// The head has an `Upgrade`.
+    upgrade: bool,
+    /// A request without a body has asked for an upgrade: what comes next may be another protocol's.
+    held: bool,
 }
 
 /// What hyper is given for a character of a target that it would refuse, or cut the target at.
@@ -94,6 +99,8 @@ impl Default for Framing {
             odd: false,
             heads: 0,
             targets: Vec::new(),
+            upgrade: false,
+            held: false,
         }
     }
 }
@@ -114,16 +121,34 @@ impl Framing {
         std::mem::take(&mut self.targets)
     }
 
-    /// Follows further bytes, and changes those that hyper must not see as they are: of targets, and of `Expect`.
+    /// Whether nothing more is followed before it is known if the connection is upgraded.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// It is not: what comes is a request.
+    pub(crate) fn go_on(&mut self) {
+        self.held = false;
+    }
+
+    /// Heads that have begun.
+    pub(crate) fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Follows further bytes, and changes those that hyper must not see as they are: of targets, and of `Expect`. Says how many it has
+    /// followed: all of them, unless it is held.
     ///
     /// # Errors
     /// With the index from which on the bytes must not be looked at.
-    pub(crate) fn follow(&mut self, bytes: &mut [u8]) -> Result<(), (usize, FramingError)> {
+    pub(crate) fn follow(&mut self, bytes: &mut [u8]) -> Result<usize, (usize, FramingError)> {
         let mut at = 0;
-        while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        while !self.held
+            && let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty())
+        {
             at += self.step(rest).map_err(|(offset, error)| (at + offset, error))?;
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Takes some bytes of `rest`, at least one.
@@ -251,7 +276,7 @@ impl Framing {
         self.odd |= part.iter().any(|byte| is_odd(*byte));
         // hyper refuses longer ones.
         let room = MAX_WHOLE_HEAD.saturating_sub(begun);
-        if self.odd || end.is_none() {
+        if self.odd || end.is_none() || begun > 0 {
             self.line.extend_from_slice(&part[..part.len().min(room)]);
         }
         for byte in &mut *part {
@@ -265,10 +290,14 @@ impl Framing {
         let Some(end) = end else {
             return taken;
         };
-        if self.odd {
-            let target = self.line.split(|byte| *byte == b' ').nth(1);
-            self.targets
-                .push((self.heads, target.unwrap_or_default().to_vec()));
+        let line = match self.line.is_empty() {
+            true => &rest[..end],
+            false => &self.line[..],
+        };
+        let mut parts = line.split(|byte| *byte == b' ');
+        let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        if self.odd || target::is_whole_server(method, target) {
+            self.targets.push((self.heads, target.to_vec()));
         }
         // A target may have been long.
         self.line = Vec::new();
@@ -317,12 +346,13 @@ impl Framing {
                     (false, length) => Position::Body(length),
                 };
                 let position = self.position;
+                self.held = self.upgrade && position == Position::Between;
                 self.begin();
                 self.position = position;
                 Ok(())
             }
             Some(b' ' | b'\t') => Err(FramingError::Folded),
-            Some(b'c' | b'C' | b't' | b'T') => self.header(line),
+            Some(b'c' | b'C' | b't' | b'T' | b'u' | b'U') => self.header(line),
             Some(_) => Ok(()),
         }
     }
@@ -332,6 +362,7 @@ impl Framing {
         self.first_line = true;
         self.length = None;
         self.chunked = false;
+        self.upgrade = false;
     }
 
     fn header(&mut self, line: &[u8]) -> Result<(), FramingError> {
@@ -354,6 +385,8 @@ impl Framing {
                 return Err(FramingError::Encoding);
             }
             self.chunked = true;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrade = true;
         }
         if self.chunked && self.length.is_some() {
             return Err(FramingError::BothLengths);

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::framing::{self, Framing, FramingError};
 use super::target;
+use crate::account::{Account, Held, Taken, Unwritten};
 
 /// What the connection's task and its requests share with its stream.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub(crate) struct Watch {
     answering: AtomicUsize,
     /// Who is to read again once the client's end may be seen.
     reader: AtomicWaker,
+    /// What hyper has taken of responses.
+    unwritten: Unwritten,
 }
 
 /// Interim responses that are not written yet.
@@ -95,6 +98,7 @@ impl Watch {
     /// Ends the watching: the connection has been upgraded.
     pub(crate) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Release);
+        self.reader.wake();
     }
 
     /// Whether a request is being read.
@@ -126,7 +130,7 @@ impl Answering {
     /// Until the body is dropped.
     pub(super) fn with<B>(self, body: B) -> Answer<B> {
         Answer {
-            body,
+            body: self.0.unwritten.of(body),
             _answering: self,
         }
     }
@@ -141,18 +145,18 @@ impl Drop for Answering {
 
 /// The body of a response that is under way.
 pub(super) struct Answer<B> {
-    body: B,
+    body: Taken<B>,
     _answering: Answering,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -169,16 +173,32 @@ impl<B: Body + Unpin> Body for Answer<B> {
 pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Ready when the client has reset the stream.
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Resolves when it has, though what it sent before has not been read, and its other side had its time to take that.
+    fn gone(&self) -> impl Future<Output = ()> + Send + 'static;
 }
+
+/// For an endpoint that does not read, to take what a client sent before it went away.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl ClientStream for HboneIo {
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         HboneIo::poll_reset(self, cx)
     }
+
+    fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let gone = HboneIo::gone(self);
+        async move {
+            gone.await;
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    }
 }
 
 struct Watched {
     framing: Framing,
+    /// Bytes of a head that has begun.
+    head: Held,
     watch: Arc<Watch>,
     head_timeout: Duration,
     /// Runs while a head has begun and its end has not come.
@@ -211,9 +231,17 @@ impl<IO> ClientIo<IO> {
     }
 
     /// With HTTP/1 requests on it, whose heads must be complete `head_timeout` after their first byte.
-    pub(crate) fn with_requests(mut self, watch: Arc<Watch>, head_timeout: Duration) -> Self {
+    /// What waits is on the `account`.
+    pub(crate) fn with_requests(
+        mut self,
+        watch: Arc<Watch>,
+        head_timeout: Duration,
+        account: &Account,
+    ) -> Self {
+        watch.unwritten.set(Some(account));
         self.watched = Some(Watched {
             framing: Framing::default(),
+            head: account.nothing(),
             watch,
             head_timeout,
             deadline: None,
@@ -227,20 +255,38 @@ impl<IO> ClientIo<IO> {
 }
 
 impl Watched {
-    /// Spoils what must not be read as a request: no parser takes NUL for a part of a head, or of a chunk's size.
-    fn follow(&mut self, bytes: &mut [u8]) {
+    /// Whether what comes next waits: a request has asked for an upgrade, and its response has not been taken whole.
+    fn is_held(&mut self) -> bool {
+        if !self.framing.is_held() || self.watch.upgraded.load(Ordering::Acquire) {
+            return false;
+        }
+        let answered = self.watch.requests.load(Ordering::Acquire) == self.framing.heads()
+            && self.watch.answering.load(Ordering::Acquire) == 0;
+        if answered {
+            self.framing.go_on();
+        }
+        !answered
+    }
+
+    /// Spoils what must not be read as a request: no parser takes NUL for a part of a head, or of a chunk's size. Says how many bytes may
+    /// be read now.
+    fn follow(&mut self, bytes: &mut [u8]) -> usize {
         if self.watch.upgraded.load(Ordering::Acquire) {
             self.deadline = None;
-            return;
+            return bytes.len();
         }
         if self.spoiled.is_some() {
             bytes.fill(0);
-            return;
+            return bytes.len();
         }
-        if let Err((offset, error)) = self.framing.follow(bytes) {
-            bytes[offset..].fill(0);
-            self.spoiled = Some(error);
-            self.watch.violation.lock().get_or_insert(error);
+        let mut followed = bytes.len();
+        match self.framing.follow(bytes) {
+            Ok(count) => followed = count,
+            Err((offset, error)) => {
+                bytes[offset..].fill(0);
+                self.spoiled = Some(error);
+                self.watch.violation.lock().get_or_insert(error);
+            }
         }
         let targets = self.framing.take_targets();
         if !targets.is_empty() {
@@ -250,12 +296,19 @@ impl Watched {
         if self.watch.busy.load(Ordering::Relaxed) != busy {
             self.watch.busy.store(busy, Ordering::Release);
         }
+        if self.framing.in_head() {
+            // hyper bounds it, and what reads no further for want of room would wait for ever.
+            self.head.grow_anyway(bytes.len());
+        } else {
+            self.head.clear();
+        }
         if !self.framing.in_head() {
             self.deadline = None;
         } else if self.deadline.is_none() {
             let deadline = Instant::now() + self.head_timeout;
             self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
         }
+        followed
     }
 
     /// Why there is nothing more to read. Unlike heads, the extension of a chunk and trailers may have NUL for hyper, which would wait for
@@ -332,6 +385,22 @@ impl<IO: ClientStream> ClientIo<IO> {
     }
 }
 
+impl<IO: ClientStream> ClientIo<IO> {
+    /// Waits while nothing may be read, unless the client is gone.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<()>>> {
+        let watched = self.watched.as_mut()?;
+        if !watched.is_held() {
+            return None;
+        }
+        watched.watch.reader.register(cx.waker());
+        if !watched.is_held() {
+            return None;
+        }
+        let reset = self.io.poll_reset(cx);
+        Some(reset.map(|()| Err(io::ErrorKind::ConnectionReset.into())))
+    }
+}
+
 impl<IO: ClientStream> AsyncRead for ClientIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -346,6 +415,10 @@ impl<IO: ClientStream> AsyncRead for ClientIo<IO> {
         if let Some(ended) = this.poll_ended(cx) {
             return ended;
         }
+        if let Some(held) = this.poll_held(cx) {
+            return held;
+        }
+        let mut prefix = this.prefix.clone();
         if this.prefix.is_empty() {
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(result) => result?,
@@ -371,9 +444,28 @@ impl<IO: ClientStream> AsyncRead for ClientIo<IO> {
             }
         }
         if let Some(watched) = &mut this.watched {
-            watched.follow(&mut buf.filled_mut()[before..]);
+            let read = buf.filled().len() - before;
+            let followed = watched.follow(&mut buf.filled_mut()[before..]);
+            if followed < read {
+                // The rest is read once it is known what it is.
+                this.prefix = match prefix.is_empty() {
+                    true => Bytes::copy_from_slice(&buf.filled()[before + followed..]),
+                    false => prefix.split_off(followed),
+                };
+                buf.set_filled(before + followed);
+            }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: ClientStream> ClientStream for ClientIo<IO> {
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_reset(cx)
+    }
+
+    fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.io.gone()
     }
 }
 
@@ -386,13 +478,18 @@ impl<IO: ClientStream> AsyncWrite for ClientIo<IO> {
             }
             watched.unflushed = true;
         }
-        Pin::new(&mut this.io).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        if let Some(watched) = &this.watched {
+            watched.watch.unwritten.written(written);
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         // hyper flushes when it has written all of the responses before.
         if let Some(watched) = &mut this.watched {
+            watched.watch.unwritten.flushed();
             ready!(watched.poll_interim(&mut this.io, cx))?;
         }
         ready!(Pin::new(&mut this.io).poll_flush(cx))?;

@@ -43,6 +43,9 @@ pub struct HttpTimeouts {
     pub body: Duration,
     /// For connecting to an endpoint where there is another one to try: a node that is gone does not answer. Default 2 s.
     pub connect: Duration,
+    /// Between PINGs on an HTTP/2 connection to an endpoint without HBONE while requests are under way on it. Default 10 s; one that is not
+    /// answered for twice as long ends the connection.
+    pub ping: Duration,
     /// For the first bytes of a connection whose protocol nobody declared. Default 3 s, then it is passed through as it is.
     pub detect: Duration,
     /// How long a client's connection may be without requests. Default 1 h, then it ends.
@@ -59,6 +62,7 @@ impl Default for HttpTimeouts {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
             connect: Duration::from_secs(2),
+            ping: Duration::from_secs(10),
             detect: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
             drain_grace: Duration::from_secs(3),

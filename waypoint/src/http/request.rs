@@ -22,6 +22,7 @@ use super::retry::Budget;
 use super::tries::{Passage, Source};
 use super::upgrade;
 use crate::observe::{Flag, Refusal, RequestRecord};
+use crate::proxy::REQUEST;
 use crate::received::Received;
 
 /// Serves a request of `client`.
@@ -35,9 +36,10 @@ pub(super) async fn handle(
     let mut response = match client.target() {
         Ok(target) => {
             let mut record = client.record(&target, &request);
-            match client.requests.take() {
-                Some(place) => {
-                    record.takes(place);
+            let bytes = REQUEST + 2 * headers::size(request.headers());
+            match client.requests.take().zip(client.account.admit(bytes)) {
+                Some((place, held)) => {
+                    record.takes(place, held, client.retries.request());
                     serve(&client, &target, request, record, grpc, interim.as_ref()).await
                 }
                 None => refuse(&Rejection::overloaded(), record, grpc),
@@ -113,6 +115,7 @@ async fn serve(
                 upload.answered();
             }
             record.answered(parts.status, &parts.headers);
+            record.holds(headers::size(&parts.headers));
             let body = body.recording(record);
             if let Some(asked) = switched {
                 headers::remove_hop_by_hop(&mut parts.headers, true);
@@ -193,7 +196,7 @@ async fn pass(
         None => Source::Empty,
         // HTTP/2 endpoints may say after a part of the body that they have not looked at the request.
         Some(body) if budget.may_repeat() || head.version == Version::HTTP_2 => {
-            Source::Kept(Spool::new(body, MAX_REPLAY))
+            Source::Kept(Spool::new(body, MAX_REPLAY, client.account.nothing()))
         }
         Some(body) => Source::Once(Some(Box::new(body))),
     };
@@ -207,6 +210,7 @@ async fn pass(
         record,
         retry,
         budget,
+        retrying: None,
     };
     let (answer, from) = match config.and_then(|config| config.timeout.as_ref()) {
         None => passage.run().await?,

@@ -91,10 +91,11 @@ impl UpstreamBody {
             Some(Err(error)) => {
                 self.link = None;
                 if let Some(mut record) = self.record.take() {
-                    record.failed(
-                        Flag::UpstreamReset,
-                        format!("upstream: the answer broke off: {error}"),
-                    );
+                    let flag = match error.is_no_room() {
+                        true => Flag::Overloaded,
+                        false => Flag::UpstreamReset,
+                    };
+                    record.failed(flag, format!("upstream: the answer broke off: {error}"));
                     record.end();
                 }
             }

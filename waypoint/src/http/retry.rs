@@ -70,18 +70,19 @@ impl<'a> Budget<'a> {
             .filter(|policy| allowed && self.spent < policy.attempts)
     }
 
-    fn is_free(&self, failed: Failed) -> bool {
+    /// Whether the policy pays for a retry.
+    pub(crate) fn is_paid(&self, failed: Failed) -> bool {
+        self.paid(failed).is_some()
+    }
+
+    /// Whether there is a retry for nothing.
+    pub(crate) fn is_free(&self, failed: Failed) -> bool {
         self.free && (failed == Failed::Unseen || (failed == Failed::Stale && self.repeatable))
     }
 
-    /// Whether there is a retry for this.
-    pub(crate) fn has(&self, failed: Failed) -> bool {
-        self.paid(failed).is_some() || self.is_free(failed)
-    }
-
-    /// Takes a retry, if there is one for this.
-    pub(crate) fn take(&mut self, failed: Failed) -> Option<Again> {
-        if let Some(policy) = self.paid(failed) {
+    /// Takes a retry, if there is one for this; one that the policy pays for only where that `may_pay`.
+    pub(crate) fn take(&mut self, failed: Failed, may_pay: bool) -> Option<Again> {
+        if let Some(policy) = self.paid(failed).filter(|_| may_pay) {
             self.spent += 1;
             return Some(Again {
                 pause: pause(policy, self.spent, &mut rand::rng()),
@@ -112,6 +113,12 @@ fn pause(policy: &Retry, retry: u32, random: &mut impl Rng) -> Duration {
 mod tests {
     use super::*;
 
+    impl Budget<'_> {
+        fn has(&self, failed: Failed) -> bool {
+            self.is_paid(failed) || self.is_free(failed)
+        }
+    }
+
     fn policy() -> Retry {
         Retry {
             attempts: 2,
@@ -133,16 +140,17 @@ mod tests {
         assert!(!budget.has(Failed::Status(StatusCode::BAD_GATEWAY)));
         assert!(
             budget
-                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
+                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE), true)
                 .is_some()
         );
-        assert!(budget.take(Failed::Reset).is_some());
+        assert!(budget.take(Failed::Reset, false).is_none());
+        assert!(budget.take(Failed::Reset, true).is_some());
         assert!(!budget.has(Failed::Status(StatusCode::SERVICE_UNAVAILABLE)));
-        assert!(budget.take(Failed::Reset).is_none());
+        assert!(budget.take(Failed::Reset, true).is_none());
         assert!(budget.has(Failed::Unseen));
-        assert!(budget.take(Failed::Unseen).is_some());
+        assert!(budget.take(Failed::Unseen, true).is_some());
         assert!(!budget.has(Failed::Unseen));
-        assert!(budget.take(Failed::Unseen).is_none());
+        assert!(budget.take(Failed::Unseen, true).is_none());
     }
 
     #[test]
@@ -153,32 +161,32 @@ mod tests {
         assert!(!budget.has(Failed::Status(StatusCode::SERVICE_UNAVAILABLE)));
         assert!(
             budget
-                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
+                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE), true)
                 .is_none()
         );
-        assert!(budget.take(Failed::Reset).is_none());
-        assert!(budget.take(Failed::Stale).is_none());
-        assert!(budget.take(Failed::Unseen).is_some());
+        assert!(budget.take(Failed::Reset, true).is_none());
+        assert!(budget.take(Failed::Stale, true).is_none());
+        assert!(budget.take(Failed::Unseen, true).is_some());
         policy.non_idempotent = true;
         let mut budget = Budget::new(Some(&policy), false);
-        assert!(budget.take(Failed::Reset).is_some());
+        assert!(budget.take(Failed::Reset, true).is_some());
     }
 
     #[test]
     fn without_a_policy_only_what_was_not_looked_at_is_tried_once_more() {
         let mut budget = Budget::new(None, true);
-        assert!(budget.take(Failed::Reset).is_none());
+        assert!(budget.take(Failed::Reset, true).is_none());
         assert!(
             budget
-                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE))
+                .take(Failed::Status(StatusCode::SERVICE_UNAVAILABLE), true)
                 .is_none()
         );
         let free = Again {
             pause: Duration::ZERO,
             by_policy: false,
         };
-        assert_eq!(budget.take(Failed::Stale), Some(free));
-        assert_eq!(budget.take(Failed::Unseen), None);
+        assert_eq!(budget.take(Failed::Stale, true), Some(free));
+        assert_eq!(budget.take(Failed::Unseen, true), None);
     }
 
     #[test]

@@ -90,9 +90,15 @@ async fn serve_silent<IO: ClientStream>(client: ClientConnection, mut io: IO, mu
             opened.pass_through(client, io, read.freeze(), Bytes::new()).await;
         }
         // The endpoint gave it up; a request may be on its way all the same.
-        (Err(heard), _) if heard.is_empty() => serve_late(client, io, read).await,
+        (Err(heard), opened) if heard.is_empty() => {
+            drop(opened);
+            serve_late(client, io, read).await;
+        }
         (Err(heard), Some(opened)) => opened.pass_through(client, io, read.freeze(), heard).await,
-        (Ok(Ok(detected)), _) => serve_as(client, detected, io, read.freeze()).await,
+        (Ok(Ok(detected)), opened) => {
+            drop(opened);
+            serve_as(client, detected, io, read.freeze()).await;
+        }
         (Ok(Err(error)), _) => tracing::debug!(%error, "the client's connection ended at once"),
         (Err(_), None) => {}
     }
@@ -112,7 +118,9 @@ async fn serve_late<IO: ClientStream>(client: ClientConnection, mut io: IO, mut 
 }
 
 async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix: Bytes) {
-    let io = ClientIo::new(io, prefix).with_requests(Arc::clone(&client.watch), client.proxy.timeouts.head);
+    let gone = io.gone();
+    let (watch, head_timeout) = (Arc::clone(&client.watch), client.proxy.timeouts.head);
+    let io = ClientIo::new(io, prefix).with_requests(watch, head_timeout, &client.account);
     let client = Arc::new(client);
     let service = {
         let client = Arc::clone(&client);
@@ -143,10 +151,13 @@ async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix:
         .writev(false)
         .serve_connection(TokioIo::new(io), service);
     let mut ending = FuturesUnordered::from_iter([client.until_ending()]);
+    let mut gone = std::pin::pin!(gone);
     let result = loop {
         tokio::select! {
             biased;
             result = &mut connection => break result,
+            // hyper would not hear of it while nobody takes the body of a request.
+            () = &mut gone => return,
             Some(()) = ending.next() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
         }
     };

@@ -3,8 +3,11 @@
 //! Within the waypoint, and over HTTP/2, they are percent-encoded. An endpoint of HTTP/1 is sent the target as it came.
 
 use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
 use http::uri::InvalidUri;
 use http::{Request, Uri};
+
+use super::headers;
 
 /// The path and query of a request as they came, in its extensions.
 #[derive(Debug, Clone)]
@@ -16,9 +19,38 @@ pub(crate) struct RawTarget(pub(crate) Bytes);
 /// When it is no target even so.
 pub(super) fn restore<B>(request: &mut Request<B>, raw: Vec<u8>) -> Result<(), InvalidUri> {
     *request.uri_mut() = Uri::try_from(encode(&raw))?;
+    if is_whole_server(request.method().as_str().as_bytes(), &raw) {
+        address_whole_server(request);
+        return Ok(());
+    }
     let path = path_of(raw);
     request.extensions_mut().insert(RawTarget(path));
     Ok(())
+}
+
+/// Whether a request is for a server as a whole: `OPTIONS` with an absolute target that has no path (RFC 9112 §3.2.4). `http::Uri` cannot
+/// tell it from one with the path `/`.
+pub(super) fn is_whole_server(method: &[u8], raw: &[u8]) -> bool {
+    let authority = || {
+        let after = raw.windows(3).position(|part| part == b"://")? + 3;
+        raw.get(after..)
+    };
+    method == b"OPTIONS"
+        && !raw.starts_with(b"/")
+        && authority().is_some_and(|rest| !rest.iter().any(|byte| matches!(byte, b'/' | b'?' | b'#')))
+}
+
+/// Gives it the target `*`, and the name in `Host`. One whose names are malformed stays, to be refused.
+fn address_whole_server<B>(request: &mut Request<B>) {
+    let authority = headers::authority(request.uri(), request.headers(), request.version());
+    let host = match &authority {
+        Ok(Some(authority)) => HeaderValue::from_str(authority.as_str()).ok(),
+        Ok(None) | Err(_) => None,
+    };
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = Uri::from_static("*");
+    }
 }
 
 fn encode(raw: &[u8]) -> String {

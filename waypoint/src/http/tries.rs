@@ -12,8 +12,9 @@ use super::interim::Interim;
 use super::limits;
 use super::response::{Link, UpstreamBody};
 use super::retry::{Again, Budget, Failed};
-use crate::observe::{Flag, RequestRecord};
+use crate::observe::{Flag, RETRY_LIMIT, RequestRecord};
 use crate::received::Received;
+use crate::retries::Retrying;
 use crate::state::{Chosen, Endpoint, Retry};
 use crate::upstream::{ConnectFailure, Destination, Http1Failure, Http2Failure};
 
@@ -71,6 +72,8 @@ pub(super) struct Passage<'a> {
     pub(super) record: &'a mut RequestRecord,
     pub(super) retry: Option<&'a Chosen<Retry>>,
     pub(super) budget: Budget<'a>,
+    /// The place of the retry that is under way.
+    pub(super) retrying: Option<Retrying>,
 }
 
 /// A try that came to nothing: why, and what the client is told if it was the last.
@@ -146,7 +149,7 @@ impl Passage<'_> {
                 return Err(rejection);
             }
             let Some(again) = self.again(failure.failed) else {
-                return Err(failure.rejection);
+                return Err(self.last(failure));
             };
             fresh |= matches!(failure.failed, Failed::Stale | Failed::Unseen);
             tried.push(Arc::clone(&endpoint.workload.uid));
@@ -157,8 +160,37 @@ impl Passage<'_> {
 
     /// Takes a retry, if there is one and the body can be sent again. From then on no earlier try takes any of it: before the next one
     /// begins, more may come than is kept.
+    ///
+    /// One that a policy pays for needs a place in the service's retry budget. The one for nothing does not: its endpoint has done nothing
+    /// for the request, and there is no more than one.
     fn again(&mut self, failed: Failed) -> Option<Again> {
-        self.budget.take(failed).filter(|_| self.source.seal())
+        self.retrying = None;
+        if self.budget.is_paid(failed) {
+            self.retrying = self.client.retries.retry();
+        }
+        let again = self.budget.take(failed, self.retrying.is_some());
+        let again = again.filter(|_| self.source.seal());
+        if again.is_none() && self.lacks_place(failed) {
+            self.record.not_retried();
+        }
+        if again.is_none_or(|again| !again.by_policy) {
+            self.retrying = None;
+        }
+        again
+    }
+
+    /// Whether it is for want of a place in the retry budget that there is no retry.
+    fn lacks_place(&self, failed: Failed) -> bool {
+        self.retrying.is_none() && self.budget.is_paid(failed) && self.source.can_be_sent()
+    }
+
+    /// What the client is told when nothing is tried any more.
+    fn last(&self, failure: Failure) -> Rejection {
+        let mut rejection = failure.rejection;
+        if self.lacks_place(failure.failed) {
+            rejection.reason = format!("{}; {RETRY_LIMIT}", rejection.reason);
+        }
+        rejection
     }
 
     async fn pause(&mut self, again: Again) {
@@ -192,6 +224,9 @@ impl Passage<'_> {
                 Flag::BadRequest,
                 reason,
             ));
+        }
+        if upload.has_no_room() {
+            return Some(Rejection::overloaded());
         }
         if !upload.is_broken() {
             return None;
@@ -238,14 +273,18 @@ impl Passage<'_> {
         let destination = Destination::of(endpoint);
         let (proxy, target) = (&self.client.proxy, self.target);
         let upstream = &proxy.upstream;
-        let last = !(self.source.can_be_sent() && self.budget.has(Failed::Unseen));
+        let has_retry = match self.budget.is_paid(Failed::Unseen) && self.client.retries.has_room() {
+            true => true,
+            false => self.budget.is_free(Failed::Unseen),
+        };
+        let last = !(self.source.can_be_sent() && has_retry);
         if self.head.version == Version::HTTP_2 {
             let sender = target
                 .hasten(proxy, endpoint, tried, last, upstream.http2(&destination))
                 .await
                 .map_err(|failure| unreached(endpoint, &failure))?;
             let request = self.request()?;
-            return match sender.send(request, self.interim).await {
+            return match sender.send(request, &self.client.account, self.interim).await {
                 Ok((response, place)) => Ok((response, Link::Http2(place))),
                 Err(Http2Failure::Unsent(body)) => Err(self.unsent(*body)),
                 Err(Http2Failure::Refused(error)) => Err(Failure::reset(Failed::Unseen, &brief(&error))),
@@ -264,7 +303,7 @@ impl Passage<'_> {
             }
         };
         let request = self.request()?;
-        match connection.send(request, self.interim).await {
+        match connection.send(request, &self.client.account, self.interim).await {
             Ok(answer) => Ok((answer.map(Received::Http1), Link::Http1(connection))),
             Err(Http1Failure::Unsent(request)) => Err(self.unsent(request.into_body())),
             Err(Http1Failure::Stale(error)) => Err(Failure::reset(Failed::Stale, &brief(&error))),

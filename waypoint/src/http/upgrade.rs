@@ -7,13 +7,14 @@ use bytes::Bytes;
 use http::Response;
 use http::header::UPGRADE;
 use http::response::Parts;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use super::connection::ClientConnection;
 use super::held::{Asked, Revoked};
+use super::io::ClientStream;
 use super::response::{Link, ResponseBody, UpstreamBody};
 use crate::observe::{Flag, RequestRecord};
-use crate::proxy::{Counted, End, is_clients};
+use crate::proxy::{COPYING, Counted, End, client_gone, is_clients};
 use crate::state::Endpoint;
 use crate::upstream::UpstreamIo;
 
@@ -66,8 +67,9 @@ impl Upgrade {
     /// outlive its destination: then the client's stream and the endpoint's are cut.
     pub(super) async fn run<IO>(self, client: &ClientConnection, io: IO, said: Bytes)
     where
-        IO: AsyncRead + AsyncWrite + Unpin,
+        IO: ClientStream,
     {
+        let gone = io.gone();
         let Self {
             io: endpoint,
             first,
@@ -75,6 +77,8 @@ impl Upgrade {
             asked,
             from,
         } = self;
+        // Too late to refuse it.
+        let _held = client.account.hold_anyway(COPYING);
         let received = record.as_ref().map(RequestRecord::received).unwrap_or_default();
         let sent = AtomicU64::new(first.len() as u64);
         received.fetch_add(said.len() as u64, Ordering::Relaxed);
@@ -94,6 +98,7 @@ impl Upgrade {
             biased;
             revoked = client.until_revoked(&from, |target| asked.decide(client, target.rules())) => Err(revoked),
             result = copying => Ok(result),
+            () = gone => Ok(Err(client_gone())),
         };
         let Some(mut record) = record else {
             return;

@@ -1,59 +1,84 @@
 //! Bodies that arrive on a stream.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
+use ambit_hbone::{Absorb, Backlog, Turns};
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::backlog::Backlog;
-use super::turns::Turns;
+use crate::account::{Account, Held, NoRoom};
+
+/// What a peer may still send on a stream while its caller's account is short: it is not stopped altogether.
+const LEAST_WINDOW: isize = 16 << 10;
+
+/// Why a body did not arrive to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InflowError {
+    /// The peer reset the stream, or the connection ended.
+    #[error("{0}")]
+    Stream(#[source] h2::Error),
+    /// The caller's account had no room for more of it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
 
 /// The body of a message that arrives on a stream. Dropped before its end, it lets the stream be reset.
 pub(crate) struct Inflow(Arc<Stream>);
 
 /// What the reader of a stream and the task of its connection share.
-pub(super) struct Stream {
+struct Stream {
     state: Mutex<State>,
     arrival: Waker,
+    reader: Arc<AtomicWaker>,
+    account: Account,
 }
 
 struct State {
     recv: RecvStream,
     /// Taken out of h2, and not yet by the reader.
     backlog: Backlog,
+    held: Held,
+    /// Read, and not given back to the peer's window.
+    owed: usize,
     end: Option<End>,
     /// Of the declared length: what the reader has not got yet.
     left: Option<u64>,
     /// A reset without an error is an end: of a response, after which the endpoint wants no more of the request (RFC 9113 §8.1).
     is_response: bool,
-    reader: Option<Waker>,
 }
 
 /// How the body ended, as far as it has not been read.
 enum End {
     Whole,
     Trailers(HeaderMap),
-    Failed(h2::Error),
+    Failed(InflowError),
     Read,
 }
 
 impl Inflow {
-    /// The body of a request.
-    pub(crate) fn request(recv: RecvStream, headers: &HeaderMap, turns: &Turns) -> Self {
-        Self::new(recv, headers, turns, false)
+    /// The body of a request, on its caller's account.
+    pub(crate) fn request(recv: RecvStream, headers: &HeaderMap, turns: &Turns, account: &Account) -> Self {
+        Self::new(recv, headers, turns, account, false)
     }
 
-    /// The body of a response.
-    pub(crate) fn response(recv: RecvStream, headers: &HeaderMap, turns: &Turns) -> Self {
-        Self::new(recv, headers, turns, true)
+    /// The body of a response, on the account of who asked for it.
+    pub(crate) fn response(recv: RecvStream, headers: &HeaderMap, turns: &Turns, account: &Account) -> Self {
+        Self::new(recv, headers, turns, account, true)
     }
 
-    fn new(recv: RecvStream, headers: &HeaderMap, turns: &Turns, is_response: bool) -> Self {
+    fn new(
+        recv: RecvStream,
+        headers: &HeaderMap,
+        turns: &Turns,
+        account: &Account,
+        is_response: bool,
+    ) -> Self {
         let declared = headers.get(http::header::CONTENT_LENGTH);
         let left = match recv.is_end_stream() {
             true => Some(0),
@@ -62,14 +87,18 @@ impl Inflow {
         let state = State {
             recv,
             backlog: Backlog::default(),
+            held: account.nothing(),
+            owed: 0,
             end: None,
             left,
             is_response,
-            reader: None,
         };
-        let stream = Arc::new_cyclic(|weak| Stream {
+        let reader = Arc::<AtomicWaker>::default();
+        let stream = Arc::new_cyclic(|weak: &Weak<Stream>| Stream {
             state: Mutex::new(state),
-            arrival: turns.arrival(weak.clone()).into(),
+            arrival: turns.arrival(weak.clone(), Arc::clone(&reader)),
+            reader,
+            account: account.clone(),
         });
         stream.absorb();
         Self(stream)
@@ -88,23 +117,34 @@ impl Inflow {
 }
 
 impl Stream {
-    /// Takes out of h2 what it has.
-    pub(super) fn absorb(&self) {
-        let mut state = self.state.lock();
+    /// Takes out of h2 what it has; whether there was any.
+    fn take(&self, state: &mut State) -> bool {
         let mut cx = Context::from_waker(&self.arrival);
         let mut arrived = false;
         while state.end.is_none() {
             match state.receive(&mut cx) {
-                Poll::Ready(Ok(data)) => state.backlog.push(data),
+                Poll::Ready(Ok(data)) => match state.held.grow(data.len()) {
+                    Ok(()) => state.backlog.push(data),
+                    Err(no_room) => {
+                        // Its window stays as it is, so that no more than that comes before the reader gives it up.
+                        state.backlog = Backlog::default();
+                        state.held.clear();
+                        state.end = Some(End::Failed(no_room.into()));
+                    }
+                },
                 Poll::Ready(Err(end)) => state.end = Some(end),
                 Poll::Pending => break,
             }
             arrived = true;
         }
-        let reader = state.reader.take_if(|_| arrived);
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
+        arrived
+    }
+}
+
+impl Absorb for Stream {
+    fn absorb(&self) {
+        if self.take(&mut self.state.lock()) {
+            self.reader.wake();
         }
     }
 }
@@ -121,11 +161,11 @@ impl State {
                 {
                     Err(End::Whole)
                 }
-                Some(Err(error)) => Err(End::Failed(error)),
+                Some(Err(error)) => Err(End::Failed(InflowError::Stream(error))),
                 None => Err(match ready!(self.recv.poll_trailers(cx)) {
                     Ok(Some(trailers)) => End::Trailers(trailers),
                     Ok(None) => End::Whole,
-                    Err(error) => End::Failed(error),
+                    Err(error) => End::Failed(InflowError::Stream(error)),
                 }),
             });
         }
@@ -134,19 +174,30 @@ impl State {
 
 impl Body for Inflow {
     type Data = Bytes;
-    type Error = h2::Error;
+    type Error = InflowError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let mut state = self.0.state.lock();
+    ) -> Poll<Option<Result<Frame<Bytes>, InflowError>>> {
+        let stream = &*self.0;
+        let mut state = stream.state.lock();
+        if state.backlog.is_empty() && state.end.is_none() {
+            stream.reader.register(cx.waker());
+            stream.take(&mut state);
+        }
         if let Some(data) = state.backlog.pop() {
             let length = data.len();
             state.left = state.left.map(|left| left.saturating_sub(length as u64));
+            state.held.shrink(length);
             // Only now may the peer send more.
-            if let Err(error) = state.recv.flow_control().release_capacity(length) {
-                return Poll::Ready(Some(Err(error)));
+            state.owed += length;
+            let window = state.recv.flow_control().available_capacity();
+            if window <= LEAST_WINDOW || !stream.account.is_short() {
+                let owed = std::mem::take(&mut state.owed);
+                if let Err(error) = state.recv.flow_control().release_capacity(owed) {
+                    return Poll::Ready(Some(Err(InflowError::Stream(error))));
+                }
             }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -163,13 +214,7 @@ impl Body for Inflow {
                 state.end = Some(End::Read);
                 Poll::Ready(Some(Err(error)))
             }
-            None => {
-                match &mut state.reader {
-                    Some(reader) => reader.clone_from(cx.waker()),
-                    reader => *reader = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
+            None => Poll::Pending,
         }
     }
 

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
+use crate::account::{Account, Outbox, Parcel};
+
 /// Why a body was not sent to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutflowError {
@@ -19,22 +21,48 @@ pub(crate) enum OutflowError {
     Body(String),
 }
 
-/// Sends `body` to its end. Dropped before, the stream is reset, unless another handle of it is left.
+/// Sends `body` to its end; what waits to be written is on the `account`. Dropped before, the stream is reset.
 ///
 /// # Errors
 /// When either of both ends before.
-pub(crate) async fn send_body<B>(body: B, mut stream: SendStream<Bytes>) -> Result<(), OutflowError>
+pub(crate) async fn send_body<B>(
+    body: B,
+    stream: SendStream<Parcel>,
+    account: Account,
+) -> Result<(), OutflowError>
 where
     B: Body<Data = Bytes>,
     B::Error: Error + 'static,
 {
     let mut body = pin!(body);
-    std::future::poll_fn(|cx| poll_send(body.as_mut(), &mut stream, cx)).await
+    let outbox = Outbox::new(account);
+    let mut sending = Sending(Some(stream));
+    std::future::poll_fn(|cx| {
+        let Some(stream) = &mut sending.0 else {
+            return Poll::Ready(Ok(()));
+        };
+        let sent = ready!(poll_send(body.as_mut(), stream, &outbox, cx));
+        sending.0 = None;
+        Poll::Ready(sent)
+    })
+    .await
+}
+
+/// A stream that is reset with what it has queued when it is given up: h2 would keep that until its peer's window opens.
+struct Sending(Option<SendStream<Parcel>>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(stream) = &mut self.0 {
+            stream.send_reset(Reason::CANCEL);
+        }
+    }
 }
 
 fn poll_send<B>(
     mut body: Pin<&mut B>,
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Parcel>,
+    outbox: &Outbox,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), OutflowError>>
 where
@@ -51,7 +79,8 @@ where
                 None => return Poll::Ready(Err(ended(stream, Reason::CANCEL.into(), cx))),
             }
         }
-        let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
+        let next = outbox.poll_room(cx).map(|()| body.as_mut().poll_frame(cx));
+        let Poll::Ready(Poll::Ready(frame)) = next else {
             return match stream.poll_reset(cx) {
                 Poll::Ready(Ok(reason)) => Poll::Ready(Err(OutflowError::Stream(reason.into()))),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(OutflowError::Stream(error))),
@@ -59,7 +88,7 @@ where
             };
         };
         let sent = match frame {
-            None => return Poll::Ready(sent(stream.send_data(Bytes::new(), true))),
+            None => return Poll::Ready(sent(stream.send_data(outbox.parcel(Bytes::new()), true))),
             Some(Err(error)) => {
                 stream.send_reset(reason(&error));
                 return Poll::Ready(Err(OutflowError::Body(error.to_string())));
@@ -71,7 +100,7 @@ where
                     if data.is_empty() && !last {
                         continue;
                     }
-                    stream.send_data(data, last).map(|()| last)
+                    stream.send_data(outbox.parcel(data), last).map(|()| last)
                 }
                 Err(frame) => match frame.into_trailers() {
                     Ok(trailers) => stream.send_trailers(trailers).map(|()| true),
@@ -92,7 +121,7 @@ fn sent(result: Result<(), h2::Error>) -> Result<(), OutflowError> {
 }
 
 /// Why nothing can be sent: the peer's reset, if there was one. h2 says of a stream that is reset only that it is.
-fn ended(stream: &mut SendStream<Bytes>, error: h2::Error, cx: &mut Context<'_>) -> OutflowError {
+fn ended(stream: &mut SendStream<Parcel>, error: h2::Error, cx: &mut Context<'_>) -> OutflowError {
     OutflowError::Stream(match stream.poll_reset(cx) {
         Poll::Ready(Ok(reason)) => reason.into(),
         Poll::Ready(Err(error)) => error,

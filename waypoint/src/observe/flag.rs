@@ -16,6 +16,8 @@ pub(crate) enum Flag {
     UpstreamReset,
     /// The waypoint has as much to do as it takes on, or the caller more of it than its share.
     Overloaded,
+    /// The endpoint's answer was passed on, as the service had as many retries under way as it may have.
+    RetryLimit,
     /// The time for the request was over.
     Timeout,
     /// The client went away before the answer had ended, or broke off a connection that is no HTTP.
@@ -38,6 +40,7 @@ impl Flag {
             Self::ConnectFailure => "UF",
             Self::UpstreamReset => "UC",
             Self::Overloaded => "UO",
+            Self::RetryLimit => "URX",
             Self::Timeout => "UT",
             Self::ClientGone => "DC",
             Self::Cut => "LR",

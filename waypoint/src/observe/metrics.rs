@@ -43,6 +43,10 @@ pub(crate) struct Gauges {
     pub(crate) resources: Vec<(&'static str, usize)>,
     /// Pooled HBONE connections.
     pub(crate) hbone_connections: usize,
+    /// Bytes that wait for callers.
+    pub(crate) held_bytes: usize,
+    /// Connections to endpoints for clients that have said nothing.
+    pub(crate) silent_connections: usize,
     /// Whether a control plane answers.
     pub(crate) control_plane: bool,
 }
@@ -54,6 +58,8 @@ pub(crate) enum Refusal {
     Tls,
     /// Not a CONNECT, or one to no address.
     Request,
+    /// A connection to an endpoint for a client that has said nothing: there are as many as there may be.
+    Silent,
     /// CONNECT to an address that this waypoint does not serve.
     Authority,
     /// It has as much to do as it takes on, or the peer more of it than its share.
@@ -69,6 +75,7 @@ impl Refusal {
             Self::Tls => "tls",
             Self::Request => "request",
             Self::Authority => "authority",
+            Self::Silent => "silent",
             Self::Overloaded => "overloaded",
             Self::BadRequest => "bad_request",
         }
@@ -103,6 +110,7 @@ pub(super) struct Metrics {
     tcp_sent: Counters,
     tcp_received: Counters,
     retries: Counters,
+    retry_limits: Counters,
     denied: Counters,
     audited: Counters,
     refused: IntCounterVec,
@@ -110,6 +118,8 @@ pub(super) struct Metrics {
     in_flight: IntGauge,
     connections: IntGauge,
     hbone_connections: IntGauge,
+    held_bytes: IntGauge,
+    silent_connections: IntGauge,
     control_plane: IntGauge,
 }
 
@@ -181,6 +191,12 @@ impl Metrics {
                 &["service", "policy"],
                 &[],
             )),
+            retry_limits: Counters::new(expiring(
+                "ambit_retry_limit_total",
+                "Requests that were not tried again, as the service had as many retries under way as it may have",
+                &["service"],
+                &[],
+            )),
             denied: Counters::new(expiring(
                 "ambit_requests_denied_total",
                 "Requests and connections that authorization denied, by the rule that decided",
@@ -202,6 +218,14 @@ impl Metrics {
             in_flight: gauge("requests_in_flight", "Requests, and connections that are no HTTP")?,
             connections: gauge("client_connections", "Connections of clients")?,
             hbone_connections: gauge("hbone_connections", "Pooled HBONE connections to endpoints")?,
+            held_bytes: gauge(
+                "held_bytes",
+                "Bytes that wait or are kept for callers, and what their connections cost",
+            )?,
+            silent_connections: gauge(
+                "silent_connections",
+                "Connections to endpoints for clients that have said nothing",
+            )?,
             control_plane: gauge("control_plane_connected", "1 while a control plane answers")?,
             registry,
         })
@@ -213,6 +237,10 @@ impl Metrics {
 
     pub(super) fn retried(&self, destination: &Destination, policy: &str) {
         self.retries.with(&[destination.label(), policy]).inc();
+    }
+
+    pub(super) fn not_retried(&self, destination: &Destination) {
+        self.retry_limits.with(&[destination.label()]).inc();
     }
 
     pub(super) fn denied(&self, rule: &str, destination: &Destination) {
@@ -273,6 +301,9 @@ impl Metrics {
         self.connections.set(connections.into());
         self.hbone_connections
             .set(signed(gauges.hbone_connections as u64));
+        self.held_bytes.set(signed(gauges.held_bytes as u64));
+        self.silent_connections
+            .set(signed(gauges.silent_connections as u64));
         self.control_plane.set(gauges.control_plane.into());
         render_metrics(
             &self.registry,
@@ -284,6 +315,7 @@ impl Metrics {
                 &self.tcp_sent,
                 &self.tcp_received,
                 &self.retries,
+                &self.retry_limits,
                 &self.denied,
                 &self.audited,
             ],

@@ -17,11 +17,17 @@ use super::load::RequestInFlight;
 use super::series::SeriesKey;
 use super::trace::trace_id;
 use super::{Flag, Observer, Source};
+use crate::account::Held;
+use crate::retries::InFlight;
 use crate::state::{Endpoint, ServiceConfig, Workload};
 
 pub(crate) use connection::ConnectionRecord;
 use outcome::CUT;
 pub(super) use outcome::Outcome;
+
+/// Why a request was not tried again.
+pub(crate) const RETRY_LIMIT: &str =
+    "not tried again: the service has as many retries under way as it may have";
 
 /// What was called.
 #[derive(Debug, Clone)]
@@ -41,7 +47,8 @@ impl Destination {
         }
     }
 
-    fn key(&self) -> &Arc<str> {
+    /// Of what is called, whatever its configuration.
+    pub(crate) fn key(&self) -> &Arc<str> {
         match self {
             Self::Service(service) => &service.key,
             Self::Workload(workload) => workload.series(),
@@ -86,6 +93,17 @@ impl Protocol {
     }
 }
 
+/// Bytes of a path that are logged.
+const LOGGED_PATH: usize = 1024;
+
+/// The beginning of a path: a client may send as much as a head has room for.
+fn clip(path: &str) -> &str {
+    let end = (0..=LOGGED_PATH.min(path.len()))
+        .rev()
+        .find(|end| path.is_char_boundary(*end));
+    &path[..end.unwrap_or(0)]
+}
+
 /// A request from its head to the end of its answer, which is when this is dropped. It counts as in flight until then.
 pub(crate) struct RequestRecord {
     observer: Arc<Observer>,
@@ -93,7 +111,7 @@ pub(crate) struct RequestRecord {
     destination: Destination,
     in_flight: RequestInFlight,
     /// What the request takes of the waypoint, until it has ended.
-    _place: Option<Share<SpiffeId>>,
+    place: Option<(Share<SpiffeId>, Held, InFlight)>,
     method: Method,
     path: Box<str>,
     protocol: Protocol,
@@ -121,13 +139,13 @@ impl RequestRecord {
     ) -> Self {
         Self {
             in_flight: observer.load.request(),
-            _place: None,
+            place: None,
             observer: Arc::clone(observer),
             source: Arc::clone(source),
             destination,
             method: request.method().clone(),
             // Without the query, which may hold secrets.
-            path: request.uri().path().into(),
+            path: clip(request.uri().path()).into(),
             protocol: Protocol::of(request),
             trace_id: trace_id(request.headers()),
             endpoint: None,
@@ -143,9 +161,16 @@ impl RequestRecord {
         }
     }
 
-    /// The request takes this place until it has ended.
-    pub(crate) fn takes(&mut self, place: Share<SpiffeId>) {
-        self._place = Some(place);
+    /// The request takes this place, and these bytes, until it has ended, and counts as in flight.
+    pub(crate) fn takes(&mut self, place: Share<SpiffeId>, held: Held, in_flight: InFlight) {
+        self.place = Some((place, held, in_flight));
+    }
+
+    /// It takes so many bytes more.
+    pub(crate) fn holds(&mut self, bytes: usize) {
+        if let Some((_, held, _)) = &mut self.place {
+            held.grow_anyway(bytes);
+        }
     }
 
     /// What the rules say; of a denial, flag and reason too. May be told several decisions, of which the first denial counts.
@@ -183,6 +208,12 @@ impl RequestRecord {
         if let Some(policy) = policy {
             self.route = Some(Arc::clone(policy));
         }
+    }
+
+    /// It would have been tried again, had the service not had as many retries under way as it may have: what there is is passed on.
+    pub(crate) fn not_retried(&mut self) {
+        self.observer.metrics.not_retried(&self.destination);
+        self.outcome.failed(Flag::RetryLimit, RETRY_LIMIT);
     }
 
     /// A policy has shaped the answer (its timeout, say).

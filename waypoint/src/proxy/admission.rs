@@ -6,7 +6,25 @@
 use std::net::IpAddr;
 
 use ambit_identity::SpiffeId;
-use ambit_runtime::{Shares, raise_descriptor_limit};
+use ambit_runtime::{Shares, memory_limit, raise_descriptor_limit};
+
+/// Of the container's memory, the part that callers may fill. What else there is (configuration, metrics, tasks, buffers that are larger
+/// than what is in them) has the rest.
+const PART_OF_MEMORY: usize = 2;
+/// Where the container has no limit.
+const WITHOUT_LIMIT: usize = 1 << 30;
+
+/// What a caller's HBONE connection costs beside the bytes that wait on its streams: TLS, a frame that has not come whole, frames that are
+/// gathered to be written.
+pub(crate) const HBONE_CONNECTION: usize = 128 << 10;
+/// What a caller's connection inside costs: its task, and what is read to learn the protocol.
+pub(crate) const CONNECTION: usize = 16 << 10;
+/// What it costs besides where it is HTTP/2.
+pub(crate) const HTTP2_CONNECTION: usize = 64 << 10;
+/// What it costs besides where its bytes are copied both ways.
+pub(crate) const COPYING: usize = 32 << 10;
+/// What a request costs beside its head and what waits of the bodies: its tasks, and what is read at once.
+pub(crate) const REQUEST: usize = 32 << 10;
 
 /// The budgets of one waypoint.
 pub(crate) struct Admission {
@@ -18,19 +36,31 @@ pub(crate) struct Admission {
     pub(crate) streams: Shares<SpiffeId>,
     /// CONNECT requests that wait for configuration under way, by identity. Default 1024.
     pub(crate) waiting: Shares<SpiffeId>,
+    /// Connections to endpoints for clients that have said nothing, by the client's identity. Default 1024.
+    pub(crate) silent: Shares<SpiffeId>,
     /// HTTP requests in flight, by identity. Default 32,768.
     pub(crate) requests: Shares<SpiffeId>,
+    /// Bytes that wait or are kept, by the identity of the caller for whom: all that the others hold, too. Default half of the container's
+    /// memory limit, or 1 GiB where there is none.
+    pub(crate) bytes: Shares<SpiffeId>,
+}
+
+/// What callers may fill of this process' memory.
+pub(crate) fn memory_for_callers() -> usize {
+    memory_limit().map_or(WITHOUT_LIMIT, |limit| limit / PART_OF_MEMORY)
 }
 
 impl Admission {
-    /// The defaults, for as many descriptors as this process may have; the soft limit is raised.
+    /// The defaults, for as many descriptors and as much memory as this process may have; the soft limit of descriptors is raised.
     pub(crate) fn of_process() -> Self {
         Self {
             handshakes: Shares::new(1024),
             connections: Shares::new(16_384.min(raise_descriptor_limit() / 2)),
             streams: Shares::new(65_536),
             waiting: Shares::new(1024),
+            silent: Shares::new(1024),
             requests: Shares::new(32_768),
+            bytes: Shares::new(memory_for_callers()),
         }
     }
 }

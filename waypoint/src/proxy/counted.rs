@@ -29,6 +29,13 @@ pub(crate) fn is_clients(error: &io::Error) -> bool {
         .is_some_and(|failed| failed.end == End::Client)
 }
 
+/// The client has reset its stream, and its endpoint does not take what came before.
+pub(crate) fn client_gone() -> io::Error {
+    let error = io::ErrorKind::ConnectionReset.into();
+    let end = End::Client;
+    io::Error::new(io::ErrorKind::ConnectionReset, Failed { end, error })
+}
+
 /// Tells of every read how many bytes it gave.
 pub(crate) struct Counted<IO, F> {
     io: IO,

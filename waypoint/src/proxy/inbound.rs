@@ -10,7 +10,9 @@ use ambit_tls::accept_peer;
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 
+use super::admission::{CONNECTION, HBONE_CONNECTION};
 use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, Proxy, canonical};
+use crate::account::Account;
 use crate::http::{ClientConnection, OVERLOADED, REASON, Served, serve as serve_client};
 use crate::observe::Refusal;
 
@@ -29,7 +31,15 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, p
             return;
         }
     };
-    let Some(_connection) = proxy.admission.connections.take(&identity) else {
+    let account = Account::new(
+        proxy.admission.bytes.holder(&identity),
+        Arc::clone(&proxy.observer),
+    );
+    let places = (
+        proxy.admission.connections.take(&identity),
+        account.admit(HBONE_CONNECTION),
+    );
+    let (Some(_connection), Some(_held)) = places else {
         proxy.observer.refused(Refusal::Overloaded);
         if log_permit(&identity.to_string(), "connections") {
             tracing::warn!(src.addr = %peer, src.identity = %identity, "connection refused: the waypoint is overloaded");
@@ -42,6 +52,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, p
         proxy,
         peer,
         identity,
+        account,
     });
     if let Err(error) = serve_hbone(tls, &config, drain, handler).await {
         tracing::debug!(%error, "HBONE connection failed");
@@ -56,6 +67,7 @@ struct Handler {
     proxy: Arc<Proxy>,
     peer: SocketAddr,
     identity: SpiffeId,
+    account: Account,
 }
 
 impl HboneHandler for Handler {
@@ -75,7 +87,11 @@ impl HboneHandler for Handler {
             }
             Err(Overloaded) => return self.refuse_overloaded(request),
         };
-        let Some(_place) = proxy.admission.streams.take(&self.identity) else {
+        let places = (
+            proxy.admission.streams.take(&self.identity),
+            self.account.admit(CONNECTION),
+        );
+        let (Some(_place), Some(_held)) = places else {
             return self.refuse_overloaded(request);
         };
         let baggage = request
@@ -88,8 +104,10 @@ impl HboneHandler for Handler {
         match request.accept() {
             Ok(stream) => {
                 let _open = proxy.observer.load().connection();
-                let client = ClientConnection::new(proxy, source, served);
-                serve_client(client, stream.into_io()).await;
+                let client = ClientConnection::new(proxy, source, served, self.account.clone());
+                let io = stream.into_io();
+                io.payer().set(Some(self.account.payer()));
+                serve_client(client, io).await;
             }
             Err(error) => tracing::debug!(%error, "the client's stream ended at once"),
         }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use ambit_hbone::Meter;
+use ambit_identity::SpiffeId;
 use ambit_policy::Decision;
 use ambit_policy::http::HttpRequest;
+use ambit_runtime::Share;
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::counted::{Counted, End, is_clients};
-use crate::http::{ClientConnection, Revoked, Target};
-use crate::observe::{ConnectionRecord, Flag};
+use super::COPYING;
+use super::counted::{Counted, End, client_gone, is_clients};
+use crate::http::{ClientConnection, ClientStream, OVERLOADED, Revoked, Target};
+use crate::observe::{ConnectionRecord, Flag, Refusal};
 use crate::state::Endpoint;
 use crate::upstream::{Destination, UpstreamIo};
 
@@ -23,7 +26,7 @@ const ATTEMPTS: usize = 3;
 /// endpoint can be reached, the client's stream ends.
 pub(crate) async fn pass_through<IO>(client: ClientConnection, io: IO, said: Bytes)
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: ClientStream,
 {
     let Ok(target) = client.target() else {
         return;
@@ -68,17 +71,26 @@ async fn refuse(mut io: impl AsyncWrite + Unpin) {
 pub(crate) struct Opened {
     upstream: UpstreamIo,
     endpoint: Endpoint,
+    /// As long as the client has said nothing.
+    silent: Option<Share<SpiffeId>>,
 }
 
 impl Opened {
     /// Connects on behalf of a client that has said nothing, if it may say anything but HTTP: the endpoint may be the one to speak first.
-    /// Nothing of it is recorded.
+    /// Nothing of it is recorded. Where there are as many of them as there may be, there is none for this client: it has to speak first.
     pub(crate) async fn quietly(client: &ClientConnection) -> Option<Self> {
         let target = client.target().ok()?;
         if !decide(client, &target).is_allowed() {
             return None;
         }
-        connect(client, &target, None).await.ok()
+        let proxy = &client.proxy;
+        let Some(place) = proxy.admission.silent.take(&client.identity) else {
+            proxy.observer.refused(Refusal::Silent);
+            return None;
+        };
+        let mut opened = connect(client, &target, None).await.ok()?;
+        opened.silent = Some(place);
+        Some(opened)
     }
 
     /// What the endpoint says first; nothing, when it ends.
@@ -90,10 +102,16 @@ impl Opened {
     }
 
     /// Carries a connection that has turned out to be no HTTP.
-    pub(crate) async fn pass_through<IO>(self, client: ClientConnection, io: IO, said: Bytes, heard: Bytes)
-    where
-        IO: AsyncRead + AsyncWrite + Unpin,
+    pub(crate) async fn pass_through<IO>(
+        mut self,
+        client: ClientConnection,
+        io: IO,
+        said: Bytes,
+        heard: Bytes,
+    ) where
+        IO: ClientStream,
     {
+        self.silent = None;
         let Ok(target) = client.target() else {
             return;
         };
@@ -115,9 +133,15 @@ impl Opened {
         said: Bytes,
         heard: Bytes,
     ) where
-        IO: AsyncRead + AsyncWrite + Unpin,
+        IO: ClientStream,
     {
-        let Self { upstream, endpoint } = self;
+        let Self {
+            upstream, endpoint, ..
+        } = self;
+        let Some(_held) = client.account.admit(COPYING) else {
+            return record.failed(Flag::Overloaded, OVERLOADED);
+        };
+        let gone = io.gone();
         let copying = async {
             let mut io = Counted::new(io, End::Client, |bytes| record.forward(bytes));
             let mut upstream = Counted::new(upstream, End::Endpoint, |bytes| record.backward(bytes));
@@ -132,6 +156,7 @@ impl Opened {
             biased;
             revoked = client.until_revoked(&endpoint, |target| decide(client, target)) => Err(revoked),
             result = copying => Ok(result),
+            () = gone => Ok(Err(client_gone())),
         };
         match ended {
             Ok(Ok(_)) => {}
@@ -177,11 +202,17 @@ async fn connect(
             .await
         {
             Ok(upstream) => {
+                upstream.paid_by(&client.account);
                 endpoint.in_use.succeeded();
                 if let Some(record) = record {
                     record.opened(&endpoint);
                 }
-                return Ok(Opened { upstream, endpoint });
+                let silent = None;
+                return Ok(Opened {
+                    upstream,
+                    endpoint,
+                    silent,
+                });
             }
             Err(failure) => {
                 if failure.is_absence() {

@@ -8,6 +8,7 @@ mod floods;
 mod hosts;
 mod isolation;
 mod malformed;
+mod memory;
 mod overload;
 mod passthrough;
 mod paths;

@@ -1,6 +1,7 @@
 //! One connection to an endpoint.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ambit_hbone::{ConnectError, HboneIo, OpenError, PoolKey};
+use ambit_hbone::{ConnectError, HboneIo, OpenError, Payer, PoolKey};
 use ambit_runtime::prepare_socket;
 use bytes::{Buf, Bytes};
 use http::StatusCode;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Destination, Upstream};
+use crate::account::{Account, Unwritten};
 
 /// How long what was sent to a plaintext endpoint may stay without an acknowledgement: then its node is gone, and the connection fails.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
@@ -86,9 +88,35 @@ fn brief(error: &io::Error) -> String {
     }
 }
 
+/// Bytes that are read at once from a plaintext endpoint, at most: readers let their buffers grow with what they get, and those are not
+/// counted.
+const LARGEST_READ: usize = 16 << 10;
+
+/// Who pays for what waits on a connection, while it is somebody's.
+#[derive(Clone)]
+pub(super) struct Payers {
+    tunnel: Option<Payer>,
+    unwritten: Unwritten,
+}
+
+impl Payers {
+    pub(super) fn set(&self, account: Option<&Account>) {
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.set(account.map(Account::payer));
+        }
+        self.unwritten.set(account);
+    }
+
+    /// What is taken from a body to be written.
+    pub(super) fn unwritten(&self) -> &Unwritten {
+        &self.unwritten
+    }
+}
+
 /// The bytes of a connection to an endpoint.
 pub(crate) struct UpstreamIo {
     transport: Transport,
+    payers: Payers,
     /// Bytes that have arrived.
     received: Arc<AtomicU64>,
     rewrite: Rewrite,
@@ -113,6 +141,16 @@ impl UpstreamIo {
             Transport::Hbone(io) => Pin::new(io).poll_write(cx, buf),
             Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
         }
+    }
+
+    /// Who pays for what waits on it.
+    pub(super) fn payers(&self) -> Payers {
+        self.payers.clone()
+    }
+
+    /// What waits on it is this caller's, from now on.
+    pub(crate) fn paid_by(&self, account: &Account) {
+        self.payers.set(Some(account));
     }
 
     /// How many bytes have arrived.
@@ -159,7 +197,13 @@ impl Upstream {
                 .map_err(failed)?;
             Transport::Plain(tcp)
         };
+        let tunnel = match &transport {
+            Transport::Hbone(io) => Some(io.payer().clone()),
+            Transport::Plain(_) => None,
+        };
+        let unwritten = Unwritten::default();
         Ok(UpstreamIo {
+            payers: Payers { tunnel, unwritten },
             transport,
             received: Arc::default(),
             rewrite: Rewrite::default(),
@@ -182,6 +226,13 @@ impl AsyncRead for UpstreamIo {
         let before = buf.filled().len();
         let result = match &mut self.transport {
             Transport::Hbone(io) => Pin::new(io).poll_read(cx, buf),
+            Transport::Plain(io) if buf.remaining() > LARGEST_READ => {
+                let mut part = [MaybeUninit::uninit(); LARGEST_READ];
+                let mut part = ReadBuf::uninit(&mut part);
+                let result = Pin::new(io).poll_read(cx, &mut part);
+                buf.put_slice(part.filled());
+                result
+            }
             Transport::Plain(io) => Pin::new(io).poll_read(cx, buf),
         };
         let arrived = buf.filled().len() - before;
@@ -197,7 +248,9 @@ impl AsyncWrite for UpstreamIo {
         let rewrite = Arc::clone(&self.rewrite);
         let mut rewrite = rewrite.lock();
         let Some((instead_of, bytes)) = &mut *rewrite else {
-            return self.poll_write_transport(cx, buf);
+            let written = ready!(self.poll_write_transport(cx, buf))?;
+            self.payers.unwritten.written(written);
+            return Poll::Ready(Ok(written));
         };
         if !buf.starts_with(instead_of) {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
@@ -215,6 +268,8 @@ impl AsyncWrite for UpstreamIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all.
+        self.payers.unwritten.flushed();
         match &mut self.transport {
             Transport::Hbone(io) => Pin::new(io).poll_flush(cx),
             Transport::Plain(io) => Pin::new(io).poll_flush(cx),

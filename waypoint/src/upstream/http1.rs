@@ -17,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::connect::{ConnectFailure, Rewrite, UpstreamIo};
+use super::connect::{ConnectFailure, Payers, Rewrite, UpstreamIo};
 use super::{Destination, Key, Upstream};
+use crate::account::{Account, Taken};
 use crate::http::limits::{MAX_BUFFER, MAX_FIELDS, MAX_RESPONSE_HEAD};
 use crate::http::{Interim, RawTarget, RequestBody};
 
@@ -43,13 +44,14 @@ pub(crate) enum Http1Failure {
 pub(crate) struct Http1Connection {
     key: Key,
     /// `None` once it takes no more requests: then hyper closes it.
-    sender: Option<SendRequest<RequestBody>>,
+    sender: Option<SendRequest<Taken<RequestBody>>>,
     /// `None` once it has ended.
-    connection: Option<Connection<TokioIo<UpstreamIo>, RequestBody>>,
+    connection: Option<Connection<TokioIo<UpstreamIo>, Taken<RequestBody>>>,
     /// What is left of it then: the bytes, and what was read of them already.
     rest: Option<(UpstreamIo, Bytes)>,
     received: Arc<AtomicU64>,
     rewrite: Rewrite,
+    payers: Payers,
     /// Requests sent.
     used: u32,
     /// From then on it takes no more requests.
@@ -76,10 +78,11 @@ impl Http1Connection {
     }
 
     /// Sends a request and awaits the head of its answer; `interim` gets what comes before (1xx). The answer's body comes only while the
-    /// connection is driven.
+    /// connection is driven. What waits on the connection is on the `account` until it is given back.
     pub(crate) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
+        account: &Account,
         interim: Option<&Interim>,
     ) -> Result<Response<Incoming>, Http1Failure> {
         let Some(sender) = &mut self.sender else {
@@ -104,7 +107,9 @@ impl Http1Connection {
                 interim.forward(response.status(), response.headers());
             });
         }
-        let answer = sender.try_send_request(request);
+        self.payers.set(Some(account));
+        let unwritten = self.payers.unwritten();
+        let answer = sender.try_send_request(request.map(|body| unwritten.of(body)));
         tokio::pin!(answer);
         let result = std::future::poll_fn(|cx| {
             self.drive(cx);
@@ -112,7 +117,7 @@ impl Http1Connection {
         })
         .await;
         result.map_err(|mut error| match error.take_message() {
-            Some(request) => Http1Failure::Unsent(Box::new(request)),
+            Some(request) => Http1Failure::Unsent(Box::new(request.map(Taken::into_inner))),
             None if reused && self.received.load(Ordering::Relaxed) == received => {
                 Http1Failure::Stale(error.into_error())
             }
@@ -258,7 +263,7 @@ impl Upstream {
     pub(crate) async fn http1(&self, to: &Destination) -> Result<Box<Http1Connection>, ConnectFailure> {
         let key = to.key();
         let io = self.connect(to).await?;
-        let (received, rewrite) = (io.received(), io.rewrite());
+        let (received, rewrite, payers) = (io.received(), io.rewrite(), io.payers());
         let (sender, connection) = Builder::new()
             .max_buf_size(MAX_BUFFER)
             .max_header_size(MAX_RESPONSE_HEAD)
@@ -275,6 +280,7 @@ impl Upstream {
             rest: None,
             received,
             rewrite,
+            payers,
             used: 0,
             old: Instant::now() + super::max_age(),
         }))
@@ -283,6 +289,7 @@ impl Upstream {
     /// Takes a connection back whose answer has ended; it is closed where it cannot take another request.
     pub(crate) fn give_back(&self, mut connection: Box<Http1Connection>) {
         if !self.stop.is_cancelled() && connection.is_usable() {
+            connection.payers.set(None);
             self.http1.put(connection);
         }
     }

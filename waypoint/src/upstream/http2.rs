@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use ambit_hbone::Turns;
+use h2::{Ping, PingPong};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -17,9 +18,10 @@ use tokio::sync::Notify;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::connect::{ConnectFailure, UpstreamIo};
+use crate::account::{Account, Parcel};
 use crate::http::limits::{MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::{Interim, RequestBody};
-use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, Turns, send_body};
+use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, send_body};
 use crate::received::Received;
 
 pub(super) use pool::Http2Pool;
@@ -85,7 +87,7 @@ impl Drop for Place {
 
 /// A connection.
 struct Shared {
-    sender: h2::client::SendRequest<Bytes>,
+    sender: h2::client::SendRequest<Parcel>,
     turns: Turns,
     load: Arc<Load>,
     tasks: TaskTracker,
@@ -126,10 +128,12 @@ impl Shared {
 }
 
 impl Http2Sender {
-    /// Sends a request and awaits the head of its response. Of interim responses (1xx) `interim` is told.
+    /// Sends a request and awaits the head of its response. Of interim responses (1xx) `interim` is told. What waits of both bodies is on
+    /// the `account`.
     pub(crate) async fn send(
         mut self,
         request: Request<RequestBody>,
+        account: &Account,
         interim: Option<&Interim>,
     ) -> Result<(Response<Received>, Place), Http2Failure> {
         let (mut head, body) = request.into_parts();
@@ -153,7 +157,7 @@ impl Http2Sender {
         let suspicion = Suspicion::new(&self.connection);
         let mut response = pin!(response);
         // While the head is awaited the body is sent from here; most are sent by then.
-        let mut upload = (!empty).then(|| Box::pin(send_body(body, stream)));
+        let mut upload = (!empty).then(|| Box::pin(send_body(body, stream, account.clone())));
         let result = std::future::poll_fn(|cx| {
             if let Some(Poll::Ready(sent)) = upload.as_mut().map(|upload| upload.as_mut().poll(cx)) {
                 upload = None;
@@ -182,7 +186,7 @@ impl Http2Sender {
                     self.place.upload = Some(AbortOnDropHandle::new(task));
                 }
                 let (head, recv) = response.into_parts();
-                let body = Inflow::response(recv, &head.headers, &self.connection.turns);
+                let body = Inflow::response(recv, &head.headers, &self.connection.turns, account);
                 Ok((Response::from_parts(head, Received::Http2(body)), self.place))
             }
             Err(error) if is_refused(&error) => Err(Http2Failure::Refused(error)),
@@ -237,6 +241,7 @@ async fn handshake(
     old: Instant,
     changed: Arc<Notify>,
     tasks: &TaskTracker,
+    ping: Option<Duration>,
 ) -> Result<Shared, h2::Error> {
     let heard = io.received();
     let (sender, mut connection) = h2::client::Builder::new()
@@ -251,20 +256,35 @@ async fn handshake(
         .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(4 * MAX_REQUESTS as usize)
         .enable_push(false)
-        .handshake(FrameIo::new(io, 0))
+        .handshake::<_, Parcel>(FrameIo::new(io, 0))
         .await?;
     let load = Arc::new(Load {
         requests: AtomicU32::new(0),
         idle_since: Mutex::new(Instant::now()),
         changed,
     });
+    let pings = connection.ping_pong();
+    let silent = {
+        let load = Arc::clone(&load);
+        async move {
+            match pings.zip(ping) {
+                Some((pings, interval)) => until_silent(pings, interval, &load).await,
+                None => std::future::pending().await,
+            }
+        }
+    };
     let (turns, ended) = (Turns::default(), Arc::<AtomicBool>::default());
     let (taken, over, waiting) = (turns.clone(), Arc::clone(&ended), Arc::clone(&load.changed));
+    let turning = turns.turning();
     tasks.spawn(async move {
+        let _turning = turning;
         let driven =
             std::future::poll_fn(|cx| taken.poll(cx, |cx| std::pin::Pin::new(&mut connection).poll(cx)));
-        if let Err(error) = driven.await {
-            tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
+        tokio::select! {
+            driven = driven => if let Err(error) = driven {
+                tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
+            },
+            () = silent => tracing::info!("an endpoint does not answer PING: its HTTP/2 connection is closed"),
         }
         over.store(true, Ordering::Release);
         waiting.notify_waiters();
@@ -279,6 +299,22 @@ async fn handshake(
         suspected: AtomicU64::new(TRUSTED),
         ended,
     })
+}
+
+/// Resolves when requests are under way and a PING is not answered for two intervals: nobody is there any more.
+async fn until_silent(mut pings: PingPong, interval: Duration, load: &Load) {
+    loop {
+        tokio::time::sleep(interval).await;
+        if load.requests.load(Ordering::Acquire) == 0 {
+            continue;
+        }
+        match tokio::time::timeout(2 * interval, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection has ended.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
 }
 
 fn unreachable(address: std::net::SocketAddr, error: h2::Error) -> ConnectFailure {

@@ -10,6 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::{BodyError, ClientBody};
+use crate::account::Held;
+use crate::http::headers;
 
 /// A client's body and its beginning.
 pub(crate) struct Spool {
@@ -22,6 +24,8 @@ struct Shared {
     hint: SizeHint,
     /// Copied: a frame of one byte would hold on to what was read with it.
     kept: Vec<u8>,
+    /// Counts what is kept.
+    held: Held,
     trailers: Option<HeaderMap>,
     limit: usize,
     /// What came is not kept any more, or it broke off: it is not sent again.
@@ -33,13 +37,23 @@ struct Shared {
     waiting: Option<Waker>,
 }
 
+impl Shared {
+    /// It is not sent again.
+    fn spoil(&mut self) {
+        self.spoilt = true;
+        self.kept = Vec::new();
+        self.held.clear();
+    }
+}
+
 impl Spool {
-    /// Keeps up to `limit` bytes of `body`.
-    pub(crate) fn new(body: ClientBody, limit: usize) -> Self {
+    /// Keeps up to `limit` bytes of `body`, as far as there is room for them on the account of `held`.
+    pub(crate) fn new(body: ClientBody, limit: usize, held: Held) -> Self {
         let shared = Shared {
             hint: body.size_hint(),
             body,
             kept: Vec::new(),
+            held,
             trailers: None,
             limit,
             spoilt: false,
@@ -134,15 +148,21 @@ impl Try {
         if let Some(data) = frame.data_ref() {
             // Once an answer has begun nothing is sent again.
             shared.spoilt |= shared.body.is_answered();
-            if shared.spoilt || shared.kept.len().saturating_add(data.len()) > shared.limit {
-                shared.spoilt = true;
-                shared.kept = Vec::new();
+            if shared.spoilt
+                || shared.kept.len().saturating_add(data.len()) > shared.limit
+                || !shared.held.try_grow(data.len())
+            {
+                shared.spoil();
             } else {
                 shared.kept.extend_from_slice(data);
                 self.sent = shared.kept.len();
             }
         } else if let Some(trailers) = frame.trailers_ref() {
-            shared.trailers = Some(trailers.clone());
+            if shared.held.try_grow(headers::size(trailers)) {
+                shared.trailers = Some(trailers.clone());
+            } else {
+                shared.spoil();
+            }
             (shared.ended, self.done) = (true, true);
         }
         Poll::Ready(Some(Ok(frame)))

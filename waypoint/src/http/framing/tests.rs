@@ -8,7 +8,7 @@ fn follow(text: &str) -> Result<Framing, FramingError> {
         let mut bytes = text.as_bytes().to_vec();
         let result = bytes
             .chunks_mut(size)
-            .try_for_each(|piece| framing.follow(piece).map_err(|(_, error)| error));
+            .try_for_each(|piece| framing.follow(piece).map(|_| ()).map_err(|(_, error)| error));
         outcomes.push(result.map(|()| framing));
     }
     let last = outcomes.pop().unwrap();

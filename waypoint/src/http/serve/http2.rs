@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
+use ambit_hbone::Turns;
 use ambit_runtime::log_permit;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -23,18 +24,23 @@ use super::super::interim::Interim;
 use super::super::io::{ClientIo, ClientStream};
 use super::super::response::ResponseBody;
 use super::super::{limits, request};
-use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, OutflowError, Turns, send_body};
+use crate::account::{Account, Parcel};
+use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, OutflowError, send_body};
 use crate::observe::Refusal;
+use crate::proxy::HTTP2_CONNECTION;
 use crate::received::Received;
 
 /// Bytes before the first frame.
 const PREFACE: usize = 24;
 
 /// The half of a stream that responses go to.
-pub(in super::super) type Respond = Arc<Mutex<SendResponse<Bytes>>>;
+pub(in super::super) type Respond = Arc<Mutex<SendResponse<Parcel>>>;
 
 pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO, prefix: Bytes) {
     client.http2 = true;
+    let Some(_held) = client.account.admit(HTTP2_CONNECTION) else {
+        return client.proxy.observer.refused(Refusal::Overloaded);
+    };
     let client = Arc::new(client);
     let mut ending = FuturesUnordered::from_iter([client.until_ending()]);
     let handshake = h2::server::Builder::new()
@@ -48,7 +54,7 @@ pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO
         // Frames may be under way of those that were answered early.
         .max_concurrent_reset_streams(limits::MAX_STREAMS as usize)
         .data_frame_budget(FRAME_BUDGET)
-        .handshake(FrameIo::new(ClientIo::new(io, prefix), PREFACE));
+        .handshake::<_, Parcel>(FrameIo::new(ClientIo::new(io, prefix), PREFACE));
     let connection = tokio::select! {
         connection = handshake => connection,
         Some(()) = ending.next() => return,
@@ -56,6 +62,7 @@ pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO
     let result = match connection {
         Ok(mut connection) => {
             let turns = Turns::default();
+            let _turning = turns.turning();
             let mut calm = FuturesUnordered::from_iter([client.calm.notified()]);
             loop {
                 let accept = poll_fn(|cx| turns.poll(cx, |cx| connection.poll_accept(cx)));
@@ -85,7 +92,7 @@ pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO
 
 /// What is done with a client that gives up more requests than are answered: it is told to use another connection, and at last this one
 /// is cut (false).
-fn calm_down<IO>(client: &ClientConnection, connection: &mut Connection<IO, Bytes>) -> bool
+fn calm_down<IO>(client: &ClientConnection, connection: &mut Connection<IO, Parcel>) -> bool
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -125,14 +132,15 @@ fn report(client: &ClientConnection, error: &h2::Error) {
 fn dispatch(
     client: &Arc<ClientConnection>,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Parcel>,
     turns: &Turns,
 ) {
     let (head, recv) = request.into_parts();
-    let body = Inflow::request(recv, &head.headers, turns);
+    let body = Inflow::request(recv, &head.headers, turns, &client.account);
     let request = Request::from_parts(head, Received::Http2(body));
     let client = Arc::clone(client);
     let requests = client.proxy.requests.clone();
+    let account = client.account.clone();
     requests.spawn(async move {
         let respond: Respond = Arc::new(Mutex::new(respond));
         let interim = Interim::http2(&respond);
@@ -140,7 +148,7 @@ fn dispatch(
         let Some(response) = unless_reset(&respond, handled).await else {
             return;
         };
-        if let Err(error) = send(response, &respond).await {
+        if let Err(error) = send(response, &respond, account).await {
             tracing::debug!(%error, "a response was not sent whole");
         }
     });
@@ -156,7 +164,11 @@ async fn unless_reset<T>(respond: &Respond, handled: impl Future<Output = T>) ->
     .await
 }
 
-async fn send(response: Response<ResponseBody>, respond: &Respond) -> Result<(), OutflowError> {
+async fn send(
+    response: Response<ResponseBody>,
+    respond: &Respond,
+    account: Account,
+) -> Result<(), OutflowError> {
     let (mut head, body) = response.into_parts();
     head.extensions.clear();
     head.headers.entry(DATE).or_insert_with(now);
@@ -171,7 +183,7 @@ async fn send(response: Response<ResponseBody>, respond: &Respond) -> Result<(),
         .send_response(Response::from_parts(head, ()), empty);
     match sent {
         Ok(_) if empty => Ok(()),
-        Ok(stream) => send_body(body, stream).await,
+        Ok(stream) => send_body(body, stream, account).await,
         Err(error) => {
             respond.lock().send_reset(Reason::INTERNAL_ERROR);
             Err(OutflowError::Stream(error))

@@ -31,6 +31,16 @@ async fn small_client(mesh: &Mesh) -> Http2Client {
     Http2Client(sender)
 }
 
+/// A client that may cancel as many streams as it likes: hyper's own connection would end with the hundredth.
+async fn forgetful_client(mesh: &Mesh) -> Http2Client {
+    let io = TokioIo::new(mesh.connect(8080).await);
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.max_concurrent_reset_streams(200);
+    let (sender, connection) = builder.handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    Http2Client(sender)
+}
+
 /// An endless body of frames of this size, which counts how many have been taken from it.
 fn endless(size: usize, taken: &Arc<AtomicUsize>) -> Body {
     let taken = Arc::clone(taken);
@@ -75,7 +85,6 @@ async fn application() -> (
     (application, more, taken)
 }
 
-#[tokio::test]
 async fn cancelled_streams_end_no_other_stream_at_the_endpoint() {
     let mesh = Mesh::new().await;
     let (application, more, _) = application().await;
@@ -83,9 +92,8 @@ async fn cancelled_streams_end_no_other_stream_at_the_endpoint() {
     let mut bystander = mesh.http2(8080).await;
     let held = bystander.send(get("/hold")).await;
     for _ in 0..30 {
-        // hyper's client ends its own connection after so many.
-        let client = mesh.http2(8080).await;
-        let begun = (0..99).map(|_| {
+        let client = forgetful_client(&mesh).await;
+        let begun = (0..100).map(|_| {
             let mut client = client.clone();
             async move {
                 let response = client.send(get("/16384")).await;
@@ -102,7 +110,6 @@ async fn cancelled_streams_end_no_other_stream_at_the_endpoint() {
     assert_eq!(whole(held).await.2, "still here");
 }
 
-#[tokio::test]
 async fn unread_small_frames_end_no_other_stream_at_the_endpoint() {
     for (streams, size) in [(3, 10), (7, 30), (33, 100)] {
         let mesh = Mesh::new().await;
@@ -149,7 +156,6 @@ async fn unread_small_frames_end_no_other_stream_at_the_endpoint() {
     }
 }
 
-#[tokio::test]
 async fn small_frames_that_the_endpoint_does_not_read_end_no_other_stream_of_the_client() {
     for (streams, size) in [(3, 10), (6, 100)] {
         let mesh = Mesh::new().await;
@@ -190,7 +196,6 @@ async fn small_frames_that_the_endpoint_does_not_read_end_no_other_stream_of_the
     }
 }
 
-#[tokio::test]
 async fn empty_frames_of_an_endpoint_end_no_other_stream() {
     let mesh = Mesh::new().await;
     let application = Application::start(async |request| {
@@ -207,4 +212,29 @@ async fn empty_frames_of_an_endpoint_end_no_other_stream() {
     assert_eq!(whole(client.send(get("/empty")).await).await.2, "end");
     assert_eq!(whole(client.send(get("/")).await).await.2, "ok");
     assert_eq!(application.connections.load(Ordering::SeqCst), 1);
+}
+
+/// As in production, where a connection, its streams and its requests run on several threads, and on one, where they run in an order.
+macro_rules! flavours {
+    ($($name:ident)*) => {
+        mod current_thread {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name().await;
+            })*
+        }
+        mod multi_thread {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name().await;
+            })*
+        }
+    };
+}
+
+flavours! {
+    cancelled_streams_end_no_other_stream_at_the_endpoint
+    unread_small_frames_end_no_other_stream_at_the_endpoint
+    small_frames_that_the_endpoint_does_not_read_end_no_other_stream_of_the_client
+    empty_frames_of_an_endpoint_end_no_other_stream
 }

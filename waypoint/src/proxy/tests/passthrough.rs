@@ -1,12 +1,15 @@
 //! Connections that are no HTTP.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ambit_runtime::Shares;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
 use crate::http::HttpTimeouts;
+use crate::proxy::Admission;
 
 #[tokio::test]
 async fn bytes_of_another_protocol_go_through_as_they_are() {
@@ -149,4 +152,92 @@ async fn which_side_broke_a_connection_off_is_counted() {
     mesh.exchange(9000, "").await;
     mesh.counts(&closed("response_flags=\"UC\""), 1).await;
     assert_eq!(mesh.metric(&closed("response_flags=\"DC\"")), 1);
+}
+
+/// Clients that connect in advance, or that wait for a server that does not speak first.
+#[tokio::test]
+async fn silent_clients_take_a_share_of_connections_and_give_it_back_when_they_speak() {
+    let timeouts = HttpTimeouts {
+        detect: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    };
+    let admission = Admission {
+        silent: Shares::new(4),
+        ..Admission::of_process()
+    };
+    let mesh = Mesh::taking_on(timeouts, admission).await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let connections = async |count| {
+        while application.connections.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(mesh.connect(80).await);
+    }
+    // One may have half of them.
+    mesh.counts(&["ambit_waypoint_refused_total", "reason=\"silent\""], 3)
+        .await;
+    assert_eq!(mesh.proxy.admission.silent.taken(), 2);
+    assert_eq!(application.connections.load(Ordering::SeqCst), 2);
+    let to = SocketAddr::new(VIP.parse().unwrap(), 80);
+    let other = mesh.open_as("other", "127.0.0.2", to).await.unwrap();
+    tokio::time::timeout(WAIT, connections(3)).await.unwrap();
+    drop(other);
+    // All of them are served once they speak, with an endpoint's connection or without.
+    for mut io in silent {
+        io.write_all(b"GET /late HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(read_all(&mut io).await.contains("GET /late"));
+    }
+    let given_back = async {
+        while mesh.proxy.admission.silent.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, given_back).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_client_whose_endpoint_gave_up_first_is_served_when_it_speaks() {
+    let timeouts = HttpTimeouts {
+        detect: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let (gave_up, mut given_up) = tokio::sync::mpsc::unbounded_channel();
+    let address = raw_application(move |mut tcp, number| {
+        let gave_up = gave_up.clone();
+        async move {
+            if number == 0 {
+                drop(tcp);
+                return gave_up.send(()).unwrap();
+            }
+            read_head(&mut tcp).await;
+            tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhere")
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let mut io = mesh.connect(80).await;
+    tokio::time::timeout(WAIT, given_up.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    // The waypoint has noticed when the place is given back.
+    let noticed = async {
+        while mesh.proxy.admission.silent.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, noticed).await.unwrap();
+    io.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_all(&mut io).await.ends_with("here"));
 }

@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::answers::millis;
 use super::rules::policy;
@@ -495,4 +495,86 @@ async fn an_endpoint_that_fails_fast_draws_few_requests() {
         client.get("/").await;
     }
     assert!(bad.seen() * 4 < good.seen(), "{} and {}", bad.seen(), good.seen());
+}
+
+/// With all endpoints failing, a fifth of the requests in flight is sent once more, and the others are passed on as they came.
+#[tokio::test]
+async fn in_an_outage_a_fifth_of_the_requests_is_tried_again() {
+    const REQUESTS: usize = 20;
+    let mesh = Mesh::new().await;
+    let (first, again) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let number = Arc::new(AtomicUsize::new(0));
+    let (held, retried) = (Arc::clone(&first), Arc::clone(&again));
+    let application = Application::start(move |_| {
+        let is_first = number.fetch_add(1, Ordering::SeqCst) < REQUESTS;
+        let gate = Arc::clone(if is_first { &held } else { &retried });
+        async move {
+            drop(gate.acquire().await);
+            let failed = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+            failed.body(full("failed")).unwrap()
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(retry(|retry| retry.attempts = 1));
+    let client = mesh.http2(80).await;
+    let requests: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let request = Request::get("http://server/").body(full("")).unwrap();
+                whole(client.send(request).await).await
+            })
+        })
+        .collect();
+    let seen = async |count| {
+        while application.seen() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, seen(REQUESTS)).await.unwrap();
+    first.add_permits(REQUESTS);
+    let limited = ["istio_requests_total", "response_flags=\"URX\""];
+    mesh.counts(&limited, REQUESTS as u64 * 4 / 5).await;
+    again.add_permits(REQUESTS);
+    for request in requests {
+        let (status, _, body) = request.await.unwrap();
+        assert_eq!(
+            (status, body.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "failed")
+        );
+    }
+    assert_eq!(application.seen(), REQUESTS * 6 / 5);
+    assert_eq!(mesh.metric(&["ambit_retry_limit_total"]), REQUESTS as u64 * 4 / 5);
+    assert_eq!(mesh.metric(&["ambit_retries_total"]), REQUESTS as u64 / 5);
+}
+
+/// An endpoint that takes HTTP/2 and then says nothing more, not even to PING, as one whose node is gone.
+#[tokio::test]
+async fn an_http2_endpoint_without_hbone_that_falls_silent_is_given_up_for_another() {
+    let mesh = Mesh::with(HttpTimeouts {
+        ping: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    })
+    .await;
+    let silent = raw_application(async |mut tcp, _| {
+        tcp.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    mesh.endpoint("server-1", silent);
+    let mut client = mesh.http2(8080).await;
+    let get = || Request::get("http://server/").body(full("")).unwrap();
+    assert_eq!(client.send(get()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    mesh.counts(&["istio_requests_total", "response_flags=\"UC\""], 1)
+        .await;
+    // One that is only slow answers PING.
+    let slow = Application::start(async |_| {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Response::new(full("at last"))
+    })
+    .await;
+    mesh.remove("server-1");
+    mesh.endpoint("server-2", slow.address);
+    assert_eq!(whole(client.send(get()).await).await.2, "at last");
 }

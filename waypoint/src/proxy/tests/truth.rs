@@ -370,3 +370,34 @@ async fn a_content_type_makes_no_grpc_of_http1() {
     let response = mesh.exchange(80, request).await;
     assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
 }
+
+/// RFC 9112 §3.2.4.
+#[tokio::test]
+async fn options_of_a_whole_server_goes_on_as_an_asterisk() {
+    let (mesh, mut seen) = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    for (target, sent) in [
+        ("http://server", "OPTIONS * HTTP/1.1"),
+        ("http://server:8080", "OPTIONS * HTTP/1.1"),
+        ("*", "OPTIONS * HTTP/1.1"),
+        ("http://server/", "OPTIONS / HTTP/1.1"),
+        ("http://server?q", "OPTIONS /?q HTTP/1.1"),
+        ("/", "OPTIONS / HTTP/1.1"),
+    ] {
+        let request = format!("OPTIONS {target} HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n");
+        let (head, rest) = request.split_at(11);
+        let mut io = mesh.connect(80).await;
+        // In two pieces as well as in one.
+        io.write_all(head.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+        io.write_all(rest.as_bytes()).await.unwrap();
+        assert!(read_all(&mut io).await.starts_with("HTTP/1.1 200"), "{target}");
+        let head = String::from_utf8(seen.recv().await.unwrap()).unwrap();
+        assert!(head.starts_with(sent), "{target}: {head}");
+        if let Some(host) = target.strip_prefix("http://") {
+            let host = host.trim_end_matches(['/', '?', 'q']);
+            assert!(head.contains(&format!("host: {host}\r\n")), "{target}: {head}");
+        }
+    }
+    let malformed = "OPTIONS http://server HTTP/1.1\r\nhost: a/b\r\n\r\n";
+    assert!(mesh.exchange(80, malformed).await.starts_with("HTTP/1.1 400"));
+}

@@ -158,6 +158,52 @@ async fn websockets_are_carried() {
     ends(&mut io, &gone).await;
 }
 
+/// A client that does not wait for the response, with bytes that would be a malformed request.
+#[tokio::test]
+async fn what_a_client_says_before_its_upgrade_is_accepted_arrives_as_it_is() {
+    let mesh = Mesh::new().await;
+    let (gone, granted) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let application = shouting(&gone, Some(Arc::clone(&granted))).await;
+    mesh.endpoint("server-1", application.address);
+    let head = "GET /chat HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let said = "POST /\"<x>\" HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut io = mesh.connect(80).await;
+    io.write_all(format!("{head}{said}").as_bytes()).await.unwrap();
+    while application.seen() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    io.write_all(b"more").await.unwrap();
+    granted.add_permits(1);
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        response.push(tokio::time::timeout(WAIT, io.read_u8()).await.unwrap().unwrap());
+    }
+    assert!(response.starts_with(b"HTTP/1.1 101"));
+    hears(&mut io, b"welcome,").await;
+    hears(&mut io, format!("{said}more").to_uppercase().as_bytes()).await;
+}
+
+#[tokio::test]
+async fn requests_after_an_upgrade_that_was_not_granted_are_served() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let upgrade = |protocol| {
+        format!(
+            "GET /{protocol} HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n"
+        )
+    };
+    let requests = [
+        "GET /first HTTP/1.1\r\nhost: server\r\n\r\n".to_owned(),
+        upgrade("h2c"),
+        upgrade("other"),
+        "GET /last?q HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n".to_owned(),
+    ];
+    let answer = mesh.exchange(80, requests.concat()).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 4, "{answer}");
+    assert!(answer.contains("GET /last?"), "{answer}");
+}
+
 #[tokio::test]
 async fn a_changed_policy_ends_the_open_websockets_that_it_denies() {
     let changes: [fn(&mut wire::Rule); 3] = [

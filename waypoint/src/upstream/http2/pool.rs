@@ -48,13 +48,16 @@ impl Connections {
 pub(in super::super) struct Http2Pool {
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
     tasks: TaskTracker,
+    /// Between PINGs to endpoints without HBONE.
+    ping: Duration,
 }
 
 impl Http2Pool {
-    pub(in super::super) fn new(tasks: TaskTracker) -> Self {
+    pub(in super::super) fn new(tasks: TaskTracker, ping: Duration) -> Self {
         Self {
             slots: Mutex::default(),
             tasks,
+            ping,
         }
     }
 
@@ -132,7 +135,9 @@ impl Upstream {
     async fn new_http2(&self, to: &Destination, changed: &Arc<Notify>) -> Result<Shared, ConnectFailure> {
         let io = self.connect(to).await?;
         let old = Instant::now() + super::super::max_age();
-        handshake(io, old, Arc::clone(changed), &self.http2.tasks)
+        // Over HBONE, its own PINGs find out that a node is gone.
+        let ping = to.hbone.is_none().then_some(self.http2.ping);
+        handshake(io, old, Arc::clone(changed), &self.http2.tasks, ping)
             .await
             .map_err(|error| unreachable(to.address, error))
     }

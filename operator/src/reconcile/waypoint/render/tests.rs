@@ -205,6 +205,9 @@ fn settings_of_the_mesh_reach_it() {
             .unwrap_or_default()
             .is_empty()
     );
+    // By default: it may hold half of it for its callers.
+    let limits = container.resources.clone().unwrap().limits.unwrap();
+    assert_eq!(limits["memory"].0, "512Mi");
 }
 
 /// Or every operator that begins would write it once more.

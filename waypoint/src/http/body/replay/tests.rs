@@ -10,6 +10,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::account::testing::account;
 use crate::http::body::Upload;
 use crate::received::Received;
 
@@ -21,6 +22,11 @@ struct Client(DuplexStream);
 impl Client {
     /// With its body, of which 8 bytes are kept.
     async fn new() -> (Self, Spool) {
+        Self::with(1 << 20).await
+    }
+
+    /// With room for so many bytes, of which one may have half.
+    async fn with(room: usize) -> (Self, Spool) {
         let (client, server) = tokio::io::duplex(64 << 10);
         let (sender, mut requests) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -46,7 +52,7 @@ impl Client {
             Arc::default(),
             None,
         );
-        (client, Spool::new(body, 8))
+        (client, Spool::new(body, 8, account(room).nothing()))
     }
 
     async fn send(&mut self, text: &str) {
@@ -151,4 +157,22 @@ async fn what_broke_off_is_not_sent_again_as_if_it_had_ended() {
     assert!(error.starts_with("the client's body: "), "{error}");
     assert!(!spool.seal());
     assert!(spool.again().is_none());
+}
+
+#[tokio::test]
+async fn what_has_no_room_is_sent_once() {
+    for (room, sent, rest) in [
+        (6, "4\r\none,\r\n0\r\n\r\n", "end"),
+        // The trailers do not fit.
+        (10, "4\r\none,\r\n0\r\nsum: 7\r\n\r\n", r#"{"sum": "7"}"#),
+    ] {
+        let (mut client, spool) = Client::with(room).await;
+        client.send(sent).await;
+        let mut first = spool.again().unwrap();
+        assert_eq!(next(&mut first).await, "one,");
+        assert_eq!(next(&mut first).await, rest);
+        assert!(!spool.is_whole());
+        assert!(spool.again().is_none());
+        assert_eq!(spool.shared.lock().held.bytes(), 0);
+    }
 }

@@ -2,28 +2,61 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::inflow::Stream;
+/// A stream that takes out of h2 what has arrived on it.
+pub trait Absorb: Send + Sync {
+    /// Takes all of it.
+    fn absorb(&self);
+}
 
-/// The turns of the task that drives a connection. After each one, what has arrived is with its streams.
+/// The turns of the task that drives a connection. After each one, what has arrived is with its streams: it is counted, it takes hardly
+/// more memory than its payload, and it is no small frame that h2 would end the connection for.
 #[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Shared>);
+pub struct Turns(Arc<Shared>);
+
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Turns")
+    }
+}
+
+/// Kept by the task that drives a connection. From its end on, readers take what is left out of h2 themselves.
+#[derive(Debug)]
+pub struct Turning(Turns);
+
+impl Drop for Turning {
+    fn drop(&mut self) {
+        let shared = &*self.0.0;
+        {
+            let _ready = shared.ready.lock();
+            shared.ended.store(true, Ordering::SeqCst);
+        }
+        shared.absorb();
+    }
+}
 
 #[derive(Default)]
 struct Shared {
     task: AtomicWaker,
     /// A turn is under way, which ends by looking at `ready`.
     turning: AtomicBool,
+    /// There will be no more turns.
+    ended: AtomicBool,
     ready: Mutex<Vec<Arc<Arrival>>>,
 }
 
 impl Turns {
+    /// To be dropped at the end of the connection.
+    pub fn turning(&self) -> Turning {
+        Turning(self.clone())
+    }
+
     /// Polls the connection, and takes out of h2 what has arrived.
-    pub(crate) fn poll<T>(
+    pub fn poll<T>(
         &self,
         cx: &mut Context<'_>,
         connection: impl FnOnce(&mut Context<'_>) -> Poll<T>,
@@ -39,13 +72,15 @@ impl Turns {
         polled
     }
 
-    /// The waker of a stream that something arrives on.
-    pub(super) fn arrival(&self, stream: Weak<Stream>) -> Arc<Arrival> {
-        Arc::new(Arrival {
+    /// The waker of a stream that something arrives on, and that somebody reads.
+    pub fn arrival(&self, stream: Weak<dyn Absorb>, reader: Arc<AtomicWaker>) -> Waker {
+        let arrival = Arrival {
             stream,
+            reader,
             connection: Arc::clone(&self.0),
             queued: AtomicBool::new(false),
-        })
+        };
+        Arc::new(arrival).into()
     }
 }
 
@@ -68,8 +103,9 @@ impl Shared {
 
 /// Wakes the connection's task for one of its streams. h2 holds it, and wakes it under a lock of its own; so it takes no lock under
 /// which h2 is called, and does not keep the stream.
-pub(super) struct Arrival {
-    stream: Weak<Stream>,
+struct Arrival {
+    stream: Weak<dyn Absorb>,
+    reader: Arc<AtomicWaker>,
     connection: Arc<Shared>,
     queued: AtomicBool,
 }
@@ -83,7 +119,14 @@ impl Wake for Arrival {
         if self.queued.swap(true, Ordering::SeqCst) {
             return;
         }
-        self.connection.ready.lock().push(Arc::clone(self));
+        let mut ready = self.connection.ready.lock();
+        if self.connection.ended.load(Ordering::SeqCst) {
+            drop(ready);
+            self.queued.store(false, Ordering::SeqCst);
+            return self.reader.wake();
+        }
+        ready.push(Arc::clone(self));
+        drop(ready);
         if !self.connection.turning.load(Ordering::SeqCst) {
             self.connection.task.wake();
         }
