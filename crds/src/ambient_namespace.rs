@@ -136,6 +136,12 @@ pub struct AmbientNamespaceStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<EnforcedRule>,
 
+    /// Fields of the namespace's Services that the mesh does not honour, and what happens instead; the first 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["service".into(), "field".into()]))]
+    pub services: Vec<ServiceWarning>,
+
     /// The namespace's waypoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -167,6 +173,18 @@ pub struct FailedPod {
     /// What went wrong, in one word.
     pub reason: String,
     /// What went wrong, and what a person can do.
+    pub message: String,
+}
+
+/// A field of a Service that the mesh does not honour.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceWarning {
+    /// Name of the Service.
+    pub service: String,
+    /// The field.
+    pub field: String,
+    /// What happens instead.
     pub message: String,
 }
 

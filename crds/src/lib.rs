@@ -20,7 +20,7 @@ mod waypoint_policy;
 
 pub use ambient_namespace::{
     AmbientNamespace, AmbientNamespaceSpec, AmbientNamespaceStatus, EnforcedRule, Enrollment, FailedPod,
-    NamespacePods, WaypointPods,
+    NamespacePods, ServiceWarning, WaypointPods,
     rule::{Action, AuthorizationRule, Mode, PodSelector, Source},
 };
 pub use generate::{GenerateError, generate};

@@ -9,8 +9,10 @@ mod build;
 mod editing;
 mod endpoints;
 mod enrollment;
+mod external;
 mod flush;
 mod leaving;
+mod locality;
 mod owner;
 mod placement;
 mod pod;
@@ -27,6 +29,7 @@ mod waypoint;
 
 pub(crate) use applied::is_ours;
 pub use enrollment::{AmbientRecord, Exclusion, MeshRecord};
+pub use external::ServiceFinding;
 pub(crate) use pod::LONGEST_FAILURE;
 pub use pod::PodRecord;
 pub use policy::PolicyRecord;

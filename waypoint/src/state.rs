@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_mesh::{Applied, Authorizations, Client, Mesh, Query, check_requires};
+use ambit_mesh::{Applied, Authorizations, Client, Mesh, Query, Via, check_requires};
 #[cfg(test)]
 use ambit_policy::Policy;
 use ambit_policy::{Connection, Decision};
@@ -62,9 +62,9 @@ impl State {
         self.settings.load_full()
     }
 
-    /// The service that has this virtual address.
-    pub(crate) fn service_at(&self, address: IpAddr) -> Option<Arc<ServiceEntry>> {
-        self.mesh.service_at(address.to_canonical())
+    /// The service that a connection to this address and port is for.
+    pub(crate) fn service_at(&self, target: SocketAddr) -> Option<(Arc<ServiceEntry>, Via)> {
+        self.mesh.service_at(target)
     }
 
     /// The service of this key (`<namespace>/<hostname>`), or one that has endpoints and is not served.

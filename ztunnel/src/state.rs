@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_mesh::{
-    Authorizations, Client, InUse, Invalid, Membership, Mesh, Query, ServiceEntry, Waypoint, Workload, ip,
-    sketch,
+    Authorizations, Client, InUse, Invalid, Membership, Mesh, Query, ServiceEntry, Via, Waypoint, Workload,
+    ip, sketch,
 };
 #[cfg(test)]
 use ambit_policy::Policy;
@@ -199,16 +199,21 @@ impl MeshState {
         if self.mesh.is_refused(destination.ip()) {
             return Err(RouteError::NotUnderstood(destination.ip()));
         }
-        let query = Query {
+        // Every pod of the node is in its zone.
+        let source = client.and_then(|client| self.mesh.workload_at(client));
+        let mut query = Query {
             port: destination.port(),
             v4: destination.is_ipv4(),
             tried,
             client: Client {
                 address: client,
                 node: &self.node,
+                zone: source.as_ref().map_or("", |source| &source.zone),
+                via: Via::default(),
             },
         };
-        if let Some((entry, service)) = self.service_at(destination.ip()) {
+        if let Some((entry, service, via)) = self.service_at(destination) {
+            query.client.via = via;
             if service.passthrough && service.waypoint.is_none() {
                 return Ok(Route::passthrough(destination, Some(service)));
             }
@@ -254,10 +259,10 @@ impl MeshState {
         })
     }
 
-    fn service_at(&self, address: IpAddr) -> Option<(Arc<ServiceEntry<Service>>, Arc<Service>)> {
-        let entry = self.mesh.service_at(address)?;
+    fn service_at(&self, destination: SocketAddr) -> Option<(Arc<ServiceEntry<Service>>, Arc<Service>, Via)> {
+        let (entry, via) = self.mesh.service_at(destination)?;
         let service = entry.config()?;
-        Some((entry, service))
+        Some((entry, service, via))
     }
 
     /// To a replica of the waypoint, which is told `destination`; never past it.

@@ -1,12 +1,13 @@
 //! Who has an address.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Things by address. Of several that claim the same one, the last to claim it has it; when that one goes, the one before has it again.
+/// Things by address (or address and port). Of several that claim the same one, the last to claim it has it; when that one goes, the one before has it again.
 #[derive(Debug)]
-pub(crate) struct AddressTable<T>(HashMap<IpAddr, Holders<T>>);
+pub(crate) struct AddressTable<T, A = IpAddr>(HashMap<A, Holders<T>>);
 
 #[derive(Debug)]
 struct Holders<T> {
@@ -15,19 +16,19 @@ struct Holders<T> {
     earlier: Vec<Arc<T>>,
 }
 
-impl<T> Default for AddressTable<T> {
+impl<T, A> Default for AddressTable<T, A> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T> AddressTable<T> {
-    pub(crate) fn get(&self, address: IpAddr) -> Option<&Arc<T>> {
+impl<T, A: Hash + Eq> AddressTable<T, A> {
+    pub(crate) fn get(&self, address: A) -> Option<&Arc<T>> {
         self.0.get(&address).map(|holders| &holders.current)
     }
 
     /// `one` has the address from now on. `old` is its version until now: where it had the address, or waits for it, `one` takes its place.
-    pub(crate) fn claim(&mut self, address: IpAddr, one: &Arc<T>, old: Option<&Arc<T>>) {
+    pub(crate) fn claim(&mut self, address: A, one: &Arc<T>, old: Option<&Arc<T>>) {
         let Some(holders) = self.0.get_mut(&address) else {
             let holders = Holders {
                 current: Arc::clone(one),
@@ -48,7 +49,7 @@ impl<T> AddressTable<T> {
     }
 
     /// `one` has the address no more.
-    pub(crate) fn release(&mut self, address: IpAddr, one: &Arc<T>) {
+    pub(crate) fn release(&mut self, address: A, one: &Arc<T>) {
         let Some(holders) = self.0.get_mut(&address) else {
             return;
         };

@@ -8,7 +8,7 @@ use std::time::Instant;
 use indexmap::IndexMap;
 use rand::Rng;
 
-use crate::frontend::{Balancing, Membership, Nodes};
+use crate::frontend::{Balancing, Membership, Via};
 use crate::load::{InUse, Load};
 use crate::workload::Workload;
 
@@ -32,6 +32,37 @@ pub struct Client<'a> {
     pub address: Option<IpAddr>,
     /// Its node; empty where it is not known.
     pub node: &'a str,
+    /// Its zone; empty where it is not known.
+    pub zone: &'a str,
+    /// The address at which it reaches the service.
+    pub via: Via,
+}
+
+/// The endpoints that are for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near<'a> {
+    /// All alike.
+    All,
+    /// Those of the client's node, and no others (`internalTrafficPolicy: Local`).
+    Local(&'a str),
+    /// Those with a hint for the client's node; others where none of these can be reached.
+    Node(&'a str),
+    /// Those with a hint for the client's zone; others where none of these can be reached.
+    Zone(&'a str),
+}
+
+impl Near<'_> {
+    fn has(self, candidate: &Candidate) -> bool {
+        let Candidate {
+            workload, membership, ..
+        } = candidate;
+        match self {
+            Self::All => true,
+            Self::Local(node) => !node.is_empty() && workload.node == node,
+            Self::Node(node) => membership.nodes.iter().any(|hint| hint == node),
+            Self::Zone(zone) => membership.zones.iter().any(|hint| hint == zone),
+        }
+    }
 }
 
 /// A client that is to keep its endpoint.
@@ -71,6 +102,14 @@ impl Endpoint {
 pub(crate) struct Endpoints {
     healthy: IndexMap<Arc<str>, Candidate>,
     unhealthy: IndexMap<Arc<str>, Candidate>,
+    /// How many of the healthy have hints for zones, and for nodes.
+    hinted: Hinted,
+}
+
+#[derive(Debug, Default)]
+struct Hinted {
+    zones: usize,
+    nodes: usize,
 }
 
 #[derive(Debug)]
@@ -99,6 +138,8 @@ impl Endpoints {
             load: Arc::clone(load),
         };
         let side = if membership.is_ready(workload) {
+            self.hinted.zones += usize::from(!membership.zones.is_empty());
+            self.hinted.nodes += usize::from(!membership.nodes.is_empty());
             &mut self.healthy
         } else {
             &mut self.unhealthy
@@ -107,9 +148,33 @@ impl Endpoints {
     }
 
     pub(crate) fn remove(&mut self, uid: &str) {
-        if self.healthy.swap_remove(uid).is_none() {
-            self.unhealthy.swap_remove(uid);
+        match self.healthy.swap_remove(uid) {
+            Some(Candidate { membership, .. }) => {
+                self.hinted.zones -= usize::from(!membership.zones.is_empty());
+                self.hinted.nodes -= usize::from(!membership.nodes.is_empty());
+            }
+            None => {
+                self.unhealthy.swap_remove(uid);
+            }
         }
+    }
+
+    /// As kube-proxy has it: hints count where every ready endpoint has one, and one of them is for the client. Those for nodes go
+    /// before those for zones.
+    fn near<'a>(&self, balancing: &Balancing, query: &Query<'a>) -> Near<'a> {
+        let Client { node, zone, via, .. } = query.client;
+        if balancing.local && via == Via::ClusterIp {
+            return Near::Local(node);
+        }
+        let all = self.healthy.len();
+        let counts = |near: Near<'_>| self.healthy.values().any(|candidate| near.has(candidate));
+        if all > 0 && self.hinted.nodes == all && counts(Near::Node(node)) {
+            return Near::Node(node);
+        }
+        if all > 0 && self.hinted.zones == all && counts(Near::Zone(zone)) {
+            return Near::Zone(zone);
+        }
+        Near::All
     }
 
     /// Where neither of two drawn at random will do (no such port, tried before, failing), the first that will, from a random one on;
@@ -130,8 +195,9 @@ impl Endpoints {
         if count == 0 {
             return None;
         }
-        if balancing.nodes != Nodes::Any || sticky.is_some() {
-            return self.choose_among(count, balancing.nodes, fallback_port, query, sticky);
+        let near = self.near(balancing, query);
+        if near != Near::All || sticky.is_some() {
+            return self.choose_among(count, near, fallback_port, query, sticky);
         }
         let mut rng = rand::rng();
         let first = rng.random_range(0..count);
@@ -155,34 +221,32 @@ impl Endpoints {
         })
     }
 
-    /// As [`choose`](Self::choose), where not all that will do are alike: failing ones last, and of the others the client's node first where
-    /// it is preferred. A sticky client gets the one that it had, or else one that follows from its address, on every proxy the same.
+    /// As [`choose`](Self::choose), where not all that will do are alike: failing ones last, and of the others those that are for the client
+    /// first. A sticky client gets the one that it had, or else one that follows from its address, on every proxy the same.
     fn choose_among(
         &self,
         count: usize,
-        nodes: Nodes,
+        near: Near<'_>,
         fallback_port: Option<u16>,
         query: &Query<'_>,
         sticky: Option<Sticky<'_>>,
     ) -> Option<Endpoint> {
-        let node = query.client.node;
-        let is_local = |candidate: &Candidate| !node.is_empty() && candidate.workload.node == node;
         let now = Instant::now();
         let usable = (0..count).filter_map(|index| self.usable(index, fallback_port, query));
         let usable: Vec<_> = usable
-            .filter(|(candidate, _)| nodes != Nodes::Only || is_local(candidate))
             .map(|(candidate, target)| {
-                let elsewhere = nodes == Nodes::Prefer && !is_local(candidate);
-                ((candidate.load.is_failing(now), elsewhere), candidate, target)
+                let rank = (candidate.load.is_failing(now), !near.has(candidate));
+                (rank, candidate, target)
             })
+            .filter(|((_, elsewhere), ..)| !(*elsewhere && matches!(near, Near::Local(_))))
             .collect();
         let best = usable.iter().map(|(rank, ..)| *rank).min()?;
-        let kept = usable.iter().find(|((failing, _), candidate, _)| {
-            !failing && sticky.and_then(|sticky| sticky.kept) == Some(&*candidate.workload.uid)
-        });
         let alike: Vec<_> = usable.iter().filter(|(rank, ..)| *rank == best).collect();
+        let kept = alike
+            .iter()
+            .find(|(_, c, _)| sticky.and_then(|sticky| sticky.kept) == Some(&*c.workload.uid));
         let chosen = match sticky {
-            Some(sticky) => kept.or_else(|| {
+            Some(sticky) => kept.copied().or_else(|| {
                 let weight = |uid: &str| {
                     let mut hasher = DefaultHasher::new();
                     (sticky.client, uid).hash(&mut hasher);
@@ -213,7 +277,11 @@ impl Endpoints {
     ) -> Option<(&Candidate, SocketAddr)> {
         let candidate = match self.healthy.get_index(index) {
             Some((_, candidate)) => candidate,
-            None => self.unhealthy.get_index(index - self.healthy.len())?.1,
+            // What is said of the endpoint itself goes before `publishNotReadyAddresses`, which is about pods.
+            None => {
+                let (_, candidate) = self.unhealthy.get_index(index - self.healthy.len())?;
+                candidate.membership.ready.is_none().then_some(candidate)?
+            }
         };
         if query.tried.contains(&candidate.workload.uid) {
             return None;

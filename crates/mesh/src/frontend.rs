@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use crate::affinity::Affinity;
 use crate::balance::{Endpoint, Endpoints, Query, Sticky};
-use crate::workload::{Invalid, Workload};
+use crate::workload::{Invalid, Workload, ip};
 
 /// A port of a service, and where it leads on its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,11 @@ pub struct Membership {
     /// Where the service's ports lead.
     pub ports: Box<[ServicePort]>,
     /// Whether it is ready as the service's endpoint, where that does not follow from the workload.
-    ready: Option<bool>,
+    pub(crate) ready: Option<bool>,
+    /// Zones whose clients it is for (`hints.forZones`).
+    pub(crate) zones: Box<[String]>,
+    /// Nodes whose clients it is for (`hints.forNodes`).
+    pub(crate) nodes: Box<[String]>,
 }
 
 impl Membership {
@@ -63,20 +67,20 @@ impl TryFrom<wire::PortList> for Membership {
         Ok(Self {
             ports: ports.collect::<Result<_, _>>()?,
             ready,
+            zones: from.for_zones.into(),
+            nodes: from.for_nodes.into(),
         })
     }
 }
 
-/// Which nodes' endpoints are chosen.
+/// By which of its addresses a service is reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Nodes {
-    /// All alike.
+pub enum Via {
+    /// Its cluster IP.
     #[default]
-    Any,
-    /// Others where the client's has none that can be reached (`trafficDistribution: PreferSameNode`).
-    Prefer,
-    /// The client's only (`internalTrafficPolicy: Local`).
-    Only,
+    ClusterIp,
+    /// One of `externalIPs`, or a load balancer's: `internalTrafficPolicy` does not count.
+    External,
 }
 
 /// How endpoints of a service are chosen.
@@ -84,8 +88,8 @@ pub enum Nodes {
 pub struct Balancing {
     /// Endpoints that are not ready are used like ready ones (`publishNotReadyAddresses`).
     pub unready_too: bool,
-    /// By where they are.
-    pub nodes: Nodes,
+    /// Those of other nodes than the client's are never chosen (`internalTrafficPolicy: Local`).
+    pub local: bool,
     /// A client keeps its endpoint until it has been quiet for so long (`sessionAffinity: ClientIP`).
     pub affinity: Option<Duration>,
 }
@@ -102,13 +106,9 @@ impl From<Option<&wire::LoadBalancing>> for Balancing {
     fn from(from: Option<&wire::LoadBalancing>) -> Self {
         Self {
             unready_too: from.is_some_and(|b| b.health_policy() == HealthPolicy::AllowAll),
-            nodes: match from {
-                Some(b) if b.routing_preference().next() == Some(Scope::Node) => match b.mode() {
-                    Mode::Strict => Nodes::Only,
-                    _ => Nodes::Prefer,
-                },
-                _ => Nodes::Any,
-            },
+            local: from.is_some_and(|b| {
+                b.mode() == Mode::Strict && b.routing_preference().next() == Some(Scope::Node)
+            }),
             affinity: None,
         }
     }
@@ -121,6 +121,9 @@ pub trait Frontend: fmt::Debug + Send + Sync + 'static {
 
     /// Its virtual addresses.
     fn addresses(&self) -> &[IpAddr];
+
+    /// Addresses outside of the cluster, with the ports on which they lead here.
+    fn external(&self) -> &[(IpAddr, u16)];
 
     /// How its endpoints are chosen.
     fn balancing(&self) -> &Balancing;
@@ -197,6 +200,21 @@ impl<F: Frontend> ServiceEntry<F> {
     pub(crate) fn is_unused(&self) -> bool {
         self.config.load().is_none() && self.endpoints.read().is_empty()
     }
+}
+
+/// Addresses outside of the cluster, by port.
+///
+/// # Errors
+/// [`Invalid::Ip`], [`Invalid::Port`]
+pub fn external_addresses(from: &[wire::ExternalAddress]) -> Result<Vec<(IpAddr, u16)>, Invalid> {
+    let mut found = Vec::new();
+    for external in from {
+        let address = ip(&external.address)?;
+        for port in &external.ports {
+            found.push((address, u16::try_from(*port).map_err(|_| Invalid::Port(*port))?));
+        }
+    }
+    Ok(found)
 }
 
 /// `<namespace>/<hostname>`

@@ -22,7 +22,9 @@ mod workload;
 
 pub use authorizations::Authorizations;
 pub use balance::{Client, Endpoint, Query};
-pub use frontend::{Balancing, Frontend, Membership, Nodes, ServiceEntry, ServicePort, service_key};
+pub use frontend::{
+    Balancing, Frontend, Membership, ServiceEntry, ServicePort, Via, external_addresses, service_key,
+};
 pub use load::InUse;
 pub use mesh::{Applied, Mesh};
 pub use waypoint::Waypoint;

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::balance::{Endpoint, Query};
-use crate::frontend::{Frontend, ServiceEntry};
+use crate::frontend::{Frontend, ServiceEntry, Via};
 use crate::tables::Tables;
 use crate::waypoint::Waypoint;
 use crate::workload::Workload;
@@ -124,9 +124,11 @@ impl<F: Frontend> Mesh<F> {
         self.tables.read().endpoint_at(target)
     }
 
-    /// The service that has this virtual address.
-    pub fn service_at(&self, address: IpAddr) -> Option<Arc<ServiceEntry<F>>> {
-        self.tables.read().service_at(address).cloned()
+    /// The service that a connection to this address and port is for.
+    pub fn service_at(&self, target: SocketAddr) -> Option<(Arc<ServiceEntry<F>>, Via)> {
+        let tables = self.tables.read();
+        let (entry, via) = tables.service_at(target)?;
+        Some((Arc::clone(entry), via))
     }
 
     /// The service of this key (`<namespace>/<hostname>`), or what its endpoints say of one that is not known.

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 
 use crate::addresses::AddressTable;
 use crate::balance::{Endpoint, Query};
-use crate::frontend::{Frontend, ServiceEntry};
+use crate::frontend::{Frontend, ServiceEntry, Via};
 use crate::load::Load;
 use crate::mesh::Applied;
 use crate::waypoint::{At, Waypoint};
@@ -29,6 +29,8 @@ pub(crate) struct Tables<F> {
     /// By `<namespace>/<hostname>`.
     services: IndexMap<Arc<str>, Arc<ServiceEntry<F>>>,
     by_vip: AddressTable<ServiceEntry<F>>,
+    /// Addresses outside of the cluster that lead to services, which may share them, each with ports of its own.
+    by_external: AddressTable<ServiceEntry<F>, (IpAddr, u16)>,
     /// What is not understood, by name. Whatever leads there is refused.
     refused: HashMap<String, Arc<Vec<IpAddr>>>,
     refused_at: AddressTable<Vec<IpAddr>>,
@@ -43,6 +45,7 @@ impl<F> Default for Tables<F> {
             by_ip: AddressTable::default(),
             services: IndexMap::new(),
             by_vip: AddressTable::default(),
+            by_external: AddressTable::default(),
             refused: HashMap::new(),
             refused_at: AddressTable::default(),
             service_count: 0,
@@ -69,8 +72,14 @@ impl<F: Frontend> Tables<F> {
         self.services.get(key)
     }
 
-    pub(crate) fn service_at(&self, ip: IpAddr) -> Option<&Arc<ServiceEntry<F>>> {
-        self.by_vip.get(ip)
+    /// What is in the cluster goes before what claims an address outside of it.
+    pub(crate) fn service_at(&self, target: SocketAddr) -> Option<(&Arc<ServiceEntry<F>>, Via)> {
+        if let Some(entry) = self.by_vip.get(target.ip()) {
+            return Some((entry, Via::ClusterIp));
+        }
+        let external = self.by_external.get((target.ip(), target.port()))?;
+        let taken = self.by_ip.get(target.ip()).is_some();
+        (!taken).then_some((external, Via::External))
     }
 
     /// Some workloads, counted from the last one.
@@ -117,7 +126,7 @@ impl<F: Frontend> Tables<F> {
         };
         match &waypoint.at {
             At::Service(key) => self.services.get(key)?.choose(&query),
-            At::Address(address) => match self.service_at(*address) {
+            At::Address(address) => match self.by_vip.get(*address) {
                 Some(entry) => entry.choose(&query),
                 None => self
                     .endpoint_at(SocketAddr::new(*address, waypoint.port))
@@ -234,11 +243,19 @@ impl<F: Frontend> Tables<F> {
         for vip in config.addresses() {
             self.by_vip.claim(*vip, &entry, None);
         }
+        for external in config.external() {
+            self.by_external.claim(*external, &entry, None);
+        }
         match &old {
             Some(old) => {
                 for vip in old.addresses() {
                     if !config.addresses().contains(vip) {
                         self.by_vip.release(*vip, &entry);
+                    }
+                }
+                for external in old.external() {
+                    if !config.external().contains(external) {
+                        self.by_external.release(*external, &entry);
                     }
                 }
             }
@@ -255,6 +272,9 @@ impl<F: Frontend> Tables<F> {
             self.service_count -= 1;
             for vip in old.addresses() {
                 self.by_vip.release(*vip, &entry);
+            }
+            for external in old.external() {
+                self.by_external.release(*external, &entry);
             }
         }
         entry.set_config(None);

@@ -93,6 +93,8 @@ pub struct Workload {
     pub protocol: Protocol,
     /// The node it runs on.
     pub node: String,
+    /// The zone of that node.
+    pub zone: String,
     /// The Deployment or the like that it belongs to.
     pub workload_name: String,
     /// The kind of that, as telemetry names it.
@@ -196,6 +198,7 @@ impl TryFrom<wire::Workload> for Workload {
             name: from.name,
             namespace: from.namespace,
             node: from.node,
+            zone: from.locality.map(|l| l.zone).unwrap_or_default(),
             workload_name: from.workload_name,
             canonical_name: from.canonical_name,
             canonical_revision: from.canonical_revision,

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ambit_wire::agent::PodCapture;
 use ambit_wire::workload::{
-    Address, EndpointHealth, GatewayAddress, LoadBalancing, NetworkAddress, NetworkMode, Port, PortList,
-    Service, TunnelProtocol, Workload, WorkloadStatus, address, load_balancing,
+    Address, ExternalAddress, GatewayAddress, LoadBalancing, Locality, NetworkAddress, NetworkMode, Port,
+    PortList, Service, TunnelProtocol, Workload, WorkloadStatus, address, load_balancing,
 };
 
 use super::authorization::bytes;
@@ -16,10 +16,12 @@ use super::{Config, EndpointRecord, Exclusion, Key, PodRecord, ServiceRecord, Sl
 pub(super) struct Surroundings {
     /// The mesh's.
     pub(super) trust_domain: String,
+    /// Where its node is.
+    pub(super) locality: Option<Locality>,
     /// Addresses that are the pod's own (a newer pod may have taken one over).
     pub(super) addresses: Vec<IpAddr>,
-    /// Hostname of each Service in front of it, as `namespace/hostname`, with its ports.
-    pub(super) services: BTreeMap<String, Vec<Port>>,
+    /// Hostname of each Service in front of it, as `namespace/hostname`, with how it takes connections for it.
+    pub(super) services: BTreeMap<String, PortList>,
     /// What its own addresses are reached through.
     pub(super) waypoint: Option<GatewayAddress>,
     /// Authorizations that name it, as `namespace/name`.
@@ -77,7 +79,8 @@ pub(super) fn workload(config: &Config, key: &Key, pod: &PodRecord, around: Surr
         canonical_revision: canonical_revision.to_owned(),
         workload_type: pod.workload_type.into(),
         workload_name: pod.workload_name.clone(),
-        services: port_lists(around.services),
+        services: around.services,
+        locality: around.locality,
         waypoint: around.waypoint,
         authorization_policies: around.policies,
         status: if pod.ready {
@@ -115,15 +118,6 @@ pub(super) fn bare_endpoints(
     let name = service_name(config, &key.sibling(&slice.service));
     let ports: Vec<Port> = endpoints::ports(service, slice).into_values().collect();
     let mut found = HashMap::new();
-    let list = |endpoint: &EndpointRecord| PortList {
-        ports: ports.clone(),
-        health: if endpoint.ready || endpoint.terminating {
-            EndpointHealth::Ready
-        } else {
-            EndpointHealth::NotReady
-        }
-        .into(),
-    };
     for Bare {
         address,
         endpoint,
@@ -134,7 +128,8 @@ pub(super) fn bare_endpoints(
             "{}/discovery.k8s.io/EndpointSlice/{}/{}/{address}",
             config.cluster_id, key.namespace, key.name
         );
-        let services = BTreeMap::from([(name.clone(), list(endpoint))]);
+        let list = endpoints::port_list(ports.clone(), endpoint, endpoints::health(endpoint));
+        let services = BTreeMap::from([(name.clone(), list)]);
         if let Some((pod_key, pod, mut around)) = pod {
             let uid = format!("{uid}/{}", pod.uid);
             around.addresses = vec![address];
@@ -194,25 +189,13 @@ pub(super) struct Bare<'a> {
     pub(super) pod: Option<(&'a Key, &'a PodRecord, Surroundings)>,
 }
 
-fn port_lists(services: BTreeMap<String, Vec<Port>>) -> BTreeMap<String, PortList> {
-    services
-        .into_iter()
-        .map(|(name, ports)| {
-            let list = PortList {
-                ports,
-                ..PortList::default()
-            };
-            (name, list)
-        })
-        .collect()
-}
-
-/// A Service, and the waypoint that it is reached through.
+/// A Service, the waypoint that it is reached through, and its addresses outside of the cluster.
 pub(super) fn service(
     config: &Config,
     key: &Key,
     record: &ServiceRecord,
     waypoint: Option<GatewayAddress>,
+    external_addresses: Vec<ExternalAddress>,
 ) -> Address {
     let ports = record.ports.values().map(|p| Port {
         service_port: p.port.into(),
@@ -238,6 +221,7 @@ pub(super) fn service(
         waypoint,
         load_balancing: balancing(record),
         session_affinity_seconds: record.affinity,
+        external_addresses,
         ip_families: record.families.into(),
         ..Default::default()
     };
@@ -246,13 +230,9 @@ pub(super) fn service(
     }
 }
 
-/// What Istio's API has of how endpoints are chosen.
+/// What Istio's API has of how endpoints are chosen. `trafficDistribution` is not in it: the hints that come of it go with each endpoint.
 pub(super) fn balancing(record: &ServiceRecord) -> Option<LoadBalancing> {
     let mut balancing = LoadBalancing::default();
-    if record.prefer_node && !record.local {
-        balancing.routing_preference = vec![load_balancing::Scope::Node.into()];
-        balancing.mode = load_balancing::Mode::Failover.into();
-    }
     if record.local {
         balancing.routing_preference = vec![load_balancing::Scope::Node.into()];
         balancing.mode = load_balancing::Mode::Strict.into();

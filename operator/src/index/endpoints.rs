@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::{EndpointRecord, Key, ServiceRecord, SliceRecord};
-use ambit_wire::workload::Port;
+use ambit_wire::workload::{EndpointHealth, Port, PortList};
 
 /// All EndpointSlices, by Service, and the way back from pods.
 #[derive(Debug, Default)]
@@ -116,20 +116,36 @@ impl Endpoints {
         self.by_pod.get(pod).into_iter().flatten()
     }
 
-    /// Ports on which a pod takes connections for a Service; `None` while it takes none. A pod that is on its way out does
+    /// How a pod, which is `ready` or not, takes connections for a Service; `None` while it takes none. A pod that is on its way out does
     /// only where no other is ready.
-    pub(super) fn ports(&self, service: &Key, record: &ServiceRecord, pod: &str) -> Option<Vec<Port>> {
+    pub(super) fn membership(
+        &self,
+        service: &Key,
+        record: &ServiceRecord,
+        pod: &str,
+        ready: bool,
+    ) -> Option<PortList> {
         let slices = self.by_service.get(service)?;
         let mut found = BTreeMap::new();
-        let mut member = false;
+        let mut listed: Option<EndpointRecord> = None;
         for slice in slices.values() {
             let of_pod = slice.endpoints.iter().filter(|e| e.pod.as_deref() == Some(pod));
-            if of_pod.into_iter().any(|e| self.takes(service, record, e)) {
-                member = true;
+            for endpoint in of_pod.filter(|e| self.takes(service, record, e)) {
                 found.extend(ports(record, slice));
+                match &mut listed {
+                    None => listed = Some(endpoint.clone()),
+                    // A slice for each family of addresses, for one.
+                    Some(listed) => listed.ready |= endpoint.ready,
+                }
             }
         }
-        member.then(|| found.into_values().collect())
+        let endpoint = listed?;
+        let follows = takes_connections(&endpoint) == ready && !record.unready_too;
+        let health = match follows {
+            true => EndpointHealth::AsWorkload,
+            false => health(&endpoint),
+        };
+        Some(port_list(found.into_values().collect(), &endpoint, health))
     }
 
     /// Whether an endpoint is listed. One that is not ready stays listed (it is unhealthy then, which a Service may overlook). One that is on its
@@ -222,6 +238,28 @@ impl Endpoints {
         slices
             .flat_map(|s| &s.endpoints)
             .any(|e| e.pod.as_deref() == Some(pod))
+    }
+}
+
+/// Of an endpoint that is listed: one that is on its way out is listed where it has to do.
+fn takes_connections(endpoint: &EndpointRecord) -> bool {
+    endpoint.ready || endpoint.terminating
+}
+
+pub(super) fn health(endpoint: &EndpointRecord) -> EndpointHealth {
+    match takes_connections(endpoint) {
+        true => EndpointHealth::Ready,
+        false => EndpointHealth::NotReady,
+    }
+}
+
+/// How an endpoint takes connections on these ports.
+pub(super) fn port_list(ports: Vec<Port>, endpoint: &EndpointRecord, health: EndpointHealth) -> PortList {
+    PortList {
+        ports,
+        health: health.into(),
+        for_zones: endpoint.for_zones.clone(),
+        for_nodes: endpoint.for_nodes.clone(),
     }
 }
 

@@ -31,8 +31,10 @@ impl Index {
         }
         for key in &dirty.services {
             let service = self.services.get(key).filter(|_| !self.is_usurped(key));
-            let message = service
-                .map(|r| build::service(&self.config, key, r, self.service_gateway(key)).encode_to_vec());
+            let message = service.map(|record| {
+                let (gateway, external) = (self.service_gateway(key), self.external_addresses(key, record));
+                build::service(&self.config, key, record, gateway, external).encode_to_vec()
+            });
             update
                 .addresses
                 .insert(build::service_name(&self.config, key), message);
@@ -53,13 +55,12 @@ impl Index {
         }
         self.place(authorizations, &dirty, &mut update);
         self.flush_waypoints(&replanned, &mut update);
-        // Warnings about rules depend on these.
+        // Warnings about rules and Services depend on these.
         update.namespaces = self.naming(dirty.namespaces.iter().chain(&dirty.accounts));
         let services = dirty.services.into_iter().map(|key| key.namespace);
-        update.namespaces.extend(services.filter(|namespace| {
-            let ambient = self.ambient.get(namespace);
-            ambient.is_some_and(|a| a.rules.iter().any(|rule| !rule.ports.is_empty()))
-        }));
+        update
+            .namespaces
+            .extend(services.filter(|namespace| self.ambient.contains_key(namespace)));
         update.namespaces.extend(dirty.namespaces);
         update
             .namespaces
@@ -236,13 +237,14 @@ impl Index {
         }
         let services = self.endpoints.services(key).filter_map(|service| {
             let record = self.services.get(service)?;
-            let ports = self.endpoints.ports(service, record, &key.name)?;
-            Some((build::service_name(&self.config, service), ports))
+            let list = self.endpoints.membership(service, record, &key.name, pod.ready)?;
+            Some((build::service_name(&self.config, service), list))
         });
         let plan = self.plans.get(&key.namespace);
         let waypoint = plan.and_then(|p| p.of_pod(&key.name)?.waypoint.as_deref());
         build::Surroundings {
             trust_domain: self.trust_domain(),
+            locality: self.locality(&pod.node),
             addresses,
             services: services.collect(),
             waypoint: waypoint.map(|w| gateway(&self.config, &key.namespace, w)),

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::PodRecord;
 use super::applied::is_ours;
+use super::external::{self, LeftField};
 
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,12 @@ pub struct ServiceRecord {
     pub(super) uid: String,
     /// Virtual addresses; none for a headless Service.
     pub(super) addresses: Vec<IpAddr>,
+    /// `externalIPs`, and those of a load balancer that lead to the nodes; none without a virtual address.
+    pub(super) external: Vec<IpAddr>,
+    /// Fields that the mesh leaves to others.
+    pub(super) left: Vec<LeftField>,
+    /// Seconds since the epoch.
+    pub(super) created: i64,
     /// By port name (empty for the only port of a Service).
     pub(super) ports: BTreeMap<String, PortRecord>,
     pub(super) families: IpFamilies,
@@ -37,8 +44,6 @@ pub struct ServiceRecord {
     pub(super) unready_too: bool,
     /// `internalTrafficPolicy: Local`.
     pub(super) local: bool,
-    /// `trafficDistribution: PreferSameNode`.
-    pub(super) prefer_node: bool,
     /// `sessionAffinity: ClientIP`, for so many seconds; 0: none.
     pub(super) affinity: u32,
     /// Labels of its pods; none where nobody keeps its endpoints.
@@ -64,9 +69,39 @@ impl ServiceRecord {
         } else {
             all
         };
+        let mut addresses: Vec<IpAddr> = addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        let balancers = external::balancers(service);
+        let mut left = Vec::new();
+        if label(external::PROXY_NAME).is_some() {
+            addresses.clear();
+            left.push(LeftField::ProxyName);
+        }
+        let ranges = spec
+            .load_balancer_source_ranges
+            .iter()
+            .flatten()
+            .any(|range| !range.is_empty());
+        let mut external: Vec<IpAddr> = Vec::new();
+        if !addresses.is_empty() {
+            external.extend(
+                spec.external_ips
+                    .iter()
+                    .flatten()
+                    .filter_map(|a| a.parse::<IpAddr>().ok()),
+            );
+            match ranges && !balancers.is_empty() {
+                true => left.push(LeftField::SourceRanges),
+                false => external.extend(balancers),
+            }
+        }
+        external.sort();
+        external.dedup();
         Some(Self {
             uid: meta.uid.clone().unwrap_or_default(),
-            addresses: addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+            addresses,
+            external,
+            left,
+            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
             ports: spec
                 .ports
                 .iter()
@@ -77,7 +112,6 @@ impl ServiceRecord {
             families: families(spec.ip_families.as_deref().unwrap_or_default()),
             unready_too: spec.publish_not_ready_addresses.unwrap_or_default(),
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-            prefer_node: spec.traffic_distribution.as_deref() == Some("PreferSameNode"),
             affinity: affinity(spec),
             use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()),
             selector: spec.selector.clone().unwrap_or_default(),
@@ -175,6 +209,10 @@ pub struct EndpointRecord {
     pub serving: bool,
     /// Is on its way out.
     pub terminating: bool,
+    /// Zones whose clients it is for.
+    pub for_zones: Vec<String>,
+    /// Nodes whose clients it is for.
+    pub for_nodes: Vec<String>,
 }
 
 /// What the index keeps of an EndpointSlice.
@@ -209,6 +247,9 @@ impl SliceRecord {
         let endpoints = slice.endpoints.iter().map(|e| {
             let conditions = e.conditions.clone().unwrap_or_default();
             let target = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
+            let hints = e.hints.clone().unwrap_or_default();
+            let for_zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name);
+            let for_nodes = hints.for_nodes.into_iter().flatten().map(|node| node.name);
             // What is not said counts as ready, as the API says.
             let ready = conditions.ready.unwrap_or(true);
             EndpointRecord {
@@ -218,6 +259,8 @@ impl SliceRecord {
                 ready,
                 serving: conditions.serving.unwrap_or(ready),
                 terminating: conditions.terminating.unwrap_or_default(),
+                for_zones: for_zones.filter(|zone| !zone.is_empty()).collect(),
+                for_nodes: for_nodes.filter(|node| !node.is_empty()).collect(),
             }
         });
         Some(Self {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use ambit_crds::{MtlsMode, TargetKind, TargetRef, labels};
 use ambit_wire::names;
 use bytes::Bytes;
+use ambit_wire::workload::Locality;
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::editing::Edits;
 use super::endpoints::Endpoints;
 use super::enrollment;
+use super::external;
 use super::leaving::Leaving;
 use super::placement::Placement;
 use super::pod::Claim;
@@ -169,6 +171,10 @@ pub struct Index {
     /// Pods that leave the mesh, until their nodes are told.
     pub(super) leaving: BTreeMap<Key, Leaving>,
     pub(super) endpoints: Endpoints,
+    /// Claims to addresses outside of the cluster.
+    pub(super) external: external::Claims,
+    /// Where nodes are.
+    pub(super) localities: HashMap<String, Locality>,
     by_uid: HashMap<String, Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
     /// Claims to an address, the strongest last.
@@ -209,6 +215,8 @@ impl Index {
             edits: BTreeMap::new(),
             leaving: BTreeMap::new(),
             endpoints: Endpoints::default(),
+            external: external::Claims::new(),
+            localities: HashMap::new(),
             by_uid: HashMap::new(),
             by_node: HashMap::new(),
             by_address: HashMap::new(),
@@ -319,6 +327,7 @@ impl Index {
             self.services.get(key).is_some_and(concerns),
             record.as_ref().is_some_and(concerns),
         );
+        self.claim_external(key, record.as_ref());
         self.change_target(key, |index| match record {
             Some(record) => index.services.insert(key.clone(), record),
             None => index.services.remove(key),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ambit_crds::{AuthorizationRule, Mode, MtlsMode, labels};
 
-use super::{Exclusion, Index, PodRecord, authorization, build};
+use super::{Exclusion, Index, PodRecord, ServiceFinding, authorization, build};
 
 /// A pod that should be captured and could not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct NamespaceSummary {
     pub rules: Vec<RuleSummary>,
     /// The AmbientNamespace changes so often that it is taken late.
     pub deferred: bool,
+    /// What of its Services is left to others.
+    pub services: Vec<ServiceFinding>,
 }
 
 /// The mesh in numbers.
@@ -151,6 +153,7 @@ impl Index {
             exempt: self.is_exempt(namespace),
             mesh: self.active_mesh().is_some(),
             mtls: self.mtls(namespace),
+            services: self.service_findings(namespace),
             ..NamespaceSummary::default()
         };
         let object = self.ambient.get(namespace);

@@ -300,17 +300,19 @@ impl Watched for Pod {
 
 impl Watched for Node {
     fn apply(self, key: &Key, objects: &Objects) -> Change {
-        let conditions = self.status.and_then(|s| s.conditions).unwrap_or_default();
+        let conditions = self.status.as_ref().and_then(|s| s.conditions.as_ref());
         let ready = conditions
-            .iter()
+            .into_iter()
+            .flatten()
             .any(|c| c.type_ == "Ready" && c.status == "True");
         objects.set_node(&key.name, Some(ready));
-        Box::new(|_| ())
+        let name = key.name.clone();
+        Box::new(move |index| index.set_node(&name, Some(&self)))
     }
 
     fn remove(key: Key, objects: &Objects) -> Change {
         objects.set_node(&key.name, None);
-        Box::new(|_| ())
+        Box::new(move |index| index.set_node(&key.name, None))
     }
 }
 

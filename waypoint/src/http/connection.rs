@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ambit_identity::SpiffeId;
+use ambit_mesh::{Client, Via};
 use ambit_policy::{Connection, Decision};
 use ambit_runtime::Holder;
 use http::uri::Authority;
@@ -28,7 +29,11 @@ use crate::upstream::ConnectFailure;
 /// What a client's connection is for.
 pub(crate) enum Served {
     /// A service, by its virtual address.
-    Service { entry: Arc<ServiceEntry>, port: u16 },
+    Service {
+        entry: Arc<ServiceEntry>,
+        port: u16,
+        via: Via,
+    },
     /// A pod, by its own address.
     Workload(SocketAddr),
 }
@@ -39,6 +44,7 @@ pub(crate) enum Target {
         entry: Arc<ServiceEntry>,
         config: Arc<ServiceConfig>,
         port: u16,
+        via: Via,
         client: Arc<Source>,
     },
     Workload {
@@ -92,8 +98,18 @@ impl Target {
     pub(crate) fn choose(&self, proxy: &Proxy, tried: &[Arc<str>]) -> Option<Endpoint> {
         match self {
             Self::Service {
-                entry, port, client, ..
-            } => crate::state::choose(entry, *port, client.client(), tried),
+                entry,
+                port,
+                via,
+                client,
+                ..
+            } => {
+                let client = Client {
+                    via: *via,
+                    ..client.client()
+                };
+                crate::state::choose(entry, *port, client, tried)
+            }
             Self::Workload { address, .. } => proxy.state.workload_at(address.ip(), address.port()),
         }
     }
@@ -207,7 +223,7 @@ impl ClientConnection {
     /// What holds for it now.
     pub(crate) fn target(&self) -> Result<Target, Rejection> {
         let target = match &self.served {
-            Served::Service { entry, port } => {
+            Served::Service { entry, port, via } => {
                 let found = entry.config().map(|config| (Arc::clone(entry), config));
                 found
                     .or_else(|| self.served_again())
@@ -215,6 +231,7 @@ impl ClientConnection {
                         entry,
                         config,
                         port: *port,
+                        via: *via,
                         client: Arc::clone(&self.source),
                     })
             }

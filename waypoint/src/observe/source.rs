@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambit_identity::SpiffeId;
-use ambit_mesh::Client;
+use ambit_mesh::{Client, Via};
 
 use super::metrics::Metrics;
 use super::series::SourceSeries;
@@ -21,8 +21,9 @@ pub(crate) struct Source {
     /// What its ztunnel says of it.
     pub(super) workload: SourceWorkload,
     pub(super) series: Arc<SourceSeries>,
-    /// Its node, by the word of its ztunnel. Empty: not known.
+    /// Its node and zone, by the word of its ztunnel. Empty: not known.
     node: String,
+    zone: String,
 }
 
 /// What the ztunnel says of the client's workload. Empty: not known.
@@ -47,7 +48,8 @@ impl Source {
             identity,
             address,
             workload,
-            node: node(baggage.unwrap_or_default()),
+            node: member(baggage.unwrap_or_default(), "k8s.node.name"),
+            zone: member(baggage.unwrap_or_default(), "cloud.availability_zone"),
         })
     }
 
@@ -56,6 +58,8 @@ impl Source {
         Client {
             address: Some(self.address.ip()),
             node: &self.node,
+            zone: &self.zone,
+            via: Via::default(),
         }
     }
 
@@ -98,16 +102,14 @@ impl SourceWorkload {
     }
 }
 
-/// The client's node: a member that Istio's ztunnel does not write.
-fn node(baggage: &[u8]) -> String {
+/// One of the members that say where the client is; empty where there is none that makes sense.
+fn member(baggage: &[u8], name: &str) -> String {
     let baggage = std::str::from_utf8(baggage).unwrap_or_default();
     let mut members = baggage
         .split(',')
         .filter_map(|member| member.trim().split_once('='));
-    let node = members
-        .find(|(key, _)| *key == "k8s.node.name")
-        .map(|(_, value)| value);
-    let valid = node.filter(|node| node.len() <= MAX_NAME && node.bytes().all(is_name));
+    let value = members.find(|(key, _)| *key == name).map(|(_, value)| value);
+    let valid = value.filter(|value| value.len() <= MAX_NAME && value.bytes().all(is_name));
     valid.unwrap_or_default().to_owned()
 }
 

@@ -44,7 +44,7 @@ fn served() -> (Destination, Endpoint) {
     };
     state.apply_services(&[], [(String::new(), service)]);
     state.apply_workloads(&[], [(String::new(), pod)]);
-    let entry = state.service_at([10, 96, 0, 1].into()).unwrap();
+    let (entry, _) = state.service_at(([10, 96, 0, 1], 80).into()).unwrap();
     let endpoint = crate::state::choose(&entry, 80, Default::default(), &[]).unwrap();
     (Destination::Service(entry.config().unwrap()), endpoint)
 }

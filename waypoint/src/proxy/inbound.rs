@@ -152,10 +152,12 @@ impl Handler {
 
     fn look(&self, destination: SocketAddr) -> Option<Served> {
         let state = &self.proxy.state;
-        if let Some(entry) = state.service_at(destination.ip()) {
+        if let Some((entry, via)) = state.service_at(destination) {
             let port = destination.port();
             let config = entry.config()?;
-            return config.protocol(port).map(|_| Served::Service { entry, port });
+            return config
+                .protocol(port)
+                .map(|_| Served::Service { entry, port, via });
         }
         state
             .workload_at(destination.ip(), destination.port())

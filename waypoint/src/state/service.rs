@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_mesh::{Balancing, Frontend, check_requires, service_key};
+use ambit_mesh::{Balancing, Frontend, check_requires, external_addresses, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
@@ -26,6 +26,8 @@ pub(crate) struct ServiceConfig {
     /// Of a request, all tries together, until the head of the answer.
     pub(crate) timeout: Option<Chosen<Duration>>,
     pub(crate) retry: Option<Chosen<Retry>>,
+    /// Addresses outside of the cluster that lead here, by port.
+    external: Vec<(IpAddr, u16)>,
     balancing: Balancing,
     pub(super) names: PolicyNames,
 }
@@ -94,6 +96,7 @@ impl ServiceConfig {
                 .iter()
                 .map(|bytes| ambit_mesh::ip(bytes))
                 .collect::<Result<_, _>>()?,
+            external: external_addresses(&from.external_addresses)?,
             ports: from.ports.into_iter().map(port).collect::<Result<_, _>>()?,
             namespace: from.namespace,
             name: from.name,
@@ -118,6 +121,7 @@ impl ServiceConfig {
             hostname: self.hostname.clone(),
             addresses: self.addresses.clone(),
             ports: self.ports.clone(),
+            external: self.external.clone(),
             balancing: self.balancing.clone(),
             rules: RuleSet::default(),
             timeout: None,
@@ -159,6 +163,10 @@ impl Frontend for ServiceConfig {
 
     fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    fn external(&self) -> &[(IpAddr, u16)] {
+        &self.external
     }
 
     fn balancing(&self) -> &Balancing {

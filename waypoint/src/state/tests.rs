@@ -13,6 +13,11 @@ fn vip() -> IpAddr {
     VIP.into()
 }
 
+/// The entry of the service at its cluster IP.
+fn served(state: &State) -> Option<Arc<ServiceEntry>> {
+    Some(state.service_at(SocketAddr::new(vip(), 80))?.0)
+}
+
 fn service(authorization: &[&str]) -> wire::Service {
     wire::Service {
         namespace: "shop".into(),
@@ -94,9 +99,9 @@ fn uid(endpoint: &Endpoint) -> &str {
 fn endpoints_and_services_may_come_in_any_order() {
     let state = State::new();
     set_pods(&state, [pod("a", 1)]);
-    assert!(state.service_at(vip()).is_none());
+    assert!(served(&state).is_none());
     set_services(&state, [service(&[])]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     let endpoint = choose(&entry, 80, Client::default(), &[]).unwrap();
     assert_eq!(endpoint.target, "10.0.0.1:8080".parse().unwrap());
     assert_eq!(
@@ -113,7 +118,7 @@ fn endpoints_and_services_may_come_in_any_order() {
     // A service that goes away is gone for those who still hold it.
     state.apply_services(&[SERVER.to_owned()], []);
     assert!(entry.config().is_none());
-    assert!(state.service_at(vip()).is_none());
+    assert!(served(&state).is_none());
 }
 
 #[test]
@@ -121,7 +126,7 @@ fn of_two_endpoints_the_idle_one_is_chosen() {
     let state = State::new();
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1), pod("b", 2)]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     let first = choose(&entry, 80, Client::default(), &[]).unwrap();
     // The two drawn are always both there are.
     for _ in 0..20 {
@@ -156,7 +161,7 @@ fn of_many_endpoints_the_busiest_is_never_chosen() {
     let state = State::new();
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1), bound(pod("b", 2)), pod("c", 3)]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     let _busy = state.workload_at([10, 0, 0, 2].into(), 8080).unwrap();
     for _ in 0..200 {
         assert_ne!(uid(&choose(&entry, 80, Client::default(), &[]).unwrap()), "b");
@@ -172,7 +177,7 @@ fn unhealthy_endpoints_are_left_out_unless_the_service_wants_them() {
         ..pod("a", 1)
     };
     set_pods(&state, [unready.clone()]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     assert!(choose(&entry, 80, Client::default(), &[]).is_none());
     let unready_too = wire::Service {
         load_balancing: Some(wire_workload::LoadBalancing {
@@ -218,7 +223,7 @@ fn a_virtual_address_may_pass_from_one_service_to_another() {
     set_services(&state, [service(&[])]);
     set_services(&state, [other]);
     state.apply_services(&[SERVER.to_owned()], []);
-    let config = state.service_at(vip()).unwrap().config().unwrap();
+    let config = served(&state).unwrap().config().unwrap();
     assert_eq!(config.name, "other");
 }
 
@@ -230,7 +235,7 @@ fn a_policy_that_has_not_come_closes_and_one_that_comes_is_in_force_at_once() {
         ..service(&["shop/denies", "shop/allows"])
     };
     set_services(&state, [named]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     let request = HttpRequest {
         principal: Some("cluster.local/ns/shop/sa/cart"),
         attributes: None,
@@ -371,7 +376,7 @@ fn what_is_not_understood_leaves_the_last_good_version() {
     };
     let (_, invalid) = state.apply_workloads(&[], [("a".to_owned(), wrong)]);
     assert_eq!(invalid.len(), 1);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     assert!(choose(&entry, 80, Client::default(), &[]).is_some());
     // What is written for a later version is another matter: how the pod is to be reached now is not known.
     let later = wire_workload::Workload {
@@ -399,9 +404,12 @@ fn a_service_that_keeps_to_its_clients_node_has_no_endpoint_for_others() {
         ..pod
     };
     set_pods(&state, [on("one", pod("a", 1)), on("two", pod("b", 2))]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     let from = |node| {
-        let client = Client { address: None, node };
+        let client = Client {
+            node,
+            ..Client::default()
+        };
         choose(&entry, 80, client, &[]).map(|endpoint| endpoint.workload.uid.to_string())
     };
     for _ in 0..20 {
@@ -413,11 +421,91 @@ fn a_service_that_keeps_to_its_clients_node_has_no_endpoint_for_others() {
 }
 
 #[test]
+fn the_clients_node_and_zone_are_preferred_where_every_endpoint_has_a_hint() {
+    let state = State::new();
+    set_services(&state, [service(&[])]);
+    let hinted = |mut pod: wire_workload::Workload, zone: &str, node: &str| {
+        for list in pod.services.values_mut() {
+            list.for_zones = vec![zone.into()];
+            list.for_nodes = vec![node.into()];
+        }
+        pod
+    };
+    set_pods(
+        &state,
+        [
+            hinted(pod("a", 1), "west", "one"),
+            hinted(pod("b", 2), "east", "two"),
+        ],
+    );
+    let entry = served(&state).unwrap();
+    let from = |node, zone| {
+        let client = Client {
+            node,
+            zone,
+            ..Client::default()
+        };
+        let chosen = (0..40).filter_map(|_| choose(&entry, 80, client, &[]));
+        let mut uids: Vec<_> = chosen.map(|endpoint| uid(&endpoint).to_owned()).collect();
+        uids.sort();
+        uids.dedup();
+        uids
+    };
+    assert_eq!(from("three", "east"), ["b"]);
+    assert_eq!(from("one", "east"), ["a"], "the node goes before the zone");
+    assert_eq!(from("three", "north").len(), 2, "no endpoint is for that zone");
+    set_pods(&state, [pod("c", 3)]);
+    assert_eq!(from("one", "west").len(), 3, "one has no hint");
+}
+
+#[test]
+fn at_an_external_address_a_service_is_not_kept_to_the_clients_node() {
+    let state = State::new();
+    let outside: SocketAddr = "203.0.113.7:80".parse().unwrap();
+    let local = wire::Service {
+        load_balancing: Some(wire_workload::LoadBalancing {
+            routing_preference: vec![wire_workload::load_balancing::Scope::Node.into()],
+            mode: wire_workload::load_balancing::Mode::Strict.into(),
+            ..Default::default()
+        }),
+        external_addresses: vec![wire_workload::ExternalAddress {
+            address: vec![203, 0, 113, 7],
+            ports: vec![80],
+        }],
+        ..service(&[])
+    };
+    set_services(&state, [local]);
+    set_pods(
+        &state,
+        [wire_workload::Workload {
+            node: "one".into(),
+            ..pod("a", 1)
+        }],
+    );
+    let (entry, via) = state.service_at(outside).unwrap();
+    let client = Client {
+        node: "two",
+        via,
+        ..Client::default()
+    };
+    assert!(choose(&entry, 80, client, &[]).is_some());
+    let client = Client {
+        via: Via::ClusterIp,
+        ..client
+    };
+    assert!(choose(&entry, 80, client, &[]).is_none());
+    // Of the address only what is the service's.
+    assert!(state.service_at("203.0.113.7:81".parse().unwrap()).is_none());
+    set_services(&state, [service(&[])]);
+    assert!(state.service_at(outside).is_none());
+}
+
+#[test]
 fn an_endpoint_that_fails_is_avoided_while_there_are_others() {
     let state = State::new();
     set_services(&state, [service(&[])]);
     set_pods(&state, [pod("a", 1), pod("b", 2)]);
-    let entry = state.service_at(vip()).unwrap();
+    let entry = served(&state).unwrap();
     let failing = choose(&entry, 80, Client::default(), &[]).unwrap();
     let (failed, in_use) = (uid(&failing).to_owned(), failing.in_use.clone());
     drop(failing);
@@ -439,7 +527,7 @@ fn what_requires_a_later_version_is_closed() {
     };
     let invalid = state.apply_services(&[], [(SERVER.to_owned(), later)]);
     assert_eq!(invalid[0].1, Invalid::Requires("later".into()));
-    assert!(state.service_at(vip()).is_none());
+    assert!(served(&state).is_none());
     let later = wire::Settings {
         requires: vec!["later".into()],
         ..Default::default()
@@ -467,7 +555,7 @@ fn what_requires_a_later_version_is_closed() {
     let closed = ambit_wire::waypoint_policy::closed(&policy);
     state.apply_policies(&[], vec![closed]);
     set_services(&state, [service(&["shop/later"])]);
-    let config = state.service_at(vip()).unwrap().config().unwrap();
+    let config = served(&state).unwrap().config().unwrap();
     assert!(!config.rules.evaluate(&request).is_allowed());
 }
 

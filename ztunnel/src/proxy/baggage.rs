@@ -19,6 +19,8 @@ pub(super) fn headers(source: &Workload) -> HeaderMap {
         (workload.as_str(), &source.workload_name),
         // For services that keep to the client's node.
         ("k8s.node.name", &source.node),
+        // For services that prefer the client's zone.
+        ("cloud.availability_zone", &source.zone),
         ("service.name", &source.canonical_name),
         ("service.version", &source.canonical_revision),
     ];

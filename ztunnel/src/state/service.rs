@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ambit_mesh::{Balancing, Frontend, Invalid, ServicePort, Waypoint, check_requires, ip, service_key};
+use ambit_mesh::{
+    Balancing, Frontend, Invalid, ServicePort, Waypoint, check_requires, external_addresses, ip, service_key,
+};
 use ambit_wire::workload as wire;
 use ambit_wire::workload::load_balancing::Mode;
 
@@ -17,6 +19,8 @@ pub(crate) struct Service {
     pub(crate) namespace: String,
     pub(crate) hostname: String,
     pub(crate) addresses: Vec<IpAddr>,
+    /// Addresses outside of the cluster that lead here, by port.
+    pub(crate) external: Vec<(IpAddr, u16)>,
     pub(crate) ports: Vec<ServicePort>,
     /// No endpoint is chosen: connections go on to where they were going.
     pub(crate) passthrough: bool,
@@ -38,6 +42,10 @@ impl Frontend for Service {
 
     fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    fn external(&self) -> &[(IpAddr, u16)] {
+        &self.external
     }
 
     fn balancing(&self) -> &Balancing {
@@ -63,6 +71,7 @@ impl TryFrom<wire::Service> for Service {
                 .iter()
                 .map(|a| ip(&a.address))
                 .collect::<Result<_, _>>()?,
+            external: external_addresses(&from.external_addresses)?,
             ports: from
                 .ports
                 .into_iter()

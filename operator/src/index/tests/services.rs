@@ -1,5 +1,7 @@
 use super::*;
-use ambit_wire::workload::{AppProtocol, IpFamilies, NetworkMode, TunnelProtocol, load_balancing};
+use ambit_wire::workload::{
+    AppProtocol, EndpointHealth, IpFamilies, NetworkMode, TunnelProtocol, load_balancing,
+};
 
 fn service(name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec})
@@ -143,16 +145,9 @@ fn policies_of_a_service() {
     assert_eq!(balancing.health_policy(), load_balancing::HealthPolicy::AllowAll);
     world.service(service(
         "web",
-        json!({"clusterIP": "10.96.0.1", "trafficDistribution": "PreferSameNode", "sessionAffinity": "ClientIP"}),
+        json!({"clusterIP": "10.96.0.1", "sessionAffinity": "ClientIP"}),
     ));
-    let vip = world.vip("web").unwrap();
-    assert_eq!(vip.session_affinity_seconds, 10_800);
-    let balancing = vip.load_balancing.clone().unwrap();
-    assert_eq!(balancing.mode(), load_balancing::Mode::Failover);
-    assert_eq!(
-        balancing.routing_preference,
-        [i32::from(load_balancing::Scope::Node)]
-    );
+    assert_eq!(world.vip("web").unwrap().session_affinity_seconds, 10_800);
     world.service(service(
         "web",
         json!({
@@ -161,6 +156,167 @@ fn policies_of_a_service() {
         }),
     ));
     assert_eq!(world.vip("web").unwrap().session_affinity_seconds, 10);
+}
+
+/// As the controller writes them for `trafficDistribution`; kube-proxy reads nothing else either.
+#[test]
+fn hints_of_slices_and_the_zones_of_nodes_are_sent() {
+    let mut world = World::enrolled();
+    world.service(service(
+        "web",
+        json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}], "trafficDistribution": "PreferSameZone"}),
+    ));
+    world.pod(&pod("a", "10.0.0.1"));
+    let hints = json!({"forZones": [{"name": "west"}], "forNodes": [{"name": "n1"}]});
+    let mut hinted = endpoint("a", true, false);
+    hinted["hints"] = hints.clone();
+    let bare = json!({"addresses": ["192.168.0.1"], "conditions": {"ready": true}, "hints": hints});
+    world.slice(slice(
+        "web",
+        "web-1",
+        json!([{"name": "", "port": 80}]),
+        json!([hinted, bare]),
+    ));
+    let bare = "Kubernetes/discovery.k8s.io/EndpointSlice/shop/web-1/192.168.0.1";
+    let Some(address::Type::Workload(bare)) = &world.addresses[bare].r#type else {
+        panic!("no workload")
+    };
+    for workload in [bare, world.workload("a").unwrap()] {
+        let list = &workload.services["shop/web.shop.svc.cluster.local"];
+        assert_eq!(
+            (&*list.for_zones, &*list.for_nodes),
+            (&["west".to_owned()][..], &["n1".to_owned()][..])
+        );
+    }
+    assert_eq!(world.workload("a").unwrap().locality, None);
+    let node: k8s_openapi::api::core::v1::Node =
+        object(json!({"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "west"}}}));
+    world.index.set_node("n1", Some(&node));
+    world.flush();
+    assert_eq!(
+        world.workload("a").unwrap().locality.as_ref().unwrap().zone,
+        "west"
+    );
+    world.index.set_node("n1", Some(&node));
+    world.flush();
+    assert!(world.last.is_empty());
+}
+
+#[test]
+fn an_endpoint_is_as_ready_as_its_slice_says() {
+    let mut world = World::enrolled();
+    world.service(service(
+        "web",
+        json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}),
+    ));
+    let unready = |pod| {
+        with(
+            pod,
+            "/status/conditions",
+            json!([{"type": "Ready", "status": "False"}]),
+        )
+    };
+    world.pod(&pod("a", "10.0.0.1"));
+    let health = |world: &mut World, ready: bool, terminating: bool| {
+        world.slice(slice(
+            "web",
+            "web-1",
+            json!([{"name": "", "port": 80}]),
+            json!([endpoint("a", ready, terminating)]),
+        ));
+        let list = world
+            .workload("a")
+            .unwrap()
+            .services
+            .get("shop/web.shop.svc.cluster.local");
+        list.map(|list| list.health())
+    };
+    assert_eq!(health(&mut world, true, false), Some(EndpointHealth::AsWorkload));
+    assert_eq!(health(&mut world, false, false), Some(EndpointHealth::NotReady));
+    world.pod(&unready(pod("a", "10.0.0.1")));
+    assert_eq!(health(&mut world, false, false), Some(EndpointHealth::AsWorkload));
+    // As with `publishNotReadyAddresses`, or by hand.
+    assert_eq!(health(&mut world, true, false), Some(EndpointHealth::Ready));
+    // On its way out, with nobody to take its place.
+    assert_eq!(health(&mut world, false, true), Some(EndpointHealth::Ready));
+}
+
+fn external(world: &World, name: &str) -> Vec<(Vec<u8>, Vec<u32>)> {
+    let found = world.vip(name).unwrap().external_addresses.iter();
+    found.map(|e| (e.address.clone(), e.ports.clone())).collect()
+}
+
+fn outside(name: &str, spec: Value, ingress: Value, created: &str) -> Value {
+    let mut spec = spec;
+    spec["clusterIP"] = json!("10.96.0.1");
+    spec["ports"] = json!([{"name": "a", "port": 80}, {"name": "b", "port": 443}]);
+    json!({
+        "metadata": {"name": name, "namespace": "shop", "creationTimestamp": created},
+        "spec": spec, "status": {"loadBalancer": {"ingress": ingress}},
+    })
+}
+
+#[test]
+fn external_addresses_lead_to_the_service_as_kube_proxy_has_it() {
+    let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+    let mut world = World::enrolled();
+    let ingress = json!([
+        {"ip": "203.0.113.1", "ipMode": "VIP"}, {"ip": "203.0.113.2"},
+        {"ip": "203.0.113.3", "ipMode": "Proxy"}, {"hostname": "lb.example.com"},
+    ]);
+    let spec =
+        json!({"type": "LoadBalancer", "externalIPs": ["203.0.113.9"], "externalTrafficPolicy": "Local"});
+    world.service(outside("web", spec, ingress.clone(), new));
+    let ports = vec![80, 443];
+    let of = |last| (vec![203, 0, 113, last], ports.clone());
+    assert_eq!(external(&world, "web"), [of(1), of(2), of(9)]);
+    assert_eq!(world.index.namespace_summary("shop").services, []);
+    // The oldest has an address that more than one claims.
+    world.service(outside(
+        "first",
+        json!({"externalIPs": ["203.0.113.9"]}),
+        json!([]),
+        old,
+    ));
+    assert_eq!(external(&world, "first"), [of(9)]);
+    assert_eq!(external(&world, "web"), [of(1), of(2)]);
+    let findings = world.index.namespace_summary("shop").services;
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        (findings[0].service.as_str(), findings[0].field.as_str()),
+        ("web", "spec.externalIPs, status.loadBalancer")
+    );
+    assert!(
+        findings[0].message.contains("port 80 of 203.0.113.9"),
+        "{}",
+        findings[0].message
+    );
+    world.index.set_service(&Key::new("shop", "first"), None);
+    world.flush();
+    assert_eq!(external(&world, "web").len(), 3);
+    // Ranges are kube-proxy's to check.
+    let spec = json!({"type": "LoadBalancer", "externalIPs": ["203.0.113.9"], "loadBalancerSourceRanges": ["10.0.0.0/8"]});
+    world.service(outside("web", spec, ingress, new));
+    assert_eq!(external(&world, "web"), [of(9)]);
+    let findings = world.index.namespace_summary("shop").services;
+    assert_eq!(findings[0].field, "spec.loadBalancerSourceRanges");
+}
+
+#[test]
+fn a_service_of_another_proxy_is_left_to_it() {
+    let mut world = World::enrolled();
+    let mut other = outside(
+        "web",
+        json!({"externalIPs": ["203.0.113.9"]}),
+        json!([]),
+        "2026-01-01T00:00:00Z",
+    );
+    other["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});
+    world.service(other);
+    let vip = world.vip("web").unwrap();
+    assert!(vip.addresses.is_empty() && vip.external_addresses.is_empty());
+    let findings = world.index.namespace_summary("shop").services;
+    assert!(findings[0].field.contains("service-proxy-name"));
 }
 
 #[test]

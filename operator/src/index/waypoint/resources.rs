@@ -138,6 +138,7 @@ impl Index {
             authorization: qualified(&key.namespace, &binding.applying.authorization),
             timeout: of(&binding.applying.timeout),
             retry: of(&binding.applying.retry),
+            external_addresses: self.external_addresses(key, record),
             load_balancing: build::balancing(record),
             session_affinity_seconds: record.affinity,
             requires: requires.map(str::to_owned).collect(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ambit_crds::{
     AmbientNamespace, AmbientNamespaceStatus, EnforcedRule, FailedPod, MtlsMode, NamespacePods,
-    WaypointStatus, labels,
+    ServiceWarning, WaypointStatus, labels,
 };
 
 use crate::index::{NamespaceSummary, RuleSummary};
@@ -15,6 +15,8 @@ use crate::reconcile::mesh::count;
 const LISTED: usize = 20;
 /// Most warnings that the rules of a status have together.
 const WARNINGS: usize = 32;
+/// Most warnings about Services.
+const SERVICES: usize = 32;
 
 /// What is to be said of a namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint.
 pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, String>) -> Finding {
@@ -115,6 +117,13 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
             format!("{captured}; rule {name} may not do what is meant: {warning}"),
         );
     }
+    if let Some(first) = summary.services.first() {
+        let message = format!(
+            "{captured}; Service {}, {}: {}",
+            first.service, first.field, first.message
+        );
+        return Finding::ready("ServiceNotHonoured", message);
+    }
     if to_capture == 0 {
         return Finding::ready("Enrolled", "pods are captured as they come");
     }
@@ -159,7 +168,20 @@ pub(super) fn status(
         failures_omitted: (omitted > 0).then(|| count(omitted)),
         waypoints,
         rules: rules(summary),
+        services: services(summary),
     }
+}
+
+fn services(summary: &NamespaceSummary) -> Vec<ServiceWarning> {
+    let findings = summary.services.iter().filter(|_| summary.enrolled);
+    findings
+        .take(SERVICES)
+        .map(|finding| ServiceWarning {
+            service: finding.service.clone(),
+            field: finding.field.clone(),
+            message: finding.message.clone(),
+        })
+        .collect()
 }
 
 fn rules(summary: &NamespaceSummary) -> Vec<EnforcedRule> {

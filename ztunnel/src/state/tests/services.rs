@@ -42,23 +42,147 @@ fn local_keeps_to_the_node_and_refuses_without_an_endpoint_there() {
     assert!(matches!(none, Err(RouteError::NoHealthyEndpoint(_))));
 }
 
+/// For clients of a zone and of a node; nothing for "".
+fn hinted(zone: &str, node: &str, mut endpoint: WireWorkload) -> Type {
+    let hints = |hint: &str| (!hint.is_empty()).then(|| hint.to_owned()).into_iter().collect();
+    for list in endpoint.services.values_mut() {
+        list.for_zones = hints(zone);
+        list.for_nodes = hints(node);
+    }
+    Type::Workload(endpoint)
+}
+
+/// A client of node `here`.
+fn in_zone(zone: &str) -> Type {
+    Type::Workload(WireWorkload {
+        node: "here".into(),
+        locality: Some(ambit_wire::workload::Locality {
+            zone: zone.into(),
+            ..Default::default()
+        }),
+        ..workload("client", ip(200))
+    })
+}
+
+fn chosen_by_client(state: &MeshState) -> Vec<SocketAddr> {
+    let client = Some(IpAddr::from(ip(200)));
+    let routes = (0..60).map(|_| state.route(client, socket(VIP, 80), &[]).unwrap().target);
+    let mut targets: Vec<_> = routes.collect();
+    targets.sort();
+    targets.dedup();
+    targets
+}
+
 #[test]
-fn a_preferred_node_is_left_where_it_has_none_that_is_reached() {
+fn hints_count_where_every_endpoint_has_one_and_one_is_for_the_client() {
+    let west = || hinted("west", "", endpoint("a", ip(1), 80));
+    let east = || hinted("east", "", endpoint("b", ip(2), 80));
+    let service = || Type::Service(service());
+    let both = [socket(ip(1), 80), socket(ip(2), 80)];
+    assert_eq!(
+        chosen_by_client(&state([service(), west(), east(), in_zone("east")])),
+        both[1..]
+    );
+    for (client, why) in [
+        ("north", "no endpoint is for that zone"),
+        ("", "its zone is not known"),
+    ] {
+        let state = state([service(), west(), east(), in_zone(client)]);
+        assert_eq!(chosen_by_client(&state), both, "{why}");
+    }
+    let unhinted = hinted("", "", endpoint("b", ip(2), 80));
+    let state = state([service(), west(), unhinted, in_zone("west")]);
+    assert_eq!(chosen_by_client(&state), both, "an endpoint has no hint");
+    // One that is not ready needs none.
+    let mut unready = endpoint("b", ip(2), 80);
+    unready.status = WorkloadStatus::Unhealthy.into();
+    state.apply_addresses(&[], [set(Type::Workload(unready))]);
+    assert_eq!(chosen_by_client(&state), both[..1]);
+}
+
+#[test]
+fn hints_for_nodes_go_before_those_for_zones() {
+    let near = || hinted("east", "here", endpoint("a", ip(1), 80));
     let state = state([
-        by_node(load_balancing::Mode::Failover),
-        on("here", endpoint("a", ip(1), 80)),
-        on("there", endpoint("b", ip(2), 80)),
+        Type::Service(service()),
+        near(),
+        hinted("west", "there", endpoint("b", ip(2), 80)),
+        in_zone("west"),
     ]);
-    assert_eq!(
-        chosen(&state, 50).into_keys().collect::<Vec<_>>(),
-        [socket(ip(1), 80)]
-    );
-    let route = state.route(None, socket(VIP, 80), &[]).unwrap();
+    assert_eq!(chosen_by_client(&state), [socket(ip(1), 80)]);
+    // Where the near ones fail, others do.
+    let client = Some(IpAddr::from(ip(200)));
+    let route = state.route(client, socket(VIP, 80), &[]).unwrap();
     route.in_use.unwrap().failed();
+    assert_eq!(chosen_by_client(&state), [socket(ip(2), 80)]);
+    // Without one of the node, those of the zone.
+    remove(&state, "c//Pod/ns/a");
+    let far = hinted("east", "yonder", endpoint("a", ip(1), 80));
+    state.apply_addresses(&[], [set(far)]);
+    assert_eq!(chosen_by_client(&state), [socket(ip(2), 80)]);
+}
+
+#[test]
+fn a_client_that_keeps_its_endpoint_leaves_it_for_one_of_its_zone() {
+    let state = state([
+        sticky(10_800),
+        hinted("east", "", endpoint("a", ip(1), 80)),
+        in_zone("west"),
+    ]);
+    assert_eq!(chosen_by_client(&state), [socket(ip(1), 80)]);
+    state.apply_addresses(&[], [set(hinted("west", "", endpoint("b", ip(2), 80)))]);
+    assert_eq!(chosen_by_client(&state), [socket(ip(2), 80)]);
+}
+
+#[test]
+fn addresses_outside_of_the_cluster_lead_to_the_service_by_port() {
+    const OUTSIDE: [u8; 4] = [203, 0, 113, 7];
+    let external = |name: &str, address: [u8; 4], port: u32| WireService {
+        name: name.into(),
+        hostname: format!("{name}.ns.svc.cluster.local"),
+        addresses: Vec::new(),
+        ports: vec![Port {
+            service_port: port,
+            target_port: 80,
+            ..Port::default()
+        }],
+        external_addresses: vec![ambit_wire::workload::ExternalAddress {
+            address: address.to_vec(),
+            ports: vec![port],
+        }],
+        ..service()
+    };
+    // Services share an address, and one claims that of a pod, and a cluster IP.
+    let state = state([
+        Type::Service(WireService {
+            load_balancing: match by_node(load_balancing::Mode::Strict) {
+                Type::Service(local) => local.load_balancing,
+                Type::Workload(_) => None,
+            },
+            external_addresses: external("web", OUTSIDE, 80).external_addresses,
+            ..service()
+        }),
+        Type::Service(external("other", OUTSIDE, 81)),
+        Type::Service(external("thief", ip(1), 80)),
+        Type::Service(external("robber", VIP, 80)),
+        on("there", endpoint("a", ip(1), 80)),
+    ]);
+    let of = |address, port| state.route(None, socket(address, port), &[]);
+    // `internalTrafficPolicy: Local` is for its cluster IP.
+    let route = of(OUTSIDE, 80).unwrap();
     assert_eq!(
-        chosen(&state, 50).into_keys().collect::<Vec<_>>(),
-        [socket(ip(2), 80)]
+        (route.target, route.hbone),
+        (socket(ip(1), 80), Some(socket(ip(1), PORT_HBONE)))
     );
+    assert_eq!(route.service.unwrap().name, "web");
+    let inside = of(VIP, 80);
+    assert!(matches!(inside, Err(RouteError::NoHealthyEndpoint(service)) if service.name == "web"));
+    let other = of(OUTSIDE, 81);
+    assert!(matches!(other, Err(RouteError::NoHealthyEndpoint(service)) if service.name == "other"));
+    assert!(of(OUTSIDE, 82).unwrap().hbone.is_none(), "goes on as it is");
+    assert!(of(ip(1), 80).unwrap().service.is_none(), "the pod's own");
+    remove(&state, "ns/other.ns.svc.cluster.local");
+    assert!(of(OUTSIDE, 81).unwrap().service.is_none());
 }
 
 fn sticky(seconds: u32) -> Type {
@@ -137,6 +261,30 @@ fn an_endpoint_is_as_ready_as_its_slice_says() {
         chosen(&state, 20).into_keys().collect::<Vec<_>>(),
         [socket(ip(2), 80)]
     );
+}
+
+#[test]
+fn pods_that_are_not_ready_are_published_where_the_slice_says_nothing_else() {
+    let mut unready = endpoint("a", ip(1), 80);
+    unready.status = WorkloadStatus::Unhealthy.into();
+    let all = Type::Service(WireService {
+        load_balancing: Some(LoadBalancing {
+            health_policy: load_balancing::HealthPolicy::AllowAll.into(),
+            ..Default::default()
+        }),
+        ..service()
+    });
+    let state = state([all, Type::Workload(unready.clone())]);
+    assert_eq!(
+        chosen(&state, 1).into_keys().collect::<Vec<_>>(),
+        [socket(ip(1), 80)]
+    );
+    for list in unready.services.values_mut() {
+        list.health = EndpointHealth::NotReady.into();
+    }
+    state.apply_addresses(&[], [set(Type::Workload(unready))]);
+    let none = state.route(None, socket(VIP, 80), &[]);
+    assert!(matches!(none, Err(RouteError::NoHealthyEndpoint(_))));
 }
 
 fn refused(state: &MeshState, destination: SocketAddr) -> bool {

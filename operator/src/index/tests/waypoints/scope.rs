@@ -1,3 +1,5 @@
+use ambit_wire::workload::EndpointHealth;
+
 use super::*;
 
 fn replica(namespace: &str, name: &str, ready: bool) -> Value {
@@ -189,4 +191,51 @@ fn settings_follow_the_mesh() {
     assert_eq!(settings.trust_domain, "example.org");
     assert!(!settings.access_log);
     assert_eq!(settings.max_connection_age.unwrap().seconds, 60);
+}
+
+/// The ztunnels' own choice is not made behind a waypoint, so it is sent what that choice is made from.
+#[test]
+fn a_waypoint_is_sent_all_by_which_endpoints_are_chosen() {
+    let mut world = World::protected();
+    world.service(json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "clusterIP": "10.96.0.1", "externalIPs": ["203.0.113.9"], "sessionAffinity": "ClientIP",
+            "internalTrafficPolicy": "Local", "publishNotReadyAddresses": true,
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
+        },
+    }));
+    let hints = json!({"forZones": [{"name": "west"}], "forNodes": [{"name": "n1"}]});
+    world.slice(json!({
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [
+            {
+                "addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}, "hints": hints,
+                "conditions": {"ready": false, "serving": true, "terminating": true},
+            },
+            {"addresses": ["192.168.0.1"], "hints": hints, "conditions": {"ready": false}},
+        ],
+    }));
+    let service = &world.services_of("waypoint")[0];
+    assert_eq!(service.session_affinity_seconds, 10_800);
+    assert_eq!(service.external_addresses[0].address, [203, 0, 113, 9]);
+    assert_eq!(service.load_balancing, world.vip("web").unwrap().load_balancing);
+    let workloads: Vec<_> = world.sent("waypoint").workloads.values().collect();
+    assert_eq!(workloads.len(), 2);
+    for bytes in workloads {
+        let workload = Workload::decode(bytes.as_slice()).unwrap();
+        let list = &workload.services["shop/web.shop.svc.cluster.local"];
+        let by_hand = workload.uid.contains("EndpointSlice");
+        let health = if by_hand {
+            EndpointHealth::NotReady
+        } else {
+            EndpointHealth::Ready
+        };
+        assert_eq!(list.health(), health, "{}", workload.uid);
+        assert_eq!(
+            (&list.for_zones[0], &list.for_nodes[0]),
+            (&"west".to_owned(), &"n1".to_owned())
+        );
+    }
 }
