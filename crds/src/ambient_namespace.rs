@@ -35,7 +35,7 @@ use crate::{
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.total"),
     printcolumn(name = "Captured", type_ = "integer", json_path = ".status.pods.captured"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.pods.failed"),
-    printcolumn(name = "Waypoint", type_ = "string", json_path = ".status.waypoints[*].replicas", description = "Ready replicas of the waypoints, of all"),
+    printcolumn(name = "Waypoint", type_ = "string", json_path = ".status.waypointReplicas", description = "Ready replicas of all waypoints, of those wanted"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -141,6 +141,10 @@ pub struct AmbientNamespaceStatus {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["service".into(), "field".into()]))]
     pub services: Vec<ServiceWarning>,
+
+    /// Ready replicas of all waypoints of the namespace, of those wanted, as in `3/4`; left out where there is no waypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waypoint_replicas: Option<String>,
 
     /// The namespace's waypoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -36,6 +36,8 @@ pub const CAPTURE_FAILURE: &str = "ambit.dev/capture-failure";
 pub const UNINSTALLED: &str = "ambit.dev/uninstalled";
 /// Annotation on pods with a sidecar proxy: they are left alone.
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+/// Annotation on a waypoint's Deployment: what its pods are made from of what all waypoints share.
+pub const TEMPLATE_HASH: &str = "ambit.dev/template-hash";
 /// Annotation: hash of the desired state an object was applied from.
 pub const APPLIED_HASH: &str = "ambit.dev/applied-hash";
 

@@ -21,18 +21,18 @@ mod waypoint_policy;
 pub use ambient_namespace::{
     AmbientNamespace, AmbientNamespaceSpec, AmbientNamespaceStatus, EnforcedRule, Enrollment, FailedPod,
     NamespacePods, ServiceWarning, WaypointPods,
-    rule::{Action, AuthorizationRule, Mode, PodSelector, Source},
+    rule::{Action, AuthorizationRule, LabelExpression, LabelOperator, Mode, PodSelector, Source},
 };
 pub use generate::{GenerateError, generate};
 pub use mesh::{
     AccessLog, Agent, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, MeshWaypoint,
     Telemetry, Ztunnel, ZtunnelStatus,
 };
-pub use mtls::{Mtls, MtlsMode, NamespaceMtls};
+pub use mtls::{Mtls, MtlsMode, NamespaceMtls, PortMtls};
 pub use pods::{Placement, PullSecret, Resources, Rollout};
 pub use waypoint::{ConfigurationStatus, Scaling, WaypointStatus};
 pub use waypoint_policy::{
-    PolicyAncestor, TargetKind, TargetRef, VersionInForce, WaypointPolicy, WaypointPolicySpec,
+    PolicyAncestor, TargetKind, TargetRef, Timeouts, VersionInForce, WaypointPolicy, WaypointPolicySpec,
     WaypointPolicyStatus,
     retry::{Retry, RetryCondition},
     rule::{HeaderMatch, HttpRule, HttpSource, PathMatch},

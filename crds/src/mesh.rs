@@ -59,6 +59,13 @@ pub struct MeshSpec {
     #[serde(default)]
     pub ztunnel: Ztunnel,
 
+    /// How long connections that are open get to end by themselves, when a ztunnel or a waypoint is replaced, a pod leaves the mesh,
+    /// or a waypoint serves what they are for no longer, from 0s to 24h. New connections go on meanwhile. Defaults to 1m.
+    #[serde(default = "default_drain_deadline")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainDeadline must be at most 24h"))]
+    pub drain_deadline: String,
+
     /// The node agents.
     #[serde(default)]
     pub agent: Agent,
@@ -92,6 +99,7 @@ impl Default for MeshSpec {
             identity: Identity::default(),
             mtls: Mtls::default(),
             ztunnel: Ztunnel::default(),
+            drain_deadline: default_drain_deadline(),
             agent: Agent::default(),
             placement: Placement::default(),
             image_pull_secrets: Vec::new(),
@@ -123,42 +131,26 @@ impl Default for Identity {
 }
 
 /// The node proxies.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Ztunnel {
     /// CPU and memory of each ztunnel. Defaults to requests of 100m and 64Mi, and no limits.
     #[serde(default)]
     pub resources: Resources,
 
-    /// What ztunnels, agents and waypoints log: one of error, warn, info, debug, trace, off; or such levels by module, as in
-    /// `info,ambit_ztunnel=debug`. A change reaches running pods within two minutes and restarts none. Defaults to info.
-    #[serde(default = "default_log_level")]
-    #[schemars(length(min = 1, max = 256))]
-    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([a-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$')")
-        .message("logLevel must be a level (off, error, warn, info, debug, trace) or a list like 'info,ambit_ztunnel=debug'"))]
-    pub log_level: String,
+    /// Refused: it is now spec.telemetry.logLevel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("false").message("logLevel is now spec.telemetry.logLevel"))]
+    pub log_level: Option<String>,
 
-    /// How long connections that are open get to end by themselves, when a ztunnel or a waypoint is replaced, a pod leaves the mesh,
-    /// or a waypoint serves what they are for no longer, from 0s to 24h. New connections go on meanwhile. Defaults to 1m.
-    #[serde(default = "default_drain_deadline")]
-    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainDeadline must be at most 24h"))]
-    pub drain_deadline: String,
+    /// Refused: it is now spec.drainDeadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("false").message("drainDeadline is now spec.drainDeadline"))]
+    pub drain_deadline: Option<String>,
 
     /// How fast ztunnels are replaced.
     #[serde(default)]
     pub rollout: Rollout,
-}
-
-impl Default for Ztunnel {
-    fn default() -> Self {
-        Self {
-            rollout: Rollout::default(),
-            resources: Resources::default(),
-            log_level: default_log_level(),
-            drain_deadline: default_drain_deadline(),
-        }
-    }
 }
 
 /// The node agents.
@@ -249,13 +241,30 @@ pub enum AccessLog {
 }
 
 /// What the proxies report.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Telemetry {
     /// Whether ztunnels log a line for each connection, with both identities, addresses and byte counts: Enabled or
     /// Disabled. Denials and errors are logged in both cases. Defaults to Enabled.
     #[serde(default)]
     pub access_log: AccessLog,
+
+    /// What ztunnels, agents and waypoints log: one of error, warn, info, debug, trace, off; or such levels by module, as in
+    /// `info,ambit_ztunnel=debug`. A change reaches running pods within two minutes and restarts none. Defaults to info.
+    #[serde(default = "default_log_level")]
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([a-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$')")
+        .message("logLevel must be a level (off, error, warn, info, debug, trace) or a list like 'info,ambit_ztunnel=debug'"))]
+    pub log_level: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            access_log: AccessLog::default(),
+            log_level: default_log_level(),
+        }
+    }
 }
 
 /// What was found and done.
@@ -303,7 +312,7 @@ pub struct MeshStatus {
     #[schemars(length(max = 8))]
     pub warnings: Vec<String>,
 
-    /// What waypoints were told, against what sidecars would have been told.
+    /// What waypoints were sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<ConfigurationStatus>,
 }

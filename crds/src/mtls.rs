@@ -26,10 +26,28 @@ pub struct Mtls {
 }
 
 /// Mutual TLS towards the captured pods of one namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceMtls {
     /// What the namespace's captured pods accept, instead of what the Mesh says. Permissive: mutual TLS and plaintext.
     /// Strict: mutual TLS only; plaintext is refused, but for the kubelet's probes.
+    pub mode: MtlsMode,
+
+    /// Ports with another mode than `mode`: metrics that something outside of the mesh reads in plaintext, or one port that is closed to
+    /// plaintext before the others are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
+    pub ports: Vec<PortMtls>,
+}
+
+/// Mutual TLS on one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMtls {
+    /// A port of the pods (not of a Service in front of them), 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// What pods accept on it.
     pub mode: MtlsMode,
 }

@@ -58,14 +58,10 @@ pub struct WaypointStatus {
     pub replicas: String,
 }
 
-/// What proxies were told, against what sidecars would have been told.
+/// What waypoints were sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigurationStatus {
     /// Configurations that waypoints hold: for each of their replicas, one for each Service that it serves.
-    pub sent: i64,
-    /// Configurations that sidecars would hold: in each namespace that has a waypoint, one for each Service and pod.
-    pub sidecar_model: i64,
-    /// The first as a part of the second, as in `0.8%`.
-    pub ratio: String,
+    pub sent: i32,
 }

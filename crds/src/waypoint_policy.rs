@@ -4,7 +4,7 @@ pub(crate) mod retry;
 pub(crate) mod rule;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,15 +26,14 @@ use rule::HttpRule;
     doc = "WaypointPolicy asks for HTTP rules in front of Services: who may call what, how long a request may take, what is tried again. \
            A waypoint, an HTTP proxy that Ambit runs and scales in the namespace, appears where a policy needs one, and goes with the last \
            of them. The namespace must be in the mesh.",
-    validation = Rule::new("has(self.spec.authorization) && size(self.spec.authorization) > 0 || has(self.spec.timeout) || has(self.spec.retry)")
-        .message("spec needs one of authorization, timeout, retry"),
-    validation = Rule::new("!has(self.spec.timeout) || !has(self.spec.retry) || !has(self.spec.retry.perTryTimeout) || duration(self.spec.retry.perTryTimeout) <= duration(self.spec.timeout)")
-        .message("spec.retry.perTryTimeout must not be longer than spec.timeout"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"),
-    printcolumn(name = "Programmed", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Programmed\")].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Programmed\")].reason"),
-    printcolumn(name = "Waypoint", type_ = "string", json_path = ".status.ancestors[0].enforcedBy"),
-    printcolumn(name = "Replicas", type_ = "string", json_path = ".status.ancestors[0].replicas", description = "Ready replicas of the waypoint, of all"),
+    validation = Rule::new("has(self.spec.authorization) && size(self.spec.authorization) > 0 || has(self.spec.timeouts) || has(self.spec.retry)")
+        .message("spec needs one of authorization, timeouts, retry"),
+    validation = Rule::new("!has(self.spec.timeouts) || !has(self.spec.timeouts.backendRequest) || !has(self.spec.retry) || (has(self.spec.retry.conditions) && self.spec.retry.conditions.exists(c, c == 'Reset'))")
+        .message("timeouts.backendRequest with retry needs Reset among retry.conditions: a try that is over counts as reset"),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
+    printcolumn(name = "Programmed", type_ = "string", json_path = ".status.conditions[?(@.type==\"Programmed\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Programmed\")].reason"),
+    printcolumn(name = "Targets", type_ = "string", json_path = ".status.targets", description = "Targets at which a waypoint enforces it, of all"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -53,19 +52,46 @@ pub struct WaypointPolicySpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub authorization: Vec<HttpRule>,
 
-    /// How long a request may take, all tries together, until the head of the answer has come; then the caller gets 504. From 1ms to 1h.
-    /// Left out: as long as it takes. Of several policies for one Service one that names it goes before one for the namespace, and the
-    /// oldest goes before the others.
+    /// How long requests may take. Of several policies for one Service one that names it goes before one for the namespace, and the oldest goes
+    /// before the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
-        .message("timeout must be between 1ms and 1h"))]
-    pub timeout: Option<String>,
+    pub timeouts: Option<Timeouts>,
 
     /// What is tried again. Left out: nothing but requests that their endpoint has certainly not looked at. Of several policies for one
     /// Service the same one goes first as with timeout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+
+    /// Refused: it is now timeouts.request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("false").message("timeout is now timeouts.request"))]
+    pub timeout: Option<String>,
+}
+
+/// How long requests may take: the names and meanings are those of the Gateway API's HTTPRoute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.request) || has(self.backendRequest)").message("timeouts needs request or backendRequest"),
+    validation = Rule::new("!has(self.request) || !has(self.backendRequest) || duration(self.backendRequest) <= duration(self.request)")
+        .message("timeouts.backendRequest must not be longer than timeouts.request"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// How long a request may take, all tries together, until the head of the answer has come; then the caller gets 504. From 1ms to 1h.
+    /// Left out: as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
+        .message("timeouts.request must be between 1ms and 1h"))]
+    pub request: Option<String>,
+
+    /// How long one try may take until the head of the answer has come, from 1ms to 1h. It is for the tries of this policy's retry; a policy
+    /// without retry makes it the limit of the request. Left out: as long as the request may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
+        .message("timeouts.backendRequest must be between 1ms and 1h"))]
+    pub backend_request: Option<String>,
 }
 
 /// Kinds that a policy can apply to.
@@ -99,6 +125,15 @@ pub struct TargetRef {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WaypointPolicyStatus {
+    /// Accepted and Programmed of the policy as a whole: True where they are at every target; else those of the first target where they are
+    /// not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Targets at which a waypoint enforces the policy, of all, as in `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<String>,
     /// One entry for each of targetRefs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -114,9 +149,16 @@ pub struct WaypointPolicyStatus {
 pub struct VersionInForce {
     /// Its metadata.generation.
     pub generation: i64,
+    /// The version of the API that its spec is of: an operator of a later one converts it, or closes what it cannot read.
+    #[serde(default = "current_version")]
+    pub api_version: String,
     /// Its spec; targetRefs are those that it holds for now. Operators that begin anew read it from here.
     #[schemars(schema_with = "any_object")]
     pub spec: serde_json::Value,
+}
+
+fn current_version() -> String {
+    WaypointPolicy::api_version(&()).into_owned()
 }
 
 /// The schema of an object that is not looked into: what it holds was validated when it was a spec.

@@ -11,6 +11,7 @@ mod mesh;
 mod namespace;
 mod nodes;
 mod objects;
+mod pace;
 mod pods;
 mod queue;
 mod recorder;

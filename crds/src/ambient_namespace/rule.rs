@@ -65,13 +65,73 @@ pub struct AuthorizationRule {
     pub ports: Vec<u16>,
 }
 
-/// Selects pods by their labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Selects pods by their labels, as selectors of Kubernetes do; all of it must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
+        .message("podSelector needs matchLabels or matchExpressions: for all pods, leave it out"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSelector {
-    /// Labels that a pod must have, all of them; at least one.
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 16))]
+    /// Labels that a pod must have, all of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub match_labels: BTreeMap<String, String>,
+
+    /// Conditions on labels, all of which must hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub match_expressions: Vec<LabelExpression>,
+}
+
+/// A condition on a label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && size(self.values) > 0)")
+        .message("In and NotIn need values, Exists and DoesNotExist take none"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LabelExpression {
+    /// The label's key.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// In: the label has one of the values. NotIn: it has none of them, or is not there. Exists, DoesNotExist.
+    pub operator: LabelOperator,
+    /// Values, for In and NotIn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub values: Vec<String>,
+}
+
+/// How a label is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LabelOperator {
+    /// It has one of the values.
+    In,
+    /// It has none of them, or is not there.
+    NotIn,
+    /// It is there.
+    Exists,
+    /// It is not there.
+    DoesNotExist,
+}
+
+impl PodSelector {
+    /// Whether it selects what has these labels.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let holds = |e: &LabelExpression| {
+            let value = labels.get(&e.key);
+            let listed = value.is_some_and(|value| e.values.contains(value));
+            match e.operator {
+                LabelOperator::In => listed,
+                LabelOperator::NotIn => !listed,
+                LabelOperator::Exists => value.is_some(),
+                LabelOperator::DoesNotExist => value.is_none(),
+            }
+        };
+        self.match_labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+            && self.match_expressions.iter().all(holds)
+    }
 }
 
 /// Callers. Of each list that is given, one element must match.

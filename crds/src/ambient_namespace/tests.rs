@@ -80,3 +80,46 @@ fn namespaces_and_blocks_are_checked() {
         );
     }
 }
+
+#[test]
+fn selectors_are_those_of_kubernetes() {
+    let selector = |selector: Value| {
+        with_rule(json!({"name": "r", "action": "Deny", "ports": [80], "podSelector": selector}))
+    };
+    for good in [
+        json!({"matchLabels": {"app": "a"}}),
+        json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["a", "b"]}]}),
+        json!({"matchLabels": {"app": "a"}, "matchExpressions": [{"key": "canary", "operator": "DoesNotExist"}]}),
+    ] {
+        assert_eq!(selector(good.clone()), "", "{good}");
+    }
+    for empty in [json!({}), json!({"matchLabels": {}, "matchExpressions": []})] {
+        assert!(selector(empty).contains("podSelector needs matchLabels or matchExpressions"));
+    }
+    for values in [
+        json!({"key": "app", "operator": "NotIn"}),
+        json!({"key": "app", "operator": "Exists", "values": ["a"]}),
+    ] {
+        let refused = selector(json!({"matchExpressions": [values]}));
+        assert!(refused.contains("In and NotIn need values"), "{refused}");
+    }
+}
+
+#[test]
+fn expressions_select_as_in_kubernetes() {
+    let selects = |operator: &str, values: Value, labels: Value| {
+        let expression = json!({"key": "app", "operator": operator, "values": values});
+        let selector: crate::PodSelector =
+            serde_json::from_value(json!({"matchExpressions": [expression]})).unwrap();
+        selector.selects(&serde_json::from_value(labels).unwrap())
+    };
+    let (a, c, none) = (json!({"app": "a"}), json!({"app": "c"}), json!({}));
+    let values = json!(["a", "b"]);
+    let of = |operator: &str, values: &Value| {
+        [&a, &c, &none].map(|labels| selects(operator, values.clone(), labels.clone()))
+    };
+    assert_eq!(of("In", &values), [true, false, false]);
+    assert_eq!(of("NotIn", &values), [false, true, true]);
+    assert_eq!(of("Exists", &json!([])), [true, true, false]);
+    assert_eq!(of("DoesNotExist", &json!([])), [false, false, true]);
+}

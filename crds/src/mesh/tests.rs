@@ -24,7 +24,7 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
             "trustDomain": "cluster.local",
             "identity": {"leafTTL": "24h"},
             "mtls": {"mode": "Permissive"},
-            "ztunnel": {"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}, "logLevel": "info", "drainDeadline": "1m", "rollout": {"nodesAtOnce": "10%"}},
+            "ztunnel": {"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}, "rollout": {"nodesAtOnce": "10%"}},
             "agent": {"resources": {"requests": {"cpu": "20m", "memory": "32Mi"}}, "rollout": {"nodesAtOnce": "10%"}},
             "placement": {},
             "waypoint": {
@@ -33,7 +33,8 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
                 "maxConnectionAge": "10s",
                 "placement": {},
             },
-            "telemetry": {"accessLog": "Enabled"},
+            "telemetry": {"accessLog": "Enabled", "logLevel": "info"},
+            "drainDeadline": "1m",
         })
     );
 }
@@ -65,7 +66,7 @@ fn durations_have_bounds() {
         assert_eq!(messages.is_empty(), accepted, "{ttl}: {messages}");
     }
     for (deadline, accepted) in [("0s", true), ("1h30m", true), ("24h1s", false)] {
-        let messages = refused(&mesh("default", json!({"ztunnel": {"drainDeadline": deadline}})));
+        let messages = refused(&mesh("default", json!({"drainDeadline": deadline})));
         assert_eq!(messages.is_empty(), accepted, "{deadline}: {messages}");
     }
 }
@@ -113,7 +114,7 @@ fn log_levels_are_checked() {
         ("loud", false),
         ("info,", false),
     ] {
-        let messages = refused(&mesh("default", json!({"ztunnel": {"logLevel": level}})));
+        let messages = refused(&mesh("default", json!({"telemetry": {"logLevel": level}})));
         assert_eq!(messages.is_empty(), accepted, "{level}: {messages}");
     }
 }
@@ -188,4 +189,18 @@ fn rollouts_are_numbers_or_percentages() {
             assert_eq!(messages.is_empty(), accepted, "{part} {nodes}: {messages}");
         }
     }
+}
+
+#[test]
+fn what_is_not_the_ztunnels_alone_is_refused_there() {
+    let level = refused(&mesh("default", json!({"ztunnel": {"logLevel": "debug"}})));
+    assert!(
+        level.contains("logLevel is now spec.telemetry.logLevel"),
+        "{level}"
+    );
+    let deadline = refused(&mesh("default", json!({"ztunnel": {"drainDeadline": "5m"}})));
+    assert!(
+        deadline.contains("drainDeadline is now spec.drainDeadline"),
+        "{deadline}"
+    );
 }

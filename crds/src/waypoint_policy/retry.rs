@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 /// What is tried again, and how often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
-    validation = Rule::new("(has(self.statusCodes) && size(self.statusCodes) > 0) || (has(self.conditions) && size(self.conditions) > 0)")
-        .message("retry needs statusCodes or conditions: without them nothing would be tried again"),
-    validation = Rule::new("!has(self.perTryTimeout) || (has(self.conditions) && self.conditions.exists(c, c == 'Reset'))")
-        .message("perTryTimeout needs Reset among conditions: a try that is over counts as reset"),
+    validation = Rule::new("(has(self.codes) && size(self.codes) > 0) || (has(self.conditions) && size(self.conditions) > 0)")
+        .message("retry needs codes or conditions: without them nothing would be tried again"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
@@ -23,21 +21,14 @@ pub struct Retry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(range(min = 400, max = 599)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
-    pub status_codes: Vec<u16>,
+    pub codes: Vec<u16>,
 
     /// Failures that are tried again. ConnectFailure: no connection to the endpoint came about. Reset: the connection ended, or
-    /// perTryTimeout was over, before an answer came. Defaults to ConnectFailure and Reset.
+    /// timeouts.backendRequest was over, before an answer came. Defaults to ConnectFailure and Reset.
     #[serde(default = "default_conditions")]
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub conditions: Vec<RetryCondition>,
-
-    /// How long one try may take until the head of the answer has come, from 1ms to 1h. Left out: as long as the request may.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
-        .message("perTryTimeout must be between 1ms and 1h"))]
-    pub per_try_timeout: Option<String>,
 
     /// The longest pause before the first retry, from 1ms to 1m; it doubles with each further one, up to ten times as long, and a random
     /// part of it is waited. Defaults to 25ms.
@@ -51,6 +42,16 @@ pub struct Retry {
     /// endpoint has certainly not looked at them are tried again in any case. Defaults to false.
     #[serde(default)]
     pub non_idempotent: bool,
+
+    /// Refused: it is now codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("false").message("statusCodes is now codes"))]
+    pub status_codes: Option<Vec<u16>>,
+
+    /// Refused: it is now spec.timeouts.backendRequest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("false").message("perTryTimeout is now spec.timeouts.backendRequest"))]
+    pub per_try_timeout: Option<String>,
 }
 
 /// A failure that can be tried again.

@@ -14,7 +14,7 @@ fn refused(spec: Value) -> String {
 
 /// A good policy, with `part` on top of it.
 fn with(part: Value) -> String {
-    let mut spec = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "5s"});
+    let mut spec = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeouts": {"request": "5s"}});
     for (key, value) in part.as_object().unwrap() {
         spec[key] = value.clone();
     }
@@ -32,10 +32,13 @@ fn with_rule(part: Value) -> String {
 #[test]
 fn a_policy_asks_for_something() {
     let targets = json!([{"kind": "Service", "name": "web"}]);
-    let nothing = "spec needs one of authorization, timeout, retry";
+    let nothing = "spec needs one of authorization, timeouts, retry";
     assert!(refused(json!({"targetRefs": targets})).contains(nothing));
     assert!(refused(json!({"targetRefs": targets, "authorization": []})).contains(nothing));
-    assert_eq!(refused(json!({"targetRefs": targets, "timeout": "1s"})), "");
+    assert_eq!(
+        refused(json!({"targetRefs": targets, "timeouts": {"request": "1s"}})),
+        ""
+    );
     assert_eq!(refused(json!({"targetRefs": targets, "retry": {}})), "");
     let rule = json!({"name": "r", "action": "Allow", "methods": ["GET"]});
     assert_eq!(
@@ -154,11 +157,12 @@ fn header_values_take_one_star_at_an_end() {
 #[test]
 fn timeouts_have_limits() {
     for good in ["1ms", "1500ms", "1s", "1m30s", "1h"] {
-        assert_eq!(with(json!({"timeout": good})), "", "{good}");
+        assert_eq!(with(json!({"timeouts": {"request": good}})), "", "{good}");
     }
     for bad in ["0s", "0ms", "61m", "2h"] {
         assert!(
-            with(json!({"timeout": bad})).contains("timeout must be between 1ms and 1h"),
+            with(json!({"timeouts": {"request": bad}}))
+                .contains("timeouts.request must be between 1ms and 1h"),
             "{bad}"
         );
     }
@@ -170,14 +174,11 @@ fn a_retry_says_what_is_tried_again() {
     // Left out, connections that fail are.
     assert_eq!(retry(json!({})), "");
     assert_eq!(
-        retry(json!({"attempts": 3, "statusCodes": [502, 503], "conditions": []})),
+        retry(json!({"attempts": 3, "codes": [502, 503], "conditions": []})),
         ""
     );
     let nothing = retry(json!({"conditions": []}));
-    assert!(
-        nothing.contains("retry needs statusCodes or conditions"),
-        "{nothing}"
-    );
+    assert!(nothing.contains("retry needs codes or conditions"), "{nothing}");
     assert_eq!(retry(json!({"backoff": "1m"})), "");
     for bad in ["0s", "61s"] {
         let refused = retry(json!({"backoff": bad}));
@@ -191,15 +192,34 @@ fn a_retry_says_what_is_tried_again() {
 #[test]
 fn the_time_for_a_try_fits() {
     let retry = |per_try: &str, conditions: Value| {
-        with(json!({"timeout": "2s", "retry": {"perTryTimeout": per_try, "conditions": conditions}}))
+        with(
+            json!({"timeouts": {"request": "2s", "backendRequest": per_try}, "retry": {"conditions": conditions}}),
+        )
     };
     assert_eq!(retry("2s", json!(["Reset"])), "");
-    assert!(retry("2001ms", json!(["Reset"])).contains("perTryTimeout must not be longer than spec.timeout"));
-    assert!(retry("0s", json!(["Reset"])).contains("perTryTimeout must be between 1ms and 1h"));
-    assert!(retry("1s", json!(["ConnectFailure"])).contains("perTryTimeout needs Reset"));
+    assert!(
+        retry("2001ms", json!(["Reset"])).contains("backendRequest must not be longer than timeouts.request")
+    );
+    assert!(retry("0s", json!(["Reset"])).contains("backendRequest must be between 1ms and 1h"));
+    assert!(retry("1s", json!(["ConnectFailure"])).contains("needs Reset among retry.conditions"));
     // Without a timeout of the whole nothing limits it but itself.
-    let alone = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "retry": {"perTryTimeout": "1h"}});
+    let alone =
+        json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeouts": {"backendRequest": "1h"}});
     assert_eq!(refused(alone), "");
+    assert!(with(json!({"timeouts": {}})).contains("timeouts needs request or backendRequest"));
+}
+
+/// Before they had those of the Gateway API.
+#[test]
+fn fields_by_their_old_names_are_refused_with_their_new_ones() {
+    assert!(with(json!({"timeout": "1s"})).contains("timeout is now timeouts.request"));
+    let codes = with(json!({"retry": {"statusCodes": [502]}}));
+    assert!(codes.contains("statusCodes is now codes"), "{codes}");
+    let one = with(json!({"retry": {"perTryTimeout": "1s"}}));
+    assert!(
+        one.contains("perTryTimeout is now spec.timeouts.backendRequest"),
+        "{one}"
+    );
 }
 
 /// What one object alone shows to be contradictory is refused at once; what needs comparing rules is for the status.
@@ -231,13 +251,13 @@ fn what_the_schema_refuses() {
         json!(["Enforce", "Audit"])
     );
     assert_eq!(at("/retry/properties/attempts/maximum"), 10.0);
-    assert_eq!(at("/retry/properties/statusCodes/items/minimum"), 400.0);
+    assert_eq!(at("/retry/properties/codes/items/minimum"), 400.0);
     let methods = at("/authorization/items/properties/methods/items/pattern");
     assert!(methods.as_str().unwrap().starts_with("^[A-Z]"));
     for field in [
-        "timeout",
+        "timeouts/properties/request",
+        "timeouts/properties/backendRequest",
         "retry/properties/backoff",
-        "retry/properties/perTryTimeout",
     ] {
         assert!(at(&format!("/{field}/pattern")).is_string(), "{field}");
     }

@@ -1,8 +1,9 @@
 //! Rules of an AmbientNamespace as authorizations on the wire.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ambit_crds::{Action, AuthorizationRule, Mode, PodSelector, Source};
+use ambit_crds::{Action, AuthorizationRule, Mode, MtlsMode, PodSelector, Source};
 use ambit_wire::{names, security};
 use ipnet::IpNet;
 use security::string_match::MatchType;
@@ -132,16 +133,50 @@ fn head(namespace: &str, rule: &AuthorizationRule) -> security::Authorization {
 
 /// Strict mTLS: callers without an identity are denied.
 pub(super) fn strict(system_namespace: &str) -> security::Authorization {
+    strict_on(
+        system_namespace,
+        names::STRICT_POLICY.to_owned(),
+        Vec::new(),
+        Vec::new(),
+    )
+}
+
+/// Name of a namespace's authorization for ports with another mode than the others. No rule's is like it.
+pub(super) fn strict_by_port_name() -> String {
+    format!("mtls{}{}", names::POLICY_VARIANT_END, names::STRICT_POLICY)
+}
+
+/// The same for a namespace whose mode is `mode` but for these ports; `None` where they have no other.
+pub(super) fn strict_by_port(
+    namespace: &str,
+    mode: MtlsMode,
+    ports: &BTreeMap<u16, MtlsMode>,
+) -> Option<security::Authorization> {
+    let others = ports.iter().filter(|(_, of_port)| **of_port != mode);
+    let others: Vec<u32> = others.map(|(port, _)| u32::from(*port)).collect();
+    if others.is_empty() {
+        return None;
+    }
+    let (only, but) = match mode {
+        MtlsMode::Strict => (Vec::new(), others),
+        MtlsMode::Permissive => (others, Vec::new()),
+    };
+    Some(strict_on(namespace, strict_by_port_name(), only, but))
+}
+
+fn strict_on(namespace: &str, name: String, only: Vec<u32>, but: Vec<u32>) -> security::Authorization {
     let presence = security::StringMatch {
         match_type: Some(MatchType::Presence(())),
     };
     let deny = security::Match {
         not_principals: vec![presence],
+        destination_ports: only,
+        not_destination_ports: but,
         ..Default::default()
     };
     security::Authorization {
-        name: names::STRICT_POLICY.to_owned(),
-        namespace: system_namespace.to_owned(),
+        name,
+        namespace: namespace.to_owned(),
         scope: security::Scope::WorkloadSelector.into(),
         action: security::Action::Deny.into(),
         rules: vec![security::Rule {
@@ -153,7 +188,7 @@ pub(super) fn strict(system_namespace: &str) -> security::Authorization {
 
 /// Whether `selector` selects `pod`. No selector selects all.
 pub(super) fn selects(selector: Option<&PodSelector>, pod: &PodRecord) -> bool {
-    selector.is_none_or(|s| s.match_labels.iter().all(|(k, v)| pod.labels.get(k) == Some(v)))
+    selector.is_none_or(|selector| selector.selects(&pod.labels))
 }
 
 fn source(source: &Source) -> Result<security::Match, RuleError> {

@@ -128,10 +128,12 @@ impl Endpoints {
         let slices = self.by_service.get(service)?;
         let mut found = BTreeMap::new();
         let mut listed: Option<EndpointRecord> = None;
+        let mut by_hand = false;
         for slice in slices.values() {
             let of_pod = slice.endpoints.iter().filter(|e| e.pod.as_deref() == Some(pod));
             for endpoint in of_pod.filter(|e| self.takes(service, record, e)) {
                 found.extend(ports(record, slice));
+                by_hand |= slice.by_hand;
                 match &mut listed {
                     None => listed = Some(endpoint.clone()),
                     // A slice for each family of addresses, for one.
@@ -140,8 +142,10 @@ impl Endpoints {
             }
         }
         let endpoint = listed?;
-        let follows = takes_connections(&endpoint) == ready && !record.unready_too;
-        let health = match follows {
+        let takes = takes_connections(&endpoint);
+        // What Kubernetes itself writes follows the pod, a moment later: a pod that is not ready any more is not used until then.
+        let late = takes && !ready && !by_hand && !record.unready_too && !endpoint.terminating;
+        let health = match late || (takes == ready && !record.unready_too) {
             true => EndpointHealth::AsWorkload,
             false => health(&endpoint),
         };

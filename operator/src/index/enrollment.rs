@@ -1,5 +1,6 @@
 //! Who is in the mesh: namespaces by label or AmbientNamespace, and the pods of them that are left alone.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ambit_crds::{
@@ -46,7 +47,7 @@ impl MeshRecord {
             trust_domain: spec.trust_domain.clone(),
             leaf_ttl: parse_duration(&spec.identity.leaf_ttl).unwrap_or(Duration::from_secs(24 * 3600)),
             mtls: spec.mtls.mode,
-            drain_deadline: parse_duration(&spec.ztunnel.drain_deadline).unwrap_or(Duration::from_secs(60)),
+            drain_deadline: parse_duration(&spec.drain_deadline).unwrap_or(Duration::from_secs(60)),
             max_connection_age: parse_duration(&spec.waypoint.max_connection_age)
                 .unwrap_or(Duration::from_secs(10)),
             access_log: spec.telemetry.access_log == AccessLog::Enabled,
@@ -68,6 +69,8 @@ pub struct AmbientRecord {
     pub enrollment: Enrollment,
     /// Its own mTLS mode.
     pub mtls: Option<MtlsMode>,
+    /// Ports with a mode of their own.
+    pub mtls_ports: BTreeMap<u16, MtlsMode>,
     /// Its rules.
     pub rules: Vec<AuthorizationRule>,
     /// How the namespace's waypoints scale, as far as it differs from the Mesh.
@@ -87,9 +90,11 @@ impl AmbientRecord {
         // Labels and annotations are anybody's, a backup's or a policy engine's: only who wrote the spec counts.
         let (operator, others): (Vec<_>, Vec<_>) =
             of_spec.partition(|f| f.manager.as_deref() == Some(labels::OPERATOR));
+        let ports = object.spec.mtls.iter().flat_map(|m| &m.ports);
         Self {
             enrollment: object.spec.enrollment,
             mtls: object.spec.mtls.as_ref().map(|m| m.mode),
+            mtls_ports: ports.map(|p| (p.port, p.mode)).collect(),
             rules: object.spec.authorization.clone(),
             waypoint: object.spec.waypoint.clone(),
             ours: !operator.is_empty() && others.is_empty(),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ambit_crds::MtlsMode;
 use ambit_wire::agent::{EnrolledNamespace, NodeConfig};
 use ambit_wire::names;
-use ambit_wire::workload::{Address, GatewayAddress};
+use ambit_wire::workload::{Address, EndpointHealth, GatewayAddress};
 use prost::Message;
 
 use super::state::{Dirty, SentCapture, Update};
@@ -94,6 +94,7 @@ impl Index {
             .encode_to_vec()
         });
         update.enrolled.insert(namespace.to_owned(), message);
+        self.flush_mtls(namespace, enrolled, authorizations);
         let old = self.sent.rules.remove(namespace).unwrap_or_default();
         let mut new = BTreeMap::new();
         let rules = self
@@ -114,6 +115,29 @@ impl Index {
         if !new.is_empty() {
             self.sent.rules.insert(namespace.to_owned(), new);
         }
+    }
+
+    /// The authorization of ports with another mode of mTLS than the namespace's other ports.
+    fn flush_mtls(
+        &mut self,
+        namespace: &str,
+        enrolled: bool,
+        authorizations: &mut BTreeMap<String, Option<Vec<u8>>>,
+    ) {
+        let wanted = self.strict_by_port(namespace).filter(|_| enrolled);
+        let sent = match &wanted {
+            Some(_) => !self.sent.mtls_ports.insert(namespace.to_owned()),
+            None => self.sent.mtls_ports.remove(namespace),
+        };
+        if wanted.is_some() || sent {
+            let name = format!("{namespace}/{}", authorization::strict_by_port_name());
+            authorizations.insert(name, wanted.map(|message| message.encode_to_vec()));
+        }
+    }
+
+    fn strict_by_port(&self, namespace: &str) -> Option<ambit_wire::security::Authorization> {
+        let ports = &self.ambient.get(namespace)?.mtls_ports;
+        authorization::strict_by_port(namespace, self.mtls(namespace), ports)
     }
 
     fn flush_slice(&mut self, key: &Key, update: &mut Update) {
@@ -237,7 +261,11 @@ impl Index {
         }
         let services = self.endpoints.services(key).filter_map(|service| {
             let record = self.services.get(service)?;
-            let list = self.endpoints.membership(service, record, &key.name, pod.ready)?;
+            let mut list = self.endpoints.membership(service, record, &key.name, pod.ready)?;
+            if self.is_waypoint_service(service) {
+                // It is bound as soon as a replica is ready, which its slice may have yet to say.
+                list.health = EndpointHealth::AsWorkload.into();
+            }
             Some((build::service_name(&self.config, service), list))
         });
         let plan = self.plans.get(&key.namespace);
@@ -259,7 +287,13 @@ impl Index {
     /// Authorizations that the workload names: strict mTLS, rules with a pod selector, and what keeps ways around waypoints closed.
     fn policies(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
         let mut found = self.selecting_rules(key, pod);
-        if self.mtls(&key.namespace) == MtlsMode::Strict {
+        if self.strict_by_port(&key.namespace).is_some() {
+            found.push(format!(
+                "{}/{}",
+                key.namespace,
+                authorization::strict_by_port_name()
+            ));
+        } else if self.mtls(&key.namespace) == MtlsMode::Strict {
             found.push(format!(
                 "{}/{}",
                 self.config.system_namespace,

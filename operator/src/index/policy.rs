@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ambit_crds::{TargetKind, TargetRef, VersionInForce, WaypointPolicy, WaypointPolicySpec};
 use ambit_wire::waypoint;
+use kube::Resource;
 use serde::Deserialize;
 
 /// Why a policy cannot be accepted. The API server's validation lets few of these pass; the rest is for objects from before it.
@@ -167,8 +168,11 @@ impl PolicyRecord {
 impl PolicyInForce {
     /// What was written down; `None` when this operator cannot read it.
     fn read(namespace: &str, name: &str, created: i64, version: &VersionInForce) -> Option<Self> {
-        let spec = WaypointPolicySpec::deserialize(&version.spec);
-        let read = spec.map_err(|e| e.to_string()).and_then(|spec| {
+        let spec = match version.api_version == WaypointPolicy::api_version(&()) {
+            true => WaypointPolicySpec::deserialize(&version.spec).map_err(|e| e.to_string()),
+            false => Err(format!("it is of {}", version.api_version)),
+        };
+        let read = spec.and_then(|spec| {
             let content = read::content(namespace, name, &spec).0;
             content.map(|policy| (spec, policy)).map_err(|e| e.to_string())
         });
@@ -200,6 +204,7 @@ impl PolicyInForce {
         };
         Some(VersionInForce {
             generation: self.generation,
+            api_version: WaypointPolicy::api_version(&()).into_owned(),
             // It came as JSON.
             spec: serde_json::to_value(spec).unwrap_or_default(),
         })

@@ -224,17 +224,16 @@ pub struct SliceRecord {
     pub ports: BTreeMap<String, u16>,
     /// The endpoints.
     pub endpoints: Vec<EndpointRecord>,
+    /// Not Kubernetes' own controller keeps it.
+    pub by_hand: bool,
 }
 
 impl SliceRecord {
     /// The record of `slice`; `None` when it belongs to no Service or holds names instead of addresses.
     pub fn of(slice: &EndpointSlice) -> Option<Self> {
-        let service = slice
-            .metadata
-            .labels
-            .as_ref()?
-            .get("kubernetes.io/service-name")?
-            .clone();
+        let labels = slice.metadata.labels.as_ref()?;
+        let service = labels.get("kubernetes.io/service-name")?.clone();
+        let keeper = labels.get("endpointslice.kubernetes.io/managed-by");
         if slice.address_type == "FQDN" {
             return None;
         }
@@ -267,6 +266,7 @@ impl SliceRecord {
             service,
             ports: ports.collect(),
             endpoints: endpoints.collect(),
+            by_hand: keeper.is_none_or(|keeper| keeper != "endpointslice-controller.k8s.io"),
         })
     }
 }

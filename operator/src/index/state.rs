@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ambit_crds::{MtlsMode, TargetKind, TargetRef, labels};
 use ambit_wire::names;
-use bytes::Bytes;
 use ambit_wire::workload::Locality;
+use bytes::Bytes;
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::editing::Edits;
@@ -121,6 +121,8 @@ pub(super) struct Sent {
     pub(super) bare: HashMap<Key, BTreeSet<String>>,
     /// Namespace → its authorizations by name, as its waypoints evaluate them.
     pub(super) rules: HashMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Namespaces with an authorization for ports with a mode of mTLS of their own.
+    pub(super) mtls_ports: BTreeSet<String>,
     /// Waypoint → all that it is sent.
     pub(super) waypoints: BTreeMap<Key, WaypointResources>,
 }

@@ -6,6 +6,9 @@ use ambit_crds::{AuthorizationRule, Mode, MtlsMode, labels};
 
 use super::{Exclusion, Index, PodRecord, ServiceFinding, authorization, build};
 
+/// What the pods of Istio's CNI agent bear.
+const ISTIO_CNI: (&str, &str) = ("k8s-app", "istio-cni-node");
+
 /// A pod that should be captured and could not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFailure {
@@ -86,14 +89,25 @@ pub struct MeshSummary {
     pub asking_pods: Vec<String>,
     /// Nodes with captured pods.
     pub nodes: BTreeSet<String>,
+    /// Namespace of the CNI agent of Istio, where one runs.
+    pub istio: Option<String>,
 }
 
 impl MeshSummary {
     /// What has probably another effect than intended.
     pub fn unheeded(&self) -> Vec<String> {
         let namespaces: Vec<_> = self.asking_pods.iter().take(10).map(String::as_str).collect();
+        let istio = self.istio.iter().map(|namespace| {
+            format!(
+                "the CNI agent of Istio runs in {namespace}: in a namespace with the label {}: {} it and Ambit capture the same pods, \
+                 which breaks them. Remove it, or turn its ambient mode off",
+                labels::DATAPLANE_MODE,
+                labels::DATAPLANE_MODE_AMBIENT
+            )
+        });
+        let mut unheeded: Vec<_> = istio.collect();
         if namespaces.is_empty() {
-            return Vec::new();
+            return unheeded;
         }
         let more = self.asking_pods.len() - namespaces.len();
         let more = if more > 0 {
@@ -101,12 +115,13 @@ impl MeshSummary {
         } else {
             String::new()
         };
-        vec![format!(
+        unheeded.push(format!(
             "pods have the label {}: {} in namespaces that are not in the mesh, where it does nothing: {}{more}. Label the namespace",
             labels::DATAPLANE_MODE,
             labels::DATAPLANE_MODE_AMBIENT,
             namespaces.join(", ")
-        )]
+        ));
+        unheeded
     }
 }
 
@@ -213,6 +228,9 @@ impl Index {
             ..MeshSummary::default()
         };
         for (key, pod) in &self.pods {
+            if pod.labels.get(ISTIO_CNI.0).map(String::as_str) == Some(ISTIO_CNI.1) {
+                summary.istio = Some(key.namespace.clone());
+            }
             summary.captured += usize::from(pod.marked);
             if pod.marked && !summary.nodes.contains(&pod.node) {
                 summary.nodes.insert(pod.node.clone());

@@ -193,6 +193,23 @@ mod tests {
         assert!(index.mesh_summary().unheeded().is_empty());
     }
 
+    #[test]
+    fn istio_ambient_beside_it_is_told() {
+        let mut index = index();
+        let pod: Pod = object(json!({
+            "metadata": {"name": "cni", "namespace": "istio-system", "uid": "i", "labels": {"k8s-app": "istio-cni-node"}},
+            "spec": {"containers": []},
+        }));
+        index.set_pod(&Key::new("istio-system", "cni"), PodRecord::of(&pod));
+        let warnings = index.mesh_summary().unheeded();
+        assert!(
+            warnings[0].contains("CNI agent of Istio runs in istio-system"),
+            "{warnings:?}"
+        );
+        index.set_pod(&Key::new("istio-system", "cni"), None);
+        assert!(index.mesh_summary().unheeded().is_empty());
+    }
+
     /// The status of a namespace follows what its rules name elsewhere, without the periodic pass.
     #[test]
     fn what_warnings_depend_on_touches_the_namespace() {

@@ -373,7 +373,8 @@ impl Live {
     }
 }
 
-fn hash(value: &Value) -> String {
+/// A short text that differs where values do.
+pub(super) fn hash(value: &Value) -> String {
     let mut text = String::new();
     for byte in Sha256::digest(value.to_string()).iter().take(16) {
         // Writing to a string cannot fail.

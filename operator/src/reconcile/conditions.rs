@@ -7,11 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 /// Longest message that the API takes, in bytes.
 const LONGEST: usize = 32_768;
 
-/// What a status says of its object.
+/// What a status says of its object. It is ready where nothing is being changed and nobody should look: tools that go by Ready and those that go
+/// by Degraded agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
-    /// All is as the spec says.
-    pub(super) ready: bool,
     /// Something is being changed.
     pub(super) progressing: bool,
     /// A person should look.
@@ -26,7 +25,6 @@ impl Finding {
     /// All is well.
     pub(super) fn ready(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
-            ready: true,
             progressing: false,
             degraded: false,
             reason,
@@ -37,7 +35,6 @@ impl Finding {
     /// On the way.
     pub(super) fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
-            ready: false,
             progressing: true,
             degraded: false,
             reason,
@@ -48,7 +45,6 @@ impl Finding {
     /// Needs a person.
     pub(super) fn degraded(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
-            ready: false,
             progressing: false,
             degraded: true,
             reason,
@@ -56,10 +52,15 @@ impl Finding {
         }
     }
 
+    /// All is as the spec says.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.progressing && !self.degraded
+    }
+
     /// The conditions, of `generation`. A condition whose status stays keeps its time.
     pub(super) fn conditions(&self, before: &[Condition], generation: Option<i64>) -> Vec<Condition> {
         let all = [
-            (labels::CONDITION_READY, self.ready, ""),
+            (labels::CONDITION_READY, self.is_ready(), ""),
             (labels::CONDITION_PROGRESSING, self.progressing, "Settled"),
             (labels::CONDITION_DEGRADED, self.degraded, "AsExpected"),
         ];

@@ -59,7 +59,7 @@ pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str) -> Ren
         name: ROOT_CONFIG_MAP.to_owned(),
         object: json!({ "data": {
             ROOT_KEY: settings.root_certificate,
-            LOG_KEY: mesh.ztunnel.log_level,
+            LOG_KEY: mesh.telemetry.log_level,
         } }),
     }
 }

@@ -21,6 +21,7 @@ pub use uninstall::uninstall;
 use super::apply::Applied;
 use super::conditions::Finding;
 use super::nodes::InstalledNodes;
+use super::pace::Pace;
 use super::pods::OwnPod;
 use super::recorder::Events;
 use super::{FIELD_MANAGER, Objects, ReconcileError, Settings, dataplane, is_not_found};
@@ -42,6 +43,7 @@ pub(super) struct MeshReconciler {
     events: Events,
     installed: InstalledNodes,
     applied: Applied,
+    pace: Pace,
     /// Major and minor, once asked for.
     kubernetes: Mutex<Option<(u32, u32)>>,
 }
@@ -63,6 +65,7 @@ impl MeshReconciler {
             objects,
             events,
             applied: Applied::default(),
+            pace: Pace::default(),
             kubernetes: Mutex::default(),
         }
     }
@@ -92,9 +95,9 @@ impl MeshReconciler {
                  is installed again",
                 self.settings.namespace
             );
-            self.write_status(&mesh, &Finding::degraded("NamespaceTerminating", message))
-                .await?;
-            return Ok(None);
+            return self
+                .write_status(&mesh, &Finding::degraded("NamespaceTerminating", message))
+                .await;
         }
         let (major, minor) = self.kubernetes().await?;
         if (major, minor) < LEAST_KUBERNETES {
@@ -102,14 +105,14 @@ impl MeshReconciler {
                 "this cluster runs Kubernetes {major}.{minor}; the least version is {}.{}: upgrade the cluster. Nothing is rolled out",
                 LEAST_KUBERNETES.0, LEAST_KUBERNETES.1
             );
-            self.write_status(&mesh, &Finding::degraded("KubernetesTooOld", message))
-                .await?;
-            return Ok(None);
+            return self
+                .write_status(&mesh, &Finding::degraded("KubernetesTooOld", message))
+                .await;
         }
         if let Some(mistake) = mistake(&mesh.spec) {
-            self.write_status(&mesh, &Finding::degraded("SpecInvalid", mistake))
-                .await?;
-            return Ok(None);
+            return self
+                .write_status(&mesh, &Finding::degraded("SpecInvalid", mistake))
+                .await;
         }
         if !mesh.finalizers().iter().any(|f| f == labels::FINALIZER) {
             let finalizers = mesh
@@ -128,8 +131,8 @@ impl MeshReconciler {
         let settled = agent.done && ztunnel.done;
         let troubles = if settled { Vec::new() } else { self.troubles() };
         let finding = status::finding(&agent, &ztunnel, &troubles, &self.summary());
-        self.write_status(&mesh, &finding).await?;
-        Ok((!settled).then_some(POLL))
+        let held = self.write_status(&mesh, &finding).await?;
+        Ok(held.or((!settled).then_some(POLL)))
     }
 
     async fn apply_data_plane(&self, mesh: &Mesh) -> Result<(), ReconcileError> {
@@ -227,18 +230,25 @@ impl MeshReconciler {
         }
     }
 
-    async fn write_status(&self, mesh: &Mesh, finding: &Finding) -> Result<(), ReconcileError> {
+    /// Writes the status where it is another; how long it is held back, if it is.
+    async fn write_status(&self, mesh: &Mesh, finding: &Finding) -> Result<Option<Duration>, ReconcileError> {
         let (agent, ztunnel) = self.rollouts();
         let version = env!("CARGO_PKG_VERSION");
-        let (summary, configuration) = self
+        let (summary, sent) = self
             .index
-            .read(|index| (index.mesh_summary(), index.configuration()));
-        let mut status = status::status(mesh, version, &agent, &ztunnel, &summary, configuration, finding);
+            .read(|index| (index.mesh_summary(), index.configurations()));
+        let mut status = status::status(mesh, version, &agent, &ztunnel, &summary, sent, finding);
         if ztunnel.done {
             status.warnings.extend(self.without_ztunnel(&summary));
         }
         if mesh.status.as_ref() == Some(&status) {
-            return Ok(());
+            return Ok(None);
+        }
+        let before = mesh.status.as_ref();
+        let counters = before.is_some_and(|before| status::differs_in_counters(before, &status));
+        let held = self.pace.hold(labels::MESH, counters);
+        if held.is_some() {
+            return Ok(held);
         }
         let api: Api<Mesh> = Api::all(self.client.clone());
         let patch = status_patch("Mesh", &mesh.name_any(), None, &status)?;
@@ -248,11 +258,11 @@ impl MeshReconciler {
             .await
         {
             Ok(_) => {}
-            Err(error) if is_not_found(&error) => return Ok(()),
+            Err(error) if is_not_found(&error) => return Ok(None),
             Err(error) => return Err(ReconcileError::api("status of the Mesh")(error)),
         }
         self.tell(mesh, &status, finding).await;
-        Ok(())
+        Ok(None)
     }
 
     /// An Event where the reason is another than before.

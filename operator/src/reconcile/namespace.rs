@@ -4,6 +4,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_crds::{AmbientNamespace, labels};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -15,6 +16,7 @@ use tracing::{debug, info};
 
 use super::conditions::Finding;
 use super::mesh::status_patch;
+use super::pace::Pace;
 use super::recorder::Events;
 use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found, leaving, waypoint};
 use crate::index::{AmbientRecord, NamespaceSummary, SharedIndex};
@@ -26,6 +28,7 @@ pub(super) struct NamespaceReconciler {
     index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     events: Events,
+    pace: Arc<Pace>,
 }
 
 /// What is to be done about a namespace's object.
@@ -61,24 +64,29 @@ impl NamespaceReconciler {
             index,
             objects,
             events,
+            pace: Arc::default(),
         }
     }
 
-    /// One pass over one namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint.
+    /// One pass over one namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint. When
+    /// to come again even if nothing changes.
     pub(super) async fn reconcile(
         &self,
         namespace: &str,
         troubles: &BTreeMap<String, String>,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<Option<Duration>, ReconcileError> {
         let object = self.objects.ambient(namespace);
         let record = object.as_deref().map(AmbientRecord::of);
         let summary = self.index.read(|index| index.namespace_summary(namespace));
         match (step(&summary, record.as_ref()), object) {
-            (Step::Create, _) => self.create(namespace).await,
-            (Step::Delete, Some(object)) => self.delete(namespace, &object).await,
-            (Step::Status, Some(object)) => self.write_status(namespace, &object, &summary, troubles).await,
-            _ => Ok(()),
+            (Step::Create, _) => self.create(namespace).await?,
+            (Step::Delete, Some(object)) => self.delete(namespace, &object).await?,
+            (Step::Status, Some(object)) => {
+                return self.write_status(namespace, &object, &summary, troubles).await;
+            }
+            _ => {}
         }
+        Ok(None)
     }
 
     fn api(&self, namespace: &str) -> Api<AmbientNamespace> {
@@ -158,12 +166,18 @@ impl NamespaceReconciler {
         object: &AmbientNamespace,
         summary: &NamespaceSummary,
         troubles: &BTreeMap<String, String>,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<Option<Duration>, ReconcileError> {
         let finding = status::finding(summary, troubles);
         let waypoints = waypoint::statuses(&self.index, &self.objects, namespace);
         let status = status::status(object, summary, waypoints, &finding);
         if object.status.as_ref() == Some(&status) {
-            return Ok(());
+            return Ok(None);
+        }
+        let before = object.status.as_ref();
+        let counters = before.is_some_and(|before| status::differs_in_counters(before, &status));
+        let held = self.pace.hold(namespace, counters);
+        if held.is_some() {
+            return Ok(held);
         }
         let name = object.name_any();
         let patch = status_patch("AmbientNamespace", &name, Some(namespace), &status)?;
@@ -174,7 +188,7 @@ impl NamespaceReconciler {
             .await
         {
             Ok(_) => {}
-            Err(error) if is_not_found(&error) => return Ok(()),
+            Err(error) if is_not_found(&error) => return Ok(None),
             Err(error) => {
                 return Err(ReconcileError::api(format!("status of {namespace}/{name}"))(
                     error,
@@ -182,7 +196,7 @@ impl NamespaceReconciler {
             }
         }
         self.tell_change(object, &finding).await;
-        Ok(())
+        Ok(None)
     }
 
     /// An Event on the object where the reason is another than before.
@@ -233,6 +247,7 @@ mod tests {
         AmbientRecord {
             enrollment: ambit_crds::Enrollment::Ambient,
             mtls: None,
+            mtls_ports: BTreeMap::new(),
             rules: Vec::new(),
             waypoint: None,
             ours,

@@ -150,6 +150,11 @@ impl Objects {
         get(&self.register, waypoint).map(|entry| Registered::clone(&entry))
     }
 
+    /// How many waypoints the register has.
+    pub(super) fn registered_count(&self) -> usize {
+        self.register.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Namespaces of which the register has waypoints.
     pub(super) fn registered_namespaces(&self) -> BTreeSet<String> {
         let register = self.register.read().unwrap_or_else(PoisonError::into_inner);

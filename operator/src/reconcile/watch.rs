@@ -94,6 +94,7 @@ pub async fn watch(
             objects,
         ),
         steps(Api::<Deployment>::all(client.clone()), applied.clone(), objects),
+        // Of these the API server is asked for the metadata alone.
         steps(
             Api::<PartialObjectMeta<ServiceAccount>>::all(client.clone()),
             all,

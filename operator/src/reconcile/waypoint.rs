@@ -6,6 +6,7 @@ mod impostor;
 mod policy;
 mod prune;
 mod render;
+mod rolls;
 mod scale;
 mod status;
 
@@ -22,6 +23,7 @@ use autoscaler::{Autoscaler, Change};
 use policy::Fleet;
 use prune::LEAVE;
 use render::{Wanted, kind};
+use rolls::Rolls;
 pub(super) use status::statuses;
 
 use super::apply::{Applied, Proof, Rendered};
@@ -51,6 +53,7 @@ pub(super) struct WaypointReconciler {
     leaving: Mutex<BTreeMap<Key, Instant>>,
     /// What keeps a waypoint from being made, and since when.
     troubles: Mutex<BTreeMap<Key, (String, Instant)>>,
+    rolls: Mutex<Rolls>,
     /// UIDs of Services that pass themselves off as waypoints', and of which people have been told.
     refused: Mutex<BTreeMap<Key, String>>,
 }
@@ -75,6 +78,7 @@ impl WaypointReconciler {
             autoscaler: Autoscaler::new(loads),
             leaving: Mutex::default(),
             troubles: Mutex::default(),
+            rolls: Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -85,6 +89,7 @@ impl WaypointReconciler {
         self.register.forget();
         self.autoscaler.forget();
         lock(&self.leaving).clear();
+        lock(&self.rolls).clear();
     }
 
     /// Namespaces that have waypoints or policies.
@@ -143,6 +148,8 @@ impl WaypointReconciler {
             .filter(|(_, (_, since))| now.duration_since(*since) >= LOOK_AGAIN);
         due.extend(again.map(|(key, _)| key.namespace.clone()));
         drop(stuck);
+        let next = lock(&self.rolls).next(&self.objects, now);
+        due.extend(next.into_iter().map(|key| key.namespace));
         for (waypoints, namespace) in waypoints {
             for waypoint in waypoints.iter().filter(|w| w.wanted) {
                 let key = Key::new(namespace.clone(), waypoint.name.clone());
@@ -237,6 +244,7 @@ impl WaypointReconciler {
         });
         lock(&self.leaving).retain(|key, _| stays(key));
         lock(&self.troubles).retain(|key, _| stays(key));
+        lock(&self.rolls).retain(stays);
         self.autoscaler.retain(stays);
     }
 
@@ -266,8 +274,28 @@ impl WaypointReconciler {
             self.met(key, format!("resources of its pods: {mistake}"));
             return Ok(());
         }
+        let template = wanted.shared_template(&self.settings, mesh);
+        let scale = deployment
+            .as_deref()
+            .is_some_and(|d| u32::try_from(status::desired(d)) != Ok(replicas));
+        let changes = lock(&self.rolls).may_change(
+            key,
+            deployment.as_deref(),
+            &template,
+            scale,
+            &self.objects,
+            Instant::now(),
+        );
         let mut applied = Ok(());
         for object in render::render(&self.settings, mesh, &wanted) {
+            if object.gvk.kind == "Deployment" && !changes {
+                debug!(
+                    namespace = key.namespace,
+                    waypoint = key.name,
+                    "its pods are replaced after others'"
+                );
+                continue;
+            }
             match self.apply(key, object).await {
                 // The others are as they should be all the same.
                 Err(error @ ReconcileError::Contested { .. }) => applied = Err(error),
@@ -286,6 +314,9 @@ impl WaypointReconciler {
                 .await?;
         }
         lock(&self.troubles).remove(key);
+        if !changes {
+            return Ok(());
+        }
         self.tell_of_scaling(key, &waypoint.scaling, replicas).await;
         Ok(())
     }

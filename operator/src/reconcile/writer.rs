@@ -213,13 +213,13 @@ impl Writer {
     async fn work(&self, work: Work) -> (Work, Result<Option<Duration>, ReconcileError>) {
         let result = match &work {
             Work::Mesh => self.mesh.reconcile().await,
-            Work::Namespace(namespace) => self.namespace(namespace).await.map(|()| None),
+            Work::Namespace(namespace) => self.namespace(namespace).await,
         };
         (work, result)
     }
 
     /// The waypoints, the policies and the AmbientNamespace of a namespace: each is tried, whatever became of the others.
-    async fn namespace(&self, namespace: &str) -> Result<(), ReconcileError> {
+    async fn namespace(&self, namespace: &str) -> Result<Option<Duration>, ReconcileError> {
         let waypoints = self.waypoints.reconcile(namespace).await;
         let troubles = self.waypoints.troubles(namespace);
         let ambient = self.namespaces.reconcile(namespace, &troubles).await;

@@ -35,7 +35,7 @@ fn redis_takes_inline_commands_and_its_refusals_arrive() -> Result<()> {
         // A policy for the namespace brings a waypoint in front of everything in it: what is no HTTP goes on as it was.
         let policy = json!({
             "apiVersion": "ambit.dev/v1alpha1", "kind": "WaypointPolicy", "metadata": {"name": "slow"},
-            "spec": {"targetRefs": [{"kind": "Namespace", "name": software.meshed.namespace()}], "timeout": "30s"},
+            "spec": {"targetRefs": [{"kind": "Namespace", "name": software.meshed.namespace()}], "timeouts": {"request": "30s"}},
         });
         lab.cluster
             .apply(software.meshed.namespace(), &policy.to_string())?;

@@ -112,7 +112,7 @@ fn l4_rules_hold_for_the_real_client_behind_a_waypoint() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("layers", |web| {
         // A policy that refuses nothing.
-        enforce(&lab, web, "limit", json!({"timeout": "10s"}))?;
+        enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;
         let denied = json!({"name": "no-a", "action": "Deny", "from": [{"principals": [principal(web, "load-a")]}]});
         let allowed = json!({"name": "only-b", "action": "Allow", "from": [{"principals": [principal(web, "load-b")]}]});
         for (rule, name) in [(denied, "layers/no-a"), (allowed, "layers/only-b")] {

@@ -22,15 +22,15 @@ fn policies_that_contradict_themselves_are_refused_with_field_and_reason() -> Re
             ["spec", "one of authorization, timeout, retry"],
         ),
         (
-            json!({"targetRefs": [], "timeout": "1s"}),
+            json!({"targetRefs": [], "timeouts": {"request": "1s"}}),
             ["spec.targetRefs", "at least 1"],
         ),
         (
-            json!({"targetRefs": [{"kind": "Gateway", "name": "web"}], "timeout": "1s"}),
+            json!({"targetRefs": [{"kind": "Gateway", "name": "web"}], "timeouts": {"request": "1s"}}),
             ["spec.targetRefs[0].kind", "supported values"],
         ),
         (
-            json!({"targetRefs": [web[0], web[0]], "timeout": "1s"}),
+            json!({"targetRefs": [web[0], web[0]], "timeouts": {"request": "1s"}}),
             ["spec.targetRefs", "the same target twice"],
         ),
         (
@@ -56,19 +56,23 @@ fn policies_that_contradict_themselves_are_refused_with_field_and_reason() -> Re
             ["principals", "without a scheme"],
         ),
         (
-            json!({"targetRefs": web, "timeout": "0s"}),
-            ["spec.timeout", "between 1ms and 1h"],
+            json!({"targetRefs": web, "timeouts": {"request": "0s"}}),
+            ["spec.timeouts.request", "between 1ms and 1h"],
         ),
         (
             retry(json!({"conditions": []})),
-            ["spec.retry", "statusCodes or conditions"],
+            ["spec.retry", "codes or conditions"],
         ),
         (
-            json!({"targetRefs": web, "timeout": "1s", "retry": {"perTryTimeout": "2s"}}),
-            ["spec.retry.perTryTimeout", "longer than spec.timeout"],
+            json!({"targetRefs": web, "timeouts": {"request": "1s", "backendRequest": "2s"}}),
+            ["spec.timeouts", "longer than timeouts.request"],
         ),
         (
-            json!({"targetRefs": web, "timeout": "1s", "mirror": {}}),
+            json!({"targetRefs": web, "timeout": "1s"}),
+            ["spec.timeout", "timeout is now timeouts.request"],
+        ),
+        (
+            json!({"targetRefs": web, "timeouts": {"request": "1s"}, "mirror": {}}),
             ["mirror", "unknown field"],
         ),
     ] {
@@ -119,7 +123,7 @@ fn an_unknown_target_is_said_and_the_last_good_policy_stays_in_force() -> Result
                 "default",
             ),
         ] {
-            let spec = json!({"targetRefs": [target], "timeout": "1s"});
+            let spec = json!({"targetRefs": [target], "timeouts": {"request": "1s"}});
             lab.cluster.apply(web.namespace(), &policy(name, spec))?;
             let (reason, message) = not_accepted(&lab, web, name)?;
             ensure!(

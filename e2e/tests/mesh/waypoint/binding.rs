@@ -73,7 +73,7 @@ fn a_label_makes_a_waypoint_and_binds_to_it() -> Result<()> {
 fn waypoint_for_says_whether_pods_own_addresses_are_bound() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("bypod", |web| {
-        enforce(&lab, web, "limit", json!({"timeout": "10s"}))?;
+        enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;
         let waypoint = wait_replicas(web, WAYPOINT, 1)?.remove(0);
         let server = web.servers()?.remove(0);
         let directly = || -> Result<bool> {

@@ -55,7 +55,7 @@ fn with_authorization_pods_take_connections_from_the_waypoint_and_probes_alone()
     let lab = Lab::enter()?;
     lab.with_web("round", |web| {
         // Without authorization, nothing is closed.
-        enforce(&lab, web, "limit", json!({"timeout": "10s"}))?;
+        enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;
         for server in web.servers()? {
             ensure!(directly(&lab, web, &server)?.status == 200, "directly");
             ensure!(in_clear(&server)?.status == 200, "in clear");

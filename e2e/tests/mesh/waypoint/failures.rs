@@ -217,7 +217,7 @@ fn a_ztunnel_that_knows_nothing_yet_lets_nothing_past_a_waypoint() -> Result<()>
     let lab = Lab::enter()?;
     lab.with_web("anew", |web| {
         // No authorization: the pods themselves refuse nobody.
-        enforce(&lab, web, "limit", json!({"timeout": "60s"}))?;
+        enforce(&lab, web, "limit", json!({"timeouts": {"request": "60s"}}))?;
         let [client, _] = CLIENTS;
         let mut waiting = None;
         without_operators(&lab, || {

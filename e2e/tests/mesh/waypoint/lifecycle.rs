@@ -144,7 +144,7 @@ fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
             &lab,
             web,
             "gets",
-            json!({"authorization": [rule], "timeout": "10s"}),
+            json!({"authorization": [rule], "timeouts": {"request": "10s"}}),
         )?;
         wait_replicas(web, WAYPOINT, 2)?;
         web.load_all(&Plan::get(2, "/").every(10))?;
@@ -152,7 +152,7 @@ fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
         // In a namespace of its own, something that an operator answers to: when it has, it has looked at everything.
         let witness = Shop::create(&lab.cluster, "witness")?;
         let ask = |timeout: &str| -> Result<()> {
-            let spec = json!({"targetRefs": [{"kind": "Service", "name": "nobody"}], "timeout": timeout});
+            let spec = json!({"targetRefs": [{"kind": "Service", "name": "nobody"}], "timeouts": {"request": timeout}});
             lab.cluster.apply(witness.namespace(), &policy("witness", spec))?;
             eventually("an operator to answer", LIMIT, || {
                 let found =
@@ -235,7 +235,7 @@ fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
 fn a_waypoint_runs_without_any_privilege() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("humble", |web| {
-        enforce(&lab, web, "limit", json!({"timeout": "10s"}))?;
+        enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;
         web.heard("load-a", &Request::get("/"))?;
         for waypoint in web.waypoints(WAYPOINT)? {
             ensure!(!waypoint.captured, "a waypoint is captured: {waypoint:?}");

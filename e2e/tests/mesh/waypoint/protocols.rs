@@ -105,7 +105,7 @@ fn grpc_calls_keep_their_deadlines_streams_and_trailers() -> Result<()> {
 fn a_grpc_call_that_takes_too_long_ends_with_deadline_exceeded() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("grpcslow", |web| {
-        enforce(&lab, web, "patience", json!({"timeout": "300ms"}))?;
+        enforce(&lab, web, "patience", json!({"timeouts": {"request": "300ms"}}))?;
         Runtime::new()?.block_on(async {
             let mut calls = EchoClient::new(channel(web, "load-a", Web::GRPC).await?);
             let slow = Words {
@@ -201,7 +201,7 @@ fn what_is_no_http_passes_and_rules_about_callers_hold_for_it() -> Result<()> {
             })
         };
         // HTTP, lines, and a server that speaks first.
-        enforce(json!({"timeout": "10s"}))?;
+        enforce(json!({"timeouts": {"request": "10s"}}))?;
         let opened = || -> Result<f64> {
             let pods = Pod::list(&lab.cluster, shop.namespace(), "ambit.dev/waypoint=waypoint")?;
             metric(&pods, "istio_tcp_connections_opened_total", &[])

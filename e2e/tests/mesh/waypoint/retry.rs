@@ -18,7 +18,7 @@ fn a_backend_that_fails_every_third_request_fails_no_client() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("flaky", |web| {
         // Without a retry every client sees it.
-        enforce(&lab, web, "limit", json!({"timeout": "10s"}))?;
+        enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;
         web.load("load-a", &Plan::get(1, "/flaky"))?;
         eventually("failures without a retry", LIMIT, || {
             let stats = web.load_stats("load-a")?;
@@ -35,7 +35,7 @@ fn a_backend_that_fails_every_third_request_fails_no_client() -> Result<()> {
             Ok(())
         })?;
 
-        let retry = json!({"attempts": 3, "statusCodes": [503]});
+        let retry = json!({"attempts": 3, "codes": [503]});
         enforce(&lab, web, "retry", json!({"retry": retry}))?;
         let retried = || metric(&web.waypoints(WAYPOINT)?, "ambit_retries_total", &["flaky/retry"]);
         // One after the other: each of two servers fails at most one try of a request then.
@@ -88,7 +88,7 @@ fn a_backend_that_fails_every_third_request_fails_no_client() -> Result<()> {
 fn a_timeout_answers_504_and_names_itself() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("timeout", |web| {
-        enforce(&lab, web, "patience", json!({"timeout": "2s"}))?;
+        enforce(&lab, web, "patience", json!({"timeouts": {"request": "2s"}}))?;
         for client in CLIENTS {
             web.heard(client, &Request::get("/slow?ms=10"))?;
             let answer = web.request(client, &Request::get("/slow?ms=9000"))?;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ambit_crds::{
-    Action, HeaderMatch, HttpRule, HttpSource, Mode, PathMatch, Retry, RetryCondition, WaypointPolicySpec,
-    parse_duration,
+    Action, HeaderMatch, HttpRule, HttpSource, Mode, PathMatch, Retry, RetryCondition, Timeouts,
+    WaypointPolicySpec, parse_duration,
 };
 use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::{security, waypoint};
@@ -49,6 +49,7 @@ pub(super) fn content(
         fallback.authorization = vec![closed()];
     }
     let content = || {
+        renamed(spec)?;
         let rules = rules?;
         if size > MOST_BYTES {
             let reason = format!(
@@ -57,14 +58,16 @@ pub(super) fn content(
             return invalid("spec.authorization", reason);
         }
         contradiction(&rules)?;
-        let timeout = spec
-            .timeout
-            .as_deref()
-            .map(|t| duration("spec.timeout", t, HOUR))
-            .transpose()?;
-        let retry = spec.retry.as_ref().map(|r| retry(r, timeout)).transpose()?;
+        let (request, backend_request) = timeouts(spec.timeouts.as_ref())?;
+        let retry = spec.retry.as_ref();
+        let retry = retry.map(|r| self::retry(r, backend_request)).transpose()?;
+        // Without retry there is one try.
+        let timeout = match retry {
+            Some(_) => request,
+            None => backend_request.or(request),
+        };
         if rules.is_empty() && timeout.is_none() && retry.is_none() {
-            return invalid("spec", "it needs one of authorization, timeout, retry");
+            return invalid("spec", "it needs one of authorization, timeouts, retry");
         }
         if spec.target_refs.is_empty() {
             return invalid("spec.targetRefs", "it names no target");
@@ -285,45 +288,76 @@ fn wire(duration: Duration) -> prost_types::Duration {
     }
 }
 
-fn retry(retry: &Retry, timeout: Option<Duration>) -> Read<waypoint::Retry> {
+/// Fields by names that they had.
+fn renamed(spec: &WaypointPolicySpec) -> Read<()> {
+    let retry = spec.retry.as_ref();
+    let old = [
+        ("spec.timeout", "spec.timeouts.request", spec.timeout.is_some()),
+        (
+            "spec.retry.statusCodes",
+            "spec.retry.codes",
+            retry.is_some_and(|r| r.status_codes.is_some()),
+        ),
+        (
+            "spec.retry.perTryTimeout",
+            "spec.timeouts.backendRequest",
+            retry.is_some_and(|r| r.per_try_timeout.is_some()),
+        ),
+    ];
+    match old.into_iter().find(|(.., given)| *given) {
+        Some((field, now, _)) => invalid(field, format!("it is now {now}")),
+        None => Ok(()),
+    }
+}
+
+/// Of a request, and of one try.
+fn timeouts(timeouts: Option<&Timeouts>) -> Read<(Option<Duration>, Option<Duration>)> {
+    let Some(timeouts) = timeouts else {
+        return Ok((None, None));
+    };
+    let read = |field: &str, text: &Option<String>| {
+        let text = text.as_deref();
+        text.map(|t| duration(field, t, HOUR)).transpose()
+    };
+    let request = read("spec.timeouts.request", &timeouts.request)?;
+    let backend_request = read("spec.timeouts.backendRequest", &timeouts.backend_request)?;
+    if backend_request.zip(request).is_some_and(|(one, all)| one > all) {
+        return invalid(
+            "spec.timeouts.backendRequest",
+            "it must not be longer than spec.timeouts.request",
+        );
+    }
+    Ok((request, backend_request))
+}
+
+fn retry(retry: &Retry, per_try: Option<Duration>) -> Read<waypoint::Retry> {
     const FIELD: &str = "spec.retry";
-    if retry.status_codes.is_empty() && retry.conditions.is_empty() {
+    if retry.codes.is_empty() && retry.conditions.is_empty() {
         return invalid(
             FIELD,
-            "it needs statusCodes or conditions: without them nothing would be tried again",
+            "it needs codes or conditions: without them nothing would be tried again",
         );
     }
     if !(1..=10).contains(&retry.attempts) {
         return invalid("spec.retry.attempts", "it must be between 1 and 10");
     }
-    if let Some(n) = retry.status_codes.iter().position(|c| !(400..600).contains(c)) {
+    if let Some(n) = retry.codes.iter().position(|c| !(400..600).contains(c)) {
         return invalid(
-            format!("spec.retry.statusCodes[{n}]"),
+            format!("spec.retry.codes[{n}]"),
             "codes from 400 to 599 can be tried again",
-        );
-    }
-    let per_try = retry
-        .per_try_timeout
-        .as_deref()
-        .map(|t| duration("spec.retry.perTryTimeout", t, HOUR))
-        .transpose()?;
-    if per_try.zip(timeout).is_some_and(|(per_try, all)| per_try > all) {
-        return invalid(
-            "spec.retry.perTryTimeout",
-            "it must not be longer than spec.timeout",
         );
     }
     let reset = retry.conditions.contains(&RetryCondition::Reset);
     if per_try.is_some() && !reset {
         return invalid(
-            "spec.retry.perTryTimeout",
-            "it needs Reset among conditions: a try that is over counts as reset",
+            "spec.timeouts.backendRequest",
+            "with retry it needs Reset among retry.conditions: a try that is over counts as reset",
         );
     }
     let base = duration("spec.retry.backoff", &retry.backoff, MINUTE)?;
     Ok(waypoint::Retry {
         attempts: retry.attempts,
-        status_codes: retry.status_codes.iter().copied().map(u32::from).collect(),
+        status_codes: retry.codes.iter().copied().map(u32::from).collect(),
         connect_failure: retry.conditions.contains(&RetryCondition::ConnectFailure),
         reset,
         per_try_timeout: per_try.map(wire),

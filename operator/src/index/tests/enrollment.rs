@@ -101,7 +101,7 @@ fn without_a_mesh_nothing_is_captured_and_a_deleted_one_releases_all() {
     assert!(!world.capture("u-a").unwrap().capture);
     assert!(world.node_config.uninstall);
 
-    world.mesh(json!({"ztunnel": {"drainDeadline": "90s"}, "trustDomain": "td"}));
+    world.mesh(json!({"drainDeadline": "90s", "trustDomain": "td"}));
     assert!(world.capture("u-a").unwrap().capture);
     assert_eq!(
         world.node_config,

@@ -42,6 +42,37 @@ fn strict_mtls_is_an_authorization_that_pods_name() {
 }
 
 #[test]
+fn ports_may_have_a_mode_of_their_own() {
+    let mut world = World::enrolled();
+    world.pod(&pod("a", "10.0.0.1"));
+    let named = |world: &World| world.workload("a").unwrap().authorization_policies.clone();
+    let deny = |world: &World| rule_of(world, "mtls::strict-mtls").rules[0].clauses[0].matches[0].clone();
+    let of = |mode: &str, port: &str| json!({"mtls": {"mode": mode, "ports": [{"port": 9090, "mode": port}, {"port": 80, "mode": mode}]}});
+    world.ambient("shop", of("Strict", "Permissive"));
+    assert_eq!(named(&world), ["shop/mtls::strict-mtls"]);
+    assert_eq!(
+        deny(&world).not_principals[0].match_type,
+        Some(MatchType::Presence(()))
+    );
+    assert_eq!(
+        (deny(&world).destination_ports, deny(&world).not_destination_ports),
+        (vec![], vec![9090])
+    );
+    world.ambient("shop", of("Permissive", "Strict"));
+    assert_eq!(named(&world), ["shop/mtls::strict-mtls"]);
+    assert_eq!(
+        (deny(&world).destination_ports, deny(&world).not_destination_ports),
+        (vec![9090], vec![])
+    );
+    // All alike: the one of all namespaces, or none.
+    world.ambient("shop", of("Strict", "Strict"));
+    assert_eq!(named(&world), ["ambit-system/strict-mtls"]);
+    assert!(!world.authorizations.contains_key("shop/mtls::strict-mtls"));
+    world.ambient("shop", of("Permissive", "Permissive"));
+    assert_eq!(named(&world), [""; 0]);
+}
+
+#[test]
 fn a_rule_on_the_wire() {
     let mut world = World::enrolled();
     world.pod(&pod("a", "10.0.0.1"));
@@ -105,8 +136,7 @@ fn a_selecting_rule_is_named_by_the_pods_it_selects() {
     let mut world = World::enrolled();
     world.pod(&marked(pod("a", "10.0.0.1")));
     world.pod(&marked(pod("b", "10.0.0.2")));
-    let rule =
-        json!({"name": "r", "action": "Allow", "ports": [80], "podSelector": {"matchLabels": {"app": "a"}}});
+    let rule = json!({"name": "r", "action": "Allow", "ports": [80], "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["a"]}]}});
     world.ambient("shop", json!({"authorization": [rule]}));
     assert_eq!(rule_of(&world, "selecting::r").scope(), Scope::WorkloadSelector);
     assert_eq!(

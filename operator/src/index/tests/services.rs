@@ -239,6 +239,18 @@ fn an_endpoint_is_as_ready_as_its_slice_says() {
     assert_eq!(health(&mut world, true, false), Some(EndpointHealth::Ready));
     // On its way out, with nobody to take its place.
     assert_eq!(health(&mut world, false, true), Some(EndpointHealth::Ready));
+    // What Kubernetes keeps has yet to follow the pod.
+    let mut kept = slice(
+        "web",
+        "web-1",
+        json!([{"name": "", "port": 80}]),
+        json!([endpoint("a", true, false)]),
+    );
+    kept["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] =
+        json!("endpointslice-controller.k8s.io");
+    world.slice(kept);
+    let list = &world.workload("a").unwrap().services["shop/web.shop.svc.cluster.local"];
+    assert_eq!(list.health(), EndpointHealth::AsWorkload);
 }
 
 fn external(world: &World, name: &str) -> Vec<(Vec<u8>, Vec<u32>)> {

@@ -363,7 +363,7 @@ impl<'a> Judge<'a> {
         let policy = &self.holds.policy;
         let mut notes = Vec::new();
         if policy.timeout.is_some() {
-            notes.extend(self.gives_way("timeout", behind, |b| b.applying.timeout.as_ref()));
+            notes.extend(self.gives_way("timeouts", behind, |b| b.applying.timeout.as_ref()));
         }
         if policy.retry.is_some() {
             notes.extend(self.gives_way("retry", behind, |b| b.applying.retry.as_ref()));
@@ -388,7 +388,7 @@ impl<'a> Judge<'a> {
             n => format!(" and {} more", n - 1),
         };
         Some(format!(
-            "at Service {service}{more} the {part} of {namespace}/{other} goes before its own"
+            "at Service {service}{more} {namespace}/{other} goes before it with its {part}"
         ))
     }
 }

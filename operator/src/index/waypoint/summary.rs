@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ambit_crds::{ConfigurationStatus, Scaling, TargetRef, VersionInForce, parse_duration};
+use ambit_crds::{Scaling, TargetRef, VersionInForce, parse_duration};
 
 use crate::index::Index;
 
@@ -200,25 +200,11 @@ impl Index {
         plan.is_some_and(|p| p.waypoints.get(name).is_some_and(|w| w.proven))
     }
 
-    /// What waypoints were told, against what sidecars would have been told: each of the namespace's pods all of its Services.
-    pub fn configuration(&self) -> ConfigurationStatus {
-        let (mut sent, mut sidecars) = (0, 0);
-        for namespace in self.waypoint_namespaces() {
-            let waypoints = self.waypoints_in(&namespace);
-            sent += waypoints.iter().map(|w| w.ready() * w.services).sum::<usize>();
-            let pods = self
-                .pods_in(&namespace)
-                .filter(|(k, p)| self.replica_of(k, p).is_none());
-            let services = self
-                .services_in(&namespace)
-                .filter(|(k, _)| !self.is_waypoint_service(k));
-            sidecars += pods.count() * services.count();
-        }
-        ConfigurationStatus {
-            sent: i64::try_from(sent).unwrap_or(i64::MAX),
-            sidecar_model: i64::try_from(sidecars).unwrap_or(i64::MAX),
-            ratio: ratio(sent, sidecars),
-        }
+    /// How many configurations waypoints hold: each of their replicas one for each Service that it serves.
+    pub fn configurations(&self) -> usize {
+        let namespaces = self.waypoint_namespaces().into_iter();
+        let waypoints = namespaces.flat_map(|namespace| self.waypoints_in(&namespace));
+        waypoints.map(|w| w.ready() * w.services).sum()
     }
 
     fn scaling(&self, namespace: &str) -> ScalingSettings {
@@ -241,17 +227,4 @@ impl Index {
             down: window(|s| s.scale_down_window.as_ref()).unwrap_or(default.down),
         }
     }
-}
-
-/// `part` of `whole`, as in `0.8%`.
-fn ratio(part: usize, whole: usize) -> String {
-    if whole == 0 {
-        return String::new();
-    }
-    // Tenths of a percent, rounded.
-    let tenths = (part * 1000 + whole / 2) / whole;
-    if tenths == 0 && part > 0 {
-        return "<0.1%".to_owned();
-    }
-    format!("{}.{}%", tenths / 10, tenths % 10)
 }

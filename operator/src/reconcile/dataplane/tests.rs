@@ -85,7 +85,7 @@ fn the_agent_has_three_capabilities_and_is_not_privileged() {
 #[test]
 fn settings_of_the_mesh_reach_the_proxies() {
     let mut mesh = mesh();
-    mesh.ztunnel.drain_deadline = "90s".into();
+    mesh.drain_deadline = "90s".into();
     mesh.telemetry.access_log = AccessLog::Disabled;
     let (pod, container) = pod_of(ZTUNNEL, &mesh);
     let env = container.env.unwrap();
@@ -220,7 +220,7 @@ fn rollouts_go_by_percentage_or_number() {
 #[test]
 fn a_changed_log_level_restarts_nothing() {
     let mut louder = mesh();
-    louder.ztunnel.log_level = "debug".into();
+    louder.telemetry.log_level = "debug".into();
     let (before, after) = (render(&settings(), &mesh()), render(&settings(), &louder));
     let differs = before.iter().zip(&after).filter(|(b, a)| b.object != a.object);
     let differs: Vec<_> = differs.map(|(_, a)| a).collect();

@@ -15,7 +15,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     mounts.push(json!({
         "name": "broker", "mountPath": "/run/ambit", "readOnly": true, "mountPropagation": "HostToContainer",
     }));
-    let drain = ambit_crds::parse_duration(&mesh.ztunnel.drain_deadline).map_or(60, |d| d.as_secs());
+    let drain = ambit_crds::parse_duration(&mesh.drain_deadline).map_or(60, |d| d.as_secs());
     let mut env = environment(settings, mesh);
     env.push(variable("AMBIT_ACCESS_LOG", access_log(mesh)));
     env.push(variable("AMBIT_DRAIN_DEADLINE", &drain.to_string()));

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 
 use crate::index::MeshSummary;
 use crate::reconcile::conditions::Finding;
+use crate::reconcile::pace::say_the_same;
 
 /// Most pods that a message names.
 const NAMED: usize = 3;
@@ -95,10 +96,12 @@ pub(super) fn finding(
             mesh.failed,
             named(&mesh.failing_namespaces)
         );
-        return Finding {
-            ready: true,
-            ..Finding::degraded("CaptureFailed", message)
-        };
+        // The namespaces say so as degraded; the mesh is as its spec says.
+        return Finding::ready("CaptureFailed", message);
+    }
+    if mesh.istio.is_some() {
+        let message = format!("{counts}. {}", mesh.unheeded().join(". "));
+        return Finding::ready("IstioAmbient", message);
     }
     Finding::ready("Ready", counts)
 }
@@ -110,7 +113,7 @@ pub(super) fn status(
     agent: &Rollout,
     ztunnel: &Rollout,
     summary: &MeshSummary,
-    configuration: ConfigurationStatus,
+    sent: usize,
     finding: &Finding,
 ) -> MeshStatus {
     let before = mesh
@@ -134,13 +137,22 @@ pub(super) fn status(
         }),
         warnings: summary.unheeded(),
         enrolled_namespaces: Some(count(summary.enrolled_namespaces)),
-        // Nothing is compared while there is no waypoint.
-        configuration: (configuration.sidecar_model > 0).then_some(configuration),
+        configuration: (sent > 0).then(|| ConfigurationStatus { sent: count(sent) }),
         pods: Some(MeshPods {
             captured: count(summary.captured),
             failed: count(summary.failed),
         }),
     }
+}
+
+/// Whether nothing has changed but the number of pods.
+pub(super) fn differs_in_counters(before: &MeshStatus, after: &MeshStatus) -> bool {
+    let same = MeshStatus {
+        conditions: before.conditions.clone(),
+        pods: before.pods.clone(),
+        ..after.clone()
+    };
+    say_the_same(&before.conditions, &after.conditions) && same == *before
 }
 
 /// As the API has counts.

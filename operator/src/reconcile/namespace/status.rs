@@ -10,6 +10,7 @@ use ambit_crds::{
 use crate::index::{NamespaceSummary, RuleSummary};
 use crate::reconcile::conditions::Finding;
 use crate::reconcile::mesh::count;
+use crate::reconcile::pace::say_the_same;
 
 /// Most failures that a status lists.
 const LISTED: usize = 20;
@@ -44,10 +45,7 @@ pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, St
             "the namespace is not enrolled, so nothing enforces: {}",
             unenforced.join(", ")
         );
-        return Finding {
-            ready: true,
-            ..Finding::degraded("RulesNotEnforced", message)
-        };
+        return Finding::degraded("RulesNotEnforced", message);
     }
     Finding::ready("NotEnrolled", "the namespace's pods are left alone")
 }
@@ -96,16 +94,10 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
             "rule {} selects {} pods that are left alone (host network, sidecar, opted out, static, or without a service account): nothing enforces it there",
             rule.name, rule.excluded
         );
-        return Finding {
-            ready: true,
-            ..Finding::degraded("RulesNotEnforced", message)
-        };
+        return Finding::degraded("RulesNotEnforced", message);
     }
     if let Some((name, why)) = troubles.first_key_value() {
-        return Finding {
-            ready: true,
-            ..Finding::degraded("WaypointFailing", format!("waypoint {name}: {why}"))
-        };
+        return Finding::degraded("WaypointFailing", format!("waypoint {name}: {why}"));
     }
     let warned = summary
         .rules
@@ -166,10 +158,29 @@ pub(super) fn status(
         }),
         failures: failures.collect(),
         failures_omitted: (omitted > 0).then(|| count(omitted)),
+        waypoint_replicas: replicas(&waypoints),
         waypoints,
         rules: rules(summary),
         services: services(summary),
     }
+}
+
+/// Whether nothing has changed but the number of pods.
+pub(super) fn differs_in_counters(before: &AmbientNamespaceStatus, after: &AmbientNamespaceStatus) -> bool {
+    let mut same = AmbientNamespaceStatus {
+        conditions: before.conditions.clone(),
+        pods: before.pods,
+        ..after.clone()
+    };
+    for (rule, before) in same.rules.iter_mut().zip(&before.rules) {
+        rule.pods = before.pods;
+    }
+    say_the_same(&before.conditions, &after.conditions) && same == *before
+}
+
+fn replicas(waypoints: &[WaypointStatus]) -> Option<String> {
+    let sum = |get: fn(&WaypointStatus) -> i32| waypoints.iter().map(get).sum::<i32>();
+    (!waypoints.is_empty()).then(|| format!("{}/{}", sum(|w| w.ready), sum(|w| w.desired)))
 }
 
 fn services(summary: &NamespaceSummary) -> Vec<ServiceWarning> {

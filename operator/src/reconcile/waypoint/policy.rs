@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ambit_crds::{PolicyAncestor, WaypointPolicy, WaypointPolicyStatus, labels};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
@@ -82,12 +83,11 @@ impl Outcome {
     fn of(status: &WaypointPolicyStatus) -> Self {
         let conditions = || {
             status.ancestors.iter().flat_map(|a| {
-                let named = |kind: &str| a.conditions.iter().find(|c| c.type_ == kind);
                 // Why it is not accepted says more than that it is therefore not programmed.
-                let accepted = named(labels::CONDITION_ACCEPTED).filter(|c| c.status != "True");
+                let accepted = named(a, labels::CONDITION_ACCEPTED).filter(|c| c.status != "True");
                 accepted
                     .into_iter()
-                    .chain(named(labels::CONDITION_PROGRAMMED))
+                    .chain(named(a, labels::CONDITION_PROGRAMMED))
                     .take(1)
             })
         };
@@ -124,10 +124,48 @@ fn status(
         let same = before.iter().find(|a| a.ancestor_ref == target.target);
         ancestor(&namespace, summary.generation, target, same, fleets)
     });
+    let ancestors: Vec<_> = ancestors.collect();
+    let before = policy.status.as_ref().map(|s| s.conditions.as_slice());
+    let programmed = ancestors
+        .iter()
+        .filter(|a| holds(a, labels::CONDITION_PROGRAMMED));
     WaypointPolicyStatus {
-        ancestors: ancestors.collect(),
+        conditions: summarized(&ancestors, before.unwrap_or_default()),
+        targets: Some(format!("{}/{}", programmed.count(), ancestors.len())),
+        ancestors,
         in_force: summary.in_force.clone(),
     }
+}
+
+fn named<'a>(ancestor: &'a PolicyAncestor, kind: &str) -> Option<&'a Condition> {
+    ancestor.conditions.iter().find(|c| c.type_ == kind)
+}
+
+fn holds(ancestor: &PolicyAncestor, kind: &str) -> bool {
+    named(ancestor, kind).is_some_and(|c| c.status == "True")
+}
+
+/// The conditions of the policy as a whole: those of the first target where they do not hold, or else of the first.
+fn summarized(ancestors: &[PolicyAncestor], before: &[Condition]) -> Vec<Condition> {
+    let kinds = [labels::CONDITION_ACCEPTED, labels::CONDITION_PROGRAMMED];
+    let worst = |kind: &str| {
+        let failing = ancestors.iter().find(|a| !holds(a, kind));
+        named(failing.or(ancestors.first())?, kind)
+    };
+    let found = kinds.into_iter().filter_map(worst);
+    found
+        .map(|c| {
+            let holds = c.status == "True";
+            condition(
+                &c.type_,
+                holds,
+                &c.reason,
+                &c.message,
+                c.observed_generation,
+                before,
+            )
+        })
+        .collect()
 }
 
 fn ancestor(

@@ -6,7 +6,7 @@ use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
 use crate::index::Key;
-use crate::reconcile::apply::Rendered;
+use crate::reconcile::apply::{Rendered, hash};
 use crate::reconcile::dataplane::{
     ROOT_CONFIG_MAP, complete, environment, field, own_labels, place, root, service_account, trust, variable,
 };
@@ -37,6 +37,11 @@ impl Wanted<'_> {
     pub(super) fn resources<'a>(&'a self, mesh: &'a Mesh) -> &'a Resources {
         let own = self.pods.and_then(|p| p.resources.as_ref());
         own.unwrap_or(&mesh.spec.waypoint.resources)
+    }
+
+    /// What its pods are made from of what all waypoints share: a change of it concerns them all.
+    pub(super) fn shared_template(&self, settings: &Settings, mesh: &Mesh) -> String {
+        hash(&pod_template(settings, mesh, &Self { pods: None, ..*self }))
     }
 
     /// Whether evictions have to leave a replica: of one alone that would keep its node from being drained.
@@ -83,6 +88,10 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> V
     }
     for object in &mut named {
         complete(object, waypoint_labels(name));
+        if object.gvk.kind == "Deployment" {
+            let template = wanted.shared_template(settings, mesh);
+            object.object["metadata"]["annotations"] = json!({ labels::TEMPLATE_HASH: template });
+        }
     }
     std::iter::once(root).chain(named).collect()
 }
@@ -120,7 +129,7 @@ fn deployment_spec(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Val
 
 fn pod_template(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value {
     let name = &wanted.key.name;
-    let drain = parse_duration(&mesh.spec.ztunnel.drain_deadline).map_or(60, |d| d.as_secs());
+    let drain = parse_duration(&mesh.spec.drain_deadline).map_or(60, |d| d.as_secs());
     let mut env = environment(settings, &mesh.spec);
     env.push(field("SERVICE_ACCOUNT", "spec.serviceAccountName"));
     env.push(variable("AMBIT_WAYPOINT", name));

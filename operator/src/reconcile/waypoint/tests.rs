@@ -64,7 +64,7 @@ impl World {
             json!({
                 "apiVersion": "ambit.dev/v1alpha1", "kind": "WaypointPolicy",
                 "metadata": {"name": "orders", "namespace": "shop", "uid": "p", "generation": 1},
-                "spec": {"targetRefs": [{"kind": "Service", "name": "server"}], "timeout": "5s"},
+                "spec": {"targetRefs": [{"kind": "Service", "name": "server"}], "timeouts": {"request": "5s"}},
             }),
         );
         Self::on(server)

@@ -64,7 +64,7 @@ fn shop() -> SharedIndex {
     }));
     let policy: WaypointPolicy = object(json!({
         "metadata": {"name": "late", "namespace": "shop"},
-        "spec": {"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "1s"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "web"}], "timeouts": {"request": "1s"}},
     }));
     let mesh: Mesh = object(json!({"metadata": {"name": "default"}, "spec": {}}));
     let shared = SharedIndex::new(Config::default());

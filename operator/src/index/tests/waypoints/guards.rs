@@ -322,7 +322,7 @@ fn without_rules_that_decide_nothing_is_closed() {
     let mut world = World::protected();
     world.policy(
         "orders",
-        json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "1s"}),
+        json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeouts": {"request": "1s"}}),
     );
     assert!(world.admits("a", 8080, None));
     assert_eq!(world.target("orders").guarded_pods, None);

@@ -29,8 +29,8 @@ fn a_whole_policy_on_the_wire() {
             "paths": [{"exact": "/a"}, {"prefix": "/b"}], "hosts": ["*.shop", "web.shop"],
             "headers": [{"name": "X-Role", "values": ["admin", "*-admin"]}, {"name": "x-any"}],
         }],
-        "timeout": "1500ms",
-        "retry": {"attempts": 3, "statusCodes": [502], "conditions": ["Reset"], "perTryTimeout": "200ms", "backoff": "10ms", "nonIdempotent": true},
+        "timeouts": {"request": "1500ms", "backendRequest": "200ms"},
+        "retry": {"attempts": 3, "codes": [502], "conditions": ["Reset"], "backoff": "10ms", "nonIdempotent": true},
     }));
     let policy = policy_of(&world, "orders");
     let understood = ambit_wire::waypoint_policy::WaypointPolicy::try_from(policy.clone()).unwrap();
@@ -117,7 +117,7 @@ fn one_target_is_not_the_other() {
 
 #[test]
 fn what_cannot_be_read_is_refused_with_its_field() {
-    let long = json!({"attempts": 1, "statusCodes": [500], "backoff": "2h", "conditions": []});
+    let long = json!({"attempts": 1, "codes": [500], "backoff": "2h", "conditions": []});
     for (spec, field) in [
         (
             rules(json!([{"name": "r", "action": "Deny"}])),
@@ -167,8 +167,34 @@ fn what_cannot_be_read_is_refused_with_its_field() {
             rules(json!([{"name": "r", "action": "Deny", "headers": [{"name": "a", "values": ["**"]}]}])),
             "spec.authorization[0].headers[0].values[0]",
         ),
-        (with(orders(), "/timeout", json!("soon")), "spec.timeout"),
-        (with(orders(), "/timeout", json!("2h")), "spec.timeout"),
+        (
+            with(orders(), "/timeouts", json!({"request": "soon"})),
+            "spec.timeouts.request",
+        ),
+        (
+            with(orders(), "/timeouts", json!({"backendRequest": "2h"})),
+            "spec.timeouts.backendRequest",
+        ),
+        (
+            with(
+                orders(),
+                "/timeouts",
+                json!({"request": "1s", "backendRequest": "2s"}),
+            ),
+            "spec.timeouts.backendRequest: it must not be longer",
+        ),
+        (
+            with(orders(), "/timeout", json!("1s")),
+            "spec.timeout: it is now spec.timeouts.request",
+        ),
+        (
+            with(orders(), "/retry", json!({"statusCodes": [502]})),
+            "spec.retry.statusCodes: it is now spec.retry.codes",
+        ),
+        (
+            with(orders(), "/retry", json!({"perTryTimeout": "1s"})),
+            "spec.retry.perTryTimeout: it is now spec.timeouts.backendRequest",
+        ),
         (
             with(orders(), "/retry", json!({"conditions": []})),
             "spec.retry: it needs",
@@ -178,16 +204,16 @@ fn what_cannot_be_read_is_refused_with_its_field() {
             "spec.retry.attempts",
         ),
         (
-            with(orders(), "/retry", json!({"statusCodes": [200]})),
-            "spec.retry.statusCodes[0]",
+            with(orders(), "/retry", json!({"codes": [200]})),
+            "spec.retry.codes[0]",
         ),
         (
             with(
-                orders(),
-                "/retry",
-                json!({"perTryTimeout": "1s", "conditions": ["ConnectFailure"]}),
+                with(orders(), "/retry", json!({"conditions": ["ConnectFailure"]})),
+                "/timeouts",
+                json!({"backendRequest": "1s"}),
             ),
-            "spec.retry.perTryTimeout",
+            "spec.timeouts.backendRequest: with retry it needs Reset",
         ),
         (with(orders(), "/retry", long), "spec.retry.backoff"),
         (
@@ -569,7 +595,7 @@ fn one_that_never_could_be_read_closes_its_targets() {
             .contains(&"shop/ambit-guard-web".to_owned())
     );
     // Rules that can be read hold, whatever is wrong with the rest.
-    let mut spec = with(orders(), "/timeout", json!("soon"));
+    let mut spec = with(orders(), "/timeouts", json!({"request": "soon"}));
     world.policy("orders", spec.clone());
     assert!(allowed(&world));
     assert!(policy_of(&world, "orders").timeout.is_none());
@@ -580,11 +606,25 @@ fn one_that_never_could_be_read_closes_its_targets() {
     assert!(allowed(&world));
 }
 
+/// Without retry there is one try, which has the time for one try.
+#[test]
+fn a_timeout_of_one_try_is_that_of_the_request_without_retry() {
+    let mut world = World::protected();
+    let timeouts = json!({"request": "5s", "backendRequest": "2s"});
+    world.policy("orders", with(orders(), "/timeouts", timeouts.clone()));
+    assert_eq!(policy_of(&world, "orders").timeout.unwrap().seconds, 2);
+    let retried = with(with(orders(), "/timeouts", timeouts), "/retry", json!({}));
+    world.policy("orders", retried);
+    let policy = policy_of(&world, "orders");
+    assert_eq!(policy.timeout.unwrap().seconds, 5);
+    assert_eq!(policy.retry.unwrap().per_try_timeout.unwrap().seconds, 2);
+}
+
 #[test]
 fn of_several_timeouts_and_retries_one_applies() {
     let mut world = World::protected();
     let named = |name: &str, created: &str, spec: Value| json!({"metadata": {"name": name, "creationTimestamp": created}, "spec": spec});
-    let timeout = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeout": "1s"});
+    let timeout = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "timeouts": {"request": "1s"}});
     let retry = json!({"targetRefs": [{"kind": "Service", "name": "web"}], "retry": {"attempts": 1}});
     let all = with(
         timeout.clone(),
@@ -611,11 +651,11 @@ fn of_several_timeouts_and_retries_one_applies() {
     for (policy, note) in [
         (
             "younger",
-            "at Service web the timeout of shop/b-twin goes before its own",
+            "at Service web shop/b-twin goes before it with its timeouts",
         ),
         (
             "namespace",
-            "at Service web the timeout of shop/b-twin goes before its own",
+            "at Service web shop/b-twin goes before it with its timeouts",
         ),
     ] {
         let programmed = world.target(policy).programmed;

@@ -44,7 +44,7 @@ fn a_rollout_is_done_when_every_node_has_the_present_one_available() {
 fn told(finding: &Finding) -> (&str, bool, bool, bool) {
     (
         finding.reason,
-        finding.ready,
+        finding.is_ready(),
         finding.progressing,
         finding.degraded,
     )
@@ -78,7 +78,7 @@ fn what_is_said_of_a_mesh() {
         failed.message
     );
     let degraded = finding(&done, &done, &[], &failing);
-    assert_eq!(told(&degraded), ("CaptureFailed", true, false, true));
+    assert_eq!(told(&degraded), ("CaptureFailed", true, false, false));
     assert!(
         degraded.message.contains("2 pods") && degraded.message.contains("shop"),
         "{}",

@@ -92,7 +92,7 @@ fn what_is_said_of_a_namespace() {
                 ..enrolled()
             },
             "RulesNotEnforced",
-            true,
+            false,
             false,
             true,
         ),
@@ -127,7 +127,7 @@ fn what_is_said_of_a_namespace() {
                 ..out.clone()
             },
             "RulesNotEnforced",
-            true,
+            false,
             false,
             true,
         ),
@@ -156,7 +156,7 @@ fn what_is_said_of_a_namespace() {
     ];
     for (summary, reason, ready, progressing, degraded) in cases {
         let found = finding(&summary, &BTreeMap::new());
-        let got = (found.reason, found.ready, found.progressing, found.degraded);
+        let got = (found.reason, found.is_ready(), found.progressing, found.degraded);
         assert_eq!(got, (reason, ready, progressing, degraded), "{summary:?}");
     }
 }
@@ -226,7 +226,7 @@ fn a_waypoint_that_cannot_be_made_is_told_and_waypoints_are_listed() {
     };
     let troubles = [("waypoint".to_owned(), "FailedCreate: exceeded quota".to_owned())].into();
     let found = finding(&summary, &troubles);
-    assert!(found.ready && found.degraded, "pods are captured all the same");
+    assert!(found.degraded && !found.is_ready());
     assert_eq!(found.reason, "WaypointFailing");
     assert_eq!(found.message, "waypoint waypoint: FailedCreate: exceeded quota");
 
@@ -252,7 +252,7 @@ fn a_rule_that_cannot_match_is_said_and_changes_no_condition() {
         ..enrolled()
     };
     let found = finding(&summary, &BTreeMap::new());
-    assert!(found.ready && !found.degraded && found.message.contains(&warning));
+    assert!(found.is_ready() && !found.degraded && found.message.contains(&warning));
     let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
     let status = status(&object, &summary, Vec::new(), &found);
     assert_eq!(status.rules[0].warnings, [warning]);

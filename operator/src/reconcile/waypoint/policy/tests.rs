@@ -74,6 +74,20 @@ fn each_target_has_its_conditions_and_what_enforces_it() {
         (Some("shop/waypoint"), Some("2/3"), Some(3))
     );
     assert_eq!(server.controller_name, "ambit.dev/operator");
+    // The policy as a whole is as its worst target.
+    let whole: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|c| (&*c.type_, &*c.status, &*c.reason))
+        .collect();
+    assert_eq!(
+        whole,
+        [
+            ("Accepted", "True", "Accepted"),
+            ("Programmed", "False", "NoVirtualAddress")
+        ]
+    );
+    assert_eq!(status.targets.as_deref(), Some("1/2"));
     assert_eq!((&headless.enforced_by, &headless.replicas), (&None, &None));
     let said: Vec<_> = headless
         .conditions

@@ -169,7 +169,7 @@ fn all_of_it_stands_in_the_users_namespace_and_has_no_owner() {
 #[test]
 fn settings_of_the_mesh_reach_it() {
     let mut mesh = mesh();
-    mesh.spec.ztunnel.drain_deadline = "90s".into();
+    mesh.spec.drain_deadline = "90s".into();
     mesh.spec.trust_domain = "example.org".into();
     mesh.spec.waypoint.resources.requests.clear();
     let pod = pod(&mesh);
@@ -260,11 +260,41 @@ fn placement_resources_and_pull_secrets_of_the_namespace_go_before_those_of_the_
 #[test]
 fn a_changed_log_level_restarts_nothing() {
     let mut louder = mesh();
-    louder.spec.ztunnel.log_level = "debug".into();
+    louder.spec.telemetry.log_level = "debug".into();
     let (before, after) = (rendered(&mesh(), 1, 1), rendered(&louder, 1, 1));
     let differs = before.iter().zip(&after).filter(|(b, a)| b.object != a.object);
     let differs: Vec<_> = differs.map(|(_, a)| a).collect();
     assert_eq!(differs.len(), 1);
     assert_eq!(differs[0].gvk.kind, "ConfigMap");
     assert_eq!(differs[0].object["data"]["log-filter"], "debug");
+}
+
+/// Only what concerns all waypoints makes them wait for one another.
+#[test]
+fn the_shared_template_is_the_meshs_alone() {
+    let template = |mesh: &Mesh, replicas, pods: Option<&WaypointPods>| {
+        let key = Key::new("shop", "edge");
+        let wanted = Wanted {
+            key: &key,
+            replicas,
+            least: 1,
+            pods,
+        };
+        let objects = render(&settings(), mesh, &wanted);
+        let deployment: Deployment = the(&objects, "Deployment");
+        deployment.metadata.annotations.unwrap()[labels::TEMPLATE_HASH].clone()
+    };
+    let own = WaypointPods {
+        image_pull_secrets: Some(Vec::new()),
+        placement: Some(ambit_crds::Placement {
+            node_selector: [("pool".to_owned(), "own".to_owned())].into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let one = template(&mesh(), 1, None);
+    assert_eq!(one, template(&mesh(), 3, Some(&own)));
+    let mut changed = mesh();
+    changed.spec.waypoint.placement.node_selector = [("pool".to_owned(), "mesh".to_owned())].into();
+    assert_ne!(one, template(&changed, 1, None));
 }

@@ -135,7 +135,7 @@ async fn a_changed_mesh_reaches_the_waypoints_at_once() {
     let mut mesh = world.server.get(MESH).unwrap();
     mesh["metadata"]["generation"] = json!(2);
     mesh["spec"] = json!({
-        "waypoint": {"placement": {"nodeSelector": {"pool": "mesh"}}}, "ztunnel": {"logLevel": "debug"},
+        "waypoint": {"placement": {"nodeSelector": {"pool": "mesh"}}}, "telemetry": {"logLevel": "debug"},
     });
     world.server.put(MESH, mesh);
     // The watches notify of nothing else.
@@ -145,5 +145,46 @@ async fn a_changed_mesh_reaches_the_waypoints_at_once() {
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["nodeSelector"]["pool"], "mesh");
     assert_eq!(world.server.get(ROOT).unwrap()["data"]["log-filter"], "debug");
+    writing.abort();
+}
+
+/// A roll-out of many pods is not as many writes.
+#[tokio::test(start_paused = true)]
+async fn counters_alone_are_written_once_a_second() {
+    let world = World::new();
+    let (_leads, leadership) = tokio::sync::watch::channel(true);
+    let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));
+    world.until(|w| w.server.get(DEPLOYMENT).is_some()).await;
+    let captured = |n: u32| {
+        let pod = json!({
+            "metadata": {
+                "name": format!("p{n}"), "namespace": "shop", "uid": format!("u{n}"),
+                "annotations": {"ambient.istio.io/redirection": "enabled"},
+            },
+            "spec": {"nodeName": "n1", "serviceAccountName": "cart", "containers": []},
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        see(pod, &world.index, &world.objects);
+    };
+    let counted = || {
+        world
+            .server
+            .get(AMBIENT)
+            .map(|a| a["status"]["pods"]["captured"].clone())
+    };
+    captured(0);
+    world.until(|_| counted() == Some(json!(1))).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.server.writes();
+    for n in 1..=100 {
+        captured(n);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.watch();
+    }
+    world.until(|_| counted() == Some(json!(101))).await;
+    let writes = world.server.writes().into_iter();
+    let statuses = writes.filter(|w| w.path.starts_with(AMBIENT)).count();
+    // Ten seconds of changes.
+    assert!((5..=13).contains(&statuses), "{statuses} writes");
     writing.abort();
 }

@@ -1,0 +1,49 @@
+//! How often statuses are written whose counters alone have changed.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tokio::time::Instant;
+
+/// The least time between two writes of one status.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// When each status was last written.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Mutex<BTreeMap<String, Instant>>);
+
+impl Pace {
+    /// How long the status of `key` is not written yet; `None`: it is to be written now. Only `counters` wait.
+    pub(super) fn hold(&self, key: &str, counters: bool) -> Option<Duration> {
+        let now = Instant::now();
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|_, at| now.duration_since(*at) < PAUSE);
+        if let Some(at) = written.get(key).filter(|_| counters) {
+            return Some((*at + PAUSE).duration_since(now));
+        }
+        written.insert(key.to_owned(), now);
+        None
+    }
+}
+
+/// Whether these differ in their messages at most, which have counters in them.
+pub(super) fn say_the_same(before: &[Condition], after: &[Condition]) -> bool {
+    let said = |c: &Condition| {
+        let Condition {
+            type_,
+            status,
+            reason,
+            observed_generation,
+            ..
+        } = c;
+        (
+            type_.clone(),
+            status.clone(),
+            reason.clone(),
+            *observed_generation,
+        )
+    };
+    before.iter().map(said).eq(after.iter().map(said))
+}
