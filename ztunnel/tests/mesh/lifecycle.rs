@@ -47,7 +47,7 @@ async fn pair() -> Pair {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_pod_is_taken_before_the_control_plane_has_said_what_there_is() {
     let (control_plane, ca) = (
         ControlPlane::start_silent().await,
@@ -62,7 +62,7 @@ async fn no_pod_is_taken_before_the_control_plane_has_said_what_there_is() {
     node.ready().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_released_pods_connections_go_on_and_the_last_one_brings_the_acknowledgement() {
     let Pair {
         mut node,
@@ -80,7 +80,7 @@ async fn a_released_pods_connections_go_on_and_the_last_one_brings_the_acknowled
     assert_eq!(node.agent.ack().await.error, "");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_pod_that_is_gone_takes_its_connections_along() {
     let Pair {
         mut node,
@@ -101,7 +101,7 @@ async fn a_pod_that_is_gone_takes_its_connections_along() {
     assert_eq!(node.agent.ack().await.error, "");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_agent_that_dies_cuts_nothing_and_its_successor_gets_the_listeners() {
     let Pair {
         mut node,
@@ -139,7 +139,7 @@ async fn an_agent_that_dies_cuts_nothing_and_its_successor_gets_the_listeners() 
         .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_pod_that_a_new_agent_does_not_name_is_gone() {
     let Pair {
         mut node,
@@ -162,7 +162,7 @@ async fn a_pod_that_a_new_agent_does_not_name_is_gone() {
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_upgrade_refuses_no_connection_and_cuts_none() {
     let Pair {
         control_plane,
@@ -211,7 +211,7 @@ async fn kept_listeners(node: &mut Node) -> Vec<(String, Ipv4Addr, Vec<std::os::
     kept
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_pod_whose_sandbox_was_made_anew_gets_nothing_of_the_old_one() {
     let Pair {
         mut node,
@@ -247,7 +247,7 @@ async fn certificates(node: &Node) -> usize {
 }
 
 /// The agent goes while the pod drains: nobody asks for the removal again, and nobody waits for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_released_pod_is_gone_with_its_last_connection_though_the_agent_was_restarted() {
     let Pair {
         mut node,
@@ -275,7 +275,7 @@ async fn a_released_pod_is_gone_with_its_last_connection_though_the_agent_was_re
 }
 
 /// Of pods that came and went nothing stays: no descriptor, no task that waits, no certificate.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_thousand_pods_that_come_and_go_leave_nothing() {
     let Pair { mut node, .. } = pair().await;
     let ip = address();

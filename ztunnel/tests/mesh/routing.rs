@@ -22,7 +22,7 @@ async fn two_nodes() -> (ControlPlane, Node, Node) {
     (control_plane, a, b)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_service_is_reached_over_hbone_with_both_identities() {
     let (control_plane, mut a, mut b) = two_nodes().await;
     let (client, server, vip) = (address(), address(), address());
@@ -68,7 +68,7 @@ async fn a_service_is_reached_over_hbone_with_both_identities() {
     assert!(b.metric("istio_tcp_sent_bytes_total", &identities).await > 5);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn outside_the_mesh_is_plaintext() {
     let (control_plane, mut a, _b) = two_nodes().await;
     let (client, unknown, known) = (address(), address(), address());
@@ -86,7 +86,7 @@ async fn outside_the_mesh_is_plaintext() {
     assert_eq!(a.metric("istio_tcp_connections_opened_total", &plain).await, 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_endpoint_that_is_down_is_passed_over() {
     let (control_plane, mut a, mut b) = two_nodes().await;
     let (client, down, up, vip) = (address(), address(), address(), address());
@@ -114,7 +114,7 @@ async fn an_endpoint_that_is_down_is_passed_over() {
 }
 
 /// Ten seconds for each connection is what this cost once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_endpoint_that_hangs_costs_little_where_there_are_others() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
@@ -148,7 +148,7 @@ async fn an_endpoint_that_hangs_costs_little_where_there_are_others() {
 }
 
 /// Twelve seconds is what a connection cost once that met a pooled connection to a dead node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_endpoint_that_dies_without_a_word_costs_little_where_there_are_others() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
@@ -182,7 +182,7 @@ async fn an_endpoint_that_dies_without_a_word_costs_little_where_there_are_other
     tokio::time::timeout(Duration::from_secs(8), calls).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_service_without_healthy_endpoints_is_a_reset_and_counted() {
     let (control_plane, mut a, _b) = two_nodes().await;
     let (client, sick, vip) = (address(), address(), address());
@@ -210,7 +210,7 @@ async fn a_service_without_healthy_endpoints_is_a_reset_and_counted() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_reused_address_meets_no_old_connection() {
     let (control_plane, mut a, mut b) = two_nodes().await;
     let (client, shared) = (address(), address());
@@ -247,7 +247,7 @@ async fn talk_through(node: &Node, client: std::net::Ipv4Addr, to: std::net::Soc
     talk(&mut tcp, "hello").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn the_config_dump_has_what_people_look_for() {
     let (control_plane, mut a, _b) = two_nodes().await;
     let client = address();
