@@ -19,7 +19,7 @@ fn policies_that_contradict_themselves_are_refused_with_field_and_reason() -> Re
     for (spec, words) in [
         (
             json!({"targetRefs": web}),
-            ["spec", "one of authorization, timeout, retry"],
+            ["spec", "one of authorization, timeouts, retry"],
         ),
         (
             json!({"targetRefs": [], "timeouts": {"request": "1s"}}),

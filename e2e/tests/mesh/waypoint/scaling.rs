@@ -88,15 +88,10 @@ fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> 
         let took = ready_since(&lab, web)?.saturating_sub(stepped);
         println!("1 to 4 replicas, Ready, {took} s after the step");
         ensure!(took <= FOLLOW, "the replicas followed after {took} s");
-        let table = [
-            "get",
-            "ambientnamespace,waypointpolicy",
-            "--namespace",
-            web.namespace(),
-        ];
+        let table = ["get", "ambientnamespace", "--namespace", web.namespace()];
         eventually("kubectl to show it", LIMIT, || {
             let table = lab.cluster.run_kubectl(&table)?;
-            ensure!(table.matches("4/4").count() == 2, "\n{table}");
+            ensure!(table.contains("4/4"), "\n{table}");
             println!("{table}");
             Ok(())
         })?;
