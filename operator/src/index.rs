@@ -13,6 +13,7 @@ mod external;
 mod flush;
 mod leaving;
 mod locality;
+mod lookup;
 mod owner;
 mod placement;
 mod pod;

@@ -95,25 +95,11 @@ impl<K: Hash + Eq> Holder<K> {
         self.take_many(1)
     }
 
-    /// As many places at once, or none: what is held then may be no more than what was free, less one place.
+    /// As many places at once, or none, as [`Holder::add`] has it.
     pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Share<K>> {
-        let own = self.taken.fetch_add(places, Ordering::AcqRel);
-        let fits = |taken: usize| {
-            let needed = (own + taken).checked_add(places.checked_mul(2)?)?;
-            (needed <= self.shares.places + 1).then_some(taken + places)
-        };
-        let fitted = self
-            .shares
-            .taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
-        if fitted.is_err() {
-            self.taken.fetch_sub(places, Ordering::AcqRel);
-            return None;
-        }
-        Some(Share {
-            holder: Arc::clone(self),
-            places,
-        })
+        let holder = Arc::clone(self);
+        // Made only where they are taken: it gives them back.
+        self.add(places).then(|| Share { holder, places })
     }
 }
 
@@ -125,24 +111,19 @@ pub struct Held<K: Hash + Eq> {
 }
 
 impl<K: Hash + Eq> Holder<K> {
-    /// So many places, unless that were more than are free then.
-    pub fn hold(self: &Arc<Self>, places: usize) -> Option<Held<K>> {
-        let mut held = self.nothing();
-        held.grow(places).then_some(held)
-    }
-
     /// No places yet.
     pub fn nothing(self: &Arc<Self>) -> Held<K> {
         let holder = Arc::clone(self);
         Held { holder, places: 0 }
     }
 
-    /// Takes so many places, unless that were more than are free then. They are to be given back by [`Holder::subtract`].
+    /// Takes so many places, or none: what is held then may be no more than what was free, less one place. They are to be given back by
+    /// [`Holder::subtract`].
     pub fn add(&self, places: usize) -> bool {
         let own = self.taken.fetch_add(places, Ordering::AcqRel);
         let fits = |taken: usize| {
-            let free = self.shares.places.checked_sub(taken + places)?;
-            (own + places <= free).then_some(taken + places)
+            let needed = (own + taken).checked_add(places.checked_mul(2)?)?;
+            (needed <= self.shares.places + 1).then_some(taken + places)
         };
         let taken = &self.shares.taken;
         let fitted = taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
@@ -175,7 +156,7 @@ impl<K: Hash + Eq> Holder<K> {
 }
 
 impl<K: Hash + Eq> Held<K> {
-    /// So many more, unless that were more than are free then.
+    /// So many more, or none, as [`Holder::add`] has it.
     pub fn grow(&mut self, places: usize) -> bool {
         let fits = self.holder.add(places);
         if fits {
@@ -231,8 +212,7 @@ impl<K: Hash + Eq> Share<K> {
 
 impl<K: Hash + Eq> Drop for Share<K> {
     fn drop(&mut self) {
-        self.holder.taken.fetch_sub(self.places, Ordering::AcqRel);
-        self.holder.shares.taken.fetch_sub(self.places, Ordering::AcqRel);
+        self.holder.subtract(self.places);
     }
 }
 
@@ -282,7 +262,8 @@ mod tests {
     fn what_is_held_grows_to_half_of_what_is_free_and_is_given_back() {
         let shares = Shares::new(1000);
         let (greedy, other) = (shares.holder(&"greedy"), shares.holder(&"other"));
-        let mut held = greedy.hold(300).unwrap();
+        let mut held = greedy.nothing();
+        assert!(held.grow(300));
         assert!(!greedy.is_short());
         assert!(held.grow(150));
         assert!(greedy.is_short());
@@ -293,7 +274,7 @@ mod tests {
         held.grow_anyway(100);
         assert_eq!((held.places(), shares.taken()), (600, 600));
         assert!(!other.is_short());
-        assert!(other.hold(200).is_some());
+        assert!(other.nothing().grow(200));
         held.shrink(500);
         assert!(!greedy.is_short());
         assert_eq!(shares.taken(), 100);

@@ -71,7 +71,7 @@ async fn failures_back_off_and_delay_no_other_namespace() {
     world.server.refuse(DEPLOYMENT, false);
     world.change(POLICY, |policy| {
         policy["metadata"]["generation"] = json!(2);
-        policy["spec"]["timeout"] = json!("6s");
+        policy["spec"]["timeouts"]["request"] = json!("6s");
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(world.server.get(DEPLOYMENT).is_some());
