@@ -195,7 +195,6 @@ async fn stays_within_the_budget(mesh: &Mesh, hoard: impl Hoard) {
             kept.extend(hoard.take(mesh, &pool).await);
         }
         done.store(true, Ordering::SeqCst);
-        assert!(bytes.taken() > BUDGET / 4, "{} bytes are held", bytes.taken());
         kept
     };
     let watching = async {
@@ -217,7 +216,11 @@ async fn stays_within_the_budget(mesh: &Mesh, hoard: impl Hoard) {
     };
     let all = async { tokio::join!(taking, watching, other) };
     let (kept, highest, ()) = tokio::time::timeout(4 * WAIT, all).await.unwrap();
-    assert!(highest <= BUDGET, "{highest} bytes were held");
+    // Nobody is refused before a good part is taken; what is cut gives its bytes back at once, so only the most tells.
+    assert!(
+        (BUDGET / 4..=BUDGET).contains(&highest),
+        "{highest} bytes were held"
+    );
     // What is given up is given back.
     drop((kept, pool));
     let given_back = async {
