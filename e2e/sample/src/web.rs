@@ -28,6 +28,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use ambit_sample::echo::echo_server::EchoServer;
 use counts::Counts;
 
+/// What `/large` answers with, one for all requests: whatever holds more of it is not this server.
+static LARGE: &[u8] = &[b'.'; 1024 * 1024];
+
 /// Where to serve, and as whom.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -125,6 +128,7 @@ impl Site {
                 tokio::time::sleep(delay(request.uri().query())).await;
                 self.echo(request, peer).await
             }
+            "/large" => typed(StatusCode::OK, "application/octet-stream", LARGE),
             _ => self.echo(request, peer).await,
         }
     }
@@ -219,8 +223,8 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     typed(status, "text/plain", body)
 }
 
-fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer
         .headers_mut()

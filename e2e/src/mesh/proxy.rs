@@ -99,20 +99,38 @@ impl Pod {
     /// # Errors
     /// When the pod does not run or nothing answers.
     pub fn dial(&self, cluster: &Cluster, target: SocketAddr) -> Result<TcpStream> {
+        let mut dialled = self.dial_many(cluster, target, 1)?;
+        let only = dialled.pop().unwrap_or_else(|| Err(anyhow!("nothing was tried")));
+        only.with_context(|| format!("cannot connect to {target} from pod {}", self.name))
+    }
+
+    /// As [`Pod::dial`], so many times, one after the other: what became of each.
+    ///
+    /// # Errors
+    /// When the pod does not run.
+    pub fn dial_many(
+        &self,
+        cluster: &Cluster,
+        target: SocketAddr,
+        count: usize,
+    ) -> Result<Vec<Result<TcpStream>>> {
         let pid = self.node(cluster)?.pod_pid(&self.uid)?;
         let connect = move || {
-            let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
             let stream = TcpStream::connect_timeout(&target, DIAL_LIMIT)?;
             stream.set_read_timeout(Some(DIAL_LIMIT))?;
             stream.set_write_timeout(Some(DIAL_LIMIT))?;
             anyhow::Ok(stream)
         };
+        let enter_and_connect = move || {
+            let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            anyhow::Ok((0..count).map(|_| connect()).collect())
+        };
         // The thread ends in the other namespace, and takes that with it.
-        let dialled = thread::spawn(connect)
+        let dialled = thread::spawn(enter_and_connect)
             .join()
             .map_err(|_| anyhow!("the thread that connects panicked"))?;
-        dialled.with_context(|| format!("cannot connect to {target} from pod {}", self.name))
+        dialled.with_context(|| format!("cannot enter the network of pod {}", self.name))
     }
 
     /// The body that a port of the pod serves on its own loopback, such as a ztunnel's config dump.

@@ -13,6 +13,7 @@ use ambit_wire::ca::istio_certificate_service_client::IstioCertificateServiceCli
 use ambit_wire::names::{PORT_CONTROL, PORT_HBONE, TOKEN_AUDIENCE};
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use h2::client::SendRequest;
 use http::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use prost_types::value::Kind;
@@ -22,9 +23,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const OPERATOR: &str = "ambit-operator.ambit-system.svc";
@@ -38,17 +40,12 @@ pub(crate) fn root(cluster: &Cluster) -> Result<CertificateDer<'static>> {
     Ok(CertificateDer::from_pem_slice(pem.as_bytes())?)
 }
 
-/// A token of a service account for the control plane, bound to a pod where one is given.
+/// A token of a service account for the control plane, bound to a pod where one is given. The account is of that pod's namespace,
+/// otherwise of Ambit's.
 pub(crate) fn token(cluster: &Cluster, account: &str, audience: &str, pod: Option<&Pod>) -> Result<String> {
     let audience = format!("--audience={audience}");
-    let mut words = vec![
-        "create",
-        "token",
-        account,
-        "--namespace",
-        mesh::NAMESPACE,
-        &audience,
-    ];
+    let namespace = pod.map_or(mesh::NAMESPACE, |pod| pod.namespace.as_str());
+    let mut words = vec!["create", "token", account, "--namespace", namespace, &audience];
     let (name, uid);
     if let Some(pod) = pod {
         name = format!("--bound-object-name={}", pod.name);
@@ -63,12 +60,8 @@ pub(crate) fn ztunnel_token(cluster: &Cluster, ztunnel: &Pod) -> Result<String> 
     token(cluster, "ambit-ztunnel", TOKEN_AUDIENCE, Some(ztunnel))
 }
 
-/// Asks one replica of the control plane for a certificate of `identity`; the error is the control plane's own.
-pub(crate) async fn certificate(
-    cluster: &Cluster,
-    token: &str,
-    identity: &SpiffeId,
-) -> Result<Result<WorkloadCertificate, tonic::Status>> {
+/// A channel to one replica of the control plane.
+pub(crate) async fn control_plane(cluster: &Cluster) -> Result<Channel> {
     let operators = Pod::list(cluster, mesh::NAMESPACE, "app.kubernetes.io/name=ambit-operator")?;
     let operator = operators
         .into_iter()
@@ -86,8 +79,16 @@ pub(crate) async fn certificate(
         }
     });
     let endpoint = Endpoint::from_static("http://ambit-operator").timeout(LIMIT);
-    let channel = endpoint.connect_with_connector(connector).await?;
+    Ok(endpoint.connect_with_connector(connector).await?)
+}
 
+/// Asks one replica of the control plane for a certificate of `identity`; the error is the control plane's own.
+pub(crate) async fn certificate(
+    cluster: &Cluster,
+    token: &str,
+    identity: &SpiffeId,
+) -> Result<Result<WorkloadCertificate, tonic::Status>> {
+    let channel = control_plane(cluster).await?;
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default()
         .serialize_request(&key)?
@@ -195,7 +196,11 @@ impl Caller {
             .map_err(|_| anyhow!("no answer in {LIMIT:?}"))?
     }
 
-    async fn exchange(&self, pod: Ipv4Addr, method: Method, authority: &str) -> Result<StatusCode> {
+    /// Opens a connection, and who drives it.
+    pub(crate) async fn open(
+        &self,
+        pod: Ipv4Addr,
+    ) -> Result<(SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>)> {
         let tcp = TcpStream::connect((pod, PORT_HBONE)).await.context("connect")?;
         let name = ServerName::IpAddress(std::net::IpAddr::V4(pod).into());
         let tls = TlsConnector::from(Arc::clone(&self.config))
@@ -203,7 +208,11 @@ impl Caller {
             .await
             .context("TLS")?;
         let (sender, connection) = h2::client::handshake(tls).await.context("HTTP/2")?;
-        let driver = tokio::spawn(connection);
+        Ok((sender, tokio::spawn(connection)))
+    }
+
+    async fn exchange(&self, pod: Ipv4Addr, method: Method, authority: &str) -> Result<StatusCode> {
+        let (sender, driver) = self.open(pod).await?;
         let uri = if method == Method::CONNECT {
             authority.to_owned()
         } else {
@@ -219,13 +228,7 @@ impl Caller {
 
     /// Sends an HTTP/1.1 request through the tunnel to `authority` and returns what comes back.
     pub(crate) async fn get_through(&self, pod: Ipv4Addr, authority: &str) -> Result<String> {
-        let tcp = TcpStream::connect((pod, PORT_HBONE)).await?;
-        let name = ServerName::IpAddress(std::net::IpAddr::V4(pod).into());
-        let tls = TlsConnector::from(Arc::clone(&self.config))
-            .connect(name, tcp)
-            .await?;
-        let (sender, connection) = h2::client::handshake(tls).await?;
-        let driver = tokio::spawn(connection);
+        let (sender, driver) = self.open(pod).await?;
         let request = Request::builder()
             .method(Method::CONNECT)
             .uri(authority)

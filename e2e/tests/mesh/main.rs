@@ -14,6 +14,7 @@ mod cluster;
 mod enrolment;
 mod failures;
 mod hbone;
+mod hostile;
 mod identity;
 mod lab;
 mod node;

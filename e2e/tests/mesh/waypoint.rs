@@ -23,10 +23,10 @@ use serde_json::{Value, json};
 use crate::lab::{LIMIT, Lab};
 
 /// Name of the waypoint that a policy brings about.
-const WAYPOINT: &str = "waypoint";
+pub(crate) const WAYPOINT: &str = "waypoint";
 
 /// A WaypointPolicy; for the Service `web`, unless the fields of the spec say otherwise.
-fn policy(name: &str, mut spec: Value) -> String {
+pub(crate) fn policy(name: &str, mut spec: Value) -> String {
     if spec["targetRefs"].is_null() {
         spec["targetRefs"] = json!([{"kind": "Service", "name": "web"}]);
     }
@@ -40,7 +40,7 @@ fn ambient(spec: Value) -> String {
     object.to_string()
 }
 
-fn principal(web: &Web, account: &str) -> String {
+pub(crate) fn principal(web: &Web, account: &str) -> String {
     format!("cluster.local/ns/{}/sa/{account}", web.namespace())
 }
 
@@ -67,7 +67,7 @@ fn get_policy(lab: &Lab, web: &Web, name: &str) -> Result<Value> {
 }
 
 /// Applies a policy and waits until a waypoint enforces it, and requests of every client go through that. Returns the policy.
-fn enforce(lab: &Lab, web: &Web, name: &str, spec: Value) -> Result<Value> {
+pub(crate) fn enforce(lab: &Lab, web: &Web, name: &str, spec: Value) -> Result<Value> {
     lab.cluster.apply(web.namespace(), &policy(name, spec))?;
     let enforced = eventually(&format!("policy {name} to be enforced"), LIMIT, || {
         let policy = get_policy(lab, web, name)?;
@@ -122,7 +122,7 @@ fn wait_way(web: &Web, waypoint: Option<&str>) -> Result<()> {
 }
 
 /// Waits until a waypoint has so many replicas, all of them Ready.
-fn wait_replicas(web: &Web, name: &str, count: usize) -> Result<Vec<Pod>> {
+pub(crate) fn wait_replicas(web: &Web, name: &str, count: usize) -> Result<Vec<Pod>> {
     eventually(&format!("{count} replicas of {name}"), LIMIT, || {
         let pods = web.waypoints(name)?;
         ensure!(
