@@ -138,6 +138,7 @@ fn floods_of_one_tenant_harm_no_bystander() -> Result<()> {
                 let siege = Siege {
                     lab: &lab,
                     web,
+                    tenant,
                     attacker: attacker(tenant)?,
                     stranger: outside.pod_of("stranger")?,
                     watched: Watched::all(&lab, web)?,
@@ -152,6 +153,8 @@ fn floods_of_one_tenant_harm_no_bystander() -> Result<()> {
 struct Siege<'a> {
     lab: &'a Lab,
     web: &'a Web,
+    /// The attacker's namespace.
+    tenant: &'a Shop,
     /// In the mesh, as any tenant's pod.
     attacker: Pod,
     /// Outside of the mesh.
@@ -271,9 +274,8 @@ impl Siege<'_> {
             held.push(streams);
         }
         // New pods get their certificates all the same.
-        let after = ["get", "http://web:8080/"];
-        let shop = self.web.shop();
-        let (succeeded, answer) = shop.run_to_end("newcomer", "newcomer", &after)?;
+        let url = format!("http://web.{}:{}/", self.web.namespace(), Web::HTTP);
+        let (succeeded, answer) = self.tenant.run_to_end("newcomer", "newcomer", &["get", &url])?;
         ensure!(succeeded, "a new pod meanwhile: {answer}");
         self.endured("silent connections", &said.join(", "))
     }
