@@ -17,7 +17,7 @@ use tonic::Code;
 
 use crate::hbone::{Caller, certificate, token, ztunnel_token};
 use crate::lab::{LIMIT, Lab};
-use crate::waypoint::{WAYPOINT, enforce};
+use crate::waypoint::{WAYPOINT, ambient, enforce};
 
 const ATTACKER: &str = "attacker";
 
@@ -126,6 +126,9 @@ fn floods_of_one_tenant_harm_no_bystander() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("bystander", |web| {
         let rule = json!({"name": "no-deletes", "action": "Deny", "methods": ["DELETE"]});
+        // One replica, so that what it holds is not shared out, and none comes meanwhile.
+        let one = json!({"waypoint": {"minReplicas": 1, "maxReplicas": 1}});
+        lab.cluster.apply(web.namespace(), &ambient(one))?;
         enforce(&lab, web, "verbs", json!({"authorization": [rule]}))?;
         lab.with_namespace("hostile", |tenant| {
             lab.with_namespace("outside", |outside| {

@@ -35,7 +35,7 @@ pub(crate) fn policy(name: &str, mut spec: Value) -> String {
 }
 
 /// The namespace's settings.
-fn ambient(spec: Value) -> String {
+pub(crate) fn ambient(spec: Value) -> String {
     let object = json!({"apiVersion": "ambit.dev/v1alpha1", "kind": "AmbientNamespace", "metadata": {"name": "ambient"}, "spec": spec});
     object.to_string()
 }
