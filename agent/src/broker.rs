@@ -2,7 +2,7 @@
 //! `docs/protocols.md` describes the conversation.
 
 mod peer;
-mod session;
+pub(crate) mod session;
 
 pub use peer::{PeerCheck, Refusal, ZtunnelPeers};
 

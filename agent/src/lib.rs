@@ -25,3 +25,5 @@ pub mod probes;
 pub mod report;
 pub mod runtime;
 pub mod snapshot;
+#[cfg(feature = "testing")]
+pub mod testing;

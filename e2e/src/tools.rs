@@ -1,7 +1,7 @@
 //! What the cluster is made with: found where it is installed, installed where it is not, and cached.
 //!
-//! Three sources: packages of the distribution ([`ensure_packages`]), the Go module in `e2e/cluster` ([`kubernetes`]), and
-//! Helm ([`helm`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
+//! Two sources: packages of the distribution ([`ensure_packages`]), and Go modules: that in `e2e/cluster` ([`kubernetes`]), Helm
+//! ([`helm`]) and h2spec ([`h2spec`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
 mod apt;
@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 
 pub use apt::{Package, ensure, ensure_packages, installed_here};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
-pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, helm, kubernetes};
+pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, h2spec, helm, kubernetes};
 pub use software::{SOFTWARE_IMAGE, software};
 
 /// A listener for one-line messages on what is being done.

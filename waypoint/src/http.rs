@@ -8,7 +8,7 @@ mod framing;
 mod headers;
 mod held;
 mod interim;
-mod io;
+pub(crate) mod io;
 pub(crate) mod limits;
 mod request;
 mod response;

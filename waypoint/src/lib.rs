@@ -11,6 +11,8 @@ mod received;
 mod report;
 mod retries;
 mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod upstream;
 mod waypoint;
 mod xds;

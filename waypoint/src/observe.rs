@@ -20,6 +20,8 @@ pub(crate) use load::Load;
 pub(crate) use metrics::{Gauges, Refusal};
 pub(crate) use record::{ConnectionRecord, Destination, RETRY_LIMIT, RequestRecord};
 pub(crate) use source::Source;
+#[cfg(feature = "testing")]
+pub use source::baggage;
 
 use metrics::Metrics;
 

@@ -90,6 +90,9 @@ pub(crate) struct Upstream {
     http2: http2::Http2Pool,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Takes the other ends of connections, which then are in memory.
+    #[cfg(feature = "testing")]
+    pub(crate) endpoints: std::sync::OnceLock<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
 }
 
 impl Upstream {
@@ -105,6 +108,8 @@ impl Upstream {
             http2: http2::Http2Pool::new(tasks.clone(), ping),
             tasks: tasks.clone(),
             stop: CancellationToken::new(),
+            #[cfg(feature = "testing")]
+            endpoints: std::sync::OnceLock::new(),
         });
         let (weak, stop) = (Arc::downgrade(&upstream), upstream.stop.clone());
         tasks.spawn(stop.run_until_cancelled_owned(async move {
@@ -131,6 +136,20 @@ impl Upstream {
     /// Connections over HBONE that take new streams.
     pub(crate) fn hbone_connections(&self) -> usize {
         self.hbone.len()
+    }
+
+    /// An end of a new connection in memory, where there are such.
+    #[cfg(feature = "testing")]
+    fn in_memory(&self) -> Option<tokio::io::DuplexStream> {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        self.endpoints.get()?.send(far).ok().map(|()| near)
+    }
+
+    /// Lets go of idle connections.
+    #[cfg(feature = "testing")]
+    pub(crate) fn forget(&self) {
+        self.http1.clear();
+        self.http2.clear();
     }
 
     /// Closes idle connections, opens no more, and resolves when the last request has ended.

@@ -6,19 +6,23 @@ use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 use crate::{crds, tools};
 
+/// The fuzz targets are a workspace of their own.
+const FUZZ: &str = "fuzz/Cargo.toml";
+
 /// Runs every check; the first that fails ends it.
 pub(crate) fn run(progress: &Progress) -> Result<()> {
     progress.step("format", || {
-        workspace::run(&mut cargo(&["fmt", "--all", "--check"]))
+        workspace::run(&mut cargo(&["fmt", "--all", "--check"]))?;
+        workspace::run(&mut cargo(&["fmt", "--check", "--manifest-path", FUZZ]))
     })?;
     progress.step("generated definitions", || crds::check(progress))?;
     progress.step("clippy", || {
-        // With the tests that need a cluster.
+        // With the tests that need a cluster, and what the fuzz targets reach the code through.
         let what = [
             "--workspace",
             "--all-targets",
             "--features",
-            "ambit-e2e/cluster",
+            "ambit-e2e/cluster,ambit-agent/testing,ambit-waypoint/testing,ambit-ztunnel/testing",
             "--locked",
         ];
         let clippy = [&["clippy", "--quiet"], &what[..], &["--", "-D", "warnings"]].concat();
@@ -26,25 +30,35 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
     })?;
     // Those of other platforms too, which nothing here is built from, but which the next step reads.
     progress.step("fetch the sources of all dependencies", || {
-        workspace::run(&mut cargo(&["fetch", "--quiet", "--locked"]))
+        workspace::run(&mut cargo(&["fetch", "--quiet", "--locked"]))?;
+        workspace::run(&mut cargo(&[
+            "fetch",
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            FUZZ,
+        ]))
     })?;
     progress.step("dependencies: licences, bans, sources", || {
         let deny = tools::cargo_deny(progress)?;
         // The advisories' database has to be fetched from the net: an own, deliberate command.
-        let check = [
-            "--offline",
-            "--workspace",
-            "--log-level",
-            "error",
-            "check",
-            "bans",
-            "licenses",
-            "sources",
-        ];
-        workspace::run(
-            std::process::Command::new(deny)
-                .args(check)
-                .current_dir(workspace::root()),
-        )
+        let check = ["check", "bans", "licenses", "sources"];
+        for manifest in ["Cargo.toml", FUZZ] {
+            let mut deny = std::process::Command::new(&deny);
+            deny.args([
+                "--offline",
+                "--workspace",
+                "--log-level",
+                "error",
+                "--manifest-path",
+                manifest,
+            ]);
+            workspace::run(
+                deny.args(["--config", "deny.toml"])
+                    .args(check)
+                    .current_dir(workspace::root()),
+            )?;
+        }
+        Ok(())
     })
 }

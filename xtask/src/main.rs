@@ -4,6 +4,7 @@ mod bench;
 mod cluster;
 mod crds;
 mod demo;
+mod fuzz;
 mod images;
 mod lint;
 mod progress;
@@ -38,6 +39,8 @@ enum Command {
     Crds(crds::Arguments),
     /// Show on a real cluster what Ambit does: a running application joins the mesh.
     Demo(demo::Arguments),
+    /// Inputs made up by libFuzzer for what reads what strangers send: all targets for a minute each, or one.
+    Fuzz(fuzz::Arguments),
     /// Build static binaries and an image of each, as docker archives under target/images.
     Images(images::Arguments),
     /// Format, clippy, dependencies and generated files: what a change must pass before any test.
@@ -63,6 +66,7 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
         Command::Cluster(command) => cluster::run(command, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
         Command::Demo(arguments) => demo::run(&arguments, progress),
+        Command::Fuzz(arguments) => fuzz::run(&arguments, progress),
         Command::Images(arguments) => images::run(&arguments, progress),
         Command::Lint => lint::run(progress),
         Command::Test(arguments) => test::run(&arguments, progress),

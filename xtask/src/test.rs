@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{images, lint};
+use crate::{fuzz, images, lint};
 
 /// The cluster of the tests; it is made anew and removed.
 const CLUSTER: &str = "ambit-test";
@@ -30,9 +30,12 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     tools::ensure_packages(&|message| progress.note(message))?;
     if arguments.filter.is_none() {
         lint::run(progress)?;
+        let h2spec = tools::h2spec(&|message| progress.note(message))?;
         progress.step("tests that need no cluster", || {
-            workspace::run(&mut cargo(&["test", "--workspace", "--locked"]))
+            let mut test = cargo(&["test", "--workspace", "--locked"]);
+            workspace::run(test.env("AMBIT_H2SPEC", h2spec))
         })?;
+        fuzz::run_all(progress)?;
     }
     // What an earlier run left, killed half-way, must not decide the outcome of this one.
     clean_up(arguments.keep)?;

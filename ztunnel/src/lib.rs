@@ -10,6 +10,8 @@ mod pods;
 mod proxy;
 mod sockets;
 mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod xds;
 mod ztunnel;
 

@@ -22,6 +22,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
+#[cfg(feature = "testing")]
+pub(crate) use baggage::headers as baggage_of;
+
 use crate::limits::Limits;
 use crate::observe::{Direction, Metrics, Refusal};
 use crate::pod::{Asker, Pod};

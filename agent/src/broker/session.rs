@@ -22,7 +22,7 @@ const LONGEST_ERROR: usize = 1024;
 
 /// Why a conversation ended before its time.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub(crate) enum SessionError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
     #[error(
@@ -46,7 +46,7 @@ struct Greeting {
 }
 
 /// Talks with a ztunnel until it closes the connection or breaks the protocol.
-pub(super) async fn converse(
+pub(crate) async fn converse(
     channel: Channel,
     id: SessionId,
     manager: &Handle,

@@ -119,6 +119,21 @@ impl Handle {
         // Fails only when the agent is stopping.
         _ = self.sender.send(message);
     }
+
+    /// A handle to no manager: what ztunnels say can be taken out by the function.
+    #[cfg(feature = "testing")]
+    pub(crate) fn to_nobody() -> (Self, impl FnMut() -> Option<FromSession>) {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let next = move || {
+            while let Ok(message) = receiver.try_recv() {
+                if let Message::Ztunnel(event) = message {
+                    return Some(event);
+                }
+            }
+            None
+        };
+        (Self { sender }, next)
+    }
 }
 
 /// Owner of all pods.

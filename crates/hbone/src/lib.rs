@@ -20,6 +20,8 @@ mod pool;
 mod receiver;
 mod server;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod turns;
 mod windows;
 

@@ -167,9 +167,25 @@ where
 {
     let expires = peer_not_after(tls.get_ref().1);
     let peer = peer_identity(tls.get_ref().1).map_or_else(|_| Arc::default(), |id| id.principal().into());
+    serve(tls, expires, peer, config, drain, handler).await
+}
+
+/// Serves HTTP/2 over what `io` is, whose `peer` (empty: nobody knows who it is) may be served until `expires`.
+pub(super) async fn serve<IO, H>(
+    io: IO,
+    expires: SystemTime,
+    peer: Arc<str>,
+    config: &HboneConfig,
+    drain: CancellationToken,
+    handler: Arc<H>,
+) -> Result<(), Http2Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    H: HboneHandler,
+{
     let memory = config.memory.borrower(&peer);
     let windows = Windows::new(memory.clone(), config.stream_window);
-    let (io, outgoing) = gather(tls);
+    let (io, outgoing) = gather(io);
     let max_streams = config.max_streams.saturating_mul(2);
     let handshake = h2::server::Builder::new()
         .initial_window_size(windows.initial())

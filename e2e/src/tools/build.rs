@@ -1,4 +1,4 @@
-//! What is built with Go: the embedded Kubernetes, and Helm.
+//! What is built with Go: the embedded Kubernetes, Helm, and h2spec.
 
 use std::env;
 use std::fs;
@@ -123,6 +123,27 @@ pub fn helm(progress: Progress) -> Result<PathBuf> {
         })?;
     }
     Ok(dir.join("helm"))
+}
+
+/// The path of h2spec, built first if this version never was.
+pub fn h2spec(progress: Progress) -> Result<PathBuf> {
+    let module = crate::workspace().join("e2e/h2spec");
+    let cache = cache_dir()?.join("tools");
+    let dir = cache.join(format!("h2spec-{}", &fingerprint(&module)?[..16]));
+    let _lock = lock(&cache.join("h2spec.lock"))?;
+    if !dir.is_dir() {
+        progress("building h2spec from its Go module: it tries the HTTP/2 servers (under a minute, once)");
+        install(&dir, |out| {
+            let mut go = go()?;
+            go.current_dir(&module)
+                .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
+                .args(["-ldflags", "-s -w", "-o"])
+                .arg(format!("{}/", out.display()));
+            shell::run(go.arg("github.com/summerwind/h2spec/cmd/h2spec")).context("cannot build h2spec")?;
+            Ok(())
+        })?;
+    }
+    Ok(dir.join("h2spec"))
 }
 
 /// Fills a folder beside `dir` and moves it there when it is complete: `dir` is whole or absent.

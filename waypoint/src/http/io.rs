@@ -28,6 +28,8 @@ pub(crate) struct Watch {
     upgraded: AtomicBool,
     /// A request has begun that has not been read to its end.
     busy: AtomicBool,
+    /// No further request is to be begun.
+    ending: AtomicBool,
     violation: Mutex<Option<FramingError>>,
     interim: Mutex<InterimOut>,
     /// Targets of requests that hyper does not see as they came.
@@ -99,6 +101,12 @@ impl Watch {
     pub(crate) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Release);
         self.reader.wake();
+    }
+
+    /// Ends the connection as soon as no request is being read or answered. hyper alone would wait for the rest of a head once a client has
+    /// sent an empty line.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// Whether a request is being read.
@@ -349,6 +357,14 @@ impl Watched {
             && !self.watch.upgraded.load(Ordering::Acquire)
     }
 
+    /// Whether nothing more is to be read.
+    fn is_over(&self) -> bool {
+        self.watch.ending.load(Ordering::Acquire)
+            && self.framing.is_between()
+            && self.watch.answering.load(Ordering::Acquire) == 0
+            && !self.watch.upgraded.load(Ordering::Acquire)
+    }
+
     /// Writes interim responses.
     fn poll_interim(
         &mut self,
@@ -411,6 +427,9 @@ impl<IO: ClientStream> AsyncRead for ClientIo<IO> {
         let before = buf.filled().len();
         if let Some(error) = this.watched.as_ref().and_then(Watched::broken_off) {
             return Poll::Ready(Err(error));
+        }
+        if this.watched.as_ref().is_some_and(Watched::is_over) {
+            return Poll::Ready(Ok(()));
         }
         if let Some(ended) = this.poll_ended(cx) {
             return ended;

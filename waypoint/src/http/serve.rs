@@ -158,7 +158,10 @@ async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix:
             result = &mut connection => break result,
             // hyper would not hear of it while nobody takes the body of a request.
             () = &mut gone => return,
-            Some(()) = ending.next() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
+            Some(()) = ending.next() => {
+                client.watch.end();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
         }
     };
     drop(ending);

@@ -113,6 +113,19 @@ fn member(baggage: &[u8], name: &str) -> String {
     valid.unwrap_or_default().to_owned()
 }
 
+/// What is taken from a baggage: cluster, workload, service, version, node. Empty: not known.
+#[cfg(feature = "testing")]
+pub fn baggage(baggage: &[u8]) -> [String; 5] {
+    let workload = SourceWorkload::parse(baggage);
+    let SourceWorkload {
+        cluster,
+        name,
+        service,
+        version,
+    } = workload;
+    [cluster, name, service, version, member(baggage, "k8s.node.name")]
+}
+
 /// What names and label values have; nothing that would be percent-encoded in a baggage.
 fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')

@@ -1,6 +1,7 @@
 //! The data path, over real TLS and HBONE on loopback.
 
 mod answers;
+mod conformance;
 mod connections;
 mod drain;
 mod fields;

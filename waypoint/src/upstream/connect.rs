@@ -128,6 +128,8 @@ pub(super) type Rewrite = Arc<Mutex<Option<(Bytes, Bytes)>>>;
 enum Transport {
     Hbone(HboneIo),
     Plain(TcpStream),
+    #[cfg(feature = "testing")]
+    Memory(tokio::io::DuplexStream),
 }
 
 impl UpstreamIo {
@@ -140,6 +142,8 @@ impl UpstreamIo {
         match &mut self.transport {
             Transport::Hbone(io) => Pin::new(io).poll_write(cx, buf),
             Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            #[cfg(feature = "testing")]
+            Transport::Memory(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -162,7 +166,28 @@ impl UpstreamIo {
 impl Upstream {
     /// A new connection to the application.
     pub(crate) async fn connect(&self, to: &Destination) -> Result<UpstreamIo, ConnectFailure> {
-        let transport = if let Some(address) = to.hbone {
+        let transport = self.transport(to).await?;
+        let tunnel = match &transport {
+            Transport::Hbone(io) => Some(io.payer().clone()),
+            Transport::Plain(_) => None,
+            #[cfg(feature = "testing")]
+            Transport::Memory(_) => None,
+        };
+        let unwritten = Unwritten::default();
+        Ok(UpstreamIo {
+            payers: Payers { tunnel, unwritten },
+            transport,
+            received: Arc::default(),
+            rewrite: Rewrite::default(),
+        })
+    }
+
+    async fn transport(&self, to: &Destination) -> Result<Transport, ConnectFailure> {
+        #[cfg(feature = "testing")]
+        if let Some(memory) = self.in_memory() {
+            return Ok(Transport::Memory(memory));
+        }
+        Ok(if let Some(address) = to.hbone {
             let key = PoolKey {
                 source: self.lease.identity().clone(),
                 destination: [to.identity.clone()].into(),
@@ -196,17 +221,6 @@ impl Upstream {
                 .set_tcp_user_timeout(Some(UNACKNOWLEDGED))
                 .map_err(failed)?;
             Transport::Plain(tcp)
-        };
-        let tunnel = match &transport {
-            Transport::Hbone(io) => Some(io.payer().clone()),
-            Transport::Plain(_) => None,
-        };
-        let unwritten = Unwritten::default();
-        Ok(UpstreamIo {
-            payers: Payers { tunnel, unwritten },
-            transport,
-            received: Arc::default(),
-            rewrite: Rewrite::default(),
         })
     }
 }
@@ -234,6 +248,8 @@ impl AsyncRead for UpstreamIo {
                 result
             }
             Transport::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            #[cfg(feature = "testing")]
+            Transport::Memory(io) => Pin::new(io).poll_read(cx, buf),
         };
         let arrived = buf.filled().len() - before;
         if arrived > 0 {
@@ -273,6 +289,8 @@ impl AsyncWrite for UpstreamIo {
         match &mut self.transport {
             Transport::Hbone(io) => Pin::new(io).poll_flush(cx),
             Transport::Plain(io) => Pin::new(io).poll_flush(cx),
+            #[cfg(feature = "testing")]
+            Transport::Memory(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -280,6 +298,8 @@ impl AsyncWrite for UpstreamIo {
         match &mut self.transport {
             Transport::Hbone(io) => Pin::new(io).poll_shutdown(cx),
             Transport::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            #[cfg(feature = "testing")]
+            Transport::Memory(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

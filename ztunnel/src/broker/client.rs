@@ -22,7 +22,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+pub(crate) enum Ended {
     #[error("the agent closed the connection")]
     Closed,
     #[error(transparent)]
@@ -82,7 +82,7 @@ impl<E: PodEvents> Broker<E> {
         }
     }
 
-    async fn converse(&self, channel: &Channel) -> Ended {
+    pub(crate) async fn converse(&self, channel: &Channel) -> Ended {
         match self.exchange(channel).await {
             Ok(never) => match never {},
             Err(ended) => ended,

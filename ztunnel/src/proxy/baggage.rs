@@ -11,7 +11,7 @@ use ambit_mesh::Workload;
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// The headers of a CONNECT from `source` to a waypoint.
-pub(super) fn headers(source: &Workload) -> HeaderMap {
+pub(crate) fn headers(source: &Workload) -> HeaderMap {
     let workload = format!("k8s.{}.name", source.workload_type);
     let members = [
         ("k8s.cluster.name", &source.cluster),

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use super::support::*;
+use crate::http::HttpTimeouts;
 
 #[tokio::test]
 async fn what_is_not_served_is_refused() {
@@ -107,6 +108,24 @@ async fn a_client_that_goes_away_ends_its_request_at_the_endpoint() {
     tokio::time::timeout(WAIT, went.recv()).await.unwrap().unwrap();
     assert_eq!(mesh.observer.load().in_flight(), 0);
     assert_eq!(mesh.metric(&["istio_requests_total", "response_flags=\"DC\""]), 1);
+}
+
+/// hyper takes an empty line for the beginning of a head, and would wait for the rest of it.
+#[tokio::test]
+async fn idle_clients_are_let_go_after_an_empty_line_too() {
+    let timeouts = HttpTimeouts {
+        idle: Duration::from_secs(1),
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::with(timeouts).await;
+    let application = Application::echo().await;
+    mesh.endpoint("server", application.address);
+    for said in ["\r\n", "GET / HTTP/1.1\r\nhost: server\r\n\r\n\r\n"] {
+        let mut io = mesh.connect(81).await;
+        io.write_all(said.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(WAIT, read_all(&mut io)).await.unwrap();
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), said.len() > 2, "{answer}");
+    }
 }
 
 #[tokio::test]
