@@ -16,8 +16,7 @@ use bytes::{Buf, Bytes};
 use futures::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-
-use crate::observe::{Observer, Refusal};
+use prometheus::IntCounter;
 
 /// A caller's account.
 #[derive(Clone)]
@@ -25,7 +24,8 @@ pub(crate) struct Account(Arc<Inner>);
 
 struct Inner {
     holder: Arc<Holder<SpiffeId>>,
-    observer: Arc<Observer>,
+    /// Counts what there was no room for.
+    overloads: IntCounter,
 }
 
 /// There is no room for what came.
@@ -34,8 +34,8 @@ struct Inner {
 pub(crate) struct NoRoom;
 
 impl Account {
-    pub(crate) fn new(holder: Arc<Holder<SpiffeId>>, observer: Arc<Observer>) -> Self {
-        Self(Arc::new(Inner { holder, observer }))
+    pub(crate) fn new(holder: Arc<Holder<SpiffeId>>, overloads: IntCounter) -> Self {
+        Self(Arc::new(Inner { holder, overloads }))
     }
 
     /// For something new, unless the caller holds most of its share already.
@@ -77,7 +77,7 @@ impl ambit_hbone::Account for Account {
     fn hold(&self, bytes: usize) -> bool {
         let fits = self.0.holder.add(bytes);
         if !fits {
-            self.0.observer.refused(Refusal::Overloaded);
+            self.0.overloads.inc();
         }
         fits
     }
@@ -108,7 +108,7 @@ impl Held {
         if self.0.grow(bytes) {
             return Ok(());
         }
-        self.1.0.observer.refused(Refusal::Overloaded);
+        self.1.0.overloads.inc();
         Err(NoRoom)
     }
 
@@ -327,6 +327,7 @@ pub(crate) mod testing {
     /// Of somebody who shares so many bytes with nobody.
     pub(crate) fn account(bytes: usize) -> Account {
         let identity = SpiffeId::new("cluster.local", "shop", "client").unwrap();
-        Account::new(Shares::new(bytes).holder(&identity), Observer::new().unwrap())
+        let overloads = IntCounter::new("overloads", "What there was no room for").unwrap();
+        Account::new(Shares::new(bytes).holder(&identity), overloads)
     }
 }

@@ -2,9 +2,12 @@
 //! certificate, applies the rules, and opens HBONE to the endpoint of its choice. It is told only what it serves.
 
 mod account;
+mod admission;
 mod config;
+mod downstream;
 mod http;
 mod http2;
+mod inbound;
 mod observe;
 mod proxy;
 mod received;
@@ -18,5 +21,5 @@ mod waypoint;
 mod xds;
 
 pub use config::Config;
-pub use proxy::HttpTimeouts;
+pub use http::HttpTimeouts;
 pub use waypoint::{Addresses, Parts, Waypoint};

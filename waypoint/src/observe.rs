@@ -1,27 +1,31 @@
 //! What people, Prometheus and the operator see of requests.
 
 mod access;
+mod baggage;
+mod destination;
 mod flag;
 mod load;
 mod metrics;
+mod outcome;
+mod protocol;
 mod record;
 mod series;
 mod source;
 mod trace;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ambit_identity::SpiffeId;
+use prometheus::IntCounter;
 
+#[cfg(feature = "testing")]
+pub use baggage::baggage;
+pub(crate) use destination::Destination;
 pub(crate) use flag::Flag;
 pub(crate) use load::Load;
 pub(crate) use metrics::{Gauges, Refusal};
-pub(crate) use record::{ConnectionRecord, Destination, RETRY_LIMIT, RequestRecord};
+pub(crate) use record::{ConnectionRecord, RETRY_LIMIT, RequestRecord};
 pub(crate) use source::Source;
-#[cfg(feature = "testing")]
-pub use source::baggage;
 
 use metrics::Metrics;
 
@@ -65,34 +69,9 @@ impl Observer {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// A client's connection: who it is by its certificate, where it comes from, and what its ztunnel says of it in the CONNECT's
-    /// `baggage`.
-    pub(crate) fn source(
-        &self,
-        identity: SpiffeId,
-        address: SocketAddr,
-        baggage: Option<&[u8]>,
-    ) -> Arc<Source> {
-        Source::new(&self.metrics, identity, address, baggage)
-    }
-
-    /// A request has come. What is found out of it is told to the record, and its drop is the end of the request.
-    pub(crate) fn request<B>(
-        self: &Arc<Self>,
-        source: &Arc<Source>,
-        destination: Destination,
-        request: &http::Request<B>,
-    ) -> RequestRecord {
-        RequestRecord::new(self, source, destination, request)
-    }
-
-    /// A connection that is no HTTP has come; the record's drop is its end.
-    pub(crate) fn connection(
-        self: &Arc<Self>,
-        source: &Arc<Source>,
-        destination: Destination,
-    ) -> ConnectionRecord {
-        ConnectionRecord::new(self, source, destination)
+    /// Counts what is not served as there is no room for it.
+    pub(crate) fn overloads(&self) -> IntCounter {
+        self.metrics.refusals(Refusal::Overloaded)
     }
 
     /// Something was not served that has no record: a connection or a request whose destination is not known.

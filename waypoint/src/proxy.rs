@@ -1,35 +1,21 @@
-//! The data path: HBONE in, what is inside it, and HBONE out.
+//! What all connections share, and how it ends.
 
-mod admission;
-mod counted;
-mod inbound;
-mod passthrough;
-
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, MemoryBudget};
-use ambit_runtime::AcceptLoop;
 use ambit_tls::IdentityLease;
-use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
-pub(crate) use admission::{Admission, COPYING, HTTP2_CONNECTION, REQUEST};
-pub(crate) use counted::{Counted, End, client_gone, is_clients};
-pub(crate) use passthrough::{Opened, pass_through};
-
-pub use crate::http::HttpTimeouts;
-use crate::observe::{Observer, Refusal};
+use crate::admission::{self, Admission};
+use crate::http::HttpTimeouts;
+use crate::observe::Observer;
 use crate::retries::RetryBudgets;
 use crate::state::State;
 use crate::upstream::Upstream;
 
-/// For the TLS handshake of an HBONE client.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For connecting to an endpoint's proxy, TLS included, and for its answer to a CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HBONE's flow-control window of a stream: bytes that wait here for a slow client or endpoint.
@@ -46,18 +32,18 @@ pub(crate) struct Proxy {
     pub(crate) state: Arc<State>,
     pub(crate) observer: Arc<Observer>,
     /// The waypoint's own identity.
-    lease: IdentityLease,
-    hbone: HboneConfig,
+    pub(crate) lease: IdentityLease,
+    pub(crate) hbone: HboneConfig,
     pub(crate) timeouts: HttpTimeouts,
     pub(crate) upstream: Arc<Upstream>,
     /// Cancelled when the waypoint is to go.
     pub(crate) drain: CancellationToken,
     /// The same, for whoever asks at each request.
-    draining: AtomicBool,
+    pub(crate) draining: AtomicBool,
     /// Ends what the drain deadline finds.
-    kill: CancellationToken,
+    pub(crate) kill: CancellationToken,
     /// HBONE connections.
-    connections: TaskTracker,
+    pub(crate) connections: TaskTracker,
     /// HTTP/2 requests, which run on tasks of their own.
     pub(crate) requests: TaskTracker,
     pub(crate) admission: Admission,
@@ -107,19 +93,6 @@ impl Proxy {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Accepts HBONE connections until `drain` is cancelled.
-    pub(crate) async fn accept(self: &Arc<Self>, listener: TcpListener) {
-        let accepting = async {
-            let mut accepting = AcceptLoop::new("hbone");
-            loop {
-                let (tcp, peer) = accepting.next(|| listener.accept()).await;
-                self.admit(tcp, canonical(peer));
-            }
-        };
-        self.drain.run_until_cancelled(accepting).await;
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
     /// Once `drain` is cancelled: resolves when the last request has ended, or at the deadline, which ends all that is left. Returns
     /// how many HBONE connections that were.
     pub(crate) async fn drained(&self, deadline: Duration) -> usize {
@@ -142,27 +115,6 @@ impl Proxy {
             }
         }
     }
-
-    fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
-        let Some(handshake) = self.admission.handshakes.take(&peer.ip()) else {
-            self.observer.refused(Refusal::Overloaded);
-            // The peer sees a reset; the connection may be gone already.
-            let _ = tcp.set_zero_linger();
-            return;
-        };
-        let proxy = Arc::clone(self);
-        let span = tracing::debug_span!("connection", %peer);
-        let task = async move {
-            let kill = proxy.kill.clone();
-            kill.run_until_cancelled(inbound::serve(proxy, tcp, peer, handshake))
-                .await;
-        };
-        self.connections.spawn(task.instrument(span));
-    }
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

@@ -18,10 +18,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
-use crate::http::{ClientConnection, HttpTimeouts, Served, io::ClientStream, serve};
+use crate::admission::Admission;
+use crate::downstream::{ClientConnection, Served, serve};
+use crate::http::{ClientStream, HttpTimeouts};
 use crate::observe::Observer;
 pub use crate::observe::baggage;
-use crate::proxy::{Admission, Proxy};
+use crate::proxy::Proxy;
 use crate::state::{AppProtocol, State};
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -97,7 +99,7 @@ impl Waypoint {
             CancellationToken::new(),
         );
         let (sender, endpoints) = mpsc::unbounded_channel();
-        let taken = proxy.upstream.endpoints.set(sender);
+        let taken = proxy.upstream.endpoints().set(sender);
         taken.ok().context("a new proxy has no endpoints")?;
         Ok(Self {
             proxy,
@@ -125,7 +127,7 @@ impl Waypoint {
             via,
         };
         let holder = self.proxy.admission.bytes.holder(&self.client);
-        let account = Account::new(holder, Arc::clone(&self.proxy.observer));
+        let account = Account::new(holder, self.proxy.observer.overloads());
         let client = ClientConnection::new(&self.proxy, source, served, account);
         let serving = serve(client, Memory(io));
         tokio::pin!(serving);

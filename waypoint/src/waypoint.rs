@@ -22,9 +22,11 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tracing::Instrument;
 
+use crate::admission::Admission;
 use crate::config::Config;
+use crate::http::HttpTimeouts;
 use crate::observe::{Gauges, Observer};
-use crate::proxy::{Admission, HttpTimeouts, Proxy};
+use crate::proxy::Proxy;
 use crate::report::{Dial, Reporter};
 use crate::state::{State, StateDump};
 use crate::xds::{StateUpdater, TYPES, subscriptions};

@@ -1,148 +1,16 @@
 //! Bodies of requests on their way to an endpoint.
 
+mod client;
 mod replay;
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
 
-use crate::received::{ReceiveError, Received};
+pub(crate) use client::{BodyError, ClientBody, Upload};
 pub(crate) use replay::Spool;
-
-/// What became of a request's body, for those who answer and report.
-#[derive(Debug, Default)]
-pub(crate) struct Upload {
-    answered: AtomicBool,
-    stalled: AtomicBool,
-    broken: AtomicBool,
-    no_room: AtomicBool,
-}
-
-impl Upload {
-    /// The answer has begun: the body may now take its time.
-    pub(crate) fn answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the client sent nothing for too long.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
-    }
-
-    /// Whether the client's side of the body failed.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
-    }
-
-    /// Whether there was no room for what the client sent.
-    pub(crate) fn has_no_room(&self) -> bool {
-        self.no_room.load(Ordering::Relaxed)
-    }
-}
-
-/// Why a body did not come to its end. The endpoint sees a request that breaks off.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error("the client sent nothing for {}s", .0.as_secs_f32())]
-    Stalled(Duration),
-    #[error("the client's body: {0}")]
-    Client(#[source] ReceiveError),
-    #[error("the request is tried anew")]
-    SentAgain(#[source] h2::Error),
-}
-
-/// A client's body, with an end to waiting for it.
-pub(crate) struct ClientBody {
-    incoming: Received,
-    upload: Arc<Upload>,
-    /// Counts the bytes that came.
-    received: Arc<AtomicU64>,
-    /// No end, where `None`.
-    patience: Option<Duration>,
-    waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl ClientBody {
-    pub(crate) fn new(
-        incoming: Received,
-        upload: Arc<Upload>,
-        received: Arc<AtomicU64>,
-        patience: Option<Duration>,
-    ) -> Self {
-        Self {
-            incoming,
-            upload,
-            received,
-            patience,
-            waiting: None,
-        }
-    }
-
-    fn is_answered(&self) -> bool {
-        self.upload.answered.load(Ordering::Relaxed)
-    }
-
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let Some(patience) = self.patience else {
-            return Poll::Pending;
-        };
-        let answered = self.is_answered();
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        while waiting.as_mut().poll(cx).is_ready() {
-            if !answered {
-                self.upload.stalled.store(true, Ordering::Relaxed);
-                return Poll::Ready(BodyError::Stalled(patience));
-            }
-            waiting.as_mut().reset(Instant::now() + patience);
-        }
-        Poll::Pending
-    }
-}
-
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            return self.poll_stalled(cx).map(|error| Some(Err(error)));
-        };
-        self.waiting = None;
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => {
-                self.upload.no_room.store(error.is_no_room(), Ordering::Relaxed);
-                self.upload.broken.store(true, Ordering::Relaxed);
-                Some(Err(BodyError::Client(error)))
-            }
-            None => None,
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
 
 /// A request's body, as connections to endpoints send it.
 pub(crate) enum RequestBody {

@@ -167,6 +167,11 @@ pub(crate) fn to_http2(
     Ok(Uri::from_parts(parts)?)
 }
 
+/// The header that says why the waypoint did not pass a request on, or its answer back.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-ambit-reason");
+/// The reason given where the waypoint has as much to do as it takes on.
+pub(crate) const OVERLOADED: &str = "overloaded";
+
 /// Envoy's word on who the caller is. Callers can write what they like, and applications that came from a mesh with sidecars believe it.
 pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

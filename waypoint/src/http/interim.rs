@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode, Version};
+use parking_lot::Mutex;
 
-use super::answer::REASON;
-use super::headers;
+use super::headers::{self, REASON};
 use super::io::Watch;
-use super::serve::Respond;
+use crate::account::Parcel;
 
 /// Interim responses to one request; further ones are dropped. They are not held back when the client does not read.
 const MOST: u32 = 16;
+
+/// The half of an HTTP/2 stream that responses go to.
+pub(crate) type Respond = Arc<Mutex<SendResponse<Parcel>>>;
 
 /// Takes interim responses to a client (RFC 9110 §15.2).
 #[derive(Clone)]
@@ -34,11 +38,11 @@ impl Interim {
     }
 
     /// To a client of HTTP/1; those of HTTP/1.0 do not know them.
-    pub(super) fn http1(watch: &Arc<Watch>, version: Version) -> Option<Self> {
+    pub(crate) fn http1(watch: &Arc<Watch>, version: Version) -> Option<Self> {
         (version == Version::HTTP_11).then(|| Self::new(To::Http1(Arc::clone(watch))))
     }
 
-    pub(super) fn http2(respond: &Respond) -> Self {
+    pub(crate) fn http2(respond: &Respond) -> Self {
         Self::new(To::Http2(Arc::clone(respond)))
     }
 

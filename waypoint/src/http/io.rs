@@ -56,7 +56,7 @@ impl Watch {
     ///
     /// # Errors
     /// When its target is none.
-    pub(super) fn restore<B>(&self, request: &mut Request<B>) -> Result<(), InvalidUri> {
+    pub(crate) fn restore<B>(&self, request: &mut Request<B>) -> Result<(), InvalidUri> {
         framing::restore_expectation(request.headers_mut());
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let raw = {
@@ -85,7 +85,7 @@ impl Watch {
     }
 
     /// Resolves when all of them are written.
-    pub(super) async fn interim_sent(&self) {
+    pub(crate) async fn interim_sent(&self) {
         std::future::poll_fn(|cx| {
             let mut interim = self.interim.lock();
             if interim.bytes.is_empty() {
@@ -105,7 +105,7 @@ impl Watch {
 
     /// Ends the connection as soon as no request is being read or answered. hyper alone would wait for the rest of a head once a client has
     /// sent an empty line.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::Release);
     }
 
@@ -127,16 +127,16 @@ impl Watch {
 
 /// A request that is being answered: until its response has been taken whole, an end of the client's stream is no end of the client,
 /// which may have nothing more to say (RFC 9112 §9.6).
-pub(super) struct Answering(Arc<Watch>);
+pub(crate) struct Answering(Arc<Watch>);
 
 impl Answering {
-    pub(super) fn new(watch: &Arc<Watch>) -> Self {
+    pub(crate) fn new(watch: &Arc<Watch>) -> Self {
         watch.answering.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(watch))
     }
 
     /// Until the body is dropped.
-    pub(super) fn with<B>(self, body: B) -> Answer<B> {
+    pub(crate) fn with<B>(self, body: B) -> Answer<B> {
         Answer {
             body: self.0.unwritten.of(body),
             _answering: self,
@@ -152,7 +152,7 @@ impl Drop for Answering {
 }
 
 /// The body of a response that is under way.
-pub(super) struct Answer<B> {
+pub(crate) struct Answer<B> {
     body: Taken<B>,
     _answering: Answering,
 }

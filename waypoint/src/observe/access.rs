@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ambit_identity::SpiffeId;
 
-use super::Source;
-use super::record::{Destination, Outcome};
+use super::outcome::Outcome;
+use super::{Destination, Source};
 use crate::state::Workload;
 
 /// What a line says.

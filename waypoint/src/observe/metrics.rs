@@ -4,13 +4,12 @@ use ambit_identity::SpiffeId;
 use ambit_runtime::{Counter, Counters, FamilyOptions, Histograms, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 
-use super::Flag;
-use super::record::Destination;
+use super::baggage::SourceWorkload;
 use super::series::{REQUEST_LABELS, SeriesTable, SourceSeries};
-use super::source::SourceWorkload;
+use super::{Destination, Flag};
 use crate::state::Workload;
 
 /// In milliseconds, as Istio's.
@@ -252,7 +251,11 @@ impl Metrics {
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {
-        self.refused.with_label_values(&[refusal.reason()]).inc();
+        self.refusals(refusal).inc();
+    }
+
+    pub(super) fn refusals(&self, refusal: Refusal) -> IntCounter {
+        self.refused.with_label_values(&[refusal.reason()])
     }
 
     /// Counts an opened connection.

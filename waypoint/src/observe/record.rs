@@ -1,7 +1,6 @@
 //! One request, or one connection that is no HTTP: its metrics, and its line in the access log.
 
 mod connection;
-mod outcome;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,88 +9,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ambit_identity::SpiffeId;
 use ambit_policy::Decision;
 use ambit_runtime::Share;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::access::{self, Line};
 use super::load::RequestInFlight;
+use super::outcome::{CUT, Outcome};
+use super::protocol::Protocol;
 use super::series::SeriesKey;
 use super::trace::trace_id;
-use super::{Flag, Observer, Source};
+use super::{Destination, Flag, Observer, Source};
 use crate::account::Held;
 use crate::retries::InFlight;
-use crate::state::{Endpoint, ServiceConfig, Workload};
+use crate::state::{Endpoint, Workload};
 
 pub(crate) use connection::ConnectionRecord;
-use outcome::CUT;
-pub(super) use outcome::Outcome;
 
 /// Why a request was not tried again.
 pub(crate) const RETRY_LIMIT: &str =
     "not tried again: the service has as many retries under way as it may have";
-
-/// What was called.
-#[derive(Debug, Clone)]
-pub(crate) enum Destination {
-    /// A service, by its virtual address.
-    Service(Arc<ServiceConfig>),
-    /// A pod, by its own.
-    Workload(Arc<Workload>),
-}
-
-impl Destination {
-    /// As our metrics name it: `namespace/name`'s hostname of a service, the name of a pod's workload.
-    pub(super) fn label(&self) -> &str {
-        match self {
-            Self::Service(service) => &service.hostname,
-            Self::Workload(workload) => &workload.workload_name,
-        }
-    }
-
-    /// Of what is called, whatever its configuration.
-    pub(crate) fn key(&self) -> &Arc<str> {
-        match self {
-            Self::Service(service) => &service.key,
-            Self::Workload(workload) => workload.series(),
-        }
-    }
-}
-
-/// What a request is, for metrics and logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Protocol {
-    Http1,
-    Http2,
-    Grpc,
-}
-
-impl Protocol {
-    fn of<B>(request: &Request<B>) -> Self {
-        let content_type = request.headers().get(http::header::CONTENT_TYPE);
-        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
-            Self::Grpc
-        } else if request.version() == Version::HTTP_2 {
-            Self::Http2
-        } else {
-            Self::Http1
-        }
-    }
-
-    /// Istio's `request_protocol`.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Http1 | Self::Http2 => "http",
-            Self::Grpc => "grpc",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Http1 => "http/1.1",
-            Self::Http2 => "http/2",
-            Self::Grpc => "grpc",
-        }
-    }
-}
 
 /// Bytes of a path that are logged.
 const LOGGED_PATH: usize = 1024;
@@ -130,8 +65,20 @@ pub(crate) struct RequestRecord {
     ended: bool,
 }
 
+impl Observer {
+    /// A request has come. What is found out of it is told to the record, and its drop is the end of the request.
+    pub(crate) fn request<B>(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        destination: Destination,
+        request: &Request<B>,
+    ) -> RequestRecord {
+        RequestRecord::new(self, source, destination, request)
+    }
+}
+
 impl RequestRecord {
-    pub(super) fn new<B>(
+    fn new<B>(
         observer: &Arc<Observer>,
         source: &Arc<Source>,
         destination: Destination,

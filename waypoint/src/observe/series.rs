@@ -9,9 +9,9 @@ use ambit_runtime::{Counter, Counters, Histogram, Histograms, WeakCounter, WeakH
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use parking_lot::RwLock;
 
-use super::Flag;
-use super::record::{Destination, Protocol};
-use super::source::SourceWorkload;
+use super::baggage::SourceWorkload;
+use super::protocol::Protocol;
+use super::{Destination, Flag};
 use crate::state::Workload;
 
 /// So many handles are kept before it is asked which of them have expired.

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ambit_identity::SpiffeId;
 use ambit_policy::{Decision, Reason, Verdict};
 use ambit_wire::waypoint::Service;
 use ambit_wire::workload::{Port, PortList, Workload};

@@ -1,25 +1,19 @@
-//! One connection to an endpoint.
+//! How connections to endpoints come about.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ambit_hbone::{ConnectError, HboneIo, OpenError, Payer, PoolKey};
+use ambit_hbone::{ConnectError, HboneConfig, HbonePool, OpenError, PoolKey};
 use ambit_runtime::prepare_socket;
-use bytes::{Buf, Bytes};
+use ambit_tls::IdentityLease;
 use http::StatusCode;
-use parking_lot::Mutex;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Destination, Upstream};
-use crate::account::{Account, Unwritten};
+use super::connection::{Transport, UpstreamIo};
+use super::destination::Destination;
 
 /// How long what was sent to a plaintext endpoint may stay without an acknowledgement: then its node is gone, and the connection fails.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
@@ -88,98 +82,40 @@ fn brief(error: &io::Error) -> String {
     }
 }
 
-/// Bytes that are read at once from a plaintext endpoint, at most: readers let their buffers grow with what they get, and those are not
-/// counted.
-const LARGEST_READ: usize = 16 << 10;
-
-/// Who pays for what waits on a connection, while it is somebody's.
-#[derive(Clone)]
-pub(super) struct Payers {
-    tunnel: Option<Payer>,
-    unwritten: Unwritten,
-}
-
-impl Payers {
-    pub(super) fn set(&self, account: Option<&Account>) {
-        if let Some(tunnel) = &self.tunnel {
-            tunnel.set(account.map(Account::payer));
-        }
-        self.unwritten.set(account);
-    }
-
-    /// What is taken from a body to be written.
-    pub(super) fn unwritten(&self) -> &Unwritten {
-        &self.unwritten
-    }
-}
-
-/// The bytes of a connection to an endpoint.
-pub(crate) struct UpstreamIo {
-    transport: Transport,
-    payers: Payers,
-    /// Bytes that have arrived.
-    received: Arc<AtomicU64>,
-    rewrite: Rewrite,
-}
-
-/// What the next bytes that are written begin with, and what is written instead of them.
-pub(super) type Rewrite = Arc<Mutex<Option<(Bytes, Bytes)>>>;
-
-enum Transport {
-    Hbone(HboneIo),
-    Plain(TcpStream),
+/// Connects with endpoints.
+pub(super) struct Connector {
+    pub(super) hbone: HbonePool,
+    /// The waypoint's own identity.
+    lease: IdentityLease,
+    connect_timeout: Duration,
+    /// In the place of a pod's UID in pool keys: all connections are made from here.
+    here: Arc<str>,
     #[cfg(feature = "testing")]
-    Memory(tokio::io::DuplexStream),
+    pub(super) endpoints: std::sync::OnceLock<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
 }
 
-impl UpstreamIo {
-    /// The place for what is to be written instead of what comes next.
-    pub(super) fn rewrite(&self) -> Rewrite {
-        Arc::clone(&self.rewrite)
-    }
-
-    fn poll_write_transport(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Hbone(io) => Pin::new(io).poll_write(cx, buf),
-            Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
+impl Connector {
+    pub(super) fn new(lease: IdentityLease, config: HboneConfig) -> Self {
+        Self {
+            connect_timeout: config.connect_timeout,
+            hbone: HbonePool::new(config),
+            lease,
+            here: Arc::from(""),
             #[cfg(feature = "testing")]
-            Transport::Memory(io) => Pin::new(io).poll_write(cx, buf),
+            endpoints: std::sync::OnceLock::new(),
         }
     }
 
-    /// Who pays for what waits on it.
-    pub(super) fn payers(&self) -> Payers {
-        self.payers.clone()
-    }
-
-    /// What waits on it is this caller's, from now on.
-    pub(crate) fn paid_by(&self, account: &Account) {
-        self.payers.set(Some(account));
-    }
-
-    /// How many bytes have arrived.
-    pub(super) fn received(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.received)
-    }
-}
-
-impl Upstream {
     /// A new connection to the application.
-    pub(crate) async fn connect(&self, to: &Destination) -> Result<UpstreamIo, ConnectFailure> {
-        let transport = self.transport(to).await?;
-        let tunnel = match &transport {
-            Transport::Hbone(io) => Some(io.payer().clone()),
-            Transport::Plain(_) => None,
-            #[cfg(feature = "testing")]
-            Transport::Memory(_) => None,
-        };
-        let unwritten = Unwritten::default();
-        Ok(UpstreamIo {
-            payers: Payers { tunnel, unwritten },
-            transport,
-            received: Arc::default(),
-            rewrite: Rewrite::default(),
-        })
+    pub(super) async fn connect(&self, to: &Destination) -> Result<UpstreamIo, ConnectFailure> {
+        Ok(UpstreamIo::new(self.transport(to).await?))
+    }
+
+    /// An end of a new connection in memory, where there are such.
+    #[cfg(feature = "testing")]
+    fn in_memory(&self) -> Option<tokio::io::DuplexStream> {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        self.endpoints.get()?.send(far).ok().map(|()| near)
     }
 
     async fn transport(&self, to: &Destination) -> Result<Transport, ConnectFailure> {
@@ -229,77 +165,4 @@ async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(to).await?;
     prepare_socket(&tcp)?;
     Ok(tcp)
-}
-
-impl AsyncRead for UpstreamIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = match &mut self.transport {
-            Transport::Hbone(io) => Pin::new(io).poll_read(cx, buf),
-            Transport::Plain(io) if buf.remaining() > LARGEST_READ => {
-                let mut part = [MaybeUninit::uninit(); LARGEST_READ];
-                let mut part = ReadBuf::uninit(&mut part);
-                let result = Pin::new(io).poll_read(cx, &mut part);
-                buf.put_slice(part.filled());
-                result
-            }
-            Transport::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            #[cfg(feature = "testing")]
-            Transport::Memory(io) => Pin::new(io).poll_read(cx, buf),
-        };
-        let arrived = buf.filled().len() - before;
-        if arrived > 0 {
-            self.received.fetch_add(arrived as u64, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl AsyncWrite for UpstreamIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let rewrite = Arc::clone(&self.rewrite);
-        let mut rewrite = rewrite.lock();
-        let Some((instead_of, bytes)) = &mut *rewrite else {
-            let written = ready!(self.poll_write_transport(cx, buf))?;
-            self.payers.unwritten.written(written);
-            return Poll::Ready(Ok(written));
-        };
-        if !buf.starts_with(instead_of) {
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-        }
-        while !bytes.is_empty() {
-            let n = ready!(self.poll_write_transport(cx, bytes))?;
-            if n == 0 {
-                return Poll::Ready(Ok(0));
-            }
-            bytes.advance(n);
-        }
-        let taken = instead_of.len();
-        *rewrite = None;
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has written all.
-        self.payers.unwritten.flushed();
-        match &mut self.transport {
-            Transport::Hbone(io) => Pin::new(io).poll_flush(cx),
-            Transport::Plain(io) => Pin::new(io).poll_flush(cx),
-            #[cfg(feature = "testing")]
-            Transport::Memory(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Hbone(io) => Pin::new(io).poll_shutdown(cx),
-            Transport::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            #[cfg(feature = "testing")]
-            Transport::Memory(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
 }

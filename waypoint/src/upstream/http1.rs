@@ -17,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::connect::{ConnectFailure, Payers, Rewrite, UpstreamIo};
-use super::{Destination, Key, Upstream};
+use super::connect::{ConnectFailure, Connector};
+use super::connection::{Payers, Rewrite, UpstreamIo};
+use super::destination::{Destination, Key, max_age};
 use crate::account::{Account, Taken};
 use crate::http::limits::{MAX_BUFFER, MAX_FIELDS, MAX_RESPONSE_HEAD};
 use crate::http::{Interim, RawTarget, RequestBody};
@@ -59,6 +60,33 @@ pub(crate) struct Http1Connection {
 }
 
 impl Http1Connection {
+    /// A new connection.
+    pub(super) async fn open(connector: &Connector, to: &Destination) -> Result<Box<Self>, ConnectFailure> {
+        let key = to.key();
+        let io = connector.connect(to).await?;
+        let (received, rewrite, payers) = (io.received(), io.rewrite(), io.payers());
+        let (sender, connection) = Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .max_header_size(MAX_RESPONSE_HEAD)
+            .max_headers(MAX_FIELDS)
+            .preserve_header_case(true)
+            .writev(false)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other(error))))?;
+        Ok(Box::new(Self {
+            key,
+            sender: Some(sender),
+            connection: Some(connection),
+            rest: None,
+            received,
+            rewrite,
+            payers,
+            used: 0,
+            old: Instant::now() + max_age(),
+        }))
+    }
+
     /// Lets the connection read and write.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         let Some(connection) = &mut self.connection else {
@@ -190,12 +218,20 @@ struct Idle {
 
 impl Http1Pool {
     /// The connection that was used last: the others may grow old.
-    fn take(&self, key: &Key) -> Option<Box<Http1Connection>> {
+    pub(super) fn take(&self, key: &Key) -> Option<Box<Http1Connection>> {
         loop {
             let mut idle = self.idle.lock().get_mut(key)?.pop()?;
             if idle.connection.is_usable() {
                 return Some(idle.connection);
             }
+        }
+    }
+
+    /// Takes a connection back whose answer has ended, unless it cannot take another request.
+    pub(super) fn give_back(&self, mut connection: Box<Http1Connection>) {
+        if connection.is_usable() {
+            connection.payers.set(None);
+            self.put(connection);
         }
     }
 
@@ -250,47 +286,5 @@ impl Http1Pool {
     pub(super) fn is_empty(&self) -> bool {
         self.close(Vec::new());
         self.idle.lock().is_empty() && self.closing.lock().is_empty()
-    }
-}
-
-impl Upstream {
-    /// An idle connection, if there is one.
-    pub(crate) fn idle_http1(&self, to: &Destination) -> Option<Box<Http1Connection>> {
-        self.http1.take(&to.key())
-    }
-
-    /// A new connection.
-    pub(crate) async fn http1(&self, to: &Destination) -> Result<Box<Http1Connection>, ConnectFailure> {
-        let key = to.key();
-        let io = self.connect(to).await?;
-        let (received, rewrite, payers) = (io.received(), io.rewrite(), io.payers());
-        let (sender, connection) = Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .max_header_size(MAX_RESPONSE_HEAD)
-            .max_headers(MAX_FIELDS)
-            .preserve_header_case(true)
-            .writev(false)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|error| ConnectFailure::Tcp(to.address, Arc::new(std::io::Error::other(error))))?;
-        Ok(Box::new(Http1Connection {
-            key,
-            sender: Some(sender),
-            connection: Some(connection),
-            rest: None,
-            received,
-            rewrite,
-            payers,
-            used: 0,
-            old: Instant::now() + super::max_age(),
-        }))
-    }
-
-    /// Takes a connection back whose answer has ended; it is closed where it cannot take another request.
-    pub(crate) fn give_back(&self, mut connection: Box<Http1Connection>) {
-        if !self.stop.is_cancelled() && connection.is_usable() {
-            connection.payers.set(None);
-            self.http1.put(connection);
-        }
     }
 }

@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::connect::{ConnectFailure, UpstreamIo};
+use super::connect::ConnectFailure;
+use super::connection::UpstreamIo;
 use crate::account::{Account, Parcel};
 use crate::http::limits::{MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::{Interim, RequestBody};

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::{BodyError, ClientBody};
+use super::client::{BodyError, ClientBody};
 use crate::account::Held;
 use crate::http::headers;
 

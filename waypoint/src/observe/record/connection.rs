@@ -10,9 +10,8 @@ use ambit_policy::Decision;
 use super::super::access::{self, Line};
 use super::super::load::RequestInFlight;
 use super::super::metrics::Totals;
-use super::super::{Flag, Observer, Source};
-use super::outcome::CUT;
-use super::{Destination, Outcome};
+use super::super::outcome::{CUT, Outcome};
+use super::super::{Destination, Flag, Observer, Source};
 use crate::state::{Endpoint, Workload};
 
 /// A connection that is no HTTP, until this is dropped. It counts as a request in flight until then.
@@ -29,12 +28,19 @@ pub(crate) struct ConnectionRecord {
     totals: Option<Totals>,
 }
 
-impl ConnectionRecord {
-    pub(in super::super) fn new(
-        observer: &Arc<Observer>,
+impl Observer {
+    /// A connection that is no HTTP has come; the record's drop is its end.
+    pub(crate) fn connection(
+        self: &Arc<Self>,
         source: &Arc<Source>,
         destination: Destination,
-    ) -> Self {
+    ) -> ConnectionRecord {
+        ConnectionRecord::new(self, source, destination)
+    }
+}
+
+impl ConnectionRecord {
+    fn new(observer: &Arc<Observer>, source: &Arc<Source>, destination: Destination) -> Self {
         Self {
             in_flight: observer.load.request(),
             observer: Arc::clone(observer),

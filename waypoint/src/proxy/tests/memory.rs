@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::support::*;
+use crate::admission::Admission;
 use crate::http::HttpTimeouts;
-use crate::proxy::Admission;
 
 const BUDGET: usize = 12 << 20;
 const REFUSED: &[&str] = &["ambit_waypoint_refused_total", "reason=\"overloaded\""];

@@ -9,8 +9,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::support::*;
+use crate::admission::Admission;
 use crate::http::HttpTimeouts;
-use crate::proxy::Admission;
 
 const REFUSED: &[&str] = &["ambit_waypoint_refused_total", "reason=\"overloaded\""];
 

@@ -8,8 +8,8 @@ use ambit_runtime::Shares;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
+use crate::admission::Admission;
 use crate::http::HttpTimeouts;
-use crate::proxy::Admission;
 
 #[tokio::test]
 async fn bytes_of_another_protocol_go_through_as_they_are() {

@@ -28,9 +28,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admission;
 use crate::http::HttpTimeouts;
 use crate::observe::{Gauges, Observer};
-use crate::proxy::{Admission, Proxy};
+use crate::proxy::Proxy;
 use crate::state::{AppProtocol, State};
 
 pub(super) use application::{Application, echo, raw_application, read_head};

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::super::{ConnectFailure, Destination, Key, Upstream};
+use super::super::connect::{ConnectFailure, Connector};
+use super::super::destination::{Destination, Key, max_age};
 use super::{Http2Sender, Place, Shared, handshake, unreachable};
 
 /// The connections to one endpoint.
@@ -47,17 +48,27 @@ impl Connections {
 
 pub(in super::super) struct Http2Pool {
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    maker: Arc<Maker>,
+}
+
+/// Makes connections.
+struct Maker {
+    connector: Arc<Connector>,
     tasks: TaskTracker,
     /// Between PINGs to endpoints without HBONE.
     ping: Duration,
 }
 
 impl Http2Pool {
-    pub(in super::super) fn new(tasks: TaskTracker, ping: Duration) -> Self {
-        Self {
-            slots: Mutex::default(),
+    pub(in super::super) fn new(connector: Arc<Connector>, tasks: TaskTracker, ping: Duration) -> Self {
+        let maker = Arc::new(Maker {
+            connector,
             tasks,
             ping,
+        });
+        Self {
+            slots: Mutex::default(),
+            maker,
         }
     }
 
@@ -84,13 +95,11 @@ impl Http2Pool {
     pub(in super::super) fn clear(&self) {
         self.slots.lock().clear();
     }
-}
 
-impl Upstream {
     /// A place on a connection; one is made where there is none. Those who need it at the same time wait for the same attempt, or for a
     /// place that becomes free before. The attempt is nobody's own: it goes on when a request that waits for it is given up.
-    pub(crate) async fn http2(self: &Arc<Self>, to: &Destination) -> Result<Http2Sender, ConnectFailure> {
-        let slot = self.http2.slot(to.key());
+    pub(in super::super) async fn place(&self, to: &Destination) -> Result<Http2Sender, ConnectFailure> {
+        let slot = self.slot(to.key());
         let mut awaited = None;
         loop {
             let changed = slot.changed.notified();
@@ -108,15 +117,17 @@ impl Upstream {
                 }
                 if connections.begun == connections.ended {
                     connections.begun += 1;
-                    self.tasks
-                        .spawn(Arc::clone(self).attempt(Arc::clone(&slot), to.clone()));
+                    let attempt = Arc::clone(&self.maker).attempt(Arc::clone(&slot), to.clone());
+                    self.maker.tasks.spawn(attempt);
                 }
                 awaited.get_or_insert(connections.begun);
             }
             changed.await;
         }
     }
+}
 
+impl Maker {
     async fn attempt(self: Arc<Self>, slot: Arc<Slot>, to: Destination) {
         let made = self.new_http2(&to, &slot.changed).await;
         let mut connections = slot.connections.lock();
@@ -133,11 +144,11 @@ impl Upstream {
     }
 
     async fn new_http2(&self, to: &Destination, changed: &Arc<Notify>) -> Result<Shared, ConnectFailure> {
-        let io = self.connect(to).await?;
-        let old = Instant::now() + super::super::max_age();
+        let io = self.connector.connect(to).await?;
+        let old = Instant::now() + max_age();
         // Over HBONE, its own PINGs find out that a node is gone.
-        let ping = to.hbone.is_none().then_some(self.http2.ping);
-        handshake(io, old, Arc::clone(changed), &self.http2.tasks, ping)
+        let ping = to.hbone.is_none().then_some(self.ping);
+        handshake(io, old, Arc::clone(changed), &self.tasks, ping)
             .await
             .map_err(|error| unreachable(to.address, error))
     }

@@ -5,12 +5,9 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::response::ResponseBody;
+use crate::http::headers::{OVERLOADED, REASON};
 use crate::observe::Flag;
 
-/// The header that says why the waypoint did not pass a request on, or its answer back.
-pub(crate) const REASON: HeaderName = HeaderName::from_static("x-ambit-reason");
-/// The reason given where the waypoint has as much to do as it takes on.
-pub(crate) const OVERLOADED: &str = "overloaded";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 

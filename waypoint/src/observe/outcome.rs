@@ -2,19 +2,18 @@
 
 use ambit_policy::Decision;
 
-use super::super::Flag;
-use super::super::metrics::Metrics;
-use super::Destination;
+use super::metrics::Metrics;
+use super::{Destination, Flag};
 
 /// Of a request or a connection.
 #[derive(Debug, Default)]
-pub(in super::super) struct Outcome {
+pub(super) struct Outcome {
     /// The rule that decided.
-    pub(in super::super) rule: Option<String>,
+    pub(super) rule: Option<String>,
     /// Audit rules that would have denied it.
-    pub(in super::super) audited: Vec<String>,
-    pub(in super::super) reason: Option<String>,
-    pub(in super::super) flag: Flag,
+    pub(super) audited: Vec<String>,
+    pub(super) reason: Option<String>,
+    pub(super) flag: Flag,
     /// Connections end like that every day.
     routine: bool,
 }
@@ -57,7 +56,7 @@ impl Outcome {
     }
 
     /// Whether it is logged without the access log too.
-    pub(in super::super) fn is_notable(&self) -> bool {
+    pub(super) fn is_notable(&self) -> bool {
         (self.flag != Flag::None && !self.routine) || !self.audited.is_empty()
     }
 }

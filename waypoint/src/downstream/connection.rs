@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ambit_identity::SpiffeId;
 use ambit_mesh::{Client, Via};
 use ambit_policy::{Connection, Decision};
-use ambit_runtime::Holder;
+use ambit_runtime::{Holder, log_permit};
 use http::uri::Authority;
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::Rejection;
-use super::io::Watch;
-use super::limits;
 use super::upgrade::Upgrade;
 use crate::account::Account;
-use crate::observe::{Destination, Flag, RequestRecord, Source};
+use crate::http::io::Watch;
+use crate::http::limits;
+use crate::observe::{Destination, Flag, Refusal, RequestRecord, Source};
 use crate::proxy::Proxy;
 use crate::retries::RetryBudget;
 use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload};
@@ -284,6 +284,24 @@ impl ClientConnection {
     fn record_for<B>(&self, destination: Destination, request: &Request<B>) -> RequestRecord {
         self.used.store(true, Ordering::Relaxed);
         self.proxy.observer.request(&self.source, destination, request)
+    }
+
+    /// Counts and logs that the client broke the protocol; of many such lines of one client, only some.
+    pub(super) fn broke_protocol(&self, reason: &str) {
+        self.proxy.observer.refused(Refusal::BadRequest);
+        if !log_permit(&self.identity.to_string(), Refusal::BadRequest.reason()) {
+            return;
+        }
+        tracing::event!(
+            target: "access",
+            parent: None,
+            tracing::Level::WARN,
+            src.identity = %self.identity,
+            src.addr = %self.peer,
+            flags = Flag::BadRequest.name(),
+            reason,
+            "request refused: it is not HTTP as it should be"
+        );
     }
 
     /// Requests given up before their answer began, less those that were answered.

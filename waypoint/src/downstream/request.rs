@@ -10,19 +10,18 @@ use http::uri::{Authority, InvalidUri};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 
-use super::answer::{REASON, Rejection};
-use super::body::{ClientBody, Spool, Upload};
+use super::answer::Rejection;
+use super::asked::Asked;
 use super::connection::{ClientConnection, Target};
-use super::headers::{self, Fields, HostError};
-use super::held::Asked;
-use super::interim::Interim;
-use super::limits::{MAX_HEAD, MAX_REPLAY};
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
 use super::tries::{Passage, Source};
-use super::upgrade;
+use super::websocket;
+use crate::admission::REQUEST;
+use crate::http::headers::{self, Fields, HostError, REASON};
+use crate::http::limits::{MAX_HEAD, MAX_REPLAY};
+use crate::http::{ClientBody, Interim, Spool, Upload};
 use crate::observe::{Flag, Refusal, RequestRecord};
-use crate::proxy::REQUEST;
 use crate::received::Received;
 
 /// Serves a request of `client`.
@@ -119,7 +118,7 @@ async fn serve(
             let body = body.recording(record);
             if let Some(asked) = switched {
                 headers::remove_hop_by_hop(&mut parts.headers, true);
-                return Box::pin(upgrade::begin(client, parts, body, asked)).await;
+                return Box::pin(websocket::begin(client, parts, body, asked)).await;
             }
             headers::remove_hop_by_hop(&mut parts.headers, false);
             Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
@@ -235,7 +234,7 @@ async fn pass(
     parts.headers.remove(REASON);
     let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-    let switched = asked.filter(|_| switches && upgrade::is_answer(&parts));
+    let switched = asked.filter(|_| switches && websocket::is_answer(&parts));
     if switches && switched.is_none() {
         let reason = "upstream: it switched to a protocol that nobody asked for";
         return Err(Rejection::new(

@@ -10,9 +10,12 @@ use ambit_runtime::Share;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::COPYING;
+use super::connection::{ClientConnection, Target};
 use super::counted::{Counted, End, client_gone, is_clients};
-use crate::http::{ClientConnection, ClientStream, OVERLOADED, Revoked, Target};
+use super::held::Revoked;
+use crate::admission::COPYING;
+use crate::http::ClientStream;
+use crate::http::headers::OVERLOADED;
 use crate::observe::{ConnectionRecord, Flag, Refusal};
 use crate::state::Endpoint;
 use crate::upstream::{Destination, UpstreamIo};

@@ -20,21 +20,18 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::connection::ClientConnection;
-use super::super::interim::Interim;
-use super::super::io::{ClientIo, ClientStream};
+use super::super::request;
 use super::super::response::ResponseBody;
-use super::super::{limits, request};
 use crate::account::{Account, Parcel};
+use crate::admission::HTTP2_CONNECTION;
+use crate::http::io::ClientIo;
+use crate::http::{ClientStream, Interim, Respond, limits};
 use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, OutflowError, send_body};
 use crate::observe::Refusal;
-use crate::proxy::HTTP2_CONNECTION;
 use crate::received::Received;
 
 /// Bytes before the first frame.
 const PREFACE: usize = 24;
-
-/// The half of a stream that responses go to.
-pub(in super::super) type Respond = Arc<Mutex<SendResponse<Parcel>>>;
 
 pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO, prefix: Bytes) {
     client.http2 = true;
@@ -123,7 +120,7 @@ where
 fn report(client: &ClientConnection, error: &h2::Error) {
     let broken = error.is_library() || (error.is_go_away() && error.reason() != Some(Reason::NO_ERROR));
     if broken {
-        super::refused(client, &error.to_string());
+        client.broke_protocol(&error.to_string());
     } else {
         tracing::debug!(%error, "the client's connection failed");
     }

@@ -6,12 +6,10 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 
 use super::answer::Rejection;
-use super::body::{ClientBody, RequestBody, Spool, Upload};
 use super::connection::{ClientConnection, Target};
-use super::interim::Interim;
-use super::limits;
 use super::response::{Link, UpstreamBody};
 use super::retry::{Again, Budget, Failed};
+use crate::http::{ClientBody, Interim, RequestBody, Spool, Upload, limits};
 use crate::observe::{Flag, RETRY_LIMIT, RequestRecord};
 use crate::received::Received;
 use crate::retries::Retrying;

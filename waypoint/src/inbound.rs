@@ -2,21 +2,63 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 use ambit_identity::SpiffeId;
-use ambit_runtime::{Share, log_permit, prepare_socket};
+use ambit_runtime::{AcceptLoop, Share, log_permit, prepare_socket};
 use ambit_tls::accept_peer;
 use http::{HeaderValue, StatusCode};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::Instrument;
 
-use super::admission::{CONNECTION, HBONE_CONNECTION};
-use super::{CONFIGURATION_WAIT, HANDSHAKE_TIMEOUT, Proxy, canonical};
 use crate::account::Account;
-use crate::http::{ClientConnection, OVERLOADED, REASON, Served, serve as serve_client};
+use crate::admission::{CONNECTION, HBONE_CONNECTION};
+use crate::downstream::{ClientConnection, Served, serve as serve_client};
+use crate::http::headers::{OVERLOADED, REASON};
 use crate::observe::Refusal;
+use crate::proxy::{CONFIGURATION_WAIT, Proxy};
 
-pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, place: Share<IpAddr>) {
+/// For the TLS handshake of a client.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Proxy {
+    /// Accepts HBONE connections until `drain` is cancelled.
+    pub(crate) async fn accept(self: &Arc<Self>, listener: TcpListener) {
+        let accepting = async {
+            let mut accepting = AcceptLoop::new("hbone");
+            loop {
+                let (tcp, peer) = accepting.next(|| listener.accept()).await;
+                self.admit(tcp, canonical(peer));
+            }
+        };
+        self.drain.run_until_cancelled(accepting).await;
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        let Some(handshake) = self.admission.handshakes.take(&peer.ip()) else {
+            self.observer.refused(Refusal::Overloaded);
+            // The peer sees a reset; the connection may be gone already.
+            let _ = tcp.set_zero_linger();
+            return;
+        };
+        let proxy = Arc::clone(self);
+        let span = tracing::debug_span!("connection", %peer);
+        let task = async move {
+            let kill = proxy.kill.clone();
+            kill.run_until_cancelled(serve(proxy, tcp, peer, handshake)).await;
+        };
+        self.connections.spawn(task.instrument(span));
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, place: Share<IpAddr>) {
     if let Err(error) = prepare_socket(&tcp) {
         tracing::debug!(%error, "the connection ended at once");
         return;
@@ -33,7 +75,7 @@ pub(super) async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, p
     };
     let account = Account::new(
         proxy.admission.bytes.holder(&identity),
-        Arc::clone(&proxy.observer),
+        proxy.observer.overloads(),
     );
     let places = (
         proxy.admission.connections.take(&identity),

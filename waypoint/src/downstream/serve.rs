@@ -6,25 +6,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_runtime::log_permit;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::Request;
-pub(super) use http2::Respond;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::connection::ClientConnection;
-use super::detect::{Detected, detect, unfinished};
-use super::interim::Interim;
-use super::io::{Answering, ClientIo, ClientStream};
-use super::limits;
-use super::request;
-use crate::observe::{Flag, Refusal};
-use crate::proxy::Opened;
+use super::passthrough::{Opened, pass_through};
+use super::{request, websocket};
+use crate::http::io::{Answering, ClientIo};
+use crate::http::{ClientStream, Detected, Interim, detect, limits, unfinished};
 use crate::received::Received;
 use crate::state::AppProtocol;
 
@@ -37,7 +32,7 @@ pub(crate) async fn serve<IO: ClientStream>(client: ClientConnection, mut io: IO
     let (declared, timeout) = match target.protocol() {
         AppProtocol::Tcp | AppProtocol::Tls => {
             drop(target);
-            return crate::proxy::pass_through(client, io, Bytes::new()).await;
+            return pass_through(client, io, Bytes::new()).await;
         }
         // Whoever says nothing for so long is idle.
         AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => (true, client.proxy.timeouts.idle),
@@ -65,7 +60,7 @@ async fn serve_as<IO: ClientStream>(client: ClientConnection, detected: Detected
     match detected {
         Detected::Http1 => serve_http1(client, io, prefix).await,
         Detected::Http2 => http2::serve(client, io, prefix).await,
-        Detected::Other => crate::proxy::pass_through(client, io, prefix).await,
+        Detected::Other => pass_through(client, io, prefix).await,
     }
 }
 
@@ -171,7 +166,7 @@ async fn serve_http1<IO: ClientStream>(client: ClientConnection, io: IO, prefix:
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     if let Some(upgrade) = upgrade {
-        upgrade.run(&client, io, parts.read_buf).await;
+        websocket::run(upgrade, &client, io, parts.read_buf).await;
     } else if !failed && let Err(error) = io.shutdown().await {
         // hyper leaves it open after a request for an upgrade that was not granted.
         tracing::debug!(%error, "the client's connection ended first");
@@ -192,25 +187,7 @@ fn report(client: &ClientConnection, result: Result<(), hyper::Error>) {
         Some(violation) => violation.to_string(),
         None => super::tries::brief(&error),
     };
-    refused(client, &reason);
-}
-
-/// Counts and logs that a client broke the protocol; of many such lines of one client, only some.
-fn refused(client: &ClientConnection, reason: &str) {
-    client.proxy.observer.refused(Refusal::BadRequest);
-    if !log_permit(&client.identity.to_string(), Refusal::BadRequest.reason()) {
-        return;
-    }
-    tracing::event!(
-        target: "access",
-        parent: None,
-        tracing::Level::WARN,
-        src.identity = %client.identity,
-        src.addr = %client.peer,
-        flags = Flag::BadRequest.name(),
-        reason,
-        "request refused: it is not HTTP as it should be"
-    );
+    client.broke_protocol(&reason);
 }
 
 fn is_protocol_error(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -1,18 +1,11 @@
 //! What is open is held against rules that change.
 
-use std::borrow::Cow;
-
-use ambit_policy::http::{Attributes, HttpRequest, normalize_host, readings};
 use ambit_policy::{Decision, Reason};
-use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::connection::{ClientConnection, Target};
-use super::headers::Fields;
 use crate::proxy::CONFIGURATION_WAIT;
-use crate::state::{Endpoint, RuleSet};
+use crate::state::Endpoint;
 
 /// Why what is open may not go on.
 pub(crate) enum Revoked {
@@ -87,62 +80,5 @@ impl ClientConnection {
         // Of a pod that is no endpoint here any more the policies that it names are not sent: the others hold.
         let unsent = unserved && known.is_none() && matches!(decision.reason, Reason::PolicyMissing(_));
         (!decision.is_allowed() && !unsent).then_some(decision)
-    }
-}
-
-/// A request that rules may be asked about again.
-pub(super) struct Asked {
-    method: Method,
-    /// As applications may read it; none where it is malformed.
-    paths: Vec<String>,
-    authority: Option<Authority>,
-    /// Without hop-by-hop fields.
-    headers: HeaderMap,
-}
-
-impl Asked {
-    /// As the client sent it, but for hop-by-hop fields.
-    pub(super) fn new(head: &Parts, authority: Option<&Authority>) -> Self {
-        Self {
-            method: head.method.clone(),
-            paths: readings(head.uri.path())
-                .into_iter()
-                .flatten()
-                .map(Cow::into_owned)
-                .collect(),
-            authority: authority.cloned(),
-            headers: head.headers.clone(),
-        }
-    }
-
-    /// Decides on it by these rules.
-    pub(super) fn decide(&self, client: &ClientConnection, rules: &RuleSet) -> Decision {
-        // What has no normal form cannot be compared: as with a connection that is no HTTP, no rule for requests allows it, and
-        // every one that denies some denies it.
-        let host = self.authority.as_ref().map(|one| normalize_host(one.as_str()));
-        let comparable = (!self.paths.is_empty() || !rules.has_path_rules()) && host != Some(None);
-        let headers = Fields {
-            headers: &self.headers,
-            authority: self.authority.as_ref(),
-        };
-        let evaluate = |path: &str| {
-            rules.evaluate(&HttpRequest {
-                principal: Some(client.identity.principal()),
-                attributes: comparable.then(|| Attributes {
-                    method: self.method.as_str(),
-                    path,
-                    host: host.as_ref().and_then(Option::as_deref).unwrap_or_default(),
-                    headers: &headers,
-                }),
-            })
-        };
-        let (normal, others) = match self.paths.split_first() {
-            Some((normal, others)) => (&**normal, others),
-            None => ("", &[][..]),
-        };
-        let decision = evaluate(normal);
-        let mut other = others.iter().map(|path| evaluate(path));
-        let denied = other.find(|other| !other.is_allowed());
-        denied.filter(|_| decision.is_allowed()).unwrap_or(decision)
     }
 }

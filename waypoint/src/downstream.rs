@@ -1,0 +1,18 @@
+//! Connections of clients: requests on them, what is decided on those, and their answers; and what is no HTTP.
+
+mod answer;
+mod asked;
+mod connection;
+mod counted;
+mod held;
+mod passthrough;
+mod request;
+mod response;
+mod retry;
+mod serve;
+mod tries;
+mod upgrade;
+mod websocket;
+
+pub(crate) use connection::{ClientConnection, Served};
+pub(crate) use serve::serve;

@@ -1,0 +1,32 @@
+//! What is called.
+
+use std::sync::Arc;
+
+use crate::state::{ServiceConfig, Workload};
+
+/// What was called.
+#[derive(Debug, Clone)]
+pub(crate) enum Destination {
+    /// A service, by its virtual address.
+    Service(Arc<ServiceConfig>),
+    /// A pod, by its own.
+    Workload(Arc<Workload>),
+}
+
+impl Destination {
+    /// As our metrics name it: `namespace/name`'s hostname of a service, the name of a pod's workload.
+    pub(super) fn label(&self) -> &str {
+        match self {
+            Self::Service(service) => &service.hostname,
+            Self::Workload(workload) => &workload.workload_name,
+        }
+    }
+
+    /// Of what is called, whatever its configuration.
+    pub(crate) fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Service(service) => &service.key,
+            Self::Workload(workload) => workload.series(),
+        }
+    }
+}
