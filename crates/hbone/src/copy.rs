@@ -1,37 +1,26 @@
 //! Copying between TCP connections and CONNECT streams: both directions at once, each with its own end.
 
 mod buffer;
+mod ends;
 mod tcp;
 mod to_stream;
 mod to_tcp;
 
 use std::borrow::Borrow;
-use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use h2::Reason;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{CopyError, HboneStream, Http2Error};
+pub use ends::Meter;
+use ends::{Ends, LAST_WORDS, failure, gone};
 use tcp::Guarded;
 pub use tcp::copy_tcp;
 use to_stream::tcp_to_stream;
 use to_tcp::stream_to_tcp;
-
-/// After one side has failed, what it said before is still passed on; the other side gets this long to take it.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// Told of every chunk copied.
-pub trait Meter: Sync {
-    /// Bytes of the first argument of a copy that went to the second.
-    fn forward(&self, bytes: u64);
-    /// Bytes that came back.
-    fn backward(&self, bytes: u64);
-}
 
 /// Copies between a TCP connection (forward is what is read from it) and a CONNECT stream until both directions have ended.
 /// An end of one direction is passed on and leaves the other open. A failure of one side resets the other, once what the failed side
@@ -108,15 +97,6 @@ pub async fn copy_tunnel(
     result
 }
 
-/// What the two directions of a copy tell each other.
-#[derive(Default)]
-struct Ends {
-    /// The stream's receiving half has ended.
-    received_all: AtomicBool,
-    /// The TCP connection has failed: an end of what is read from it is no end of what was meant to be said.
-    tcp_failed: AtomicBool,
-}
-
 /// Reads what a failed TCP connection said before, as far as it is taken in time. The kernel keeps that in front of the error.
 async fn last_words(
     direction: impl Future<Output = Result<(), CopyError>>,
@@ -127,23 +107,6 @@ async fn last_words(
     match timeout(LAST_WORDS, direction).await {
         Ok(Err(error @ CopyError::Tcp(_))) => error,
         _ => otherwise(),
-    }
-}
-
-/// Resolves when a connection has failed, even while it is neither read nor written, as while it is half-closed.
-async fn gone(socket: &TcpStream) {
-    if socket.ready(Interest::ERROR).await.is_err() {
-        // The runtime is going.
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Why a connection has failed.
-fn failure(socket: &TcpStream) -> io::Error {
-    match socket.take_error() {
-        Ok(Some(error)) | Err(error) => error,
-        // Somebody else has been told.
-        Ok(None) => io::ErrorKind::ConnectionReset.into(),
     }
 }
 

@@ -170,3 +170,8 @@ pub enum OpenError {
     #[error("{0} is no authority")]
     Authority(Authority),
 }
+
+/// As readers and writers of bytes have it.
+pub(super) fn failure(error: h2::Error) -> io::Error {
+    Http2Error::from(error).into()
+}

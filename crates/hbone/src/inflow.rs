@@ -12,6 +12,7 @@ use tokio::io::ReadBuf;
 
 use super::account::Payer;
 use super::backlog::Backlog;
+use super::error::failure;
 use super::receiver::Receiver;
 use super::turns::{Absorb, Turns};
 
@@ -118,7 +119,7 @@ impl Inflow {
         }
         let owed = std::mem::take(&mut state.owed);
         let released = state.recv.release(owed);
-        Poll::Ready(released.map_err(super::io::failure))
+        Poll::Ready(released.map_err(failure))
     }
 
     pub(super) fn gone(&self) -> Gone {
@@ -149,7 +150,7 @@ impl Stream {
                     (state.backlog, state.current, state.held) = (Backlog::default(), Bytes::new(), 0);
                     state.end = Some(Err(io::ErrorKind::OutOfMemory.into()));
                 }
-                Poll::Ready(Some(Err(error))) => state.end = Some(Err(super::io::failure(error))),
+                Poll::Ready(Some(Err(error))) => state.end = Some(Err(failure(error))),
                 Poll::Ready(None) => state.end = Some(Ok(())),
                 Poll::Pending => break,
             }

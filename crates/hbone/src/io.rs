@@ -8,11 +8,12 @@ use bytes::Bytes;
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::HboneStream;
 use super::account::Payer;
+use super::error::failure;
 use super::inflow::{Gone, Inflow};
 use super::outgoing::Sender;
 use super::places::StreamPermit;
-use super::{HboneStream, Http2Error};
 
 /// Most bytes that one write takes: flow control hands them out in such portions too.
 const LARGEST_WRITE: usize = 64 << 10;
@@ -132,8 +133,4 @@ impl std::fmt::Debug for HboneIo {
             .field("id", &self.recv.id())
             .finish_non_exhaustive()
     }
-}
-
-pub(super) fn failure(error: h2::Error) -> io::Error {
-    Http2Error::from(error).into()
 }

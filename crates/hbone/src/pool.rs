@@ -1,10 +1,8 @@
 //! The client's pool of HBONE connections.
 
 mod flight;
+mod slots;
 
-use std::collections::HashMap;
-use std::collections::hash_map;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,23 +17,9 @@ use tokio_util::task::TaskTracker;
 
 use super::client::{Connection, Limit, Reserved};
 use super::{ConnectError, HboneConfig, HboneStream, OpenError};
-use ambit_identity::SpiffeId;
 use ambit_tls::IdentityLease;
-
-/// What connections may be shared among. Two requests with the same key may use one connection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PoolKey {
-    /// As whom we connect.
-    pub source: SpiffeId,
-    /// Whom we accept at the other end.
-    pub destination: Arc<[SpiffeId]>,
-    /// Where to.
-    pub address: SocketAddr,
-    /// The destination workload's UID: a reused address is another workload.
-    pub workload: Arc<str>,
-    /// UID of the pod in whose network namespace the connection is made.
-    pub pod: Arc<str>,
-}
+pub use slots::PoolKey;
+use slots::{Flight, Inner};
 
 /// Connections made since a stream was asked for that may go away before they have taken it.
 const NEW_CONNECTIONS: u32 = 3;
@@ -46,21 +30,6 @@ const NEW_CONNECTIONS: u32 = 3;
 pub struct HbonePool {
     inner: Arc<Inner>,
 }
-
-struct Inner {
-    config: HboneConfig,
-    slots: Mutex<HashMap<PoolKey, Slot>>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-}
-
-#[derive(Default)]
-struct Slot {
-    connections: Vec<Arc<Connection>>,
-    flight: Option<Flight>,
-}
-
-type Flight = watch::Receiver<Option<Result<(), ConnectError>>>;
 
 enum Step {
     Use(Arc<Connection>, Reserved),
@@ -294,42 +263,5 @@ impl HbonePool {
         self.evict(|_| true);
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-    }
-}
-
-impl Inner {
-    /// Puts a new connection in, unless the slot was evicted while it was made.
-    fn finish(&self, key: &PoolKey, flight: &Flight, made: Option<&Arc<Connection>>) {
-        let mut slots = self.slots.lock();
-        let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {
-            return;
-        };
-        if !slot
-            .get()
-            .flight
-            .as_ref()
-            .is_some_and(|current| current.same_channel(flight))
-        {
-            return;
-        }
-        slot.get_mut().flight = None;
-        slot.get_mut().connections.extend(made.cloned());
-        if slot.get().connections.is_empty() {
-            slot.remove();
-        }
-    }
-
-    /// Takes connections out that take no new streams. One of the same key that does stays.
-    fn forget(&self, key: &PoolKey) {
-        let mut slots = self.slots.lock();
-        let hash_map::Entry::Occupied(mut slot) = slots.entry(key.clone()) else {
-            return;
-        };
-        slot.get_mut()
-            .connections
-            .retain(|connection| connection.state.is_open());
-        if slot.get().connections.is_empty() && slot.get().flight.is_none() {
-            slot.remove();
-        }
     }
 }

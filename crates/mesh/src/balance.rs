@@ -8,8 +8,9 @@ use std::time::Instant;
 use indexmap::IndexMap;
 use rand::Rng;
 
-use crate::frontend::{Balancing, Membership, Via};
+use crate::balancing::{Balancing, Via};
 use crate::load::{InUse, Load};
+use crate::membership::Membership;
 use crate::workload::Workload;
 
 /// What an endpoint is looked for.
@@ -137,7 +138,7 @@ impl Endpoints {
             membership: Arc::clone(membership),
             load: Arc::clone(load),
         };
-        let side = if membership.is_ready(workload) {
+        let side = if membership.is_ready(workload.healthy) {
             self.hinted.zones += usize::from(!membership.zones.is_empty());
             self.hinted.nodes += usize::from(!membership.nodes.is_empty());
             &mut self.healthy

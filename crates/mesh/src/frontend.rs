@@ -3,116 +3,17 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ambit_wire::workload as wire;
-use ambit_wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use arc_swap::ArcSwapOption;
 use parking_lot::RwLock;
 
 use crate::affinity::Affinity;
 use crate::balance::{Endpoint, Endpoints, Query, Sticky};
-use crate::workload::{Invalid, Workload, ip};
-
-/// A port of a service, and where it leads on its endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServicePort {
-    /// The service's.
-    pub service_port: u16,
-    /// The endpoint's. 0: each endpoint says.
-    pub target_port: u16,
-}
-
-impl TryFrom<wire::Port> for ServicePort {
-    type Error = Invalid;
-
-    fn try_from(from: wire::Port) -> Result<Self, Invalid> {
-        let port = |number| u16::try_from(number).map_err(|_| Invalid::Port(number));
-        Ok(Self {
-            service_port: port(from.service_port)?,
-            target_port: port(from.target_port)?,
-        })
-    }
-}
-
-/// What a workload is to a service in front of it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Membership {
-    /// Where the service's ports lead.
-    pub ports: Box<[ServicePort]>,
-    /// Whether it is ready as the service's endpoint, where that does not follow from the workload.
-    pub(crate) ready: Option<bool>,
-    /// Zones whose clients it is for (`hints.forZones`).
-    pub(crate) zones: Box<[String]>,
-    /// Nodes whose clients it is for (`hints.forNodes`).
-    pub(crate) nodes: Box<[String]>,
-}
-
-impl Membership {
-    pub(crate) fn is_ready(&self, workload: &Workload) -> bool {
-        self.ready.unwrap_or(workload.healthy)
-    }
-}
-
-impl TryFrom<wire::PortList> for Membership {
-    type Error = Invalid;
-
-    fn try_from(from: wire::PortList) -> Result<Self, Invalid> {
-        let ready = match from.health() {
-            wire::EndpointHealth::AsWorkload => None,
-            wire::EndpointHealth::Ready => Some(true),
-            wire::EndpointHealth::NotReady => Some(false),
-        };
-        let ports = from.ports.into_iter().map(ServicePort::try_from);
-        Ok(Self {
-            ports: ports.collect::<Result<_, _>>()?,
-            ready,
-            zones: from.for_zones.into(),
-            nodes: from.for_nodes.into(),
-        })
-    }
-}
-
-/// By which of its addresses a service is reached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Via {
-    /// Its cluster IP.
-    #[default]
-    ClusterIp,
-    /// One of `externalIPs`, or a load balancer's: `internalTrafficPolicy` does not count.
-    External,
-}
-
-/// How endpoints of a service are chosen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Balancing {
-    /// Endpoints that are not ready are used like ready ones (`publishNotReadyAddresses`).
-    pub unready_too: bool,
-    /// Those of other nodes than the client's are never chosen (`internalTrafficPolicy: Local`).
-    pub local: bool,
-    /// A client keeps its endpoint until it has been quiet for so long (`sessionAffinity: ClientIP`).
-    pub affinity: Option<Duration>,
-}
-
-impl Balancing {
-    /// With session affinity for so many seconds, if any.
-    pub fn with_affinity(self, seconds: u32) -> Self {
-        let affinity = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
-        Self { affinity, ..self }
-    }
-}
-
-impl From<Option<&wire::LoadBalancing>> for Balancing {
-    fn from(from: Option<&wire::LoadBalancing>) -> Self {
-        Self {
-            unready_too: from.is_some_and(|b| b.health_policy() == HealthPolicy::AllowAll),
-            local: from.is_some_and(|b| {
-                b.mode() == Mode::Strict && b.routing_preference().next() == Some(Scope::Node)
-            }),
-            affinity: None,
-        }
-    }
-}
+use crate::balancing::Balancing;
+use crate::invalid::{Invalid, ip};
+use crate::workload::Workload;
 
 /// What a proxy knows of a service.
 pub trait Frontend: fmt::Debug + Send + Sync + 'static {
@@ -215,9 +116,4 @@ pub fn external_addresses(from: &[wire::ExternalAddress]) -> Result<Vec<(IpAddr,
         }
     }
     Ok(found)
-}
-
-/// `<namespace>/<hostname>`
-pub fn service_key(namespace: &str, hostname: &str) -> Arc<str> {
-    format!("{namespace}/{hostname}").into()
 }

@@ -11,8 +11,11 @@ mod addresses;
 mod affinity;
 mod authorizations;
 mod balance;
+mod balancing;
 mod frontend;
+mod invalid;
 mod load;
+mod membership;
 mod mesh;
 pub mod sketch;
 pub mod subscription;
@@ -22,10 +25,12 @@ mod workload;
 
 pub use authorizations::Authorizations;
 pub use balance::{Client, Endpoint, Query};
-pub use frontend::{
-    Balancing, Frontend, Membership, ServiceEntry, ServicePort, Via, external_addresses, service_key,
-};
+pub use balancing::{Balancing, Via};
+pub use frontend::{Frontend, ServiceEntry, external_addresses};
+pub use invalid::{Invalid, check_requires, ip, service_key};
 pub use load::InUse;
-pub use mesh::{Applied, Mesh};
+pub use membership::{Membership, ServicePort};
+pub use mesh::Mesh;
+pub use tables::Applied;
 pub use waypoint::Waypoint;
-pub use workload::{Invalid, Protocol, Workload, check_requires, ip};
+pub use workload::{Protocol, Workload};

@@ -7,8 +7,9 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::balance::{Endpoint, Query};
-use crate::frontend::{Frontend, ServiceEntry, Via};
-use crate::tables::Tables;
+use crate::balancing::Via;
+use crate::frontend::{Frontend, ServiceEntry};
+use crate::tables::{Applied, Tables};
 use crate::waypoint::Waypoint;
 use crate::workload::Workload;
 
@@ -21,17 +22,6 @@ pub struct Mesh<F> {
     tables: RwLock<Tables<F>>,
     /// Counts changes of workloads.
     workloads_changed: watch::Sender<u64>,
-}
-
-/// What else a change means.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// UIDs of workloads that are gone, or have other addresses or another identity: pooled connections to them must not be used again.
-    pub moved: Vec<Arc<str>>,
-    /// Other policies may apply to a workload than before.
-    pub authorization: bool,
-    /// A workload that was bound to a waypoint is so no more, or is elsewhere.
-    pub unbound: bool,
 }
 
 impl<F> Default for Mesh<F> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use prost::Message;
 
-use crate::workload::ip;
+use crate::invalid::ip;
 
 #[derive(Message)]
 struct Address {

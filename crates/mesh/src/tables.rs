@@ -8,11 +8,22 @@ use indexmap::IndexMap;
 
 use crate::addresses::AddressTable;
 use crate::balance::{Endpoint, Query};
-use crate::frontend::{Frontend, ServiceEntry, Via};
+use crate::balancing::Via;
+use crate::frontend::{Frontend, ServiceEntry};
 use crate::load::Load;
-use crate::mesh::Applied;
 use crate::waypoint::{At, Waypoint};
 use crate::workload::Workload;
+
+/// What else a change means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// UIDs of workloads that are gone, or have other addresses or another identity: pooled connections to them must not be used again.
+    pub moved: Vec<Arc<str>>,
+    /// Other policies may apply to a workload than before.
+    pub authorization: bool,
+    /// A workload that was bound to a waypoint is so no more, or is elsewhere.
+    pub unbound: bool,
+}
 
 /// A workload, and what is in use of it, which outlives its updates.
 #[derive(Debug)]

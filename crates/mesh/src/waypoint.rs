@@ -8,8 +8,7 @@ use ambit_wire::names::PORT_HBONE;
 use ambit_wire::workload::GatewayAddress;
 use ambit_wire::workload::gateway_address::Destination;
 
-use crate::frontend::service_key;
-use crate::workload::ip;
+use crate::invalid::{ip, service_key};
 
 /// The waypoint that a service or a workload is bound to. Nothing bound is reached past it: an address that makes no sense is one that
 /// cannot be reached.

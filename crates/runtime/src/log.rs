@@ -1,5 +1,6 @@
 //! The log, to standard output. Logging never blocks: a thread of its own writes, and what it cannot take is dropped and counted.
 
+mod error;
 mod fields;
 mod follow;
 mod throttle;
@@ -8,9 +9,9 @@ mod writer;
 use std::io;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 
 use crate::flags::{LogFlags, LogFormat};
+pub use error::LogError;
 use fields::PlainFields;
 use follow::FilterFile;
 pub use throttle::log_permit;
@@ -58,18 +59,4 @@ pub fn start_log(flags: &LogFlags) -> Result<LogGuard, LogError> {
         tracing::warn!(%error, "the log filter is that of the flags");
     }
     Ok(guard)
-}
-
-/// Why nothing can be logged.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The filter cannot be parsed.
-    #[error("log filter {0:?}: {1}")]
-    Filter(String, #[source] ParseError),
-    /// The filter in the file is too long.
-    #[error("log filter: longer than 1024 bytes")]
-    Length,
-    /// The writer's thread did not start.
-    #[error("the log's thread: {0}")]
-    Thread(#[source] io::Error),
 }

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use prometheus::{Registry, TextEncoder};
 
 use crate::log::{dropped_lines, suppressed_lines};
+pub use family::FamilyOptions;
 use family::{Family, Series};
 use instrument::{Buckets, Total};
 
@@ -62,21 +63,6 @@ pub fn render_metrics(registry: &Registry, families: &[&dyn Expose]) -> Result<S
         );
     }
     Ok(text)
-}
-
-/// What a family is called, and how many series it may have.
-#[derive(Debug, Clone, Copy)]
-pub struct FamilyOptions {
-    /// The metric's name.
-    pub name: &'static str,
-    /// What it counts.
-    pub help: &'static str,
-    /// The names of its labels.
-    pub labels: &'static [&'static str],
-    /// Series, at most. What comes then is counted in series whose labels are `unknown`, but for those in `kept`.
-    pub most: usize,
-    /// Labels that even those series have. Of each there are few values.
-    pub kept: &'static [&'static str],
 }
 
 /// Counters with labels. A series that has not changed for 15 minutes, and that nobody holds, is removed; where there are too many, after

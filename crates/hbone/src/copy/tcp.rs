@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::buffer::GrowingBuffer;
-use super::{CopyError, LAST_WORDS, Meter, failure, gone};
+use super::ends::{LAST_WORDS, Meter, failure, gone};
+use crate::CopyError;
 use crate::memory::Borrower;
 
 /// Copies between two TCP connections (forward is what is read from the first) until both directions have ended. Dropping the

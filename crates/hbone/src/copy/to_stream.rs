@@ -12,8 +12,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::GrowingBuffer;
-use super::{CopyError, Ends, Http2Error};
+use super::ends::{Ends, failure};
 use crate::outgoing::Sender;
+use crate::{CopyError, Http2Error};
 
 pub(super) async fn tcp_to_stream(
     tcp: &TcpStream,
@@ -63,7 +64,7 @@ pub(super) async fn tcp_to_stream(
         if n == 0 {
             // The kernel tells the error once, and after it only an end.
             if ends.tcp_failed.load(Ordering::Relaxed) {
-                return Err(CopyError::Tcp(super::failure(tcp)));
+                return Err(CopyError::Tcp(failure(tcp)));
             }
             return match send.end() {
                 Ok(()) => Ok(()),

@@ -6,8 +6,8 @@ use std::task::{Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
 
-use super::CopyError;
 use super::tcp::{poll_write, shutdown};
+use crate::CopyError;
 use crate::receiver::Receiver;
 
 pub(super) async fn stream_to_tcp(

@@ -6,9 +6,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use super::{ConnectError, Flight, Inner, PoolKey};
-use crate::HboneConfig;
+use super::slots::{Flight, Inner, PoolKey};
 use crate::client::{Connection, handshake};
+use crate::{ConnectError, HboneConfig};
 use ambit_tls::IdentityLease;
 use ambit_tls::{connect_tls, peer_not_after};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::{self, Handle};
 
-use super::LogError;
+use super::error::LogError;
 
 /// The file is read so often.
 const LOOK: Duration = Duration::from_secs(5);

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use indexmap::{Equivalent, IndexMap};
 use parking_lot::{Mutex, RwLock};
 
-use super::FamilyOptions;
 use super::instrument::Instrument;
 
 /// A series that has not changed for so long is removed. Whoever scrapes has seen its last value several times.
@@ -26,6 +25,21 @@ const UNKNOWN: &str = "unknown";
 
 /// The values of a series' labels. A slice's hash tells where each ends.
 type Values = Box<[Box<str>]>;
+
+/// What a family is called, and how many series it may have.
+#[derive(Debug, Clone, Copy)]
+pub struct FamilyOptions {
+    /// The metric's name.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// Series, at most. What comes then is counted in series whose labels are `unknown`, but for those in `kept`.
+    pub most: usize,
+    /// Labels that even those series have. Of each there are few values.
+    pub kept: &'static [&'static str],
+}
 
 /// All series of one metric.
 pub(super) struct Family<M> {
