@@ -3,6 +3,7 @@
 mod authorize;
 mod baggage;
 mod connect;
+mod denials;
 mod inbound;
 mod outbound;
 mod plaintext;
@@ -30,6 +31,7 @@ use crate::observe::{Direction, Metrics, Refusal};
 use crate::pod::{Asker, Pod};
 use crate::sockets::StoreLimits;
 use crate::state::MeshState;
+pub(crate) use denials::Denials;
 pub(crate) use outbound::Joining;
 use refuse::Arrival;
 
@@ -54,6 +56,7 @@ pub(crate) struct Proxy {
     pub(crate) stores: StoreLimits,
     /// Pods that this node awaits to be captured.
     pub(crate) joining: Joining,
+    pub(crate) denials: Denials,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: bool,
     pub(crate) original_destination: OriginalDestination,

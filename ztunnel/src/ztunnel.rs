@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
-use crate::proxy::{Joining, OriginalDestination, Proxy, original_destination};
+use crate::proxy::{Denials, Joining, OriginalDestination, Proxy, original_destination};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, TYPES};
 
@@ -133,6 +133,7 @@ impl Ztunnel {
             stores: metrics_of_proxy.stores(&parts.limits),
             limits: parts.limits,
             joining: Joining::default(),
+            denials: Denials::default(),
             metrics: metrics_of_proxy,
             access_log: config.access_log,
             original_destination: parts.original_destination,

@@ -104,6 +104,7 @@ impl Connection {
         };
         match tokio::time::timeout_at(limit.until, exchange).await {
             Ok(Ok((response, send))) if response.status().is_success() => Ok(HboneStream {
+                status: response.status(),
                 send: Sender::new(send, Arc::clone(&self.closing)),
                 recv: Receiver::new(response.into_body(), credit),
                 turns: self.turns.clone(),

@@ -10,6 +10,7 @@ use std::borrow::Borrow;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use h2::Reason;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,7 +19,7 @@ use super::{CopyError, HboneStream, Http2Error};
 pub use ends::Meter;
 use ends::{Ends, LAST_WORDS, failure, gone};
 use tcp::Guarded;
-pub use tcp::copy_tcp;
+pub use tcp::{RefusedTcp, copy_tcp, copy_tcp_unless_refused};
 use to_stream::tcp_to_stream;
 use to_tcp::stream_to_tcp;
 
@@ -35,6 +36,19 @@ pub async fn copy_tunnel(
     stream: HboneStream,
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
+    copy_tunnel_after(Bytes::new(), tcp, stream, meter).await
+}
+
+/// As [`copy_tunnel`], where this was read from the TCP connection before.
+///
+/// # Errors
+/// The first failure.
+pub async fn copy_tunnel_after(
+    said: Bytes,
+    tcp: impl Borrow<TcpStream>,
+    stream: HboneStream,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
     let mut tcp = Guarded::new(tcp);
     let HboneStream {
         mut send,
@@ -45,7 +59,7 @@ pub async fn copy_tunnel(
     let result = {
         let socket = tcp.socket();
         let ends = Ends::default();
-        let forward = tcp_to_stream(socket, &mut send, &ends, |n| meter.forward(n));
+        let forward = tcp_to_stream(said, socket, &mut send, &ends, |n| meter.forward(n));
         let backward = async {
             stream_to_tcp(&mut recv, socket, |n| meter.backward(n)).await?;
             ends.received_all.store(true, Ordering::Relaxed);

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 pub use account::{Account, Payer};
 pub use backlog::Backlog;
-pub use copy::{Meter, copy_tcp, copy_tunnel};
+pub use copy::{Meter, RefusedTcp, copy_tcp, copy_tcp_unless_refused, copy_tunnel, copy_tunnel_after};
 pub use error::{ConnectError, CopyError, ErrorCode, Http2Error, OpenError, StateError};
 pub use inflow::Gone;
 pub use io::HboneIo;

@@ -105,9 +105,18 @@ impl ConnectRequest {
     ///
     /// # Errors
     /// When the stream or its connection is gone.
-    pub fn accept(mut self) -> Result<HboneStream, Http2Error> {
-        let send = self.respond.send_response(response(StatusCode::OK), false)?;
+    pub fn accept(self) -> Result<HboneStream, Http2Error> {
+        self.accept_with(StatusCode::OK)
+    }
+
+    /// Answers with a success of another kind, which the client [sees](HboneStream::status).
+    ///
+    /// # Errors
+    /// When the stream or its connection is gone.
+    pub fn accept_with(mut self, status: StatusCode) -> Result<HboneStream, Http2Error> {
+        let send = self.respond.send_response(response(status), false)?;
         Ok(HboneStream {
+            status,
             send: Sender::new(send, self.closing),
             recv: self.body,
             turns: self.turns,

@@ -1,5 +1,7 @@
 //! One CONNECT stream.
 
+use http::StatusCode;
+
 use super::outgoing::Sender;
 use super::places::StreamPermit;
 use super::receiver::Receiver;
@@ -11,8 +13,17 @@ pub struct HboneStream {
     pub(super) recv: Receiver,
     /// Of the connection's task.
     pub(super) turns: Turns,
+    /// What the server answered, or answers.
+    pub(super) status: StatusCode,
     /// The client's place on its connection.
     pub(super) permit: Option<StreamPermit>,
+}
+
+impl HboneStream {
+    /// Which success the server answered with.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
 }
 
 impl std::fmt::Debug for HboneStream {

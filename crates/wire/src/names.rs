@@ -39,6 +39,10 @@ pub const BROKER_VERSION: u32 = 2;
 /// Most descriptors in one broker message.
 pub const BROKER_MAX_SOCKETS: usize = 16;
 
+/// Header of a CONNECT: the client's address of a plaintext connection to the same destination. The CONNECT is taken (202) if that one was
+/// denied before a byte of it was read, and refused (412) if not.
+pub const HEADER_DENIED: &str = "x-ambit-denied";
+
 /// Type URL of `istio.workload.Address`.
 pub const TYPE_ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of `istio.workload.Workload`.

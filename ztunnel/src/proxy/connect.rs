@@ -24,6 +24,9 @@ pub(crate) enum ConnectFailure {
     Socket(#[from] SocketError),
     #[error("connecting to {0}: {1}")]
     Io(SocketAddr, io::Error),
+    /// The destination took the connection, and reset it at once: no byte was sent.
+    #[error("{to} reset the connection at once")]
+    Reset { from: SocketAddr, to: SocketAddr },
     #[error("no connection to {to} within {}s", .waited.as_secs_f32())]
     Timeout { to: SocketAddr, waited: Duration },
     #[error("no free port at {0} to connect to {1} from")]
@@ -48,6 +51,7 @@ impl From<ConnectFailure> for io::Error {
         match failure {
             ConnectFailure::Io(_, error) => error,
             ConnectFailure::Timeout { .. } => Self::new(io::ErrorKind::TimedOut, failure),
+            ConnectFailure::Reset { .. } => Self::new(io::ErrorKind::ConnectionReset, failure),
             _ => Self::other(failure),
         }
     }
@@ -78,8 +82,16 @@ async fn from_pod(pod: &Pod, to: SocketAddr, timeout: Duration) -> Result<PodStr
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    begin(&socket, any, to)?;
-    finish(socket, to, deadline, timeout).await
+    let from = begin(&socket, any, to)?;
+    finish(socket, to, deadline, timeout)
+        .await
+        .map_err(|failure| match (failure, from) {
+            // Before it stands, a connection is refused instead.
+            (ConnectFailure::Io(to, error), Some(from)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                ConnectFailure::Reset { from, to }
+            }
+            (failure, _) => failure,
+        })
 }
 
 /// Connects with a client's own address, from any of its ports that does not meet another connection of that client.

@@ -7,7 +7,8 @@ use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, copy_tunnel, ser
 use ambit_identity::SpiffeId;
 use ambit_runtime::{Holder, Share};
 use ambit_tls::accept_peer;
-use http::StatusCode;
+use ambit_wire::names::HEADER_DENIED;
+use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -94,6 +95,11 @@ impl HboneHandler for Handler {
             return arrival.refused(Refusal::OwnPort(destination), None);
         }
         let (proxy, pod) = (&self.proxy, &self.pod);
+        let accepted = match request.headers().get(HEADER_DENIED) {
+            None => StatusCode::OK,
+            Some(from) if self.has_denied(from, destination) => StatusCode::ACCEPTED,
+            Some(_) => return request.refuse(StatusCode::PRECONDITION_FAILED),
+        };
         // One descriptor more for each stream: its HBONE connection is counted already.
         let Some(_in_pod) = self.places.take() else {
             request.refuse(StatusCode::SERVICE_UNAVAILABLE);
@@ -136,7 +142,7 @@ impl HboneHandler for Handler {
             () = request.gone() => return record.end(Some(&"the client gave the connection up before it was made")),
         };
         match connected {
-            Ok(tcp) => match request.accept() {
+            Ok(tcp) => match request.accept_with(accepted) {
                 Ok(stream) => {
                     let copy = async |record: &_| copy_tunnel(tcp, stream, &Flipped(record)).await;
                     attempt.proceed(record, copy).await;
@@ -157,6 +163,14 @@ impl HboneHandler for Handler {
 }
 
 impl Handler {
+    /// Whether the peer's plaintext connection `from` there was denied before a byte of it was read.
+    fn has_denied(&self, from: &HeaderValue, destination: SocketAddr) -> bool {
+        let from = from.to_str().ok().and_then(|from| from.parse().ok());
+        from.is_some_and(|from: SocketAddr| {
+            from.ip() == self.peer.ip() && self.proxy.denials.take(Instant::now(), from, destination)
+        })
+    }
+
     fn arrival(&self) -> Arrival<'_> {
         Arrival {
             proxy: &self.proxy,

@@ -1,5 +1,6 @@
 //! Connections that a pod makes (15001).
 
+mod again;
 mod reach;
 mod skew;
 
@@ -11,11 +12,13 @@ use ambit_tls::IdentityLease;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::connect::ConnectFailure;
 use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Peer, Record, Refusal, Reporter, Traffic};
 use crate::pod::Pod;
 use crate::state::{Route, WAYPOINT_UNREACHABLE};
+use again::Plaintext;
 use ambit_mesh::{InUse, Workload};
 use reach::{Failure, Upstream, reach, unreached_waypoint};
 pub(crate) use skew::Joining;
@@ -66,8 +69,19 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
             finish(record, result);
         }
         Ok(Upstream::Plain(upstream)) => {
-            let result = copy_tcp(tcp, upstream, &pod.memory, &record).await;
-            finish(record, result);
+            let Some(route) = &route else {
+                let result = copy_tcp(tcp, upstream, &pod.memory, &record).await;
+                return finish(record, result);
+            };
+            let lease = &lease;
+            let plaintext = Plaintext {
+                proxy,
+                pod,
+                lease,
+                peer,
+                route,
+            };
+            plaintext.serve(tcp, upstream, record, destination).await;
         }
         Err(failure) => {
             reset(tcp);
@@ -119,6 +133,19 @@ async fn find(
                 break (Some(route), Ok(upstream));
             }
             Err(failure) => {
+                if let Failure::Plaintext(ConnectFailure::Reset { from, .. }) = failure {
+                    let route = &route;
+                    let plaintext = Plaintext {
+                        proxy,
+                        pod,
+                        lease,
+                        peer,
+                        route,
+                    };
+                    if let Some((route, stream)) = plaintext.reopen(from).await {
+                        break (Some(route), Ok(Upstream::Tunnel(stream)));
+                    }
+                }
                 if failure.is_absence() {
                     route.in_use.iter().for_each(InUse::failed);
                 }

@@ -52,6 +52,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     attempt.report_audit(&workload, &decision);
     let record = attempt.record(&workload);
     if !decision.is_allowed() {
+        proxy.denials.remember(Instant::now(), peer, destination);
         reset(tcp);
         return record.deny(&decision);
     }

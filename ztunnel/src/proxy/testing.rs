@@ -9,7 +9,7 @@ use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
 
-use super::{Joining, Proxy, original_destination};
+use super::{Denials, Joining, Proxy, original_destination};
 use crate::limits::Limits;
 use crate::observe::Metrics;
 use crate::pod::Pod;
@@ -33,6 +33,7 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         stores: metrics.stores(&limits),
         limits,
         joining: Joining::default(),
+        denials: Denials::default(),
         metrics,
         access_log,
         original_destination: Arc::new(original_destination),

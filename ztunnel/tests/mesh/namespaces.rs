@@ -1,11 +1,12 @@
 //! Pods in network namespaces of their own, with the node agent's own sockets and nftables rules. Needs root, `ip` and `sysctl`.
 
+mod late;
 mod measure;
 mod net;
 mod redirection;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,7 +38,7 @@ async fn cluster() -> Cluster {
     let mut node = Node::start_parts(&control_plane, &ca, limits, None).await;
     for pod in &pods {
         pod.capture(&mut node).await;
-        control_plane.set_workload(workload(pod.name, pod.ip, TunnelProtocol::Hbone));
+        control_plane.set_workload(pod.workload(TunnelProtocol::Hbone));
     }
     node.ready().await;
     until("both are known", async || {
@@ -68,14 +69,18 @@ async fn ask(pod: &Pod, to: SocketAddr) -> std::io::Result<String> {
 
 /// Tells each caller its address and closes.
 async fn tell_peer(pod: &Pod) -> SocketAddr {
-    tell_peer_but(pod, 0).await.0
+    tell_peer_at(pod, pod.ip.into()).await
+}
+
+/// The same at this of the pod's addresses.
+async fn tell_peer_at(pod: &Pod, ip: IpAddr) -> SocketAddr {
+    tell_peer_but(pod, ip, 0).await.0
 }
 
 /// The same, but the first callers hear nothing and are kept; the number tells how many there are.
-async fn tell_peer_but(pod: &Pod, kept: usize) -> (SocketAddr, Arc<AtomicUsize>) {
-    let ip = pod.ip;
+async fn tell_peer_but(pod: &Pod, ip: IpAddr, kept: usize) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = pod
-        .run(move || std::net::TcpListener::bind(at(ip, 0)))
+        .run(move || std::net::TcpListener::bind((ip, 0)))
         .await
         .unwrap();
     let address = listener.local_addr().unwrap();
@@ -234,7 +239,7 @@ async fn a_port_that_a_plaintext_peer_holds_is_not_used_again() {
         server,
         ..
     } = cluster().await;
-    let (application, callers) = tell_peer_but(&server, 4).await;
+    let (application, callers) = tell_peer_but(&server, server.ip.into(), 4).await;
     let (to, from) = (application, client.ip);
     let held = client
         .run(move || {

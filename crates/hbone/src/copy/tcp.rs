@@ -6,8 +6,10 @@ use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -18,6 +20,9 @@ use super::buffer::GrowingBuffer;
 use super::ends::{LAST_WORDS, Meter, failure, gone};
 use crate::CopyError;
 use crate::memory::Borrower;
+
+/// So much is kept of what one side says before the other one has said anything.
+const MOST_UNANSWERED: usize = 64 << 10;
 
 /// Copies between two TCP connections (forward is what is read from the first) until both directions have ended. Dropping the
 /// future before resets both. Each direction holds 16 KiB at most, or 256 KiB while `memory` is lent for it.
@@ -30,13 +35,122 @@ pub async fn copy_tcp(
     memory: &Borrower,
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
+    join(&one, other.borrow(), memory, &Unanswered::nothing(), meter).await
+}
+
+/// As [`copy_tcp`], where the second connection may be reset before it has said anything: then the first one is given back with what was
+/// read from it, up to 64 KiB and within the time `keep`. That is held besides.
+///
+/// # Errors
+/// The first failure, unless it is such a reset.
+pub async fn copy_tcp_unless_refused(
+    one: TcpStream,
+    other: impl Borrow<TcpStream>,
+    memory: &Borrower,
+    keep: Duration,
+    meter: &impl Meter,
+) -> Result<Option<RefusedTcp>, CopyError> {
+    let unanswered = Unanswered::within(keep);
+    match join(&one, other.borrow(), memory, &unanswered, meter).await {
+        Ok(()) => Ok(None),
+        Err(CopyError::OtherTcp(error)) => match unanswered.said.into_inner() {
+            Some(said) => Ok(Some(RefusedTcp {
+                tcp: one,
+                said: said.into(),
+                error,
+            })),
+            None => Err(CopyError::OtherTcp(error)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// A connection whose other side was reset before it had said anything.
+#[derive(Debug)]
+pub struct RefusedTcp {
+    /// The connection: it is open, unless its client has gone meanwhile.
+    pub tcp: TcpStream,
+    /// All that was read from it.
+    pub said: Bytes,
+    /// How the other side failed.
+    pub error: io::Error,
+}
+
+/// What one side has said and the other one has not answered: it can be said once more to somebody else.
+struct Unanswered {
+    /// `None` where it is not kept.
+    said: Mutex<Option<Vec<u8>>>,
+    keep: Option<Duration>,
+}
+
+impl Unanswered {
+    fn nothing() -> Self {
+        Self {
+            said: Mutex::new(None),
+            keep: None,
+        }
+    }
+
+    fn within(keep: Duration) -> Self {
+        Self {
+            said: Mutex::new(Some(Vec::new())),
+            keep: Some(keep),
+        }
+    }
+
+    fn say(&self, data: &[u8]) {
+        let mut said = self.said.lock();
+        if let Some(kept) = said.as_mut() {
+            if kept.len() + data.len() <= MOST_UNANSWERED {
+                kept.extend_from_slice(data);
+            } else {
+                *said = None;
+            }
+        }
+    }
+
+    fn forget(&self) {
+        *self.said.lock() = None;
+    }
+
+    fn is_kept(&self) -> bool {
+        self.said.lock().is_some()
+    }
+
+    async fn too_long(&self) {
+        match self.keep {
+            Some(keep) => tokio::time::sleep(keep).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn join(
+    one: &TcpStream,
+    other: &TcpStream,
+    memory: &Borrower,
+    unanswered: &Unanswered,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
     let (mut one, mut other) = (Guarded::new(one), Guarded::new(other));
     let result = {
         let (first, second) = (one.socket(), other.socket());
         let (first_failed, second_failed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let mut forward = pin!(tcp_to_tcp(first, second, memory, &first_failed, |n| meter.forward(n)));
-        let mut backward = pin!(tcp_to_tcp(second, first, memory, &second_failed, |n| meter.backward(n)));
+        let there = Passing {
+            failed: &first_failed,
+            read: |data: &[u8]| unanswered.say(data),
+            count: |n| meter.forward(n),
+        };
+        let back = Passing {
+            failed: &second_failed,
+            // The end is an answer, too.
+            read: |_: &[u8]| unanswered.forget(),
+            count: |n| meter.backward(n),
+        };
+        let mut forward = pin!(tcp_to_tcp(first, second, memory, there));
+        let mut backward = pin!(tcp_to_tcp(second, first, memory, back));
         let (mut first_gone, mut second_gone) = (pin!(gone(first)), pin!(gone(second)));
+        let mut too_long = pin!(unanswered.too_long());
         let (mut forward_ended, mut backward_ended) = (false, false);
         let failed = loop {
             tokio::select! {
@@ -57,6 +171,7 @@ pub async fn copy_tcp(
                 },
                 () = &mut first_gone => break Some(Failed::Reading(failure(first))),
                 () = &mut second_gone => break Some(Failed::Writing(failure(second))),
+                () = &mut too_long, if unanswered.is_kept() => unanswered.forget(),
             }
             if forward_ended && backward_ended {
                 break None;
@@ -77,17 +192,33 @@ pub async fn copy_tcp(
                 if !backward_ended {
                     let _ = timeout(LAST_WORDS, backward).await;
                 }
+                if !is_reset(&error) {
+                    unanswered.forget();
+                }
                 Err(CopyError::OtherTcp(error))
             }
         }
     };
-    if result.is_ok() {
-        one.done();
-        other.done();
-    } else {
-        tokio::join!(one.sent(), other.sent());
+    match &result {
+        Ok(()) => {
+            one.done();
+            other.done();
+        }
+        // The first one goes on.
+        Err(CopyError::OtherTcp(_)) if unanswered.is_kept() => one.done(),
+        Err(_) => {
+            tokio::join!(one.sent(), other.sent());
+        }
     }
     result
+}
+
+/// Writing to a connection that was reset before is a broken pipe.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// Which end of a direction failed.
@@ -105,12 +236,21 @@ impl Failed {
     }
 }
 
-async fn tcp_to_tcp(
+/// What goes with one direction.
+struct Passing<'a, R, C> {
+    /// Where it is read from has failed.
+    failed: &'a AtomicBool,
+    /// Told of what was read; of the end as of nothing.
+    read: R,
+    /// Told how much was passed on.
+    count: C,
+}
+
+async fn tcp_to_tcp<R: Fn(&[u8]), C: Fn(u64)>(
     from: &TcpStream,
     to: &TcpStream,
     memory: &Borrower,
-    failed: &AtomicBool,
-    count: impl Fn(u64),
+    passing: Passing<'_, R, C>,
 ) -> Result<(), Failed> {
     let mut buffer = GrowingBuffer::of(memory.clone());
     loop {
@@ -129,12 +269,14 @@ async fn tcp_to_tcp(
         };
         if n == 0 {
             // The kernel tells the error once, and after it only an end.
-            if failed.load(Ordering::Relaxed) {
+            if passing.failed.load(Ordering::Relaxed) {
                 return Err(Failed::Reading(failure(from)));
             }
+            (passing.read)(&[]);
             return shutdown(to).map_err(Failed::Writing);
         }
         let mut data = buffer.take(n);
+        (passing.read)(&data);
         while data.has_remaining() {
             let written = std::future::poll_fn(|cx| poll_write(to, cx, &data)).await;
             match written.map_err(Failed::Writing)? {
@@ -142,7 +284,7 @@ async fn tcp_to_tcp(
                 n => data.advance(n),
             }
         }
-        count(n as u64);
+        (passing.count)(n as u64);
     }
 }
 

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use h2::Reason;
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -16,12 +16,26 @@ use super::ends::{Ends, failure};
 use crate::outgoing::Sender;
 use crate::{CopyError, Http2Error};
 
+/// Sends what was `said` before, then what is read.
 pub(super) async fn tcp_to_stream(
+    mut said: Bytes,
     tcp: &TcpStream,
     send: &mut Sender,
     ends: &Ends,
     count: impl Fn(u64),
 ) -> Result<(), CopyError> {
+    while !said.is_empty() {
+        let room = std::future::poll_fn(|cx| send.poll_capacity(cx, said.len()));
+        let room = match room.await {
+            Some(Ok(room)) => room,
+            Some(Err(error)) => return Err(reset(send, error).await),
+            None => return Err(reset(send, Reason::CANCEL.into()).await),
+        };
+        if let Err(error) = send.send(said.split_to(room)) {
+            return Err(reset(send, error).await);
+        }
+        count(room as u64);
+    }
     let mut buffer = GrowingBuffer::new();
     loop {
         // No buffer is held while nothing is to be read. A reset by the peer shows on the receiving half while that is open.

@@ -7,5 +7,6 @@ mod io;
 mod memory;
 mod peers;
 mod pooling;
+mod refused;
 mod requests;
 mod support;

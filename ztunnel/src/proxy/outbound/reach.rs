@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_hbone::{ConnectError, HboneStream, OpenError, PoolKey};
 use ambit_tls::IdentityLease;
@@ -13,7 +14,7 @@ use crate::proxy::baggage;
 use crate::proxy::connect::{ConnectFailure, connect, connect_for_long};
 use crate::sockets::ReusableStream;
 use crate::state::{Route, RouteError};
-use ambit_mesh::Waypoint;
+use ambit_mesh::{Waypoint, Workload};
 
 /// Why a destination was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -83,13 +84,60 @@ pub(super) async fn reach(
     hurry: bool,
 ) -> Result<Upstream, Failure> {
     let limits = &proxy.limits;
-    let timeout = if hurry {
-        limits.attempt_timeout
-    } else {
-        limits.connect_timeout
-    };
     let (Some(address), Some(workload)) = (route.hbone, &route.workload) else {
+        let timeout = if hurry {
+            limits.attempt_timeout
+        } else {
+            limits.connect_timeout
+        };
         return Ok(Upstream::Plain(connect(pod, route.target, timeout).await?));
+    };
+    let headers = match (&route.waypoint, super::source(proxy, pod, peer)) {
+        (Some(_), Some(source)) => baggage::headers(&source),
+        _ => HeaderMap::new(),
+    };
+    // The whole of it: a pooled connection may be to a node that died without a word.
+    let within = hurry.then_some(match route.waypoint {
+        Some(_) => limits.waypoint_timeout,
+        None => limits.attempt_timeout,
+    });
+    let end = End {
+        target: route.target,
+        address,
+        workload,
+    };
+    let stream = tunnel(proxy, pod, lease, &end, &headers, within).await?;
+    Ok(Upstream::Tunnel(stream))
+}
+
+/// The other end of a tunnel.
+pub(super) struct End<'a> {
+    /// Address and port of the application.
+    pub(super) target: SocketAddr,
+    /// Where HBONE is taken.
+    pub(super) address: SocketAddr,
+    /// Who has to be there.
+    pub(super) workload: &'a Workload,
+}
+
+/// Opens a tunnel, within that time or the limits for what there is no other to try for.
+pub(super) async fn tunnel(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    lease: &IdentityLease,
+    end: &End<'_>,
+    headers: &HeaderMap,
+    within: Option<Duration>,
+) -> Result<HboneStream, Failure> {
+    let End {
+        target,
+        address,
+        workload,
+    } = *end;
+    let limits = &proxy.limits;
+    let timeout = match within {
+        Some(_) => limits.attempt_timeout,
+        None => limits.connect_timeout,
     };
     let key = PoolKey {
         source: lease.identity().clone(),
@@ -98,35 +146,26 @@ pub(super) async fn reach(
         workload: Arc::clone(&workload.uid),
         pod: Arc::clone(&pod.uid),
     };
-    let target = route.target.to_string();
-    let authority = target.parse().map_err(|error: http::uri::InvalidUri| {
-        // An address and port always are an authority; this only keeps the data path free of panics.
-        ConnectFailure::Io(route.target, std::io::Error::other(error))
-    })?;
+    let authority = target
+        .to_string()
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| {
+            // An address and port always are an authority; this only keeps the data path free of panics.
+            ConnectFailure::Io(target, std::io::Error::other(error))
+        })?;
     let dial = || {
         let pod = Arc::clone(pod);
         async move { Ok(connect_for_long(&pod, address, timeout).await?) }
     };
-    let headers = match (&route.waypoint, super::source(proxy, pod, peer)) {
-        (Some(_), Some(source)) => baggage::headers(&source),
-        _ => HeaderMap::new(),
+    let pool = &proxy.pool;
+    let stream = match within {
+        Some(within) => {
+            pool.open_within(&key, lease, &authority, headers, within, dial)
+                .await
+        }
+        None => pool.open_with(&key, lease, &authority, headers, dial).await,
     };
-    let stream = if hurry {
-        // The whole of it: a pooled connection may be to a node that died without a word.
-        let within = match route.waypoint {
-            Some(_) => limits.waypoint_timeout,
-            None => limits.attempt_timeout,
-        };
-        let pool = &proxy.pool;
-        pool.open_within(&key, lease, &authority, &headers, within, dial)
-            .await?
-    } else {
-        proxy
-            .pool
-            .open_with(&key, lease, &authority, &headers, dial)
-            .await?
-    };
-    Ok(Upstream::Tunnel(stream))
+    Ok(stream?)
 }
 
 /// The waypoint that was not reached, if that is what failed. One that answers is there.

@@ -1,6 +1,6 @@
 //! Network namespaces joined by a bridge. They end with the last descriptor of them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,11 @@ use ambit_agent::netlink::{
 };
 use ambit_agent::netns::{Netns, NetnsError, NetnsRunner, make_listeners};
 
+use ambit_wire::broker::PodIdentity;
+use ambit_wire::workload::{TunnelProtocol, Workload};
+
 use crate::agent::identity;
+use crate::control_plane::workload;
 use crate::node::{Node, until};
 
 #[derive(Clone)]
@@ -50,6 +54,7 @@ impl Held {
 pub(crate) struct Pod {
     pub(crate) name: &'static str,
     pub(crate) ip: Ipv4Addr,
+    pub(crate) ip6: Ipv6Addr,
     pub(crate) net: Net,
     held: Arc<Held>,
 }
@@ -91,9 +96,10 @@ impl Net {
         answer.unwrap_or_else(|Failed(why)| panic!("{why}"))
     }
 
-    /// A pod at 10.9.0.`last`.
+    /// A pod at 10.9.0.`last` and fd09::`last`.
     pub(crate) async fn pod(&self, name: &'static str, last: u8) -> Pod {
         let (held, ip) = (Arc::new(Held::new()), Ipv4Addr::new(10, 9, 0, last));
+        let ip6 = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, last.into());
         let path = held.path();
         let hub = move || {
             if !Path::new("/sys/class/net/br0").exists() {
@@ -109,12 +115,15 @@ impl Net {
         let pod = Pod {
             name,
             ip,
+            ip6,
             net: self.clone(),
             held,
         };
         let network = move || {
             raise_loopback().map_err(std::io::Error::other)?;
             command(&format!("ip addr add {ip}/24 dev eth0"))?;
+            // Nobody else has it.
+            command(&format!("ip -6 addr add {ip6}/64 dev eth0 nodad"))?;
             command("ip link set eth0 up")?;
             // Addresses elsewhere are asked for on the link too: nobody answers, and none is needed.
             command("ip route add default dev eth0")
@@ -138,6 +147,19 @@ impl Pod {
         self.run(move || std::fs::write(path, value)).await.unwrap();
     }
 
+    fn identity(&self) -> PodIdentity {
+        let mut identity = identity(self.name, self.ip);
+        identity.addresses.push(self.ip6.to_string());
+        identity
+    }
+
+    /// What the control plane tells of it.
+    pub(crate) fn workload(&self, protocol: TunnelProtocol) -> Workload {
+        let mut workload = workload(self.name, self.ip, protocol);
+        workload.addresses.push(self.ip6.octets().to_vec());
+        workload
+    }
+
     /// Listeners, the ztunnel's acknowledgement, then the rules, as the agent does it.
     pub(crate) async fn capture(&self, node: &mut Node) {
         let listeners = self
@@ -149,7 +171,7 @@ impl Pod {
             .iter()
             .map(|fd| fd.as_fd().try_clone_to_owned().unwrap())
             .collect();
-        node.agent.add(identity(self.name, self.ip), &listeners).await;
+        node.agent.add(self.identity(), &listeners).await;
         let redirect = || install_redirection().map_err(std::io::Error::other);
         self.run(redirect).await.unwrap();
     }
@@ -167,7 +189,7 @@ impl Pod {
             self.run(waiting).await.unwrap() == 0
         })
         .await;
-        node.agent.remove(&identity(self.name, self.ip).uid, false).await;
+        node.agent.remove(&self.identity().uid, false).await;
         assert_eq!(node.agent.ack().await.error, "");
         until("the application has it all", async || {
             let undelivered = || undelivered_connections().map_err(std::io::Error::other);

@@ -2,7 +2,7 @@
 //! connections open.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -12,15 +12,19 @@ use ambit_wire::workload::TunnelProtocol;
 use socket2::{Domain, Socket, Type};
 
 use super::net::{Net, Pod, command};
-use super::{Cluster, ask, cluster, tell_peer};
+use super::{Cluster, ask, cluster, tell_peer_at};
 use crate::agent::at;
-use crate::control_plane::{ControlPlane, workload};
+use crate::control_plane::ControlPlane;
 use crate::node::{Node, WAIT, until};
 
 /// Sends back all that a client sends, and says so when the client has ended its side.
-async fn echo_server(pod: &Pod) -> SocketAddr {
-    let ip = pod.ip;
-    let listener = pod.run(move || TcpListener::bind(at(ip, 0))).await.unwrap();
+pub(super) async fn echo_server(pod: &Pod) -> SocketAddr {
+    echo_server_at(pod, pod.ip.into()).await
+}
+
+/// The same at this of the pod's addresses.
+pub(super) async fn echo_server_at(pod: &Pod, ip: IpAddr) -> SocketAddr {
+    let listener = pod.run(move || TcpListener::bind((ip, 0))).await.unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for tcp in listener.incoming() {
@@ -36,7 +40,7 @@ async fn echo_server(pod: &Pod) -> SocketAddr {
     address
 }
 
-async fn open(pod: &Pod, to: SocketAddr) -> TcpStream {
+pub(super) async fn open(pod: &Pod, to: SocketAddr) -> TcpStream {
     let connect = move || {
         let tcp = TcpStream::connect_timeout(&to, WAIT)?;
         tcp.set_read_timeout(Some(WAIT))?;
@@ -45,7 +49,7 @@ async fn open(pod: &Pod, to: SocketAddr) -> TcpStream {
     pod.run(connect).await.unwrap()
 }
 
-fn talk(tcp: &mut TcpStream, words: &str) {
+pub(super) fn talk(tcp: &mut TcpStream, words: &str) {
     tcp.write_all(words.as_bytes()).unwrap();
     let mut heard = vec![0; words.len()];
     tcp.read_exact(&mut heard).unwrap();
@@ -215,9 +219,18 @@ async fn what_is_restored_takes_no_connection_off_its_way() {
     }
 }
 
-/// Two pods join and leave again and again, while connections that were open before each step go on, and new ones come all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_and_leaving_fail_no_connection() {
+    join_and_leave(|pod| pod.ip.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_and_leaving_fail_no_connection_over_ipv6() {
+    join_and_leave(|pod| pod.ip6.into()).await;
+}
+
+/// Two pods join and leave again and again, while connections that were open before each step go on, and new ones come all the time.
+async fn join_and_leave(address: fn(&Pod) -> IpAddr) {
     let net = Net::new();
     let pods = [net.pod("client", 2).await, net.pod("server", 3).await];
     let [client, server] = &pods;
@@ -225,7 +238,7 @@ async fn joining_and_leaving_fail_no_connection() {
     let limits = ambit_ztunnel::Limits::default();
     let mut node = Node::start_parts(&control_plane, &ca, limits, None).await;
     for pod in &pods {
-        control_plane.set_workload(workload(pod.name, pod.ip, TunnelProtocol::None));
+        control_plane.set_workload(pod.workload(TunnelProtocol::None));
     }
     node.ready().await;
     until("both are known", async || {
@@ -234,12 +247,13 @@ async fn joining_and_leaving_fail_no_connection() {
             .is_some_and(|workloads| workloads.len() == 2)
     })
     .await;
-    let (echo, peer) = (echo_server(server).await, tell_peer(server).await);
+    let (from, to) = (address(client), address(server));
+    let (echo, peer) = (echo_server_at(server, to).await, tell_peer_at(server, to).await);
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let (stopped, count, from) = (Arc::clone(&stop), Arc::clone(&asked), client.clone());
+    let (stopped, count, asking) = (Arc::clone(&stop), Arc::clone(&asked), client.clone());
     let load = tokio::spawn(async move {
         while !stopped.load(Ordering::SeqCst) {
-            assert_eq!(ask(&from, peer).await.unwrap(), from.ip.to_string());
+            assert_eq!(ask(&asking, peer).await.unwrap(), from.to_string());
             count.fetch_add(1, Ordering::SeqCst);
         }
     });
