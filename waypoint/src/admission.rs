@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use ambit_hbone::MemoryBudget;
 use ambit_identity::SpiffeId;
 use ambit_runtime::{Shares, memory_limit, raise_descriptor_limit};
 
@@ -43,10 +44,12 @@ pub(crate) struct Admission {
     /// Bytes that wait or are kept, by the identity of the caller for whom: all that the others hold, too. Default half of the container's
     /// memory limit, or 1 GiB where there is none.
     pub(crate) bytes: Shares<SpiffeId>,
+    /// What HBONE lends for windows that are wide; what arrives in them is in `bytes`, too. Default: as much.
+    pub(crate) windows: MemoryBudget,
 }
 
 /// What callers may fill of this process' memory.
-pub(crate) fn memory_for_callers() -> usize {
+fn memory_for_callers() -> usize {
     memory_limit().map_or(WITHOUT_LIMIT, |limit| limit / PART_OF_MEMORY)
 }
 
@@ -61,6 +64,7 @@ impl Admission {
             silent: Shares::new(1024),
             requests: Shares::new(32_768),
             bytes: Shares::new(memory_for_callers()),
+            windows: MemoryBudget::new(memory_for_callers()),
         }
     }
 }

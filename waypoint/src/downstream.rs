@@ -10,6 +10,7 @@ mod request;
 mod response;
 mod retry;
 mod serve;
+mod skew;
 mod tries;
 mod upgrade;
 mod websocket;

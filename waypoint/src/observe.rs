@@ -16,6 +16,7 @@ mod trace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ambit_hbone::MemoryBudget;
 use prometheus::IntCounter;
 
 #[cfg(feature = "testing")]
@@ -67,6 +68,14 @@ impl Observer {
 
     fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// What HBONE lends is in the metrics, too.
+    ///
+    /// # Errors
+    /// When a budget's metrics are there already.
+    pub(crate) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
+        self.metrics.include(memory)
     }
 
     /// Counts what is not served as there is no room for it.

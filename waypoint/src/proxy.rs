@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ambit_hbone::{HboneConfig, MemoryBudget};
+use ambit_hbone::HboneConfig;
+use ambit_mesh::Skew;
 use ambit_tls::IdentityLease;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{self, Admission};
+use crate::admission::Admission;
 use crate::http::HttpTimeouts;
 use crate::observe::Observer;
 use crate::retries::RetryBudgets;
@@ -48,6 +49,8 @@ pub(crate) struct Proxy {
     pub(crate) requests: TaskTracker,
     pub(crate) admission: Admission,
     pub(crate) retries: RetryBudgets,
+    /// What this waypoint awaits to hear of endpoints.
+    pub(crate) skew: Skew,
 }
 
 impl Proxy {
@@ -66,8 +69,7 @@ impl Proxy {
             max_streams: STREAMS,
             stream_window: STREAM_WINDOW,
             max_frame_size: MAX_FRAME,
-            // What arrives is counted by caller; this is for windows that are wide.
-            memory: MemoryBudget::new(admission::memory_for_callers()),
+            memory: admission.windows.clone(),
             send_buffer: STREAM_WINDOW as usize,
             ..HboneConfig::default()
         };
@@ -77,6 +79,7 @@ impl Proxy {
             observer,
             lease,
             hbone,
+            skew: Skew::new(timeouts.skew),
             timeouts,
             drain,
             draining: AtomicBool::new(false),

@@ -80,6 +80,11 @@ impl State {
         endpoint.workload.waypoint.is_some().then_some(endpoint)
     }
 
+    /// Services, and the workloads behind them.
+    pub(crate) fn mesh(&self) -> &Mesh<ServiceConfig> {
+        &self.mesh
+    }
+
     /// A workload, as it is now.
     pub(crate) fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
         self.mesh.workload(uid)

@@ -145,6 +145,8 @@ impl Waypoint {
         let certificates = CertificateManager::new(parts.certificates, ManagerConfig::default());
         let lease = certificates.lease(identity);
         let (state, observer) = (Arc::new(State::new()), Observer::new()?);
+        let admission = Admission::of_process();
+        observer.include(&admission.windows)?;
         let (leaving, draining) = (CancellationToken::new(), CancellationToken::new());
         let proxy = {
             let _data = parts.data.enter();
@@ -153,7 +155,7 @@ impl Waypoint {
                 Arc::clone(&observer),
                 lease.clone(),
                 parts.timeouts,
-                Admission::of_process(),
+                admission,
                 draining.clone(),
             )
         };

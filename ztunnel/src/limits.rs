@@ -43,7 +43,7 @@ pub struct Limits {
     /// it at most.
     pub descriptors: usize,
     /// Bytes that connections may borrow in all for wide windows and large buffers; each pod and each peer may have as much as is free. Past
-    /// it windows are 64 KiB and buffers 16 KiB, and it is counted (`ambit_ztunnel_loans_denied_total`). Default: a quarter of the container's
+    /// it windows are 64 KiB and buffers 16 KiB, and it is counted (`ambit_hbone_loans_denied_total`). Default: a quarter of the container's
     /// memory limit; 256 MiB where there is none.
     pub memory: usize,
     /// Used sockets that are kept for the next connection, for each pod and IP version. Default 64.
@@ -61,7 +61,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             handshakes: 1024,
             workload_timeout: Duration::from_secs(5),
-            skew_timeout: Duration::from_secs(5),
+            skew_timeout: ambit_mesh::SKEW_TIMEOUT,
             connect_attempts: 3,
             connections_per_pod: 32_768,
             descriptors: 800,

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_mesh::Skew;
 use ambit_runtime::{AcceptLoop, Share, Shares, prepare_socket};
 use ambit_tls::CertificateManager;
 use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND};
@@ -32,7 +33,6 @@ use crate::pod::{Asker, Pod};
 use crate::sockets::StoreLimits;
 use crate::state::MeshState;
 pub(crate) use denials::Denials;
-pub(crate) use outbound::Joining;
 use refuse::Arrival;
 
 /// Tells where a redirected connection was going.
@@ -54,8 +54,8 @@ pub(crate) struct Proxy {
     pub(crate) handshakes: Shares<IpAddr>,
     /// For the sockets of pods.
     pub(crate) stores: StoreLimits,
-    /// Pods that this node awaits to be captured.
-    pub(crate) joining: Joining,
+    /// What this node awaits to hear of pods.
+    pub(crate) skew: Skew,
     pub(crate) denials: Denials,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: bool,

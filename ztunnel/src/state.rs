@@ -173,14 +173,14 @@ impl MeshState {
         self.mesh.workload_at(address)
     }
 
-    /// The workload of a UID.
-    pub(crate) fn workload_of(&self, uid: &str) -> Option<Arc<Workload>> {
-        self.mesh.workload(uid)
-    }
-
     /// Notified when workloads have changed.
     pub(crate) fn workloads_changed(&self) -> watch::Receiver<u64> {
         self.mesh.workloads_changed()
+    }
+
+    /// Workloads and services.
+    pub(crate) fn mesh(&self) -> &Mesh<Service> {
+        &self.mesh
     }
 
     /// Notified when decisions may have changed.

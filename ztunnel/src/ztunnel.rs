@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, HbonePool, MemoryBudget};
+use ambit_mesh::Skew;
 use ambit_mesh::subscription::Synced;
 use ambit_runtime::{Answer, Shares, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, ManagerConfig};
@@ -28,7 +29,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
-use crate::proxy::{Denials, Joining, OriginalDestination, Proxy, original_destination};
+use crate::proxy::{Denials, OriginalDestination, Proxy, original_destination};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, TYPES};
 
@@ -123,6 +124,7 @@ impl Ztunnel {
             ..HboneConfig::default()
         };
         let metrics_of_proxy = Arc::new(Metrics::new()?);
+        metrics_of_proxy.include(&hbone.memory)?;
         let proxy = Arc::new(Proxy {
             state: Arc::new(MeshState::new(&config.pod.node_name)),
             certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
@@ -131,8 +133,8 @@ impl Ztunnel {
             descriptors: Shares::new(parts.limits.descriptors),
             handshakes: Shares::new(parts.limits.handshakes),
             stores: metrics_of_proxy.stores(&parts.limits),
+            skew: Skew::new(parts.limits.skew_timeout),
             limits: parts.limits,
-            joining: Joining::default(),
             denials: Denials::default(),
             metrics: metrics_of_proxy,
             access_log: config.access_log,
@@ -266,8 +268,6 @@ impl Shared {
             policies,
             hbone_connections: self.proxy.pool.len(),
             descriptors: self.proxy.descriptors.taken(),
-            lent: self.proxy.hbone.memory.lent(),
-            loans_denied: self.proxy.hbone.memory.denied(),
             control_plane: self.xds.borrow().is_connected(),
             agent: self.pods.is_connected(),
         };

@@ -171,6 +171,18 @@ pub enum OpenError {
     Authority(Authority),
 }
 
+impl OpenError {
+    /// Whether nothing listens for HBONE there: the pod has left the mesh, or its address is another's.
+    pub fn is_nobody_there(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Dial { error, .. }) => {
+                error.kind() == io::ErrorKind::ConnectionRefused
+            }
+            _ => false,
+        }
+    }
+}
+
 /// As readers and writers of bytes have it.
 pub(super) fn failure(error: h2::Error) -> io::Error {
     Http2Error::from(error).into()

@@ -57,6 +57,8 @@ pub struct Workload {
     pub host_network: bool,
     /// Its own addresses are reached through this waypoint only.
     pub waypoint: Option<Waypoint>,
+    /// Once it is captured, it takes connections with an identity only. Said to waypoints, which are not told who keeps others away.
+    pub identities_only: bool,
     /// Authorizations that apply to it by name.
     pub authorization_policies: Vec<String>,
     /// Ports of the services in front of it, by `<namespace>/<hostname>`.
@@ -149,6 +151,7 @@ impl TryFrom<wire::Workload> for Workload {
             canonical_name: from.canonical_name,
             canonical_revision: from.canonical_revision,
             cluster: from.cluster_id,
+            identities_only: from.identities_only,
             authorization_policies: from.authorization_policies,
             series: OnceLock::new(),
         })

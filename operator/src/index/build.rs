@@ -26,6 +26,8 @@ pub(super) struct Surroundings {
     pub(super) waypoint: Option<GatewayAddress>,
     /// Authorizations that name it, as `namespace/name`.
     pub(super) policies: Vec<String>,
+    /// Once it is captured, it refuses connections without an identity, though no authorization says so to the receiver.
+    pub(super) identities_only: bool,
 }
 
 /// Whether the pod is selected for capture.
@@ -83,6 +85,7 @@ pub(super) fn workload(config: &Config, key: &Key, pod: &PodRecord, around: Surr
         locality: around.locality,
         waypoint: around.waypoint,
         authorization_policies: around.policies,
+        identities_only: around.identities_only,
         status: if pod.ready {
             WorkloadStatus::Healthy
         } else {

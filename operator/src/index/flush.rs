@@ -281,12 +281,21 @@ impl Index {
             } else {
                 Vec::new()
             },
+            identities_only: false,
         }
     }
 
-    /// Authorizations that the workload names: strict mTLS, rules with a pod selector, and what keeps ways around waypoints closed.
+    /// Authorizations that the workload names: rules with a pod selector, and those that keep others away.
     fn policies(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
         let mut found = self.selecting_rules(key, pod);
+        found.extend(self.closing_policies(key));
+        found.sort();
+        found
+    }
+
+    /// Those of a pod to be captured that keep others away: strict mTLS, and what keeps ways around waypoints closed.
+    pub(super) fn closing_policies(&self, key: &Key) -> Vec<String> {
+        let mut found = Vec::new();
         if self.strict_by_port(&key.namespace).is_some() {
             found.push(format!(
                 "{}/{}",
@@ -308,7 +317,6 @@ impl Index {
                 .flatten()
                 .map(|g| format!("{}/{g}", key.namespace)),
         );
-        found.sort();
         found
     }
 

@@ -114,6 +114,13 @@ impl Target {
         }
     }
 
+    /// Whether there is an endpoint that has not been `tried`, besides this one.
+    pub(super) fn has_another(&self, proxy: &Proxy, endpoint: &Endpoint, tried: &[Arc<str>]) -> bool {
+        let tried = [tried, &[Arc::clone(&endpoint.workload.uid)]].concat();
+        self.choose(proxy, &tried)
+            .is_some_and(|other| !tried.contains(&other.workload.uid))
+    }
+
     /// Awaits a connection to an endpoint; for a short time only where there may be a try after this one (it is not the `last`), at an
     /// endpoint that has not been `tried`.
     pub(crate) async fn hasten<T>(
@@ -132,11 +139,7 @@ impl Target {
         if let Ok(result) = tokio::time::timeout(haste, &mut connecting).await {
             return result;
         }
-        let tried = [tried, &[Arc::clone(&endpoint.workload.uid)]].concat();
-        let another = self
-            .choose(proxy, &tried)
-            .is_some_and(|other| !tried.contains(&other.workload.uid));
-        if another {
+        if self.has_another(proxy, endpoint, tried) {
             return Err(ConnectFailure::Timeout {
                 to: endpoint.target,
                 waited: haste,

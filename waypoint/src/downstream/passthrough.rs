@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::connection::{ClientConnection, Target};
 use super::counted::{Counted, End, client_gone, is_clients};
 use super::held::Revoked;
+use super::skew;
 use crate::admission::COPYING;
 use crate::http::ClientStream;
 use crate::http::headers::OVERLOADED;
@@ -182,6 +183,7 @@ async fn connect(
     mut record: Option<&mut ConnectionRecord>,
 ) -> Result<Opened, Unconnected> {
     let mut tried: Vec<Arc<str>> = Vec::new();
+    let (mut attempts, mut leaving) = (0, None);
     loop {
         let Some(endpoint) = target.choose(&client.proxy, &tried) else {
             let rejection = target.no_endpoint();
@@ -197,9 +199,13 @@ async fn connect(
         if !decision.is_allowed() {
             return Err(Unconnected::Denied);
         }
+        if skew::has_joined(&client.proxy, target, &endpoint, &mut tried).await {
+            continue;
+        }
         let destination = Destination::of(&endpoint);
         let connecting = client.proxy.upstream.connect(&destination);
-        let last = tried.len() + 1 >= ATTEMPTS;
+        attempts += 1;
+        let last = attempts >= ATTEMPTS;
         match target
             .hasten(&client.proxy, &endpoint, &tried, last, connecting)
             .await
@@ -220,6 +226,12 @@ async fn connect(
             Err(failure) => {
                 if failure.is_absence() {
                     endpoint.in_use.failed();
+                }
+                if failure.is_nobody_there()
+                    && (last || !target.has_another(&client.proxy, &endpoint, &tried))
+                    && skew::has_left(&client.proxy, &endpoint, &mut tried, &mut leaving).await
+                {
+                    continue;
                 }
                 tried.push(Arc::clone(&endpoint.workload.uid));
                 if last {

@@ -9,6 +9,7 @@ use super::answer::Rejection;
 use super::connection::{ClientConnection, Target};
 use super::response::{Link, UpstreamBody};
 use super::retry::{Again, Budget, Failed};
+use super::skew;
 use crate::http::{ClientBody, Interim, RequestBody, Spool, Upload, limits};
 use crate::observe::{Flag, RETRY_LIMIT, RequestRecord};
 use crate::received::Received;
@@ -78,6 +79,8 @@ pub(super) struct Passage<'a> {
 struct Failure {
     failed: Failed,
     rejection: Rejection,
+    /// Nobody listens for HBONE there.
+    nobody: bool,
 }
 
 impl Failure {
@@ -87,6 +90,7 @@ impl Failure {
         Self {
             failed: Failed::Unseen,
             rejection: Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::ConnectFailure, reason),
+            nobody: failure.is_nobody_there(),
         }
     }
 
@@ -99,6 +103,7 @@ impl Failure {
         Self {
             failed: Failed::Unusable,
             rejection: Rejection::new(StatusCode::BAD_GATEWAY, Flag::UpstreamReset, reason),
+            nobody: false,
         }
     }
 
@@ -108,6 +113,7 @@ impl Failure {
         Self {
             failed,
             rejection: Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamReset, reason),
+            nobody: false,
         }
     }
 }
@@ -118,12 +124,17 @@ impl Passage<'_> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         // An idle connection has been found stale: others may be too.
         let mut fresh = false;
+        let mut leaving = None;
+        let (proxy, target) = (&self.client.proxy, self.target);
         loop {
-            let Some(endpoint) = self.target.choose(&self.client.proxy, &tried) else {
-                return Err(self.target.no_endpoint());
+            let Some(endpoint) = target.choose(proxy, &tried) else {
+                return Err(target.no_endpoint());
             };
             self.record.sent_to(&endpoint);
             self.authorize(&endpoint)?;
+            if skew::has_joined(proxy, target, &endpoint, &mut tried).await {
+                continue;
+            }
             let failure = match self.attempt(&endpoint, &tried, fresh).await {
                 Ok((answer, link)) => {
                     let status = answer.status();
@@ -137,7 +148,7 @@ impl Passage<'_> {
                     };
                     tried.push(Arc::clone(&endpoint.workload.uid));
                     let (_, incoming) = answer.into_parts();
-                    UpstreamBody::new(incoming, link, &self.client.proxy.upstream, endpoint).discard();
+                    UpstreamBody::new(incoming, link, &proxy.upstream, endpoint).discard();
                     self.pause(again).await;
                     continue;
                 }
@@ -145,6 +156,12 @@ impl Passage<'_> {
             };
             if let Some(rejection) = self.client_failure() {
                 return Err(rejection);
+            }
+            if failure.nobody
+                && !(self.has_retry() && target.has_another(proxy, &endpoint, &tried))
+                && skew::has_left(proxy, &endpoint, &mut tried, &mut leaving).await
+            {
+                continue;
             }
             let Some(again) = self.again(failure.failed) else {
                 return Err(self.last(failure));
@@ -175,6 +192,12 @@ impl Passage<'_> {
             self.retrying = None;
         }
         again
+    }
+
+    /// Whether there is a retry once an endpoint is not reached.
+    fn has_retry(&self) -> bool {
+        let paid = self.budget.is_paid(Failed::Unseen) && self.client.retries.has_room();
+        paid || self.budget.is_free(Failed::Unseen)
     }
 
     /// Whether it is for want of a place in the retry budget that there is no retry.
@@ -258,6 +281,7 @@ impl Passage<'_> {
                     Flag::Timeout,
                     format!("timeout: {policy} {per_try:?} for one try"),
                 ),
+                nobody: false,
             })
         })
     }
@@ -271,11 +295,7 @@ impl Passage<'_> {
         let destination = Destination::of(endpoint);
         let (proxy, target) = (&self.client.proxy, self.target);
         let upstream = &proxy.upstream;
-        let has_retry = match self.budget.is_paid(Failed::Unseen) && self.client.retries.has_room() {
-            true => true,
-            false => self.budget.is_free(Failed::Unseen),
-        };
-        let last = !(self.source.can_be_sent() && has_retry);
+        let last = !(self.source.can_be_sent() && self.has_retry());
         if self.head.version == Version::HTTP_2 {
             let sender = target
                 .hasten(proxy, endpoint, tried, last, upstream.http2(&destination))

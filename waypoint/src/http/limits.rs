@@ -43,6 +43,9 @@ pub struct HttpTimeouts {
     pub body: Duration,
     /// For connecting to an endpoint where there is another one to try: a node that is gone does not answer. Default 2 s.
     pub connect: Duration,
+    /// For news of an endpoint that is not as it is known, where there is no other: one that is reached in plaintext and takes identities
+    /// only, or one where nothing listens for HBONE any more. Default 5 s, then it is as it is known.
+    pub skew: Duration,
     /// Between PINGs on an HTTP/2 connection to an endpoint without HBONE while requests are under way on it. Default 10 s; one that is not
     /// answered for twice as long ends the connection.
     pub ping: Duration,
@@ -50,6 +53,9 @@ pub struct HttpTimeouts {
     pub detect: Duration,
     /// How long a client's connection may be without requests. Default 1 h, then it ends.
     pub idle: Duration,
+    /// How long an HTTP/2 client that was told to use another connection has to confirm that (PING), twice over, once nothing of its requests
+    /// is under way. Default 10 s; then the connection ends.
+    pub farewell: Duration,
     /// How long idle connections stay open for a last request when the waypoint drains. Default 3 s.
     pub drain_grace: Duration,
     /// How long WebSockets, and connections that are no HTTP, stay open once their destination is no longer served here. Default 30 s.
@@ -62,9 +68,11 @@ impl Default for HttpTimeouts {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
             connect: Duration::from_secs(2),
+            skew: ambit_mesh::SKEW_TIMEOUT,
             ping: Duration::from_secs(10),
             detect: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
+            farewell: Duration::from_secs(10),
             drain_grace: Duration::from_secs(3),
             drain_deadline: Duration::from_secs(30),
         }

@@ -1,5 +1,6 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
+use ambit_hbone::MemoryBudget;
 use ambit_identity::SpiffeId;
 use ambit_runtime::{Counter, Counters, FamilyOptions, Histograms, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
@@ -228,6 +229,10 @@ impl Metrics {
             control_plane: gauge("control_plane_connected", "1 while a control plane answers")?,
             registry,
         })
+    }
+
+    pub(super) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
+        memory.register(&self.registry)
     }
 
     pub(super) fn source(&self, identity: &SpiffeId, workload: &SourceWorkload) -> Arc<SourceSeries> {

@@ -8,6 +8,7 @@ mod fields;
 mod floods;
 mod hosts;
 mod isolation;
+mod joining;
 mod malformed;
 mod memory;
 mod overload;

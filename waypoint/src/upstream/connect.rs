@@ -43,6 +43,11 @@ impl ConnectFailure {
         }
     }
 
+    /// Whether nothing listens for HBONE there.
+    pub(crate) fn is_nobody_there(&self) -> bool {
+        matches!(self, Self::Tunnel(error) if error.is_nobody_there())
+    }
+
     /// In a few words, for the caller: no addresses.
     pub(crate) fn brief(&self) -> String {
         match self {

@@ -1,8 +1,9 @@
 //! Prometheus metrics: Istio's standard TCP metrics under their own names and labels, and ours under `ambit_ztunnel_`.
 
+use ambit_hbone::MemoryBudget;
 use ambit_runtime::{Counter, Counters, FamilyOptions, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use super::{Direction, Flag, Refusal, Traffic};
 use crate::limits::{Budget, Limits};
@@ -38,7 +39,6 @@ pub(crate) struct Metrics {
     denied: Counters,
     audited: Counters,
     sockets: IntCounterVec,
-    loans_denied: IntCounter,
     gauges: Vec<IntGauge>,
 }
 
@@ -52,13 +52,11 @@ pub(crate) struct Gauges {
     pub(crate) policies: usize,
     pub(crate) hbone_connections: usize,
     pub(crate) descriptors: usize,
-    pub(crate) lent: usize,
-    pub(crate) loans_denied: u64,
     pub(crate) control_plane: bool,
     pub(crate) agent: bool,
 }
 
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 9] = [
     ("pods", "Captured pods that are served"),
     ("draining_pods", "Released pods that have connections left"),
     ("workloads", "Workloads known"),
@@ -66,10 +64,6 @@ const GAUGES: [(&str, &str); 10] = [
     ("policies", "Authorization policies known"),
     ("hbone_connections", "Pooled HBONE connections"),
     ("descriptors_in_use", "Descriptors of proxied connections"),
-    (
-        "lent_bytes",
-        "Bytes lent to connections for wide windows and large buffers",
-    ),
     ("control_plane_connected", "1 while a control plane answers"),
     ("agent_connected", "1 while the node agent is connected"),
 ];
@@ -100,11 +94,6 @@ impl Metrics {
             register(&registry, &gauge)?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let loans_denied = IntCounter::new(
-            "ambit_ztunnel_loans_denied_total",
-            "How often there was no memory to lend: the connection goes on with small windows and buffers",
-        )?;
-        register(&registry, &loans_denied)?;
         Ok(Self {
             opened: expiring(
                 "istio_tcp_connections_opened_total",
@@ -157,7 +146,6 @@ impl Metrics {
                 "Sockets in pods: made, reused, or closed after use as enough were kept",
                 &["how"],
             )?,
-            loans_denied,
             gauges: GAUGES.into_iter().map(gauge).collect::<Result<_, _>>()?,
             registry,
         })
@@ -170,6 +158,14 @@ impl Metrics {
             idle: Budget::new(limits.idle_sockets),
             counter: self.sockets.clone(),
         }
+    }
+
+    /// What is lent, too.
+    ///
+    /// # Errors
+    /// When a budget's metrics are there already.
+    pub(crate) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
+        memory.register(&self.registry)
     }
 
     pub(crate) fn refused(&self, direction: Direction, refusal: Refusal) {
@@ -215,8 +211,6 @@ impl Metrics {
     /// # Errors
     /// When the metrics cannot be written as text.
     pub(crate) fn render(&self, values: Gauges) -> Result<String, prometheus::Error> {
-        let denied = values.loans_denied.saturating_sub(self.loans_denied.get());
-        self.loans_denied.inc_by(denied);
         let values = [
             values.pods,
             values.draining_pods,
@@ -225,7 +219,6 @@ impl Metrics {
             values.policies,
             values.hbone_connections,
             values.descriptors,
-            values.lent,
             usize::from(values.control_plane),
             usize::from(values.agent),
         ];

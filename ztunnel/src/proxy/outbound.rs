@@ -21,7 +21,6 @@ use crate::state::{Route, WAYPOINT_UNREACHABLE};
 use again::Plaintext;
 use ambit_mesh::{InUse, Workload};
 use reach::{Failure, Upstream, reach, unreached_waypoint};
-pub(crate) use skew::Joining;
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let local = tcp.local_addr().ok().map(canonical);

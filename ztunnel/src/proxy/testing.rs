@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambit_hbone::{HboneConfig, HbonePool};
+use ambit_mesh::Skew;
 use ambit_runtime::Shares;
 use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
 
-use super::{Denials, Joining, Proxy, original_destination};
+use super::{Denials, Proxy, original_destination};
 use crate::limits::Limits;
 use crate::observe::Metrics;
 use crate::pod::Pod;
@@ -31,8 +32,8 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         descriptors: Shares::new(limits.descriptors),
         handshakes: Shares::new(limits.handshakes),
         stores: metrics.stores(&limits),
+        skew: Skew::new(limits.skew_timeout),
         limits,
-        joining: Joining::default(),
         denials: Denials::default(),
         metrics,
         access_log,

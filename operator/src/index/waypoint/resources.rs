@@ -159,7 +159,7 @@ impl Index {
         let Some(pod) = self.pods.get(key) else { return };
         let mut around = self.surroundings(key, pod);
         around.services.retain(|name, _| served.contains(name));
-        around.policies = self.waypoint_policies(key, pod);
+        self.as_waypoints_see_it(key, pod, &mut around);
         around.waypoint = reached.map(|w| gateway(&self.config, &key.namespace, w));
         named.extend(around.policies.iter().cloned());
         let name = build::workload_uid(&self.config, key);
@@ -173,7 +173,7 @@ impl Index {
         for slice in self.endpoints.slices(service) {
             let found = self.bare_endpoints(&slice, |pod, record| {
                 let mut around = self.surroundings(pod, record);
-                around.policies = self.waypoint_policies(pod, record);
+                self.as_waypoints_see_it(pod, record, &mut around);
                 around
             });
             for (name, message) in found {
@@ -187,13 +187,14 @@ impl Index {
         }
     }
 
-    /// Rules that select the pod, without what keeps others away from it.
-    fn waypoint_policies(&self, key: &Key, pod: &PodRecord) -> Vec<String> {
-        if build::wanted(self.is_enrolled(&key.namespace), pod) {
-            self.selecting_rules(key, pod)
-        } else {
-            Vec::new()
-        }
+    /// With the rules that select the pod, and of what keeps others away from it only that there is some.
+    fn as_waypoints_see_it(&self, key: &Key, pod: &PodRecord, around: &mut build::Surroundings) {
+        let wanted = build::wanted(self.is_enrolled(&key.namespace), pod);
+        around.policies = match wanted {
+            true => self.selecting_rules(key, pod),
+            false => Vec::new(),
+        };
+        around.identities_only = wanted && !self.closing_policies(key).is_empty();
     }
 
     /// The namespace's rules that hold for all of its pods, and those that are `named`; as they are, for the waypoint's own callers.

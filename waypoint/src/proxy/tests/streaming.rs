@@ -209,3 +209,24 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     assert!(answer.into_body().collect().await.is_err());
     assert_eq!(mesh.metric(&["istio_requests_total", "response_flags=\"UC\""]), 1);
 }
+
+/// As the ztunnel says it, under the same name.
+#[tokio::test]
+async fn what_hbone_lends_for_wide_windows_is_in_the_metrics() {
+    const LENT: &[&str] = &["ambit_hbone_lent_bytes"];
+    let mesh = Mesh::new().await;
+    let address = raw_application(async |mut tcp, _| {
+        tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await.ok();
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    assert_eq!(mesh.metric(LENT), 0);
+    let mut io = mesh.connect(9000).await;
+    let sending = async {
+        while mesh.metric(LENT) == 0 {
+            io.write_all(&[0; 256 << 10]).await.unwrap();
+        }
+    };
+    tokio::time::timeout(WAIT, sending).await.unwrap();
+    assert_eq!(mesh.metric(&["ambit_hbone_loans_denied_total"]), 0);
+}

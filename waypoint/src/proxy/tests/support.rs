@@ -34,7 +34,7 @@ use crate::observe::{Gauges, Observer};
 use crate::proxy::Proxy;
 use crate::state::{AppProtocol, State};
 
-pub(super) use application::{Application, echo, raw_application, read_head};
+pub(super) use application::{Application, echo, raw_application, raw_application_at, read_head};
 pub(super) use ztunnel::Ztunnel;
 
 pub(super) const WAIT: Duration = Duration::from_secs(30);
@@ -79,6 +79,7 @@ impl Mesh {
     pub(super) async fn taking_on(timeouts: HttpTimeouts, admission: Admission) -> Self {
         let ca = Arc::new(TestCa::new().unwrap());
         let (state, observer) = (Arc::new(State::new()), Observer::new().unwrap());
+        observer.include(&admission.windows).unwrap();
         state
             .apply_settings(ambit_wire::waypoint::Settings {
                 access_log: true,

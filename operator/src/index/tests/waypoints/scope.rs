@@ -129,6 +129,32 @@ fn a_thousand_changes_elsewhere_tell_a_waypoint_nothing() {
     assert!(world.told.is_empty());
 }
 
+/// What keeps others away is not sent to a waypoint, only that there is some: plaintext would be refused as soon as the pod is captured.
+#[test]
+fn a_waypoint_is_told_which_pods_take_identities_only() {
+    let told = |world: &World| {
+        let workload = &world.sent("waypoint").workloads["Kubernetes//Pod/shop/a"];
+        Workload::decode(workload.as_slice()).unwrap().identities_only
+    };
+    // A guard.
+    let mut world = World::protected();
+    world.pod(&pod("a", "10.0.0.1"));
+    assert!(told(&world));
+    // Not to be captured at all.
+    let out = json!({"istio.io/dataplane-mode": "none"});
+    world.pod(&with(pod("a", "10.0.0.1"), "/metadata/labels", out));
+    assert!(!told(&world));
+    // Strict, though nothing guards it.
+    let mut world = World::shop();
+    world.policy("slow", json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "timeouts": {"request": "5s"}}));
+    world.waypoint("shop", "waypoint", true);
+    world.settle();
+    world.pod(&pod("a", "10.0.0.1"));
+    assert!(!told(&world));
+    world.mesh(json!({"mtls": {"mode": "Strict"}}));
+    assert!(told(&world));
+}
+
 #[test]
 fn replicas_that_are_ready_and_those_on_their_way_out() {
     let mut world = World::protected();
