@@ -70,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&[flags, portion], said)) = data.split_first_chunk() else {
         return;
     };
-    // An HTTP/2 client that answers no PING stays until the waypoint goes.
+    // Its framing is h2's.
     if said.starts_with(b"PRI * HTTP/2.0") {
         return;
     }

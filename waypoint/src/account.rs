@@ -144,6 +144,8 @@ struct Waiting {
     bytes: AtomicUsize,
     account: Account,
     sender: AtomicWaker,
+    /// There until the last of the bytes is written or given up.
+    _under_way: Arc<()>,
 }
 
 /// Bytes on their way through h2, which drops them once they are written or given up.
@@ -156,10 +158,16 @@ pub(crate) struct Parcel {
 
 impl Outbox {
     pub(crate) fn new(account: Account) -> Self {
+        Self::of(account, Arc::default())
+    }
+
+    /// Holds `under_way` for as long as anything of it is.
+    pub(crate) fn of(account: Account, under_way: Arc<()>) -> Self {
         Self(Arc::new(Waiting {
             bytes: AtomicUsize::new(0),
             account,
             sender: AtomicWaker::new(),
+            _under_way: under_way,
         }))
     }
 

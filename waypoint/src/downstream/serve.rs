@@ -1,5 +1,6 @@
 //! A client's connection, served until it ends.
 
+mod farewell;
 mod http2;
 
 use std::convert::Infallible;

@@ -3,6 +3,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
@@ -25,6 +27,8 @@ pub(crate) struct FrameIo<IO> {
     frames: Frames,
     /// Passed on already, with no room for it yet.
     spare: BytesMut,
+    /// All that was written is on its way.
+    flushed: Arc<AtomicBool>,
 }
 
 impl<IO> FrameIo<IO> {
@@ -40,7 +44,13 @@ impl<IO> FrameIo<IO> {
             read: 0,
             frames,
             spare: BytesMut::new(),
+            flushed: Arc::default(),
         }
+    }
+
+    /// Whether all that h2 had to write is on its way.
+    pub(crate) fn flushed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flushed)
     }
 }
 
@@ -133,11 +143,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameIo<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameIo<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.flushed.store(false, Ordering::Release);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.flushed.store(flushed.is_ready(), Ordering::Release);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

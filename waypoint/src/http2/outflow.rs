@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
-use crate::account::{Account, Outbox, Parcel};
+use crate::account::{Outbox, Parcel};
 
 /// Why a body was not sent to its end.
 #[derive(Debug, thiserror::Error)]
@@ -21,21 +21,20 @@ pub(crate) enum OutflowError {
     Body(String),
 }
 
-/// Sends `body` to its end; what waits to be written is on the `account`. Dropped before, the stream is reset.
+/// Sends `body` to its end, through the `outbox`. Dropped before, the stream is reset.
 ///
 /// # Errors
 /// When either of both ends before.
 pub(crate) async fn send_body<B>(
     body: B,
     stream: SendStream<Parcel>,
-    account: Account,
+    outbox: Outbox,
 ) -> Result<(), OutflowError>
 where
     B: Body<Data = Bytes>,
     B::Error: Error + 'static,
 {
     let mut body = pin!(body);
-    let outbox = Outbox::new(account);
     let mut sending = Sending(Some(stream));
     std::future::poll_fn(|cx| {
         let Some(stream) = &mut sending.0 else {

@@ -19,7 +19,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::connect::ConnectFailure;
 use super::connection::UpstreamIo;
-use crate::account::{Account, Parcel};
+use crate::account::{Account, Outbox, Parcel};
 use crate::http::limits::{MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::{Interim, RequestBody};
 use crate::http2::{FRAME_BUDGET, FrameIo, Inflow, send_body};
@@ -158,7 +158,7 @@ impl Http2Sender {
         let suspicion = Suspicion::new(&self.connection);
         let mut response = pin!(response);
         // While the head is awaited the body is sent from here; most are sent by then.
-        let mut upload = (!empty).then(|| Box::pin(send_body(body, stream, account.clone())));
+        let mut upload = (!empty).then(|| Box::pin(send_body(body, stream, Outbox::new(account.clone()))));
         let result = std::future::poll_fn(|cx| {
             if let Some(Poll::Ready(sent)) = upload.as_mut().map(|upload| upload.as_mut().poll(cx)) {
                 upload = None;

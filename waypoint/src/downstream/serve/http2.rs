@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::SystemTime;
 
@@ -22,7 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::connection::ClientConnection;
 use super::super::request;
 use super::super::response::ResponseBody;
-use crate::account::{Account, Parcel};
+use super::farewell::{Farewell, Next};
+use crate::account::{Outbox, Parcel};
 use crate::admission::HTTP2_CONNECTION;
 use crate::http::io::ClientIo;
 use crate::http::{ClientStream, Interim, Respond, limits};
@@ -39,6 +41,8 @@ pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO
         return client.proxy.observer.refused(Refusal::Overloaded);
     };
     let client = Arc::new(client);
+    let io = FrameIo::new(ClientIo::new(io, prefix), PREFACE);
+    let flushed = io.flushed();
     let mut ending = FuturesUnordered::from_iter([client.until_ending()]);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(limits::MAX_STREAMS)
@@ -51,7 +55,7 @@ pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO
         // Frames may be under way of those that were answered early.
         .max_concurrent_reset_streams(limits::MAX_STREAMS as usize)
         .data_frame_budget(FRAME_BUDGET)
-        .handshake::<_, Parcel>(FrameIo::new(ClientIo::new(io, prefix), PREFACE));
+        .handshake::<_, Parcel>(io);
     let connection = tokio::select! {
         connection = handshake => connection,
         Some(()) = ending.next() => return,
@@ -61,21 +65,39 @@ pub(super) async fn serve<IO: ClientStream>(mut client: ClientConnection, io: IO
             let turns = Turns::default();
             let _turning = turns.turning();
             let mut calm = FuturesUnordered::from_iter([client.calm.notified()]);
+            // Each request has a copy until the last byte of its response is written.
+            let under_way = Arc::new(());
+            let mut farewell = Farewell::new(client.proxy.timeouts.farewell);
             loop {
                 let accept = poll_fn(|cx| turns.poll(cx, |cx| connection.poll_accept(cx)));
                 tokio::select! {
                     biased;
                     accepted = accept => match accepted {
-                        Some(Ok((request, respond))) => dispatch(&client, request, respond, &turns),
+                        Some(Ok((request, respond))) => {
+                            farewell.request();
+                            dispatch(&client, request, respond, &turns, &under_way);
+                        }
                         Some(Err(error)) => break Err(error),
                         None => break Ok(()),
                     },
-                    Some(()) = ending.next() => connection.graceful_shutdown(),
+                    Some(()) = ending.next() => {
+                        connection.graceful_shutdown();
+                        farewell.begin();
+                    }
                     Some(()) = calm.next() => {
                         if !calm_down(&client, &mut connection) {
                             return;
                         }
+                        farewell.begin();
                         calm.push(client.calm.notified());
+                    }
+                    () = farewell.period() => {
+                        let written = Arc::strong_count(&under_way) == 1 && flushed.load(Ordering::Acquire);
+                        match farewell.over(written) {
+                            Next::Wait => {}
+                            Next::Close => connection.abrupt_shutdown(Reason::NO_ERROR),
+                            Next::Cut => return,
+                        }
                     }
                 }
             }
@@ -131,13 +153,14 @@ fn dispatch(
     request: Request<RecvStream>,
     respond: SendResponse<Parcel>,
     turns: &Turns,
+    under_way: &Arc<()>,
 ) {
     let (head, recv) = request.into_parts();
     let body = Inflow::request(recv, &head.headers, turns, &client.account);
     let request = Request::from_parts(head, Received::Http2(body));
     let client = Arc::clone(client);
     let requests = client.proxy.requests.clone();
-    let account = client.account.clone();
+    let outbox = Outbox::of(client.account.clone(), Arc::clone(under_way));
     requests.spawn(async move {
         let respond: Respond = Arc::new(Mutex::new(respond));
         let interim = Interim::http2(&respond);
@@ -145,7 +168,7 @@ fn dispatch(
         let Some(response) = unless_reset(&respond, handled).await else {
             return;
         };
-        if let Err(error) = send(response, &respond, account).await {
+        if let Err(error) = send(response, &respond, outbox).await {
             tracing::debug!(%error, "a response was not sent whole");
         }
     });
@@ -164,7 +187,7 @@ async fn unless_reset<T>(respond: &Respond, handled: impl Future<Output = T>) ->
 async fn send(
     response: Response<ResponseBody>,
     respond: &Respond,
-    account: Account,
+    outbox: Outbox,
 ) -> Result<(), OutflowError> {
     let (mut head, body) = response.into_parts();
     head.extensions.clear();
@@ -180,7 +203,7 @@ async fn send(
         .send_response(Response::from_parts(head, ()), empty);
     match sent {
         Ok(_) if empty => Ok(()),
-        Ok(stream) => send_body(body, stream, account).await,
+        Ok(stream) => send_body(body, stream, outbox).await,
         Err(error) => {
             respond.lock().send_reset(Reason::INTERNAL_ERROR);
             Err(OutflowError::Stream(error))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ambit_hbone::OpenError;
+use ambit_hbone::{HboneIo, OpenError};
 use http::{Request, Response, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -199,4 +199,68 @@ async fn an_http2_endpoint_is_sent_as_many_requests_on_a_connection_as_it_allows
     for answer in answers {
         assert_eq!(answer.await.unwrap(), "done");
     }
+}
+
+const DATA: u8 = 0;
+const GOAWAY: u8 = 7;
+
+/// A frame's kind and payload; `None` at the end.
+async fn frame(io: &mut HboneIo) -> Option<(u8, Vec<u8>)> {
+    let read = async {
+        let mut header = [0; 9];
+        io.read_exact(&mut header).await.ok()?;
+        let [a, b, c, kind, ..] = header;
+        let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
+        io.read_exact(&mut payload).await.ok()?;
+        Some((kind, payload))
+    };
+    tokio::time::timeout(WAIT, read).await.unwrap()
+}
+
+/// Of the frames that come until `is_last`, the bytes of the DATA frames, and how many were GOAWAY.
+async fn frames(io: &mut HboneIo, is_last: impl Fn(u8, usize) -> bool) -> (usize, usize) {
+    let (mut data, mut goaways) = (0, 0);
+    while let Some((kind, payload)) = frame(io).await {
+        data += if kind == DATA { payload.len() } else { 0 };
+        goaways += usize::from(kind == GOAWAY);
+        if is_last(kind, data) {
+            break;
+        }
+    }
+    (data, goaways)
+}
+
+/// h2 waits for the answer to the PING that goes with GOAWAY. These clients give none: the one that has got all is let go; the one that is
+/// slow to read gets all before.
+#[tokio::test]
+async fn http2_clients_that_answer_no_ping_are_let_go_once_they_have_got_all() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // HEADERS with END_STREAM and END_HEADERS on stream 1: GET, http, "/", "server".
+    const GET: &[u8] = b"\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\x41\x06server";
+    const WINDOW: usize = 65_535;
+    let mesh = Mesh::with(HttpTimeouts {
+        farewell: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    })
+    .await;
+    let application = Application::start(async |_| Response::new(full(vec![b'x'; WINDOW + 1]))).await;
+    mesh.endpoint("server-1", application.address);
+    // Its last byte waits in h2, when all has been said.
+    let mut slow = mesh.connect(8080).await;
+    slow.write_all(&[PREFACE, GET].concat()).await.unwrap();
+    let (data, _) = frames(&mut slow, |_, data| data == WINDOW).await;
+    assert_eq!(data, WINDOW);
+    let mut idle = mesh.connect(8080).await;
+    idle.write_all(PREFACE).await.unwrap();
+    frame(&mut idle).await.unwrap();
+    mesh.drain.cancel();
+    // Another one with the identifier of the last stream.
+    assert_eq!(frames(&mut idle, |_, _| false).await, (0, 2));
+    // The slow one has been told by now, for as long. WINDOW_UPDATE of its connection and of its stream:
+    for stream in [0, 1] {
+        let update = [0, 0, 4, 8, 0, 0, 0, 0, stream, 0, 0, 0xff, 0xff];
+        slow.write_all(&update).await.unwrap();
+    }
+    assert_eq!(frames(&mut slow, |_, _| false).await, (1, 2));
+    assert_eq!(mesh.proxy.drained(WAIT).await, 0);
 }
