@@ -3,6 +3,7 @@
 //! Everything here acts on the network namespace of the calling thread; see [`crate::netns`] for how a thread gets there. The
 //! calls block, for microseconds.
 
+mod bypass;
 mod changes;
 mod diag;
 mod expr;
@@ -14,6 +15,7 @@ mod route;
 mod socket;
 mod table;
 
+pub use bypass::forget_ended_connections;
 pub use changes::{Changes, watch_changes};
 pub use diag::{undelivered_connections, waiting_connections};
 pub use inspect::InForce;

@@ -15,7 +15,8 @@ pub(super) trait Redirection: Send + Sync + std::fmt::Debug {
     /// Puts table, rule and route in force, in place of those that are there; returns what now stands. Connections
     /// that are open stay what they are.
     async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure>;
-    /// What is missing, or differs, of what [`Self::apply`] left.
+    /// What is missing, or differs, of what [`Self::apply`] left. Where nothing is, connections from before the capture that have ended by
+    /// now are forgotten.
     async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure>;
     /// Notifications of changes; none where they cannot be had.
     async fn watch(&self, netns: &Netns) -> Option<Changes>;
@@ -57,7 +58,16 @@ impl Redirection for Kernel {
     }
 
     async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure> {
-        self.0.run(netns, move || Ok(of.missing()?)).await
+        let job = move || {
+            let missing = of.missing()?;
+            if missing.is_empty()
+                && let Err(e) = netlink::forget_ended_connections()
+            {
+                tracing::warn!(error = %e, "connections from before the capture that have ended are still noted; where the proxy gets the port of one, connecting takes longer");
+            }
+            Ok(missing)
+        };
+        self.0.run(netns, job).await
     }
 
     async fn watch(&self, netns: &Netns) -> Option<Changes> {

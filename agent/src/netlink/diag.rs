@@ -13,6 +13,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 const SYN_RECEIVED: u8 = 3;
+const TIME_WAIT: u8 = 6;
 const LISTEN: u8 = 10;
 /// The state by which request sockets are asked for; they are listed as [`SYN_RECEIVED`].
 const NEW_SYN_RECEIVED: u8 = 12;
@@ -43,16 +44,18 @@ impl Connection {
     }
 }
 
-/// Connections in the calling thread's namespace whose other end is not in it. A redirected one has both ends in the pod: its
-/// application's and the proxy's.
+/// Connections in the calling thread's namespace whose other end is not in it, but for those that have ended and only wait out their time:
+/// nothing is to come of them. A redirected one has both ends in the pod: its application's and the proxy's.
 pub(super) fn outer_connections() -> Result<Vec<Connection>, NetlinkError> {
-    let mut all = HashSet::new();
-    list(CONNECTED, |payload| all.extend(connection(payload)))?;
-    Ok(all
-        .iter()
-        .filter(|connection| !all.contains(&connection.mirrored()))
-        .copied()
-        .collect())
+    let (mut all, mut open) = (HashSet::new(), HashSet::new());
+    list(CONNECTED, |payload| {
+        all.extend(connection(payload));
+        if payload.get(1) != Some(&TIME_WAIT) {
+            open.extend(connection(payload));
+        }
+    })?;
+    open.retain(|connection| !all.contains(&connection.mirrored()));
+    Ok(open.into_iter().collect())
 }
 
 /// Redirected connections in the calling thread's namespace on which the proxy's end has sent what the application has not

@@ -5,6 +5,7 @@
 //! (`tproxy`). What a connection from before the capture has is noted in the set `bypass` and goes its own way.
 
 use super::NetlinkError;
+use super::bypass::{Known, forget_ended_connections, known};
 use super::diag::{Connection, outer_connections};
 use super::expr::IpVersion::{V4, V6};
 use super::expr::Packet::{Received, Sent};
@@ -62,7 +63,9 @@ pub fn install_redirection() -> Result<(), NetlinkError> {
     // What is marked without the route goes out directly.
     let route_was_missing = add_redirection_route()?;
     if matches!(table, PodTable::Redirecting | PodTable::Draining) && !route_was_missing {
-        return set_rules(Phase::Redirecting, &[]);
+        set_rules(Phase::Redirecting, &[])?;
+        // While the pod was leaving, all that began was noted.
+        return forget_ended_connections().map(drop);
     }
     set_rules(Phase::Joining, &[])?;
     // What began since then is in `taken`, whatever is listed now.
@@ -112,10 +115,10 @@ fn set_rules(phase: Phase, open: &[Connection]) -> Result<(), NetlinkError> {
         messages.push(TABLE.connection_set(bypass, version, None));
         messages.push(TABLE.connection_set(taken, version, None));
         messages.push(TABLE.connection_set(stray, version, Some(STRAY_TIME)));
-        let of_version: Vec<Connection> = open
+        let of_version: Vec<Known> = open
             .iter()
             .filter(|connection| connection.far.is_ipv4() == (version == V4))
-            .copied()
+            .map(known)
             .collect();
         messages.extend(TABLE.add_connections(bypass, &of_version));
     }
@@ -146,7 +149,7 @@ fn set_rules(phase: Phase, open: &[Connection]) -> Result<(), NetlinkError> {
 
 /// Sets of connections by IP version: those that go their own way; those that began while the rules came; and those, for a moment,
 /// of packets that belong to none.
-const SETS: [(IpVersion, [&str; 3]); 2] = [
+pub(super) const SETS: [(IpVersion, [&str; 3]); 2] = [
     (V4, ["bypass", "taken", "stray"]),
     (V6, ["bypass6", "taken6", "stray6"]),
 ];

@@ -1,6 +1,6 @@
 //! Tables, chains, rules and sets of nf_tables as netlink messages.
 
-use super::diag::Connection;
+use super::bypass::Known;
 use super::expr::{IpVersion, Rule};
 use super::message::{APPEND, Attributes, CREATE, DUMP, Message};
 use std::net::IpAddr;
@@ -17,7 +17,9 @@ pub(super) const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
-const NEWSETELEM: u16 = SUBSYSTEM | 12;
+/// Type of the messages in the answer to [`Table::list_elements`].
+pub(super) const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -214,17 +216,25 @@ impl Table {
     pub(super) fn add_connections<'a>(
         self,
         set: &'static str,
-        connections: &'a [Connection],
+        connections: &'a [Known],
     ) -> impl Iterator<Item = Message> + 'a {
-        self.add(set, connections, |connection| {
-            let mut key = match connection.far.ip() {
-                IpAddr::V4(ip) => ip.octets().to_vec(),
-                IpAddr::V6(ip) => ip.octets().to_vec(),
-            };
-            push_port(&mut key, connection.far.port());
-            push_port(&mut key, connection.near.port());
-            key
-        })
+        self.change((NEWSETELEM, "add"), set, connections, connection_key)
+    }
+
+    /// Deletes connections from a set of them; it is an error where one is not there.
+    pub(super) fn delete_connections<'a>(
+        self,
+        set: &'static str,
+        connections: &'a [Known],
+    ) -> impl Iterator<Item = Message> + 'a {
+        self.change((DELSETELEM, "delete"), set, connections, connection_key)
+    }
+
+    /// Lists the elements of a set.
+    pub(super) fn list_elements(self, set: &'static str) -> Message {
+        let attributes = Attributes::new().string(1, self.name).string(2, set);
+        let step = format!("list set {set} of table {}", self.name);
+        self.message(GETSETELEM, DUMP, attributes, step)
     }
 
     /// Removes every element of a set.
@@ -244,15 +254,16 @@ impl Table {
         set: &'static str,
         elements: &'a [std::net::SocketAddrV4],
     ) -> impl Iterator<Item = Message> + 'a {
-        self.add(set, elements, |element| {
+        self.change((NEWSETELEM, "add"), set, elements, |element| {
             let mut key = element.ip().octets().to_vec();
             push_port(&mut key, element.port());
             key
         })
     }
 
-    fn add<'a, T>(
+    fn change<'a, T>(
         self,
+        (kind, verb): (u16, &'static str),
         set: &'static str,
         elements: &'a [T],
         key: impl Fn(&T) -> Vec<u8> + 'a,
@@ -266,14 +277,29 @@ impl Table {
                 .string(1, self.name)
                 .string(2, set)
                 .nested(3, list);
-            let step = format!("add {} elements to set {set} of table {}", chunk.len(), self.name);
-            self.message(NEWSETELEM, CREATE, attributes, step)
+            let step = format!(
+                "{verb} {} elements of set {set} of table {}",
+                chunk.len(),
+                self.name
+            );
+            let flags = if kind == NEWSETELEM { CREATE } else { 0 };
+            self.message(kind, flags, attributes, step)
         })
     }
 
     fn message(self, kind: u16, flags: u16, attributes: Attributes, step: String) -> Message {
         Message::new(kind, flags, &[self.family as u8, 0, 0, 0], attributes, step)
     }
+}
+
+fn connection_key((far, near): &Known) -> Vec<u8> {
+    let mut key = match far.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    push_port(&mut key, far.port());
+    push_port(&mut key, *near);
+    key
 }
 
 /// A port as a part of a key: in network order, filled up to a register's four bytes.

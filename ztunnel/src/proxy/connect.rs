@@ -14,8 +14,10 @@ use crate::sockets::{PodSocket, PodStream, ReusableStream, SocketError};
 /// Ports tried before a client's address is given up.
 const BIND_ATTEMPTS: usize = 16;
 /// An application on the same host answers at once or not at all. One that does not may be hidden behind a connection which was
-/// there before the pod was captured and has the same ports; then another port helps.
-const LOCAL_CONNECT: Duration = Duration::from_secs(2);
+/// there before the pod was captured and has the same ports; then another port helps. The next one is waited for twice as long, as the
+/// application's queue may be full, too.
+const LOCAL_CONNECT: Duration = Duration::from_millis(50);
+const LONGEST_LOCAL_CONNECT: Duration = Duration::from_secs(2);
 
 /// Why the application was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,7 @@ pub(crate) async fn connect_from(
     let deadline = Instant::now() + timeout;
     // Kept until the end, so that the kernel offers each of their ports once.
     let mut taken = Vec::new();
+    let mut patience = LOCAL_CONNECT;
     for _ in 0..BIND_ATTEMPTS {
         let left = deadline.saturating_duration_since(Instant::now());
         let socket = pod.sockets.take(to.ip(), left).await?;
@@ -113,8 +116,10 @@ pub(crate) async fn connect_from(
             taken.push(socket);
             continue;
         }
-        match finish(socket, to, deadline.min(Instant::now() + LOCAL_CONNECT), timeout).await {
-            Err(ConnectFailure::Timeout { .. }) if Instant::now() < deadline => {}
+        match finish(socket, to, deadline.min(Instant::now() + patience), timeout).await {
+            Err(ConnectFailure::Timeout { .. }) if Instant::now() < deadline => {
+                patience = LONGEST_LOCAL_CONNECT.min(patience * 2);
+            }
             result => return Ok(result?.reusable()),
         }
     }

@@ -3,10 +3,11 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use ambit_agent::netlink::install_redirection;
+use ambit_agent::netlink::{forget_ended_connections, install_redirection};
 use ambit_tls::testing::TestCa;
 use ambit_wire::workload::TunnelProtocol;
 use socket2::{Domain, Socket, Type};
@@ -216,6 +217,71 @@ async fn what_is_restored_takes_no_connection_off_its_way() {
         let restore = || install_redirection().map_err(std::io::Error::other);
         client.run(restore).await.unwrap();
         connections.iter_mut().for_each(|tcp| talk(tcp, loss));
+    }
+}
+
+/// Ports of clients from which the pod noted a connection that goes its own way.
+async fn noted(pod: &Pod) -> Vec<u16> {
+    let list = || {
+        let sets = ["bypass", "bypass6"].map(|set| ["list", "set", "inet", "ambit", set]);
+        let texts = sets.map(|words| Command::new("nft").args(words).output().unwrap().stdout);
+        Ok(String::from_utf8(texts.concat()).unwrap())
+    };
+    let text = pod.run(list).await.unwrap();
+    // Address, far port, near port.
+    let keys = text
+        .split([',', '{', '}', '\n'])
+        .map(|key| key.trim().split(" . "));
+    keys.filter_map(|mut key| key.nth(1)?.parse().ok()).collect()
+}
+
+/// The proxy speaks to applications from clients' addresses: a port of which the pod believes that it is a client's own is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_ended_goes_no_way_of_its_own() {
+    let net = Net::new();
+    let (client, server) = (net.pod("client", 2).await, net.pod("server", 3).await);
+    let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
+    let limits = ambit_ztunnel::Limits::default();
+    let mut node = Node::start_parts(&control_plane, &ca, limits, None).await;
+    control_plane.set_workload(server.workload(TunnelProtocol::Hbone));
+    node.ready().await;
+    for ip in [IpAddr::from(server.ip), server.ip6.into()] {
+        let (echo, peer) = (echo_server_at(&server, ip).await, tell_peer_at(&server, ip).await);
+        // The server ends them, and its kernel remembers them for a minute.
+        for _ in 0..20 {
+            ask(&client, peer).await.unwrap();
+        }
+        let (mut stays, mut ends) = (open(&client, echo).await, open(&client, echo).await);
+        for tcp in [&mut stays, &mut ends] {
+            talk(tcp, "from before");
+        }
+        let port = |tcp: &TcpStream| tcp.local_addr().unwrap().port();
+        let (first, second) = (port(&stays), port(&ends));
+        server.capture(&mut node).await;
+        let mut before = noted(&server).await;
+        before.sort_unstable();
+        assert_eq!(before, [first.min(second), first.max(second)]);
+        drop(ends);
+        until("the one that has ended is forgotten", async || {
+            let forget = || forget_ended_connections().map_err(std::io::Error::other);
+            server.run(forget).await.unwrap();
+            noted(&server).await == [first]
+        })
+        .await;
+        talk(&mut stays, "goes on");
+        ask(&client, peer).await.unwrap();
+        server.begin_release().await;
+        // What begins now is noted, too, and has ended when the pod joins again.
+        for _ in 0..20 {
+            ask(&client, peer).await.unwrap();
+        }
+        let again = || install_redirection().map_err(std::io::Error::other);
+        server.run(again).await.unwrap();
+        assert_eq!(noted(&server).await, [first]);
+        talk(&mut stays, "still");
+        drop(stays);
+        server.begin_release().await;
+        server.end_release(&mut node).await;
     }
 }
 

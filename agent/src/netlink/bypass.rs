@@ -1,0 +1,104 @@
+//! Connections from before a capture, which go their own way until they end.
+//!
+//! Once one has ended it must be forgotten: the proxy connects to the application from clients' addresses, and where it gets the port of
+//! such a connection, the application's answer would go to the client.
+
+use super::NetlinkError;
+use super::diag::{Connection, outer_connections};
+use super::expr::IpVersion;
+use super::message::attributes;
+use super::pod::{SETS, TABLE};
+use super::socket::NetlinkSocket;
+use super::table::{NEWSETELEM, transaction};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+/// Length of `nfgenmsg`.
+const HEADER: usize = 4;
+const LIST: u16 = 3;
+const KEY: u16 = 1;
+const VALUE: u16 = 1;
+/// Deleted at once; one that has gone by itself keeps the others of its transaction.
+const TOGETHER: usize = 256;
+
+/// Far end and near port: what a connection is known by in a set.
+pub(super) type Known = (SocketAddr, u16);
+
+pub(super) fn known(connection: &Connection) -> Known {
+    (connection.far, connection.near.port())
+}
+
+/// Forgets the connections from before the capture that have ended; returns how many. To be called while new ones are redirected.
+pub fn forget_ended_connections() -> Result<usize, NetlinkError> {
+    let mut socket = NetlinkSocket::netfilter()?;
+    let mut noted = vec![];
+    for (version, [bypass, _, _]) in SETS {
+        let mut of_version = vec![];
+        socket.dump_each(&TABLE.list_elements(bypass), NEWSETELEM, |payload| {
+            of_version.extend(elements(payload, version));
+        })?;
+        noted.push((bypass, of_version));
+    }
+    if noted.iter().all(|(_, connections)| connections.is_empty()) {
+        return Ok(0);
+    }
+    // After the sets: nothing has been added to them since.
+    let open: HashSet<Known> = outer_connections()?.iter().map(known).collect();
+    let mut forgotten = 0;
+    for (bypass, mut ended) in noted {
+        ended.retain(|connection| !open.contains(connection));
+        forgotten += ended.len();
+        for some in ended.chunks(TOGETHER) {
+            forget(&mut socket, bypass, some)?;
+        }
+    }
+    Ok(forgotten)
+}
+
+fn forget(socket: &mut NetlinkSocket, set: &'static str, some: &[Known]) -> Result<(), NetlinkError> {
+    let mut delete = |some: &[Known]| {
+        let messages = TABLE.delete_connections(set, some).collect();
+        match socket.transact(&transaction(messages)) {
+            Err(e) if e.errno() == Some(Errno::NOENT) => Ok(false),
+            other => other.map(|()| true),
+        }
+    };
+    if !delete(some)? {
+        // A new connection with the same ends has deleted one of them.
+        for one in some.chunks(1) {
+            delete(one)?;
+        }
+    }
+    Ok(())
+}
+
+/// The connections in one message of a listing.
+fn elements(payload: &[u8], version: IpVersion) -> Vec<Known> {
+    let all = payload.get(HEADER..).unwrap_or_default();
+    let lists = attributes(all).filter(|(kind, _)| *kind == LIST);
+    lists
+        .flat_map(|(_, list)| attributes(list))
+        .filter_map(|(_, element)| {
+            let (_, key) = attributes(element).find(|(kind, _)| *kind == KEY)?;
+            let (_, value) = attributes(key).find(|(kind, _)| *kind == VALUE)?;
+            parse(value, version)
+        })
+        .collect()
+}
+
+/// Each part fills registers of four bytes.
+fn parse(key: &[u8], version: IpVersion) -> Option<Known> {
+    let (ip, ports) = match version {
+        IpVersion::V4 => {
+            let (ip, ports) = key.split_first_chunk::<4>()?;
+            (IpAddr::from(*ip), ports)
+        }
+        IpVersion::V6 => {
+            let (ip, ports) = key.split_first_chunk::<16>()?;
+            (IpAddr::from(*ip), ports)
+        }
+    };
+    let port = |at: usize| Some(u16::from_be_bytes(ports.get(at..at + 2)?.try_into().ok()?));
+    Some((SocketAddr::new(ip, port(0)?), port(4)?))
+}
