@@ -282,15 +282,25 @@ impl Unwritten {
 
     /// A body that hyper takes from.
     pub(crate) fn of<B>(&self, body: B) -> Taken<B> {
+        self.of_with(body, ())
+    }
+
+    /// The same, with what is to be dropped with it.
+    pub(crate) fn of_with<B, G>(&self, body: B, guard: G) -> Taken<B, G> {
         let unwritten = self.clone();
-        Taken { body, unwritten }
+        Taken {
+            body,
+            unwritten,
+            _guard: guard,
+        }
     }
 }
 
 /// A body that counts what is taken from it.
-pub(crate) struct Taken<B> {
+pub(crate) struct Taken<B, G = ()> {
     body: B,
     unwritten: Unwritten,
+    _guard: G,
 }
 
 impl<B> Taken<B> {
@@ -299,7 +309,7 @@ impl<B> Taken<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Taken<B> {
+impl<B: Body<Data = Bytes> + Unpin, G: Unpin> Body for Taken<B, G> {
     type Data = Bytes;
     type Error = B::Error;
 

@@ -74,7 +74,7 @@ impl Proxy {
             ..HboneConfig::default()
         };
         Arc::new(Self {
-            upstream: Upstream::new(lease.clone(), hbone.clone(), timeouts.ping),
+            upstream: Upstream::new(lease.clone(), hbone.clone(), &timeouts),
             state,
             observer,
             lease,

@@ -15,6 +15,8 @@ use ambit_tls::IdentityLease;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::http::HttpTimeouts;
+
 pub(crate) use connect::ConnectFailure;
 use connect::Connector;
 pub(crate) use connection::UpstreamIo;
@@ -43,12 +45,12 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Must be called within a Tokio runtime: one task looks after idle connections until [`Upstream::drain`].
-    pub(crate) fn new(lease: IdentityLease, config: HboneConfig, ping: Duration) -> Arc<Self> {
+    pub(crate) fn new(lease: IdentityLease, config: HboneConfig, timeouts: &HttpTimeouts) -> Arc<Self> {
         let tasks = TaskTracker::new();
-        let connector = Arc::new(Connector::new(lease, config));
+        let connector = Arc::new(Connector::new(lease, config, timeouts.age));
         let upstream = Arc::new(Self {
             http1: http1::Http1Pool::default(),
-            http2: http2::Http2Pool::new(Arc::clone(&connector), tasks.clone(), ping),
+            http2: http2::Http2Pool::new(Arc::clone(&connector), tasks.clone(), timeouts.ping),
             connector,
             tasks: tasks.clone(),
             stop: CancellationToken::new(),

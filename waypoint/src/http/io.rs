@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use http::uri::InvalidUri;
 use http::{HeaderMap, Request, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -136,11 +136,9 @@ impl Answering {
     }
 
     /// Until the body is dropped.
-    pub(crate) fn with<B>(self, body: B) -> Answer<B> {
-        Answer {
-            body: self.0.unwritten.of(body),
-            _answering: self,
-        }
+    pub(crate) fn with<B>(self, body: B) -> Taken<B, Self> {
+        let unwritten = self.0.unwritten.clone();
+        unwritten.of_with(body, self)
     }
 }
 
@@ -148,32 +146,6 @@ impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answering.fetch_sub(1, Ordering::AcqRel);
         self.0.reader.wake();
-    }
-}
-
-/// The body of a response that is under way.
-pub(crate) struct Answer<B> {
-    body: Taken<B>,
-    _answering: Answering,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

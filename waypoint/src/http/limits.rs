@@ -43,6 +43,9 @@ pub struct HttpTimeouts {
     pub body: Duration,
     /// For connecting to an endpoint where there is another one to try: a node that is gone does not answer. Default 2 s.
     pub connect: Duration,
+    /// How long a connection to an endpoint takes new requests: then its endpoint gets another one, and whoever it speaks for has shown a new
+    /// certificate. Default 1 h, less up to a fifth.
+    pub age: Duration,
     /// For news of an endpoint that is not as it is known, where there is no other: one that is reached in plaintext and takes identities
     /// only, or one where nothing listens for HBONE any more. Default 5 s, then it is as it is known.
     pub skew: Duration,
@@ -68,6 +71,7 @@ impl Default for HttpTimeouts {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
             connect: Duration::from_secs(2),
+            age: Duration::from_secs(3600),
             skew: ambit_mesh::SKEW_TIMEOUT,
             ping: Duration::from_secs(10),
             detect: Duration::from_secs(3),

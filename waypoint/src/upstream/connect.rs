@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ambit_hbone::{ConnectError, HboneConfig, HbonePool, OpenError, PoolKey};
 use ambit_runtime::prepare_socket;
@@ -93,6 +93,7 @@ pub(super) struct Connector {
     /// The waypoint's own identity.
     lease: IdentityLease,
     connect_timeout: Duration,
+    age: Duration,
     /// In the place of a pod's UID in pool keys: all connections are made from here.
     here: Arc<str>,
     #[cfg(feature = "testing")]
@@ -100,15 +101,21 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(lease: IdentityLease, config: HboneConfig) -> Self {
+    pub(super) fn new(lease: IdentityLease, config: HboneConfig, age: Duration) -> Self {
         Self {
             connect_timeout: config.connect_timeout,
             hbone: HbonePool::new(config),
+            age,
             lease,
             here: Arc::from(""),
             #[cfg(feature = "testing")]
             endpoints: std::sync::OnceLock::new(),
         }
+    }
+
+    /// Until when a connection that is made now takes requests. Not all end at once.
+    pub(super) fn old(&self) -> Instant {
+        Instant::now() + self.age.mul_f64(rand::random_range(0.8..1.0))
     }
 
     /// A new connection to the application.

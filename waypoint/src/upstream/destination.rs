@@ -2,15 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_identity::SpiffeId;
 
 use crate::state::Endpoint;
-
-/// How long a connection takes new requests, at most: then its endpoint gets another one, and whoever it speaks for has shown a new
-/// certificate. Not all end at once.
-const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// An endpoint, as far as connecting to it goes.
 #[derive(Debug, Clone)]
@@ -50,9 +45,4 @@ impl Destination {
             hbone: self.hbone.is_some(),
         }
     }
-}
-
-/// [`MAX_AGE`], for one connection.
-pub(super) fn max_age() -> Duration {
-    MAX_AGE.mul_f64(rand::random_range(0.8..1.0))
 }

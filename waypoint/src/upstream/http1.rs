@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connect::{ConnectFailure, Connector};
 use super::connection::{Payers, Rewrite, UpstreamIo};
-use super::destination::{Destination, Key, max_age};
+use super::destination::{Destination, Key};
 use crate::account::{Account, Taken};
 use crate::http::limits::{MAX_BUFFER, MAX_FIELDS, MAX_RESPONSE_HEAD};
 use crate::http::{Interim, RawTarget, RequestBody};
@@ -83,7 +83,7 @@ impl Http1Connection {
             rewrite,
             payers,
             used: 0,
-            old: Instant::now() + max_age(),
+            old: connector.old(),
         }))
     }
 

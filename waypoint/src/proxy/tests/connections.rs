@@ -152,6 +152,73 @@ async fn idle_connections_to_endpoints_are_closed_and_not_reset() {
     assert_eq!(mesh.proxy.drained(WAIT).await, 0);
 }
 
+/// However busy they are.
+#[tokio::test]
+async fn connections_to_endpoints_end_at_their_age() {
+    let mesh = Mesh::with(HttpTimeouts {
+        age: Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    })
+    .await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    for port in [81, 8080] {
+        let before = application.connections.load(Ordering::SeqCst);
+        let mut client = mesh.http1(port).await;
+        let asking = async {
+            while application.connections.load(Ordering::SeqCst) < before + 3 {
+                assert_eq!(client.get("/").await.0, StatusCode::OK);
+            }
+        };
+        tokio::time::timeout(WAIT, asking).await.unwrap();
+    }
+}
+
+/// Whoever needs a place on a connection gets one that becomes free, while the attempt to make another connection hangs.
+#[tokio::test]
+async fn a_slow_connect_does_not_hold_up_requests_that_find_another_place() {
+    let mesh = Mesh::new().await;
+    let (go, begun) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(0)));
+    let (wait, seen) = (Arc::clone(&go), Arc::clone(&begun));
+    let address = raw_application_at(own_address(), move |tcp, _| {
+        let (wait, seen) = (Arc::clone(&wait), Arc::clone(&seen));
+        let service = service_fn(move |_| {
+            let wait = Arc::clone(&wait);
+            seen.add_permits(1);
+            async move {
+                wait.acquire().await.unwrap().forget();
+                Ok::<_, Infallible>(Response::new(full("done")))
+            }
+        });
+        async move {
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(1)
+                .serve_connection(TokioIo::new(tcp), service)
+                .await;
+            drop(served);
+        }
+    })
+    .await;
+    let ztunnel = mesh.hbone_endpoint("server-1", address).await;
+    let client = mesh.http2(8080).await;
+    let get = || {
+        let mut client = client.clone();
+        let request = Request::get("http://server/").body(full("")).unwrap();
+        tokio::spawn(async move { whole(client.send(request).await).await.2 })
+    };
+    // With its answer the endpoint has said how many it allows.
+    assert_eq!(get().await.unwrap(), "done");
+    let first = get();
+    begun.acquire_many(2).await.unwrap().forget();
+    let _held = ztunnel.streams.lock().await;
+    let second = get();
+    mesh.counts(&["ambit_waypoint_requests_in_flight"], 2).await;
+    go.add_permits(2);
+    for answer in [first, second] {
+        assert_eq!(tokio::time::timeout(WAIT, answer).await.unwrap().unwrap(), "done");
+    }
+}
+
 #[tokio::test]
 async fn an_http2_endpoint_is_sent_as_many_requests_on_a_connection_as_it_allows() {
     let mesh = Mesh::new().await;

@@ -56,6 +56,19 @@ async fn a_deny_does_not_look_at_a_field_that_goes_no_further() {
     assert_eq!(application.seen(), 1);
 }
 
+/// Applications whose environment has fields as variables (CGI and its heirs) take both for the same.
+#[tokio::test]
+async fn a_deny_looks_at_names_with_underscores_too() {
+    let (mesh, application) = mesh(security::Action::Deny, "x-user-role", "admin").await;
+    for name in ["x-user-role", "x_user_role", "x-user_role", "X_User-Role"] {
+        let (status, answer) = ask(&mesh, "/", &format!("host: server\r\n{name}: admin")).await;
+        assert_eq!(status, "403", "{name}: {answer}");
+    }
+    assert_eq!(application.seen(), 0);
+    let (status, answer) = ask(&mesh, "/", "host: server\r\nx_user_role: reader").await;
+    assert_eq!(status, "200", "{answer}");
+}
+
 #[tokio::test]
 async fn of_repeated_fields_all_must_be_allowed_and_none_denied() {
     let (allow, _application) = mesh(security::Action::Allow, "x-mode", "readonly").await;

@@ -3,7 +3,7 @@
 use ambit_wire::security;
 use http::StatusCode;
 
-use super::rules::{policy, prefix, rule};
+use super::rules::{exact, policy, prefix, rule};
 use super::support::*;
 
 async fn mesh() -> (Mesh, Application) {
@@ -49,6 +49,28 @@ async fn other_spellings_of_a_denied_path_are_denied() {
         );
     }
     assert_eq!(application.seen(), 0);
+}
+
+/// Many applications take a path with a slash at its end for the same.
+#[tokio::test]
+async fn an_exact_path_is_denied_with_a_slash_at_its_end_too() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(policy(
+        "orders",
+        [rule("no-admin", security::Action::Deny, |rule| {
+            rule.paths = vec![exact("/admin")];
+        })],
+    ));
+    let mut client = mesh.http1(80).await;
+    for path in ["/admin", "/admin/", "/admin//", "/admin/?x=y"] {
+        assert_eq!(client.get(path).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(application.seen(), 0);
+    for path in ["/admin/users", "/administrator"] {
+        assert_eq!(client.get(path).await.0, StatusCode::OK, "{path}");
+    }
 }
 
 #[tokio::test]

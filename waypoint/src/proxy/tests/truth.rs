@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::rules::{policy, prefix, rule};
 use super::support::*;
+use crate::http::HttpTimeouts;
 
 /// An endpoint that answers every head with these bytes, and goes on with the connection.
 async fn answering(answer: impl Into<Vec<u8>>) -> (Mesh, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
@@ -369,6 +370,46 @@ async fn a_content_type_makes_no_grpc_of_http1() {
         "DELETE / HTTP/1.1\r\nhost: server\r\ncontent-type: application/grpc\r\nconnection: close\r\n\r\n";
     let response = mesh.exchange(80, request).await;
     assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
+}
+
+/// A call of gRPC has a deadline of its own; what only says to be one has none, and would hang for ever.
+#[tokio::test]
+async fn the_bodys_timeout_holds_for_http1_whatever_its_content_type() {
+    let mesh = Mesh::with(HttpTimeouts {
+        body: std::time::Duration::from_millis(50),
+        ..HttpTimeouts::default()
+    })
+    .await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    for content_type in ["application/grpc", "text/plain"] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: server\r\ncontent-type: {content_type}\r\ncontent-length: 5\r\n\r\nhell"
+        );
+        let response = mesh.exchange(80, request).await;
+        assert!(
+            response.starts_with("HTTP/1.1 408 "),
+            "{content_type}: {response}"
+        );
+    }
+}
+
+/// RFC 9110 §10.1.4: the field is for one connection, and says so.
+#[tokio::test]
+async fn that_a_client_takes_trailers_is_said_for_the_connection_to_the_endpoint() {
+    let (mesh, mut seen) = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    for (te, expected) in [
+        ("trailers", true),
+        ("trailers, deflate", true),
+        ("deflate", false),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nhost: server\r\nte: {te}\r\nconnection: te, close\r\n\r\n");
+        assert!(mesh.exchange(80, request).await.starts_with("HTTP/1.1 200 "));
+        let head = String::from_utf8(seen.recv().await.unwrap()).unwrap();
+        let said = head.to_ascii_lowercase();
+        assert_eq!(said.contains("te: trailers\r\n"), expected, "{te}: {head}");
+        assert_eq!(said.contains("connection: te\r\n"), expected, "{te}: {head}");
+    }
 }
 
 /// RFC 9112 §3.2.4.

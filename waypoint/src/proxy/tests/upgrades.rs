@@ -158,6 +158,21 @@ async fn websockets_are_carried() {
     ends(&mut io, &gone).await;
 }
 
+/// What the connection becomes would begin somewhere in the body, which may have no end.
+#[tokio::test]
+async fn an_upgrade_with_a_body_is_refused() {
+    let mesh = Mesh::new().await;
+    let gone = Arc::new(Semaphore::new(0));
+    let application = shouting(&gone, None).await;
+    mesh.endpoint("server-1", application.address);
+    let request = "GET /chat HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n";
+    let mut io = mesh.connect(80).await;
+    io.write_all(request.as_bytes()).await.unwrap();
+    hears(&mut io, b"HTTP/1.1 400 ").await;
+    assert_eq!(application.seen(), 0);
+}
+
 /// A client that does not wait for the response, with bytes that would be a malformed request.
 #[tokio::test]
 async fn what_a_client_says_before_its_upgrade_is_accepted_arrives_as_it_is() {

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::super::connect::{ConnectFailure, Connector};
-use super::super::destination::{Destination, Key, max_age};
+use super::super::destination::{Destination, Key};
 use super::{Http2Sender, Place, Shared, handshake, unreachable};
 
 /// The connections to one endpoint.
@@ -145,7 +145,7 @@ impl Maker {
 
     async fn new_http2(&self, to: &Destination, changed: &Arc<Notify>) -> Result<Shared, ConnectFailure> {
         let io = self.connector.connect(to).await?;
-        let old = Instant::now() + max_age();
+        let old = self.connector.old();
         // Over HBONE, its own PINGs find out that a node is gone.
         let ping = to.hbone.is_none().then_some(self.ping);
         handshake(io, old, Arc::clone(changed), &self.tasks, ping)

@@ -23,6 +23,8 @@ pub(in super::super) struct Ztunnel {
     pub(in super::super) delay: Arc<parking_lot::Mutex<Duration>>,
     /// New connections wait while it is held.
     pub(in super::super) gate: Arc<tokio::sync::Mutex<()>>,
+    /// New streams wait while it is held.
+    pub(in super::super) streams: Arc<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
 }
 
@@ -32,7 +34,7 @@ impl Drop for Ztunnel {
     }
 }
 
-struct Gateway;
+struct Gateway(Arc<tokio::sync::Mutex<()>>);
 
 struct Unmetered;
 
@@ -43,6 +45,7 @@ impl Meter for Unmetered {
 
 impl HboneHandler for Gateway {
     async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        drop(self.0.lock().await);
         match TcpStream::connect(request.authority()).await {
             Ok(tcp) => {
                 let stream = request.accept().unwrap();
@@ -63,7 +66,8 @@ impl Ztunnel {
         let lease = manager(ca).lease(identity);
         let peers = Arc::<parking_lot::Mutex<Vec<SpiffeId>>>::default();
         let delay = Arc::<parking_lot::Mutex<Duration>>::default();
-        let gate = Arc::<tokio::sync::Mutex<()>>::default();
+        let (gate, streams) = (Arc::<tokio::sync::Mutex<()>>::default(), Arc::default());
+        let held_streams = Arc::clone(&streams);
         let stop = CancellationToken::new();
         let held = Arc::clone(&gate);
         let (seen, wait, stopped) = (Arc::clone(&peers), Arc::clone(&delay), stop.clone());
@@ -72,6 +76,7 @@ impl Ztunnel {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
                 let (wait, held) = (*wait.lock(), Arc::clone(&held));
+                let gateway = Arc::new(Gateway(Arc::clone(&held_streams)));
                 tokio::spawn(stopped.run_until_cancelled_owned(async move {
                     tokio::time::sleep(wait).await;
                     drop(held.lock().await);
@@ -80,7 +85,6 @@ impl Ztunnel {
                         return;
                     };
                     seen.lock().push(peer);
-                    let gateway = Arc::new(Gateway);
                     serve_hbone(tls, &HboneConfig::default(), CancellationToken::new(), gateway)
                         .await
                         .ok();
@@ -91,6 +95,7 @@ impl Ztunnel {
             peers,
             delay,
             gate,
+            streams,
             stop,
         }
     }
