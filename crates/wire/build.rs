@@ -9,6 +9,7 @@ fn main() -> anyhow::Result<()> {
         "xds",
         "agent",
         "waypoint",
+        "loads",
         "broker",
         "cri",
     ]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::{eventually, kube, shell};
 
-pub use proxy::{LogLine, Pod, config_dump, ztunnels};
+pub use proxy::{LogLine, Pod, config_dump, control_planes, operators, ztunnels};
 pub use restart::restart;
 
 /// Where Ambit's own pods run.
@@ -31,7 +31,7 @@ pub const ENROLL: &str = "istio.io/dataplane-mode=ambient";
 
 const READY_LIMIT: Duration = Duration::from_secs(240);
 
-/// Installs the chart, or brings it up to date, with the images that `cargo xtask images` made; waits for the operator.
+/// Installs the chart, or brings it up to date, with the images that `cargo xtask images` made; waits for the operator and the control plane.
 ///
 /// # Errors
 /// When Helm fails; the error quotes it.

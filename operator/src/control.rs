@@ -1,6 +1,6 @@
-//! The control plane that agents, ztunnels and waypoints talk to, on port 15012 over TLS: delta xDS, the CA's call, capture reports,
-//! waypoints' load. Every replica serves it; load is taken by the one that leads. What it serves, and about whom, comes through [`Directory`] and [`Sources`] from the index; what agents
-//! report goes to a [`CaptureSink`].
+//! The control plane, on port 15012 over TLS: for agents, ztunnels and waypoints delta xDS, the CA's call, capture reports and reports of load; for
+//! the operator's writing process what waypoints reported. Every replica serves all of it. What it serves, and about whom, comes through
+//! [`Directory`] and [`Sources`] from the index; what agents report goes to a [`CaptureSink`].
 
 mod auth;
 mod by_role;
@@ -11,6 +11,7 @@ mod discovery;
 mod ending;
 mod interfaces;
 mod load_reports;
+mod load_watches;
 mod loads;
 mod metrics;
 mod peers;
@@ -22,14 +23,14 @@ mod serving;
 pub use auth::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
 pub use ca::{
     AuthorityError, CertificateAuthority, IssueError, Issued, RequestError, StoreError, load_or_create,
+    stored_root,
 };
 pub use interfaces::{
     AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, RecordError, Sources, WaypointCollections,
 };
-pub use loads::{LoadTable, ReplicaLoad};
 pub use server::{ControlPlane, ControlPlaneError, ControlPlaneParts, service_names};
 
 use server::Shared;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -15,13 +15,15 @@ struct Cli {
     #[command(flatten)]
     log: LogFlags,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve and reconcile until told to stop (the default).
-    Run(Box<run::Options>),
+    /// Serve the control plane until told to stop.
+    Serve(run::ServeOptions),
+    /// Roll the data plane out and keep objects and statuses as they should be, until told to stop.
+    Reconcile(Box<run::ReconcileOptions>),
     /// Delete the Mesh, and wait until every pod is released and every node is as it was.
     Uninstall(Uninstall),
 }
@@ -33,13 +35,6 @@ struct Uninstall {
     timeout: u64,
 }
 
-/// So that `ambit-operator` without a subcommand reads the same flags and variables.
-#[derive(Debug, Parser)]
-struct Defaults {
-    #[command(flatten)]
-    options: run::Options,
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
@@ -48,15 +43,9 @@ async fn main() -> anyhow::Result<()> {
     // Fails only when one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
-        Some(Command::Run(options)) => run::run(*options, cli.log.format.as_str()).await,
-        None => {
-            run::run(
-                Defaults::parse_from(["ambit-operator"]).options,
-                cli.log.format.as_str(),
-            )
-            .await
-        }
-        Some(Command::Uninstall(options)) => {
+        Command::Serve(options) => run::serve(options).await,
+        Command::Reconcile(options) => run::reconcile(*options, cli.log.format.as_str()).await,
+        Command::Uninstall(options) => {
             let client = kube::Client::try_default()
                 .await
                 .context("no access to a cluster")?;

@@ -1,5 +1,6 @@
-//! What the cluster holds: watchers that feed the index (on every replica), and the writers of objects and statuses (on the
-//! replica that holds the lease). Level-triggered: each pass compares what is with what should be.
+//! What the cluster holds: watchers that feed the index (in both processes), what the process that serves the control plane writes (records of
+//! captures, the root certificate), and the writers of objects and statuses (in the other, on the replica that holds the lease). Level-triggered: each
+//! pass compares what is with what should be.
 
 mod apply;
 mod client;
@@ -7,6 +8,7 @@ mod conditions;
 mod dataplane;
 mod health;
 mod lease;
+mod loads;
 mod mesh;
 mod namespace;
 mod nodes;
@@ -16,6 +18,7 @@ mod pods;
 mod queue;
 mod recorder;
 mod register;
+mod root;
 mod settings;
 mod watch;
 mod waypoint;
@@ -24,9 +27,11 @@ mod writer;
 pub use client::{RequestError, Requests, bounded};
 pub use health::Health;
 pub use lease::{Leadership, Lease};
+pub use loads::{ControlPlanes, LoadFollower, LoadTable, ReplicaLoad};
 pub use mesh::{LEAST_KUBERNETES, uninstall};
 pub use objects::{Live, Objects};
 pub use recorder::Recorder;
+pub use root::{publish_root, root_certificate, root_replaced};
 pub use settings::{ImageSettings, Settings};
 pub use watch::watch;
 pub use writer::Writer;

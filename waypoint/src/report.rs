@@ -1,4 +1,4 @@
-//! Reports of this replica's load to the operator, which scales by them.
+//! Reports of this replica's load to the control plane: the operator scales by them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use crate::observe::Load;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A replica of the operator that does not lead says so at once, and the next connection may reach the one that does.
+/// Before a stream that has ended is opened again: over a new connection, which may reach another replica.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// For the operator to take the stream.
+/// For the control plane to take the stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes a channel to the control plane that has a TCP connection of its own.
@@ -43,22 +43,15 @@ impl Reporter {
                 () = shutdown.cancelled() => return,
                 ended = self.stream(&mut accepted) => ended,
             };
-            let not_leading = ended.code() == Code::FailedPrecondition;
-            if accepted || not_leading {
+            if accepted {
                 pause = PAUSE;
             }
-            if not_leading {
-                tracing::debug!("this replica of the operator does not lead: trying another");
-            } else {
-                tracing::info!(code = ?ended.code(), error = ended.message(), retry_in = ?pause, "load reports have no taker");
-            }
+            tracing::info!(code = ?ended.code(), error = ended.message(), retry_in = ?pause, "load reports have no taker");
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            if !not_leading {
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -73,7 +66,7 @@ impl Reporter {
         let mut acknowledgements = match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return status,
-            Err(_) => return Status::deadline_exceeded("the operator did not take the stream"),
+            Err(_) => return Status::deadline_exceeded("the control plane did not take the stream"),
         };
         let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,14 +78,14 @@ impl Reporter {
                         *accepted = true;
                         continue;
                     }
-                    Ok(None) => return Status::unavailable("the operator ended the stream"),
+                    Ok(None) => return Status::unavailable("the control plane ended the stream"),
                     Err(status) => return status,
                 },
                 () = self.draining.cancelled(), if !told => told = true,
                 _ = interval.tick() => {}
             }
             if reports.try_send(self.report()).is_err() {
-                return Status::unavailable("the operator no longer takes reports");
+                return Status::unavailable("the control plane no longer takes reports");
             }
         }
     }

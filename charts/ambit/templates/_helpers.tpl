@@ -1,15 +1,22 @@
-{{- define "ambit.labels" -}}
-app.kubernetes.io/name: ambit-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- /* Labels of an object of the component: (list $ "ambit-control"). */ -}}
+{{- define "ambit.labelsOf" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/part-of: ambit
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 
-{{- define "ambit.selector" -}}
-app.kubernetes.io/name: ambit-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- define "ambit.labels" -}}
+{{ include "ambit.labelsOf" (list . "ambit-operator") }}
+{{- end }}
+
+{{- /* The pods of the component; none of another. */ -}}
+{{- define "ambit.selectorOf" -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 {{- end }}
 
 {{- define "ambit.tag" -}}
@@ -35,16 +42,17 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{- /* Of `control` or `operator`, from the values. */ -}}
 {{- define "ambit.placement" -}}
-{{- with .Values.operator.nodeSelector }}
+{{- with .nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.operator.tolerations }}
+{{- with .tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.operator.affinity }}
+{{- with .affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}

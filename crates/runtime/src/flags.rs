@@ -49,11 +49,11 @@ pub struct LogFlags {
 /// How the control plane is reached.
 #[derive(Debug, Clone, Args)]
 pub struct ControlPlaneFlags {
-    /// The operator's control plane: xDS, CA and reports.
+    /// The control plane: xDS, CA and reports.
     #[arg(
         long = "control-plane",
         env = "AMBIT_CONTROL_PLANE",
-        default_value = "https://ambit-operator.ambit-system.svc:15012"
+        default_value = "https://ambit-control.ambit-system.svc:15012"
     )]
     pub url: String,
     /// The mesh root that the control plane's certificate must come from (PEM).

@@ -2,6 +2,7 @@
 //! calls.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,16 +59,43 @@ pub fn control_channel(url: &str, root_cert: &Path) -> Result<Channel, ControlCh
         .filter(|_| uri.scheme_str() == Some("https"))
         .ok_or_else(malformed)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let server_name = ServerName::try_from(host.clone()).map_err(|source| ControlChannelError::Host {
-        url: url.to_owned(),
-        source,
-    })?;
-    let server = Arc::new(Server {
+    let server = Server {
+        server_name: server_name(url, &host)?,
         host,
         port: uri.port_u16().unwrap_or(443),
-        server_name,
-        root_cert: root_cert.to_owned(),
-    });
+        roots: Roots::File(root_cert.to_owned()),
+    };
+    channel(server, &uri)
+}
+
+/// The same to the one replica at `address`, whose certificate must be for `name`, under `roots` (PEM).
+pub fn control_channel_at(
+    address: SocketAddr,
+    name: &str,
+    roots: &str,
+) -> Result<Channel, ControlChannelError> {
+    let url = format!("https://{name}:{}", address.port());
+    let uri: Uri = url
+        .parse()
+        .map_err(|_| ControlChannelError::Url { url: url.clone() })?;
+    let server = Server {
+        server_name: server_name(&url, name)?,
+        host: address.ip().to_string(),
+        port: address.port(),
+        roots: Roots::Pem(roots.to_owned()),
+    };
+    channel(server, &uri)
+}
+
+fn server_name(url: &str, host: &str) -> Result<ServerName<'static>, ControlChannelError> {
+    ServerName::try_from(host.to_owned()).map_err(|source| ControlChannelError::Host {
+        url: url.to_owned(),
+        source,
+    })
+}
+
+fn channel(server: Server, uri: &Uri) -> Result<Channel, ControlChannelError> {
+    let server = Arc::new(server);
     let connector = tower::service_fn(move |_: Uri| {
         let server = Arc::clone(&server);
         async move { server.connect().await.map(TokioIo::new) }
@@ -75,7 +103,7 @@ pub fn control_channel(url: &str, root_cert: &Path) -> Result<Channel, ControlCh
     // The connector does the TLS, so towards tonic the endpoint is plain; the requests say https.
     let plain = format!("http://{}", uri.authority().map_or("", |a| a.as_str()));
     let endpoint = Endpoint::from_shared(plain)?
-        .origin(uri)
+        .origin(uri.clone())
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
@@ -89,27 +117,36 @@ struct Server {
     host: String,
     port: u16,
     server_name: ServerName<'static>,
-    root_cert: PathBuf,
+    roots: Roots,
+}
+
+/// Where the mesh root is.
+enum Roots {
+    /// Read at each connect.
+    File(PathBuf),
+    Pem(String),
 }
 
 impl Server {
     async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let pem = tokio::fs::read(&self.root_cert)
-            .await
-            .map_err(|e| self.root_error(&e))?;
-        let config = client_config(&pem).map_err(|e| self.root_error(&e))?;
+        let config = self.roots.client_config().await?;
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config))
             .connect(self.server_name.clone(), tcp)
             .await
     }
+}
 
-    fn root_error(&self, error: &io::Error) -> io::Error {
-        io::Error::new(
-            error.kind(),
-            format!("mesh root {}: {error}", self.root_cert.display()),
-        )
+impl Roots {
+    async fn client_config(&self) -> io::Result<ClientConfig> {
+        let path = match self {
+            Self::File(path) => path,
+            Self::Pem(pem) => return client_config(pem.as_bytes()),
+        };
+        let failed = |e: io::Error| io::Error::new(e.kind(), format!("mesh root {}: {e}", path.display()));
+        let pem = tokio::fs::read(path).await.map_err(failed)?;
+        client_config(&pem).map_err(failed)
     }
 }
 

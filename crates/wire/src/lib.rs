@@ -11,7 +11,7 @@ pub mod names;
 pub mod waypoint_policy;
 pub mod xds;
 
-pub use control_channel::{ControlChannelError, TokenFile, control_channel};
+pub use control_channel::{ControlChannelError, TokenFile, control_channel, control_channel_at};
 
 macro_rules! protobuf {
     ($(#[$doc:meta])* $module:ident, $package:literal) => {
@@ -59,6 +59,10 @@ protobuf!(
 protobuf!(
     /// `ambit.agent.v1`: operator and node agent.
     agent, "ambit.agent.v1"
+);
+protobuf!(
+    /// `ambit.loads.v1`: the operator's two processes.
+    loads, "ambit.loads.v1"
 );
 protobuf!(
     /// `ambit.broker.v1`: node agent and ztunnel.

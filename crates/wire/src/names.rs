@@ -64,6 +64,16 @@ pub const TYPE_WAYPOINT_POLICY: &str = "type.googleapis.com/ambit.waypoint.v1.Po
 /// Name of the one `ambit.waypoint.v1.Settings`.
 pub const WAYPOINT_SETTINGS: &str = "waypoint";
 
+/// Name of the Deployment, the service account and the Service of the control plane.
+pub const CONTROL: &str = "ambit-control";
+/// Name of the Deployment and the service account of the process that writes.
+pub const OPERATOR: &str = "ambit-operator";
+
+/// Name of the ConfigMap with the mesh's root certificate: the control plane's in its own namespace, and a copy where waypoints are.
+pub const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
+/// The certificate in it.
+pub const ROOT_KEY: &str = "root-cert.pem";
+
 /// Namespace of Ambit's own pods unless configured otherwise.
 pub const SYSTEM_NAMESPACE: &str = "ambit-system";
 /// Name (`namespace/name`, namespace [`SYSTEM_NAMESPACE`]) of the authorization that strict mTLS becomes: it denies callers

@@ -176,6 +176,22 @@ pub fn ztunnels(cluster: &Cluster) -> Result<Vec<Pod>> {
     Ok(found)
 }
 
+/// The replicas that serve the control plane.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn control_planes(cluster: &Cluster) -> Result<Vec<Pod>> {
+    Pod::list(cluster, NAMESPACE, "app.kubernetes.io/name=ambit-control")
+}
+
+/// The replicas that write, one at a time.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn operators(cluster: &Cluster) -> Result<Vec<Pod>> {
+    Pod::list(cluster, NAMESPACE, "app.kubernetes.io/name=ambit-operator")
+}
+
 /// The config dump of a ztunnel.
 ///
 /// # Errors

@@ -148,11 +148,7 @@ fn the_control_plane_signs_only_for_pods_of_the_callers_node() -> Result<()> {
             "{certificate:?}"
         );
 
-        let operators = Pod::list(
-            &lab.cluster,
-            mesh::NAMESPACE,
-            "app.kubernetes.io/name=ambit-operator",
-        )?;
+        let replicas = mesh::control_planes(&lab.cluster)?;
         for reason in [
             "invalid_token",
             "unbound_token",
@@ -161,8 +157,8 @@ fn the_control_plane_signs_only_for_pods_of_the_callers_node() -> Result<()> {
         ] {
             eventually("the refusal to be logged", LIMIT, || {
                 let mut logged = Vec::new();
-                for operator in &operators {
-                    logged.extend(LogLine::find(&lab.cluster, operator, &["call refused", reason])?);
+                for replica in &replicas {
+                    logged.extend(LogLine::find(&lab.cluster, replica, &["call refused", reason])?);
                 }
                 let line = logged.first().with_context(|| format!("no log of {reason}"))?;
                 ensure!(

@@ -139,7 +139,7 @@ fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> 
     })
 }
 
-/// Ztunnels hear of a pod's leaving at different times; here one replica of the operator, and with it all that hangs on it, is late.
+/// Ztunnels hear of a pod's leaving at different times; here one replica of the control plane, and with it all that hangs on it, is late.
 #[test]
 fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
     const LATE: Duration = Duration::from_millis(250);
@@ -166,13 +166,9 @@ fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
             lab.cluster.apply(shop.namespace(), &object)
         };
         let answered = || clients.iter().try_for_each(|client| shop.wait_more(client, 5).map(drop));
-        let operators = Pod::list(
-            &lab.cluster,
-            mesh::NAMESPACE,
-            "app.kubernetes.io/name=ambit-operator",
-        )?;
-        ensure!(operators.len() == 2, "{operators:?}");
-        for late in &operators {
+        let replicas = mesh::control_planes(&lab.cluster)?;
+        ensure!(replicas.len() == 2, "{replicas:?}");
+        for late in &replicas {
             say("{enrollment: Ambient, mtls: {mode: Permissive}}")?;
             shop.wait_captured()?;
             // Strict only when all are in, and what they began before is over: plaintext is refused then.
@@ -184,7 +180,7 @@ fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
                 Ok(())
             })?;
             answered()?;
-            let frozen = Frozen::freeze(&lab, late, "operator")?;
+            let frozen = Frozen::freeze(&lab, late, "control")?;
             say("{enrollment: None, mtls: {mode: Strict}}")?;
             thread::sleep(LATE);
             drop(frozen);

@@ -13,7 +13,56 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::enrolment::ensure_in_mesh;
 use crate::lab::{LIMIT, Lab};
 
-pub(crate) const OPERATOR: &str = "deployment/ambit-operator";
+/// What is not the data plane.
+const DEPLOYMENTS: [&str; 2] = ["deployment/ambit-control", "deployment/ambit-operator"];
+
+/// The pods of both kinds that are not the data plane, and their container.
+pub(crate) fn operators(lab: &Lab) -> Result<Vec<(Pod, &'static str)>> {
+    let serving = mesh::control_planes(&lab.cluster)?
+        .into_iter()
+        .map(|pod| (pod, "control"));
+    let writing = mesh::operators(&lab.cluster)?
+        .into_iter()
+        .map(|pod| (pod, "operator"));
+    Ok(serving.chain(writing).collect())
+}
+
+/// Runs `test` while there are none, and waits until they are back.
+pub(crate) fn without_operators(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<()> {
+    let scale = |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        let scale = ["scale", "--namespace", mesh::NAMESPACE, &replicas];
+        lab.cluster.run_kubectl(&[&scale[..], &DEPLOYMENTS].concat())
+    };
+    let alone = || {
+        eventually("all operators and control planes to be gone", LIMIT, || {
+            let left: Vec<_> = operators(lab)?.into_iter().map(|(pod, _)| pod.name).collect();
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })?;
+        test()
+    };
+    let result = scale("0").and_then(|_| alone());
+    scale("2")?;
+    result?;
+    wait_operators(lab)
+}
+
+/// Waits until both kinds are rolled out.
+pub(crate) fn wait_operators(lab: &Lab) -> Result<()> {
+    for deployment in DEPLOYMENTS {
+        let wait = [
+            "rollout",
+            "status",
+            deployment,
+            "--timeout=180s",
+            "--namespace",
+            mesh::NAMESPACE,
+        ];
+        lab.cluster.run_kubectl(&wait)?;
+    }
+    Ok(())
+}
 
 /// A client that makes some hundred connections a second and keeps one, on the node of `near`.
 fn start_load(shop: &Shop) -> Result<Pod> {
@@ -126,46 +175,16 @@ fn traffic_goes_on_without_any_operator() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("headless", |shop| {
         shop.enroll()?;
-        let scale = |replicas: &str| {
-            let replicas = format!("--replicas={replicas}");
-            lab.cluster
-                .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
-        };
-        let operators = || {
-            Pod::list(
-                &lab.cluster,
-                mesh::NAMESPACE,
-                "app.kubernetes.io/name=ambit-operator",
-            )
-        };
-        let headless = || -> Result<()> {
-            eventually("both operators to be gone", LIMIT, || {
-                let left: Vec<_> = operators()?.into_iter().map(|pod| pod.name).collect();
-                ensure!(left.is_empty(), "{left:?}");
-                Ok(())
-            })?;
+        // Killed, not asked: no stream ends politely and no lease is released. Scaled down, so that they stay away for a while.
+        for (operator, container) in operators(&lab)? {
+            kill(&lab, &operator, container)?;
+        }
+        without_operators(&lab, || {
             for client in ["client-a", "client-b"] {
                 shop.wait_more(client, 30)?;
             }
             shop.run_pod("late", "late", &["client", "--http=http://server:8080/"])
-        };
-        // Killed, not asked: no stream ends politely and no lease is released. Scaled down, so that they stay away for a while.
-        for operator in operators()? {
-            kill(&lab, &operator, "operator")?;
-        }
-        scale("0")?;
-        let result = headless();
-        scale("2")?;
-        result?;
-        let wait = [
-            "rollout",
-            "status",
-            OPERATOR,
-            "--timeout=180s",
-            "--namespace",
-            mesh::NAMESPACE,
-        ];
-        lab.cluster.run_kubectl(&wait)?;
+        })?;
         eventually(
             "the pod that came meanwhile to be captured and served",
             LIMIT,

@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 const LIMIT: Duration = Duration::from_secs(10);
-const OPERATOR: &str = "ambit-operator.ambit-system.svc";
+const CONTROL: &str = "ambit-control.ambit-system.svc";
 
 /// The mesh's root certificate, as every namespace may read it.
 pub(crate) fn root(cluster: &Cluster) -> Result<CertificateDer<'static>> {
@@ -62,23 +62,22 @@ pub(crate) fn ztunnel_token(cluster: &Cluster, ztunnel: &Pod) -> Result<String> 
 
 /// A channel to one replica of the control plane.
 pub(crate) async fn control_plane(cluster: &Cluster) -> Result<Channel> {
-    let operators = Pod::list(cluster, mesh::NAMESPACE, "app.kubernetes.io/name=ambit-operator")?;
-    let operator = operators
+    let replica = mesh::control_planes(cluster)?
         .into_iter()
         .find(|pod| pod.ready)
-        .context("no operator is Ready")?;
+        .context("no control plane is Ready")?;
     let root = root(cluster)?;
     let tls = TlsConnector::from(Arc::new(server_trust(&root)?));
-    let address = SocketAddr::from((operator.ip, PORT_CONTROL));
+    let address = SocketAddr::from((replica.ip, PORT_CONTROL));
     let connector = tower::service_fn(move |_| {
         let tls = tls.clone();
         async move {
             let tcp = TcpStream::connect(address).await?;
-            let name = ServerName::try_from(OPERATOR).map_err(std::io::Error::other)?;
+            let name = ServerName::try_from(CONTROL).map_err(std::io::Error::other)?;
             Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
         }
     });
-    let endpoint = Endpoint::from_static("http://ambit-operator").timeout(LIMIT);
+    let endpoint = Endpoint::from_static("http://ambit-control").timeout(LIMIT);
     Ok(endpoint.connect_with_connector(connector).await?)
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tonic::Code;
 
+use crate::failures::operators;
 use crate::hbone::{Caller, certificate, token, ztunnel_token};
 use crate::lab::{LIMIT, Lab};
 use crate::waypoint::{WAYPOINT, ambient, enforce};
@@ -34,17 +35,13 @@ struct Watched {
 
 impl Watched {
     fn all(lab: &Lab, web: &Web) -> Result<Vec<Self>> {
-        let operators = Pod::list(
-            &lab.cluster,
-            mesh::NAMESPACE,
-            "app.kubernetes.io/name=ambit-operator",
-        )?;
         let of = |pods: Vec<Pod>, container| {
             pods.into_iter()
                 .map(move |pod| Self::new(lab, pod, container))
                 .collect::<Result<Vec<_>>>()
         };
-        let mut all = of(operators, "operator")?;
+        let mut all = of(mesh::control_planes(&lab.cluster)?, "control")?;
+        all.extend(of(mesh::operators(&lab.cluster)?, "operator")?);
         all.extend(of(mesh::ztunnels(&lab.cluster)?, "ztunnel")?);
         all.extend(of(web.waypoints(WAYPOINT)?, "waypoint")?);
         Ok(all)
@@ -287,7 +284,7 @@ impl Siege<'_> {
         let mut doors = Vec::new();
         for watched in &self.watched {
             match watched.container {
-                "operator" => doors.push(("an operator", watched.pod.ip, PORT_CONTROL)),
+                "control" => doors.push(("a control plane", watched.pod.ip, PORT_CONTROL)),
                 "waypoint" => doors.push(("the waypoint", watched.pod.ip, PORT_HBONE)),
                 _ => {}
             }
@@ -434,13 +431,9 @@ fn a_forged_waypoint_is_refused_logged_and_told_of() -> Result<()> {
             event.context("there is none")
         })?;
         println!("{}: {}", told["reason"], told["message"]);
-        eventually("an operator's log of it", LIMIT, || {
+        eventually("a log of it", LIMIT, || {
             let mut lines = Vec::new();
-            for operator in Pod::list(
-                &lab.cluster,
-                mesh::NAMESPACE,
-                "app.kubernetes.io/name=ambit-operator",
-            )? {
+            for (operator, _) in operators(&lab)? {
                 lines.extend(LogLine::find(&lab.cluster, &operator, &["payments", "refused"])?);
             }
             let line = lines.first().context("no line")?;

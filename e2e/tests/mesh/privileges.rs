@@ -1,9 +1,9 @@
-//! The proxy has none.
+//! The proxy has none, and of the operator's two accounts neither has those of the other.
 
 use std::fs;
 
 use ambit_e2e::mesh;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::Lab;
 
@@ -42,6 +42,76 @@ fn a_ztunnel_runs_without_any_privilege() -> Result<()> {
         ensure!(
             namespace(&pid.to_string())? != namespace("self")?,
             "it is on the host's network"
+        );
+    }
+    Ok(())
+}
+
+/// The one that talks with every pod cannot make objects, the one that makes objects cannot see the key of the authority.
+#[test]
+fn accounts_have_no_rights_of_each_other() -> Result<()> {
+    const CONTROL: &str = "ambit-control";
+    const OPERATOR: &str = "ambit-operator";
+    let lab = Lab::enter()?;
+    let may = |account: &str, what: &str| -> Result<bool> {
+        let user = format!("--as=system:serviceaccount:{}:{account}", mesh::NAMESPACE);
+        let words: Vec<&str> = ["auth", "can-i"]
+            .into_iter()
+            .chain(what.split(' '))
+            .chain([user.as_str()])
+            .collect();
+        // A "no" is a failure of kubectl, too.
+        let output = lab.cluster.kubectl().args(words).output()?;
+        match String::from_utf8_lossy(&output.stdout).trim() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => bail!("{account} {what}: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+    };
+    let own = format!("-n {}", mesh::NAMESPACE);
+    for (account, what, allowed) in [
+        (CONTROL, "get secret/ambit-ca OWN", true),
+        (CONTROL, "create tokenreviews.authentication.k8s.io -A", true),
+        (CONTROL, "patch pods -A", true),
+        (CONTROL, "create configmap/ambit-ca-root OWN", true),
+        (CONTROL, "patch configmap/ambit-nodes OWN", true),
+        (CONTROL, "list configmaps OWN", true),
+        (CONTROL, "create configmaps OWN", false),
+        (CONTROL, "patch configmap/ambit-waypoints.shop OWN", false),
+        (CONTROL, "get configmap/ambit-ca-root -n default", false),
+        (CONTROL, "patch secret/ambit-ca OWN", false),
+        (CONTROL, "list secrets OWN", false),
+        (CONTROL, "create deployments.apps -A", false),
+        (CONTROL, "create deployments.apps OWN", false),
+        (CONTROL, "patch daemonsets.apps OWN", false),
+        (CONTROL, "create services -A", false),
+        (CONTROL, "create serviceaccounts -A", false),
+        (CONTROL, "create pods -A", false),
+        (CONTROL, "delete pods -A", false),
+        (CONTROL, "patch meshes.ambit.dev", false),
+        (
+            CONTROL,
+            "patch waypointpolicies.ambit.dev --subresource=status -A",
+            false,
+        ),
+        (CONTROL, "update lease/ambit-operator OWN", false),
+        (OPERATOR, "create deployments.apps -A", true),
+        (OPERATOR, "create configmaps OWN", true),
+        (OPERATOR, "update lease/ambit-operator OWN", true),
+        (OPERATOR, "get secret/ambit-ca OWN", false),
+        (OPERATOR, "create secrets OWN", false),
+        (OPERATOR, "create tokenreviews.authentication.k8s.io -A", false),
+        (OPERATOR, "patch pods -A", false),
+        (OPERATOR, "patch pods OWN", false),
+        (OPERATOR, "delete pods -A", false),
+        ("ambit-uninstall", "get meshes.ambit.dev/default", true),
+        ("ambit-uninstall", "create deployments.apps -A", false),
+        ("ambit-uninstall", "get secret/ambit-ca OWN", false),
+    ] {
+        let words = what.replace("OWN", &own);
+        ensure!(
+            may(account, &words)? == allowed,
+            "{account}, {words}: expected {allowed}"
         );
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ambit_wire::names::OPERATOR;
 use tonic::metadata::MetadataMap;
 
 use super::connection::{Call, Connection};
@@ -29,6 +30,8 @@ pub(super) enum Role {
     /// Gets what it serves and nothing else, and certificates of its own identity; reports its load. It stands in a user's namespace;
     /// which waypoint it is, its pod says ([`PodInfo::waypoint`]).
     Waypoint,
+    /// The process that writes: gets what waypoints report of their load, and nothing else.
+    Operator,
 }
 
 impl Role {
@@ -38,6 +41,7 @@ impl Role {
             Self::Ztunnel => "ztunnel",
             Self::Agent => "agent",
             Self::Waypoint => "waypoint",
+            Self::Operator => "operator",
         }
     }
 }
@@ -164,6 +168,7 @@ impl Authenticator {
         let role = match service_account {
             AGENT if namespace == self.system_namespace => Role::Agent,
             ZTUNNEL if namespace == self.system_namespace => Role::Ztunnel,
+            OPERATOR if namespace == self.system_namespace => Role::Operator,
             // Its pod must be one of a waypoint's, below.
             _ => Role::Waypoint,
         };
@@ -197,8 +202,8 @@ impl Authenticator {
             && review.uid == pod.service_account_uid;
         if role == Role::Waypoint && !is_waypoint {
             let message = format!(
-                "service account {namespace}/{service_account} may not use the control plane: only {AGENT} and {ZTUNNEL} of {} may, \
-                 and replicas of waypoints that the operator made",
+                "service account {namespace}/{service_account} may not use the control plane: only {AGENT}, {ZTUNNEL} and {OPERATOR} of {} \
+                 may, and replicas of waypoints that the operator made",
                 self.system_namespace
             );
             return Err(refuse(Reason::NotAllowed, message));

@@ -25,6 +25,8 @@ impl Role {
             Self::Ztunnel => 64 << 20,
             Self::Agent => 1 << 20,
             Self::Waypoint => 4 << 20,
+            // It may have no configuration, and is told so.
+            Self::Operator => 4 << 10,
         }
     }
 
@@ -34,6 +36,7 @@ impl Role {
             Self::Ztunnel => 1_000_000,
             Self::Agent => 10_000,
             Self::Waypoint => 50_000,
+            Self::Operator => 0,
         }
     }
 }

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use request::RequestError;
-pub use store::{StoreError, load_or_create};
+pub use store::{StoreError, load_or_create, stored_root};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROOT_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);

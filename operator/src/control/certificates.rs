@@ -53,7 +53,7 @@ impl Certificates {
         let identity = match caller.role {
             Role::Ztunnel => self.of_node(caller, request, &mesh).await?,
             Role::Waypoint => own(caller, request, &mesh)?,
-            Role::Agent => {
+            Role::Agent | Role::Operator => {
                 let message = format!("a caller of type {} gets no certificates", caller.role.label());
                 return Err(caller.refuse(Reason::NotAllowed, message));
             }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ambit_wire::waypoint::waypoint_server::Waypoint;
 use ambit_wire::waypoint::{Load, LoadAck};
 use futures::stream::{self, BoxStream};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
@@ -18,7 +17,7 @@ use super::refusal::Reason;
 
 const WHAT: &str = "load reports";
 
-/// `Waypoint`: how much waypoints have to do. Only the replica that scales them takes it.
+/// `Waypoint`: how much waypoints have to do.
 pub(super) struct LoadReports(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -39,19 +38,12 @@ impl Waypoint for LoadReports {
                 .refuse(Reason::NotAllowed, message)
                 .record(&self.0.metrics, WHAT));
         };
-        let mut leadership = self.0.leadership.clone();
-        if !*leadership.borrow_and_update() {
-            // Nothing is wrong: the caller tries until it finds the one that leads.
-            debug!(%caller, "load reports are for the replica that leads");
-            return Err(elsewhere());
-        }
         info!(%caller, waypoint = name, peer = ?caller.addresses.peer, "load stream opened");
         let ending = self.0.ending(&caller);
         let session = Session {
             load: self.0.loads.stream(namespace, name, &caller.pod.uid),
             caller,
             reports: Some(request.into_inner()),
-            leadership,
             shutdown: self.0.shutdown.clone(),
         };
         let acks = stream::unfold(session, |mut session| async move {
@@ -61,19 +53,12 @@ impl Waypoint for LoadReports {
     }
 }
 
-fn elsewhere() -> Status {
-    Status::failed_precondition(
-        "this replica of the operator does not lead: report to another over a new connection",
-    )
-}
-
 /// One replica's stream.
 struct Session {
     caller: Caller,
     load: LoadStream,
     /// `None` once the stream is over.
     reports: Option<Streaming<Load>>,
-    leadership: watch::Receiver<bool>,
     shutdown: CancellationToken,
 }
 
@@ -83,8 +68,6 @@ impl Session {
         let next = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Err(Status::unavailable("the control plane is shutting down")),
-            // An error: whoever knew is gone, and so is the lead.
-            _ = self.leadership.wait_for(|leads| !leads) => Err(elsewhere()),
             report = reports.message() => match report {
                 Ok(Some(load)) => {
                     self.load.report(&load);

@@ -1,170 +1,231 @@
-//! What waypoints say of their load.
+//! What waypoints report of their load to this replica, and who watches it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ambit_wire::loads::{Replica, Report};
 use ambit_wire::waypoint::Load;
-use prometheus::{GaugeVec, Opts, Registry};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The last report of a waypoint's replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplicaLoad {
-    /// Requests in flight, the mean over the time of the report, in thousandths.
-    pub in_flight_milli: u64,
-    /// It takes no new connections.
-    pub draining: bool,
-    /// When the report came.
-    pub at: Instant,
-}
+/// Most watches at once: each replica of the operator that leads, or led until a moment ago, has one.
+const WATCHES: usize = 16;
+/// Most replicas in one message of a watch.
+const BATCH: usize = 1024;
 
-/// The waypoint of a replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Waypoint {
-    namespace: String,
-    name: String,
+/// The last report of each waypoint's replica whose stream is open.
+#[derive(Debug, Default)]
+pub(super) struct Loads(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// By pod UID.
+    replicas: HashMap<String, Entry>,
+    watches: HashMap<u64, Watch>,
+    /// Numbers of streams and of watches.
+    latest: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    waypoint: Waypoint,
+    namespace: String,
+    waypoint: String,
     /// The stream that it came on: a replica that reports anew may do so before its old stream has ended.
     stream: u64,
-    load: ReplicaLoad,
+    in_flight_milli: u64,
+    draining: bool,
+    at: Instant,
 }
 
+/// What one watch has yet to be sent. It holds no more than there are replicas: those that have a report, and those that it was sent.
 #[derive(Debug, Default)]
-struct Entries {
-    /// By pod UID.
-    replicas: HashMap<String, Entry>,
-    streams: u64,
+struct Watch {
+    changed: BTreeSet<String>,
+    /// Replicas that it was sent, and not yet the end of.
+    sent: HashSet<String>,
+    notify: Arc<Notify>,
 }
 
-/// The last report of each replica whose stream is open. Streams reach the replica of the operator that leads, so on the others it is empty.
-#[derive(Debug)]
-pub struct LoadTable {
-    entries: Mutex<Entries>,
-    in_flight: GaugeVec,
+impl State {
+    fn number(&mut self) -> u64 {
+        self.latest += 1;
+        self.latest
+    }
 }
 
-impl LoadTable {
-    /// An empty table; its metric goes to `registry`.
-    ///
-    /// # Errors
-    /// When the registry has a metric of that name.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let in_flight = GaugeVec::new(
-            Opts::new(
-                "ambit_waypoint_requests_in_flight",
-                "Requests in flight in a waypoint, all replicas together, as they reported last.",
-            ),
-            &["namespace", "waypoint"],
-        )?;
-        registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self {
-            entries: Mutex::default(),
-            in_flight,
-        })
-    }
-
-    /// The last report of the pod with this UID.
-    pub fn get(&self, uid: &str) -> Option<ReplicaLoad> {
-        self.lock().replicas.get(uid).map(|e| e.load)
-    }
-
+impl Loads {
     /// A stream of reports of the pod `uid`, a replica of the waypoint `name` of `namespace`.
-    pub(crate) fn stream(self: &Arc<Self>, namespace: &str, name: &str, uid: &str) -> LoadStream {
-        let mut entries = self.lock();
-        entries.streams += 1;
+    pub(super) fn stream(self: &Arc<Self>, namespace: &str, name: &str, uid: &str) -> LoadStream {
         LoadStream {
-            table: Arc::clone(self),
-            number: entries.streams,
-            waypoint: Waypoint {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            },
+            loads: Arc::clone(self),
+            number: self.lock().number(),
+            namespace: namespace.to_owned(),
+            waypoint: name.to_owned(),
             uid: uid.to_owned(),
         }
     }
 
-    /// Sets the metric of a waypoint; it goes with its last replica.
-    fn sum(&self, entries: &Entries, waypoint: &Waypoint) {
-        let of_it: Vec<_> = entries
-            .replicas
-            .values()
-            .filter(|e| e.waypoint == *waypoint)
-            .collect();
-        let labels = [waypoint.namespace.as_str(), waypoint.name.as_str()];
-        if of_it.is_empty() {
-            // Fails only where there is no such series.
-            let _ = self.in_flight.remove_label_values(&labels);
-            return;
+    /// A watch, which begins with what is there; `None` while there are too many.
+    pub(super) fn watch(self: &Arc<Self>) -> Option<LoadWatch> {
+        let mut state = self.lock();
+        if state.watches.len() >= WATCHES {
+            return None;
         }
-        let milli: u64 = of_it.iter().map(|e| e.load.in_flight_milli).sum();
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "more than 2^53 thousandths are not in flight"
-        )]
-        self.in_flight
-            .with_label_values(&labels)
-            .set(milli as f64 / 1000.0);
+        let number = state.number();
+        let watch = Watch {
+            changed: state.replicas.keys().cloned().collect(),
+            ..Watch::default()
+        };
+        let notify = Arc::clone(&watch.notify);
+        state.watches.insert(number, watch);
+        Some(LoadWatch {
+            loads: Arc::clone(self),
+            number,
+            notify,
+            begun: false,
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reports of one replica; what it said last is forgotten when this is dropped.
+/// Reports of one replica; what it reported last is forgotten when this is dropped.
 #[derive(Debug)]
-pub(crate) struct LoadStream {
-    table: Arc<LoadTable>,
+pub(super) struct LoadStream {
+    loads: Arc<Loads>,
     number: u64,
-    waypoint: Waypoint,
+    namespace: String,
+    waypoint: String,
     uid: String,
 }
 
 impl LoadStream {
-    pub(crate) fn report(&self, load: &Load) {
-        let mut entries = self.table.lock();
-        let newer = entries
+    pub(super) fn report(&self, load: &Load) {
+        let mut state = self.loads.lock();
+        let newer = state
             .replicas
             .get(&self.uid)
             .is_some_and(|e| e.stream > self.number);
         if newer {
             return;
         }
-        let load = ReplicaLoad {
+        let entry = Entry {
+            namespace: self.namespace.clone(),
+            waypoint: self.waypoint.clone(),
+            stream: self.number,
             in_flight_milli: load.in_flight_milli,
             draining: load.draining,
             at: Instant::now(),
         };
-        let entry = Entry {
-            waypoint: self.waypoint.clone(),
-            stream: self.number,
-            load,
-        };
-        entries.replicas.insert(self.uid.clone(), entry);
-        self.table.sum(&entries, &self.waypoint);
+        state.replicas.insert(self.uid.clone(), entry);
+        for watch in state.watches.values_mut() {
+            watch.changed.insert(self.uid.clone());
+            watch.notify.notify_one();
+        }
     }
 }
 
 impl Drop for LoadStream {
     fn drop(&mut self) {
-        let mut entries = self.table.lock();
-        if entries
-            .replicas
-            .get(&self.uid)
-            .is_some_and(|e| e.stream == self.number)
+        let mut state = self.loads.lock();
+        let last = state.replicas.get(&self.uid);
+        if last.is_none_or(|e| e.stream != self.number) {
+            return;
+        }
+        state.replicas.remove(&self.uid);
+        for watch in state.watches.values_mut() {
+            if watch.sent.contains(&self.uid) {
+                watch.changed.insert(self.uid.clone());
+                watch.notify.notify_one();
+            } else {
+                watch.changed.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// What the reports to this replica are, and become.
+#[derive(Debug)]
+pub(super) struct LoadWatch {
+    loads: Arc<Loads>,
+    number: u64,
+    notify: Arc<Notify>,
+    /// The first batch has been taken: it may be empty.
+    begun: bool,
+}
+
+impl LoadWatch {
+    /// What has changed since the last call, as soon as there is something.
+    pub(super) async fn next(&mut self) -> Vec<Replica> {
+        loop {
+            let batch = self.take();
+            if !batch.is_empty() || !std::mem::replace(&mut self.begun, true) {
+                self.begun = true;
+                return batch;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn take(&self) -> Vec<Replica> {
+        let mut state = self.loads.lock();
+        let State {
+            replicas, watches, ..
+        } = &mut *state;
+        let Some(watch) = watches.get_mut(&self.number) else {
+            return Vec::new();
+        };
+        let now = Instant::now();
+        let mut batch = Vec::new();
+        while batch.len() < BATCH
+            && let Some(uid) = watch.changed.pop_first()
         {
-            entries.replicas.remove(&self.uid);
-            self.table.sum(&entries, &self.waypoint);
+            match replicas.get(&uid) {
+                Some(entry) => {
+                    watch.sent.insert(uid.clone());
+                    batch.push(entry.message(uid, now));
+                }
+                None if watch.sent.remove(&uid) => batch.push(Replica {
+                    uid,
+                    ..Replica::default()
+                }),
+                None => {}
+            }
+        }
+        batch
+    }
+}
+
+impl Drop for LoadWatch {
+    fn drop(&mut self) {
+        self.loads.lock().watches.remove(&self.number);
+    }
+}
+
+impl Entry {
+    fn message(&self, uid: String, now: Instant) -> Replica {
+        let age = now.saturating_duration_since(self.at).as_millis();
+        Replica {
+            uid,
+            namespace: self.namespace.clone(),
+            waypoint: self.waypoint.clone(),
+            report: Some(Report {
+                in_flight_milli: self.in_flight_milli,
+                draining: self.draining,
+                age_milliseconds: u64::try_from(age).unwrap_or(u64::MAX),
+            }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn load(in_flight_milli: u64) -> Load {
@@ -174,36 +235,86 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_waypoints_load_is_that_of_the_replicas_whose_streams_are_open() {
-        let registry = Registry::new();
-        let table = Arc::new(LoadTable::new(&registry).unwrap());
-        let metric = || {
-            let families = registry.gather();
-            let family = families
-                .iter()
-                .find(|f| f.name() == "ambit_waypoint_requests_in_flight");
-            family.map(|f| f.get_metric()[0].get_gauge().get_value())
-        };
-        let [a, b] = ["a", "b"].map(|uid| table.stream("shop", "waypoint", uid));
-        assert_eq!(table.get("a"), None, "it has said nothing yet");
-        a.report(&load(1500));
-        b.report(&load(1000));
-        a.report(&load(2500));
-        assert_eq!(table.get("a").unwrap().in_flight_milli, 2500);
-        assert_eq!(metric(), Some(3.5));
+    /// Replicas and what they reported, in thousandths; `None` where the stream has ended.
+    fn next(watch: &mut LoadWatch) -> Option<Vec<(String, Option<u64>)>> {
+        let batch = watch.next().now_or_never()?;
+        let shown = |r: Replica| (r.uid, r.report.map(|r| r.in_flight_milli));
+        Some(batch.into_iter().map(shown).collect())
+    }
 
-        let again = table.stream("shop", "waypoint", "a");
-        again.report(&load(500));
-        a.report(&load(9000));
-        drop(a);
+    fn one(uid: &str, load: Option<u64>) -> Option<Vec<(String, Option<u64>)>> {
+        Some(vec![(uid.to_owned(), load)])
+    }
+
+    #[test]
+    fn slow_watch_gets_the_newest_of_each_replica() {
+        let loads = Arc::new(Loads::default());
+        let mut early = loads.watch().unwrap();
         assert_eq!(
-            table.get("a").unwrap().in_flight_milli,
-            500,
-            "the newer stream counts"
+            next(&mut early),
+            Some(Vec::new()),
+            "the first word may be that there is none"
         );
-        drop(again);
+        assert_eq!(next(&mut early), None);
+        let [a, b] = ["a", "b"].map(|uid| loads.stream("shop", "waypoint", uid));
+        b.report(&load(1));
+        for n in 0..1000 {
+            a.report(&load(n));
+        }
         drop(b);
-        assert_eq!((table.get("a"), table.get("b"), metric()), (None, None, None));
+        assert_eq!(next(&mut early), one("a", Some(999)), "b came and went unseen");
+        assert_eq!(next(&mut early), None);
+        let mut late = loads.watch().unwrap();
+        assert_eq!(next(&mut late), one("a", Some(999)));
+        drop(a);
+        assert_eq!(next(&mut early), one("a", None));
+        assert_eq!(next(&mut late), one("a", None));
+    }
+
+    #[test]
+    fn newer_stream_of_a_replica_counts() {
+        let loads = Arc::new(Loads::default());
+        let mut watch = loads.watch().unwrap();
+        let old = loads.stream("shop", "waypoint", "a");
+        old.report(&load(1));
+        let new = loads.stream("shop", "waypoint", "a");
+        new.report(&load(2));
+        old.report(&load(3));
+        drop(old);
+        assert_eq!(next(&mut watch), one("a", Some(2)));
+        drop(new);
+        assert_eq!(next(&mut watch), one("a", None));
+    }
+
+    #[test]
+    fn all_replicas_come_in_batches() {
+        let loads = Arc::new(Loads::default());
+        let streams: Vec<_> = (0..=BATCH)
+            .map(|n| loads.stream("shop", "waypoint", &n.to_string()))
+            .collect();
+        streams.iter().for_each(|stream| stream.report(&load(1)));
+        let mut watch = loads.watch().unwrap();
+        let sizes = [next(&mut watch), next(&mut watch), next(&mut watch)].map(|b| b.map(|b| b.len()));
+        assert_eq!(sizes, [Some(BATCH), Some(1), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn age_of_a_report_is_told() {
+        let loads = Arc::new(Loads::default());
+        let stream = loads.stream("shop", "waypoint", "a");
+        stream.report(&load(1));
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        let batch = loads.watch().unwrap().next().await;
+        assert_eq!(batch[0].report.as_ref().unwrap().age_milliseconds, 1500);
+        assert_eq!((&*batch[0].namespace, &*batch[0].waypoint), ("shop", "waypoint"));
+    }
+
+    #[test]
+    fn watches_are_limited() {
+        let loads = Arc::new(Loads::default());
+        let mut all: Vec<_> = (0..WATCHES).map(|_| loads.watch().unwrap()).collect();
+        assert!(loads.watch().is_none());
+        all.pop();
+        assert!(loads.watch().is_some());
     }
 }

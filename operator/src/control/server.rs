@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use ambit_wire::agent::node_agent_server::NodeAgentServer;
 use ambit_wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use ambit_wire::loads::loads_server::LoadsServer;
+use ambit_wire::names::CONTROL;
 use ambit_wire::waypoint::waypoint_server::WaypointServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -23,7 +24,8 @@ use super::certificates::Certificates;
 use super::connection::{Connection, Lifetimes};
 use super::interfaces::{CaptureSink, Directory, Sources};
 use super::load_reports::LoadReports;
-use super::loads::LoadTable;
+use super::load_watches::LoadWatches;
+use super::loads::Loads;
 use super::metrics::Metrics;
 use super::reports::Reports;
 use super::serving::TlsListener;
@@ -32,6 +34,8 @@ use super::serving::TlsListener;
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// A request for a certificate, a report on a pod, the load of a waypoint; those for configuration are limited by role.
 const LONGEST_MESSAGE: usize = 256 << 10;
+/// A request to watch loads says nothing.
+const LONGEST_WATCH: usize = 1 << 10;
 
 /// Why the control plane does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -63,15 +67,11 @@ pub struct ControlPlaneParts {
     pub sources: Arc<dyn Sources>,
     /// Where agents' reports go.
     pub sink: Arc<dyn CaptureSink>,
-    /// Where waypoints' reports go.
-    pub loads: Arc<LoadTable>,
-    /// Whether this replica leads: only then it takes waypoints' reports.
-    pub leadership: watch::Receiver<bool>,
 }
 
-/// The names under which the Service `ambit-operator` of `namespace` is reached, in a cluster whose Services' names end in `cluster_domain`.
+/// The names under which the Service `ambit-control` of `namespace` is reached, in a cluster whose Services' names end in `cluster_domain`.
 pub fn service_names(namespace: &str, cluster_domain: &str) -> Vec<String> {
-    let service = format!("ambit-operator.{namespace}");
+    let service = format!("{CONTROL}.{namespace}");
     vec![
         format!("{service}.svc"),
         format!("{service}.svc.{cluster_domain}"),
@@ -79,7 +79,7 @@ pub fn service_names(namespace: &str, cluster_domain: &str) -> Vec<String> {
     ]
 }
 
-/// The gRPC server that ztunnels, waypoints and agents talk to.
+/// The gRPC server that ztunnels, waypoints, agents and the operator talk to.
 pub struct ControlPlane {
     shared: Arc<Shared>,
     serving_names: Vec<String>,
@@ -93,8 +93,7 @@ pub(super) struct Shared {
     pub(super) directory: Arc<dyn Directory>,
     pub(super) sources: Arc<dyn Sources>,
     pub(super) sink: Arc<dyn CaptureSink>,
-    pub(super) loads: Arc<LoadTable>,
-    pub(super) leadership: watch::Receiver<bool>,
+    pub(super) loads: Arc<Loads>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: CancellationToken,
 }
@@ -114,8 +113,6 @@ impl ControlPlane {
             directory,
             sources,
             sink,
-            loads,
-            leadership,
         } = parts;
         let shared = Shared {
             authenticator: Authenticator::new(system_namespace, reviewer, Arc::clone(&directory)),
@@ -123,8 +120,7 @@ impl ControlPlane {
             directory,
             sources,
             sink,
-            loads,
-            leadership,
+            loads: Arc::default(),
             metrics: Metrics::new(registry)?,
             shutdown,
         };
@@ -149,10 +145,12 @@ impl ControlPlane {
         let certificates = IstioCertificateServiceServer::new(Certificates(Arc::clone(&shared)));
         let reports = NodeAgentServer::new(Reports(Arc::clone(&shared)));
         let loads = WaypointServer::new(LoadReports(Arc::clone(&shared)));
+        let watches = LoadsServer::new(LoadWatches(Arc::clone(&shared)));
         let routes = Routes::new(ByRole::new(Arc::clone(&shared)))
             .add_service(certificates.max_decoding_message_size(LONGEST_MESSAGE))
             .add_service(reports.max_decoding_message_size(LONGEST_MESSAGE))
             .add_service(loads.max_decoding_message_size(LONGEST_MESSAGE))
+            .add_service(watches.max_decoding_message_size(LONGEST_WATCH))
             .prepare();
         listener.run(routes, lifetimes, metrics, shutdown).await;
         Ok(())

@@ -1,20 +1,20 @@
 //! A control plane in memory, with made-up pods and tokens, and clients of it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ambit_wire::agent::{NodeState, PodReport};
 use ambit_wire::xds::Collection;
-use ambit_wire::{TokenFile, control_channel};
+use ambit_wire::{TokenFile, control_channel_at};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use prometheus::Registry;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -23,11 +23,11 @@ use super::connection::Lifetimes;
 use super::*;
 
 /// A token that says of itself that it expires in an hour, told apart by `name`.
-pub(super) fn token(name: &str) -> String {
+pub(crate) fn token(name: &str) -> String {
     token_until(name, SystemTime::now() + Duration::from_secs(3600))
 }
 
-pub(super) fn token_until(name: &str, expiry: SystemTime) -> String {
+pub(crate) fn token_until(name: &str, expiry: SystemTime) -> String {
     let exp = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
     format!(
@@ -39,7 +39,7 @@ pub(super) fn token_until(name: &str, expiry: SystemTime) -> String {
 }
 
 /// A live, enrolled pod; its UID is `<name>-uid`.
-pub(super) fn pod(namespace: &str, name: &str, service_account: &str, node: &str) -> PodInfo {
+pub(crate) fn pod(namespace: &str, name: &str, service_account: &str, node: &str) -> PodInfo {
     PodInfo {
         uid: format!("{name}-uid"),
         namespace: namespace.to_owned(),
@@ -54,43 +54,43 @@ pub(super) fn pod(namespace: &str, name: &str, service_account: &str, node: &str
 }
 
 #[derive(Default)]
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     pods: Mutex<HashMap<String, PodInfo>>,
     captures: Mutex<HashMap<String, Arc<Collection>>>,
     waypoints: Mutex<HashMap<String, WaypointCollections>>,
-    pub(super) addresses: Arc<Collection>,
-    pub(super) authorizations: Arc<Collection>,
-    pub(super) namespaces: Arc<Collection>,
-    pub(super) not_ready: AtomicBool,
+    pub(crate) addresses: Arc<Collection>,
+    pub(crate) authorizations: Arc<Collection>,
+    pub(crate) namespaces: Arc<Collection>,
+    pub(crate) not_ready: AtomicBool,
     reviews: Mutex<HashMap<String, Review>>,
-    pub(super) asked: AtomicUsize,
-    pub(super) api_down: AtomicBool,
+    pub(crate) asked: AtomicUsize,
+    pub(crate) api_down: AtomicBool,
 }
 
 impl Cluster {
-    pub(super) fn add(&self, pod: PodInfo) {
+    pub(crate) fn add(&self, pod: PodInfo) {
         let (uid, node) = (pod.uid.clone(), pod.node.clone());
         self.pods.lock().unwrap().insert(uid.clone(), pod);
         self.pod_captures(&node).update([(uid, Some(b"pod".to_vec()))]);
     }
 
-    pub(super) fn remove(&self, uid: &str) {
+    pub(crate) fn remove(&self, uid: &str) {
         self.pods.lock().unwrap().remove(uid);
     }
 
     /// A token of the pod, which is added too.
-    pub(super) fn token_of(&self, pod: PodInfo) -> String {
+    pub(crate) fn token_of(&self, pod: PodInfo) -> String {
         let token = token(&pod.uid);
         self.know(&token, review_of(&pod));
         self.add(pod);
         token
     }
 
-    pub(super) fn know(&self, token: &str, review: Review) {
+    pub(crate) fn know(&self, token: &str, review: Review) {
         self.reviews.lock().unwrap().insert(token.to_owned(), review);
     }
 
-    pub(super) fn ztunnel(&self, node: &str) -> String {
+    pub(crate) fn ztunnel(&self, node: &str) -> String {
         self.token_of(pod(
             "ambit-system",
             &format!("ztunnel-{node}"),
@@ -99,8 +99,13 @@ impl Cluster {
         ))
     }
 
+    /// A token of the process that writes.
+    pub(crate) fn operator(&self) -> String {
+        self.token_of(pod("ambit-system", "operator", "ambit-operator", "one"))
+    }
+
     /// A token of a replica of a waypoint, which serves the Service `name` and nothing else.
-    pub(super) fn waypoint(&self, namespace: &str, name: &str) -> String {
+    pub(crate) fn waypoint(&self, namespace: &str, name: &str) -> String {
         let one = |resource: String| {
             let collection = Collection::new();
             collection.replace([(resource, namespace.into())]);
@@ -125,12 +130,12 @@ impl Cluster {
         })
     }
 
-    pub(super) fn agent(&self, node: &str) -> String {
+    pub(crate) fn agent(&self, node: &str) -> String {
         self.token_of(pod("ambit-system", &format!("agent-{node}"), "ambit-agent", node))
     }
 }
 
-pub(super) fn review_of(pod: &PodInfo) -> Review {
+pub(crate) fn review_of(pod: &PodInfo) -> Review {
     Review {
         username: format!("system:serviceaccount:{}:{}", pod.namespace, pod.service_account),
         uid: Some(format!("{}-account", pod.service_account)),
@@ -215,7 +220,7 @@ impl Sources for Cluster {
 }
 
 /// Passes on what is to be recorded; fails for pods named `unwritable`.
-pub(super) struct Sink(mpsc::UnboundedSender<(String, String)>);
+pub(crate) struct Sink(mpsc::UnboundedSender<(String, String)>);
 
 #[tonic::async_trait]
 impl CaptureSink for Sink {
@@ -237,21 +242,19 @@ impl CaptureSink for Sink {
     }
 }
 
-pub(super) struct Running {
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) records: mpsc::UnboundedReceiver<(String, String)>,
-    pub(super) authority: Arc<CertificateAuthority>,
-    pub(super) loads: Arc<LoadTable>,
-    pub(super) leads: watch::Sender<bool>,
+pub(crate) struct Running {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) records: mpsc::UnboundedReceiver<(String, String)>,
+    pub(crate) authority: Arc<CertificateAuthority>,
     registry: Registry,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     files: TempDir,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ControlPlaneError>>,
 }
 
 impl Running {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let cluster = Arc::new(Cluster::default());
         Self::serving(&cluster, Arc::clone(&cluster) as _).await
     }
@@ -263,16 +266,36 @@ impl Running {
     }
 
     /// What callers are told is in `sources`; who they are, the cluster says.
-    pub(super) async fn serving(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>) -> Self {
+    pub(crate) async fn serving(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>) -> Self {
         Self::with_all(cluster, sources, Lifetimes::default()).await
     }
 
     async fn with_all(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>, lifetimes: Lifetimes) -> Self {
+        let authority = Arc::new(CertificateAuthority::generate().unwrap());
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        Self::at(address, authority, cluster, sources, lifetimes).await
+    }
+
+    /// A replica at `address`, of those that have this authority.
+    pub(crate) async fn replica(
+        address: SocketAddr,
+        authority: &Arc<CertificateAuthority>,
+        cluster: &Arc<Cluster>,
+    ) -> Self {
+        let sources = Arc::clone(cluster) as _;
+        let lifetimes = Lifetimes::default();
+        Self::at(address, Arc::clone(authority), cluster, sources, lifetimes).await
+    }
+
+    async fn at(
+        address: SocketAddr,
+        authority: Arc<CertificateAuthority>,
+        cluster: &Arc<Cluster>,
+        sources: Arc<dyn Sources>,
+        lifetimes: Lifetimes,
+    ) -> Self {
         let (sink, records) = mpsc::unbounded_channel();
         let (cluster, registry) = (Arc::clone(cluster), Registry::new());
-        let authority = Arc::new(CertificateAuthority::generate().unwrap());
-        let loads = Arc::new(LoadTable::new(&registry).unwrap());
-        let (leads, leadership) = watch::channel(true);
         let parts = ControlPlaneParts {
             system_namespace: "ambit-system".to_owned(),
             serving_names: vec!["localhost".to_owned()],
@@ -281,23 +304,18 @@ impl Running {
             directory: Arc::clone(&cluster) as _,
             sources,
             sink: Arc::new(Sink(sink)),
-            loads: Arc::clone(&loads),
-            leadership,
         };
         let shutdown = CancellationToken::new();
         let mut control_plane = ControlPlane::new(parts, &registry, shutdown.clone()).unwrap();
         control_plane.lifetimes = lifetimes;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let files = TempDir::new().unwrap();
-        std::fs::write(files.path().join("root-cert.pem"), authority.root_pem()).unwrap();
         let task = tokio::spawn(control_plane.run(listener));
         Self {
             cluster,
             records,
             authority,
-            loads,
-            leads,
             registry,
             address,
             files,
@@ -306,12 +324,11 @@ impl Running {
         }
     }
 
-    pub(super) fn channel(&self) -> Channel {
-        let url = format!("https://localhost:{}", self.address.port());
-        control_channel(&url, &self.files.path().join("root-cert.pem")).unwrap()
+    pub(crate) fn channel(&self) -> Channel {
+        control_channel_at(self.address, "localhost", self.authority.root_pem()).unwrap()
     }
 
-    pub(super) fn file(&self, token: &str) -> TokenFile {
+    pub(crate) fn file(&self, token: &str) -> TokenFile {
         let path = tempfile::NamedTempFile::new_in(self.files.path())
             .unwrap()
             .into_temp_path()
@@ -322,7 +339,7 @@ impl Running {
     }
 
     /// Calls refused for this reason so far.
-    pub(super) fn refused(&self, reason: &str) -> u64 {
+    pub(crate) fn refused(&self, reason: &str) -> u64 {
         let families = self.registry.gather();
         let family = families
             .iter()
@@ -332,11 +349,11 @@ impl Running {
         of_reason.map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
-    pub(super) fn begin_shutdown(&self) {
+    pub(crate) fn begin_shutdown(&self) {
         self.shutdown.cancel();
     }
 
-    pub(super) async fn ended(self) {
+    pub(crate) async fn ended(self) {
         self.task.await.unwrap().unwrap();
     }
 }

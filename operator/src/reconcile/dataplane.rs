@@ -18,10 +18,10 @@ pub(super) const AGENT: &str = "ambit-agent";
 pub(super) const ZTUNNEL: &str = "ztunnel";
 /// Name of the ztunnels' ServiceAccount.
 pub(super) const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
-/// Name of the ConfigMap with what Ambit's pods of a namespace read while they run: the root certificate and the log filter.
-pub(super) const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
+/// Name of the ConfigMap with what agents and ztunnels read while they run: the root certificate and the log filter. In the operator's own namespace
+/// [`names::ROOT_CONFIG_MAP`] is the control plane's.
+pub(super) const DATA_PLANE: &str = "ambit-data-plane";
 
-const ROOT_KEY: &str = "root-cert.pem";
 const LOG_KEY: &str = "log-filter";
 /// Where that ConfigMap is mounted.
 const ROOT_MOUNT: &str = "/var/run/ambit/root";
@@ -35,7 +35,7 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     let mut objects = vec![
         service_account(&settings.namespace, AGENT),
         service_account(&settings.namespace, ZTUNNEL_ACCOUNT),
-        root(settings, mesh, &settings.namespace),
+        root(settings, mesh, &settings.namespace, DATA_PLANE),
         daemon_set(settings, AGENT, &agents, agent::pod_template(settings, mesh)),
         daemon_set(
             settings,
@@ -52,13 +52,13 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
 }
 
 /// The mesh's root certificate and the log filter, for the pods of a namespace. The filter is not part of the pods: a change restarts none.
-pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str) -> Rendered {
+pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str, name: &str) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),
         namespace: namespace.to_owned(),
-        name: ROOT_CONFIG_MAP.to_owned(),
+        name: name.to_owned(),
         object: json!({ "data": {
-            ROOT_KEY: settings.root_certificate,
+            names::ROOT_KEY: settings.root_certificate,
             LOG_KEY: mesh.telemetry.log_level,
         } }),
     }
@@ -149,7 +149,8 @@ pub(super) fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
         variable(
             "AMBIT_CONTROL_PLANE",
             &format!(
-                "https://ambit-operator.{}.svc:{}",
+                "https://{}.{}.svc:{}",
+                names::CONTROL,
                 settings.namespace,
                 names::PORT_CONTROL
             ),

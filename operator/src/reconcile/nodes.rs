@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use ambit_crds::labels;
+use ambit_wire::names;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::{FIELD_MANAGER, is_conflict, is_not_found};
+use super::is_not_found;
 
 const NAME: &str = "ambit-nodes";
 const INSTALLED: &str = "installed";
@@ -33,7 +34,7 @@ impl InstalledNodes {
         }
         let patch = json!({"data": {node: installed.then_some(INSTALLED)}});
         let parameters = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
+            field_manager: Some(names::CONTROL.to_owned()),
             ..Default::default()
         };
         let patched = async || {
@@ -49,27 +50,15 @@ impl InstalledNodes {
         if !installed {
             return Ok(());
         }
-        let metadata = ObjectMeta {
-            name: Some(NAME.to_owned()),
-            labels: Some(
-                [
-                    (labels::PART_OF, labels::AMBIT),
-                    (labels::MANAGED_BY, labels::OPERATOR),
-                ]
-                .map(owned)
-                .into(),
-            ),
-            ..Default::default()
-        };
-        let map = ConfigMap {
-            metadata,
-            data: Some([owned((node, INSTALLED))].into()),
-            ..Default::default()
-        };
-        match self.api.create(&PostParams::default(), &map).await {
-            Err(error) if is_conflict(&error) => patched().await,
-            other => other.map(|_| ()),
-        }
+        // Applied, not posted: the name is in the request, and the right to create goes by it. Without a node, so that what another replica has
+        // entered stays.
+        let empty = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "labels": {
+            labels::PART_OF: labels::AMBIT,
+            labels::MANAGED_BY: names::CONTROL,
+        }}});
+        let applied = PatchParams::apply(names::CONTROL);
+        self.api.patch(NAME, &applied, &Patch::Apply(&empty)).await?;
+        patched().await
     }
 
     /// The nodes.
@@ -85,8 +74,4 @@ impl InstalledNodes {
             _ => Ok(()),
         }
     }
-}
-
-fn owned((key, value): (&str, &str)) -> (String, String) {
-    (key.to_owned(), value.to_owned())
 }

@@ -1,9 +1,11 @@
 //! Objects that the writers need whole, as last seen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy};
+use ambit_wire::names;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::sync::watch;
 
@@ -105,6 +107,15 @@ impl Objects {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
         within(&pods, namespace)
             .map(|(key, pod)| (key.name.clone(), Arc::clone(pod)))
+            .collect()
+    }
+
+    /// Name and address of the pods of `namespace`, the operator's own, that serve the control plane.
+    pub(super) fn serving_pods(&self, namespace: &str) -> Vec<(String, IpAddr)> {
+        let pods = self.own_pods(namespace).into_iter();
+        let serving = pods.filter(|(_, pod)| pod.component == names::CONTROL && pod.running);
+        serving
+            .filter_map(|(name, pod)| Some((name, pod.address?)))
             .collect()
     }
 

@@ -1,5 +1,7 @@
 //! What the writers need of Ambit's own pods: whether they run, and what keeps them from it.
 
+use std::net::IpAddr;
+
 use ambit_crds::labels;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
 
@@ -15,6 +17,8 @@ pub(super) struct OwnPod {
     pub(super) version: Option<String>,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub(super) node: String,
+    /// `status.podIP`.
+    pub(super) address: Option<IpAddr>,
     /// One of its containers runs.
     pub(super) running: bool,
     /// The Ready condition.
@@ -43,6 +47,7 @@ impl OwnPod {
                 .as_ref()
                 .and_then(|s| s.node_name.clone())
                 .unwrap_or_default(),
+            address: status.and_then(|s| s.pod_ip.as_ref()?.parse().ok()),
             running: states(status).any(|s| s.running.is_some()),
             ready: conditions
                 .iter()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ambit_crds::labels;
 use ambit_wire::agent::{CaptureState, NodeState, PodReport};
-use ambit_wire::clipped;
+use ambit_wire::{clipped, names};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{self, EventType, Reporter};
@@ -15,7 +15,7 @@ use serde_json::json;
 use tracing::{debug, info, warn};
 
 use super::nodes::InstalledNodes;
-use super::{FIELD_MANAGER, is_conflict, is_not_found};
+use super::{is_conflict, is_not_found};
 use crate::control::{AgentPod, CaptureSink, PodInfo, RecordError};
 use crate::index::{LONGEST_FAILURE, SharedIndex};
 
@@ -248,7 +248,7 @@ impl Recorder {
         // The UID makes it fail on another pod of the same name.
         let patch = json!({"metadata": {"uid": uid, "annotations": annotations}});
         let parameters = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
+            field_manager: Some(names::CONTROL.to_owned()),
             ..Default::default()
         };
         match api.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await {

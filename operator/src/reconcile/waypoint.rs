@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ambit_crds::Mesh;
+use ambit_wire::names::ROOT_CONFIG_MAP;
 use kube::Client;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -27,11 +28,9 @@ use rolls::Rolls;
 pub(super) use status::statuses;
 
 use super::apply::{Applied, Proof, Rendered};
-use super::dataplane::ROOT_CONFIG_MAP;
 use super::recorder::Events;
 use super::register::Register;
-use super::{Objects, ReconcileError, Settings};
-use crate::control::LoadTable;
+use super::{LoadTable, Objects, ReconcileError, Settings};
 use crate::index::{Key, Registered, ScalingSettings, SharedIndex, WaypointSummary};
 
 /// What is in the way of a waypoint is looked at again after this long: not all of it is watched.

@@ -17,8 +17,8 @@ use super::namespace::NamespaceReconciler;
 use super::queue::{Queue, Work};
 use super::recorder::Events;
 use super::waypoint::WaypointReconciler;
-use super::{Health, Leadership, Objects, ReconcileError, Settings};
-use crate::control::{Directory, LoadTable};
+use super::{Health, Leadership, LoadTable, Objects, ReconcileError, Settings};
+use crate::control::Directory;
 use crate::index::SharedIndex;
 
 /// Changes that come within this time of one another are reconciled at once.

@@ -13,15 +13,15 @@ use wire::waypoint_server::{Waypoint, WaypointServer};
 
 use super::*;
 
-/// Refuses some calls as a replica that does not lead, and takes the rest.
-struct Operator {
+/// Refuses some calls as a replica that is shutting down, and takes the rest.
+struct ControlPlane {
     refusals: AtomicUsize,
     calls: UnboundedSender<SocketAddr>,
     loads: UnboundedSender<wire::Load>,
 }
 
 #[tonic::async_trait]
-impl Waypoint for Operator {
+impl Waypoint for ControlPlane {
     type ReportStream = BoxStream<'static, Result<wire::LoadAck, Status>>;
 
     async fn report(
@@ -42,7 +42,7 @@ impl Waypoint for Operator {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse)
             .is_ok()
         {
-            return Err(Status::failed_precondition("this replica does not lead"));
+            return Err(Status::unavailable("shutting down"));
         }
         let loads = self.loads.clone();
         let acknowledge = move |load: Result<wire::Load, Status>| {
@@ -67,14 +67,14 @@ async fn start(refusals: usize) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let ((call_sender, calls), (load_sender, loads)) = (unbounded_channel(), unbounded_channel());
-    let operator = Operator {
+    let control_plane = ControlPlane {
         refusals: AtomicUsize::new(refusals),
         calls: call_sender,
         loads: load_sender,
     };
     tokio::spawn(
         Server::builder()
-            .add_service(WaypointServer::new(operator))
+            .add_service(WaypointServer::new(control_plane))
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
     let token = NamedTempFile::new().unwrap();
@@ -102,7 +102,7 @@ async fn start(refusals: usize) -> Running {
 }
 
 #[tokio::test]
-async fn the_replica_that_leads_is_found_over_new_connections() {
+async fn another_replica_is_found_over_new_connections() {
     let mut running = start(2).await;
     let mut ports = Vec::new();
     for _ in 0..3 {

@@ -9,16 +9,10 @@ use serde_json::json;
 
 use super::bypass::ensure_closed;
 use super::{WAYPOINT, ambient, enforce, wait_replicas, wait_way};
-use crate::failures::{OPERATOR, kill, kill_container, wait_started_again};
+use crate::failures::{
+    kill, kill_container, operators, wait_operators, wait_started_again, without_operators,
+};
 use crate::lab::{LIMIT, Lab};
-
-fn operators(lab: &Lab) -> Result<Vec<Pod>> {
-    Pod::list(
-        &lab.cluster,
-        mesh::NAMESPACE,
-        "app.kubernetes.io/name=ambit-operator",
-    )
-}
 
 fn authorize(lab: &Lab, web: &Web) -> Result<()> {
     let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});
@@ -94,45 +88,12 @@ fn wait_gone(lab: &Lab, web: &Web, replicas: &[Pod]) -> Result<()> {
     })
 }
 
-/// Runs `test` while there are no operators, and waits until they are back.
-fn without_operators(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<()> {
-    let scale = |replicas: &str| {
-        let replicas = format!("--replicas={replicas}");
-        lab.cluster
-            .run_kubectl(&["scale", OPERATOR, "--namespace", mesh::NAMESPACE, &replicas])
-    };
-    let alone = || {
-        eventually("both operators to be gone", LIMIT, || {
-            let left: Vec<_> = operators(lab)?.into_iter().map(|pod| pod.name).collect();
-            ensure!(left.is_empty(), "{left:?}");
-            Ok(())
-        })?;
-        test()
-    };
-    let result = scale("0").and_then(|_| alone());
-    scale("2")?;
-    result?;
-    wait_operators(lab)
-}
-
-/// Ends every operator with SIGKILL, and waits until they are back.
+/// Ends every operator and control plane with SIGKILL, and waits until they are back.
 pub(super) fn restart_operators(lab: &Lab) -> Result<()> {
-    for operator in operators(lab)? {
-        kill_container(lab, &operator, "operator")?;
+    for (operator, container) in operators(lab)? {
+        kill_container(lab, &operator, container)?;
     }
-    wait_operators(lab)
-}
-
-fn wait_operators(lab: &Lab) -> Result<()> {
-    let wait = [
-        "rollout",
-        "status",
-        OPERATOR,
-        "--timeout=180s",
-        "--namespace",
-        mesh::NAMESPACE,
-    ];
-    lab.cluster.run_kubectl(&wait)?;
+    wait_operators(lab)?;
     mesh::wait_ready(&lab.cluster)
 }
 

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use ambit_e2e::cluster::Write;
-use ambit_e2e::mesh::{self, Pod};
+use ambit_e2e::mesh;
 use ambit_e2e::sample::{CLIENTS, Plan, Shop, Web};
 use ambit_e2e::{eventually, http::Request};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{WAYPOINT, ambient, condition, enforce, policy, wait_replicas, wait_way};
-use crate::failures::kill_container;
+use crate::failures::{kill_container, operators};
 use crate::lab::{LIMIT, Lab};
 
-/// The operator, to the API server.
-const OPERATOR: &str = "system:serviceaccount:ambit-system:ambit-operator";
+/// The operator and the control plane, to the API server.
+const OPERATORS: [&str; 2] = [
+    "system:serviceaccount:ambit-system:ambit-operator",
+    "system:serviceaccount:ambit-system:ambit-control",
+];
 
 const KINDS: &str = "deployments,services,serviceaccounts,configmaps,poddisruptionbudgets";
 
@@ -106,8 +109,8 @@ fn versions(lab: &Lab, namespaces: &[&str]) -> Result<BTreeMap<String, String>> 
     Ok(objects
         .iter()
         .filter(|object| {
-            let operator = format!("{}/ambit-operator", mesh::NAMESPACE);
-            !key(object).contains(&operator)
+            let own = ["ambit-operator", "ambit-control"].map(|name| format!("{}/{name}", mesh::NAMESPACE));
+            !own.iter().any(|own| key(object).contains(own))
         })
         .map(|object| (key(object), text(object, "/metadata/resourceVersion").to_owned()))
         .collect())
@@ -178,13 +181,9 @@ fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
             })?;
             ensure!(before.len() > 20, "{} objects", before.len());
             let audit = lab.cluster.audit()?;
-            let operators = Pod::list(
-                &lab.cluster,
-                mesh::NAMESPACE,
-                "app.kubernetes.io/name=ambit-operator",
-            )?;
-            for operator in &operators {
-                kill_container(&lab, operator, "operator")?;
+            let operators = operators(&lab)?;
+            for (operator, container) in &operators {
+                kill_container(&lab, operator, container)?;
             }
             for timeout in ["2s", "3s"] {
                 ask(timeout)?;
@@ -206,7 +205,7 @@ fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
             let writes: Vec<_> = audit
                 .writes()?
                 .into_iter()
-                .filter(|write| write.user == OPERATOR)
+                .filter(|write| OPERATORS.contains(&write.user.as_str()))
                 .collect();
             let (expected, others): (Vec<_>, Vec<_>) = writes
                 .into_iter()
@@ -217,7 +216,7 @@ fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
                 "not even a lease: {expected:#?}"
             );
             println!(
-                "{} objects, {} operators killed: none was written; {} requests that write, all for leases, to review tokens or \
+                "{} objects, {} operators and control planes killed: none was written; {} requests that write, all for leases, to review tokens or \
                  to answer the witness",
                 before.len(),
                 operators.len(),

@@ -12,14 +12,10 @@ use crate::lab::{LIMIT, Lab};
 const ELSEWHERE: usize = 50;
 const ROUNDS: u16 = 20;
 
-/// Configuration resources that all operators together sent to proxies with this label.
+/// Configuration resources that all control planes together sent to proxies with this label.
 fn sent(lab: &Lab, label: &str) -> Result<f64> {
-    let operators = Pod::list(
-        &lab.cluster,
-        mesh::NAMESPACE,
-        "app.kubernetes.io/name=ambit-operator",
-    )?;
-    operators
+    let replicas = mesh::control_planes(&lab.cluster)?;
+    replicas
         .iter()
         .map(|pod| pod.metric("ambit_config_resources_sent_total", &[label]))
         .sum()
@@ -92,7 +88,7 @@ fn changes_elsewhere_send_a_waypoint_nothing() -> Result<()> {
                 ensure!(!dump.contains(word), "{word} is in {dump}");
             }
 
-            // That ztunnels know of a round of changes shows that the operators looked at it, and at all that was before it: what the
+            // That ztunnels know of a round of changes shows that the control planes looked at it, and at all that was before it: what the
             // waypoint's own coming led to is sent by then.
             let change = |port: u16| -> Result<()> {
                 lab.cluster

@@ -75,6 +75,17 @@ pub async fn load_or_create(
     }
 }
 
+/// The root certificate of the authority that is stored in `namespace`, if there is one.
+pub async fn stored_root(client: kube::Client, namespace: &str) -> Result<Option<String>, StoreError> {
+    let secrets: Api<Secret> = Api::namespaced(client, namespace);
+    let secret = secrets.get_opt(SECRET).await.map_err(|source| StoreError::Api {
+        namespace: namespace.to_owned(),
+        source: Box::new(source),
+    })?;
+    let authority = secret.map(|secret| read(&secret, namespace)).transpose()?;
+    Ok(authority.map(|authority| authority.root_pem))
+}
+
 fn secret(authority: &CertificateAuthority) -> Secret {
     let data = [
         (CERTIFICATE, &authority.certificate_pem),

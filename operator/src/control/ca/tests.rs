@@ -180,9 +180,9 @@ fn under_an_intermediate_the_chain_leads_to_the_root() {
         .build()
         .unwrap();
     let serving = authority
-        .serving_certificate(&["ambit-operator.ambit-system.svc".to_owned()])
+        .serving_certificate(&["ambit-control.ambit-system.svc".to_owned()])
         .unwrap();
-    let name = ServerName::try_from("ambit-operator.ambit-system.svc").unwrap();
+    let name = ServerName::try_from("ambit-control.ambit-system.svc").unwrap();
     verifier
         .verify_server_cert(
             &serving.chain[0],

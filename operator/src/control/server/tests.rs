@@ -1,6 +1,7 @@
 //! Calls over TLS, as proxies and agents make them.
 
 mod limits;
+mod loads;
 mod scopes;
 mod waypoints;
 
@@ -467,9 +468,9 @@ fn serving_names_end_in_the_cluster_domain() {
     assert_eq!(
         service_names("ambit-system", "k8s.example"),
         [
-            "ambit-operator.ambit-system.svc",
-            "ambit-operator.ambit-system.svc.k8s.example",
-            "ambit-operator.ambit-system",
+            "ambit-control.ambit-system.svc",
+            "ambit-control.ambit-system.svc.k8s.example",
+            "ambit-control.ambit-system",
         ]
     );
 }

@@ -4,13 +4,13 @@ use ambit_crds::MeshSpec;
 use serde_json::{Value, json};
 
 use super::super::settings::Settings;
-use super::{AGENT, ROOT_CONFIG_MAP, environment, pod, trust, variable};
+use super::{AGENT, DATA_PLANE, environment, pod, trust, variable};
 
 /// Where the agent answers its probes and metrics: on the host's network, so on a port of its own.
 const STATUS_PORT: u16 = 15031;
 
 pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
-    let (mut volumes, mut mounts) = trust(ROOT_CONFIG_MAP);
+    let (mut volumes, mut mounts) = trust(DATA_PLANE);
     let host = [
         ("run", "/run/ambit", "/run/ambit", "DirectoryOrCreate"),
         ("state", "/var/lib/ambit", "/var/lib/ambit", "DirectoryOrCreate"),

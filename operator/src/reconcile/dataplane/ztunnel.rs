@@ -5,10 +5,10 @@ use ambit_wire::names::{PORT_METRICS, PORT_READY, PROXY_UID};
 use serde_json::{Value, json};
 
 use super::super::settings::Settings;
-use super::{ROOT_CONFIG_MAP, ZTUNNEL, ZTUNNEL_ACCOUNT, access_log, environment, pod, trust, variable};
+use super::{DATA_PLANE, ZTUNNEL, ZTUNNEL_ACCOUNT, access_log, environment, pod, trust, variable};
 
 pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
-    let (mut volumes, mut mounts) = trust(ROOT_CONFIG_MAP);
+    let (mut volumes, mut mounts) = trust(DATA_PLANE);
     // Made by the agent; until then the ztunnel waits for its socket.
     volumes
         .push(json!({ "name": "broker", "hostPath": { "path": "/run/ambit", "type": "DirectoryOrCreate" } }));

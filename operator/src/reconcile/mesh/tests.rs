@@ -14,7 +14,7 @@ const MESH: &str = "/apis/ambit.dev/v1alpha1/meshes/default";
 const HOME: &str = "/api/v1/namespaces/ambit-system";
 const NODE: &str = "/api/v1/nodes/n1";
 const AGENT_POD: &str = "/api/v1/namespaces/ambit-system/pods/ambit-agent-x";
-const ROOT: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-ca-root";
+const ROOT: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-data-plane";
 /// It bears the labels of a waypoint's, and the operator has not made it.
 const FORGED: &str = "/apis/apps/v1/namespaces/shop/deployments/theirs";
 const WAYPOINT: &str = "/apis/apps/v1/namespaces/shop/deployments/edge";

@@ -8,8 +8,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use tokio::time::Instant;
 
 use super::scale::{Demand, Scaler};
-use crate::control::LoadTable;
 use crate::index::{Key, ScalingSettings, WaypointSummary};
+use crate::reconcile::LoadTable;
 
 /// How old a report may be: they come every second.
 const FRESH: Duration = Duration::from_secs(5);

@@ -1,14 +1,14 @@
 //! A waypoint's objects, rendered from what is wanted of it: pure, so that what would be applied can be compared and tested.
 
 use ambit_crds::{Mesh, Resources, WaypointPods, labels, parse_duration};
-use ambit_wire::names::{PORT_HBONE, PORT_METRICS, PORT_READY, PROXY_UID};
+use ambit_wire::names::{PORT_HBONE, PORT_METRICS, PORT_READY, PROXY_UID, ROOT_CONFIG_MAP};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
 use crate::index::Key;
 use crate::reconcile::apply::{Rendered, hash};
 use crate::reconcile::dataplane::{
-    ROOT_CONFIG_MAP, complete, environment, field, own_labels, place, root, service_account, trust, variable,
+    complete, environment, field, own_labels, place, root, service_account, trust, variable,
 };
 use crate::reconcile::settings::Settings;
 
@@ -63,7 +63,7 @@ pub(super) fn kind(kind: &str) -> GroupVersionKind {
 /// Everything that the waypoint needs, in the order to apply it.
 pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Vec<Rendered> {
     let Key { namespace, name } = wanted.key;
-    let mut root = root(settings, &mesh.spec, namespace);
+    let mut root = root(settings, &mesh.spec, namespace, ROOT_CONFIG_MAP);
     // Shared by the namespace's waypoints, so it bears none of their names.
     complete(&mut root, own_labels(APPLICATION));
     let own = |kind_name: &str, object: Value| Rendered {

@@ -1,10 +1,8 @@
-//! Waypoints: each is told its own, proves itself only, and reports to the replica that leads.
+//! Waypoints: each is told its own, and proves itself only.
 
 use ambit_wire::names::{
     TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
 };
-use ambit_wire::waypoint::Load;
-use ambit_wire::waypoint::waypoint_client::WaypointClient;
 
 use super::*;
 
@@ -113,59 +111,4 @@ async fn a_waypoint_gets_certificates_of_its_own_identity_alone() {
         assert!(status.message().contains(own), "{status}");
     }
     assert_eq!(running.refused("not_own_identity"), 2);
-}
-
-fn load(in_flight_milli: u64) -> Load {
-    Load {
-        in_flight_milli,
-        ..Load::default()
-    }
-}
-
-#[tokio::test]
-async fn load_is_taken_while_this_replica_leads_and_forgotten_with_the_stream() {
-    let running = Running::start().await;
-    let token = running.cluster.waypoint("shop", "waypoint");
-    let mut client = WaypointClient::with_interceptor(running.channel(), running.file(&token));
-    let (reports, outgoing) = mpsc::unbounded_channel();
-    reports.send(load(1500)).unwrap();
-    let mut acks = client
-        .report(UnboundedReceiverStream::new(outgoing))
-        .await
-        .unwrap()
-        .into_inner();
-    acks.message().await.unwrap().unwrap();
-    let reported = || {
-        running
-            .loads
-            .get("shop-waypoint-0-uid")
-            .map(|l| l.in_flight_milli)
-    };
-    assert_eq!(reported(), Some(1500));
-    reports.send(load(2500)).unwrap();
-    acks.message().await.unwrap().unwrap();
-    assert_eq!(reported(), Some(2500));
-
-    running.leads.send_replace(false);
-    let status = acks.message().await.unwrap_err();
-    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-    let (_reports, outgoing) = mpsc::unbounded_channel::<Load>();
-    let status = client
-        .report(UnboundedReceiverStream::new(outgoing))
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-    while reported().is_some() {
-        tokio::task::yield_now().await;
-    }
-
-    running.leads.send_replace(true);
-    let ztunnel = running.cluster.ztunnel("one");
-    let mut stranger = WaypointClient::with_interceptor(running.channel(), running.file(&ztunnel));
-    let (_reports, outgoing) = mpsc::unbounded_channel::<Load>();
-    let status = stranger
-        .report(UnboundedReceiverStream::new(outgoing))
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
 }

@@ -186,7 +186,7 @@ fn settings_of_the_mesh_reach_it() {
     assert_eq!(value("AMBIT_DRAIN_DEADLINE"), "90");
     assert_eq!(
         value("AMBIT_CONTROL_PLANE"),
-        "https://ambit-operator.ambit-system.svc:15012"
+        "https://ambit-control.ambit-system.svc:15012"
     );
     assert!(
         pod.termination_grace_period_seconds.unwrap() > 90,

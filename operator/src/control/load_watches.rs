@@ -1,0 +1,70 @@
+//! Load goes on to the process that scales waypoints.
+
+use std::sync::Arc;
+
+use ambit_wire::loads::loads_server::Loads;
+use ambit_wire::loads::{Changes, WatchRequest};
+use futures::stream::{self, BoxStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use super::Shared;
+use super::auth::Role;
+use super::ending::until;
+use super::loads::LoadWatch;
+use super::refusal::Reason;
+
+const WHAT: &str = "load watch";
+
+/// `Loads`: what waypoints report to this replica, for the operator.
+pub(super) struct LoadWatches(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Loads for LoadWatches {
+    type WatchStream = BoxStream<'static, Result<Changes, Status>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let shared = &self.0;
+        let caller = shared
+            .caller(request.metadata(), request.extensions(), WHAT)
+            .await?;
+        let refuse = |reason, message: String| caller.refuse(reason, message).record(&shared.metrics, WHAT);
+        if caller.role != Role::Operator {
+            let message = format!("a caller of type {} may not watch loads", caller.role.label());
+            return Err(refuse(Reason::NotAllowed, message));
+        }
+        let Some(watch) = shared.loads.watch() else {
+            return Err(refuse(Reason::Limit, "too many watch already".to_owned()));
+        };
+        info!(%caller, peer = ?caller.addresses.peer, "load watch opened");
+        let session = Session {
+            watch: Some(watch),
+            shutdown: shared.shutdown.clone(),
+        };
+        let changes = stream::unfold(session, |mut session| async move {
+            Some((session.next().await?, session))
+        });
+        Ok(Response::new(until(changes, shared.ending(&caller))))
+    }
+}
+
+struct Session {
+    /// `None` once the stream is over.
+    watch: Option<LoadWatch>,
+    shutdown: CancellationToken,
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<Result<Changes, Status>> {
+        let watch = self.watch.as_mut()?;
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => {
+                self.watch = None;
+                Some(Err(Status::unavailable("the control plane is shutting down")))
+            }
+            replicas = watch.next() => Some(Ok(Changes { replicas })),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A follower and replicas of the control plane, over TLS.
+
+use ambit_wire::waypoint::waypoint_client::WaypointClient;
+use ambit_wire::waypoint::{Load, LoadAck};
+use prometheus::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+
+use super::*;
+use crate::control::CertificateAuthority;
+use crate::control::testing::{Cluster, Running};
+use crate::index::Key;
+use crate::reconcile::pods::OwnPod;
+
+/// Replicas of one control plane, and a follower of them.
+struct World {
+    cluster: Arc<Cluster>,
+    authority: Arc<CertificateAuthority>,
+    objects: Arc<Objects>,
+    table: Arc<LoadTable>,
+    leads: watch::Sender<bool>,
+    stop: CancellationToken,
+    port: u16,
+    token: tempfile::NamedTempFile,
+}
+
+/// A waypoint's replica that reports.
+type Reporter = (mpsc::UnboundedSender<Load>, Streaming<LoadAck>);
+
+impl World {
+    /// With one replica, at the first address.
+    async fn begin() -> (Self, Running) {
+        let cluster = Arc::new(Cluster::default());
+        let authority = Arc::new(CertificateAuthority::generate().unwrap());
+        let first = Running::replica("127.0.0.1:0".parse().unwrap(), &authority, &cluster).await;
+        let objects = Arc::new(Objects::default());
+        let table = Arc::new(LoadTable::new(&Registry::new()).unwrap());
+        let (leads, leadership) = watch::channel(false);
+        let world = Self {
+            port: first.address.port(),
+            cluster,
+            authority,
+            objects,
+            table,
+            leads,
+            stop: CancellationToken::new(),
+            token: tempfile::NamedTempFile::new().unwrap(),
+        };
+        std::fs::write(world.token.path(), world.cluster.operator()).unwrap();
+        let planes = ControlPlanes {
+            namespace: "ambit-system".into(),
+            name: "localhost".into(),
+            port: world.port,
+            root_certificate: world.authority.root_pem().to_owned(),
+            token: TokenFile::new(world.token.path()),
+        };
+        let (objects, table) = (Arc::clone(&world.objects), Arc::clone(&world.table));
+        let follower = LoadFollower::new(planes, objects, table, leadership);
+        tokio::spawn(follower.run(world.stop.clone()));
+        world.pod("control-1", Some("127.0.0.1"));
+        (world, first)
+    }
+
+    /// Another replica, at an address of its own.
+    async fn replica(&self, ip: &str) -> Running {
+        let address = SocketAddr::new(ip.parse().unwrap(), self.port);
+        Running::replica(address, &self.authority, &self.cluster).await
+    }
+
+    /// The pod of a replica comes, or goes.
+    fn pod(&self, name: &str, ip: Option<&str>) {
+        let pod = ip.map(|ip| OwnPod {
+            component: "ambit-control".into(),
+            address: Some(ip.parse().unwrap()),
+            running: true,
+            ..OwnPod::default()
+        });
+        self.objects.set_own_pod(&Key::new("ambit-system", name), pod);
+    }
+
+    /// A waypoint's replica reports to `running`.
+    async fn reports(&self, running: &Running, namespace: &str, in_flight_milli: u64) -> Reporter {
+        let token = self.cluster.waypoint(namespace, "waypoint");
+        let mut client = WaypointClient::with_interceptor(running.channel(), running.file(&token));
+        let (reports, outgoing) = mpsc::unbounded_channel();
+        reports
+            .send(Load {
+                in_flight_milli,
+                ..Load::default()
+            })
+            .unwrap();
+        let acks = client
+            .report(UnboundedReceiverStream::new(outgoing))
+            .await
+            .unwrap();
+        (reports, acks.into_inner())
+    }
+
+    /// Waits until the table has this of the waypoint's replica.
+    async fn shows(&self, namespace: &str, in_flight_milli: Option<u64>) {
+        let uid = format!("{namespace}-waypoint-0-uid");
+        while self.table.get(&uid).map(|load| load.in_flight_milli) != in_flight_milli {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn load_of_all_control_planes_comes_together_while_this_process_leads() {
+    let (world, first) = World::begin().await;
+    let second = world.replica("127.0.0.2").await;
+    world.pod("control-2", Some("127.0.0.2"));
+    let (shop, _shop_acks) = world.reports(&first, "shop", 1000).await;
+    let _pay = world.reports(&second, "pay", 2000).await;
+    world.leads.send_replace(true);
+    world.shows("shop", Some(1000)).await;
+    world.shows("pay", Some(2000)).await;
+    shop.send(Load {
+        in_flight_milli: 1500,
+        ..Load::default()
+    })
+    .unwrap();
+    world.shows("shop", Some(1500)).await;
+    world.leads.send_replace(false);
+    world.shows("shop", None).await;
+    world.shows("pay", None).await;
+    world.leads.send_replace(true);
+    world.shows("shop", Some(1500)).await;
+    world.stop.cancel();
+    world.shows("shop", None).await;
+}
+
+#[tokio::test]
+async fn replaced_control_plane_is_followed_and_the_old_ones_load_forgotten() {
+    let (world, first) = World::begin().await;
+    world.leads.send_replace(true);
+    let reporter = world.reports(&first, "shop", 1000).await;
+    world.shows("shop", Some(1000)).await;
+    first.begin_shutdown();
+    drop(reporter);
+    first.ended().await;
+    world.shows("shop", None).await;
+    world.pod("control-1", None);
+
+    let second = world.replica("127.0.0.2").await;
+    world.pod("control-2", Some("127.0.0.2"));
+    let _reporter = world.reports(&second, "shop", 3000).await;
+    world.shows("shop", Some(3000)).await;
+}
+
+/// The pod is there before its process answers.
+#[tokio::test]
+async fn control_plane_is_asked_until_it_answers() {
+    let (world, _first) = World::begin().await;
+    world.leads.send_replace(true);
+    world
+        .cluster
+        .not_ready
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    world.pod("control-2", Some("127.0.0.2"));
+    let second = world.replica("127.0.0.2").await;
+    while second.refused("unavailable") == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    world
+        .cluster
+        .not_ready
+        .store(false, std::sync::atomic::Ordering::SeqCst);
+    let _reporter = world.reports(&second, "shop", 3000).await;
+    world.shows("shop", Some(3000)).await;
+}

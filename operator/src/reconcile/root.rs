@@ -1,0 +1,196 @@
+//! The mesh's root certificate on its way from the process that has the authority to the one that distributes it: the ConfigMap `ambit-ca-root` in
+//! their namespace.
+
+use std::time::Duration;
+
+use ambit_crds::labels;
+use ambit_wire::names::{CONTROL, ROOT_CONFIG_MAP, ROOT_KEY};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::control::{StoreError, stored_root};
+
+/// Before what could not be read or written is tried again, and until it is published at the beginning.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked at again.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Why the root certificate is not published.
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error("ConfigMap {ROOT_CONFIG_MAP}: {0}")]
+    Api(#[from] kube::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the Secret of the certificate authority holds another root than this process has: restart it, so that it serves with the new one"
+    )]
+    Replaced,
+}
+
+/// Publishes `root` in `namespace` and keeps it so, for as long as this is polled.
+pub async fn publish_root(client: &Client, namespace: &str, root: &str) {
+    loop {
+        let pause = match publish(client, namespace, root).await {
+            Ok(()) => LOOK,
+            Err(error) => {
+                warn!(%error, "the root certificate is not published; will try again");
+                match error {
+                    PublishError::Replaced => LOOK,
+                    _ => RETRY,
+                }
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+async fn publish(client: &Client, namespace: &str, root: &str) -> Result<(), PublishError> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    if maps
+        .get_opt(ROOT_CONFIG_MAP)
+        .await?
+        .is_some_and(|map| text(&map) == Some(root))
+    {
+        return Ok(());
+    }
+    // Of replicas that hold different authorities only those with the one that is stored write.
+    if stored_root(client.clone(), namespace).await?.as_deref() != Some(root) {
+        return Err(PublishError::Replaced);
+    }
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": ROOT_CONFIG_MAP, "labels": {
+            labels::PART_OF: labels::AMBIT,
+            labels::MANAGED_BY: CONTROL,
+        }},
+        "data": {ROOT_KEY: root},
+    });
+    let parameters = PatchParams::apply(CONTROL).force();
+    maps.patch(ROOT_CONFIG_MAP, &parameters, &Patch::Apply(&map))
+        .await?;
+    info!(namespace, "root certificate published");
+    Ok(())
+}
+
+/// The root certificate that is published in `namespace`, however long that takes; `obstacle` says what is waited for.
+pub async fn root_certificate(
+    client: &Client,
+    namespace: &str,
+    obstacle: &watch::Sender<Option<String>>,
+) -> String {
+    loop {
+        let missing = match published(client, namespace).await {
+            Ok(Some(root)) => {
+                obstacle.send_replace(None);
+                return root;
+            }
+            Ok(None) => {
+                format!("ConfigMap {namespace}/{ROOT_CONFIG_MAP} has yet to be published by {CONTROL}")
+            }
+            Err(error) => format!("ConfigMap {namespace}/{ROOT_CONFIG_MAP}: {error}"),
+        };
+        let waits = format!("no root certificate: {missing}");
+        if obstacle.send_replace(Some(waits.clone())).as_ref() != Some(&waits) {
+            warn!("{waits}; will try again");
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Resolves when another root certificate than `root` is published in `namespace`.
+pub async fn root_replaced(client: &Client, namespace: &str, root: &str) {
+    loop {
+        sleep(LOOK).await;
+        // Where there is none, or it cannot be read, the one that is known stays.
+        if let Ok(Some(published)) = published(client, namespace).await
+            && published != root
+        {
+            return;
+        }
+    }
+}
+
+async fn published(client: &Client, namespace: &str) -> kube::Result<Option<String>> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let map = maps.get_opt(ROOT_CONFIG_MAP).await?;
+    Ok(map.as_ref().and_then(text).map(str::to_owned))
+}
+
+fn text(map: &ConfigMap) -> Option<&str> {
+    let text = map.data.as_ref()?.get(ROOT_KEY)?;
+    (!text.trim().is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::load_or_create;
+    use crate::reconcile::testing::Server;
+
+    const MAP: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-ca-root";
+    const SECRET: &str = "/api/v1/namespaces/ambit-system/secrets/ambit-ca";
+
+    fn published(server: &Server) -> Option<String> {
+        let map = server.get(MAP)?;
+        Some(map["data"][ROOT_KEY].as_str()?.to_owned())
+    }
+
+    /// The one who distributes it waits, and says for what, until the one who has it has published it.
+    #[tokio::test(start_paused = true)]
+    async fn without_a_root_certificate_it_is_said_what_is_waited_for() {
+        let server = Server::default();
+        let client = server.client();
+        let (obstacle, mut obstacles) = watch::channel(None);
+        let asked = client.clone();
+        let waiting = tokio::spawn(async move { root_certificate(&asked, "ambit-system", &obstacle).await });
+        let text = obstacles
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        assert!(
+            text.contains("ConfigMap ambit-system/ambit-ca-root has yet to be published by ambit-control"),
+            "{text}"
+        );
+        server.put(MAP, json!({"data": {ROOT_KEY: ""}}));
+        let authority = load_or_create(client.clone(), "ambit-system").await.unwrap();
+        let root = authority.root_pem().to_owned();
+        let publishing = tokio::spawn(async move {
+            publish_root(&client, "ambit-system", authority.root_pem()).await;
+        });
+        assert_eq!(waiting.await.unwrap(), root);
+        assert_eq!(*obstacles.borrow(), None);
+        publishing.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_published_is_the_stored_authoritys_root() {
+        let server = Server::default();
+        let client = server.client();
+        let old = load_or_create(client.clone(), "ambit-system").await.unwrap();
+        publish(&client, "ambit-system", old.root_pem()).await.unwrap();
+        assert_eq!(published(&server).as_deref(), Some(old.root_pem()));
+        server.remove(MAP);
+        publish(&client, "ambit-system", old.root_pem()).await.unwrap();
+        assert_eq!(published(&server).as_deref(), Some(old.root_pem()));
+
+        let (asked, known) = (client.clone(), old.root_pem().to_owned());
+        let replaced = tokio::spawn(async move { root_replaced(&asked, "ambit-system", &known).await });
+        server.remove(SECRET);
+        let new = load_or_create(client.clone(), "ambit-system").await.unwrap();
+        publish(&client, "ambit-system", new.root_pem()).await.unwrap();
+        // A replica that still has the old one does not put it back.
+        let refused = publish(&client, "ambit-system", old.root_pem()).await;
+        assert!(matches!(refused, Err(PublishError::Replaced)), "{refused:?}");
+        assert_eq!(published(&server).as_deref(), Some(new.root_pem()));
+        replaced.await.unwrap();
+    }
+}
