@@ -116,3 +116,53 @@ fn accounts_have_no_rights_of_each_other() -> Result<()> {
     }
     Ok(())
 }
+
+/// RBAC has no right to patch annotations alone: the admission policy is what keeps the rest of a pod from the control plane.
+#[test]
+fn control_plane_changes_nothing_of_pods_but_its_own_annotations() -> Result<()> {
+    let lab = Lab::enter()?;
+    let pod = mesh::ztunnels(&lab.cluster)?.remove(0);
+    let user = format!("--as=system:serviceaccount:{}:ambit-control", mesh::NAMESPACE);
+    for (verb, change, refused) in [
+        ("label", "harmless=true", "may not change labels"),
+        ("annotate", "harmless=true", "may change no annotations"),
+    ] {
+        let words = [
+            verb,
+            "pod",
+            &pod.name,
+            change,
+            "--namespace",
+            mesh::NAMESPACE,
+            &user,
+        ];
+        let error = lab
+            .cluster
+            .run_kubectl(&words)
+            .err()
+            .context("it is not refused")?;
+        ensure!(format!("{error:#}").contains(refused), "{verb}: {error:#}");
+    }
+    let owners = r#"{"metadata":{"finalizers":["example.com/stay"]}}"#;
+    let words = [
+        "patch",
+        "pod",
+        &pod.name,
+        "--type=merge",
+        "--patch",
+        owners,
+        "--namespace",
+        mesh::NAMESPACE,
+        &user,
+    ];
+    let error = lab
+        .cluster
+        .run_kubectl(&words)
+        .err()
+        .context("it is not refused")?;
+    ensure!(
+        format!("{error:#}").contains("may not change owners or finalizers"),
+        "{error:#}"
+    );
+    Ok(())
+}
