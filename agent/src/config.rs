@@ -26,7 +26,7 @@ pub struct Config {
     /// Revision, told to ztunnels.
     #[arg(long, env = "AMBIT_REVISION", default_value = "default")]
     pub revision: String,
-    /// Trust domain until the operator has said one.
+    /// Trust domain until the control plane has said one.
     #[arg(long, env = "AMBIT_TRUST_DOMAIN", default_value = names::TRUST_DOMAIN)]
     pub trust_domain: String,
     /// Socket of the container runtime.

@@ -1,4 +1,4 @@
-//! The way to the operator: what to capture comes down as delta xDS, what was captured goes up as reports.
+//! The way to the control plane: what to capture comes down as delta xDS, what was captured goes up as reports.
 
 mod reporter;
 mod updates;

@@ -28,12 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Time for tasks to end after a signal, within the pod's grace period; what is left then is cut off.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(15);
-/// After a signal, how long an agent with an operator listens on: that the mesh is being removed may be said at the same moment.
+/// After a signal, how long an agent with a control plane listens on: that the mesh is being removed may be said at the same moment.
 const LAST_WORD: Duration = Duration::from_secs(2);
 const UNINSTALL_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs the agent until `stop`. Pods, rules and the plugin are left in place: an upgrade or a restart releases nothing. Only where the
-/// operator's last word is that the mesh is being removed, they go before the agent does.
+/// control plane's last word is that the mesh is being removed, they go before the agent does.
 ///
 /// # Errors
 /// Something without which there is no agent: a socket, a directory, a malformed address of the control plane.
@@ -101,7 +101,7 @@ pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()
     let reporter = Reporter::new(channel, token, reports.clone(), handle.clone());
     let installer = Arc::new(Installer::new(installation(&config), metrics.clone()));
     let (obstacle, obstacles) = watch::channel(Some(
-        "the CNI plugin is not installed yet: that waits for the operator to have told all once",
+        "the CNI plugin is not installed yet: that waits for the control plane to have told all once",
     ));
 
     let mut tasks = JoinSet::new();
@@ -326,7 +326,7 @@ fn installation(config: &Config) -> Installation {
     }
 }
 
-/// For the operator's logs only: who the caller is comes from its token.
+/// For the control plane's logs only: who the caller is comes from its token.
 fn xds_node(config: &Config) -> Node {
     let id = format!("agent~{}~{}", config.pod_namespace, config.pod.pod_name);
     let metadata: &[(&str, &str)] = &[

@@ -1,4 +1,4 @@
-//! What the operator is to be told, as it stands now. Whoever holds the stream sends what differs from what it has sent.
+//! What the control plane is to be told, as it stands now. Whoever holds the stream sends what differs from what it has sent.
 
 use ambit_wire::agent::{NodeState, PodReport};
 use std::collections::BTreeMap;

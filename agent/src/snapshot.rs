@@ -1,4 +1,4 @@
-//! What the agent keeps on disk, so that a node can boot and pods can be captured while no operator answers.
+//! What the agent keeps on disk, so that a node can boot and pods can be captured while no control plane answers.
 
 use crate::files::write_atomically;
 use ambit_wire::agent::PodCapture;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Snapshot {
-    /// The operator's last word on each pod of the node.
+    /// The control plane's last word on each pod of the node.
     pub pods: Vec<PodEntry>,
     /// The sandboxes that pods were found in.
     pub sandboxes: Vec<CapturedPod>,
@@ -100,7 +100,7 @@ impl From<&PodEntry> for PodCapture {
 
 impl Snapshot {
     /// Reads the snapshot. One that cannot be read is reported and taken for absent, which is not the same as empty: nothing is
-    /// known then, and the operator sends everything again.
+    /// known then, and the control plane sends everything again.
     pub fn load(path: &Path) -> Option<Self> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
@@ -130,7 +130,7 @@ pub async fn keep_snapshot(path: PathBuf, mut snapshots: watch::Receiver<Arc<Sna
         let saved = tokio::task::spawn_blocking(move || (snapshot.save(&path), path)).await;
         if let Ok((Err(e), path)) = saved {
             tracing::error!(path = %path.display(), error = %e,
-                "the snapshot cannot be written; a restart while no operator answers would begin from an older one");
+                "the snapshot cannot be written; a restart while no control plane answers would begin from an older one");
         }
     }
 }

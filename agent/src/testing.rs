@@ -1,4 +1,4 @@
-//! What the agent takes from a ztunnel and from the operator, with nothing behind it: for tests.
+//! What the agent takes from a ztunnel and from the control plane, with nothing behind it: for tests.
 
 use ambit_wire::broker_channel::Channel;
 use ambit_wire::xds::Batch;
@@ -33,7 +33,7 @@ pub async fn converse(channel: Channel, mut heard: impl FnMut(FromSession)) -> O
     ended.err().map(|error| error.to_string())
 }
 
-/// Takes what an operator sends; returns how many resources of each batch are rejected.
+/// Takes what a control plane sends; returns how many resources of each batch are rejected.
 pub async fn update(batches: Vec<Batch>) -> Vec<usize> {
     let (manager, _) = Handle::to_nobody();
     let mut updates = Updates::new(manager);

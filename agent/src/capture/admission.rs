@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a call waits for the operator's record of its pod.
+/// How long a call waits for the control plane's record of its pod.
 const RECORD_TIME: Duration = Duration::from_secs(5);
 /// How long a call waits for the capture.
 const CAPTURE_TIME: Duration = Duration::from_secs(10);
@@ -52,13 +52,13 @@ impl Waiter {
     }
 }
 
-/// Whether the UID is of a static pod: the kubelet's hash of its manifest, where those of the API server are UUIDs. The operator knows
+/// Whether the UID is of a static pod: the kubelet's hash of its manifest, where those of the API server are UUIDs. The control plane knows
 /// such a pod's mirror only, under another UID.
 fn is_static(uid: &str) -> bool {
     uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A call for a pod that the operator has not spoken of yet.
+/// A call for a pod that the control plane has not spoken of yet.
 #[derive(Debug)]
 pub(super) struct Undecided {
     request: AdmissionRequest,
@@ -145,14 +145,14 @@ impl Manager {
         });
     }
 
-    /// The operator's record of a pod has come: calls that waited for it go on.
+    /// The control plane's record of a pod has come: calls that waited for it go on.
     pub(super) fn decide_undecided(&mut self, uid: &str) {
         for Undecided { request, waiter } in self.undecided.remove(uid).unwrap_or_default() {
             self.on_add(request, waiter.reply);
         }
     }
 
-    /// No operator is connected any more, or the mesh is going: calls are answered from what is known.
+    /// No control plane is connected any more, or the mesh is going: calls are answered from what is known.
     pub(super) fn decide_all_undecided(&mut self) {
         for Undecided { request, waiter } in std::mem::take(&mut self.undecided).into_values().flatten() {
             self.answer_unknown(&request, waiter);
@@ -165,7 +165,7 @@ impl Manager {
         if passes || self.uninstalling {
             return waiter.answer(Ok(Admission::NotCaptured));
         }
-        let operator = match (self.is_told(), self.connected) {
+        let said = match (self.is_told(), self.connected) {
             (false, true) => "has not said yet which namespaces are enrolled",
             (false, false) => "has never said which namespaces are enrolled and is not connected",
             (true, true) => "has not spoken of the pod yet",
@@ -173,7 +173,7 @@ impl Manager {
         };
         let enrolled = if self.is_told() { "is" } else { "may be" };
         let message = format!(
-            "namespace {} {enrolled} enrolled and the operator {operator}: pod {} is not started outside the mesh",
+            "namespace {} {enrolled} enrolled and the control plane {said}: pod {} is not started outside the mesh",
             request.namespace, request.name
         );
         waiter.answer(Err(Failure::new(Reason::PodUnknown, message)));

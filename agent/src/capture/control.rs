@@ -1,4 +1,4 @@
-//! What the operator says, and what was on disk from when it last did.
+//! What the control plane says, and what was on disk from when it last did.
 
 use super::machine::{Event, Releasing, State};
 use super::manager::{DRAIN_DEADLINE, Manager, Uid};
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What comes from the operator.
+/// What comes from the control plane.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlEvent {
     /// A stream is open, or no longer.
@@ -24,7 +24,7 @@ pub enum ControlEvent {
     NotEnrolled(Vec<String>),
     /// What the agent as a whole is to do.
     Node(NodeConfig),
-    /// Everything that the operator holds has been said once: all pods of the node, and all namespaces.
+    /// Everything that the control plane holds has been said once: all pods of the node, and all namespaces.
     Synced {
         /// UIDs.
         pods: BTreeSet<String>,
@@ -105,7 +105,7 @@ impl Manager {
             self.uninstalling = config.uninstall;
             tracing::info!(
                 uninstall = config.uninstall,
-                "the operator has changed what this node is to do"
+                "the control plane has changed what this node is to do"
             );
             if config.uninstall {
                 self.decide_all_undecided();
@@ -136,7 +136,7 @@ impl Manager {
         self.publish_all();
     }
 
-    /// The operator has written a report down.
+    /// The control plane has written a report down.
     pub(super) fn on_reported(&mut self, uid: Uid, state: i32) {
         let Some(pod) = self.pods.get(&uid) else { return };
         let withdrawing = *pod.machine.state() == State::Releasing(Releasing::Withdrawing);

@@ -29,7 +29,7 @@ pub enum Reason {
     RulesRejected,
     /// Nothing is wrong; the message says what is being done.
     InProgress,
-    /// The operator has sent no record of the pod.
+    /// The control plane has sent no record of the pod.
     PodUnknown,
     /// The agent stops.
     ShuttingDown,

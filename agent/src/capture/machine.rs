@@ -97,7 +97,7 @@ pub enum Event {
     Release,
     /// Look at the pod even if it is not to be captured: an earlier agent may have.
     Inspect,
-    /// The operator does not name the pod, or no longer. That is no order to release it: its containers may still run.
+    /// The control plane does not name the pod, or no longer. That is no order to release it: its containers may still run.
     Unnamed,
     /// The sandbox is gone, and its namespace with it.
     SandboxGone,
@@ -123,7 +123,7 @@ pub enum Event {
     Lost(Failure),
     /// New connections are redirected no more.
     Swapped,
-    /// The operator has recorded that the pod is being released.
+    /// The control plane has recorded that the pod is being released.
     Withdrawn,
     /// The time for others to hear of it is over.
     LingerOver,
@@ -258,7 +258,7 @@ impl Machine {
         matches!(self.state, State::Idle | State::Released)
     }
 
-    /// The state as the operator is told. A pod that an earlier agent captured stays captured while this one takes it over.
+    /// The state as the control plane is told. A pod that an earlier agent captured stays captured while this one takes it over.
     pub fn reported(&self) -> CaptureState {
         match &self.state {
             State::Idle | State::Released => CaptureState::Released,

@@ -35,17 +35,17 @@ pub struct Settings {
     pub netns: NetnsRunner,
     /// Inode of the host's network namespace, which is never touched as a pod's.
     pub host_netns_inode: u64,
-    /// Trust domain until the operator says one.
+    /// Trust domain until the control plane says one.
     pub trust_domain: String,
     /// The probes table.
     pub probes: Arc<Probes>,
-    /// What the operator is to be told.
+    /// What the control plane is to be told.
     pub reports: Reports,
     /// What is kept on disk.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     /// How far the node's part in an uninstallation is.
     pub leaving: watch::Sender<Leaving>,
-    /// Whether an operator has told this agent, or one before it on the node, all pods and namespaces once.
+    /// Whether a control plane has told this agent, or one before it on the node, all pods and namespaces once.
     pub told: watch::Sender<bool>,
     /// Counters.
     pub metrics: Metrics,
@@ -56,7 +56,7 @@ pub struct Settings {
 pub enum Leaving {
     /// The mesh stays.
     No,
-    /// The operator has said that the mesh is being removed: pods are being released.
+    /// The control plane has said that the mesh is being removed: pods are being released.
     Releasing,
     /// Nothing of the mesh is left in any pod.
     Released,
@@ -80,7 +80,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Something from the operator.
+    /// Something from the control plane.
     pub fn control(&self, event: ControlEvent) {
         self.send(Message::Control(event));
     }
@@ -110,7 +110,7 @@ impl Handle {
         self.send(Message::Collect(valid));
     }
 
-    /// The operator has recorded a report.
+    /// The control plane has recorded a report.
     pub fn reported(&self, uid: String, state: i32) {
         self.send(Message::Reported { uid, state });
     }
@@ -149,9 +149,9 @@ pub struct Manager {
     pub(super) namespaces: BTreeSet<String>,
     pub(super) trust_domain: String,
     pub(super) drain_deadline: Duration,
-    /// An operator's stream is open.
+    /// A control plane's stream is open.
     pub(super) connected: bool,
-    /// Every pod of the node has been heard of from an operator since this agent began.
+    /// Every pod of the node has been heard of from a control plane since this agent began.
     pub(super) synced: bool,
     pub(super) uninstalling: bool,
     /// A look at pods that nobody names is due some time.
@@ -163,7 +163,7 @@ pub struct Manager {
 pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Manager {
-    /// A manager that begins with what was on disk, and the handle to it. Without a snapshot, no operator has ever said anything.
+    /// A manager that begins with what was on disk, and the handle to it. Without a snapshot, no control plane has ever said anything.
     pub fn new(settings: Settings, snapshot: Option<&Snapshot>) -> (Self, Handle) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut manager = Self {
@@ -191,7 +191,7 @@ impl Manager {
         (manager, Handle { sender })
     }
 
-    /// Works until `stop`. Pods are left as they are, unless the operator's last word is that the mesh is being removed: then their
+    /// Works until `stop`. Pods are left as they are, unless the control plane's last word is that the mesh is being removed: then their
     /// redirection goes before the agent does, as nobody would serve it.
     pub async fn run(mut self, stop: CancellationToken) {
         for uid in self.pods.keys().cloned().collect::<Vec<_>>() {
@@ -494,7 +494,7 @@ impl Manager {
         }
     }
 
-    /// Tells the operator, CNI calls that wait, and the metrics, how the pod stands.
+    /// Tells the control plane, CNI calls that wait, and the metrics, how the pod stands.
     fn publish(&mut self, uid: &str) {
         let has_ztunnel = !self.sessions.is_empty();
         let Some(pod) = self.pods.get_mut(uid) else {
@@ -511,7 +511,7 @@ impl Manager {
             } else {
                 Err(Failure::new(
                     Reason::PodUnknown,
-                    "the operator no longer names the pod",
+                    "the control plane no longer names the pod",
                 ))
             };
             pod.waiters

@@ -32,9 +32,9 @@ const RESTORED: &str = "RulesRestored";
 /// One pod of the node.
 #[derive(Debug, Default)]
 pub(super) struct Pod {
-    /// What the operator says of it; `None` for one that only a ztunnel or an earlier agent knew.
+    /// What the control plane says of it; `None` for one that only a ztunnel or an earlier agent knew.
     pub(super) record: Option<PodCapture>,
-    /// The operator names the pod no more: `record` is its last word, which holds until the sandbox ends.
+    /// The control plane names the pod no more: `record` is its last word, which holds until the sandbox ends.
     pub(super) gone: bool,
     /// The identity that a ztunnel brought the listeners under.
     pub(super) held_as: Option<PodIdentity>,
@@ -63,12 +63,12 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    /// Whether the operator knows the pod, as far as this agent has heard.
+    /// Whether the control plane knows the pod, as far as this agent has heard.
     pub(super) fn is_named(&self) -> bool {
         self.record.is_some() && !self.gone
     }
 
-    /// The pod's addresses: the operator's word, and the CNI call's until the operator knows them.
+    /// The pod's addresses: the control plane's word, and the CNI call's until the control plane knows them.
     pub(super) fn addresses(&self) -> Vec<String> {
         let known = self
             .record
@@ -132,14 +132,14 @@ impl Pod {
             .collect()
     }
 
-    /// What the operator is to be told; `None` when there is nothing to say.
+    /// What the control plane is to be told; `None` when there is nothing to say.
     pub(super) fn report(&self, uid: &str, has_ztunnel: bool) -> Option<PodReport> {
         let state = self.machine.reported();
         let marked = self.record.as_ref().is_some_and(|record| record.marked);
         if *self.machine.state() == State::Idle && !marked {
             return None;
         }
-        // There is nothing that the operator could write it on.
+        // There is nothing that the control plane could write it on.
         if !self.is_named() && !matches!(state, CaptureState::Releasing | CaptureState::Released) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Pods that are on the node and that the operator does not name: deleted by force, ended a moment ago, or unknown to a replica
+//! Pods that are on the node and that the control plane does not name: deleted by force, ended a moment ago, or unknown to a replica
 //! whose cache lags. Their containers may still run, so what was captured stays so until the sandbox ends.
 
 use super::effects::Answer;
@@ -19,7 +19,7 @@ impl Manager {
         if *pod.machine.state() == State::Captured {
             tracing::info!(
                 pod.uid = uid,
-                "the operator no longer names the pod; it stays captured until its sandbox ends"
+                "the control plane no longer names the pod; it stays captured until its sandbox ends"
             );
         }
         self.reconsider(uid);

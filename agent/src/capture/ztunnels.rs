@@ -246,7 +246,7 @@ impl Manager {
     }
 
     fn is_to_be_served(&self, pod: &Pod) -> bool {
-        // One that only a ztunnel knew is left to it until an operator has spoken.
+        // One that only a ztunnel knew is left to it until a control plane has spoken.
         let unjudged = pod.record.is_none() && pod.listeners.is_some() && !self.synced;
         pod.machine.wants_ztunnel() || unjudged
     }

@@ -101,7 +101,7 @@ async fn decide(request: Request, manager: &Handle) -> Answer {
     let Some(uid) = request.pod_uid.filter(|uid| !uid.is_empty()) else {
         tracing::warn!(
             pod,
-            "the container runtime does not say pods' UIDs; the pod is captured once the operator has named it"
+            "the container runtime does not say pods' UIDs; the pod is captured once the control plane has named it"
         );
         return Answer::Passed;
     };

@@ -1,4 +1,4 @@
-//! The stream of reports to the operator.
+//! The stream of reports to the control plane.
 
 use crate::capture::Handle;
 use crate::report::{Reports, State};
@@ -68,7 +68,7 @@ impl Reporter {
             } else {
                 (delay * 2).min(LAST_DELAY)
             };
-            tracing::warn!(error = ended.message(), code = ?ended.code(), retry_in = ?delay, "reports do not reach the operator");
+            tracing::warn!(error = ended.message(), code = ?ended.code(), retry_in = ?delay, "reports do not reach the control plane");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
@@ -103,7 +103,7 @@ impl Reporter {
                         *answered = true;
                         failed.extend(self.on_ack(&mut sent, &ack));
                     }
-                    Ok(None) => return Status::unavailable("the operator ended the stream"),
+                    Ok(None) => return Status::unavailable("the control plane ended the stream"),
                     Err(status) => return status,
                 },
                 outcome = send_changes(&mut state, &mut sent, &sender) => if let Err(status) = outcome { return status },
@@ -127,7 +127,7 @@ impl Reporter {
             tracing::warn!(
                 pod.uid = subject,
                 error = ack.error,
-                "the operator could not record a report; it is sent again"
+                "the control plane could not record a report; it is sent again"
             );
             return Some(subject);
         }

@@ -7,7 +7,7 @@ use ambit_wire::xds::{Batch, Handler, Rejection, Resource, Subscription};
 use prost::Message;
 use std::collections::BTreeSet;
 
-/// What the agent subscribes to: all that the operator has for its node.
+/// What the agent subscribes to: all that the control plane has for its node.
 pub fn subscriptions() -> [Subscription; 3] {
     // Namespaces first: a pod's CNI call is decided by them where its record is missing.
     [TYPE_ENROLLED_NAMESPACE, TYPE_NODE_CONFIG, TYPE_POD_CAPTURE].map(Subscription::wildcard)
@@ -95,7 +95,7 @@ impl Handler for Updates {
             tracing::info!(
                 pods = self.pods.names.len(),
                 namespaces = self.namespaces.names.len(),
-                "the operator has named all pods of this node"
+                "the control plane has named all pods of this node"
             );
             self.manager.control(ControlEvent::Synced {
                 pods: self.pods.names.clone(),

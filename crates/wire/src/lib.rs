@@ -41,7 +41,7 @@ pub mod ambit {
     /// `ambit.waypoint`.
     pub mod waypoint {
         protobuf!(
-            /// `ambit.waypoint.v1`: operator and waypoint.
+            /// `ambit.waypoint.v1`: control plane and waypoint.
             v1, "ambit.waypoint.v1"
         );
     }
@@ -57,11 +57,11 @@ protobuf!(
     discovery, "envoy.service.discovery.v3"
 );
 protobuf!(
-    /// `ambit.agent.v1`: operator and node agent.
+    /// `ambit.agent.v1`: control plane and node agent.
     agent, "ambit.agent.v1"
 );
 protobuf!(
-    /// `ambit.loads.v1`: the operator's two processes.
+    /// `ambit.loads.v1`: control plane and operator.
     loads, "ambit.loads.v1"
 );
 protobuf!(
