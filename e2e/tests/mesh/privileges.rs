@@ -62,9 +62,10 @@ fn accounts_have_no_rights_of_each_other() -> Result<()> {
             .collect();
         // A "no" is a failure of kubectl, too.
         let output = lab.cluster.kubectl().args(words).output()?;
-        match String::from_utf8_lossy(&output.stdout).trim() {
-            "yes" => Ok(true),
-            "no" => Ok(false),
+        let said = String::from_utf8_lossy(&output.stdout);
+        match said.split_whitespace().next() {
+            Some("yes") => Ok(true),
+            Some("no") => Ok(false),
             _ => bail!("{account} {what}: {}", String::from_utf8_lossy(&output.stderr)),
         }
     };
