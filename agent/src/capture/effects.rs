@@ -2,9 +2,8 @@
 
 use super::failure::{Failure, Reason};
 use super::lane::{Lane, Turn};
-use super::location::{Location, locate};
+use super::location::{Location, Uid, locate};
 use super::machine::Event;
-use super::manager::Uid;
 use super::redirection::Redirection;
 use crate::netlink::{Changes, InForce, PodTable};
 use crate::netns::{Listeners, Netns};

@@ -6,6 +6,9 @@ use crate::runtime::{Runtime, Sandbox};
 use crate::snapshot::SandboxRecord;
 use std::path::PathBuf;
 
+/// A pod's UID.
+pub(super) type Uid = String;
+
 /// A pod's network namespace, opened.
 #[derive(Debug, Clone)]
 pub(super) struct Location {

@@ -1,14 +1,18 @@
 //! The one task that owns every pod's state. It never waits for anything but its next message: what takes time runs beside it
 //! and comes back as an event.
 
-use super::admission::{Admission, AdmissionRequest, Undecided};
-use super::control::ControlEvent;
+mod admission;
+mod control;
+mod leave;
+mod unnamed;
+mod ztunnels;
+
 use super::effects::{Answer, Effects, Guarded, Work};
 use super::failure::{Failure, Reason};
+use super::location::Uid;
 use super::machine::{ACK_TIME, Effect, Event, HELD_TIME, State};
-use super::pod::{AbortOnDrop, Pod};
+use super::pod::{AbortOnDrop, Admission, Pod};
 use super::redirection::{Kernel, Redirection};
-use super::ztunnels::{FromSession, Session};
 use crate::metrics::Metrics;
 use crate::netlink::{Changes, InForce};
 use crate::netns::NetnsRunner;
@@ -23,8 +27,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// A pod's UID.
-pub(super) type Uid = String;
+pub use admission::AdmissionRequest;
+pub use control::ControlEvent;
+pub use ztunnels::{FromSession, Outgoing, SessionId};
+
+use admission::Undecided;
+use ztunnels::Session;
 
 /// What the manager works with.
 #[derive(Debug)]
@@ -139,28 +147,28 @@ impl Handle {
 /// Owner of all pods.
 #[derive(Debug)]
 pub struct Manager {
-    pub(super) settings: Settings,
-    pub(super) redirection: Arc<dyn Redirection>,
+    settings: Settings,
+    redirection: Arc<dyn Redirection>,
     receiver: mpsc::UnboundedReceiver<Message>,
-    pub(super) pods: BTreeMap<Uid, Pod>,
+    pods: BTreeMap<Uid, Pod>,
     /// In the order in which they connected.
-    pub(super) sessions: Vec<Session>,
-    pub(super) undecided: HashMap<Uid, Vec<Undecided>>,
-    pub(super) namespaces: BTreeSet<String>,
-    pub(super) trust_domain: String,
-    pub(super) drain_deadline: Duration,
+    sessions: Vec<Session>,
+    undecided: HashMap<Uid, Vec<Undecided>>,
+    namespaces: BTreeSet<String>,
+    trust_domain: String,
+    drain_deadline: Duration,
     /// A control plane's stream is open.
-    pub(super) connected: bool,
+    connected: bool,
     /// Every pod of the node has been heard of from a control plane since this agent began.
-    pub(super) synced: bool,
-    pub(super) uninstalling: bool,
+    synced: bool,
+    uninstalling: bool,
     /// A look at pods that nobody names is due some time.
-    pub(super) looking: bool,
-    pub(super) tasks: JoinSet<Answer>,
+    looking: bool,
+    tasks: JoinSet<Answer>,
     queue: VecDeque<(Uid, Event)>,
 }
 
-pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Manager {
     /// A manager that begins with what was on disk, and the handle to it. Without a snapshot, no control plane has ever said anything.
@@ -225,7 +233,7 @@ impl Manager {
     }
 
     /// Whether it is known which pods and namespaces there are, if only from earlier.
-    pub(super) fn is_told(&self) -> bool {
+    fn is_told(&self) -> bool {
         *self.settings.told.borrow()
     }
 
@@ -359,12 +367,12 @@ impl Manager {
     }
 
     /// Queues an event of a pod; [`Self::work_off`] takes it.
-    pub(super) fn feed(&mut self, uid: &str, event: Event) {
+    fn feed(&mut self, uid: &str, event: Event) {
         self.queue.push_back((uid.to_owned(), event));
     }
 
     /// Takes queued events until none is left, and tells the world.
-    pub(super) fn work_off(&mut self) {
+    fn work_off(&mut self) {
         let mut touched = BTreeSet::new();
         while let Some((uid, event)) = self.queue.pop_front() {
             self.step(&uid, event);
@@ -531,7 +539,7 @@ impl Manager {
         }
     }
 
-    pub(super) fn publish_all(&mut self) {
+    fn publish_all(&mut self) {
         self.want_probes();
         self.watch_unnamed();
         self.settings

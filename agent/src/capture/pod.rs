@@ -1,6 +1,5 @@
 //! What the agent holds of one pod.
 
-use super::admission::Waiter;
 use super::effects::Guarded;
 use super::failure::{Failure, Reason};
 use super::lane::Lane;
@@ -14,6 +13,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 /// A task that ends with its owner.
@@ -23,6 +23,31 @@ pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// How a CNI ADD may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Rules are in force and a ztunnel serves the pod.
+    Captured,
+    /// The pod is not to be captured.
+    NotCaptured,
+}
+
+/// A call that waits for a pod's capture.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) sandbox_id: String,
+    /// When it is told why not.
+    pub(super) due: tokio::time::Instant,
+    pub(super) reply: oneshot::Sender<Result<Admission, Failure>>,
+}
+
+impl Waiter {
+    pub(super) fn answer(self, answer: Result<Admission, Failure>) {
+        // Fails when the plugin has given up.
+        _ = self.reply.send(answer);
     }
 }
 

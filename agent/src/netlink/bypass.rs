@@ -4,12 +4,11 @@
 //! such a connection, the application's answer would go to the client.
 
 use super::NetlinkError;
-use super::diag::{Connection, outer_connections};
-use super::expr::IpVersion;
+use super::diag::{Connection, Known, outer_connections};
+use super::expr::IpVersion::{self, V4, V6};
 use super::message::attributes;
-use super::pod::{SETS, TABLE};
 use super::socket::NetlinkSocket;
-use super::table::{NEWSETELEM, transaction};
+use super::table::{NEWSETELEM, TABLE, transaction};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,12 +21,12 @@ const VALUE: u16 = 1;
 /// Deleted at once; one that has gone by itself keeps the others of its transaction.
 const TOGETHER: usize = 256;
 
-/// Far end and near port: what a connection is known by in a set.
-pub(super) type Known = (SocketAddr, u16);
-
-pub(super) fn known(connection: &Connection) -> Known {
-    (connection.far, connection.near.port())
-}
+/// Sets of connections by IP version: those that go their own way; those that began while the rules came; and those, for a moment,
+/// of packets that belong to none.
+pub(super) const SETS: [(IpVersion, [&str; 3]); 2] = [
+    (V4, ["bypass", "taken", "stray"]),
+    (V6, ["bypass6", "taken6", "stray6"]),
+];
 
 /// Forgets the connections from before the capture that have ended; returns how many. To be called while new ones are redirected.
 pub fn forget_ended_connections() -> Result<usize, NetlinkError> {
@@ -44,7 +43,7 @@ pub fn forget_ended_connections() -> Result<usize, NetlinkError> {
         return Ok(0);
     }
     // After the sets: nothing has been added to them since.
-    let open: HashSet<Known> = outer_connections()?.iter().map(known).collect();
+    let open: HashSet<Known> = outer_connections()?.iter().map(Connection::known).collect();
     let mut forgotten = 0;
     for (bypass, mut ended) in noted {
         ended.retain(|connection| !open.contains(connection));

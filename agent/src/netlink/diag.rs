@@ -34,7 +34,14 @@ pub(super) struct Connection {
     pub(super) far: SocketAddr,
 }
 
+/// Far end and near port: what the pod's sets know a connection by.
+pub(super) type Known = (SocketAddr, u16);
+
 impl Connection {
+    pub(super) fn known(&self) -> Known {
+        (self.far, self.near.port())
+    }
+
     /// As its other end has it.
     fn mirrored(self) -> Self {
         Self {

@@ -4,9 +4,8 @@
 
 use super::NetlinkError;
 use super::message::{Attributes, DUMP, Message, attributes};
-use super::pod::TABLE;
 use super::socket::NetlinkSocket;
-use super::table::{NEWCHAIN, NEWRULE, NEWTABLE};
+use super::table::{NEWCHAIN, NEWRULE, NEWTABLE, TABLE};
 use ambit_wire::names::ROUTE_TABLE;
 use rustix::io::Errno;
 

@@ -5,15 +5,15 @@
 //! (`tproxy`). What a connection from before the capture has is noted in the set `bypass` and goes its own way.
 
 use super::NetlinkError;
-use super::bypass::{Known, forget_ended_connections, known};
-use super::diag::{Connection, outer_connections};
-use super::expr::IpVersion::{V4, V6};
+use super::bypass::{SETS, forget_ended_connections};
+use super::diag::{Connection, Known, outer_connections};
+use super::expr::IpVersion::V4;
 use super::expr::Packet::{Received, Sent};
-use super::expr::{IpVersion, Rule};
+use super::expr::Rule;
 use super::message::Message;
 use super::route::{add_redirection_route, raise_loopback};
 use super::socket::NetlinkSocket;
-use super::table::{Family, Hook, NEWRULE, Table, transaction};
+use super::table::{Hook, NEWRULE, TABLE, transaction};
 use ambit_wire::names::{
     MARK_PROXY, MARK_REDIRECTED, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PORT_SEED, PROBE_SOURCE,
 };
@@ -21,10 +21,6 @@ use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-pub(super) const TABLE: Table = Table {
-    family: Family::Inet,
-    name: "ambit",
-};
 const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_FILTER: i32 = 0;
 const CHAINS: [&str; 5] = ["pre", "note", "out", "nospoof", "seed"];
@@ -118,7 +114,7 @@ fn set_rules(phase: Phase, open: &[Connection]) -> Result<(), NetlinkError> {
         let of_version: Vec<Known> = open
             .iter()
             .filter(|connection| connection.far.is_ipv4() == (version == V4))
-            .map(known)
+            .map(Connection::known)
             .collect();
         messages.extend(TABLE.add_connections(bypass, &of_version));
     }
@@ -146,13 +142,6 @@ fn set_rules(phase: Phase, open: &[Connection]) -> Result<(), NetlinkError> {
         other => other,
     }
 }
-
-/// Sets of connections by IP version: those that go their own way; those that began while the rules came; and those, for a moment,
-/// of packets that belong to none.
-pub(super) const SETS: [(IpVersion, [&str; 3]); 2] = [
-    (V4, ["bypass", "taken", "stray"]),
-    (V6, ["bypass6", "taken6", "stray6"]),
-];
 
 fn chain(name: &'static str, rules: Vec<(&'static str, Rule)>) -> impl Iterator<Item = Message> {
     rules

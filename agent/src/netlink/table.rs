@@ -1,6 +1,6 @@
 //! Tables, chains, rules and sets of nf_tables as netlink messages.
 
-use super::bypass::Known;
+use super::diag::Known;
 use super::expr::{IpVersion, Rule};
 use super::message::{APPEND, Attributes, CREATE, DUMP, Message};
 use std::net::IpAddr;
@@ -64,6 +64,12 @@ pub(super) struct Table {
     pub(super) family: Family,
     pub(super) name: &'static str,
 }
+
+/// The one in a captured pod.
+pub(super) const TABLE: Table = Table {
+    family: Family::Inet,
+    name: "ambit",
+};
 
 impl Table {
     pub(super) fn create(self) -> Message {

@@ -1,9 +1,10 @@
 //! The last minutes of a mesh: an agent that is told to end while the mesh is being removed.
 
-use super::failure::{Failure, Reason};
-use super::lane::Lane;
-use super::location::locate;
-use super::manager::{Leaving, Manager, Uid};
+use super::{Leaving, Manager};
+use crate::capture::failure::{Failure, Reason};
+use crate::capture::lane::Lane;
+use crate::capture::location::Uid;
+use crate::capture::location::locate;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;

@@ -3,11 +3,12 @@
 //! The newest ztunnel gets every pod. Once it has acknowledged one, the older ones are told to stop accepting for it; they go
 //! on with the connections they have.
 
-use super::effects::Effects;
-use super::failure::{Failure, Reason};
-use super::machine::{ACK_TIME, Event, State};
-use super::manager::{Manager, Uid};
-use super::pod::Pod;
+use super::Manager;
+use crate::capture::effects::Effects;
+use crate::capture::failure::{Failure, Reason};
+use crate::capture::location::Uid;
+use crate::capture::machine::{ACK_TIME, Event, State};
+use crate::capture::pod::Pod;
 use crate::netns::{AdoptError, Listeners};
 use ambit_wire::broker::from_agent::Message as ToZtunnel;
 use ambit_wire::broker::{Ack, AddPod, PodIdentity, RemovePod, SnapshotDone};

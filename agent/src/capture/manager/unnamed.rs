@@ -1,10 +1,10 @@
 //! Pods that are on the node and that the control plane does not name: deleted by force, ended a moment ago, or unknown to a replica
 //! whose cache lags. Their containers may still run, so what was captured stays so until the sandbox ends.
 
-use super::effects::Answer;
-use super::machine::State;
-use super::manager::Manager;
-use super::pod::Pod;
+use super::Manager;
+use crate::capture::effects::Answer;
+use crate::capture::machine::State;
+use crate::capture::pod::Pod;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! What the control plane says, and what was on disk from when it last did.
 
-use super::machine::{Event, Releasing, State};
-use super::manager::{DRAIN_DEADLINE, Manager, Uid};
-use super::pod::Pod;
+use super::{DRAIN_DEADLINE, Manager};
+use crate::capture::location::Uid;
+use crate::capture::machine::{Event, Releasing, State};
+use crate::capture::pod::Pod;
 use crate::snapshot::{CapturedPod, PodEntry, Snapshot};
 use ambit_wire::agent::{CaptureState, NodeConfig, PodCapture};
 use std::collections::BTreeSet;

@@ -1,10 +1,10 @@
 //! CNI calls: a new pod is captured before its first process, or the call fails and the kubelet tries again.
 
-use super::effects::Answer;
-use super::failure::{Failure, Reason};
-use super::machine::Event;
-use super::manager::Manager;
-use super::pod::Pod;
+use super::Manager;
+use crate::capture::effects::Answer;
+use crate::capture::failure::{Failure, Reason};
+use crate::capture::machine::Event;
+use crate::capture::pod::{Admission, Pod, Waiter};
 use crate::snapshot::SandboxRecord;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -26,30 +26,6 @@ pub struct AdmissionRequest {
     pub name: String,
     /// Its sandbox.
     pub sandbox: SandboxRecord,
-}
-
-/// How a CNI ADD may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// Rules are in force and a ztunnel serves the pod.
-    Captured,
-    /// The pod is not to be captured.
-    NotCaptured,
-}
-
-/// A call that waits for a pod's capture.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    sandbox_id: String,
-    due: Instant,
-    reply: oneshot::Sender<Result<Admission, Failure>>,
-}
-
-impl Waiter {
-    pub(super) fn answer(self, answer: Result<Admission, Failure>) {
-        // Fails when the plugin has given up.
-        _ = self.reply.send(answer);
-    }
 }
 
 /// Whether the UID is of a static pod: the kubelet's hash of its manifest, where those of the API server are UUIDs. The control plane knows
