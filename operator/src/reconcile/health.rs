@@ -46,6 +46,12 @@ impl Health {
         late.map(|(path, _)| format!("the watch of {path} is stuck"))
     }
 
+    /// What is listed and watched, by path.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> Vec<String> {
+        self.lock().watches.keys().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Beats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

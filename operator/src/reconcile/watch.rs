@@ -242,3 +242,6 @@ pub(super) fn unsee<K: Watched>(key: Key, index: &SharedIndex, objects: &Objects
 fn key_of<K: Resource>(object: &K) -> Key {
     Key::new(object.namespace().unwrap_or_default(), object.name_any())
 }
+
+#[cfg(test)]
+mod tests;

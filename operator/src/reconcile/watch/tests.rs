@@ -1,0 +1,57 @@
+use prometheus::Registry;
+
+use super::*;
+use crate::index::Config;
+use crate::reconcile::testing::Server;
+use crate::reconcile::{Health, Requests, bounded};
+
+/// What a process asks the API server for; the chart gives its account the right to that, and to no more.
+async fn watched(objects: Option<&Arc<Objects>>, count: usize) -> Vec<String> {
+    let health = Health::default();
+    let requests = Requests::new(&Registry::new()).unwrap();
+    let client = bounded(&Server::default().client(), &requests, &health);
+    let index = SharedIndex::new(Config::default());
+    let stop = CancellationToken::new();
+    let asked = async {
+        while health.watched().len() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = watch(client, "ambit-system", &index, objects, &stop) => {}
+        () = asked => {}
+    }
+    health.watched()
+}
+
+const INDEXED: [&str; 10] = [
+    "/api/v1/namespaces",
+    "/api/v1/namespaces/ambit-system/configmaps",
+    "/api/v1/nodes",
+    "/api/v1/pods",
+    "/api/v1/services",
+    "/apis/ambit.dev/v1alpha1/ambientnamespaces",
+    "/apis/ambit.dev/v1alpha1/meshes",
+    "/apis/ambit.dev/v1alpha1/waypointpolicies",
+    "/apis/apps/v1/replicasets",
+    "/apis/discovery.k8s.io/v1/endpointslices",
+];
+
+#[tokio::test]
+async fn control_plane_reads_what_configuration_is_made_from() {
+    assert_eq!(watched(None, INDEXED.len()).await, INDEXED);
+}
+
+#[tokio::test]
+async fn operator_reads_what_it_writes_too() {
+    let written = [
+        "/api/v1/configmaps",
+        "/api/v1/serviceaccounts",
+        "/apis/apps/v1/deployments",
+        "/apis/apps/v1/namespaces/ambit-system/daemonsets",
+        "/apis/policy/v1/poddisruptionbudgets",
+    ];
+    let mut all: Vec<_> = INDEXED.into_iter().chain(written).collect();
+    all.sort_unstable();
+    assert_eq!(watched(Some(&Arc::default()), all.len()).await, all);
+}
