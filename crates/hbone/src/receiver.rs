@@ -82,6 +82,10 @@ impl Receiver {
 
     fn settle(&mut self) {
         let recv = &mut self.recv;
-        self.credit.settle(|| recv.flow_control().used_capacity());
+        if self.credit.settle(|| recv.flow_control().used_capacity()) {
+            // Its window may be below nothing now, though all was read. h2 tells the peer of what was read before only when something is
+            // released, and nothing would come that could be.
+            let _ = recv.flow_control().release_capacity(0);
+        }
     }
 }

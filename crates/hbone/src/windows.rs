@@ -215,16 +215,18 @@ impl Credit {
         self.waker.register(cx.waker());
     }
 
-    /// Gives the loan back if that is wanted, and `held` bytes fit into a narrow window.
-    pub(super) fn settle(&self, held: impl FnOnce() -> usize) {
+    /// Gives the loan back if that is wanted, and `held` bytes fit into a narrow window; whether it does.
+    pub(super) fn settle(&self, held: impl FnOnce() -> usize) -> bool {
         if !self.recalled.load(Ordering::Acquire) || held() > self.windows.narrow as usize {
-            return;
+            return false;
         }
         let _state = self.windows.state.lock();
         // Windows may have been widened again meanwhile.
-        if self.recalled.swap(false, Ordering::AcqRel) {
+        let settled = self.recalled.swap(false, Ordering::AcqRel);
+        if settled {
             self.loan.lock().take();
         }
+        settled
     }
 }
 

@@ -73,6 +73,17 @@ impl Mesh {
         }
     }
 
+    /// Resolves when nothing is lent any more.
+    async fn all_is_back(&self) {
+        let back = async {
+            while self.budget.lent() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let came = tokio::time::timeout(WAIT, back).await;
+        assert!(came.is_ok(), "{} bytes are lent", self.budget.lent());
+    }
+
     /// So many bytes through a new connection, whose ends are left open.
     async fn transfer(&self, length: usize) -> Joined {
         let mut joined = self.join().await;
@@ -166,15 +177,24 @@ async fn what_is_lent_comes_back_while_connections_stay_open() {
         joined.push(mesh.transfer(MUCH).await);
     }
     assert!(mesh.budget.denied() == 0);
-    let back = async {
-        while mesh.budget.lent() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let came = tokio::time::timeout(WAIT, back).await;
-    assert!(came.is_ok(), "{} bytes are lent", mesh.budget.lent());
+    mesh.all_is_back().await;
     for Joined { client, server, .. } in &mut joined {
         exchange(server, client, MUCH).await;
+    }
+}
+
+/// The peer is told of a window when a third of it has been read. Narrowed before, it may be below nothing, with nothing left to be read.
+async fn windows_that_are_narrowed_below_nothing_open_again() {
+    let mesh = mesh(64 << 20, Duration::from_millis(20)).await;
+    let Joined {
+        mut client,
+        mut server,
+        ..
+    } = mesh.join().await;
+    for round in 0..32 {
+        exchange(&mut server, &mut client, (1 << 20) + round * (4 << 10)).await;
+        mesh.all_is_back().await;
+        exchange(&mut server, &mut client, 1).await;
     }
 }
 
@@ -198,5 +218,6 @@ async fn plaintext_goes_on_when_nothing_is_lent() {
 crate::support::on_both_runtimes! {
     stalled_readers_hold_no_more_than_the_budget_and_their_right,
     what_is_lent_comes_back_while_connections_stay_open,
+    windows_that_are_narrowed_below_nothing_open_again,
     plaintext_goes_on_when_nothing_is_lent,
 }
