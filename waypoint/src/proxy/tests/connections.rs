@@ -152,6 +152,30 @@ async fn idle_connections_to_endpoints_are_closed_and_not_reset() {
     assert_eq!(mesh.proxy.drained(WAIT).await, 0);
 }
 
+/// It closes about when the next request is sent: that hung for ever now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_endpoint_that_closes_at_any_moment_leaves_no_request_without_an_answer() {
+    let mesh = Mesh::new().await;
+    let address = raw_application(async |mut tcp, number| {
+        read_head(&mut tcp).await;
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await
+            .unwrap();
+        for _ in 0..number % 32 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    let clients = (0..4).map(async |_| {
+        let mut client = mesh.http1(80).await;
+        for _ in 0..250 {
+            assert_eq!(client.get("/").await.2, "ok");
+        }
+    });
+    futures::future::join_all(clients).await;
+}
+
 /// However busy they are.
 #[tokio::test]
 async fn connections_to_endpoints_end_at_their_age() {

@@ -190,30 +190,6 @@ async fn a_kept_connection_that_the_endpoint_closed_costs_nothing() {
     }
 }
 
-/// It closes about when the next request is sent: that hung for ever now and then.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_endpoint_that_closes_at_any_moment_leaves_no_request_without_an_answer() {
-    let mesh = Mesh::new().await;
-    let address = raw_application(async |mut tcp, number| {
-        read_head(&mut tcp).await;
-        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            .await
-            .unwrap();
-        for _ in 0..number % 32 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    mesh.endpoint("server-1", address);
-    let clients = (0..4).map(async |_| {
-        let mut client = mesh.http1(80).await;
-        for _ in 0..250 {
-            assert_eq!(client.get("/").await.2, "ok");
-        }
-    });
-    futures::future::join_all(clients).await;
-}
-
 #[tokio::test]
 async fn a_post_on_a_kept_connection_is_not_sent_twice() {
     let mesh = Mesh::new().await;
