@@ -54,6 +54,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// The same as another user, by impersonation.
+    ///
+    /// # Errors
+    /// When the API server refuses it; the error quotes why.
+    pub fn apply_as(&self, user: &str, namespace: &str, manifest: &str) -> Result<()> {
+        let user = format!("--as={user}");
+        let output = self.feed(
+            &["apply", &user, "--namespace", namespace, "--filename=-"],
+            manifest,
+        )?;
+        if !output.status.success() {
+            bail!(
+                "kubectl apply {user}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
     /// The same for the status of objects that are there, which stands for whoever would report it.
     ///
     /// # Errors

@@ -108,3 +108,33 @@ fn the_schema_carries_defaults_bounds_and_list_keys() {
         json!("Enforce")
     );
 }
+
+/// As GEP-713 has it, so that tools list it among a Service's policies.
+#[test]
+fn waypoint_policies_are_policies_to_tools_of_the_gateway_api() {
+    let files = generate().unwrap();
+    let (_, yaml) = files
+        .iter()
+        .find(|(file, _)| file.starts_with("waypointpolicies"))
+        .unwrap();
+    let crd: Value = serde_yaml::from_str(yaml).unwrap();
+    assert_eq!(
+        crd["metadata"]["labels"]["gateway.networking.k8s.io/policy"],
+        "Inherited"
+    );
+}
+
+#[test]
+fn statuses_name_the_version_of_what_they_keep_and_compare_with_nobody() {
+    let policy = schema_of("waypointpolicies");
+    let kept = policy
+        .pointer("/properties/status/properties/inForce/properties/apiVersion")
+        .unwrap();
+    assert_eq!(kept["default"], "ambit.dev/v1alpha1");
+    let mesh = schema_of("meshes");
+    let configuration = mesh
+        .pointer("/properties/status/properties/configuration/properties")
+        .and_then(Value::as_object)
+        .unwrap();
+    assert_eq!(configuration.keys().collect::<Vec<_>>(), ["sent"]);
+}

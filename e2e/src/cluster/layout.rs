@@ -168,6 +168,11 @@ impl Layout {
         self.dir.join("nodes").join(self.node_name(index)).join("config")
     }
 
+    /// Manifests of a node's static pods.
+    pub(super) fn manifests(&self, index: usize) -> PathBuf {
+        self.config(index).join("manifests")
+    }
+
     pub(super) fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }

@@ -51,6 +51,11 @@ impl Node {
         self.layout.disk(self.index)
     }
 
+    /// The folder on this machine with the manifests of the node's static pods.
+    pub fn manifests(&self) -> PathBuf {
+        self.layout.manifests(self.index)
+    }
+
     /// The log of one of its programs: `containerd`, `kubelet`, `kube-proxy` or `init`.
     pub fn log(&self, program: &str) -> PathBuf {
         self.layout.log(&self.role(program))

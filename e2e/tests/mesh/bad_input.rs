@@ -39,6 +39,10 @@ fn the_api_server_refuses_what_is_invalid_and_says_why() -> Result<()> {
             mesh("default", "{trustDomain: other.example}"),
             ["spec.trustDomain", "cannot be changed"],
         ),
+        (
+            mesh("default", "{ztunnel: {resources: {requests: {cpu: '-1'}}}}"),
+            ["spec.ztunnel.resources.requests.cpu", "should match"],
+        ),
         (mesh("default", "{nonsense: 1}"), ["nonsense", "unknown field"]),
         (
             mesh("second", "{}"),

@@ -1,10 +1,16 @@
 //! What the agent keeps in order on a node.
 
+use std::fs;
+use std::io::{Read, Write};
+
 use ambit_e2e::cluster::Node;
 use ambit_e2e::eventually;
+use ambit_e2e::mesh::Pod;
+use ambit_e2e::sample::{IMAGE, Shop};
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::enrolment::ensure_untouched;
 use crate::lab::{LIMIT, Lab};
 use crate::uninstall::original_cni;
 
@@ -49,4 +55,75 @@ fn a_cni_configuration_that_something_else_overwrites_is_repaired() -> Result<()
         ensure!(succeeded, "a pod after the repair: {said}");
         Ok(())
     })
+}
+
+#[test]
+fn a_static_pod_starts_and_is_left_alone() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop("static", |shop| {
+        shop.enroll()?;
+        let node = lab.cluster.nodes().into_iter().next().context("no node")?;
+        let manifest = node.manifests().join("fixed.json");
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "fixed", "namespace": shop.namespace(), "labels": {"app": "fixed"}},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "sample", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "args": ["server"]}],
+            },
+        });
+        fs::write(&manifest, pod.to_string())?;
+        let seen = look_at_static_pod(&lab, shop, &node);
+        fs::remove_file(&manifest)?;
+        let gone = eventually("the static pod to be gone", LIMIT, || {
+            let left = Pod::list(&lab.cluster, shop.namespace(), "app=fixed")?;
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        });
+        seen.and(gone)
+    })
+}
+
+fn look_at_static_pod(lab: &Lab, shop: &Shop, node: &Node) -> Result<()> {
+    let fixed = eventually("the static pod to be ready", LIMIT, || {
+        let fixed = shop.pod_of("fixed")?;
+        ensure!(fixed.ready && fixed.node == node.name(), "{fixed:?}");
+        Ok(fixed)
+    })?;
+    eventually("the static pod to be counted as left out", LIMIT, || {
+        let pods = &shop.ambient()?["status"]["pods"];
+        ensure!(pods["excluded"] == 1 && pods["captured"] == 4, "{pods}");
+        Ok(())
+    })?;
+    ensure!(
+        !shop.pod_of("fixed")?.captured,
+        "its mirror says that it is captured"
+    );
+    // On the node it goes by the UID that the kubelet made.
+    let mirror = lab
+        .cluster
+        .get(&["pod", &fixed.name, "--namespace", shop.namespace()])?;
+    let uid = mirror["metadata"]["annotations"]["kubernetes.io/config.hash"]
+        .as_str()
+        .context("its mirror does not name it")?;
+    let own = Pod {
+        uid: uid.to_owned(),
+        ..fixed.clone()
+    };
+    ensure_untouched(lab, &own)?;
+    // Both ways in plaintext, as the mesh is permissive.
+    let to_it = format!("http://{}:8080/", fixed.ip);
+    let (reached, said) = shop.run_to_end("visitor", "visitor", &["get", &to_it])?;
+    ensure!(reached, "from a captured pod to the static one: {said}");
+    let server = shop.pod_of("server")?;
+    let mut stream = own.dial(&lab.cluster, (server.ip, 8080).into())?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(
+        answer.starts_with("HTTP/1.1 200"),
+        "from the static pod to a captured one: {answer}"
+    );
+    Ok(())
 }

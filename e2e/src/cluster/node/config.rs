@@ -28,7 +28,9 @@ pub(super) fn write(layout: &Layout, index: usize) -> Result<()> {
         let dir = disk.join(name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
-    fs::create_dir_all(&config).with_context(|| format!("cannot create {}", config.display()))?;
+    for dir in [config.clone(), layout.manifests(index)] {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
     put(
         &config.join("containerd.toml"),
         CONTAINERD.replace("PAUSE_IMAGE", PAUSE_IMAGE).as_bytes(),
@@ -95,6 +97,7 @@ fn kubelet(layout: &Layout, index: usize) -> Value {
         "cgroupsPerQOS": true,
         "enforceNodeAllocatable": ["none"],
         "failSwapOn": false,
+        "staticPodPath": layout.manifests(index),
         "oomScoreAdj": 0,
         // `kubectl logs` shows the present file only: a line that a test looks for must not go with an earlier one.
         "containerLogMaxSize": "1Gi",
