@@ -1,14 +1,14 @@
 //! `cargo xtask bench l4`: the pair of ztunnels against the direct path, in the same run.
 
-use std::fs;
+use std::{fs, thread};
 
 use ambit_bench::{Report, Work};
 use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::mesh;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 
-use super::load::LOADS;
+use super::load::{FLOOD, LOADS};
 use super::machine;
 use super::proxy::Ztunnel;
 use super::stage::{Pods, Stage};
@@ -172,7 +172,21 @@ fn ask(stage: &Stage, pods: &Pods, row: &Row, seconds: f64) -> Result<Report> {
     };
     let what = || format!("{} against {} in {}", row.name(), server.name, server.namespace);
     let command = row.load.command(&server.ip.to_string(), seconds, WARMUP);
-    let printed = stage.client(pods, &command).with_context(what)?;
+    let printed = if row.load.flooded {
+        // From before the measurement until after it.
+        let flood = FLOOD.command(&server.ip.to_string(), seconds + 2.0 * WARMUP, WARMUP);
+        let (printed, flood) = thread::scope(|scope| {
+            let flood = scope.spawn(|| stage.flooder(pods, &flood));
+            let printed = stage.client(pods, &command);
+            (printed, flood.join())
+        });
+        let flood = flood.map_err(|_| anyhow!("{}: the flood was lost", what()))?;
+        let flood: Report = serde_json::from_str(&flood.with_context(what)?)?;
+        ensure!(flood.total > 0, "{}: there was no flood", what());
+        printed.with_context(what)?
+    } else {
+        stage.client(pods, &command).with_context(what)?
+    };
     let report: Report = serde_json::from_str(&printed)
         .with_context(|| format!("{}: ambit-bench printed {printed}", what()))?;
     if report.total == 0 {

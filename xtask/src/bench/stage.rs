@@ -34,6 +34,8 @@ pub(super) struct Stage {
 /// The pods of one namespace.
 pub(super) struct Pods {
     client: Pod,
+    /// On its node; it has a quarter of a core.
+    flooder: Pod,
     /// On the other node.
     pub(super) server: Pod,
     /// On the client's node.
@@ -73,9 +75,17 @@ impl Stage {
 
     /// Runs a command in the client of one of the namespaces; returns its output.
     pub(super) fn client(&self, pods: &Pods, command: &[String]) -> Result<String> {
+        self.run(&pods.client, command)
+    }
+
+    /// Runs a command in the pod that floods.
+    pub(super) fn flooder(&self, pods: &Pods, command: &[String]) -> Result<String> {
+        self.run(&pods.flooder, command)
+    }
+
+    fn run(&self, pod: &Pod, command: &[String]) -> Result<String> {
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        self.cluster
-            .exec(&pods.client.namespace, &pods.client.name, &command)
+        self.cluster.exec(&pod.namespace, &pod.name, &command)
     }
 
     /// A proxy's own connection to the server has another port than the client's, so the two ends tell whether there was one.
@@ -122,10 +132,11 @@ fn deploy(cluster: &Cluster, namespace: &str, enroll: bool) -> Result<Pods> {
         || {
             let pods = Pods {
                 client: place.pod_of("client")?,
+                flooder: place.pod_of("flooder")?,
                 server: place.pod_of("server")?,
                 neighbour: place.pod_of("neighbour")?,
             };
-            for pod in [&pods.client, &pods.server, &pods.neighbour] {
+            for pod in [&pods.client, &pods.flooder, &pods.server, &pods.neighbour] {
                 if !pod.ready {
                     bail!("{} is not", pod.name);
                 }

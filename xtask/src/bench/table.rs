@@ -52,6 +52,15 @@ impl Table {
     pub(super) fn failures(&self) -> u64 {
         self.rows.iter().map(Row::failures).sum()
     }
+
+    /// The rows beside a flood, and the same work alone.
+    fn flooded(&self) -> impl Iterator<Item = (&Row, &Row)> {
+        let flooded = self.rows.iter().filter(|row| row.load.flooded);
+        flooded.filter_map(|row| {
+            let alone = self.rows.iter().find(|other| other.is_alone(row))?;
+            Some((row, alone))
+        })
+    }
 }
 
 impl fmt::Display for Table {
@@ -78,6 +87,15 @@ impl fmt::Display for Table {
                 row.direct_cell(),
                 row.mesh_cell(),
                 row.ratio_cell()
+            )?;
+        }
+        for (row, alone) in self.flooded() {
+            writeln!(
+                out,
+                "\n{}: p99 × {}, mesh; × {}, direct (beside the flood / alone).",
+                row.name(),
+                row.growth(alone, |sample| &sample.mesh),
+                row.growth(alone, |sample| &sample.direct)
             )?;
         }
         writeln!(
@@ -126,6 +144,26 @@ impl Row {
     pub(super) fn name(&self) -> String {
         let place = if self.same_node { ", same node" } else { "" };
         format!("{}{place}", self.load.name)
+    }
+
+    /// Whether it is the same work without the flood.
+    fn is_alone(&self, flooded: &Self) -> bool {
+        let alone = Load {
+            name: self.load.name,
+            flooded: false,
+            ..*flooded.load
+        };
+        *self.load == alone && self.same_node == flooded.same_node
+    }
+
+    /// How much longer one path's slowest requests take than `alone` in the same round: the median, the least and the most.
+    fn growth(&self, alone: &Self, path: impl Fn(&Sample) -> &Report) -> String {
+        let p99 = |sample| Some(path(sample).latency?.p99_us);
+        let rounds = self.samples.iter().zip(&alone.samples);
+        spread(
+            "",
+            rounds.filter_map(|(beside, alone)| Some(p99(beside)? / p99(alone)?)),
+        )
     }
 
     /// One sample, for whoever watches.
@@ -205,13 +243,7 @@ impl Row {
     /// The two paths of a round were measured one directly after the other: what changes slowly on the machine cancels out.
     fn ratio(&self, name: &str, figure: impl Fn(&Report) -> Option<f64>) -> String {
         let ratio = |sample: &Sample| Some(figure(&sample.mesh)? / figure(&sample.direct)?);
-        let ratios: Vec<f64> = self.samples.iter().filter_map(ratio).collect();
-        let least = ratios.iter().copied().min_by(f64::total_cmp);
-        let most = ratios.iter().copied().max_by(f64::total_cmp);
-        match (median(ratios), least, most) {
-            (Some(middle), Some(least), Some(most)) => format!("{name}{middle:.2} ({least:.2}–{most:.2})"),
-            _ => "–".into(),
-        }
+        spread(name, self.samples.iter().filter_map(ratio))
     }
 
     fn cpu_cells(&self) -> [String; 2] {
@@ -236,6 +268,17 @@ impl Row {
             Work::Throughput => seconds / (total as f64 * 8.0 / 1e9),
             Work::Request | Work::Connect => seconds * 1e6 / total as f64,
         }
+    }
+}
+
+/// The median of ratios, and in parentheses the least and the most.
+fn spread(name: &str, ratios: impl Iterator<Item = f64>) -> String {
+    let ratios: Vec<f64> = ratios.collect();
+    let least = ratios.iter().copied().min_by(f64::total_cmp);
+    let most = ratios.iter().copied().max_by(f64::total_cmp);
+    match (median(ratios), least, most) {
+        (Some(middle), Some(least), Some(most)) => format!("{name}{middle:.2} ({least:.2}–{most:.2})"),
+        _ => "–".into(),
     }
 }
 

@@ -127,3 +127,21 @@ fn on_one_node_one_proxy_is_both() {
     let line = line(&table(vec![row]), "| new connections, 1 thread, same node |");
     assert!(line.ends_with("| 4000 µs/connection | the same |"), "{line}");
 }
+
+#[test]
+fn a_flood_is_told_by_how_much_it_slows_its_neighbours() {
+    let steady = "request/response, 16 connections at 1000/s";
+    let flooded = format!("{steady}, beside another pod's flood");
+    let alone = [((1000.0, 100.0), (1000.0, 300.0)); 2];
+    let beside = [
+        ((1000.0, 150.0), (1000.0, 600.0)),
+        ((1000.0, 250.0), (1000.0, 450.0)),
+    ];
+    let table = table(vec![row(steady, &alone), row(&flooded, &beside)]);
+    assert_eq!(
+        line(&table, &flooded),
+        format!(
+            "{flooded}: p99 × 1.75 (1.50–2.00), mesh; × 2.00 (1.50–2.50), direct (beside the flood / alone)."
+        )
+    );
+}
