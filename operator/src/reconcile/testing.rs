@@ -53,6 +53,8 @@ pub(super) struct Write {
 struct State {
     objects: BTreeMap<String, Value>,
     writes: Vec<Write>,
+    /// Paths that were read.
+    reads: Vec<String>,
     version: u64,
     silent: bool,
     /// Namespaces in which nothing can be made any more.
@@ -185,6 +187,11 @@ impl Server {
         writes
     }
 
+    /// The paths that were read since the last call.
+    pub(super) fn reads(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().reads)
+    }
+
     /// Reason and note of the Events about the object of this UID.
     pub(super) fn events(&self, uid: &str) -> Vec<(String, String)> {
         self.events_about(|regarding| regarding["uid"] == uid)
@@ -203,7 +210,9 @@ impl Server {
 
     fn answer(&self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         let mut state = self.0.lock().unwrap();
-        if *method != Method::GET {
+        if *method == Method::GET {
+            state.reads.push(path.to_owned());
+        } else {
             state.writes.push(Write {
                 method: method.clone(),
                 path: path.to_owned(),
@@ -259,10 +268,13 @@ impl Server {
                     None => StatusCode::CREATED,
                 };
                 let mut object = found.unwrap_or_else(|| json!({}));
-                let uid = "/metadata/uid";
-                if body
-                    .pointer(uid)
-                    .is_some_and(|wanted| object.pointer(uid) != Some(wanted))
+                let other = |field| {
+                    let wanted = body.pointer(field).filter(|wanted| !wanted.is_null());
+                    wanted.is_some_and(|wanted| object.pointer(field) != Some(wanted))
+                };
+                if ["/metadata/uid", "/metadata/resourceVersion"]
+                    .into_iter()
+                    .any(other)
                 {
                     return refusal(StatusCode::CONFLICT);
                 }

@@ -338,6 +338,42 @@ async fn deletion_releases_first_however_the_mesh_is_deleted() {
     }
 }
 
+/// Nodes and pods are watched.
+#[tokio::test]
+async fn while_the_mesh_is_being_deleted_a_pass_lists_nothing() {
+    let mut world = World::new("34");
+    world.pass().await;
+    node_with_agent(&world, false);
+    world.delete("orphan");
+    world.pass().await;
+    world.server.reads();
+    for _ in 0..3 {
+        world.pass().await;
+        assert_eq!(world.reasons().0, UNINSTALLING);
+    }
+    let mut reads = world.server.reads();
+    reads.retain(|path| path.ends_with("/nodes") || path.ends_with("/pods"));
+    assert_eq!(reads, [] as [String; 0]);
+}
+
+/// Nothing is rolled out before the finalizer is on, and somebody else's stays.
+#[tokio::test]
+async fn a_finalizer_that_comes_too_late_is_put_on_again() {
+    let mut world = World::new("34");
+    let mut changed = world.server.get(MESH).unwrap();
+    changed["metadata"]["finalizers"] = json!(["example.com/other"]);
+    world.server.put(MESH, changed);
+    // The watch has yet to hear of it.
+    assert!(world.reconciler.reconcile().await.is_err());
+    assert!(world.server.get(&daemon_set(dataplane::AGENT)).is_none());
+    world.watch();
+    world.pass().await;
+    assert_eq!(
+        world.server.get(MESH).unwrap()["metadata"]["finalizers"],
+        json!(["example.com/other", "ambit.dev/unenroll"])
+    );
+}
+
 #[tokio::test]
 async fn deletion_puts_back_the_agents_that_it_needs() {
     let mut world = World::new("34");
