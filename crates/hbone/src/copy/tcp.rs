@@ -19,10 +19,12 @@ use tokio::time::timeout;
 use super::buffer::GrowingBuffer;
 use super::ends::{LAST_WORDS, Meter, failure, gone};
 use crate::CopyError;
-use crate::memory::Borrower;
+use crate::memory::{Borrower, Loan};
 
 /// So much is kept of what one side says before the other one has said anything.
 const MOST_UNANSWERED: usize = 64 << 10;
+/// So much of it without borrowing memory: a request, or a greeting.
+const UNANSWERED_BY_RIGHT: usize = 4 << 10;
 
 /// Copies between two TCP connections (forward is what is read from the first) until both directions have ended. Dropping the
 /// future before resets both. Each direction holds 16 KiB at most, or 256 KiB while `memory` is lent for it.
@@ -39,7 +41,7 @@ pub async fn copy_tcp(
 }
 
 /// As [`copy_tcp`], where the second connection may be reset before it has said anything: then the first one is given back with what was
-/// read from it, up to 64 KiB and within the time `keep`. That is held besides.
+/// read from it, up to 64 KiB and within the time `keep`. That is held besides: 4 KiB by right, more while `memory` is lent for it.
 ///
 /// # Errors
 /// The first failure, unless it is such a reset.
@@ -50,14 +52,15 @@ pub async fn copy_tcp_unless_refused(
     keep: Duration,
     meter: &impl Meter,
 ) -> Result<Option<RefusedTcp>, CopyError> {
-    let unanswered = Unanswered::within(keep);
+    let unanswered = Unanswered::within(keep, memory.clone());
     match join(&one, other.borrow(), memory, &unanswered, meter).await {
         Ok(()) => Ok(None),
         Err(CopyError::OtherTcp(error)) => match unanswered.said.into_inner() {
-            Some(said) => Ok(Some(RefusedTcp {
+            Some(Said { bytes, loan }) => Ok(Some(RefusedTcp {
                 tcp: one,
-                said: said.into(),
+                said: bytes.into(),
                 error,
+                _loan: loan,
             })),
             None => Err(CopyError::OtherTcp(error)),
         },
@@ -74,13 +77,20 @@ pub struct RefusedTcp {
     pub said: Bytes,
     /// How the other side failed.
     pub error: io::Error,
+    _loan: Option<Loan>,
 }
 
 /// What one side has said and the other one has not answered: it can be said once more to somebody else.
 struct Unanswered {
     /// `None` where it is not kept.
-    said: Mutex<Option<Vec<u8>>>,
-    keep: Option<Duration>,
+    said: Mutex<Option<Said>>,
+    keep: Option<(Duration, Borrower)>,
+}
+
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    loan: Option<Loan>,
 }
 
 impl Unanswered {
@@ -91,22 +101,47 @@ impl Unanswered {
         }
     }
 
-    fn within(keep: Duration) -> Self {
+    fn within(keep: Duration, memory: Borrower) -> Self {
         Self {
-            said: Mutex::new(Some(Vec::new())),
-            keep: Some(keep),
+            said: Mutex::new(Some(Said::default())),
+            keep: Some((keep, memory)),
         }
     }
 
     fn say(&self, data: &[u8]) {
         let mut said = self.said.lock();
-        if let Some(kept) = said.as_mut() {
-            if kept.len() + data.len() <= MOST_UNANSWERED {
-                kept.extend_from_slice(data);
-            } else {
-                *said = None;
+        if let Some(kept) = said.as_mut()
+            && !self.append(kept, data)
+        {
+            *said = None;
+        }
+    }
+
+    /// Whether there was room.
+    fn append(&self, said: &mut Said, data: &[u8]) -> bool {
+        let length = said.bytes.len() + data.len();
+        if length > MOST_UNANSWERED {
+            return false;
+        }
+        if length > UNANSWERED_BY_RIGHT && said.loan.is_none() {
+            let memory = self.keep.as_ref().map(|(_, memory)| memory);
+            said.loan = memory.and_then(|memory| memory.borrow(MOST_UNANSWERED));
+            if said.loan.is_none() {
+                return false;
             }
         }
+        // Never beyond the loan, and not anew for each byte.
+        let most = match said.loan {
+            Some(_) => MOST_UNANSWERED,
+            None => UNANSWERED_BY_RIGHT,
+        };
+        if said.bytes.is_empty() {
+            said.bytes.reserve_exact(data.len());
+        } else if length > said.bytes.capacity() {
+            said.bytes.reserve_exact(most - said.bytes.len());
+        }
+        said.bytes.extend_from_slice(data);
+        true
     }
 
     fn forget(&self) {
@@ -118,8 +153,8 @@ impl Unanswered {
     }
 
     async fn too_long(&self) {
-        match self.keep {
-            Some(keep) => tokio::time::sleep(keep).await,
+        match &self.keep {
+            Some((keep, _)) => tokio::time::sleep(*keep).await,
             None => std::future::pending().await,
         }
     }

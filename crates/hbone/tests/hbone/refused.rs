@@ -14,9 +14,14 @@ type Copying = JoinHandle<Result<Option<RefusedTcp>, CopyError>>;
 
 /// Client, server, and what copies between them.
 async fn copying() -> (TcpStream, TcpStream, Copying) {
+    copying_within(1 << 30).await
+}
+
+/// The same where so many bytes can be borrowed.
+async fn copying_within(budget: usize) -> (TcpStream, TcpStream, Copying) {
     let ((client, a), (server, b)) = (tcp_pair().await, tcp_pair().await);
     let copy = tokio::spawn(async move {
-        let memory = MemoryBudget::new(1 << 30).borrower(&"pod".into());
+        let memory = MemoryBudget::new(budget).borrower(&"pod".into());
         copy_tcp_unless_refused(a, b, &memory, WAIT, &Bytes::default()).await
     });
     (client, server, copy)
@@ -80,6 +85,25 @@ async fn nothing_is_given_back_of_more_than_is_kept() {
     reset(server);
     assert!(matches!(copy.await.unwrap(), Err(CopyError::OtherTcp(_))));
     assert!(client.read(&mut [0]).await.is_err());
+}
+
+/// Whoever connects to many and says much would otherwise fill the memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_beyond_a_request_is_borrowed() {
+    for (length, kept) in [(4 << 10, true), (5 << 10, false)] {
+        let (mut client, mut server, copy) = copying_within(0).await;
+        client.write_all(&vec![7; length]).await.unwrap();
+        // It takes nothing from the connection itself.
+        server.read_exact(&mut vec![0; length]).await.unwrap();
+        reset(server);
+        match copy.await.unwrap() {
+            Ok(Some(refused)) => assert!(kept && refused.said.len() == length),
+            other => assert!(
+                !kept && matches!(other, Err(CopyError::OtherTcp(_))),
+                "{length}: {other:?}"
+            ),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
