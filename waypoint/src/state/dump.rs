@@ -100,6 +100,7 @@ struct WorkloadDump {
     protocol: &'static str,
     status: &'static str,
     services: Vec<String>,
+    identities_only: bool,
     authorization_policies: Vec<String>,
 }
 
@@ -149,6 +150,7 @@ impl State {
                         },
                         status: status(workload.healthy),
                         services,
+                        identities_only: workload.identities_only,
                         authorization_policies: workload.authorization_policies.clone(),
                     };
                     (workload.uid.to_string(), dump)

@@ -153,6 +153,13 @@ fn a_waypoint_is_told_which_pods_take_identities_only() {
     assert!(!told(&world));
     world.mesh(json!({"mtls": {"mode": "Strict"}}));
     assert!(told(&world));
+    world.ambient("shop", json!({"mtls": {"mode": "Permissive"}}));
+    assert!(!told(&world));
+    world.ambient(
+        "shop",
+        json!({"mtls": {"mode": "Permissive", "ports": [{"port": 8080, "mode": "Strict"}]}}),
+    );
+    assert!(told(&world));
 }
 
 #[test]
