@@ -73,7 +73,31 @@ impl Cluster {
         Ok(())
     }
 
-    /// The same for the status of objects that are there, which stands for whoever would report it.
+    /// Whether the API server would let another user create what a manifest says; nothing is stored.
+    ///
+    /// # Errors
+    /// When it would not; the error quotes why.
+    pub fn try_create_as(&self, user: &str, namespace: &str, manifest: &str) -> Result<()> {
+        let user = format!("--as={user}");
+        let words = [
+            "create",
+            "--dry-run=server",
+            &user,
+            "--namespace",
+            namespace,
+            "--filename=-",
+        ];
+        let output = self.feed(&words, manifest)?;
+        if !output.status.success() {
+            bail!(
+                "kubectl create {user}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// The same as `apply` for the status of objects that are there, which stands for whoever would report it.
     ///
     /// # Errors
     /// When the API server refuses it; the error quotes why.

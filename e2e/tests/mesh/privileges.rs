@@ -118,52 +118,97 @@ fn accounts_have_no_rights_of_each_other() -> Result<()> {
     Ok(())
 }
 
+fn control_plane() -> String {
+    format!("system:serviceaccount:{}:ambit-control", mesh::NAMESPACE)
+}
+
 /// RBAC has no right to patch annotations alone: the admission policy is what keeps the rest of a pod from the control plane.
 #[test]
 fn control_plane_changes_nothing_of_pods_but_its_own_annotations() -> Result<()> {
     let lab = Lab::enter()?;
     let pod = mesh::ztunnels(&lab.cluster)?.remove(0);
-    let user = format!("--as=system:serviceaccount:{}:ambit-control", mesh::NAMESPACE);
-    for (verb, change, refused) in [
-        ("label", "harmless=true", "may not change labels"),
-        ("annotate", "harmless=true", "may change no annotations"),
-    ] {
+    let user = format!("--as={}", control_plane());
+    // Where one is let through, the pod stays as it is all the same.
+    let change = |patch: &str| {
         let words = [
-            verb,
+            "patch",
             "pod",
             &pod.name,
-            change,
+            "--type=merge",
+            "--patch",
+            patch,
+            "--dry-run=server",
             "--namespace",
             mesh::NAMESPACE,
             &user,
         ];
-        let error = lab
-            .cluster
-            .run_kubectl(&words)
+        lab.cluster.run_kubectl(&words)
+    };
+    for (patch, refused) in [
+        (
+            r#"{"metadata":{"labels":{"harmless":"true"}}}"#,
+            "may not change labels",
+        ),
+        (
+            r#"{"metadata":{"annotations":{"harmless":"true"}}}"#,
+            "may change no annotations",
+        ),
+        (
+            r#"{"metadata":{"finalizers":["example.com/stay"]}}"#,
+            "may not change owners or finalizers",
+        ),
+        (
+            r#"{"spec":{"activeDeadlineSeconds":3600}}"#,
+            "may not change the spec",
+        ),
+    ] {
+        let error = change(patch)
             .err()
-            .context("it is not refused")?;
-        ensure!(format!("{error:#}").contains(refused), "{verb}: {error:#}");
+            .with_context(|| format!("{patch} is let through"))?;
+        ensure!(format!("{error:#}").contains(refused), "{patch}: {error:#}");
     }
-    let owners = r#"{"metadata":{"finalizers":["example.com/stay"]}}"#;
-    let words = [
-        "patch",
-        "pod",
-        &pod.name,
-        "--type=merge",
-        "--patch",
-        owners,
-        "--namespace",
-        mesh::NAMESPACE,
-        &user,
-    ];
-    let error = lab
-        .cluster
-        .run_kubectl(&words)
-        .err()
-        .context("it is not refused")?;
-    ensure!(
-        format!("{error:#}").contains("may not change owners or finalizers"),
-        "{error:#}"
-    );
+    change(r#"{"metadata":{"annotations":{"ambit.dev/capture-failure":"none"}}}"#)?;
+    Ok(())
+}
+
+/// RBAC cannot limit a creation by name: the admission policy is what keeps the control plane from Secrets that are not its own.
+#[test]
+fn control_plane_creates_no_secret_but_its_own() -> Result<()> {
+    let lab = Lab::enter()?;
+    let create = |name: &str, kind: &str, annotations: &str| {
+        let manifest = format!(
+            r#"{{"apiVersion": "v1", "kind": "Secret", "type": "{kind}", "metadata": {{"name": "{name}", "annotations": {annotations}}}}}"#
+        );
+        let created = lab
+            .cluster
+            .try_create_as(&control_plane(), mesh::NAMESPACE, &manifest);
+        created
+            .err()
+            .map(|error| format!("{error:#}"))
+            .with_context(|| format!("{manifest} is let through"))
+    };
+    let of_operator = r#"{"kubernetes.io/service-account.name": "ambit-operator"}"#;
+    for (name, kind, annotations, refused) in [
+        (
+            "ambit-ca",
+            "kubernetes.io/service-account-token",
+            of_operator,
+            "no Secret of another type",
+        ),
+        ("ambit-ca", "Opaque", "{}", "no Secret of another type"),
+        (
+            "ambit-ca",
+            "ambit.dev/ca",
+            of_operator,
+            "no Secret for a service account",
+        ),
+        ("another", "ambit.dev/ca", "{}", "no Secret but ambit-ca"),
+    ] {
+        let error = create(name, kind, annotations)?;
+        ensure!(error.contains(refused), "{name}, {kind}, {annotations}: {error}");
+    }
+    // The policy lets its own pass, which is there already.
+    let error = create("ambit-ca", "ambit.dev/ca", "{}")?;
+    ensure!(error.contains("already exists"), "{error}");
     Ok(())
 }
