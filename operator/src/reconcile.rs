@@ -31,7 +31,7 @@ pub use loads::{ControlPlanes, LoadFollower, LoadTable, ReplicaLoad};
 pub use mesh::{LEAST_KUBERNETES, uninstall};
 pub use objects::{Live, Objects};
 pub use recorder::Recorder;
-pub use root::{publish_root, root_certificate, root_replaced};
+pub use root::{RootReplaced, publish_root, root_certificate, root_replaced};
 pub use settings::{ImageSettings, Settings};
 pub use watch::watch;
 pub use writer::Writer;

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::control::{StoreError, stored_root};
 
-/// Before what could not be read or written is tried again, and until it is published at the beginning.
+/// Before it is looked at again at the beginning, until it is published or read.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked at again.
 const LOOK: Duration = Duration::from_secs(10);
@@ -27,30 +27,41 @@ enum PublishError {
     Api(#[from] kube::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error(
-        "the Secret of the certificate authority holds another root than this process has: restart it, so that it serves with the new one"
-    )]
-    Replaced,
+    #[error("the Secret of the certificate authority is gone: restart this process to begin with a new root")]
+    Missing,
+    #[error(transparent)]
+    Replaced(#[from] RootReplaced),
 }
 
-/// Publishes `root` in `namespace` and keeps it so, for as long as this is polled.
-pub async fn publish_root(client: &Client, namespace: &str, root: &str) {
+/// This process signs with a key that is no longer the mesh's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the Secret of the certificate authority holds another root certificate than this process serves with: starting anew with that"
+)]
+pub struct RootReplaced;
+
+/// Publishes `root` in `namespace` and keeps it so, until the Secret of the certificate authority holds another. A Secret that is gone, or that cannot
+/// be read, replaces nothing.
+pub async fn publish_root(client: &Client, namespace: &str, root: &str) -> RootReplaced {
+    let mut pause = RETRY;
     loop {
-        let pause = match publish(client, namespace, root).await {
-            Ok(()) => LOOK,
-            Err(error) => {
-                warn!(%error, "the root certificate is not published; will try again");
-                match error {
-                    PublishError::Replaced => LOOK,
-                    _ => RETRY,
-                }
-            }
-        };
+        match publish(client, namespace, root).await {
+            Ok(()) => pause = LOOK,
+            Err(PublishError::Replaced(replaced)) => return replaced,
+            Err(error) => warn!(%error, "the root certificate may not be published; will try again"),
+        }
         sleep(pause).await;
     }
 }
 
 async fn publish(client: &Client, namespace: &str, root: &str) -> Result<(), PublishError> {
+    // Of replicas that hold different authorities only those with the one that is stored write, and only those stay. It is looked at each time: nobody
+    // may have published the new one yet.
+    match stored_root(client.clone(), namespace).await? {
+        Some(stored) if stored == root => {}
+        Some(_) => return Err(RootReplaced.into()),
+        None => return Err(PublishError::Missing),
+    }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     if maps
         .get_opt(ROOT_CONFIG_MAP)
@@ -58,10 +69,6 @@ async fn publish(client: &Client, namespace: &str, root: &str) -> Result<(), Pub
         .is_some_and(|map| text(&map) == Some(root))
     {
         return Ok(());
-    }
-    // Of replicas that hold different authorities only those with the one that is stored write.
-    if stored_root(client.clone(), namespace).await?.as_deref() != Some(root) {
-        return Err(PublishError::Replaced);
     }
     let map = json!({
         "apiVersion": "v1",
@@ -130,6 +137,8 @@ fn text(map: &ConfigMap) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
     use crate::control::load_or_create;
     use crate::reconcile::testing::Server;
@@ -163,9 +172,8 @@ mod tests {
         server.put(MAP, json!({"data": {ROOT_KEY: ""}}));
         let authority = load_or_create(client.clone(), "ambit-system").await.unwrap();
         let root = authority.root_pem().to_owned();
-        let publishing = tokio::spawn(async move {
-            publish_root(&client, "ambit-system", authority.root_pem()).await;
-        });
+        let publishing =
+            tokio::spawn(async move { publish_root(&client, "ambit-system", authority.root_pem()).await });
         assert_eq!(waiting.await.unwrap(), root);
         assert_eq!(*obstacles.borrow(), None);
         publishing.abort();
@@ -189,8 +197,42 @@ mod tests {
         publish(&client, "ambit-system", new.root_pem()).await.unwrap();
         // A replica that still has the old one does not put it back.
         let refused = publish(&client, "ambit-system", old.root_pem()).await;
-        assert!(matches!(refused, Err(PublishError::Replaced)), "{refused:?}");
+        assert!(matches!(refused, Err(PublishError::Replaced(_))), "{refused:?}");
         assert_eq!(published(&server).as_deref(), Some(new.root_pem()));
         replaced.await.unwrap();
+    }
+
+    /// Nobody but the one with the key of the mesh goes on signing.
+    #[tokio::test(start_paused = true)]
+    async fn process_with_another_root_than_the_stored_one_ends() {
+        let server = Server::default();
+        let client = server.client();
+        let old = load_or_create(client.clone(), "ambit-system").await.unwrap();
+        let (asked, root) = (client.clone(), old.root_pem().to_owned());
+        let publishing = tokio::spawn(async move { publish_root(&asked, "ambit-system", &root).await });
+        let looks_again = || async {
+            server.reads();
+            while !server.reads().iter().any(|path| path == SECRET) {
+                sleep(LOOK).await;
+            }
+        };
+        looks_again().await;
+        assert_eq!(published(&server).as_deref(), Some(old.root_pem()));
+        // What is gone, or cannot be read, is not another root.
+        server.remove(SECRET);
+        looks_again().await;
+        server.put(SECRET, json!({"data": {}}));
+        looks_again().await;
+        looks_again().await;
+        assert!(!publishing.is_finished());
+        // The ConfigMap has the old one still: no other process has begun.
+        server.remove(SECRET);
+        load_or_create(client, "ambit-system").await.unwrap();
+        let replaced = timeout(LOOK * 10, publishing).await.unwrap().unwrap();
+        assert!(
+            replaced.to_string().contains("another root certificate"),
+            "{replaced}"
+        );
+        assert_eq!(published(&server).as_deref(), Some(old.root_pem()));
     }
 }

@@ -53,8 +53,11 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     let (publisher, place, published) = (client.clone(), namespace.clone(), stop.clone());
     process.tasks.spawn("root certificate", async move {
         let publishing = publish_root(&publisher, &place, &root);
-        let _ = published.run_until_cancelled(publishing).await;
-        Ok(())
+        match published.run_until_cancelled(publishing).await {
+            // Certificates of the old one would be refused by whoever knows the new one.
+            Some(replaced) => Err(replaced.into()),
+            None => Ok(()),
+        }
     });
 
     let index = &process.index;
