@@ -59,8 +59,8 @@ pub fn bounded(client: &Client, requests: &Requests, health: &Health) -> Client 
         async move {
             let method = request.method().clone();
             let limit = match listed(&request) {
-                Some(kind) => {
-                    health.beat_watch(kind);
+                Some(objects) => {
+                    health.beat_watch(&objects);
                     LIST_LIMIT
                 }
                 None => REQUEST_LIMIT,
@@ -97,19 +97,27 @@ pub(super) fn fenced(client: &Client, leadership: &Leadership) -> Client {
     Client::new(service, client.default_namespace())
 }
 
-/// The path of a list or a watch, without the page or the version that it begins at.
-fn listed(request: &Request<Body>) -> Option<&str> {
+/// What a list or a watch is of: its path and its selectors, without the page or the version that it begins at.
+fn listed(request: &Request<Body>) -> Option<String> {
     let query = request.uri().query().unwrap_or_default();
-    let parameters = || query.split('&').filter_map(|p| p.split_once('='));
-    let lists = parameters().any(|(name, _)| matches!(name, "limit" | "watch"));
-    (*request.method() == Method::GET && lists).then(|| request.uri().path())
+    let parameters = || query.split('&').filter_map(|p| Some((p, p.split_once('=')?.0)));
+    let lists = parameters().any(|(_, name)| matches!(name, "limit" | "watch"));
+    if *request.method() != Method::GET || !lists {
+        return None;
+    }
+    let selectors = parameters().filter(|(_, name)| matches!(*name, "fieldSelector" | "labelSelector"));
+    let selectors: Vec<_> = selectors.map(|(parameter, _)| parameter).collect();
+    Some(match &*selectors {
+        [] => request.uri().path().to_owned(),
+        some => format!("{}?{}", request.uri().path(), some.join("&")),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::Api;
-    use kube::api::{DeleteParams, ListParams};
+    use kube::api::{DeleteParams, ListParams, WatchParams};
     use tokio::sync::watch;
 
     use super::*;
@@ -130,6 +138,37 @@ mod tests {
         let error = api.list(&ListParams::default().limit(500)).await.unwrap_err();
         assert!(error.to_string().contains("did not respond"), "{error}");
         assert_eq!(requests.0.with_label_values(&["GET", "late"]).get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_watch_shows_beside_another_of_the_same_path() {
+        let server = Server::default();
+        let health = Health::default();
+        let requests = Requests::new(&Registry::new()).unwrap();
+        let api = maps(bounded(&server.client(), &requests, &health));
+        let register = WatchParams::default().labels("ambit.dev/register=waypoints");
+        let named = WatchParams::default().fields("metadata.name=ambit-data-plane");
+        // What they answer is not what this is about.
+        let _ = api.watch(&register, "1").await;
+        let _ = api.watch(&named, "1").await;
+        for version in 2..100 {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            let _ = api.watch(&named, &version.to_string()).await;
+        }
+        let stuck = health.stuck().unwrap();
+        assert!(
+            stuck.contains("labelSelector=ambit.dev%2Fregister%3Dwaypoints"),
+            "{stuck}"
+        );
+        // It comes round: first its list, then its watch.
+        let _ = api
+            .list(
+                &ListParams::default()
+                    .labels("ambit.dev/register=waypoints")
+                    .limit(500),
+            )
+            .await;
+        assert_eq!(health.stuck(), None);
     }
 
     #[tokio::test]

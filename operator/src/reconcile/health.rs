@@ -18,6 +18,7 @@ pub struct Health(Arc<Mutex<Beats>>);
 #[derive(Debug, Default)]
 struct Beats {
     writer: Option<Instant>,
+    /// By path and selectors, as several watches may be of one path.
     watches: BTreeMap<String, Instant>,
 }
 
@@ -26,12 +27,12 @@ impl Health {
         self.lock().writer = Some(Instant::now());
     }
 
-    pub(super) fn beat_watch(&self, path: &str) {
+    pub(super) fn beat_watch(&self, objects: &str) {
         let mut beats = self.lock();
-        match beats.watches.get_mut(path) {
+        match beats.watches.get_mut(objects) {
             Some(at) => *at = Instant::now(),
             None => {
-                beats.watches.insert(path.to_owned(), Instant::now());
+                beats.watches.insert(objects.to_owned(), Instant::now());
             }
         }
     }
@@ -43,10 +44,10 @@ impl Health {
             return Some("the writer's loop is stuck".to_owned());
         }
         let late = beats.watches.iter().find(|(_, at)| at.elapsed() > WATCH_LIMIT);
-        late.map(|(path, _)| format!("the watch of {path} is stuck"))
+        late.map(|(objects, _)| format!("the watch of {objects} is stuck"))
     }
 
-    /// What is listed and watched, by path.
+    /// What is listed and watched: paths with selectors.
     #[cfg(test)]
     pub(super) fn watched(&self) -> Vec<String> {
         self.lock().watches.keys().cloned().collect()

@@ -26,16 +26,19 @@ async fn watched(objects: Option<&Arc<Objects>>, count: usize) -> Vec<String> {
 
 const INDEXED: [&str; 10] = [
     "/api/v1/namespaces",
-    "/api/v1/namespaces/ambit-system/configmaps",
+    "/api/v1/namespaces/ambit-system/configmaps?labelSelector=ambit.dev%2Fregister%3Dwaypoints",
     "/api/v1/nodes",
     "/api/v1/pods",
     "/api/v1/services",
     "/apis/ambit.dev/v1alpha1/ambientnamespaces",
     "/apis/ambit.dev/v1alpha1/meshes",
     "/apis/ambit.dev/v1alpha1/waypointpolicies",
-    "/apis/apps/v1/replicasets",
+    "/apis/apps/v1/replicasets?labelSelector=ambit.dev%2Fwaypoint",
     "/apis/discovery.k8s.io/v1/endpointslices",
 ];
+
+const APPLIED: &str =
+    "?labelSelector=app.kubernetes.io%2Fpart-of%3Dambit%2Capp.kubernetes.io%2Fmanaged-by%3Dambit-operator";
 
 #[tokio::test]
 async fn control_plane_reads_what_configuration_is_made_from() {
@@ -45,13 +48,15 @@ async fn control_plane_reads_what_configuration_is_made_from() {
 #[tokio::test]
 async fn operator_reads_what_it_writes_too() {
     let written = [
-        "/api/v1/configmaps",
-        "/api/v1/serviceaccounts",
-        "/apis/apps/v1/deployments",
-        "/apis/apps/v1/namespaces/ambit-system/daemonsets",
-        "/apis/policy/v1/poddisruptionbudgets",
+        "/api/v1/configmaps?fieldSelector=metadata.name%3Dambit-ca-root".to_owned(),
+        "/api/v1/namespaces/ambit-system/configmaps?fieldSelector=metadata.name%3Dambit-data-plane"
+            .to_owned(),
+        "/api/v1/serviceaccounts".to_owned(),
+        format!("/apis/apps/v1/deployments{APPLIED}"),
+        format!("/apis/apps/v1/namespaces/ambit-system/daemonsets{APPLIED}"),
+        format!("/apis/policy/v1/poddisruptionbudgets{APPLIED}"),
     ];
-    let mut all: Vec<_> = INDEXED.into_iter().chain(written).collect();
+    let mut all: Vec<_> = INDEXED.into_iter().map(str::to_owned).chain(written).collect();
     all.sort_unstable();
     assert_eq!(watched(Some(&Arc::default()), all.len()).await, all);
 }
