@@ -272,23 +272,23 @@ impl Running {
 
     async fn with_all(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>, lifetimes: Lifetimes) -> Self {
         let authority = Arc::new(CertificateAuthority::generate().unwrap());
-        let address = (Ipv4Addr::LOCALHOST, 0).into();
-        Self::at(address, authority, cluster, sources, lifetimes).await
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::on(listener, authority, cluster, sources, lifetimes)
     }
 
-    /// A replica at `address`, of those that have this authority.
-    pub(crate) async fn replica(
-        address: SocketAddr,
+    /// A replica on `listener`, of those that have this authority.
+    pub(crate) fn replica(
+        listener: TcpListener,
         authority: &Arc<CertificateAuthority>,
         cluster: &Arc<Cluster>,
     ) -> Self {
         let sources = Arc::clone(cluster) as _;
         let lifetimes = Lifetimes::default();
-        Self::at(address, Arc::clone(authority), cluster, sources, lifetimes).await
+        Self::on(listener, Arc::clone(authority), cluster, sources, lifetimes)
     }
 
-    async fn at(
-        address: SocketAddr,
+    fn on(
+        listener: TcpListener,
         authority: Arc<CertificateAuthority>,
         cluster: &Arc<Cluster>,
         sources: Arc<dyn Sources>,
@@ -308,7 +308,6 @@ impl Running {
         let shutdown = CancellationToken::new();
         let mut control_plane = ControlPlane::new(parts, &registry, shutdown.clone()).unwrap();
         control_plane.lifetimes = lifetimes;
-        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let files = TempDir::new().unwrap();
         let task = tokio::spawn(control_plane.run(listener));

@@ -3,6 +3,7 @@
 use ambit_wire::waypoint::waypoint_client::WaypointClient;
 use ambit_wire::waypoint::{Load, LoadAck};
 use prometheus::Registry;
+use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
@@ -21,8 +22,30 @@ struct World {
     table: Arc<LoadTable>,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
-    port: u16,
+    /// At 127.0.0.2, on the port of the first replica: nobody else takes it, and it refuses connections until it listens.
+    second: Option<TcpSocket>,
     token: tempfile::NamedTempFile,
+}
+
+/// Sockets at 127.0.0.1 and 127.0.0.2, on the same port.
+fn sockets() -> (TcpSocket, TcpSocket) {
+    let bind = |ip: [u8; 4], port: u16| {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((ip, port).into())?;
+        std::io::Result::Ok(socket)
+    };
+    let both = (0..100).find_map(|_| {
+        let first = bind([127, 0, 0, 1], 0).unwrap();
+        // One that is free at the first address may be taken at the second.
+        let second = bind([127, 0, 0, 2], first.local_addr().unwrap().port()).ok()?;
+        Some((first, second))
+    });
+    both.unwrap()
+}
+
+/// Waits for what takes no time where all is well.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), what).await.expect("in time")
 }
 
 /// A waypoint's replica that reports.
@@ -33,12 +56,13 @@ impl World {
     async fn begin() -> (Self, Running) {
         let cluster = Arc::new(Cluster::default());
         let authority = Arc::new(CertificateAuthority::generate().unwrap());
-        let first = Running::replica("127.0.0.1:0".parse().unwrap(), &authority, &cluster).await;
+        let (first, second) = sockets();
+        let first = Running::replica(first.listen(64).unwrap(), &authority, &cluster);
         let objects = Arc::new(Objects::default());
         let table = Arc::new(LoadTable::new(&Registry::new()).unwrap());
         let (leads, leadership) = watch::channel(false);
         let world = Self {
-            port: first.address.port(),
+            second: Some(second),
             cluster,
             authority,
             objects,
@@ -51,7 +75,7 @@ impl World {
         let planes = ControlPlanes {
             namespace: "ambit-system".into(),
             name: "localhost".into(),
-            port: world.port,
+            port: first.address.port(),
             root_certificate: world.authority.root_pem().to_owned(),
             token: TokenFile::new(world.token.path()),
         };
@@ -62,10 +86,10 @@ impl World {
         (world, first)
     }
 
-    /// Another replica, at an address of its own.
-    async fn replica(&self, ip: &str) -> Running {
-        let address = SocketAddr::new(ip.parse().unwrap(), self.port);
-        Running::replica(address, &self.authority, &self.cluster).await
+    /// Another replica, at 127.0.0.2.
+    fn replica(&mut self) -> Running {
+        let listener = self.second.take().unwrap().listen(64).unwrap();
+        Running::replica(listener, &self.authority, &self.cluster)
     }
 
     /// The pod of a replica comes, or goes.
@@ -100,16 +124,19 @@ impl World {
     /// Waits until the table has this of the waypoint's replica.
     async fn shows(&self, namespace: &str, in_flight_milli: Option<u64>) {
         let uid = format!("{namespace}-waypoint-0-uid");
-        while self.table.get(&uid).map(|load| load.in_flight_milli) != in_flight_milli {
-            sleep(Duration::from_millis(5)).await;
-        }
+        soon(async {
+            while self.table.get(&uid).map(|load| load.in_flight_milli) != in_flight_milli {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 }
 
 #[tokio::test]
 async fn load_of_all_control_planes_comes_together_while_this_process_leads() {
-    let (world, first) = World::begin().await;
-    let second = world.replica("127.0.0.2").await;
+    let (mut world, first) = World::begin().await;
+    let second = world.replica();
     world.pod("control-2", Some("127.0.0.2"));
     let (shop, _shop_acks) = world.reports(&first, "shop", 1000).await;
     let _pay = world.reports(&second, "pay", 2000).await;
@@ -133,17 +160,17 @@ async fn load_of_all_control_planes_comes_together_while_this_process_leads() {
 
 #[tokio::test]
 async fn replaced_control_plane_is_followed_and_the_old_ones_load_forgotten() {
-    let (world, first) = World::begin().await;
+    let (mut world, first) = World::begin().await;
     world.leads.send_replace(true);
     let reporter = world.reports(&first, "shop", 1000).await;
     world.shows("shop", Some(1000)).await;
     first.begin_shutdown();
     drop(reporter);
-    first.ended().await;
+    soon(first.ended()).await;
     world.shows("shop", None).await;
     world.pod("control-1", None);
 
-    let second = world.replica("127.0.0.2").await;
+    let second = world.replica();
     world.pod("control-2", Some("127.0.0.2"));
     let _reporter = world.reports(&second, "shop", 3000).await;
     world.shows("shop", Some(3000)).await;
@@ -152,17 +179,20 @@ async fn replaced_control_plane_is_followed_and_the_old_ones_load_forgotten() {
 /// The pod is there before its process answers.
 #[tokio::test]
 async fn control_plane_is_asked_until_it_answers() {
-    let (world, _first) = World::begin().await;
+    let (mut world, _first) = World::begin().await;
     world.leads.send_replace(true);
     world
         .cluster
         .not_ready
         .store(true, std::sync::atomic::Ordering::SeqCst);
     world.pod("control-2", Some("127.0.0.2"));
-    let second = world.replica("127.0.0.2").await;
-    while second.refused("unavailable") == 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let second = world.replica();
+    soon(async {
+        while second.refused("unavailable") == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     world
         .cluster
         .not_ready
