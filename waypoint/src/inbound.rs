@@ -161,7 +161,7 @@ impl HboneHandler for Handler {
 }
 
 impl Handler {
-    /// What is at the address, as soon as the operator has said so: a ztunnel may have heard of a new binding first.
+    /// What is at the address, as soon as the control plane has said so: a ztunnel may have heard of a new binding first.
     async fn find(&self, destination: SocketAddr) -> Result<Option<Served>, Overloaded> {
         let mut changes = self.proxy.state.served();
         let found = self.look(destination);

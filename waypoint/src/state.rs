@@ -1,4 +1,4 @@
-//! What the operator has said: what this waypoint serves, the endpoints behind it, and the rules.
+//! What the control plane has said: what this waypoint serves, the endpoints behind it, and the rules.
 //!
 //! The data path looks a [`ServiceEntry`] up by its virtual address once for each connection. For each request it reads the service's
 //! configuration, which is an atomic load, and chooses an endpoint under a read lock of that service alone.

@@ -1,4 +1,4 @@
-//! What the operator sends, into the state.
+//! What the control plane sends, into the state.
 
 use std::sync::Arc;
 

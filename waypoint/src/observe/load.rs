@@ -1,4 +1,4 @@
-//! How much this replica is doing: what it reports to the operator, which scales by it.
+//! How much this replica is doing: what it reports to the control plane; the operator scales by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

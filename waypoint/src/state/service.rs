@@ -173,7 +173,7 @@ impl Frontend for ServiceConfig {
         &self.balancing
     }
 
-    /// The operator says it of each endpoint.
+    /// The control plane says it of each endpoint.
     fn target_port(&self, _: u16) -> Option<u16> {
         None
     }

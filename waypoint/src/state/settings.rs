@@ -11,7 +11,7 @@ use super::{Invalid, RuleSet};
 /// Who this waypoint is, and what holds for all that it serves.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The operator has sent them.
+    /// The control plane has sent them.
     pub(crate) received: bool,
     pub(crate) namespace: String,
     pub(crate) name: String,
