@@ -115,7 +115,8 @@ fn look_at_static_pod(lab: &Lab, shop: &Shop, node: &Node) -> Result<()> {
     let to_it = format!("http://{}:8080/", fixed.ip);
     let (reached, said) = shop.run_to_end("visitor", "visitor", &["get", &to_it])?;
     ensure!(reached, "from a captured pod to the static one: {said}");
-    let server = shop.pod_of("server")?;
+    let servers = shop.pods_of("server")?;
+    let server = servers.first().context("no server")?;
     let mut stream = own.dial(&lab.cluster, (server.ip, 8080).into())?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")?;
