@@ -4,7 +4,7 @@
 //! such a connection, the application's answer would go to the client.
 
 use super::NetlinkError;
-use super::diag::{Connection, Known, outer_connections};
+use super::diag::{Known, open_connections};
 use super::expr::IpVersion::{self, V4, V6};
 use super::message::attributes;
 use super::socket::NetlinkSocket;
@@ -20,6 +20,8 @@ const KEY: u16 = 1;
 const VALUE: u16 = 1;
 /// Deleted at once; one that has gone by itself keeps the others of its transaction.
 const TOGETHER: usize = 256;
+/// In none of so many listings is what has ended.
+const LISTINGS: usize = 2;
 
 /// Sets of connections by IP version: those that go their own way; those that began while the rules came; and those, for a moment,
 /// of packets that belong to none.
@@ -29,11 +31,14 @@ pub(super) const SETS: [(IpVersion, [&str; 3]); 2] = [
 ];
 
 /// Forgets the connections from before the capture that have ended; returns how many. To be called while new ones are redirected.
+///
+/// One too many that is noted costs the proxy another port, one too few breaks a connection. So all sockets count, though one may be of the
+/// proxy's own attempt at the port of such a connection.
 pub fn forget_ended_connections() -> Result<usize, NetlinkError> {
     let mut socket = NetlinkSocket::netfilter()?;
     let mut noted = vec![];
     for (version, [bypass, _, _]) in SETS {
-        let mut of_version = vec![];
+        let mut of_version = HashSet::new();
         socket.dump_each(&TABLE.list_elements(bypass), NEWSETELEM, |payload| {
             of_version.extend(elements(payload, version));
         })?;
@@ -42,11 +47,17 @@ pub fn forget_ended_connections() -> Result<usize, NetlinkError> {
     if noted.iter().all(|(_, connections)| connections.is_empty()) {
         return Ok(0);
     }
-    // After the sets: nothing has been added to them since.
-    let open: HashSet<Known> = outer_connections()?.iter().map(Connection::known).collect();
+    // After the sets: nothing has been added to them since. A listing is not of one moment, and may miss a socket while others come and go.
+    for _ in 0..LISTINGS {
+        for connection in open_connections()? {
+            for (_, ended) in &mut noted {
+                ended.remove(&connection.known());
+            }
+        }
+    }
     let mut forgotten = 0;
-    for (bypass, mut ended) in noted {
-        ended.retain(|connection| !open.contains(connection));
+    for (bypass, ended) in noted {
+        let ended: Vec<Known> = ended.into_iter().collect();
         forgotten += ended.len();
         for some in ended.chunks(TOGETHER) {
             forget(&mut socket, bypass, some)?;

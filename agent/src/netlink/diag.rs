@@ -54,6 +54,19 @@ impl Connection {
 /// Connections in the calling thread's namespace whose other end is not in it, but for those that have ended and only wait out their time:
 /// nothing is to come of them. A redirected one has both ends in the pod: its application's and the proxy's.
 pub(super) fn outer_connections() -> Result<Vec<Connection>, NetlinkError> {
+    let (all, mut open) = connections()?;
+    open.retain(|connection| !all.contains(&connection.mirrored()));
+    Ok(open.into_iter().collect())
+}
+
+/// The same, wherever their other end is.
+pub(super) fn open_connections() -> Result<HashSet<Connection>, NetlinkError> {
+    let (_, open) = connections()?;
+    Ok(open)
+}
+
+/// All there are, and those that have not ended.
+fn connections() -> Result<(HashSet<Connection>, HashSet<Connection>), NetlinkError> {
     let (mut all, mut open) = (HashSet::new(), HashSet::new());
     list(CONNECTED, |payload| {
         all.extend(connection(payload));
@@ -61,8 +74,7 @@ pub(super) fn outer_connections() -> Result<Vec<Connection>, NetlinkError> {
             open.extend(connection(payload));
         }
     })?;
-    open.retain(|connection| !all.contains(&connection.mirrored()));
-    Ok(open.into_iter().collect())
+    Ok((all, open))
 }
 
 /// Redirected connections in the calling thread's namespace on which the proxy's end has sent what the application has not

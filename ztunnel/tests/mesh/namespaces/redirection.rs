@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ambit_agent::netlink::{forget_ended_connections, install_redirection};
 use ambit_tls::testing::TestCa;
+use ambit_wire::names::MARK_PROXY;
 use ambit_wire::workload::TunnelProtocol;
 use socket2::{Domain, Socket, Type};
 
@@ -235,6 +236,23 @@ async fn noted(pod: &Pod) -> Vec<u16> {
     keys.filter_map(|mut key| key.nth(1)?.parse().ok()).collect()
 }
 
+/// Begins to connect from a client's address and port.
+fn connect_from(from: SocketAddr, to: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+    match from {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    // Of the proxy's sockets nothing is redirected.
+    socket.set_mark(MARK_PROXY)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&from.into())?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
 /// The proxy speaks to applications from clients' addresses: a port of which the pod believes that it is a client's own is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_ended_goes_no_way_of_its_own() {
@@ -268,6 +286,20 @@ async fn what_has_ended_goes_no_way_of_its_own() {
             noted(&server).await == [first]
         })
         .await;
+        // As the proxy tries it: the other way round, the ends are those of the one that goes on.
+        let from = SocketAddr::new(
+            if ip.is_ipv4() {
+                client.ip.into()
+            } else {
+                client.ip6.into()
+            },
+            first,
+        );
+        let attempt = server.run(move || connect_from(from, echo)).await.unwrap();
+        let forget = || forget_ended_connections().map_err(std::io::Error::other);
+        server.run(forget).await.unwrap();
+        assert_eq!(noted(&server).await, [first]);
+        drop(attempt);
         talk(&mut stays, "goes on");
         ask(&client, peer).await.unwrap();
         server.begin_release().await;
