@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::balance::{Endpoint, Query};
 use crate::balancing::Via;
@@ -102,6 +103,12 @@ impl<F: Frontend> Mesh<F> {
     /// The workload of a UID.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
         self.tables.read().workload(uid).cloned()
+    }
+
+    /// Since when the workload of a UID has been asked for as one that is about to join: from the first call on, until it is known as one that
+    /// has joined, or is gone. `None` if it is so already.
+    pub(crate) fn joining_since(&self, uid: &str) -> Option<Instant> {
+        self.tables.read().joining_since(uid)
     }
 
     /// The workload at an address.

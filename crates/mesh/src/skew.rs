@@ -3,59 +3,44 @@
 //! A pod that joins or leaves the mesh is redirected before or after a proxy hears of it. Where what is known of a pod cannot be true any
 //! more, a connection to the pod waits for the news instead of failing.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::frontend::Frontend;
 use crate::mesh::Mesh;
-use crate::workload::{Protocol, Workload};
+use crate::workload::Workload;
 
 /// How long connections wait for news.
 pub const SKEW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for news of pods, for so long at most.
+#[derive(Debug)]
 pub struct Skew {
     timeout: Duration,
-    /// Since when pods have been about to join, by UID. One that cannot be captured is not waited for by every connection.
-    joining: Mutex<HashMap<Arc<str>, Instant>>,
 }
 
 impl Skew {
-    /// Connections wait for so long. For a pod that joins it counts from the first of them on.
+    /// Connections wait for so long. For a pod that joins, the time runs from the first connection on, for all of them together, until the
+    /// pod has joined or is gone: one that cannot be captured is not waited for by every connection.
     pub fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            joining: Mutex::default(),
-        }
+        Self { timeout }
     }
 
     /// What is left of the time for which connections wait for this pod, which takes identities only and is known as one that is reached in
-    /// plaintext: it is about to be captured, or was just now, and would refuse them.
-    pub fn joins_within<F: Frontend>(&self, mesh: &Mesh<F>, uid: &Arc<str>) -> Duration {
-        let mut pods = self.joining.lock();
-        if pods.len() == pods.capacity() {
-            pods.retain(|uid, _| {
-                let known = mesh.workload(uid);
-                known.is_some_and(|workload| workload.protocol != Protocol::Hbone)
-            });
+    /// plaintext: it is about to be captured, or was just now, and would refuse them. The first one to ask begins that time.
+    pub fn joins_within<F: Frontend>(&self, mesh: &Mesh<F>, uid: &str) -> Duration {
+        match mesh.joining_since(uid) {
+            Some(since) => self.timeout.saturating_sub(since.elapsed()),
+            // It has been heard.
+            None => self.timeout,
         }
-        let since = *pods.entry(Arc::clone(uid)).or_insert_with(Instant::now);
-        self.timeout.saturating_sub(since.elapsed())
     }
 
     /// Whether it is heard in time that such a pod has joined, or is gone: there is another way to be asked for.
     pub async fn has_joined<F: Frontend>(&self, mesh: &Mesh<F>, workload: &Workload) -> bool {
         let left = self.joins_within(mesh, &workload.uid);
-        let joined = !left.is_zero() && changes(mesh, workload, left).await;
-        if joined {
-            self.joining.lock().remove(&workload.uid);
-        }
-        joined
+        !left.is_zero() && changes(mesh, workload, left).await
     }
 
     /// Whether it is heard in time, counted from `since`, that a pod has left, or is gone, where nothing listens for HBONE any more.
@@ -68,14 +53,6 @@ impl Skew {
 impl Default for Skew {
     fn default() -> Self {
         Self::new(SKEW_TIMEOUT)
-    }
-}
-
-impl fmt::Debug for Skew {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Skew")
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
     }
 }
 

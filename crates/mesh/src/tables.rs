@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use indexmap::IndexMap;
+use tokio::time::Instant;
 
 use crate::addresses::AddressTable;
 use crate::balance::{Endpoint, Query};
@@ -12,7 +13,7 @@ use crate::balancing::Via;
 use crate::frontend::{Frontend, ServiceEntry};
 use crate::load::Load;
 use crate::waypoint::{At, Waypoint};
-use crate::workload::Workload;
+use crate::workload::{Protocol, Workload};
 
 /// What else a change means.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Applied {
 struct Known {
     workload: Arc<Workload>,
     load: Arc<Load>,
+    /// Since when somebody has waited for it to join. As long as it has not, its updates leave it so.
+    joining: Arc<OnceLock<Instant>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,12 @@ impl<F> Default for Tables<F> {
 impl<F: Frontend> Tables<F> {
     pub(crate) fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.workloads.get(uid).map(|known| &known.workload)
+    }
+
+    pub(crate) fn joining_since(&self, uid: &str) -> Option<Instant> {
+        let known = self.workloads.get(uid)?;
+        let joins = known.workload.protocol != Protocol::Hbone;
+        joins.then(|| *known.joining.get_or_init(Instant::now))
     }
 
     pub(crate) fn workload_at(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
@@ -181,9 +190,14 @@ impl<F: Frontend> Tables<F> {
             None => Arc::default(),
         };
         load.forgive();
+        let joining = match &old {
+            Some(old) if workload.protocol != Protocol::Hbone => Arc::clone(&old.joining),
+            _ => Arc::default(),
+        };
         let known = Arc::new(Known {
             workload: Arc::clone(&workload),
             load,
+            joining,
         });
         // The pods of the host network share the node's address.
         let own = |workload: &Workload| (!workload.host_network).then(|| workload.addresses.clone());

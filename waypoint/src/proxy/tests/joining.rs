@@ -134,7 +134,12 @@ async fn connections_that_are_no_http_wait_too() {
 /// News are not waited for where there is another endpoint.
 #[tokio::test]
 async fn another_endpoint_is_not_kept_waiting_for() {
-    let mesh = Mesh::new().await;
+    // Longer than a client here waits.
+    let mesh = Mesh::with(HttpTimeouts {
+        skew: WAIT * 2,
+        ..HttpTimeouts::default()
+    })
+    .await;
     let applications = [application().await, application().await, application().await];
     joins(&mesh, "server-1", &applications[0]);
     leaves(&mesh, "server-2", &applications[1]);
@@ -144,6 +149,40 @@ async fn another_endpoint_is_not_kept_waiting_for() {
         assert_eq!(client.get("/").await.0, StatusCode::OK);
     }
     assert_eq!(applications[0].seen() + applications[1].seen(), 0);
+}
+
+/// It is waited for anew, though nobody has waited for the news of the first time, as there was another endpoint.
+#[tokio::test]
+async fn an_endpoint_that_joins_again_is_waited_for_again() {
+    let mesh = Mesh::with(HttpTimeouts {
+        skew: Duration::from_secs(1),
+        ..HttpTimeouts::default()
+    })
+    .await;
+    let applications = [application().await, application().await];
+    joins(&mesh, "server-1", &applications[0]);
+    mesh.endpoint("server-2", applications[1].address);
+    let left = || {
+        let skew = &mesh.proxy.skew;
+        skew.joins_within(mesh.state.mesh(), "cluster//Pod/shop/server-1")
+    };
+    let mut client = mesh.http1(80).await;
+    for goes_away in [false, true] {
+        tokio::time::timeout(WAIT, async {
+            while !left().is_zero() {
+                assert_eq!(client.get("/").await.0, StatusCode::OK);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .unwrap();
+        match goes_away {
+            true => mesh.remove("server-1"),
+            false => leaves(&mesh, "server-1", &applications[0]),
+        }
+        joins(&mesh, "server-1", &applications[0]);
+        assert!(!left().is_zero(), "gone: {goes_away}");
+    }
 }
 
 /// News that do not come are not waited for without an end.
