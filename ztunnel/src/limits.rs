@@ -7,7 +7,8 @@ use std::time::Duration;
 use ambit_runtime::{memory_limit, raise_descriptor_limit};
 
 /// Memory that the part of the memory limit which connections get is divided by for each descriptor. Of two descriptors a connection may hold
-/// 80 KiB by right, and most hold nothing; nobody may have more than half of all.
+/// 84 KiB by right: a window of 64 KiB and 16 KiB to be sent, and 4 KiB that are said again where the destination has denied plaintext (in
+/// plaintext it is 36 KiB: 16 KiB for each direction, and these 4). Most hold nothing; nobody may have more than half of all.
 const MEMORY_PER_DESCRIPTOR: usize = 32 << 10;
 
 /// What one ztunnel takes on at most. Past a limit a new connection is reset and counted
@@ -42,9 +43,9 @@ pub struct Limits {
     /// Default: eight tenths of RLIMIT_NOFILE, which is raised to its hard limit; where the container has a memory limit, one for 64 KiB of
     /// it at most.
     pub descriptors: usize,
-    /// Bytes that connections may borrow in all for wide windows and large buffers; each pod and each peer may have as much as is free. Past
-    /// it windows are 64 KiB and buffers 16 KiB, and it is counted (`ambit_hbone_loans_denied_total`). Default: a quarter of the container's
-    /// memory limit; 256 MiB where there is none.
+    /// Bytes that connections may borrow in all for wide windows, large buffers and what can be said again; each pod and each peer may have as
+    /// much as is free. Past it windows are 64 KiB, buffers 16 KiB and 4 KiB can be said again, and it is counted
+    /// (`ambit_hbone_loans_denied_total`). Default: a quarter of the container's memory limit; 256 MiB where there is none.
     pub memory: usize,
     /// Used sockets that are kept for the next connection, for each pod and IP version. Default 64.
     pub idle_sockets_per_pod: usize,

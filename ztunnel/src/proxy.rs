@@ -8,6 +8,7 @@ mod inbound;
 mod outbound;
 mod plaintext;
 mod refuse;
+mod strangers;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -34,6 +35,7 @@ use crate::sockets::StoreLimits;
 use crate::state::MeshState;
 pub(crate) use denials::Denials;
 use refuse::Arrival;
+pub(crate) use strangers::Strangers;
 
 /// Tells where a redirected connection was going.
 pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
@@ -57,6 +59,7 @@ pub(crate) struct Proxy {
     /// What this node awaits to hear of pods.
     pub(crate) skew: Skew,
     pub(crate) denials: Denials,
+    pub(crate) strangers: Strangers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: bool,
     pub(crate) original_destination: OriginalDestination,

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::observe::{Gauges, Metrics};
 use crate::pods::Pods;
-use crate::proxy::{Denials, OriginalDestination, Proxy, original_destination};
+use crate::proxy::{Denials, OriginalDestination, Proxy, Strangers, original_destination};
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, TYPES};
 
@@ -136,6 +136,7 @@ impl Ztunnel {
             skew: Skew::new(parts.limits.skew_timeout),
             limits: parts.limits,
             denials: Denials::default(),
+            strangers: Strangers::default(),
             metrics: metrics_of_proxy,
             access_log: config.access_log,
             original_destination: parts.original_destination,

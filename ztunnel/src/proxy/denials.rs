@@ -3,7 +3,7 @@
 //! A client in the mesh whose node has not heard that the pod is captured, or takes identities only, connects in plaintext. Its ztunnel
 //! sees a reset, as it may see one of an application that has read all that was said. It asks here which of them it was.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ pub(crate) struct Denials {
 
 #[derive(Default)]
 struct State {
-    known: HashSet<Ends>,
+    /// With the time of the last denial.
+    known: HashMap<Ends, Instant>,
     by_age: VecDeque<(Instant, Ends, Share<IpAddr>)>,
 }
 
@@ -46,7 +47,7 @@ impl Denials {
         let mut state = self.state.lock();
         state.forget_old(now);
         if let Some(share) = self.shares.take(&from.ip()) {
-            state.known.insert((from, to));
+            state.known.insert((from, to), now);
             state.by_age.push_back((now, (from, to), share));
         }
     }
@@ -55,7 +56,12 @@ impl Denials {
     pub(super) fn take(&self, now: Instant, from: SocketAddr, to: SocketAddr) -> bool {
         let mut state = self.state.lock();
         state.forget_old(now);
-        state.known.remove(&(from, to))
+        state.known.remove(&(from, to)).is_some()
+    }
+
+    /// Forgets the one between these ends, as there is another connection now: nobody may take that for denied.
+    pub(super) fn withdraw(&self, from: SocketAddr, to: SocketAddr) {
+        self.state.lock().known.remove(&(from, to));
     }
 }
 
@@ -64,7 +70,10 @@ impl State {
         while let Some((since, ends, _)) = self.by_age.front()
             && now.duration_since(*since) >= REMEMBERED
         {
-            self.known.remove(ends);
+            // There may have been another since.
+            if self.known.get(ends) == Some(since) {
+                self.known.remove(ends);
+            }
             self.by_age.pop_front();
         }
     }
@@ -91,6 +100,21 @@ mod tests {
         let now = now + REMEMBERED;
         assert!(!denials.take(now, at(2, 40_000), server));
         assert_eq!(denials.shares.taken(), 0);
+    }
+
+    #[test]
+    fn the_last_denial_between_two_ends_counts() {
+        let (denials, first) = (Denials::default(), Instant::now());
+        let ends = (at(2, 40_000), at(3, 80));
+        let second = first + REMEMBERED / 2;
+        for now in [first, second] {
+            denials.remember(now, ends.0, ends.1);
+        }
+        assert!(denials.take(first + REMEMBERED, ends.0, ends.1));
+        for now in [first, second] {
+            denials.remember(now + REMEMBERED, ends.0, ends.1);
+        }
+        assert!(!denials.take(second + REMEMBERED * 2, ends.0, ends.1));
     }
 
     #[test]

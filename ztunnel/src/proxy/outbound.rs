@@ -78,9 +78,10 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
                 pod,
                 lease,
                 peer,
+                destination,
                 route,
             };
-            plaintext.serve(tcp, upstream, record, destination).await;
+            plaintext.serve(tcp, upstream, record).await;
         }
         Err(failure) => {
             reset(tcp);
@@ -139,6 +140,7 @@ async fn find(
                         pod,
                         lease,
                         peer,
+                        destination,
                         route,
                     };
                     if let Some((route, stream)) = plaintext.reopen(from).await {

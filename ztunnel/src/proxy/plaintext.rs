@@ -56,6 +56,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         reset(tcp);
         return record.deny(&decision);
     }
+    // What it says from now on is read.
+    proxy.denials.withdraw(peer, destination);
     let left = proxy.limits.connect_timeout.saturating_sub(begun.elapsed());
     match connect_from(pod, peer.ip(), destination, left).await {
         Ok(upstream) => {
@@ -75,4 +77,28 @@ fn destination(proxy: &Proxy, tcp: &TcpStream) -> Result<SocketAddr, Refusal> {
         return Err(Refusal::OwnPort(original));
     }
     Ok(original)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::proxy::testing::{APPLICATION, pod, proxy, server};
+
+    /// Policies have changed, say, and the client has used its port again.
+    #[tokio::test]
+    async fn what_is_let_in_was_not_denied() {
+        let mut proxy = proxy(false);
+        Arc::get_mut(&mut proxy).unwrap().original_destination = Arc::new(|_| Ok(APPLICATION));
+        proxy.state.apply_addresses(&[], [server()]);
+        let pod = pod(&proxy);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, peer) = listener.accept().await.unwrap();
+        let now = Instant::now();
+        proxy.denials.remember(now, peer, APPLICATION);
+        serve(&proxy, &pod, tcp, peer).await;
+        assert!(!proxy.denials.take(now, peer, APPLICATION));
+    }
 }

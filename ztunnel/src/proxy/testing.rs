@@ -9,8 +9,9 @@ use ambit_runtime::Shares;
 use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, ManagerConfig};
 use ambit_wire::broker::PodIdentity;
+use ambit_wire::workload::{Address, Workload, address};
 
-use super::{Denials, Proxy, original_destination};
+use super::{Denials, Proxy, Strangers, original_destination};
 use crate::limits::Limits;
 use crate::observe::Metrics;
 use crate::pod::Pod;
@@ -35,11 +36,28 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
         skew: Skew::new(limits.skew_timeout),
         limits,
         denials: Denials::default(),
+        strangers: Strangers::default(),
         metrics,
         access_log,
         original_destination: Arc::new(original_destination),
         data: tokio::runtime::Handle::current(),
     })
+}
+
+/// What the control plane says of [`pod`], by name.
+pub(crate) fn server() -> (String, Address) {
+    let std::net::IpAddr::V4(ip) = APPLICATION.ip() else {
+        panic!("IPv4 only")
+    };
+    let workload = Workload {
+        uid: "c//Pod/test/server".into(),
+        name: "server".into(),
+        namespace: "test".into(),
+        addresses: vec![ip.octets().to_vec()],
+        ..Workload::default()
+    };
+    let what = Some(address::Type::Workload(workload));
+    ("c//Pod/test/server".into(), Address { r#type: what })
 }
 
 /// The pod `server` in namespace `test`.

@@ -1,24 +1,7 @@
 use ambit_policy::{Action, Policy};
-use ambit_wire::workload::address::Type;
-use ambit_wire::workload::{Address, Workload as WireWorkload};
 
 use super::*;
-use crate::proxy::testing::{APPLICATION, pod, proxy};
-
-fn server() -> (String, Address) {
-    let std::net::IpAddr::V4(ip) = APPLICATION.ip() else {
-        panic!("IPv4 only")
-    };
-    let workload = WireWorkload {
-        uid: "c//Pod/test/server".into(),
-        name: "server".into(),
-        namespace: "test".into(),
-        addresses: vec![ip.octets().to_vec()],
-        ..WireWorkload::default()
-    };
-    let what = Some(Type::Workload(workload));
-    ("c//Pod/test/server".into(), Address { r#type: what })
-}
+use crate::proxy::testing::{APPLICATION, pod, proxy, server};
 
 /// Applies to namespace `test`. Without rules an allow policy allows nobody.
 fn nobody() -> Policy {

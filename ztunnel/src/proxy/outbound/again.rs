@@ -8,12 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_hbone::{CopyError, HboneStream, copy_tcp, copy_tcp_unless_refused, copy_tunnel_after};
-use ambit_mesh::Workload;
+use ambit_mesh::{Protocol, Workload};
 use ambit_tls::IdentityLease;
 use ambit_wire::names::{HEADER_DENIED, PORT_HBONE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::reach::{End, tunnel};
 use super::{finish, record};
@@ -30,18 +30,14 @@ pub(super) struct Plaintext<'a> {
     pub(super) pod: &'a Arc<Pod>,
     pub(super) lease: &'a IdentityLease,
     pub(super) peer: SocketAddr,
+    /// Where the client wanted to connect to.
+    pub(super) destination: SocketAddr,
     pub(super) route: &'a Route,
 }
 
 impl Plaintext<'_> {
     /// Copies between the client and the destination, or the destination reached anew. `first` is of the connection that there is.
-    pub(super) async fn serve(
-        &self,
-        tcp: TcpStream,
-        upstream: ReusableStream,
-        first: Record,
-        destination: SocketAddr,
-    ) {
+    pub(super) async fn serve(&self, tcp: TcpStream, upstream: ReusableStream, first: Record) {
         let memory = &self.pod.memory;
         let from = Borrow::<TcpStream>::borrow(&upstream).local_addr();
         let (Ok(from), true) = (from, self.may_have_joined()) else {
@@ -67,7 +63,7 @@ impl Plaintext<'_> {
             self.pod,
             self.lease,
             self.peer,
-            destination,
+            self.destination,
             route,
             None,
         );
@@ -91,12 +87,16 @@ impl Plaintext<'_> {
         }
         let target = self.route.target;
         let address = SocketAddr::new(target.ip(), PORT_HBONE);
-        let workload = match self.proxy.state.workload(target.ip()) {
+        let (state, strangers) = (&self.proxy.state, &self.proxy.strangers);
+        let known = state.workload(target.ip());
+        if strangers.is_known(Instant::now(), target.ip(), known.as_ref()) {
+            return None;
+        }
+        let workload = match known {
             Some(workload) => workload,
             None => self.news(address).await?,
         };
-        // Nothing goes past a waypoint.
-        if workload.waypoint.is_some() {
+        if !self.goes_directly() {
             return None;
         }
         let mut headers = HeaderMap::new();
@@ -109,9 +109,17 @@ impl Plaintext<'_> {
         };
         let within = Some(self.proxy.limits.attempt_timeout);
         let opened = tunnel(self.proxy, self.pod, self.lease, &end, &headers, within).await;
-        let stream = opened
-            .inspect_err(|error| tracing::debug!(%error, "not denied by a ztunnel"))
-            .ok()?;
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "not denied by a ztunnel");
+                // Where one is refused at once it costs little to ask again, and the pod may be captured at any time.
+                if workload.protocol != Protocol::Hbone && error.is_silence() {
+                    strangers.remember(Instant::now(), target.ip(), Some(workload));
+                }
+                return None;
+            }
+        };
         let route = Route {
             hbone: Some(address),
             workload: Some(workload),
@@ -121,11 +129,25 @@ impl Plaintext<'_> {
         (stream.status() == StatusCode::ACCEPTED).then_some((route, stream))
     }
 
-    /// The workload, once this node hears of it. Only where something listens for HBONE: other resets are passed on at once.
+    /// Whether a connection to there would not go through a waypoint now: nothing goes past one.
+    fn goes_directly(&self) -> bool {
+        let route = self
+            .proxy
+            .state
+            .route(Some(self.peer.ip()), self.destination, &[]);
+        route.is_ok_and(|route| route.waypoint.is_none())
+    }
+
+    /// The workload, once this node hears of it. Only where something listens for HBONE: other resets are passed on at once, and nobody is
+    /// asked there for a while.
     async fn news(&self, address: SocketAddr) -> Option<Arc<Workload>> {
-        let limits = &self.proxy.limits;
-        connect(self.pod, address, limits.attempt_timeout).await.ok()?;
-        let state = &self.proxy.state;
+        let (limits, state) = (&self.proxy.limits, &self.proxy.state);
+        if let Err(failure) = connect(self.pod, address, limits.attempt_timeout).await {
+            if !failure.is_local() {
+                self.proxy.strangers.remember(Instant::now(), address.ip(), None);
+            }
+            return None;
+        }
         let mut changes = state.workloads_changed();
         let heard = async {
             loop {
@@ -147,5 +169,84 @@ fn is_near(one: IpAddr, other: IpAddr) -> bool {
         (IpAddr::V4(one), IpAddr::V4(other)) => one.octets()[0] == other.octets()[0],
         (IpAddr::V6(one), IpAddr::V6(other)) => one.segments()[0] == other.segments()[0],
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_wire::workload::{
+        Address, GatewayAddress, NetworkAddress, Port, PortList, Service, Workload, address::Type,
+    };
+
+    use super::*;
+    use crate::proxy::testing::{pod, proxy, server};
+
+    const SERVICE: &str = "test/server.test.svc.cluster.local";
+
+    fn service(waypoint: Option<GatewayAddress>) -> (String, Address) {
+        let service = Service {
+            name: "server".into(),
+            namespace: "test".into(),
+            hostname: "server.test.svc.cluster.local".into(),
+            addresses: vec![NetworkAddress {
+                address: vec![10, 96, 0, 1],
+                ..NetworkAddress::default()
+            }],
+            ports: vec![Port {
+                service_port: 80,
+                target_port: 80,
+                ..Port::default()
+            }],
+            waypoint,
+            ..Service::default()
+        };
+        let what = Some(Type::Service(service));
+        (SERVICE.into(), Address { r#type: what })
+    }
+
+    fn endpoint() -> (String, Address) {
+        let (name, server) = server();
+        let Some(Type::Workload(server)) = server.r#type else {
+            panic!("no workload")
+        };
+        let ports = vec![Port {
+            service_port: 80,
+            target_port: 80,
+            ..Port::default()
+        }];
+        let ports = PortList {
+            ports,
+            ..PortList::default()
+        };
+        let server = Workload {
+            services: [(SERVICE.into(), ports)].into(),
+            ..server
+        };
+        let what = Some(Type::Workload(server));
+        (name, Address { r#type: what })
+    }
+
+    /// The waypoint may be the service's, and have come since the connection was made.
+    #[tokio::test]
+    async fn nothing_is_said_again_past_a_waypoint() {
+        let proxy = proxy(false);
+        let pod = pod(&proxy);
+        let (peer, destination) = (([10, 9, 0, 2], 40_000).into(), ([10, 96, 0, 1], 80).into());
+        proxy.state.apply_addresses(&[], [service(None), endpoint()]);
+        let route = proxy.state.route(None, destination, &[]).unwrap();
+        let lease = pod.lease.load_full();
+        let plaintext = Plaintext {
+            proxy: &proxy,
+            pod: &pod,
+            lease: &lease,
+            peer,
+            destination,
+            route: &route,
+        };
+        assert!(plaintext.goes_directly());
+        proxy
+            .state
+            .apply_addresses(&[], [service(Some(GatewayAddress::default()))]);
+        assert!(!plaintext.goes_directly());
     }
 }

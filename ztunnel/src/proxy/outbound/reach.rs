@@ -59,6 +59,17 @@ impl Failure {
         }
     }
 
+    /// Whether nothing was heard from there.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::Tunnel(OpenError::Connect(ConnectError::Dial { error, .. })) => {
+                error.kind() == std::io::ErrorKind::TimedOut
+            }
+            Self::Tunnel(OpenError::ResponseTimeout(_)) => true,
+            _ => false,
+        }
+    }
+
     /// Whether nobody was there, whoever had come.
     pub(super) fn is_absence(&self) -> bool {
         match self {

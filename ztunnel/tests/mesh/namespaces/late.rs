@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +11,7 @@ use ambit_tls::testing::TestCa;
 use ambit_wire::workload::{TunnelProtocol, Workload};
 use socket2::SockRef;
 
-use super::net::{Net, Pod};
+use super::net::{Net, Pod, command};
 use super::redirection::{echo_server, echo_server_at, open, talk};
 use super::{ask, tell_peer_at};
 use crate::control_plane::{ControlPlane, strict};
@@ -153,6 +154,17 @@ async fn resets(pod: &Pod) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, requests)
 }
 
+/// Says something, and hears that the connection is reset.
+async fn until_reset(client: &Pod, application: SocketAddr) {
+    let mut tcp = open(client, application).await;
+    let heard = tokio::task::spawn_blocking(move || {
+        tcp.write_all(b"take a number").unwrap();
+        tcp.read(&mut [0])
+    });
+    let error = heard.await.unwrap().expect_err("reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{application}");
+}
+
 /// A reset by the application looks the same to the client's node. Behind a ztunnel that lets plaintext pass, and without one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_application_has_taken_is_not_said_again() {
@@ -168,13 +180,41 @@ async fn what_an_application_has_taken_is_not_said_again() {
     let unknown = nodes.client.net.pod("unknown", 5).await;
     for pod in [pods[0], pods[1], &unknown] {
         let (application, requests) = resets(pod).await;
-        let mut tcp = open(&nodes.client, application).await;
-        let heard = tokio::task::spawn_blocking(move || {
-            tcp.write_all(b"take a number").unwrap();
-            tcp.read(&mut [0])
-        });
-        let error = heard.await.unwrap().expect_err("reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{}", pod.name);
+        until_reset(&nodes.client, application).await;
         assert_eq!(requests.load(Ordering::SeqCst), 1, "{}", pod.name);
     }
+}
+
+/// A host outside of the mesh is asked once in a while, or when something has been heard of it, not whenever it resets a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_no_hbone_is_not_asked_at_each_reset() {
+    let nodes = nodes(false).await;
+    let stranger = nodes.client.net.pod("stranger", 4).await;
+    let count = || {
+        command("nft add table inet ask")?;
+        command("nft add chain inet ask in { type filter hook input priority 0 ; }")?;
+        command("nft add rule inet ask in tcp dport 15008 counter reject with tcp reset")
+    };
+    stranger.run(count).await.unwrap();
+    let asked = async || {
+        let list = || {
+            Command::new("nft")
+                .args(["list", "chain", "inet", "ask", "in"])
+                .output()
+        };
+        let text = String::from_utf8(stranger.run(list).await.unwrap().stdout).unwrap();
+        let number = text.split("packets ").nth(1).unwrap().split(' ').next();
+        number.unwrap().parse::<usize>().unwrap()
+    };
+    let (application, requests) = resets(&stranger).await;
+    for _ in 0..3 {
+        until_reset(&nodes.client, application).await;
+    }
+    assert_eq!((requests.load(Ordering::SeqCst), asked().await), (3, 1));
+    nodes
+        .news
+        .set_workload(server_of(&stranger, TunnelProtocol::None, false));
+    until_known(&nodes.near, 2).await;
+    until_reset(&nodes.client, application).await;
+    assert_eq!((requests.load(Ordering::SeqCst), asked().await), (4, 2));
 }
