@@ -239,3 +239,20 @@ impl PodEvents for Pods {
         self.connected.store(false, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its connections would keep a ztunnel that is to end from ending.
+    #[tokio::test]
+    async fn a_ztunnel_that_ends_takes_no_pod() {
+        let pods = Pods::new(crate::proxy::testing::proxy(false));
+        pods.drain().await;
+        let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
+        let handed = Handed::new(std::iter::repeat_with(listener).take(5).collect());
+        let added = pods.add(PodIdentity::default(), handed.unwrap());
+        assert!(matches!(added, Err(AddError::Ending)), "{added:?}");
+        assert_eq!(pods.counts(), (0, 0));
+    }
+}

@@ -189,3 +189,64 @@ fn name(message: &FromZtunnelMessage) -> &'static str {
         FromZtunnelMessage::HeldDone(_) => "HeldDone",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ambit_wire::broker::{Ack, HeldDone};
+
+    async fn send(channel: &Channel, message: FromZtunnelMessage) {
+        let message = FromZtunnel {
+            message: Some(message),
+        };
+        // The agent may have had enough of it.
+        _ = channel.send(&message, &[]).await;
+    }
+
+    /// While the manager is busy, a ztunnel that somebody has broken into says as much as it can.
+    #[tokio::test]
+    async fn a_flood_of_acknowledgements_waits_at_its_sender() {
+        let (ours, theirs) = Channel::pair().expect("a pair");
+        let (manager, mut next) = Handle::to_nobody();
+        let conversation =
+            tokio::spawn(async move { converse(ours, SessionId(1), &manager, "testing").await });
+        let flood = tokio::spawn(async move {
+            let hello = Hello {
+                version: BROKER_VERSION,
+                revision: String::new(),
+            };
+            send(&theirs, FromZtunnelMessage::Hello(hello)).await;
+            send(&theirs, FromZtunnelMessage::HeldDone(HeldDone {})).await;
+            for sequence in 0..20_000 {
+                let error = "e".repeat(2 * LONGEST_ERROR);
+                send(&theirs, FromZtunnelMessage::Ack(Ack { sequence, error })).await;
+            }
+        });
+        // Taken from the queue, not done with.
+        let (mut taken, mut others) = (vec![], vec![]);
+        while taken.len() < ACKS {
+            match next() {
+                Some(FromSession::Ack(_, ack, permit)) => {
+                    assert_eq!(ack.error.len(), LONGEST_ERROR);
+                    taken.push(permit);
+                }
+                // The way to the ztunnel, which stays open.
+                Some(other) => others.push(other),
+                None => {
+                    assert!(!conversation.is_finished());
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(next().is_none(), "more than the manager takes");
+        taken.pop();
+        while next().is_none() {
+            tokio::task::yield_now().await;
+        }
+        flood.abort();
+        conversation.abort();
+    }
+}

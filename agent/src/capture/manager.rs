@@ -129,7 +129,7 @@ impl Handle {
     }
 
     /// A handle to no manager: what ztunnels say can be taken out by the function.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn to_nobody() -> (Self, impl FnMut() -> Option<FromSession>) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let next = move || {

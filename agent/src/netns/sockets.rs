@@ -309,3 +309,23 @@ fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
     socket.set_ip_transparent_v4(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel is not asked of it what is asked of sockets: to another kind of file the same number may mean something else.
+    #[test]
+    fn descriptors_that_are_no_sockets_are_refused_unasked() {
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("opened"));
+        let error = Listeners::adopt(std::iter::repeat_with(file).take(5).collect(), 1).expect_err("refused");
+        let AdoptError::Socket {
+            socket: "listener 15001",
+            why: WrongSocket::Unknown(why),
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(Errno::from_io_error(&why), Some(Errno::NOTSOCK));
+    }
+}

@@ -238,6 +238,84 @@ pub(crate) fn in_this_mount_namespace(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ambit_wire::cri::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+    use ambit_wire::cri::{
+        Container, ContainerStatus, ContainerStatusResponse, ListContainersResponse, ListPodSandboxResponse,
+        PodSandbox, PodSandboxStatusResponse,
+    };
+    use tonic::{Request, Response, Status};
+
+    /// Two ztunnels, of which the first one's status cannot be read.
+    struct Containers;
+
+    #[tonic::async_trait]
+    impl RuntimeService for Containers {
+        async fn list_pod_sandbox(
+            &self,
+            _: Request<ListPodSandboxRequest>,
+        ) -> Result<Response<ListPodSandboxResponse>, Status> {
+            let sandbox = |id: &str| PodSandbox {
+                id: id.to_owned(),
+                ..Default::default()
+            };
+            let items = vec![sandbox("unreadable"), sandbox("ztunnel")];
+            Ok(Response::new(ListPodSandboxResponse { items }))
+        }
+
+        async fn pod_sandbox_status(
+            &self,
+            _: Request<PodSandboxStatusRequest>,
+        ) -> Result<Response<PodSandboxStatusResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn list_containers(
+            &self,
+            request: Request<ListContainersRequest>,
+        ) -> Result<Response<ListContainersResponse>, Status> {
+            let container = Container {
+                id: request.into_inner().filter.unwrap_or_default().pod_sandbox_id,
+                ..Default::default()
+            };
+            Ok(Response::new(ListContainersResponse {
+                containers: vec![container],
+            }))
+        }
+
+        async fn container_status(
+            &self,
+            request: Request<ContainerStatusRequest>,
+        ) -> Result<Response<ContainerStatusResponse>, Status> {
+            if request.into_inner().container_id == "unreadable" {
+                return Err(Status::internal("its directory is gone"));
+            }
+            let status = ContainerStatus {
+                state: ContainerState::ContainerRunning.into(),
+                ..Default::default()
+            };
+            Ok(Response::new(ContainerStatusResponse {
+                status: Some(status),
+                info: BTreeMap::from([("info".to_owned(), r#"{"pid":4711}"#.to_owned())]),
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn one_unreadable_container_keeps_no_other_from_being_found() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("cri.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+        let incoming = futures::stream::unfold(listener, async |listener| {
+            let accepted = listener.accept().await.map(|(stream, _)| stream);
+            Some((accepted, listener))
+        });
+        let server = tonic::transport::Server::builder().add_service(RuntimeServiceServer::new(Containers));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let runtime = CriRuntime::new(&socket, "ambit-system");
+        assert!(runtime.is_ztunnel(4711).await.expect("found"));
+        // Whether the other one is that process is not known.
+        runtime.is_ztunnel(4712).await.expect_err("unreadable");
+    }
 
     #[test]
     fn the_namespace_is_read_from_the_runtimes_spec() {

@@ -66,6 +66,29 @@ async fn a_pod_that_the_operator_names_later_waits_for_it() {
     agent.stop().await;
 }
 
+/// The runtime may call again before the first call has its answer; both are of one sandbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_call_is_answered_as_the_first_one() {
+    let pod = Pod::new("a");
+    let node = Node::new(&[]);
+    let agent = node.agent(&Snapshot::default());
+    agent.tell(vec![]);
+    let mut first = Box::pin(agent.handle.admit(request(&pod)));
+    let mut second = Box::pin(agent.handle.admit(request(&pod)));
+    for call in [&mut first, &mut second] {
+        assert!(futures::poll!(call).is_pending());
+    }
+    agent.handle.control(ControlEvent::Pods(vec![pod.record(true)]));
+    let mut ztunnel = Ztunnel::connect(&node, Held::new()).await;
+    let serving = ztunnel.serves("a");
+    let (first, second, ()) = tokio::join!(first, second, serving);
+    assert_eq!(
+        (first, second),
+        (Ok(Admission::Captured), Ok(Admission::Captured))
+    );
+    agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_operator_enrolled_namespaces_wait_and_others_start() {
     let pod = Pod::new("a");

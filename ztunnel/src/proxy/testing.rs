@@ -46,18 +46,24 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
 
 /// What the control plane says of [`pod`], by name.
 pub(crate) fn server() -> (String, Address) {
+    at_address_of_the_server("server", "test")
+}
+
+/// The same of another pod that has its address.
+pub(crate) fn at_address_of_the_server(name: &str, namespace: &str) -> (String, Address) {
     let std::net::IpAddr::V4(ip) = APPLICATION.ip() else {
         panic!("IPv4 only")
     };
     let workload = Workload {
-        uid: "c//Pod/test/server".into(),
-        name: "server".into(),
-        namespace: "test".into(),
+        uid: format!("c//Pod/{namespace}/{name}"),
+        name: name.into(),
+        namespace: namespace.into(),
         addresses: vec![ip.octets().to_vec()],
         ..Workload::default()
     };
+    let uid = workload.uid.clone();
     let what = Some(address::Type::Workload(workload));
-    ("c//Pod/test/server".into(), Address { r#type: what })
+    (uid, Address { r#type: what })
 }
 
 /// The pod `server` in namespace `test`.

@@ -262,3 +262,59 @@ fn rules_end_up_as_reported_whatever_the_order() {
             .block_on(live(seed));
     }
 }
+
+/// A ztunnel takes the pod, says nothing, and goes; what is left of its time is not the next one's.
+#[tokio::test(start_paused = true)]
+async fn a_later_hand_over_has_a_time_of_its_own() {
+    let world = World::new(1);
+    world.lock().failing = false;
+    let settings = settings(&world);
+    let reports = settings.reports.clone();
+    let (mut manager, handle) = Manager::new(settings, None);
+    manager.redirection = Arc::clone(&world) as Arc<dyn Redirection>;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(manager.run(stop.clone()));
+    handle.control(ControlEvent::Connected(true));
+    handle.control(record(true));
+    handle.control(ControlEvent::Synced {
+        pods: [POD.to_owned()].into(),
+        namespaces: BTreeSet::new(),
+    });
+    let take = async |id| {
+        let (outbox, mut messages) = mpsc::unbounded_channel();
+        handle.ztunnel(FromSession::Ready {
+            id: SessionId(id),
+            revision: String::new(),
+            outbox,
+            held: vec![],
+        });
+        loop {
+            if let ToZtunnel::AddPod(add) = messages.recv().await.expect("the pod").message {
+                return (add.sequence, messages);
+            }
+        }
+    };
+    let (_, silent) = take(0).await;
+    tokio::time::sleep(ACK_TIME - Duration::from_secs(1)).await;
+    handle.ztunnel(FromSession::Gone(SessionId(0)));
+    drop(silent);
+    let (mut sequence, mut messages) = take(1).await;
+    // The first one's time ends.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    while let Ok(outgoing) = messages.try_recv() {
+        if let ToZtunnel::AddPod(add) = outgoing.message {
+            sequence = add.sequence;
+        }
+    }
+    let state = || reports.subscribe().borrow().pods[POD].1.state();
+    assert_eq!(state(), CaptureState::Pending);
+    let ack = Ack {
+        sequence,
+        error: String::new(),
+    };
+    handle.ztunnel(FromSession::Ack(SessionId(1), ack, None));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(state(), CaptureState::Captured);
+    stop.cancel();
+    running.await.expect("the manager ends");
+}

@@ -1,13 +1,13 @@
 use ambit_policy::{Action, Policy};
 
 use super::*;
-use crate::proxy::testing::{APPLICATION, pod, proxy, server};
+use crate::proxy::testing::{APPLICATION, at_address_of_the_server, pod, proxy, server};
 
-/// Applies to namespace `test`. Without rules an allow policy allows nobody.
-fn nobody() -> Policy {
+/// Without rules an allow policy allows nobody.
+fn nobody(namespace: &str) -> Policy {
     let authorization = ambit_wire::security::Authorization {
         name: "nobody".into(),
-        namespace: "test".into(),
+        namespace: namespace.into(),
         scope: ambit_wire::security::Scope::Namespace.into(),
         action: ambit_wire::security::Action::Allow.into(),
         ..ambit_wire::security::Authorization::default()
@@ -35,7 +35,7 @@ async fn a_policy_applied_while_the_application_is_connected_to_ends_the_connect
     let record = attempt.record(&workload);
 
     // Where the application is slow to accept, policies have time to change.
-    proxy.state.apply_policies(vec![nobody()], &[]);
+    proxy.state.apply_policies(vec![nobody("test")], &[]);
     attempt
         .proceed(record, async |_: &Record| panic!("copied what a policy denies"))
         .await;
@@ -44,4 +44,35 @@ async fn a_policy_applied_while_the_application_is_connected_to_ends_the_connect
         metrics.contains(r#"response_flags="DENY""#),
         "not recorded as denied: {metrics}"
     );
+}
+
+/// A pod that is ending, say, with its last connections; the control plane has given its address to the next one.
+#[tokio::test]
+async fn the_rules_of_a_pod_that_has_the_address_by_now_end_no_connection() {
+    let proxy = proxy(false);
+    let pod = pod(&proxy);
+    proxy.state.apply_addresses(&[], [server()]);
+    let attempt = Attempt {
+        proxy: &proxy,
+        pod: &pod,
+        peer: SocketAddr::from(([10, 9, 0, 2], 40_000)),
+        principal: None,
+        destination: APPLICATION,
+        changes: proxy.state.authorization_changed(),
+    };
+    let workload = attempt.workload().await.unwrap();
+    let record = attempt.record(&workload);
+    let (name, next) = at_address_of_the_server("next", "other");
+    proxy
+        .state
+        .apply_addresses(&["c//Pod/test/server".into()], [(name, next)]);
+    proxy.state.apply_policies(vec![nobody("other")], &[]);
+    attempt
+        .proceed(record, async |_: &Record| {
+            tokio::task::yield_now().await;
+            Ok(())
+        })
+        .await;
+    let metrics = proxy.metrics.render(crate::observe::Gauges::default()).unwrap();
+    assert!(!metrics.contains(r#"response_flags="DENY""#), "{metrics}");
 }
