@@ -73,8 +73,10 @@ fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
             web.namespace(),
         ];
         let table = cluster.run_kubectl(&what)?;
+        let policy = cluster.get(&["waypointpolicy", "orders", "--namespace", web.namespace()])?;
+        let ambient = web.shop().ambient()?;
         ensure!(
-            table.contains("shop/waypoint") && table.contains("1/1"),
+            policy["status"]["targets"] == "1/1" && ambient["status"]["waypointReplicas"] == "1/1",
             "{table}"
         );
         show::output(&table);
