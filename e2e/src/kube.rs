@@ -44,14 +44,7 @@ impl Cluster {
     /// # Errors
     /// When the API server refuses it; the error quotes why.
     pub fn apply(&self, namespace: &str, manifest: &str) -> Result<()> {
-        let output = self.feed(&["apply", "--namespace", namespace, "--filename=-"], manifest)?;
-        if !output.status.success() {
-            bail!(
-                "kubectl apply: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        self.hand_in(&["apply"], namespace, manifest)
     }
 
     /// The same as another user, by impersonation.
@@ -59,18 +52,7 @@ impl Cluster {
     /// # Errors
     /// When the API server refuses it; the error quotes why.
     pub fn apply_as(&self, user: &str, namespace: &str, manifest: &str) -> Result<()> {
-        let user = format!("--as={user}");
-        let output = self.feed(
-            &["apply", &user, "--namespace", namespace, "--filename=-"],
-            manifest,
-        )?;
-        if !output.status.success() {
-            bail!(
-                "kubectl apply {user}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        self.hand_in(&["apply", &format!("--as={user}")], namespace, manifest)
     }
 
     /// Whether the API server would let another user create what a manifest says; nothing is stored.
@@ -79,22 +61,7 @@ impl Cluster {
     /// When it would not; the error quotes why.
     pub fn try_create_as(&self, user: &str, namespace: &str, manifest: &str) -> Result<()> {
         let user = format!("--as={user}");
-        let words = [
-            "create",
-            "--dry-run=server",
-            &user,
-            "--namespace",
-            namespace,
-            "--filename=-",
-        ];
-        let output = self.feed(&words, manifest)?;
-        if !output.status.success() {
-            bail!(
-                "kubectl create {user}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        self.hand_in(&["create", "--dry-run=server", &user], namespace, manifest)
     }
 
     /// The same as `apply` for the status of objects that are there, which stands for whoever would report it.
@@ -107,18 +74,8 @@ impl Cluster {
             "--server-side",
             "--subresource=status",
             "--force-conflicts",
-            "--namespace",
-            namespace,
-            "--filename=-",
         ];
-        let output = self.feed(&status, manifest)?;
-        if !output.status.success() {
-            bail!(
-                "kubectl apply --subresource=status: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        self.hand_in(&status, namespace, manifest)
     }
 
     /// Applies a manifest that the API server has to refuse, and returns what it says.
@@ -158,6 +115,20 @@ impl Cluster {
             "--all-containers",
             "--tail=-1",
         ]))
+    }
+
+    /// Runs a command that takes a manifest, to success.
+    fn hand_in(&self, command: &[&str], namespace: &str, manifest: &str) -> Result<()> {
+        let arguments = [command, &["--namespace", namespace, "--filename=-"]].concat();
+        let output = self.feed(&arguments, manifest)?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {}: {}",
+                command.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
     }
 
     fn feed(&self, arguments: &[&str], input: &str) -> Result<Output> {

@@ -2,7 +2,7 @@
 
 mod follow;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -127,13 +127,14 @@ impl Source {
     fn take(&self, replicas: Vec<Replica>) {
         let now = Instant::now();
         let mut entries = self.table.lock();
+        let mut changed = HashSet::new();
         for replica in replicas {
             let held = entries.replicas.get(&replica.uid);
             let Some(report) = replica.report else {
                 if held.is_some_and(|held| held.source == self.number)
                     && let Some(gone) = entries.replicas.remove(&replica.uid)
                 {
-                    self.table.sum(&entries, &gone.waypoint);
+                    changed.insert(gone.waypoint);
                 }
                 continue;
             };
@@ -157,7 +158,10 @@ impl Source {
                 load,
             };
             entries.replicas.insert(replica.uid, entry);
-            self.table.sum(&entries, &waypoint);
+            changed.insert(waypoint);
+        }
+        for waypoint in &changed {
+            self.table.sum(&entries, waypoint);
         }
     }
 }
@@ -166,7 +170,7 @@ impl Drop for Source {
     fn drop(&mut self) {
         let mut entries = self.table.lock();
         let gone = entries.replicas.extract_if(|_, e| e.source == self.number);
-        let waypoints: std::collections::HashSet<_> = gone.map(|(_, e)| e.waypoint).collect();
+        let waypoints: HashSet<_> = gone.map(|(_, e)| e.waypoint).collect();
         for waypoint in &waypoints {
             self.table.sum(&entries, waypoint);
         }

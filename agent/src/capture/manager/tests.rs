@@ -199,12 +199,20 @@ fn record(capture: bool) -> ControlEvent {
     }])
 }
 
-async fn live(seed: u64) {
-    let world = World::new(seed);
-    let settings = settings(&world);
+/// A manager at work.
+struct Running {
+    reports: Reports,
+    handle: Handle,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+/// One that the control plane has told to capture the pod.
+fn start(world: &Arc<World>) -> Running {
+    let settings = settings(world);
     let reports = settings.reports.clone();
     let (mut manager, handle) = Manager::new(settings, None);
-    manager.redirection = Arc::clone(&world) as Arc<dyn Redirection>;
+    manager.redirection = Arc::clone(world) as Arc<dyn Redirection>;
     let stop = CancellationToken::new();
     let running = tokio::spawn(manager.run(stop.clone()));
     handle.control(ControlEvent::Connected(true));
@@ -213,6 +221,22 @@ async fn live(seed: u64) {
         pods: [POD.to_owned()].into(),
         namespaces: BTreeSet::new(),
     });
+    Running {
+        reports,
+        handle,
+        stop,
+        running,
+    }
+}
+
+async fn live(seed: u64) {
+    let world = World::new(seed);
+    let Running {
+        reports,
+        handle,
+        stop,
+        running,
+    } = start(&world);
     let mut ztunnel = connect(&world, &handle, 0);
     let mut wanted = true;
     for step in 1..25 {
@@ -268,18 +292,12 @@ fn rules_end_up_as_reported_whatever_the_order() {
 async fn a_later_hand_over_has_a_time_of_its_own() {
     let world = World::new(1);
     world.lock().failing = false;
-    let settings = settings(&world);
-    let reports = settings.reports.clone();
-    let (mut manager, handle) = Manager::new(settings, None);
-    manager.redirection = Arc::clone(&world) as Arc<dyn Redirection>;
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(manager.run(stop.clone()));
-    handle.control(ControlEvent::Connected(true));
-    handle.control(record(true));
-    handle.control(ControlEvent::Synced {
-        pods: [POD.to_owned()].into(),
-        namespaces: BTreeSet::new(),
-    });
+    let Running {
+        reports,
+        handle,
+        stop,
+        running,
+    } = start(&world);
     let take = async |id| {
         let (outbox, mut messages) = mpsc::unbounded_channel();
         handle.ztunnel(FromSession::Ready {

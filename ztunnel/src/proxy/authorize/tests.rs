@@ -17,19 +17,24 @@ fn nobody(namespace: &str) -> Policy {
     policy
 }
 
+/// A client in plaintext.
+fn attempt<'a>(proxy: &'a Arc<Proxy>, pod: &'a Arc<Pod>) -> Attempt<'a> {
+    Attempt {
+        proxy,
+        pod,
+        peer: SocketAddr::from(([10, 9, 0, 2], 40_000)),
+        principal: None,
+        destination: APPLICATION,
+        changes: proxy.state.authorization_changed(),
+    }
+}
+
 #[tokio::test]
 async fn a_policy_applied_while_the_application_is_connected_to_ends_the_connection() {
     let proxy = proxy(false);
     let pod = pod(&proxy);
     proxy.state.apply_addresses(&[], [server()]);
-    let attempt = Attempt {
-        proxy: &proxy,
-        pod: &pod,
-        peer: SocketAddr::from(([10, 9, 0, 2], 40_000)),
-        principal: None,
-        destination: APPLICATION,
-        changes: proxy.state.authorization_changed(),
-    };
+    let attempt = attempt(&proxy, &pod);
     let workload = attempt.workload().await.unwrap();
     assert!(attempt.decide(&workload).is_allowed());
     let record = attempt.record(&workload);
@@ -52,14 +57,7 @@ async fn the_rules_of_a_pod_that_has_the_address_by_now_end_no_connection() {
     let proxy = proxy(false);
     let pod = pod(&proxy);
     proxy.state.apply_addresses(&[], [server()]);
-    let attempt = Attempt {
-        proxy: &proxy,
-        pod: &pod,
-        peer: SocketAddr::from(([10, 9, 0, 2], 40_000)),
-        principal: None,
-        destination: APPLICATION,
-        changes: proxy.state.authorization_changed(),
-    };
+    let attempt = attempt(&proxy, &pod);
     let workload = attempt.workload().await.unwrap();
     let record = attempt.record(&workload);
     let (name, next) = at_address_of_the_server("next", "other");
