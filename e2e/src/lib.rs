@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod http;
 pub mod kube;
+pub mod lab;
 pub mod mesh;
 pub mod sample;
 mod shell;

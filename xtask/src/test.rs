@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that is checked, ending with the tests on a real cluster.
 
+use std::process::Command;
+
 use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::tools;
 use anyhow::{Result, bail};
@@ -19,10 +21,19 @@ const CUT: &str = "ambit-cut";
 pub(crate) struct Arguments {
     /// Only the tests on the cluster, of these only those whose name contains this.
     filter: Option<String>,
+    /// Also what is slow: the tests with the tools around a mesh (Argo CD, Prometheus, Helm's upgrades).
+    #[arg(long)]
+    all: bool,
     /// Leave the cluster up, and use it again next time.
     #[arg(long)]
     keep: bool,
 }
+
+/// A test program of `ambit-e2e` that needs the cluster.
+const MESH: &str = "mesh";
+
+/// The one that `--all` adds.
+const PLATFORM: &str = "platform";
 
 /// Runs the command. The last thing printed is the test runner's own summary.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
@@ -72,7 +83,30 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     progress.step("the image of real software", || {
         cluster.load_image(&tools::software(&|message| progress.note(message))?)
     })?;
-    let mesh = [
+    let programs: &[&str] = if arguments.all { &[MESH, PLATFORM] } else { &[MESH] };
+    progress.step("compile the tests on the cluster", || {
+        programs
+            .iter()
+            .try_for_each(|program| workspace::run(program_of(program).args(["--quiet", "--no-run"])))
+    })?;
+    progress.note("tests on the cluster; it is removed after them");
+    // A program that fails does not keep the next from running: there is more to know.
+    let results = programs.iter().map(|program| {
+        let mut test = program_of(program);
+        // Where an error comes from is in its words; traces of the test harness only hide them.
+        test.env("AMBIT_TEST_CLUSTER", CLUSTER)
+            .env("RUST_BACKTRACE", "0")
+            // What was measured is told of tests that pass, too.
+            .args(["--", "--test-threads=1", "--show-output"])
+            .args(&arguments.filter);
+        workspace::run(&mut test)
+    });
+    results.reduce(both).unwrap_or(Ok(()))
+}
+
+/// `cargo test` of one program of `ambit-e2e`.
+fn program_of(name: &str) -> Command {
+    cargo(&[
         "test",
         "--locked",
         "--package",
@@ -80,20 +114,8 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
         "--features",
         "cluster",
         "--test",
-        "mesh",
-    ];
-    progress.step("compile the tests on the cluster", || {
-        workspace::run(cargo(&mesh).args(["--quiet", "--no-run"]))
-    })?;
-    progress.note("tests on the cluster; it is removed after them");
-    let mut test = cargo(&mesh);
-    // Where an error comes from is in its words; traces of the test harness only hide them.
-    test.env("AMBIT_TEST_CLUSTER", CLUSTER)
-        .env("RUST_BACKTRACE", "0")
-        // What was measured is told of tests that pass, too.
-        .args(["--", "--test-threads=1", "--show-output"])
-        .args(&arguments.filter);
-    workspace::run(&mut test)
+        name,
+    ])
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ambit_e2e::{eventually, kube};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// What a rule is promised to take until it is in force.
 const IN_FORCE: Duration = Duration::from_secs(2);

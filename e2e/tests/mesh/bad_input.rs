@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tonic::Code;
 
 use crate::hbone::{Caller, certificate, foreign_certificate, token, ztunnel_token};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 #[test]
 fn the_api_server_refuses_what_is_invalid_and_says_why() -> Result<()> {

@@ -7,7 +7,7 @@ use ambit_e2e::mesh::{self, Pod};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 fn set_lifetime(lab: &Lab, lifetime: &str) -> Result<()> {
     let patch = format!(r#"{{"spec":{{"identity":{{"leafTTL":"{lifetime}"}}}}}}"#);

@@ -7,7 +7,7 @@ use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::eventually;
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// A second cluster, beside the one of the other tests. `cargo xtask test` and `.ci/run` take it down as well.
 const NAME: &str = "ambit-cut";

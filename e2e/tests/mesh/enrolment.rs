@@ -12,7 +12,7 @@ use ambit_wire::names::{PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, PORT_SEED};
 use anyhow::{Result, ensure};
 
 use crate::failures::Frozen;
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// What must not change when a pod joins or leaves the mesh.
 fn lives(pods: &[Pod]) -> Vec<(&str, &str, i64, &str)> {

@@ -11,7 +11,7 @@ use ambit_e2e::wire;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::enrolment::ensure_in_mesh;
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// What is not the data plane.
 const DEPLOYMENTS: [&str; 2] = ["deployment/ambit-control", "deployment/ambit-operator"];

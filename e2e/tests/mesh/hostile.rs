@@ -17,8 +17,8 @@ use tonic::Code;
 
 use crate::failures::operators;
 use crate::hbone::{Caller, certificate, token, ztunnel_token};
-use crate::lab::{LIMIT, Lab};
 use crate::waypoint::{WAYPOINT, ambient, enforce};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 const ATTACKER: &str = "attacker";
 

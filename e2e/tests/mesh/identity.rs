@@ -5,7 +5,7 @@ use ambit_e2e::mesh::{LogLine, Pod};
 use ambit_e2e::sample::{Seen, Shop, millis};
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// What a server has logged since a moment.
 fn seen_since(lab: &Lab, server: &Pod, since: u64) -> Result<Vec<Seen>> {

@@ -16,7 +16,6 @@ mod failures;
 mod hbone;
 mod hostile;
 mod identity;
-mod lab;
 mod node;
 mod privileges;
 mod software;

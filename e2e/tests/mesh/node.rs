@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::enrolment::ensure_untouched;
-use crate::lab::{LIMIT, Lab};
-use crate::uninstall::original_cni;
+use ambit_e2e::lab::original_cni;
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// Where the network plugins' configuration lies, as seen from the node.
 const FOLDER: &str = "/etc/cni/net.d";

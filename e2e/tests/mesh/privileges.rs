@@ -5,7 +5,7 @@ use std::fs;
 use ambit_e2e::mesh;
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::Lab;
+use ambit_e2e::lab::Lab;
 
 #[test]
 fn a_ztunnel_runs_without_any_privilege() -> Result<()> {

@@ -9,7 +9,7 @@ use std::thread;
 use ambit_e2e::sample::Shop;
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::lab::Lab;
+use ambit_e2e::lab::Lab;
 
 const CLIENT: &str = include_str!("../../manifests/software/client.yaml");
 

@@ -5,7 +5,7 @@ use ambit_e2e::mesh::{self, is_ready};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// Fails unless the Mesh counts what its namespaces do.
 fn ensure_sums(lab: &Lab) -> Result<()> {

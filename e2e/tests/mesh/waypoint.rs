@@ -20,7 +20,7 @@ use ambit_e2e::sample::{CLIENTS, Web};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// Name of the waypoint that a policy brings about.
 pub(crate) const WAYPOINT: &str = "waypoint";

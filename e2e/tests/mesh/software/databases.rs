@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, ensure};
 
 use super::with_software;
-use crate::lab::Lab;
+use ambit_e2e::lab::Lab;
 
 const MARIADB: &str = include_str!("../../../manifests/software/mariadb.yaml");
 const POSTGRES: &str = include_str!("../../../manifests/software/postgres.yaml");

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::with_software;
-use crate::lab::Lab;
+use ambit_e2e::lab::Lab;
 
 const WEB: &str = include_str!("../../../manifests/software/web.yaml");
 

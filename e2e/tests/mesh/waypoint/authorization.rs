@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{WAYPOINT, ambient, enforce, metric, principal};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 #[test]
 fn get_passes_and_delete_is_refused_from_either_node() -> Result<()> {

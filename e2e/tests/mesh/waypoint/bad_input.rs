@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::failures::restart_operators;
 use super::{condition, enforce, get_policy, policy};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 #[test]
 fn policies_that_contradict_themselves_are_refused_with_field_and_reason() -> Result<()> {

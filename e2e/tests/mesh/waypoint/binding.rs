@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{WAYPOINT, condition, enforce, get_policy, wait_replicas, wait_way};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 fn label(lab: &Lab, web: &Web, object: &[&str], label: &str) -> Result<()> {
     let mut words = vec!["label", "--overwrite"];

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{WAYPOINT, enforce};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// A request to the pod's own address from a captured pod.
 fn directly(lab: &Lab, web: &Web, server: &Pod) -> Result<Answer> {

@@ -12,7 +12,7 @@ use super::{WAYPOINT, ambient, enforce, wait_replicas, wait_way};
 use crate::failures::{
     kill, kill_container, operators, wait_operators, wait_started_again, without_operators,
 };
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 fn authorize(lab: &Lab, web: &Web) -> Result<()> {
     let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::lifecycle::made;
 use super::{WAYPOINT, condition, enforce, get_policy, wait_way};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// A load through a waypoint that authorizes.
 fn begin(lab: &Lab, web: &Web) -> Result<()> {

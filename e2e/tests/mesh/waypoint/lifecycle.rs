@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{WAYPOINT, ambient, condition, enforce, policy, wait_replicas, wait_way};
 use crate::failures::{kill_container, operators};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// The operator and the control plane, to the API server.
 const OPERATORS: [&str; 2] = [

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::enforce;
-use crate::lab::Lab;
+use ambit_e2e::lab::Lab;
 
 /// What is at or below `/admin` once somebody decodes it, however it is written.
 const TRICKS: &[&str] = &[

@@ -19,7 +19,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{WAYPOINT, condition, enforce, metric, policy};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 fn into_tokio(stream: StdStream) -> Result<TcpStream> {
     stream.set_nonblocking(true)?;

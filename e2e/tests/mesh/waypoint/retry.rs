@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{WAYPOINT, enforce, metric};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 fn flaked(web: &Web) -> Result<u64> {
     Ok(web.counts()?.iter().map(|counts| counts.flaked).sum())

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{WAYPOINT, ambient, enforce, wait_replicas};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 /// What replicas are promised to take after a step of the load, in seconds.
 const FOLLOW: u64 = 10;

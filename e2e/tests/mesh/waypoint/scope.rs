@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{WAYPOINT, ambient, enforce, policy, wait_replicas};
-use crate::lab::{LIMIT, Lab};
+use ambit_e2e::lab::{LIMIT, Lab};
 
 const ELSEWHERE: usize = 50;
 const ROUNDS: u16 = 20;

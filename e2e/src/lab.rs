@@ -1,17 +1,22 @@
-//! The cluster that all tests share, and what a test leaves for those who look into its failure.
+//! The cluster that all tests of a program share, and what a test leaves for those who look into its failure.
+
+mod traces;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, fs};
 
-use ambit_e2e::cluster::Cluster;
-use ambit_e2e::mesh::{self, Pod};
-use ambit_e2e::sample::{Shop, Web};
-use ambit_e2e::wire::{Packet, Recording};
 use anyhow::{Context, Result};
+
+pub use traces::{ensure_as_before, original_cni};
+
+use crate::cluster::Cluster;
+use crate::mesh::{self, Pod};
+use crate::sample::{Shop, Web};
+use crate::wire::{Packet, Recording};
 
 /// One test at a time has the cluster.
 static TURN: Mutex<()> = Mutex::new(());
@@ -20,21 +25,24 @@ static TURN: Mutex<()> = Mutex::new(());
 static CURRENT: AtomicBool = AtomicBool::new(false);
 
 /// When a test gives up waiting for something in the mesh: many times what anything takes, on a slow machine too.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// The cluster with Ambit installed and a Mesh that is Ready.
-pub(crate) struct Lab {
-    pub(crate) cluster: Cluster,
+pub struct Lab {
+    /// The cluster, with Ambit on it.
+    pub cluster: Cluster,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Lab {
     /// Waits for its turn, then sees to it that Ambit is installed and Ready.
-    pub(crate) fn enter() -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the cluster is not there, or Ambit cannot be installed.
+    pub fn enter() -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = env::var("AMBIT_TEST_CLUSTER").context(
-            "AMBIT_TEST_CLUSTER names no cluster: run `cargo xtask test`, or see e2e/tests/mesh/main.rs",
-        )?;
+        let name = env::var("AMBIT_TEST_CLUSTER")
+            .context("AMBIT_TEST_CLUSTER names no cluster: run `cargo xtask test`, or see e2e/tests")?;
         let cluster = Cluster::attach(&name)?;
         let lab = Self { cluster, _turn: turn };
         let there = lab
@@ -52,33 +60,48 @@ impl Lab {
     }
 
     /// Installs the chart and the Mesh.
-    pub(crate) fn install(&self) -> Result<()> {
-        crate::uninstall::remember_nodes(&self.cluster)?;
+    ///
+    /// # Errors
+    /// When either is refused, or not Ready in time.
+    pub fn install(&self) -> Result<()> {
+        traces::remember_nodes(&self.cluster)?;
         mesh::install(&self.cluster, &|message| println!("{message}"))?;
         mesh::apply(&self.cluster, mesh::MESH)
     }
 
     /// Runs `test` on the sample application in a namespace of its own, and removes that again. Where it fails, what there is
     /// to see is kept, and the error says where.
-    pub(crate) fn with_shop(&self, namespace: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the test, and where what there is to see was kept.
+    pub fn with_shop(&self, namespace: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
         let result = Shop::deploy(&self.cluster, namespace).and_then(|shop| test(&shop));
         self.leave(namespace, result)
     }
 
     /// Runs `test` on an empty namespace, and removes that again, as [`Lab::with_shop`] does.
-    pub(crate) fn with_namespace(&self, name: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the test, and where what there is to see was kept.
+    pub fn with_namespace(&self, name: &str, test: impl FnOnce(&Shop) -> Result<()>) -> Result<()> {
         let result = Shop::create(&self.cluster, name).and_then(|shop| test(&shop));
         self.leave(name, result)
     }
 
     /// The same with the web application, in the mesh, and with the strictest rules for pods that Kubernetes has.
-    pub(crate) fn with_web(&self, namespace: &str, test: impl FnOnce(&Web) -> Result<()>) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the test, and where what there is to see was kept.
+    pub fn with_web(&self, namespace: &str, test: impl FnOnce(&Web) -> Result<()>) -> Result<()> {
         let result = self.web(namespace).and_then(|web| test(&web));
         self.leave(namespace, result)
     }
 
     /// The web application in a namespace of its own, in the mesh.
-    pub(crate) fn web(&self, namespace: &str) -> Result<Web> {
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn web(&self, namespace: &str) -> Result<Web> {
         let shop = Shop::create(&self.cluster, namespace)?;
         let restricted = "pod-security.kubernetes.io/enforce=restricted";
         self.cluster
@@ -113,8 +136,11 @@ impl Lab {
     }
 
     /// Records what goes between the nodes while each client is answered `answers` times more.
-    pub(crate) fn record(&self, shop: &Shop, answers: u64) -> Result<Vec<Packet>> {
-        let file = folder(shop.namespace()).join("wire.pcap");
+    ///
+    /// # Errors
+    /// When nothing could be recorded, or a client gets no more answers.
+    pub fn record(&self, shop: &Shop, answers: u64) -> Result<Vec<Packet>> {
+        let file = folder(shop.namespace())?.join("wire.pcap");
         let recording = Recording::start(&self.cluster, &file)?;
         for client in ["client-a", "client-b"] {
             shop.wait_more(client, answers)?;
@@ -123,14 +149,17 @@ impl Lab {
     }
 
     /// The ztunnel of a pod's node.
-    pub(crate) fn ztunnel_of(&self, pod: &Pod) -> Result<Pod> {
+    ///
+    /// # Errors
+    /// When none runs there.
+    pub fn ztunnel_of(&self, pod: &Pod) -> Result<Pod> {
         let all = mesh::ztunnels(&self.cluster)?;
         let here = all.into_iter().find(|ztunnel| ztunnel.node == pod.node);
         here.with_context(|| format!("no ztunnel runs on {}", pod.node))
     }
 
     fn keep_evidence(&self, namespace: &str) -> Result<PathBuf> {
-        let folder = folder(namespace);
+        let folder = folder(namespace)?;
         fs::create_dir_all(&folder)?;
         let all = "pods,events,ambientnamespaces,waypointpolicies,meshes,daemonsets,deployments,services";
         let objects = self
@@ -153,7 +182,13 @@ impl Lab {
     }
 }
 
-/// What a test leaves: it outlives the cluster.
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("mesh").join(name)
+/// What a test leaves, in `tmp` of the target folder: it outlives the cluster.
+fn folder(name: &str) -> Result<PathBuf> {
+    let program = env::current_exe().context("this program has no path")?;
+    // Cargo puts programs of tests into `<target>/<profile>/deps`.
+    let target = program
+        .ancestors()
+        .nth(3)
+        .context("this program is not in a target folder")?;
+    Ok(target.join("tmp/mesh").join(name))
 }
