@@ -42,7 +42,7 @@ pub struct HttpRule {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub methods: Vec<String>,
 
-    /// Paths, without the query. They are compared after normalization, as docs/waypoints.md has it: `//`, `/./`, `/../` and needless
+    /// Paths, without the query. They are compared after normalization, as docs/http-rules.md has it: `//`, `/./`, `/../` and needless
     /// percent-encoding do not get past a rule. Case matters. Left out: every path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
