@@ -7,6 +7,7 @@
 mod apt;
 mod build;
 mod image;
+mod prometheus;
 mod software;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 pub use apt::{Package, ensure, ensure_packages, installed_here};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
 pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, h2spec, helm, kubernetes};
+pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 
 /// A listener for one-line messages on what is being done.

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{crds, tools};
+use crate::{alerts, crds, dashboards, tools};
 
 /// The fuzz targets are a workspace of their own.
 const FUZZ: &str = "fuzz/Cargo.toml";
@@ -16,6 +16,8 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         workspace::run(&mut cargo(&["fmt", "--check", "--manifest-path", FUZZ]))
     })?;
     progress.step("generated definitions", || crds::check(progress))?;
+    progress.step("generated dashboards", dashboards::check)?;
+    progress.step("alerts", || alerts::check(progress))?;
     progress.step("clippy", || {
         // With the tests that need a cluster, and what the fuzz targets reach the code through.
         let what = [

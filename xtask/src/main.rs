@@ -1,8 +1,10 @@
 //! Developer commands: `cargo xtask help`.
 
+mod alerts;
 mod bench;
 mod cluster;
 mod crds;
+mod dashboards;
 mod demo;
 mod fuzz;
 mod images;
@@ -37,6 +39,8 @@ enum Command {
     Cluster(cluster::ClusterCommand),
     /// Generate the CustomResourceDefinitions in the chart from the types in `crds/`.
     Crds(crds::Arguments),
+    /// Generate the chart's Grafana dashboards from the definitions in `xtask/src/dashboards/`.
+    Dashboards(dashboards::Arguments),
     /// Show on a real cluster what Ambit does: a running application joins the mesh.
     Demo(demo::Arguments),
     /// Inputs made up by libFuzzer for what reads what strangers send: all targets for a minute each, or one.
@@ -65,6 +69,7 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
         Command::Bench(command) => bench::run(&command, progress),
         Command::Cluster(command) => cluster::run(command, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
+        Command::Dashboards(arguments) => dashboards::run(&arguments, progress),
         Command::Demo(arguments) => demo::run(&arguments, progress),
         Command::Fuzz(arguments) => fuzz::run(&arguments, progress),
         Command::Images(arguments) => images::run(&arguments, progress),
