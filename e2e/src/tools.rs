@@ -4,6 +4,7 @@
 //! ([`helm`]) and h2spec ([`h2spec`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
+mod actionlint;
 mod apt;
 mod build;
 mod image;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub use actionlint::actionlint;
 pub use apt::{Package, ensure, ensure_packages, installed_here};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
 pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, h2spec, helm, kubernetes};

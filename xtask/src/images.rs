@@ -22,13 +22,13 @@ pub(crate) struct Arguments {
 }
 
 /// An image: the Dockerfile's target and the binary in it.
-struct Image {
-    target: &'static str,
-    package: &'static str,
-    binary: &'static str,
+pub(crate) struct Image {
+    pub(crate) target: &'static str,
+    pub(crate) package: &'static str,
+    pub(crate) binary: &'static str,
 }
 
-const IMAGES: &[Image] = &[
+pub(crate) const IMAGES: &[Image] = &[
     Image {
         target: "operator",
         package: "ambit-operator",
@@ -181,7 +181,7 @@ pub(crate) fn release_dir() -> Result<PathBuf> {
 }
 
 /// The triple of this machine.
-fn host() -> Result<String> {
+pub(crate) fn host() -> Result<String> {
     let version = workspace::output(Command::new("rustc").arg("-vV").current_dir(workspace::root()))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("`rustc -vV` names no host")?.to_owned())

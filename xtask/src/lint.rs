@@ -15,6 +15,7 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         workspace::run(&mut cargo(&["fmt", "--all", "--check"]))?;
         workspace::run(&mut cargo(&["fmt", "--check", "--manifest-path", FUZZ]))
     })?;
+    progress.step("workflows", || workflows(progress))?;
     progress.step("generated definitions", || crds::check(progress))?;
     progress.step("generated dashboards", dashboards::check)?;
     progress.step("alerts", || alerts::check(progress))?;
@@ -63,4 +64,13 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The workflows in `.github` are valid, as far as can be told without running them.
+fn workflows(progress: &Progress) -> Result<()> {
+    let actionlint = ambit_e2e::tools::actionlint(&|message| progress.note(message))?;
+    let mut check = std::process::Command::new(actionlint);
+    // The result must not depend on what else is installed.
+    check.args(["-shellcheck=", "-pyflakes="]);
+    workspace::run(check.current_dir(workspace::root()))
 }

@@ -10,6 +10,7 @@ mod fuzz;
 mod images;
 mod lint;
 mod progress;
+mod release;
 mod test;
 mod tools;
 mod workspace;
@@ -49,6 +50,8 @@ enum Command {
     Images(images::Arguments),
     /// Format, clippy, dependencies and generated files: what a change must pass before any test.
     Lint,
+    /// Make the files of a release: images, chart, manifests, bills of materials, checksums, notes.
+    Release(release::Arguments),
     /// All tests, with those on a real cluster.
     Test(test::Arguments),
 }
@@ -74,6 +77,7 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
         Command::Fuzz(arguments) => fuzz::run(&arguments, progress),
         Command::Images(arguments) => images::run(&arguments, progress),
         Command::Lint => lint::run(progress),
+        Command::Release(arguments) => release::run(&arguments, progress),
         Command::Test(arguments) => test::run(&arguments, progress),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{fuzz, images, lint};
+use crate::{fuzz, images, lint, release};
 
 /// The cluster of the tests; it is made anew and removed.
 const CLUSTER: &str = "ambit-test";
@@ -71,6 +71,9 @@ fn both(first: Result<()>, then: Result<()>) -> Result<()> {
 
 fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let archives = images::build(progress)?;
+    if arguments.all && arguments.filter.is_none() {
+        progress.step("a release, packaged twice", || release::check(progress))?;
+    }
     let cluster = progress.step("a cluster of two nodes", || {
         let spec = Spec {
             name: CLUSTER.to_owned(),

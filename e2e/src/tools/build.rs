@@ -147,7 +147,7 @@ pub fn h2spec(progress: Progress) -> Result<PathBuf> {
 }
 
 /// Fills a folder beside `dir` and moves it there when it is complete: `dir` is whole or absent.
-fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let part = dir.with_extension("part");
     if part.exists() {
         fs::remove_dir_all(&part).with_context(|| format!("cannot remove {}", part.display()))?;
@@ -157,7 +157,7 @@ fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     fs::rename(&part, dir).with_context(|| format!("cannot move {} into place", part.display()))
 }
 
-fn go() -> Result<Command> {
+pub(super) fn go() -> Result<Command> {
     if !apt::present("go") {
         bail!(
             "`go` is not in PATH: install Go 1.25 or later (https://go.dev/dl), the embedded cluster is built with it"
@@ -175,7 +175,7 @@ fn go() -> Result<Command> {
 }
 
 /// A hash over every file of the module: names and contents.
-fn fingerprint(module: &Path) -> Result<String> {
+pub(super) fn fingerprint(module: &Path) -> Result<String> {
     let mut files = Vec::new();
     list(module, &mut files)?;
     files.sort();

@@ -1,0 +1,245 @@
+//! The platforms of a release, and the compilation of the programs for each.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::images::{self, Image};
+use crate::workspace::{self, cargo};
+
+/// A platform that images are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Platform {
+    /// The architecture as images name it.
+    pub(super) architecture: &'static str,
+    /// The target as Rust names it.
+    pub(super) triple: &'static str,
+    /// The C compiler for it on another platform. Debian's package is `gcc-` and what stands before `-gcc`.
+    compiler: &'static str,
+}
+
+pub(super) const PLATFORMS: &[Platform] = &[
+    Platform {
+        architecture: "amd64",
+        triple: "x86_64-unknown-linux-gnu",
+        compiler: "x86_64-linux-gnu-gcc",
+    },
+    Platform {
+        architecture: "arm64",
+        triple: "aarch64-unknown-linux-gnu",
+        compiler: "aarch64-linux-gnu-gcc",
+    },
+];
+
+impl Platform {
+    /// The C compiler and linker.
+    fn compiler(&self) -> Result<&'static str> {
+        Ok(if self.triple == images::host()? {
+            "cc"
+        } else {
+            self.compiler
+        })
+    }
+
+    /// What this machine lacks to build for the platform, and how to install it.
+    pub(super) fn missing(&self) -> Result<Option<String>> {
+        let mut missing = Vec::new();
+        let mut rustc = rustc(&["--print", "target-libdir", "--target", self.triple]);
+        let libraries = workspace::output(&mut rustc)?;
+        if !has_standard_library(Path::new(libraries.trim())) {
+            missing.push(format!(
+                "Rust's standard library (`rustup target add {}`)",
+                self.triple
+            ));
+        }
+        let compiler = self.compiler()?;
+        if workspace::output(Command::new(compiler).arg("--version")).is_err() {
+            let package = match compiler.strip_suffix("-gcc") {
+                Some(triple) => format!("gcc-{}", triple.replace('_', "-")),
+                None => "gcc".to_owned(),
+            };
+            missing.push(format!(
+                "the C compiler `{compiler}` (Debian's package {package})"
+            ));
+        }
+        Ok((!missing.is_empty()).then(|| missing.join(" and ")))
+    }
+
+    /// Compiles the programs of these images, and returns the folder that has them. The same commit gives the same bytes, wherever
+    /// the clone lies: no path of this machine is in them.
+    pub(super) fn compile(&self, images: &[&Image]) -> Result<PathBuf> {
+        let mut build = cargo(&[
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--target",
+            self.triple,
+        ]);
+        for image in images {
+            build.args(["--package", image.package, "--bin", image.binary]);
+        }
+        // Settings of the person who builds would change the bytes.
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PROFILE_")
+                || matches!(&*text, "RUSTFLAGS" | "CFLAGS" | "TARGET_CFLAGS")
+            {
+                build.env_remove(&name);
+            }
+        }
+        let paths = machine_paths()?;
+        let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+        flags.extend(paths.iter().map(|map| format!("--remap-path-prefix={map}")));
+        build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        let flags: Vec<_> = paths
+            .iter()
+            .map(|map| format!("-ffile-prefix-map={map}"))
+            .collect();
+        let variable = self.triple.replace('-', "_");
+        build.env(format!("CFLAGS_{variable}"), flags.join(" "));
+        let compiler = self.compiler()?;
+        build.env(format!("CC_{variable}"), compiler);
+        build.env(
+            format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()),
+            compiler,
+        );
+        workspace::run(&mut build)?;
+        Ok(workspace::target().join(self.triple).join("release"))
+    }
+
+    /// What of the toolchain is linked into a static program, as name, version and licence.
+    pub(super) fn runtime(&self) -> Result<[(&'static str, String, &'static str); 3]> {
+        let compiler = self.compiler()?;
+        let gcc = workspace::output(Command::new(compiler).args(["-dumpfullversion", "-dumpversion"]))?;
+        let header = workspace::output(Command::new(compiler).args([
+            "-E",
+            "-dM",
+            "-include",
+            "features.h",
+            "-x",
+            "c",
+            "/dev/null",
+        ]))?;
+        let gcc_licence = "GPL-3.0-or-later WITH GCC-exception-3.1";
+        Ok([
+            ("rust-std", rust_version()?, "MIT OR Apache-2.0"),
+            ("glibc", glibc_version(&header)?, "LGPL-2.1-or-later"),
+            ("libgcc", gcc.trim().to_owned(), gcc_licence),
+        ])
+    }
+}
+
+/// The folder holds Rust's standard library.
+fn has_standard_library(dir: &Path) -> bool {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    names
+        .map(|entry| entry.file_name())
+        .any(|name| name.to_string_lossy().starts_with("libstd-"))
+}
+
+fn rustc(arguments: &[&str]) -> Command {
+    let mut rustc = Command::new("rustc");
+    rustc.args(arguments).current_dir(workspace::root());
+    rustc
+}
+
+/// The version of rustc and its standard library, like `1.95.0`.
+pub(super) fn rust_version() -> Result<String> {
+    field(&workspace::output(&mut rustc(&["-vV"]))?, "release: ")
+}
+
+/// The value of a line of `rustc -vV`.
+fn field(text: &str, name: &str) -> Result<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(value
+        .with_context(|| format!("`rustc -vV` has no line `{name}`"))?
+        .to_owned())
+}
+
+/// The version of glibc among the macros of its header.
+fn glibc_version(macros: &str) -> Result<String> {
+    let value = |name: &str| {
+        macros.lines().find_map(|line| {
+            line.strip_prefix("#define ")?
+                .strip_prefix(name)?
+                .strip_prefix(' ')
+        })
+    };
+    match (value("__GLIBC__"), value("__GLIBC_MINOR__")) {
+        (Some(major), Some(minor)) => Ok(format!("{major}.{minor}")),
+        _ => bail!("the C library is not glibc: a release is linked with that"),
+    }
+}
+
+/// Folders of this machine whose names compilers put into programs, each with what to put instead, as `FROM=TO`. Where one holds
+/// another, the later counts.
+fn machine_paths() -> Result<Vec<String>> {
+    let mut maps = vec![
+        (workspace::root().to_owned(), "/ambit".to_owned()),
+        (workspace::target(), "/ambit/target".to_owned()),
+    ];
+    let cargo_home = match env::var_os("CARGO_HOME").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo")
+        }
+    };
+    let registries = cargo_home.join("registry/src");
+    let entries =
+        fs::read_dir(&registries).with_context(|| format!("cannot read {}", registries.display()))?;
+    for entry in entries {
+        maps.push((entry?.path(), "/cargo/registry".to_owned()));
+    }
+    // Where the component rust-src is installed, rustc names the standard library's files by their place in it.
+    let sysroot = workspace::output(&mut rustc(&["--print", "sysroot"]))?;
+    let hash = field(&workspace::output(&mut rustc(&["-vV"]))?, "commit-hash: ")?;
+    let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
+    maps.push((library, format!("/rustc/{hash}")));
+    Ok(maps
+        .into_iter()
+        .map(|(from, to)| format!("{}={to}", from.display()))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_without_its_standard_library_is_missing_it() {
+        assert!(!has_standard_library(Path::new("/nowhere")));
+        let nowhere = Platform {
+            architecture: "riscv64",
+            triple: "riscv64gc-unknown-linux-gnu",
+            compiler: "riscv64_of_nobody-linux-gnu-gcc",
+        };
+        let missing = nowhere.missing().unwrap().unwrap();
+        assert!(
+            missing.contains("rustup target add riscv64gc-unknown-linux-gnu"),
+            "{missing}"
+        );
+        assert!(
+            missing.contains("Debian's package gcc-riscv64-of-nobody-linux-gnu"),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn this_machine_can_build_for_itself() {
+        let host = images::host().unwrap();
+        for platform in PLATFORMS.iter().filter(|platform| platform.triple == host) {
+            assert_eq!(platform.missing().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_version_of_glibc_is_read_from_its_macros() {
+        let macros = "#define __GLIBC_MINOR__ 36\n#define __GLIBC__ 2\n#define __GLIBC_USE(F) 1\n";
+        assert_eq!(glibc_version(macros).unwrap(), "2.36");
+        assert!(glibc_version("#define A 1\n").is_err());
+    }
+}
