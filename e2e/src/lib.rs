@@ -2,13 +2,14 @@
 //!
 //! [`cluster::Cluster`] runs upstream Kubernetes on this machine alone, as root: a control plane and any number of nodes, each
 //! with its own network, containerd, kubelet and kube-proxy. [`tools`] installs what that takes. [`mesh`] puts Ambit on it with
-//! Helm, [`sample`] an application, and [`wire`] records what goes between the nodes.
+//! Helm, [`sample`] an application, [`prometheus`] scrapes it, and [`wire`] records what goes between the nodes.
 
 pub mod cluster;
 pub mod http;
 pub mod kube;
 pub mod lab;
 pub mod mesh;
+pub mod prometheus;
 pub mod sample;
 mod shell;
 pub mod tools;

@@ -1,0 +1,199 @@
+//! Dashboards and alerts: every query against a real Prometheus that scrapes the cluster under load.
+
+mod istio;
+mod load;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use ambit_e2e::lab::{LIMIT, Lab};
+use ambit_e2e::prometheus::{Prometheus, Sample};
+use ambit_e2e::{eventually, workspace};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use load::{Load, NAMESPACE};
+
+/// What fills these is a failure that the load does not provoke: dashboard, panel, legend, and why.
+const EMPTY: &[(&str, &str, &str, &str)] = &[(
+    "ambit-control-plane",
+    "Configuration rejected by type",
+    "{{role}} {{type_url}}",
+    "no proxy rejects what this control plane sends",
+)];
+
+/// Metrics of alerts that have no series before the first failure.
+const ABSENT: &[&str] = &["ambit_config_rejected_total"];
+
+/// A query of a panel.
+#[derive(Debug)]
+struct Query {
+    dashboard: String,
+    panel: String,
+    legend: String,
+    expression: String,
+}
+
+#[test]
+fn every_panel_of_every_dashboard_fills() -> Result<()> {
+    let lab = Lab::enter()?;
+    lab.with_shop(NAMESPACE, |shop| {
+        let load = Load::start(&lab, shop)?;
+        let prometheus = Prometheus::start(&lab.cluster, &|message| println!("{message}"))?;
+        let queries = queries()?;
+        for (dashboard, panel, legend, _) in EMPTY {
+            let named = |query: &&Query| {
+                (&*query.dashboard, &*query.panel, &*query.legend) == (*dashboard, *panel, *legend)
+            };
+            ensure!(
+                queries.iter().any(|query| named(&query)),
+                "no panel {dashboard}, {panel}, {legend}"
+            );
+        }
+        let (excused, mut waiting): (Vec<&Query>, Vec<&Query>) = queries.iter().partition(|query| {
+            EMPTY.iter().any(|(dashboard, panel, legend, _)| {
+                query.dashboard == *dashboard && query.panel == *panel && query.legend == *legend
+            })
+        });
+        for query in excused {
+            // It has to be understood all the same.
+            fills(&prometheus, &query.expression)?;
+        }
+        let all = waiting.len();
+        eventually("every panel to fill", LIMIT * 2, || {
+            load.stir()?;
+            let mut empty = Vec::new();
+            for query in &waiting {
+                if !fills(&prometheus, &query.expression)? {
+                    empty.push(*query);
+                }
+            }
+            waiting = empty;
+            ensure!(waiting.is_empty(), "empty: {waiting:#?}");
+            Ok(())
+        })?;
+        println!(
+            "{all} queries of 7 dashboards have series; {} are empty in a mesh that is well",
+            EMPTY.len()
+        );
+        check_alerts(&prometheus)?;
+        istio::check(&prometheus, &load)
+    })
+}
+
+/// Every alert is evaluated without an error, the series that it names are there, and none of the worst fires.
+fn check_alerts(prometheus: &Prometheus) -> Result<()> {
+    let alerts = eventually("every alert to be evaluated", LIMIT, || {
+        let alerts = prometheus.alerts()?;
+        ensure!(alerts.len() > 15, "{} alerts", alerts.len());
+        for alert in &alerts {
+            ensure!(
+                alert["health"] == "ok",
+                "{}: {}",
+                alert["name"],
+                alert["lastError"]
+            );
+        }
+        Ok(alerts)
+    })?;
+    let mut states = BTreeMap::new();
+    for alert in &alerts {
+        let expression = alert["query"].as_str().unwrap_or_default();
+        for metric in metrics_of(expression) {
+            let there = !prometheus.query(&format!("count({metric})"))?.is_empty();
+            ensure!(
+                there || ABSENT.contains(&metric),
+                "{} asks for {metric}, which is not there",
+                alert["name"]
+            );
+        }
+        let name = alert["name"].as_str().unwrap_or_default().to_owned();
+        let state = alert["state"].as_str().unwrap_or_default().to_owned();
+        ensure!(
+            alert["labels"]["severity"] != "critical" || state == "inactive",
+            "{name} is {state}: {}",
+            alert["alerts"]
+        );
+        if state != "inactive" {
+            states.insert(name, state);
+        }
+    }
+    println!(
+        "{} alerts evaluated; under this load not inactive: {states:?}",
+        alerts.len()
+    );
+    Ok(())
+}
+
+/// The metrics that an expression names.
+fn metrics_of(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let prefixes = ["ambit_", "istio_", "container_"];
+    words
+        .filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix)))
+        .collect()
+}
+
+/// Whether a query has a value for one of the workloads that a reader may choose.
+fn fills(prometheus: &Prometheus, expression: &str) -> Result<bool> {
+    for workload in load::WORKLOADS {
+        let query = substitute(expression, workload);
+        let samples = prometheus.query(&query).with_context(|| query.clone())?;
+        if samples.iter().any(|sample: &Sample| sample.value.is_finite()) {
+            return Ok(true);
+        }
+        if !expression.contains("$workload") {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+/// Some scrapes, as Grafana chooses it.
+const RATE_INTERVAL: &str = "40s";
+
+/// What Grafana puts in place of variables.
+fn substitute(expression: &str, workload: &str) -> String {
+    let values = [
+        ("$__rate_interval", RATE_INTERVAL),
+        ("$namespace", NAMESPACE),
+        ("$workload", workload),
+        ("$pod", ".*"),
+        ("$system", ambit_e2e::mesh::NAMESPACE),
+        ("$core_hour", "0.03"),
+        ("$gib_hour", "0.004"),
+    ];
+    values.iter().fold(expression.to_owned(), |text, (name, value)| {
+        text.replace(name, value)
+    })
+}
+
+/// Every query of every dashboard of the chart.
+fn queries() -> Result<Vec<Query>> {
+    let folder = workspace().join("charts/ambit/dashboards");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))? {
+        let dashboard: Value = serde_json::from_str(&fs::read_to_string(entry?.path())?)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        for panel in dashboard["panels"].as_array().into_iter().flatten() {
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                found.push(Query {
+                    dashboard: text(&dashboard["uid"]),
+                    panel: text(&panel["title"]),
+                    legend: text(&target["legendFormat"]),
+                    expression: text(&target["expr"]),
+                });
+            }
+        }
+    }
+    if found.len() < 100 {
+        bail!("{} queries in {}", found.len(), folder.display());
+    }
+    Ok(found)
+}
+
+#[test]
+fn metrics_are_found_in_expressions() {
+    let found = metrics_of("sum by (pod) (rate(ambit_a_total{b=\"x\"}[5m])) / container_c > 0");
+    assert_eq!(found, ["ambit_a_total", "container_c"]);
+}
