@@ -98,7 +98,7 @@ impl Broker {
         if let Err(refusal) = self.peers.check(&channel, credentials).await {
             self.metrics.refused(refusal.label());
             if log_permit("broker", refusal.label()) {
-                tracing::warn!(pid = credentials.pid, uid = credentials.uid, why = %refusal, "a caller of the broker was refused");
+                tracing::warn!(pid = credentials.pid, uid = credentials.uid, why = %refusal, "a client of the broker was refused");
             }
             return;
         }

@@ -45,11 +45,11 @@ impl Metrics {
             refusals: IntCounterVec::new(
                 Opts::new(
                     "ambit_agent_broker_refusals_total",
-                    "Callers and descriptors that the broker refused",
+                    "Clients and descriptors that the broker refused",
                 ),
                 &["reason"],
             )?,
-            ztunnels: IntGauge::new("ambit_agent_ztunnels", "Ztunnels connected now")?,
+            ztunnels: IntGauge::new("ambit_agent_ztunnels", "Connected ztunnels")?,
             capture_seconds: Histogram::with_opts(
                 HistogramOpts::new(
                     "ambit_agent_capture_duration_seconds",
@@ -64,7 +64,8 @@ impl Metrics {
             restored: IntCounterVec::new(
                 Opts::new(
                     "ambit_agent_rules_restored_total",
-                    "Parts of captured pods' redirection that something else had removed and that were restored",
+                    "Parts of the redirection of captured pods that another program removed and the \
+                     agent restored",
                 ),
                 &["part"],
             )?,

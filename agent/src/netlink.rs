@@ -45,7 +45,7 @@ pub enum NetlinkError {
         errno: Errno,
     },
     /// The kernel cannot hand a connection over without rewriting it.
-    #[error("the kernel has no nft_tproxy (CONFIG_NFT_TPROXY), by which connections are redirected")]
+    #[error("the kernel has no nft_tproxy (CONFIG_NFT_TPROXY), which the redirection needs")]
     NoTproxy,
     /// An answer that is not netlink, or none at all.
     #[error("netlink: {0}")]

@@ -34,7 +34,7 @@ pub enum NetnsError {
     #[error("could not run in network namespace: {0}")]
     Thread(String),
     /// Something else listens on a port that redirection needs.
-    #[error("port {port} is taken in the pod's network namespace")]
+    #[error("port {port} is in use in the pod's network namespace")]
     PortInUse {
         /// Which.
         port: u16,

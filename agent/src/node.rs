@@ -101,7 +101,7 @@ pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()
     let reporter = Reporter::new(channel, token, reports.clone(), handle.clone());
     let installer = Arc::new(Installer::new(installation(&config), metrics.clone()));
     let (obstacle, obstacles) = watch::channel(Some(
-        "the CNI plugin is not installed yet: that waits for the control plane to have told all once",
+        "the CNI plugin is not installed yet: it is installed after the initial sync with the control plane",
     ));
 
     let mut tasks = JoinSet::new();
@@ -171,7 +171,7 @@ async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) ->
         () = stop.cancelled() => tracing::info!("agent stops; captured pods stay as they are"),
         Some(ended) = tasks.join_next() => {
             outcome = Err(match ended {
-                Ok(name) => anyhow::anyhow!("the task {name:?} ended by itself"),
+                Ok(name) => anyhow::anyhow!("the task {name:?} ended unexpectedly"),
                 Err(e) => anyhow::anyhow!("a task panicked: {e}"),
             });
             stop.cancel();
@@ -183,7 +183,7 @@ async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) ->
     .await;
     if drained.is_err() {
         tracing::warn!(
-            "tasks did not end within {}s and are cut off",
+            "tasks did not end within {}s and are aborted",
             SHUTDOWN_TIME.as_secs()
         );
     }
@@ -225,7 +225,7 @@ impl Presence {
             .wait_for(|leaving| *leaving == Leaving::Released)
             .await;
         if let Err(e) = self.undo().await {
-            tracing::error!(error = format!("{e:#}"), "the node could not be left as it was");
+            tracing::error!(error = format!("{e:#}"), "the node could not be restored");
         }
     }
 
@@ -244,7 +244,7 @@ impl Presence {
                 () = becomes(&mut self.leaving, |leaving| leaving == Leaving::Released) => break,
                 changed = installed.changed() => {
                     let there = changed.is_ok() && *installed.borrow_and_update();
-                    self.obstacle.send_replace(if there { None } else { Some("the CNI plugin is not in place") });
+                    self.obstacle.send_replace(if there { None } else { Some("the CNI plugin is not installed") });
                     if there {
                         self.reports.set_node(NodeState::Installed);
                     }
@@ -259,14 +259,14 @@ impl Presence {
         while let Err(e) = self.undo().await {
             tracing::warn!(
                 error = format!("{e:#}"),
-                "the node could not be left as it was; trying again"
+                "the node could not be restored; trying again"
             );
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(UNINSTALL_RETRY) => {}
             }
         }
-        tracing::info!("nothing of the mesh is left on this node but this agent");
+        tracing::info!("the mesh is removed from this node, except for this agent");
         self.reports.set_node(NodeState::Uninstalled);
         self.obstacle.send_replace(None);
         tokio::select! {

@@ -130,7 +130,7 @@ pub async fn keep_snapshot(path: PathBuf, mut snapshots: watch::Receiver<Arc<Sna
         let saved = tokio::task::spawn_blocking(move || (snapshot.save(&path), path)).await;
         if let Ok((Err(e), path)) = saved {
             tracing::error!(path = %path.display(), error = %e,
-                "the snapshot cannot be written; a restart while no control plane answers would begin from an older one");
+                "the snapshot cannot be written; a restart without a control plane would use an older one");
         }
     }
 }

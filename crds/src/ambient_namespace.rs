@@ -40,28 +40,30 @@ use crate::{
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AmbientNamespaceSpec {
-    /// Whether the namespace's pods are captured. Ambient: they are, whatever the namespace's label says. None: they are
-    /// not, even where the label says so. Label: as the label says, which is what the operator writes in objects of its own. Defaults to Ambient.
+    /// Whether the namespace's pods are captured. Ambient: yes, whatever the namespace's label. None: no, whatever the
+    /// namespace's label. Label: as the label says; the operator writes this value in the objects that it creates.
+    /// Defaults to Ambient.
     #[serde(default)]
     pub enrollment: Enrollment,
 
-    /// Mutual TLS mode of the namespace's pods; the Mesh's where it is left out.
+    /// Mutual TLS mode of the namespace's pods. Defaults to that of the Mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<NamespaceMtls>,
 
-    /// Who may connect to the namespace's pods. A connection that any Deny rule matches is refused. Where Allow rules apply
-    /// to a pod, a connection that none of them matches is refused too. No rules: everyone may connect.
+    /// Which callers may connect to the namespace's pods. A connection that matches any Deny rule is denied. If Allow
+    /// rules apply to a pod, a connection that matches none of them is denied, too. Without rules every caller may
+    /// connect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub authorization: Vec<AuthorizationRule>,
 
-    /// How the namespace's waypoints scale; what is left out is as the Mesh has it. Waypoints themselves appear where a WaypointPolicy or the
-    /// label `istio.io/use-waypoint` asks for them.
+    /// How the namespace's waypoints scale. Fields that are left out are those of the Mesh. This setting creates no
+    /// waypoint: a WaypointPolicy or the label `istio.io/use-waypoint` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waypoint: Option<Scaling>,
 
-    /// Settings of the pods of the namespace's waypoints, where they differ from the Mesh's.
+    /// Settings of the pods of the namespace's waypoints, if they differ from those of the Mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waypoint_pods: Option<WaypointPods>,
 }
@@ -70,15 +72,15 @@ pub struct AmbientNamespaceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WaypointPods {
-    /// Where they go; `waypoint.placement` of the Mesh where it is left out.
+    /// Where the pods run. Defaults to `waypoint.placement` of the Mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
 
-    /// CPU and memory of each; `waypoint.resources` of the Mesh where it is left out.
+    /// CPU and memory of each pod. Defaults to `waypoint.resources` of the Mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// Secrets of this namespace for pulling the image; `imagePullSecrets` of the Mesh where it is left out.
+    /// Secrets of this namespace for pulling the image. Defaults to `imagePullSecrets` of the Mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Option<Vec<PullSecret>>,
@@ -87,32 +89,34 @@ pub struct WaypointPods {
 /// Whether a namespace's pods are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Enrollment {
-    /// They are.
+    /// The pods are captured.
     #[default]
     Ambient,
-    /// They are while the namespace has the label `istio.io/dataplane-mode: ambient`. The operator's own objects say so: whoever writes to one of
-    /// them, or restores it from a backup, does not enroll the namespace by that.
+    /// The pods are captured while the namespace has the label `istio.io/dataplane-mode: ambient`. Objects that the
+    /// operator creates have this value: a user who edits one of them, or restores it from a backup, does not enrol the
+    /// namespace by that.
     Label,
-    /// They are not.
+    /// The pods are not captured.
     None,
 }
 
-/// What was found and done.
+/// Status of the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AmbientNamespaceStatus {
-    /// Ready: every pod that should be captured is, and every rule is enforced. Progressing: pods are being captured or released.
-    /// Degraded: something needs a person; the message says what. Each has a reason to act on.
+    /// Ready: every pod that should be captured is captured, and every rule is enforced. Progressing: pods are being
+    /// captured or released. Degraded: a person should look; the message has the remedy. Each condition has a reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// The metadata.generation that this status was made from.
+    /// The metadata.generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// The mutual TLS mode in force: the namespace's own or the Mesh's; Disabled where the namespace is not enrolled.
+    /// The mutual TLS mode in force: the namespace's own or that of the Mesh. Disabled if the namespace is not
+    /// enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls_mode: Option<String>,
 
@@ -120,29 +124,29 @@ pub struct AmbientNamespaceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<NamespacePods>,
 
-    /// Pods that should be captured and could not be, by name; the first 20 of them.
+    /// Pods that should be captured and are not, by name; the first 20 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub failures: Vec<FailedPod>,
 
-    /// How many more pods failed than are listed in failures.
+    /// Number of failed pods that are not listed in failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures_omitted: Option<i32>,
 
-    /// The authorization rules in force, and by whom each is enforced.
+    /// The authorization rules in force, and which proxy enforces each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<EnforcedRule>,
 
-    /// Fields of the namespace's Services that the mesh does not honour, and what happens instead; the first 32.
+    /// Fields of the namespace's Services that the mesh does not honour, and the effect; the first 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["service".into(), "field".into()]))]
     pub services: Vec<ServiceWarning>,
 
-    /// Ready replicas of all waypoints of the namespace, of those wanted, as in `3/4`; left out where there is no waypoint.
+    /// Ready replicas of all waypoints of the namespace, of the desired ones, as in `3/4`. Absent without a waypoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waypoint_replicas: Option<String>,
 
@@ -157,14 +161,14 @@ pub struct AmbientNamespaceStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespacePods {
-    /// Live pods (finished ones do not count).
+    /// Live pods (finished pods do not count).
     pub total: i32,
-    /// Pods whose connections the mesh carries.
+    /// Captured pods: the mesh carries their connections.
     pub captured: i32,
-    /// Pods that should be captured and could not be.
+    /// Pods that should be captured and are not.
     pub failed: i32,
-    /// Pods that are left alone: on the host's network, opted out by the label `istio.io/dataplane-mode: none`, or with a
-    /// sidecar proxy.
+    /// Pods that the mesh leaves alone: on the host's network, opted out by the label `istio.io/dataplane-mode: none`,
+    /// or with a sidecar proxy.
     pub excluded: i32,
 }
 
@@ -174,9 +178,9 @@ pub struct NamespacePods {
 pub struct FailedPod {
     /// Name of the pod.
     pub pod: String,
-    /// What went wrong, in one word.
+    /// The reason, in one word.
     pub reason: String,
-    /// What went wrong, and what a person can do.
+    /// The cause and the remedy.
     pub message: String,
 }
 
@@ -188,7 +192,7 @@ pub struct ServiceWarning {
     pub service: String,
     /// The field.
     pub field: String,
-    /// What happens instead.
+    /// The effect.
     pub message: String,
 }
 
@@ -200,12 +204,13 @@ pub struct EnforcedRule {
     pub name: String,
     /// Enforce or Audit.
     pub mode: Mode,
-    /// What decides by it: ztunnel; or nothing, where no captured pod is selected.
+    /// The proxy that enforces the rule: ztunnel; or none, if the rule selects no captured pod.
     pub enforced_by: String,
-    /// How many captured pods it protects.
+    /// Number of captured pods that the rule protects.
     pub pods: i32,
-    /// What of it cannot match as the cluster is: a port that is a Service's and no pod's, a principal that no service account has, a namespace
-    /// that does not exist, a selector that selects nothing. The first 8; the first 32 of all rules.
+    /// Parts of the rule that cannot match in this cluster: a port of a Service that no pod listens on, a principal
+    /// without a service account, a namespace that does not exist, a selector that selects no pod. The first 8 of the
+    /// rule; the first 32 of all rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub warnings: Vec<String>,

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::{AmbientNamespace, Mesh, WaypointPolicy};
 
-/// Why the definitions could not be generated.
+/// An error in the generation of the definitions.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
-    /// The types make no JSON.
+    /// The types have no JSON form.
     #[error("{crd}: {source}")]
     Json {
         /// Name of the definition.
@@ -17,7 +17,7 @@ pub enum GenerateError {
         /// The cause.
         source: serde_json::Error,
     },
-    /// The JSON makes no YAML.
+    /// The JSON has no YAML form.
     #[error("{crd}: {source}")]
     Yaml {
         /// Name of the definition.
@@ -45,7 +45,7 @@ fn definition(crd: &CustomResourceDefinition) -> Result<(String, String), Genera
         source,
     })?;
     if crd.spec.names.kind == "WaypointPolicy" {
-        // As GEP-713 has it: what it says of a namespace is inherited by the namespace's Services.
+        // As in GEP-713: a policy for a namespace is inherited by the Services of the namespace.
         json["metadata"]["labels"] = json!({"gateway.networking.k8s.io/policy": "Inherited"});
     }
     adapt(&mut json);
@@ -57,7 +57,8 @@ fn definition(crd: &CustomResourceDefinition) -> Result<(String, String), Genera
     Ok((format!("{name}.yaml"), text))
 }
 
-/// What the derive cannot say: `spec` may be left out, where nothing in it is required.
+/// Adds a default for `spec`, which may be left out if none of its fields is required. The derive macro cannot express
+/// this.
 pub(crate) fn adapt(crd: &mut Value) {
     if let Some(versions) = crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
         for version in versions {
@@ -83,7 +84,8 @@ pub(crate) fn adapt(crd: &mut Value) {
     tidy(crd);
 }
 
-/// Unsigned formats become the nearest that Kubernetes knows; paragraphs become one line each, for `kubectl explain` wraps them.
+/// Unsigned formats become the nearest that Kubernetes supports. Paragraphs become one line each, since `kubectl
+/// explain` wraps them.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {

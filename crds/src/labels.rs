@@ -1,17 +1,19 @@
-//! Labels, annotations and names. Those of `istio.io` are honoured as Istio's ambient mode does, so that manifests carry over.
+//! Labels, annotations and names. Those of `istio.io` have the meaning of Istio's ambient mode, so that manifests carry
+//! over.
 
-/// On a namespace (`ambient`) or a pod (`none`, to opt out; `ambient` says no more than the namespace does).
+/// On a namespace (`ambient`) or a pod (`none`, to opt out; `ambient` has no effect on a pod).
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
-/// Value of [`DATAPLANE_MODE`] that enrolls a namespace.
+/// Value of [`DATAPLANE_MODE`] that enrols a namespace.
 pub const DATAPLANE_MODE_AMBIENT: &str = "ambient";
 /// Value of [`DATAPLANE_MODE`] that opts out.
 pub const DATAPLANE_MODE_NONE: &str = "none";
-/// On a Service, a pod or a namespace: the waypoint (of the same namespace) that it is reached through; [`USE_WAYPOINT_NONE`] for
-/// none, whatever policies say. A pod's and a Service's own label goes before its namespace's.
+/// On a Service, a pod or a namespace: the waypoint (of the same namespace) through which it is reached.
+/// [`USE_WAYPOINT_NONE`] means none, whatever policies exist. The label of a pod or a Service precedes that of its
+/// namespace.
 pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 /// Value of [`USE_WAYPOINT`] for no waypoint.
 pub const USE_WAYPOINT_NONE: &str = "none";
-/// On a namespace: what its waypoints are for, [`WAYPOINT_FOR_SERVICE`] unless it says otherwise.
+/// On a namespace: which connections its waypoints handle. Defaults to [`WAYPOINT_FOR_SERVICE`].
 pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// Value of [`WAYPOINT_FOR`]: connections to a Service's virtual address.
 pub const WAYPOINT_FOR_SERVICE: &str = "service";
@@ -21,27 +23,27 @@ pub const WAYPOINT_FOR_WORKLOAD: &str = "workload";
 pub const WAYPOINT_FOR_ALL: &str = "all";
 /// Value of [`WAYPOINT_FOR`]: neither.
 pub const WAYPOINT_FOR_NONE: &str = "none";
-/// Name of the waypoint that a policy brings about where no label names one.
+/// Name of the waypoint that a policy creates if no label names one.
 pub const WAYPOINT: &str = "waypoint";
 /// Label on a waypoint's objects and pods: the waypoint's name.
 pub const WAYPOINT_NAME: &str = "ambit.dev/waypoint";
 
-/// Annotation: the capture mark. A pod that carries it with [`CAPTURED`] is reached over HBONE.
+/// Annotation: the capture mark. A pod that has it with the value [`CAPTURED`] is reached over HBONE.
 pub const CAPTURE_MARK: &str = "ambient.istio.io/redirection";
 /// Value of [`CAPTURE_MARK`].
 pub const CAPTURED: &str = "enabled";
 /// Annotation on a pod whose capture failed: `<Reason>: <message>`.
 pub const CAPTURE_FAILURE: &str = "ambit.dev/capture-failure";
-/// Annotation on an agent's own pod, [`TRUE`] when it has undone all of its work on the node.
+/// Annotation on an agent's own pod: [`TRUE`] when the agent has released everything on the node.
 pub const UNINSTALLED: &str = "ambit.dev/uninstalled";
-/// Annotation on pods with a sidecar proxy: they are left alone.
+/// Annotation on pods with a sidecar proxy, which the mesh leaves alone.
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
-/// Annotation on a waypoint's Deployment: what its pods are made from of what all waypoints share.
+/// Annotation on a waypoint's Deployment: hash of the settings that all waypoints share.
 pub const TEMPLATE_HASH: &str = "ambit.dev/template-hash";
-/// Annotation: hash of the desired state an object was applied from.
+/// Annotation: hash of the desired state from which an object was applied.
 pub const APPLIED_HASH: &str = "ambit.dev/applied-hash";
 
-/// Label on what the operator made by itself, with value [`OPERATOR`].
+/// Label on objects that the operator creates, with value [`OPERATOR`].
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY`].
 pub const OPERATOR: &str = "ambit-operator";
@@ -59,26 +61,26 @@ pub const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
 /// Label that overrides a workload's canonical revision.
 pub const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 
-/// Finalizer on the Mesh: every pod is released before the agents go.
+/// Finalizer on the Mesh: every pod is released before the agents are removed.
 pub const FINALIZER: &str = "ambit.dev/unenroll";
 /// The one Mesh.
 pub const MESH: &str = "default";
 /// The one AmbientNamespace of a namespace.
 pub const AMBIENT_NAMESPACE: &str = "ambient";
 
-/// "true", as annotations say it.
+/// "true", as annotations have it.
 pub const TRUE: &str = "true";
 
-/// Condition: all is as the spec says.
+/// Condition: the state is that of the spec.
 pub const CONDITION_READY: &str = "Ready";
-/// Condition: something is being changed.
+/// Condition: a change is in progress.
 pub const CONDITION_PROGRESSING: &str = "Progressing";
-/// Condition: something a person should look at.
+/// Condition: a person should look.
 pub const CONDITION_DEGRADED: &str = "Degraded";
-/// Condition of a policy: it is understood, and its target is there.
+/// Condition of a policy: it is valid, and its target exists.
 pub const CONDITION_ACCEPTED: &str = "Accepted";
 /// Condition of a policy: a waypoint enforces it.
 pub const CONDITION_PROGRAMMED: &str = "Programmed";
 
-/// Namespaces that are never enrolled besides Ambit's own: capture there could keep a node from starting.
+/// Namespaces that are never enrolled, besides Ambit's own: capture there could prevent a node from starting.
 pub const NEVER_ENROLLED: &[&str] = &["kube-system"];

@@ -1,8 +1,8 @@
 //! Ambit's Kubernetes kinds, group `ambit.dev`: [`Mesh`], [`AmbientNamespace`] and [`WaypointPolicy`].
 //!
-//! The doc comments of the types are what `kubectl explain` prints, and their CEL rules are what the API server refuses
-//! bad input with; [`generate`] makes the CustomResourceDefinitions of them. [`labels`] has the labels, annotations and
-//! names that the parts of Ambit agree on.
+//! `kubectl explain` prints the doc comments of the types. The API server refuses bad input by their CEL rules.
+//! [`generate`] turns the types into CustomResourceDefinitions. [`labels`] has the labels, annotations and names that
+//! the programs of Ambit share.
 
 #![expect(
     unreachable_pub,
@@ -41,7 +41,7 @@ pub use waypoint_policy::{
 /// API group of Ambit's kinds.
 pub const GROUP: &str = "ambit.dev";
 
-/// Parses a duration as the kinds write it (`90s`, `24h`, `1h30m`).
+/// Parses a duration in the form that the kinds use (`90s`, `24h`, `1h30m`).
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -61,7 +61,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, DurationError> 
     Ok(parsed.into())
 }
 
-/// A duration that cannot be read.
+/// A malformed duration.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is no duration ({reason}): write it like 90s, 30m or 24h")]
 pub struct DurationError {

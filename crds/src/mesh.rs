@@ -36,9 +36,9 @@ use crate::{ConfigurationStatus, Mtls, Placement, PullSecret, Resources, Rollout
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MeshSpec {
-    /// SPIFFE trust domain: the first part of every identity, as in
-    /// `spiffe://cluster.local/ns/shop/sa/cart`. It cannot be changed, as every certificate and every authorization rule
-    /// would have to change with it: delete the Mesh and create it anew. Defaults to cluster.local.
+    /// SPIFFE trust domain: the first part of every identity, as in `spiffe://cluster.local/ns/shop/sa/cart`. It cannot
+    /// be changed, since every certificate and every authorization rule would have to change with it. To change it,
+    /// delete the Mesh and create it anew. Defaults to cluster.local.
     #[serde(default = "default_trust_domain")]
     #[schemars(
         length(min = 1, max = 253),
@@ -55,39 +55,39 @@ pub struct MeshSpec {
     #[serde(default)]
     pub mtls: Mtls,
 
-    /// The node proxies.
+    /// The ztunnels, one on each node.
     #[serde(default)]
     pub ztunnel: Ztunnel,
 
-    /// How long connections that are open get to end by themselves, when a ztunnel or a waypoint is replaced, a pod leaves the mesh,
-    /// or a waypoint serves what they are for no longer, from 0s to 24h. New connections go on meanwhile. Defaults to 1m.
+    /// How long open connections may continue when a ztunnel or a waypoint is replaced, a pod leaves the mesh, or a
+    /// waypoint no longer serves their Service, from 0s to 24h. New connections are not affected. Defaults to 1m.
     #[serde(default = "default_drain_deadline")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
     #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainDeadline must be at most 24h"))]
     pub drain_deadline: String,
 
-    /// The node agents.
+    /// The agents, one on each node.
     #[serde(default)]
     pub agent: Agent,
 
-    /// Where agents and ztunnels go. By default to every Linux node, whatever its taints, with the priority class `system-node-critical`.
-    /// Captured pods on a node that is taken out have no ztunnel, and with that no network: `status.warnings` names such nodes. Drain the node
-    /// first.
+    /// Where agents and ztunnels run. By default on every Linux node, whatever its taints, with the priority class
+    /// `system-node-critical`. A node that is excluded has no ztunnel, so captured pods on it have no network: drain
+    /// the node first. `status.warnings` names such nodes.
     #[serde(default)]
     pub placement: Placement,
 
-    /// Secrets for pulling the images of agents, ztunnels and waypoints; those of the chart (`image.pullSecrets`) where none are given. The
-    /// kubelet reads them in the pod's own namespace: for a waypoint they must be in the waypoint's namespace, as the operator copies no
-    /// Secrets.
+    /// Secrets for pulling the images of agents, ztunnels and waypoints. Defaults to those of the chart
+    /// (`image.pullSecrets`). The kubelet reads them in the pod's own namespace: for a waypoint they must be in the
+    /// waypoint's namespace, since the operator copies no Secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<PullSecret>,
 
-    /// The waypoints; they appear in the namespaces that need one.
+    /// The waypoints. The operator creates them in the namespaces that need one.
     #[serde(default)]
     pub waypoint: MeshWaypoint,
 
-    /// What the proxies report.
+    /// Logs of the programs.
     #[serde(default)]
     pub telemetry: Telemetry,
 }
@@ -113,8 +113,8 @@ impl Default for MeshSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
-    /// How long a workload's certificate lasts, from 1m to 720h. Proxies renew at half of it. A change applies to
-    /// certificates issued from then on. Defaults to 24h.
+    /// How long a workload's certificate is valid, from 1m to 720h. Proxies renew it at half of that. A change applies
+    /// to certificates issued from then on. Defaults to 24h.
     #[serde(rename = "leafTTL", default = "default_leaf_ttl")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')")
@@ -130,7 +130,7 @@ impl Default for Identity {
     }
 }
 
-/// The node proxies.
+/// The ztunnels.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Ztunnel {
@@ -138,22 +138,22 @@ pub struct Ztunnel {
     #[serde(default)]
     pub resources: Resources,
 
-    /// Refused: it is now spec.telemetry.logLevel.
+    /// Not accepted: use spec.telemetry.logLevel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("false").message("logLevel is now spec.telemetry.logLevel"))]
     pub log_level: Option<String>,
 
-    /// Refused: it is now spec.drainDeadline.
+    /// Not accepted: use spec.drainDeadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("false").message("drainDeadline is now spec.drainDeadline"))]
     pub drain_deadline: Option<String>,
 
-    /// How fast ztunnels are replaced.
+    /// How many ztunnels are replaced at once.
     #[serde(default)]
     pub rollout: Rollout,
 }
 
-/// The node agents.
+/// The agents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
@@ -161,7 +161,8 @@ pub struct Agent {
     #[serde(default = "agent_resources")]
     pub resources: Resources,
 
-    /// How fast agents are replaced. Connections need no agent; pods that start and captures on its node wait.
+    /// How many agents are replaced at once. Connections do not need an agent. Pods that start on its node, and
+    /// captures, wait for it.
     #[serde(default)]
     pub rollout: Rollout,
 }
@@ -189,25 +190,27 @@ fn agent_resources() -> Resources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshWaypoint {
-    /// How waypoints scale; an AmbientNamespace can say otherwise.
+    /// How waypoints scale. An AmbientNamespace can override it.
     #[serde(default)]
     pub scaling: Scaling,
 
-    /// CPU and memory of each waypoint. Defaults to requests of 100m and 64Mi, and a limit of 512Mi of memory. A waypoint holds bytes for
-    /// its callers (bodies, heads, connections) up to half of its memory limit, or 1 GiB where it has none; past that it refuses. With
-    /// thousands of open connections or slow readers at each replica it needs more.
+    /// CPU and memory of each waypoint. Defaults to requests of 100m and 64Mi, and a limit of 512Mi of memory. A
+    /// waypoint holds bytes for its callers (bodies, heads, connections) up to half of its memory limit, or up to 1 GiB
+    /// without a limit; past that it refuses requests. It needs more memory with thousands of open connections or slow
+    /// readers on each replica.
     #[serde(default = "waypoint_resources")]
     pub resources: Resources,
 
-    /// How long a client's connection through a waypoint lasts, from 1s to 24h: then it is ended between two requests, and the client's next
-    /// one may reach a new replica. Requests and streams under way are not cut. Defaults to 10s.
+    /// How long a client's connection through a waypoint lasts, from 1s to 24h. The waypoint then ends it between two
+    /// requests, and the client's next connection may reach a new replica. Requests and streams in flight are not cut.
+    /// Defaults to 10s.
     #[serde(default = "default_max_connection_age")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
         .message("maxConnectionAge must be between 1s and 24h"))]
     pub max_connection_age: String,
 
-    /// Where waypoints go; an AmbientNamespace can say otherwise.
+    /// Where waypoints run. An AmbientNamespace can override it.
     #[serde(default)]
     pub placement: Placement,
 }
@@ -236,11 +239,11 @@ pub enum AccessLog {
     /// Every connection.
     #[default]
     Enabled,
-    /// None. Denials and errors are logged still.
+    /// None. Denials and errors are still logged.
     Disabled,
 }
 
-/// What the proxies report.
+/// Logs of the programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Telemetry {
@@ -249,8 +252,9 @@ pub struct Telemetry {
     #[serde(default)]
     pub access_log: AccessLog,
 
-    /// What ztunnels, agents and waypoints log: one of error, warn, info, debug, trace, off; or such levels by module, as in
-    /// `info,ambit_ztunnel=debug`. A change reaches running pods within two minutes and restarts none. Defaults to info.
+    /// Log level of ztunnels, agents and waypoints: error, warn, info, debug, trace or off; or levels by module, as in
+    /// `info,ambit_ztunnel=debug`. A change reaches running pods within two minutes, without a restart. Defaults to
+    /// info.
     #[serde(default = "default_log_level")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^([a-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([a-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$')")
@@ -267,38 +271,39 @@ impl Default for Telemetry {
     }
 }
 
-/// What was found and done.
+/// Status of the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshStatus {
-    /// Ready: every node's agent and ztunnel run what the spec says. Progressing: a roll-out or the uninstallation is under way.
-    /// Degraded: something needs a person; the message says what. Each has a reason to act on.
+    /// Ready: agent and ztunnel of every node run the version and settings of the spec. Progressing: a roll-out or the
+    /// uninstallation is in progress. Degraded: a person should look; the message has the remedy. Each condition has a
+    /// reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// The metadata.generation that this status was made from.
+    /// The metadata.generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Version of Ambit that is being rolled out or runs.
+    /// Version of Ambit that runs, or is being rolled out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// Nodes with a ready ztunnel, of all that should have one, as in `2/3`.
+    /// Nodes with a ready ztunnel, of all nodes that should have one, as in `2/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<String>,
 
-    /// The node proxies.
+    /// The ztunnels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ztunnel: Option<ZtunnelStatus>,
 
-    /// The node agents.
+    /// The agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agents: Option<ComponentStatus>,
 
-    /// How many namespaces are enrolled.
+    /// Number of enrolled namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enrolled_namespaces: Option<i32>,
 
@@ -306,24 +311,24 @@ pub struct MeshStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<MeshPods>,
 
-    /// What has probably another effect than intended: pods whose own label asks for the mesh, in namespaces that are not in it; nodes with
-    /// captured pods to which `placement` lets no ztunnel go.
+    /// Settings that probably have another effect than intended: pods whose own label asks for the mesh, in namespaces
+    /// that are not enrolled; nodes with captured pods that `placement` excludes from having a ztunnel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub warnings: Vec<String>,
 
-    /// What waypoints were sent.
+    /// Configuration sent to waypoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<ConfigurationStatus>,
 }
 
-/// Counts of the node proxies.
+/// Counts of the ztunnels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ZtunnelStatus {
-    /// Nodes that should run one.
+    /// Nodes that should run a ztunnel.
     pub desired: i32,
-    /// Nodes that run one of the present version and settings.
+    /// Nodes whose ztunnel has the current version and settings.
     pub updated: i32,
     /// Nodes whose ztunnel is ready.
     pub ready: i32,
@@ -333,7 +338,7 @@ pub struct ZtunnelStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
-    /// Nodes that should run one.
+    /// Nodes that should run it.
     pub desired: i32,
     /// Nodes where it is ready.
     pub ready: i32,
@@ -343,9 +348,9 @@ pub struct ComponentStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshPods {
-    /// Pods whose connections the mesh carries.
+    /// Captured pods: the mesh carries their connections.
     pub captured: i32,
-    /// Pods that should be captured and could not be; their namespace's AmbientNamespace says why.
+    /// Pods that should be captured and are not; the AmbientNamespace of their namespace has the reasons.
     pub failed: i32,
 }
 

@@ -18,9 +18,9 @@ pub enum MtlsMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Mtls {
-    /// What captured pods accept from others. Permissive: mutual TLS and plaintext, so that callers outside of the mesh keep
-    /// working. Strict: mutual TLS only; plaintext is refused, but for the kubelet's probes. Between captured pods traffic
-    /// is mutual TLS in both modes. Defaults to Permissive.
+    /// Which connections captured pods accept. Permissive: mutual TLS and plaintext, so that callers outside of the
+    /// mesh continue to work. Strict: mutual TLS only; plaintext is denied, except for the kubelet's probes. Between
+    /// captured pods traffic is mutual TLS in both modes. Defaults to Permissive.
     #[serde(default)]
     pub mode: MtlsMode,
 }
@@ -29,12 +29,12 @@ pub struct Mtls {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceMtls {
-    /// What the namespace's captured pods accept, instead of what the Mesh says. Permissive: mutual TLS and plaintext.
-    /// Strict: mutual TLS only; plaintext is refused, but for the kubelet's probes.
+    /// Which connections the namespace's captured pods accept; overrides the Mesh. Permissive: mutual TLS and
+    /// plaintext. Strict: mutual TLS only; plaintext is denied, except for the kubelet's probes.
     pub mode: MtlsMode,
 
-    /// Ports with another mode than `mode`: metrics that something outside of the mesh reads in plaintext, or one port that is closed to
-    /// plaintext before the others are.
+    /// Ports with another mode than `mode`: metrics that a program outside of the mesh reads in plaintext, or one port
+    /// that is closed to plaintext before the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
@@ -48,6 +48,6 @@ pub struct PortMtls {
     /// A port of the pods (not of a Service in front of them), 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// What pods accept on it.
+    /// Which connections pods accept on the port.
     pub mode: MtlsMode,
 }

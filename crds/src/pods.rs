@@ -1,4 +1,4 @@
-//! Where pods go, what they may use, and how they are replaced. Part of Mesh and AmbientNamespace.
+//! Placement, resources and roll-out of pods. Part of Mesh and AmbientNamespace.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Where pods go, as in a pod's own spec.
+/// Where pods run, as in the spec of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
@@ -17,7 +17,7 @@ pub struct Placement {
     #[schemars(extend("maxProperties" = 16))]
     pub node_selector: BTreeMap<String, String>,
 
-    /// Taints that the pods tolerate, instead of those that they tolerate by default.
+    /// Taints that the pods tolerate. Replaces the default tolerations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -32,7 +32,8 @@ pub struct Placement {
     )]
     pub tolerations: Vec<Toleration>,
 
-    /// `affinity` of the pods, as in a pod's spec. Only the API server checks it, when the pods' owner is applied; the status says what it refuses.
+    /// `affinity` of the pods, as in the spec of a pod. The API server checks it only when the pods' owner is applied;
+    /// if the API server refuses it, the status has the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub affinity: Option<serde_json::Value>,
@@ -43,11 +44,11 @@ pub struct Placement {
     pub priority_class_name: Option<String>,
 }
 
-/// A Secret of the pods' own namespace with the credentials of a registry.
+/// A Secret with the credentials of a registry, in the namespace of the pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PullSecret {
-    /// Its name.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
@@ -56,7 +57,8 @@ pub struct PullSecret {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// How many nodes get a new pod at the same time: a number, or a part of all nodes, rounded up, as in `10%`. Defaults to 10%.
+    /// How many nodes get a new pod at the same time: a number, or a share of all nodes, rounded up, as in `10%`.
+    /// Defaults to 10%.
     #[serde(default = "default_at_once")]
     #[schemars(length(min = 1, max = 6))]
     #[x_kube(validation = Rule::new("self.matches('^([1-9][0-9]{0,4}|[1-9][0-9]?%|100%)$')")
@@ -73,7 +75,7 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// As Kubernetes has it: a number, or a text with a percentage.
+    /// As in Kubernetes: a number, or a text with a percentage.
     pub fn at_once(&self) -> serde_json::Value {
         match self.nodes_at_once.parse::<u32>() {
             Ok(number) => number.into(),
@@ -90,14 +92,15 @@ fn default_at_once() -> String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// What the scheduler sets aside on the node, by resource name (cpu, memory). Not above the limits. Defaults to cpu 100m and memory
-    /// 64Mi.
+    /// Resources that the scheduler reserves on the node, by resource name (cpu, memory). Not above the limits.
+    /// Defaults to cpu 100m and memory 64Mi.
     #[serde(default = "default_requests", deserialize_with = "texts_or_numbers")]
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
 
-    /// The most that the container may use, by resource name. No limits by default, as a ztunnel or agent that is throttled or killed
-    /// slows or breaks every pod of its node; but for waypoints whose resources are left out altogether, which get 512Mi of memory.
+    /// The maximum that the container may use, by resource name. No limits by default, since a throttled or killed
+    /// ztunnel or agent slows or breaks every pod of its node. Exception: waypoints without any resources set have a
+    /// limit of 512Mi of memory.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
@@ -117,7 +120,7 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// What the API server would refuse in a pod: the field and why.
+    /// Resources that the API server would refuse in a pod: the field and the reason.
     pub fn mistake(&self) -> Option<String> {
         self.requests.iter().find_map(|(name, request)| {
             let limit = self.limits.get(name)?;
@@ -127,7 +130,7 @@ impl Resources {
     }
 }
 
-/// A quantity in units; `None` where it is none.
+/// A quantity in units; `None` if it is malformed.
 fn amount(text: &str) -> Option<f64> {
     let end = text
         .find(|c: char| !(c.is_ascii_digit() || c == '.'))
@@ -155,7 +158,7 @@ fn amount(text: &str) -> Option<f64> {
     Some(number * factor)
 }
 
-/// A map of quantities, as Kubernetes' own definitions write them, without a sign.
+/// A map of quantities without a sign, as Kubernetes' own definitions have it.
 fn quantities(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
@@ -167,7 +170,8 @@ fn quantities(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// Quantities of a custom resource: unlike those of Kubernetes' own kinds, numbers in them are not made texts by the API server.
+/// Quantities of a custom resource. The API server does not convert numbers in them to texts, as it does in its own
+/// kinds.
 fn texts_or_numbers<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Quantity>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -185,7 +189,7 @@ fn texts_or_numbers<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Strin
         .collect())
 }
 
-/// The schema of an object that is not looked into.
+/// The schema of an object without a schema of its own.
 fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube_cel::Validator;
 use serde_json::Value;
 
-/// The messages of the rules that `new` breaks; as an update where `old` is given.
+/// The messages of the rules that `new` violates; as an update if `old` is given.
 pub(crate) fn refusals(crd: &CustomResourceDefinition, new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut json = serde_json::to_value(crd).unwrap();
     crate::generate::adapt(&mut json);

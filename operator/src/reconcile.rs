@@ -59,13 +59,16 @@ pub enum ReconcileError {
         source: serde_json::Error,
     },
     /// An object of a name that is needed is somebody else's.
-    #[error("{what} is not Ambit's, and is left alone: delete it, or name the waypoint otherwise")]
+    #[error(
+        "{what} does not belong to Ambit and is not changed: delete it, or give the waypoint another \
+         name"
+    )]
     Taken {
         /// The object.
         what: String,
     },
     /// An object of a name that is needed says that it is Ambit's, and was not made by it.
-    #[error("{what} bears Ambit's labels and was not made by it")]
+    #[error("{what} has Ambit's labels, but Ambit did not create it")]
     Forged {
         /// The object.
         what: String,
@@ -74,7 +77,8 @@ pub enum ReconcileError {
     },
     /// Somebody else writes to an object again and again.
     #[error(
-        "{what} is overwritten again and again by {manager:?}, and put right in {pause:?} at the earliest: have only one of the two write it"
+        "{manager:?} overwrites {what} again and again; the operator corrects it in {pause:?} at the \
+         earliest: let only one of the two write it"
     )]
     Contested {
         /// The object.
@@ -85,7 +89,7 @@ pub enum ReconcileError {
         pause: std::time::Duration,
     },
     /// The namespace that an object is to stand in is on its way out, or gone.
-    #[error("{what} is not made: its namespace is going")]
+    #[error("{what} is not created: its namespace is being deleted")]
     Leaving {
         /// The object.
         what: String,

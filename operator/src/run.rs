@@ -69,7 +69,7 @@ impl Tasks {
             self.stop.cancel();
             let failure = match ended {
                 Ok((name, Err(error))) => Some(error.context(name)),
-                Ok((name, Ok(()))) if early => Some(anyhow::anyhow!("{name} ended by itself")),
+                Ok((name, Ok(()))) if early => Some(anyhow::anyhow!("{name} ended unexpectedly")),
                 Ok(_) => None,
                 Err(error) => Some(error.into()),
             };
@@ -147,9 +147,7 @@ impl Process {
                 "/healthz/live" => Some(Answer::ready(health.stuck().as_deref())),
                 "/healthz/ready" if stopping.is_cancelled() => Some(Answer::ready(Some("stopping"))),
                 "/healthz/ready" => {
-                    let unread = || {
-                        (!index.is_ready()).then(|| "the cluster's objects have yet to be read".to_owned())
-                    };
+                    let unread = || (!index.is_ready()).then(|| "initial sync is not done".to_owned());
                     let obstacle = obstacles.borrow().clone().or_else(unread);
                     Some(Answer::ready(obstacle.as_deref()))
                 }

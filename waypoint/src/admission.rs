@@ -37,7 +37,7 @@ pub(crate) struct Admission {
     pub(crate) streams: Shares<SpiffeId>,
     /// CONNECT requests that wait for configuration under way, by identity. Default 1024.
     pub(crate) waiting: Shares<SpiffeId>,
-    /// Connections to endpoints for clients that have said nothing, by the client's identity. Default 1024.
+    /// Connections to endpoints for clients that have sent nothing, by the client's identity. Default 1024.
     pub(crate) silent: Shares<SpiffeId>,
     /// HTTP requests in flight, by identity. Default 32,768.
     pub(crate) requests: Shares<SpiffeId>,

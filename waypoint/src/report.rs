@@ -46,7 +46,7 @@ impl Reporter {
             if accepted {
                 pause = PAUSE;
             }
-            tracing::info!(code = ?ended.code(), error = ended.message(), retry_in = ?pause, "load reports have no taker");
+            tracing::info!(code = ?ended.code(), error = ended.message(), retry_in = ?pause, "load reports cannot be sent");
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -66,7 +66,7 @@ impl Reporter {
         let mut acknowledgements = match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return status,
-            Err(_) => return Status::deadline_exceeded("the control plane did not take the stream"),
+            Err(_) => return Status::deadline_exceeded("the control plane did not accept the stream"),
         };
         let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,7 +85,7 @@ impl Reporter {
                 _ = interval.tick() => {}
             }
             if reports.try_send(self.report()).is_err() {
-                return Status::unavailable("the control plane no longer takes reports");
+                return Status::unavailable("the control plane no longer accepts reports");
             }
         }
     }

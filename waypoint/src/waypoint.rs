@@ -265,7 +265,7 @@ impl Waypoint {
         if ended > 0 {
             tracing::warn!(
                 connections = ended,
-                "the drain deadline has passed: what was left is ended"
+                "the drain deadline has passed: ending the remaining connections"
             );
         }
         self.shutdown.cancel();

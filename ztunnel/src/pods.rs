@@ -232,7 +232,7 @@ impl PodEvents for Pods {
             self.forget(&uid, true);
         }
         self.snapshot_done.store(true, Ordering::Release);
-        tracing::info!(pods = named.len(), "the node agent has named all pods");
+        tracing::info!(pods = named.len(), "the node agent has sent all pods");
     }
 
     fn disconnected(&self) {

@@ -33,7 +33,7 @@ pub(crate) enum SocketError {
     Make(#[source] io::Error),
     #[error("no socket could be made in the pod within {}s", .0.as_secs_f32())]
     Timeout(Duration),
-    #[error("the pod is going away")]
+    #[error("the pod is being released")]
     Closed,
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Route {
 pub(crate) enum RouteError {
     #[error("{0} has no healthy endpoint")]
     NoHealthyEndpoint(Arc<Service>),
-    #[error("what is at {0} is not understood by this version")]
+    #[error("this version does not understand the configuration of {0}")]
     NotUnderstood(IpAddr),
     #[error("{0} has no port {1}")]
     NoPort(Arc<Service>, u16),

@@ -226,7 +226,7 @@ impl Ztunnel {
         let deadline = self.config.drain_deadline;
         tracing::info!(deadline_seconds = deadline.as_secs(), "draining");
         if tokio::time::timeout(deadline, pods.drain()).await.is_err() {
-            tracing::warn!("the drain deadline has passed: ending what is left");
+            tracing::warn!("the drain deadline has passed: ending the remaining connections");
             pods.kill();
             pods.drain().await;
         }

@@ -19,7 +19,7 @@ pub trait PeerCheck: Send + Sync + std::fmt::Debug {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Another user.
-    #[error("its uid is {0}, not that of a ztunnel")]
+    #[error("its uid {0} is not that of a ztunnel")]
     Uid(u32),
     /// A process outside this node's pid namespace.
     #[error("its process is not visible on this node")]

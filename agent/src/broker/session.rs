@@ -26,7 +26,8 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
     #[error(
-        "its broker protocol is version {theirs}, ours is {BROKER_VERSION}: agent and ztunnel must be of releases that fit"
+        "its broker protocol is version {theirs}, ours is {BROKER_VERSION}: use compatible releases of \
+         agent and ztunnel"
     )]
     Version { theirs: u32 },
     #[error("expected {expected}, received {received}")]
@@ -34,9 +35,9 @@ pub(crate) enum SessionError {
         expected: &'static str,
         received: &'static str,
     },
-    #[error("it did not greet and name its pods within {}s", GREETING_TIME.as_secs())]
+    #[error("it did not send its greeting and its pods within {}s", GREETING_TIME.as_secs())]
     Silent,
-    #[error("it holds listeners of more than {MOST_HELD} pods")]
+    #[error("it has listeners of more than {MOST_HELD} pods")]
     TooMany,
 }
 
@@ -175,7 +176,7 @@ async fn receive(channel: &Channel) -> Result<Option<(FromZtunnelMessage, Vec<Ow
             )) => return Ok(Some((message, descriptors))),
             // A kind of message that a later minor version may have; it asks for nothing of ours.
             Some((FromZtunnel { message: None }, _)) => {
-                tracing::debug!("a message of an unknown kind was passed over")
+                tracing::debug!("a message of an unknown kind was ignored")
             }
         }
     }

@@ -187,7 +187,7 @@ impl Effects {
                 listeners.repair().map_err(|e| {
                     Failure::new(
                         Reason::ListenersFailed,
-                        format!("a listener does not listen and cannot: {e}"),
+                        format!("a listener does not listen: {e}"),
                     )
                 })?;
                 missing.push("listener");
@@ -243,7 +243,7 @@ impl Effects {
             Err(_) => {
                 tracing::warn!(
                     pod.uid = self.uid,
-                    "connections still wait to be accepted by a ztunnel; releasing the pod all the same"
+                    "connections still wait for a ztunnel; releasing the pod nevertheless"
                 );
                 Ok(())
             }

@@ -89,7 +89,7 @@ impl Failure {
     pub(super) fn shutting_down() -> Self {
         Self::new(
             Reason::ShuttingDown,
-            "the node agent is stopping; its successor takes the call",
+            "the node agent is stopping; the next one handles the call",
         )
     }
 

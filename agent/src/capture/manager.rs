@@ -293,7 +293,7 @@ impl Manager {
                 if pod.listeners.as_ref().is_some_and(|(_, of)| *of != inode) {
                     tracing::warn!(
                         pod.uid = uid,
-                        "the listeners belong to an earlier sandbox of the pod; beginning anew"
+                        "the listeners belong to an earlier sandbox of the pod; making new ones"
                     );
                     self.feed(&uid, Event::SandboxMade);
                 } else {
@@ -355,7 +355,8 @@ impl Manager {
         tracing::warn!(
             pod.uid = uid,
             what,
-            "parts of a captured pod's redirection were gone and are restored; something in the pod removed them"
+            "parts of a captured pod's redirection were missing and are restored; something in the pod \
+             removed them"
         );
         let times = pod.restored.as_ref().map_or(0, |(times, _)| *times) + 1;
         pod.restored = Some((times, what));
@@ -395,7 +396,7 @@ impl Manager {
                 if failure.reason.is_waiting() {
                     tracing::debug!(pod.uid = uid, reason = %failure.reason, why = failure.message, "pod waits");
                 } else {
-                    tracing::warn!(pod.uid = uid, reason = %failure.reason, why = failure.message, "capture failed; it will be tried again");
+                    tracing::warn!(pod.uid = uid, reason = %failure.reason, why = failure.message, "capture failed; will try again");
                     self.settings.metrics.failure(failure.reason.as_str());
                 }
             }
@@ -519,7 +520,7 @@ impl Manager {
             } else {
                 Err(Failure::new(
                     Reason::PodUnknown,
-                    "the control plane no longer names the pod",
+                    "the control plane has no record of the pod any more",
                 ))
             };
             pod.waiters

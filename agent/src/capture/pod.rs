@@ -175,9 +175,7 @@ impl Pod {
         let (reason, message) = match (state, &self.restored, why) {
             (CaptureState::Captured, Some((times, last)), _) => (
                 RESTORED.to_owned(),
-                format!(
-                    "something in the pod removed its {last}: restored; it is time {times} since the capture"
-                ),
+                format!("something in the pod removed its {last}: restored, {times} times since the capture"),
             ),
             (_, _, Some(failure)) => (failure.reason.to_string(), failure.message),
             (_, _, None) => Default::default(),
@@ -203,12 +201,12 @@ impl Pod {
             State::ListenersReady => waiting("waiting for the ztunnel to acknowledge the listeners"),
             State::Pending(Pending::Locating) => waiting("looking for the pod's network namespace"),
             State::Pending(Pending::AwaitingHeld) => {
-                waiting("waiting for a ztunnel that may hold the pod's listeners")
+                waiting("waiting for a ztunnel that may have the pod's listeners")
             }
             State::Pending(Pending::MakingListeners) => waiting("making the listening sockets"),
-            State::Acknowledged => waiting("putting the rules in force"),
+            State::Acknowledged => waiting("installing the rules"),
             State::Releasing(Releasing::Draining) => waiting("redirected connections are ending"),
-            State::Releasing(_) => waiting("undoing the redirection"),
+            State::Releasing(_) => waiting("removing the redirection"),
             State::Idle | State::Released | State::Captured => None,
         }
     }

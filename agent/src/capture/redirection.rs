@@ -63,7 +63,8 @@ impl Redirection for Kernel {
             if missing.is_empty()
                 && let Err(e) = netlink::forget_ended_connections()
             {
-                tracing::warn!(error = %e, "connections from before the capture that have ended are still noted; where the proxy gets the port of one, connecting takes longer");
+                tracing::warn!(error = %e, "ended connections from before the capture are still in the \
+                     bypass set; a connection that gets the port of one takes longer");
             }
             Ok(missing)
         };
@@ -78,7 +79,8 @@ impl Redirection for Kernel {
         sockets
             .and_then(|sockets| Ok(Changes::new(sockets)?))
             .inspect_err(|e| {
-                tracing::debug!(error = %e, netns_inode = netns.inode(), "changes of the pod's rules are not notified; they are looked at from time to time");
+                tracing::debug!(error = %e, netns_inode = netns.inode(), "the kernel does not notify \
+                     changes of the pod's rules; they are checked from time to time");
             })
             .ok()
     }

@@ -13,13 +13,13 @@ const CONVERTED: &str = "ambit.dev/converted-from";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not JSON.
-    #[error("it is not JSON: {0}")]
+    #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// A version of CNI that the plugin does not know: with it in the list, no pod of the node would start.
-    #[error("its cniVersion {0} is none that ambit-cni knows ({known})", known = VERSIONS.join(", "))]
+    #[error("ambit-cni does not support its cniVersion {0} ({known})", known = VERSIONS.join(", "))]
     Version(String),
     /// Not a CNI configuration.
-    #[error("it is not a CNI configuration: {0}")]
+    #[error("not a CNI configuration: {0}")]
     Shape(&'static str),
 }
 

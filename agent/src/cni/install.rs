@@ -196,7 +196,7 @@ impl Installer {
                     self.installed.send_replace(false);
                     if complaint != e.to_string() {
                         complaint = e.to_string();
-                        tracing::warn!(error = complaint, "the CNI plugin is not in place; trying again");
+                        tracing::warn!(error = complaint, "the CNI plugin is not installed; trying again");
                     }
                 }
             }
@@ -232,9 +232,9 @@ impl Installer {
         let before = self.installed.send_replace(true);
         if changed && before {
             self.metrics.cni_repaired();
-            tracing::warn!("the CNI configuration was without the plugin; repaired");
+            tracing::warn!("the plugin was missing in the CNI configuration; repaired");
         } else if !before {
-            tracing::info!(configs = %self.installation.configs.display(), "the CNI plugin is in place");
+            tracing::info!(configs = %self.installation.configs.display(), "the CNI plugin is installed");
         }
     }
 
@@ -252,7 +252,7 @@ impl Installer {
         start()
             .inspect_err(|e| {
                 tracing::warn!(error = %e, directory = %self.installation.configs.display(),
-                    "the CNI configuration cannot be watched; it is looked at every {}s", LOOK.as_secs());
+                    "the CNI configuration cannot be watched; it is checked every {}s", LOOK.as_secs());
             })
             .ok()
     }

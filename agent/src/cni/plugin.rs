@@ -147,7 +147,7 @@ fn add(variable: &dyn Fn(&str) -> String, config: &Config, ask: &Ask<'_>) -> Res
     let previous = config.prev_result.clone().ok_or_else(|| {
         CniError::new(
             INVALID_CONFIG,
-            "ambit-cni must stand behind another plugin in its chain",
+            "ambit-cni must follow another plugin in its chain",
             "no prevResult",
         )
     })?;
@@ -168,7 +168,7 @@ fn add(variable: &dyn Fn(&str) -> String, config: &Config, ask: &Ask<'_>) -> Res
             TRY_AGAIN_LATER,
             "ambit: AgentUnreachable",
             format!(
-                "the node agent does not answer on {}: {e}; pods outside {} wait for it",
+                "the node agent does not respond on {}: {e}; pods outside {} wait for it",
                 socket(config).display(),
                 config.exempt_namespaces.join(", ")
             ),
@@ -185,7 +185,8 @@ fn status(config: &Config, ask: &Ask<'_>) -> Result<(), CniError> {
             NOT_AVAILABLE,
             "ambit: AgentUnreachable",
             format!(
-                "the node agent has not been up since the node booted: there is no {}; pods outside {} wait for it",
+                "the node agent has not run since the node booted: {} does not exist; pods outside {} \
+                 wait for it",
                 socket(config).display(),
                 config.exempt_namespaces.join(", ")
             ),

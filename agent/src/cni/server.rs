@@ -54,7 +54,7 @@ impl CniServer {
             let manager = self.manager.clone();
             calls.spawn(async move {
                 if let Err(e) = answer(stream, &manager).await {
-                    tracing::warn!(error = %e, "a CNI call could not be answered");
+                    tracing::warn!(error = %e, "could not respond to a CNI call");
                 }
             });
         }
@@ -73,11 +73,12 @@ async fn answer(stream: UnixStream, manager: &Handle) -> io::Result<()> {
         Ok(request) => failed(
             "VersionMismatch",
             format!(
-                "the plugin speaks version {}, the agent {VERSION}; the agent replaces the plugin as it starts",
+                "the plugin has version {}, the agent {VERSION}; the agent replaces the plugin when it \
+                 starts",
                 request.version
             ),
         ),
-        Err(e) => failed("BadRequest", format!("the question is not understood: {e}")),
+        Err(e) => failed("BadRequest", format!("the request is malformed: {e}")),
     };
     let mut line = serde_json::to_vec(&answer)?;
     line.push(b'\n');
@@ -101,7 +102,8 @@ async fn decide(request: Request, manager: &Handle) -> Answer {
     let Some(uid) = request.pod_uid.filter(|uid| !uid.is_empty()) else {
         tracing::warn!(
             pod,
-            "the container runtime does not say pods' UIDs; the pod is captured once the control plane has named it"
+            "the container runtime does not pass the UIDs of pods; the pod is captured when the control \
+             plane has sent its record"
         );
         return Answer::Passed;
     };
@@ -129,7 +131,8 @@ async fn decide(request: Request, manager: &Handle) -> Answer {
         }
         Ok(Admission::NotCaptured) => Answer::Passed,
         Err(failure) => {
-            tracing::warn!(pod, reason = %failure.reason, why = failure.message, "a CNI ADD is answered with a failure; the kubelet tries again");
+            tracing::warn!(pod, reason = %failure.reason, why = failure.message, "a CNI ADD failed; the \
+                 kubelet tries again");
             failed(failure.reason.as_str(), failure.message)
         }
     }

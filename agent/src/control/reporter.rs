@@ -68,7 +68,8 @@ impl Reporter {
             } else {
                 (delay * 2).min(LAST_DELAY)
             };
-            tracing::warn!(error = ended.message(), code = ?ended.code(), retry_in = ?delay, "reports do not reach the control plane");
+            tracing::warn!(error = ended.message(), code = ?ended.code(), retry_in = ?delay, "reports \
+                 cannot be sent to the control plane");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
@@ -127,7 +128,7 @@ impl Reporter {
             tracing::warn!(
                 pod.uid = subject,
                 error = ack.error,
-                "the control plane could not record a report; it is sent again"
+                "the control plane could not record a report; will send it again"
             );
             return Some(subject);
         }

@@ -95,7 +95,7 @@ impl Handler for Updates {
             tracing::info!(
                 pods = self.pods.names.len(),
                 namespaces = self.namespaces.names.len(),
-                "the control plane has named all pods of this node"
+                "initial sync is done: the control plane has sent all pods of this node"
             );
             self.manager.control(ControlEvent::Synced {
                 pods: self.pods.names.clone(),

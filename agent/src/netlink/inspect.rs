@@ -50,7 +50,7 @@ impl InForce {
             || found != Self::look()?
         {
             return Err(NetlinkError::Answer(
-                "the rules were changed while they were put in force",
+                "the rules were changed while they were being installed",
             ));
         }
         Ok(found)

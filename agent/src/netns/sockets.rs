@@ -111,7 +111,7 @@ impl Listeners {
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// Not three listeners and one or two pairs of seeds.
-    #[error("{0} descriptors in place of five or seven")]
+    #[error("{0} descriptors instead of five or seven")]
     Count(usize),
     /// One socket is not what it should be.
     #[error("{socket}: {why}")]
@@ -127,7 +127,7 @@ pub enum AdoptError {
 #[derive(Debug, thiserror::Error)]
 pub enum WrongSocket {
     /// The kernel was asked and did not say.
-    #[error("the kernel says nothing of it: {0}")]
+    #[error("the kernel does not describe it: {0}")]
     Unknown(#[from] io::Error),
     /// It is of another network namespace.
     #[error("it belongs to network namespace {actual}, not {expected}")]
@@ -144,10 +144,10 @@ pub enum WrongSocket {
     #[error("it is bound to {0}")]
     Address(SocketAddr),
     /// What it makes would be redirected, or could not bear a client's address.
-    #[error("it is not marked as the proxy's and transparent")]
+    #[error("it does not have the proxy's mark, or is not transparent")]
     Unmarked,
     /// It does not listen.
-    #[error("it does not listen and cannot: {0}")]
+    #[error("it does not listen: {0}")]
     Deaf(io::Error),
 }
 
@@ -192,7 +192,7 @@ fn make_listen(socket: BorrowedFd<'_>, port: u16, inode: u64) -> Result<(), Wron
         tracing::warn!(
             port,
             netns_inode = inode,
-            "a listener had been shut down; it listens again"
+            "a listener was shut down; it listens again"
         );
     }
     Ok(())

@@ -125,7 +125,7 @@ async fn an_agent_that_was_never_told_anything_starts_no_pod() {
         .await
         .expect_err("its namespace may be enrolled");
     assert_eq!(failure.reason, Reason::PodUnknown);
-    assert!(failure.message.contains("never said"), "{failure}");
+    assert!(failure.message.contains("never sent"), "{failure}");
     let snapshot = agent.stop().await;
     assert_eq!(
         snapshot,

@@ -53,7 +53,7 @@ async fn lost_rules_come_back() {
         pod.output(program, arguments);
         let report = agent
             .reports_that(&pod, |report| {
-                report.reason == "RulesRestored" && report.message.contains(&format!("time {times} "))
+                report.reason == "RulesRestored" && report.message.contains(&format!("{times} times "))
             })
             .await;
         assert_eq!(report.state(), CaptureState::Captured);

@@ -218,7 +218,7 @@ where
                         Ended::Told => told = true,
                         Ended::Closed => told = true,
                         Ended::Unanswered => {
-                            tracing::info!(timeout_seconds = timeout.as_secs(), "peer does not answer PING: closing");
+                            tracing::info!(timeout_seconds = timeout.as_secs(), "peer does not respond to PING: closing");
                             break;
                         }
                     },

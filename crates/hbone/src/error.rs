@@ -155,7 +155,7 @@ pub enum OpenError {
     Connect(#[from] ConnectError),
     /// The destination's proxy answered something else than 200: 401 where its policy denies, 400 and 405 where it refuses the
     /// request, 503 where the application does not take the connection.
-    #[error("the destination's proxy answered {0}")]
+    #[error("the destination's proxy responded {0}")]
     Refused(http::StatusCode),
     /// The request was certainly not looked at.
     #[error("the connection ended: {0}")]
@@ -164,10 +164,10 @@ pub enum OpenError {
     #[error("the connection failed: {0}")]
     Stream(Http2Error),
     /// No answer came.
-    #[error("no answer within {}s", .0.as_secs_f32())]
+    #[error("no response within {}s", .0.as_secs_f32())]
     ResponseTimeout(Duration),
     /// The destination cannot be the target of a CONNECT.
-    #[error("{0} is no authority")]
+    #[error("{0} is not an authority")]
     Authority(Authority),
 }
 

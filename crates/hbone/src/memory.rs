@@ -48,11 +48,12 @@ impl MemoryBudget {
             budget: self.clone(),
             lent: IntGauge::new(
                 "ambit_hbone_lent_bytes",
-                "Memory that is lent for wide windows and large buffers",
+                "Memory lent for wide windows and large buffers",
             )?,
             denied: IntCounter::new(
                 "ambit_hbone_loans_denied_total",
-                "How often there was no memory to lend: the connection goes on with small windows and buffers",
+                "How often there was no memory to lend: the connection continues with small windows and \
+                 buffers",
             )?,
             collecting: Mutex::new(()),
         }))

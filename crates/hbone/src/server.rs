@@ -225,7 +225,8 @@ where
     let told_to_end = async {
         tokio::select! {
             () = drain.cancelled() => {}
-            () = WallClock::default().reached(expires) => tracing::debug!("the peer's certificate has ended: no more streams"),
+            () = WallClock::default().reached(expires) => tracing::debug!("the peer's certificate has \
+                 expired: no more streams"),
         }
     };
     tokio::pin!(dead, told_to_end);
@@ -267,7 +268,8 @@ where
                     respond.send_reset(Reason::REFUSED_STREAM);
                     refused += 1;
                     if refused > max_streams {
-                        tracing::info!(limit = max_streams, "the peer goes on giving up streams and opening others: closing");
+                        tracing::info!(limit = max_streams, "the peer repeatedly resets streams and \
+                             opens others: closing");
                         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         refused = 0;
                     }
@@ -288,7 +290,7 @@ where
             ended = &mut dead, if pinging => {
                 pinging = false;
                 if ended == Ended::Unanswered {
-                    tracing::info!("peer does not answer PING: closing");
+                    tracing::info!("peer does not respond to PING: closing");
                     connection.abrupt_shutdown(Reason::NO_ERROR);
                     let gone = std::future::poll_fn(|cx| {
                         while let Some(Ok(_)) = ready!(connection.poll_accept(cx)) {}

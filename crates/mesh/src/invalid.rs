@@ -26,7 +26,7 @@ pub enum Invalid {
     #[error("port {0} is not between 0 and 65535")]
     Port(u32),
     /// A duration that is negative or too long.
-    #[error("{0} is no span of time")]
+    #[error("{0} is not a duration")]
     Duration(&'static str),
     /// A value of a later version.
     #[error("{field} has the unknown value {value}")]

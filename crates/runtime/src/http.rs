@@ -152,7 +152,7 @@ async fn serve_within(
         .await
         .is_err()
     {
-        tracing::debug!(name, "connections are cut: their callers do not read");
+        tracing::debug!(name, "connections are closed: their clients do not read");
     }
 }
 
@@ -170,7 +170,7 @@ impl Connections {
         while self.open.len() >= limit
             && let Some(oldest) = self.open.pop_front()
         {
-            tracing::debug!(limit, "the oldest connection is cut: there are too many");
+            tracing::debug!(limit, "the oldest connection is closed: there are too many");
             oldest.abort();
         }
     }

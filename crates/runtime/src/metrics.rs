@@ -37,7 +37,8 @@ pub fn render_metrics(registry: &Registry, families: &[&dyn Expose]) -> Result<S
     if !families.is_empty() {
         let _ = writeln!(
             text,
-            "# HELP {OVERFLOW} Times that a metric was counted with unknown labels, as it had as many series as it may have\n# TYPE {OVERFLOW} counter"
+            "# HELP {OVERFLOW} How often a metric was counted with unknown labels because it had its \
+             maximum of series\n# TYPE {OVERFLOW} counter"
         );
     }
     for family in families {
@@ -47,7 +48,7 @@ pub fn render_metrics(registry: &Registry, families: &[&dyn Expose]) -> Result<S
     for (name, help, value) in [
         (
             "ambit_log_dropped_total",
-            "Log lines that were dropped because nobody read the log fast enough",
+            "Log lines that were dropped because the log was not read fast enough",
             dropped_lines(),
         ),
         (

@@ -34,7 +34,7 @@ pub enum AuthorizationError {
     #[error("{0} holds a match of no known kind")]
     StringMatch(&'static str),
     /// An extension changes what the policy means.
-    #[error("it carries the extension {0:?}, which is not supported")]
+    #[error("it has the extension {0:?}, which is not supported")]
     Extension(String),
     /// It needs a reader of a later version.
     #[error("it requires {0:?}, which this version does not have")]

@@ -77,10 +77,10 @@ pub enum WaypointPolicyError {
         path: String,
     },
     /// A span of time that is negative, or zero where it must not be.
-    #[error("{0} is no span of time that can be waited")]
+    #[error("{0} is not a duration that a timer can wait")]
     Duration(&'static str),
     /// A status code that is none.
-    #[error("retry.status_codes holds {0}, which is no status of a failure")]
+    #[error("retry.status_codes has {0}, which is not the status of a failure")]
     StatusCode(u32),
     /// It needs a reader of a later version.
     #[error("it requires {0:?}, which this version does not have")]

@@ -6,26 +6,26 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a rule that matches does.
+/// Effect of a rule that matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Action {
-    /// Lets the connection pass.
+    /// The connection may pass.
     Allow,
-    /// Refuses the connection.
+    /// The connection is denied.
     Deny,
 }
 
 /// Whether a rule decides or only reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
-    /// It decides.
+    /// The rule decides.
     #[default]
     Enforce,
-    /// What it would deny is counted and logged.
+    /// Connections that the rule would deny are counted and logged.
     Audit,
 }
 
-/// Who may connect, or may not.
+/// Which callers may connect, or may not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("(has(self.from) && size(self.from) > 0) || (has(self.ports) && size(self.ports) > 0)")
@@ -40,32 +40,32 @@ pub struct AuthorizationRule {
     )]
     pub name: String,
 
-    /// Allow: a connection that matches may pass, and one that no Allow rule matches may not. Deny: a connection that matches is
-    /// refused, whatever Allow rules say.
+    /// Allow: a connection that matches may pass; a connection that matches no Allow rule is denied. Deny: a connection
+    /// that matches is denied, whatever Allow rules exist.
     pub action: Action,
 
-    /// Enforce: the rule decides. Audit: the rule decides nothing; connections that it would refuse are counted and logged. Defaults to
-    /// Enforce.
+    /// Enforce: the rule decides. Audit: the rule decides nothing; connections that it would deny are counted and
+    /// logged. Defaults to Enforce.
     #[serde(default)]
     pub mode: Mode,
 
-    /// The pods that the rule protects; all of the namespace where it is left out.
+    /// The pods that the rule protects. If absent, all pods of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<PodSelector>,
 
-    /// Callers; one entry must match. Left out: every caller.
+    /// Callers; one entry must match. If absent, every caller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub from: Vec<Source>,
 
-    /// Ports of the pod (not of a Service in front of it), 1 to 65535; one must match. Left out: every port.
+    /// Ports of the pod (not of a Service in front of it), 1 to 65535; one must match. If absent, every port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(range(min = 1, max = 65535)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub ports: Vec<u16>,
 }
 
-/// Selects pods by their labels, as selectors of Kubernetes do; all of it must hold.
+/// Selects pods by their labels, as Kubernetes' selectors do; every condition must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
@@ -92,10 +92,11 @@ pub struct PodSelector {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct LabelExpression {
-    /// The label's key.
+    /// Key of the label.
     #[schemars(length(min = 1, max = 317))]
     pub key: String,
-    /// In: the label has one of the values. NotIn: it has none of them, or is not there. Exists, DoesNotExist.
+    /// In: the label has one of the values. NotIn: the label has none of them, or is absent. Exists: the label is
+    /// present. DoesNotExist: the label is absent.
     pub operator: LabelOperator,
     /// Values, for In and NotIn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -106,18 +107,18 @@ pub struct LabelExpression {
 /// How a label is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LabelOperator {
-    /// It has one of the values.
+    /// The label has one of the values.
     In,
-    /// It has none of them, or is not there.
+    /// The label has none of the values, or is absent.
     NotIn,
-    /// It is there.
+    /// The label is present.
     Exists,
-    /// It is not there.
+    /// The label is absent.
     DoesNotExist,
 }
 
 impl PodSelector {
-    /// Whether it selects what has these labels.
+    /// Whether the selector selects a pod with these labels.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         let holds = |e: &LabelExpression| {
             let value = labels.get(&e.key);
@@ -134,7 +135,7 @@ impl PodSelector {
     }
 }
 
-/// Callers. Of each list that is given, one element must match.
+/// Callers. In each list that is present, one element must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("(has(self.principals) && size(self.principals) > 0) || (has(self.namespaces) && size(self.namespaces) > 0) || (has(self.ipBlocks) && size(self.ipBlocks) > 0)")
@@ -142,9 +143,9 @@ impl PodSelector {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// Identities, as `<trust domain>/ns/<namespace>/sa/<service account>`, without `spiffe://`: cluster.local/ns/shop/sa/cart.
-    /// A `*` at the beginning or the end stands for anything: cluster.local/ns/shop/*, */sa/cart; `*` alone for every caller that
-    /// has an identity. Plaintext callers have none.
+    /// Identities, as `<trust domain>/ns/<namespace>/sa/<service account>`, without `spiffe://`:
+    /// cluster.local/ns/shop/sa/cart. A `*` at the beginning or the end matches any text: cluster.local/ns/shop/*,
+    /// */sa/cart. `*` alone matches every caller with an identity. Plaintext callers have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 320)))]
     #[x_kube(
@@ -157,7 +158,7 @@ pub struct Source {
     )]
     pub principals: Vec<String>,
 
-    /// Namespaces of callers that have an identity. A `*` at the beginning or the end stands for anything.
+    /// Namespaces of callers with an identity. A `*` at the beginning or the end matches any text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
     #[x_kube(validation = Rule::new("self.all(n, n.matches('^([*]?[-a-z0-9]+|[-a-z0-9]+[*]|[*])$'))")

@@ -1,65 +1,66 @@
-//! What is tried again.
+//! Retries.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is tried again, and how often.
+/// Which requests are retried, and how often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("(has(self.codes) && size(self.codes) > 0) || (has(self.conditions) && size(self.conditions) > 0)")
-        .message("retry needs codes or conditions: without them nothing would be tried again"),
+        .message("retry needs codes or conditions: without them no request is retried"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// How many times a request is tried again at most, from 1 to 10. Defaults to 2.
+    /// Maximum of retries of a request, from 1 to 10. Defaults to 2.
     #[serde(default = "default_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub attempts: u32,
 
-    /// Status codes that are tried again, from 400 to 599: 502, 503.
+    /// Status codes that are retried, from 400 to 599: 502, 503.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(range(min = 400, max = 599)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub codes: Vec<u16>,
 
-    /// Failures that are tried again. ConnectFailure: no connection to the endpoint came about. Reset: the connection ended, or
-    /// timeouts.backendRequest was over, before an answer came. Defaults to ConnectFailure and Reset.
+    /// Failures that are retried. ConnectFailure: no connection to the endpoint was established. Reset: the connection
+    /// ended, or timeouts.backendRequest was over, before a response arrived. Defaults to ConnectFailure and Reset.
     #[serde(default = "default_conditions")]
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub conditions: Vec<RetryCondition>,
 
-    /// The longest pause before the first retry, from 1ms to 1m; it doubles with each further one, up to ten times as long, and a random
-    /// part of it is waited. Defaults to 25ms.
+    /// The longest pause before the first retry, from 1ms to 1m. It doubles with each retry, up to ten times as long.
+    /// The waypoint waits a random part of it. Defaults to 25ms.
     #[serde(default = "default_backoff")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1m')")
         .message("backoff must be between 1ms and 1m"))]
     pub backoff: String,
 
-    /// Whether requests that are not idempotent (POST, PATCH) are tried again too: the application may then do a thing twice. Requests whose
-    /// endpoint has certainly not looked at them are tried again in any case. Defaults to false.
+    /// Whether requests that are not idempotent (POST, PATCH) are retried, too: the application may then process a
+    /// request twice. Requests that their endpoint has certainly not processed are retried in any case. Defaults to
+    /// false.
     #[serde(default)]
     pub non_idempotent: bool,
 
-    /// Refused: it is now codes.
+    /// Not accepted: use codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("false").message("statusCodes is now codes"))]
     pub status_codes: Option<Vec<u16>>,
 
-    /// Refused: it is now spec.timeouts.backendRequest.
+    /// Not accepted: use spec.timeouts.backendRequest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("false").message("perTryTimeout is now spec.timeouts.backendRequest"))]
     pub per_try_timeout: Option<String>,
 }
 
-/// A failure that can be tried again.
+/// A failure that can be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RetryCondition {
-    /// No connection to the endpoint came about.
+    /// No connection to the endpoint was established.
     ConnectFailure,
-    /// The connection ended, or the time for one try was over, before an answer came.
+    /// The connection ended, or the time for one attempt was over, before a response arrived.
     Reset,
 }
 

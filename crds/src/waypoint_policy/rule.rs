@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Action, Mode};
 
-/// Who may do what, or may not. Of each list that is given, one element must match.
+/// Which requests pass, or do not. In each list that is present, one element must match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("[has(self.from) && size(self.from) > 0, has(self.methods) && size(self.methods) > 0, has(self.paths) && size(self.paths) > 0, has(self.hosts) && size(self.hosts) > 0, has(self.headers) && size(self.headers) > 0].exists(given, given)")
@@ -13,27 +13,29 @@ use crate::{Action, Mode};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRule {
-    /// Name of the rule, unique in the policy: logs, metrics and the header x-ambit-reason name it, as `namespace/policy/rule`.
+    /// Name of the rule, unique in the policy: logs, metrics and the header x-ambit-reason name it, as
+    /// `namespace/policy/rule`.
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: String,
 
-    /// Allow: a request that matches may pass, and one that no Allow rule matches may not. Deny: a request that matches is refused, whatever
-    /// Allow rules say.
+    /// Allow: a request that matches may pass; a request that matches no Allow rule is denied. Deny: a request that
+    /// matches is denied, whatever Allow rules exist.
     pub action: Action,
 
-    /// Enforce: the rule decides. Audit: the rule decides nothing; requests that it would refuse are counted and logged. Defaults to Enforce.
+    /// Enforce: the rule decides. Audit: the rule decides nothing; requests that it would deny are counted and logged.
+    /// Defaults to Enforce.
     #[serde(default)]
     pub mode: Mode,
 
-    /// Callers; one entry must match. Left out: every caller.
+    /// Callers; one entry must match. If absent, every caller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub from: Vec<HttpSource>,
 
-    /// Methods, in upper case: GET, DELETE. Left out: every method.
+    /// Methods, in upper case: GET, DELETE. If absent, every method.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -42,14 +44,14 @@ pub struct HttpRule {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub methods: Vec<String>,
 
-    /// Paths, without the query. They are compared after normalization, as docs/http-rules.md has it: `//`, `/./`, `/../` and needless
-    /// percent-encoding do not get past a rule. Case matters. Left out: every path.
+    /// Paths, without the query. They are compared after normalization, as docs/http-rules.md describes: `//`, `/./`,
+    /// `/../` and unneeded percent-encoding do not evade a rule. Case matters. If absent, every path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub paths: Vec<PathMatch>,
 
-    /// Names that the request is addressed to (Host or :authority), without a port; case does not matter. A `*.` at the beginning stands for
-    /// one or more labels. Left out: every name.
+    /// Names to which the request is addressed (Host or :authority), without a port; case does not matter. A `*.` at
+    /// the beginning matches one or more labels. If absent, every name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -60,14 +62,14 @@ pub struct HttpRule {
     )]
     pub hosts: Vec<String>,
 
-    /// Headers, as the application is sent them: what the request's Connection header takes away is not seen. All entries must match. Left
-    /// out: whatever headers.
+    /// Headers, as the application receives them: header fields that the request's Connection header removes are not
+    /// seen. All entries must match. If absent, any headers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<HeaderMatch>,
 }
 
-/// Callers. Of each list that is given, one element must match.
+/// Callers. In each list that is present, one element must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("(has(self.principals) && size(self.principals) > 0) || (has(self.namespaces) && size(self.namespaces) > 0)")
@@ -75,8 +77,9 @@ pub struct HttpRule {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HttpSource {
-    /// Identities, as `<trust domain>/ns/<namespace>/sa/<service account>`, without `spiffe://`: cluster.local/ns/shop/sa/cart.
-    /// A `*` at the beginning or the end stands for anything: cluster.local/ns/shop/*, */sa/cart.
+    /// Identities, as `<trust domain>/ns/<namespace>/sa/<service account>`, without `spiffe://`:
+    /// cluster.local/ns/shop/sa/cart. A `*` at the beginning or the end matches any text: cluster.local/ns/shop/*,
+    /// */sa/cart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 320)))]
     #[x_kube(
@@ -89,7 +92,7 @@ pub struct HttpSource {
     )]
     pub principals: Vec<String>,
 
-    /// Namespaces of callers. A `*` at the beginning or the end stands for anything.
+    /// Namespaces of callers. A `*` at the beginning or the end matches any text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
     #[x_kube(validation = Rule::new("self.all(n, n.matches('^([*]?[-a-z0-9]+|[-a-z0-9]+[*]|[*])$'))")
@@ -123,15 +126,15 @@ pub struct PathMatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatch {
-    /// Its name; case does not matter.
+    /// Name of the header; case does not matter.
     #[schemars(
         length(min = 1, max = 256),
         regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")
     )]
     pub name: String,
-    /// Values, one of which it must have; case matters. A `*` at the beginning or the end stands for anything. Where the header comes more
-    /// than once, Allow wants one of the values in each, and Deny in any. A list, as in `a, b`, is one value, compared whole. Left out: the
-    /// header must be there.
+    /// Values, one of which the header must have; case matters. A `*` at the beginning or the end matches any text. If
+    /// the header occurs several times, Allow needs one of the values in each occurrence, Deny in any. A list, as in
+    /// `a, b`, is one value and is compared as a whole. If absent, the header must be present.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 512)))]
     #[x_kube(validation = Rule::new("self.all(v, v.split('*').size() <= 2 && (!v.contains('*') || v.startsWith('*') || v.endsWith('*')))")

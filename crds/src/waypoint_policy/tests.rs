@@ -209,7 +209,7 @@ fn the_time_for_a_try_fits() {
     assert!(with(json!({"timeouts": {}})).contains("timeouts needs request or backendRequest"));
 }
 
-/// Before they had those of the Gateway API.
+/// Fields of before the Gateway API's names.
 #[test]
 fn fields_by_their_old_names_are_refused_with_their_new_ones() {
     assert!(with(json!({"timeout": "1s"})).contains("timeout is now timeouts.request"));
@@ -222,7 +222,7 @@ fn fields_by_their_old_names_are_refused_with_their_new_ones() {
     );
 }
 
-/// What one object alone shows to be contradictory is refused at once; what needs comparing rules is for the status.
+/// Contradictions within one object are refused at once. Those that need a comparison of rules are in the status.
 #[test]
 fn contradictions() {
     let rule = |name: &str, action: &str| json!({"name": name, "action": action, "methods": ["GET"]});

@@ -173,7 +173,7 @@ impl Authenticator {
             _ => Role::Waypoint,
         };
         if !self.directory.is_ready() {
-            let message = "this replica has not read the cluster's pods yet: come again".to_owned();
+            let message = "this replica has not finished its initial sync of pods: retry".to_owned();
             return Err(refuse(Reason::Unavailable, message));
         }
         let Some(uid) = &review.pod_uid else {
@@ -183,7 +183,8 @@ impl Authenticator {
             ));
         };
         let pod = self.directory.pod(uid);
-        let pod = pod.ok_or_else(|| refuse(Reason::PodUnknown, format!("its pod {uid} is not live")))?;
+        let pod =
+            pod.ok_or_else(|| refuse(Reason::PodUnknown, format!("the token's pod {uid} is not live")))?;
         // Token and cache are from the same API server: a difference means that one of them is not what it seems.
         let consistent = pod.namespace == namespace
             && pod.service_account == service_account
@@ -202,8 +203,9 @@ impl Authenticator {
             && review.uid == pod.service_account_uid;
         if role == Role::Waypoint && !is_waypoint {
             let message = format!(
-                "service account {namespace}/{service_account} may not use the control plane: only {AGENT}, {ZTUNNEL} and {OPERATOR} of {} \
-                 may, and replicas of waypoints that the operator made",
+                "service account {namespace}/{service_account} may not use the control plane: only \
+                 {AGENT}, {ZTUNNEL} and {OPERATOR} of {} may, and replicas of waypoints that the \
+                 operator created",
                 self.system_namespace
             );
             return Err(refuse(Reason::NotAllowed, message));

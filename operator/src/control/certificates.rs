@@ -54,7 +54,7 @@ impl Certificates {
             Role::Ztunnel => self.of_node(caller, request, &mesh).await?,
             Role::Waypoint => own(caller, request, &mesh)?,
             Role::Agent | Role::Operator => {
-                let message = format!("a caller of type {} gets no certificates", caller.role.label());
+                let message = format!("a client of type {} gets no certificates", caller.role.label());
                 return Err(caller.refuse(Reason::NotAllowed, message));
             }
         };
@@ -92,7 +92,8 @@ impl Certificates {
         let find = || self.0.directory.enrolled_pod(caller.node(), namespace, account);
         if self.0.once_known(caller.node(), find).await.is_none() {
             let message = format!(
-                "no pod on node {} that is enrolled, live and not on the host network runs as {identity}",
+                "no pod on node {} that is enrolled, live and not on the host network has the identity \
+                 {identity}",
                 caller.node()
             );
             return Err(caller.refuse(Reason::NotOnNode, message));
@@ -109,7 +110,10 @@ fn own(caller: &Caller, request: &IstioCertificateRequest, mesh: &MeshSettings) 
     let asked = asked_for(request).map_err(|message| caller.refuse(Reason::BadRequest, message))?;
     match asked {
         Some(other) if other != own => {
-            let message = format!("it may have no certificate but its own, {own}: not {other}");
+            let message = format!(
+                "a waypoint gets a certificate of its own identity only, {own}: not \
+                 {other}"
+            );
             Err(caller.refuse(Reason::NotOwnIdentity, message))
         }
         _ => Ok(own),
@@ -126,7 +130,9 @@ fn asked_for(request: &IstioCertificateRequest) -> Result<Option<SpiffeId>, Stri
                 let identity = text.parse().map_err(|e| format!("{IDENTITY_FIELD}: {e}"))?;
                 Ok(Some(identity))
             }
-            _ => Err(format!("{IDENTITY_FIELD} in the request's metadata is no text")),
+            _ => Err(format!(
+                "{IDENTITY_FIELD} in the request's metadata is not a text"
+            )),
         },
     }
 }

@@ -128,10 +128,10 @@ impl Connection {
         let why = tokio::select! {
             result = served.as_mut() => return self.closed(result),
             () = shutdown.cancelled() => "the control plane is shutting down",
-            () = self.is_idle(lifetimes) => "nobody who is known uses it",
-            () = sleep(lifetimes.age.mul_f64(rand::rng().random_range(0.75..1.25))) => "it has reached its age",
+            () = self.is_idle(lifetimes) => "no authenticated client uses it",
+            () = sleep(lifetimes.age.mul_f64(rand::rng().random_range(0.75..1.25))) => "it has reached its maximum age",
         };
-        debug!(peer = ?self.0.addresses.peer, why, "connection takes no more calls");
+        debug!(peer = ?self.0.addresses.peer, why, "connection accepts no more calls");
         served.as_mut().graceful_shutdown();
         tokio::select! {
             result = served.as_mut() => return self.closed(result),
@@ -174,6 +174,9 @@ impl Call {
     /// Resolves when streams of this connection are to end, with what the caller is told.
     pub(super) async fn ended(&self) -> Status {
         self.0.0.ended.cancelled().await;
-        Status::unavailable("the connection has reached its age: open the stream again over a new one")
+        Status::unavailable(
+            "the connection has reached its maximum age: open the stream again over a \
+             new one",
+        )
     }
 }

@@ -87,7 +87,10 @@ impl xds::Source for Shared {
                 | TYPE_AUTHORIZATION,
             ) => self.of_waypoint(caller, type_url),
             (role, _) => {
-                let message = format!("a caller of type {} may not have {type_url:?}", role.label());
+                let message = format!(
+                    "a client of type {} may not subscribe to {type_url:?}",
+                    role.label()
+                );
                 Err(caller
                     .refuse(Reason::NotAllowed, message)
                     .record(&self.metrics, WHAT))
@@ -138,7 +141,7 @@ impl Shared {
             .waypoint()
             .and_then(|(namespace, name)| self.sources.waypoint(namespace, name));
         let Some(told) = found else {
-            let message = "its waypoint is no longer wanted, and its Service is gone";
+            let message = "the waypoint is no longer desired, and its Service is deleted";
             return Err(caller
                 .refuse(Reason::NotAllowed, message)
                 .record(&self.metrics, WHAT));

@@ -31,7 +31,7 @@ impl Shared {
             tokio::select! {
                 () = clock.reached(due) => Status::unavailable("the token expires: open the stream again with a new one"),
                 status = call.ended() => status,
-                () = gone => Status::unauthenticated("the caller's pod is not live any more"),
+                () = gone => Status::unauthenticated("the client's pod is no longer live"),
             }
         }
         .boxed()

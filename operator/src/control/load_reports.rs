@@ -33,7 +33,7 @@ impl Waypoint for LoadReports {
             .caller(request.metadata(), request.extensions(), WHAT)
             .await?;
         let Some((namespace, name)) = caller.waypoint() else {
-            let message = format!("a caller of type {} has no load to report", caller.role.label());
+            let message = format!("a client of type {} may not report load", caller.role.label());
             return Err(caller
                 .refuse(Reason::NotAllowed, message)
                 .record(&self.0.metrics, WHAT));

@@ -31,11 +31,11 @@ impl Loads for LoadWatches {
             .await?;
         let refuse = |reason, message: String| caller.refuse(reason, message).record(&shared.metrics, WHAT);
         if caller.role != Role::Operator {
-            let message = format!("a caller of type {} may not watch loads", caller.role.label());
+            let message = format!("a client of type {} may not watch loads", caller.role.label());
             return Err(refuse(Reason::NotAllowed, message));
         }
         let Some(watch) = shared.loads.watch() else {
-            return Err(refuse(Reason::Limit, "too many watch already".to_owned()));
+            return Err(refuse(Reason::Limit, "too many watches are open".to_owned()));
         };
         info!(%caller, peer = ?caller.addresses.peer, "load watch opened");
         let session = Session {

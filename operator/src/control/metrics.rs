@@ -42,7 +42,7 @@ impl Metrics {
             issued: IntCounter::new("ambit_certificates_issued_total", "Workload certificates issued.")?,
             reports: vec(
                 "ambit_capture_reports_total",
-                "Reports of node agents, by whether they could be recorded.",
+                "Reports of node agents, by result.",
                 &["result"],
             )?,
         };

@@ -39,7 +39,7 @@ impl NodeAgent for Reports {
             .caller(request.metadata(), request.extensions(), WHAT)
             .await?;
         if caller.role != Role::Agent {
-            let message = format!("a caller of type {} reports nothing", caller.role.label());
+            let message = format!("a client of type {} may not report captures", caller.role.label());
             return Err(caller
                 .refuse(Reason::NotAllowed, message)
                 .record(&self.0.metrics, WHAT));
@@ -167,7 +167,7 @@ impl Recorder {
                     .await
                     .map_err(|e| e.to_string())
             }
-            None => Err("the report says nothing".to_owned()),
+            None => Err("the report has no content".to_owned()),
         };
         self.shared.metrics.reported(recorded.is_ok());
         let error = recorded.err().unwrap_or_default();
@@ -191,7 +191,7 @@ impl Recorder {
             },
             _ => {
                 let pod = shared.once_known(self.caller.node(), find).await;
-                pod.ok_or_else(|| format!("pod {uid} is not known to the control plane"))?
+                pod.ok_or_else(|| format!("the control plane has no pod {uid}"))?
             }
         };
         if pod.node != self.caller.node() {

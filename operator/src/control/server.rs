@@ -139,7 +139,7 @@ impl ControlPlane {
             serving_names,
             lifetimes,
         } = self;
-        info!(address = ?listener.local_addr().ok(), names = ?serving_names, "control plane serves");
+        info!(address = ?listener.local_addr().ok(), names = ?serving_names, "the control plane serves");
         let listener = TlsListener::new(listener, Arc::clone(&shared.authority), serving_names)?;
         let (shutdown, metrics) = (shared.shutdown.clone(), shared.metrics.clone());
         let certificates = IstioCertificateServiceServer::new(Certificates(Arc::clone(&shared)));

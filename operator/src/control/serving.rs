@@ -100,7 +100,8 @@ impl TlsListener {
                     let address = peer.ip().to_canonical();
                     let places = strangers.admit(address).and_then(|stranger| Some((stranger, connections.admit(address)?)));
                     let Some((stranger, place)) = places else {
-                        debug!(%peer, "closed: its address has too many connections, or all together have");
+                        debug!(%peer, "connection closed: too many connections from its address, or in \
+                             total");
                         metrics.refused(Reason::Limit.label());
                         continue;
                     };

@@ -22,8 +22,8 @@ pub(super) enum RuleError {
     Block(String),
     /// The namespace's budget.
     #[error(
-        "from: with it the sources of the namespace's rules have {0} characters together, of {MOST_TEXT} at most: shorten them, or put one \
-         source that ends in '*' in the place of many"
+        "from: the sources of the namespace's rules up to this one have {0} characters together, and the \
+         limit is {MOST_TEXT}: shorten them, or replace many sources by one that ends in '*'"
     )]
     Budget(usize),
 }

@@ -27,7 +27,8 @@ impl Index {
             if edits.deferred.is_none() {
                 tracing::warn!(
                     namespace,
-                    "the AmbientNamespace changes very often: only its last state is taken, after {WINDOW:?}"
+                    "the AmbientNamespace changes very often: only its last state is applied, after \
+                     {WINDOW:?}"
                 );
                 self.dirty.namespaces.insert(namespace.to_owned());
             }

@@ -44,11 +44,12 @@ impl fmt::Display for LeftField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ProxyName => {
-                "the Service is another proxy's: connections to its addresses leave the mesh, in plaintext and past its waypoint"
+                "another proxy serves the Service: connections to its addresses leave the mesh, in \
+                 plaintext and past its waypoint"
             }
             Self::SourceRanges => {
-                "the load balancer's addresses are left to kube-proxy, which checks the ranges: connections to them leave the mesh, in \
-                 plaintext and past its waypoint"
+                "kube-proxy handles the load balancer's addresses and checks the ranges: connections to \
+                 them leave the mesh, in plaintext and past its waypoint"
             }
         })
     }
@@ -146,7 +147,7 @@ impl Index {
                     service: key.name.clone(),
                     field: "spec.externalIPs, status.loadBalancer".to_owned(),
                     message: format!(
-                        "port {port} of {address}{more} is an older Service's, which connections go to"
+                        "an older Service has port {port} of {address}{more}, and gets its connections"
                     ),
                 });
             }

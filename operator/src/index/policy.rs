@@ -38,7 +38,7 @@ pub(super) enum PolicyError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
     /// A namespace that is not the policy's.
-    #[error("it is {name:?}, and can be the policy's own namespace only: {namespace}")]
+    #[error("the name is {name:?}, and only the policy's own namespace is possible: {namespace}")]
     OtherNamespace {
         /// What the target is called.
         name: String,
@@ -46,7 +46,7 @@ pub(super) enum TargetError {
         namespace: String,
     },
     /// A Service that is not there.
-    #[error("there is no Service {name:?} in namespace {namespace}")]
+    #[error("namespace {namespace} has no Service {name:?}")]
     NotFound {
         /// What the target is called.
         name: String,
@@ -54,7 +54,7 @@ pub(super) enum TargetError {
         namespace: String,
     },
     /// A waypoint would be bound to itself.
-    #[error("Service {name:?} is a waypoint's own")]
+    #[error("Service {name:?} belongs to a waypoint")]
     Waypoint {
         /// What the target is called.
         name: String,

@@ -99,8 +99,9 @@ impl MeshSummary {
         let namespaces: Vec<_> = self.asking_pods.iter().take(10).map(String::as_str).collect();
         let istio = self.istio.iter().map(|namespace| {
             format!(
-                "the CNI agent of Istio runs in {namespace}: in a namespace with the label {}: {} it and Ambit capture the same pods, \
-                 which breaks them. Remove it, or turn its ambient mode off",
+                "the CNI agent of Istio runs in {namespace}: in a namespace with the label {}: {} Istio \
+                 and Ambit capture the same pods, and break their connections. Remove it, or switch its \
+                 ambient mode off",
                 labels::DATAPLANE_MODE,
                 labels::DATAPLANE_MODE_AMBIENT
             )
@@ -116,7 +117,8 @@ impl MeshSummary {
             String::new()
         };
         unheeded.push(format!(
-            "pods have the label {}: {} in namespaces that are not in the mesh, where it does nothing: {}{more}. Label the namespace",
+            "pods have the label {}: {} in namespaces that are not enrolled, where this label has no \
+             effect: {}{more}. Label the namespace",
             labels::DATAPLANE_MODE,
             labels::DATAPLANE_MODE_AMBIENT,
             namespaces.join(", ")

@@ -78,7 +78,7 @@ impl World {
         world
     }
 
-    /// With a Mesh, and a namespace `shop` that is enrolled by its label.
+    /// With a Mesh, and a namespace `shop` that is enrolled by label.
     fn enrolled() -> Self {
         let mut world = Self::empty();
         world.mesh(json!({}));

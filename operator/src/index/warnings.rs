@@ -64,7 +64,7 @@ impl Index {
         warnings.extend(principals.filter_map(|principal| self.principal_warning(principal)));
         let namespaces = rule.from.iter().flat_map(|source| &source.namespaces);
         let missing = namespaces.filter(|n| !n.contains('*') && !self.existing.contains(*n));
-        warnings.extend(missing.map(|n| format!("namespaces: there is no namespace {n}")));
+        warnings.extend(missing.map(|n| format!("namespaces: namespace {n} does not exist")));
         warnings.truncate(LISTED);
         warnings
     }
@@ -94,7 +94,7 @@ impl Index {
         let (service, targets) = found?;
         let targets: Vec<_> = targets.iter().map(u16::to_string).collect();
         Some(format!(
-            "port {port} is a port of Service {service}, and rules match ports of pods: write {}",
+            "port {port} is a port of Service {service}, and rules match ports of pods: use {}",
             targets.join(", ")
         ))
     }
@@ -105,7 +105,7 @@ impl Index {
         let reason = if domain != self.trust_domain() {
             format!("the mesh's trust domain is {}", self.trust_domain())
         } else if !self.existing.contains(namespace) {
-            format!("there is no namespace {namespace}")
+            format!("namespace {namespace} does not exist")
         } else if !self.accounts.contains(&Key::new(namespace, account)) {
             format!("namespace {namespace} has no service account {account}")
         } else {

@@ -23,7 +23,7 @@ pub enum RequestError {
     #[error("the API server did not respond within {0:?}")]
     Late(Duration),
     /// This replica may not write any more.
-    #[error("this replica does not lead any more: nothing was sent")]
+    #[error("this replica no longer leads: the request was not sent")]
     NotLeading,
 }
 

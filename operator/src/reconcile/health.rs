@@ -66,7 +66,7 @@ mod tests {
     async fn a_loop_that_does_not_come_round_is_named() {
         let health = Health::default();
         tokio::time::advance(WATCH_LIMIT * 2).await;
-        assert_eq!(health.stuck(), None, "nothing has begun");
+        assert_eq!(health.stuck(), None, "no loop runs yet");
         health.beat_writer();
         health.beat_watch("/api/v1/pods");
         assert_eq!(health.stuck(), None);

@@ -81,7 +81,7 @@ impl Lease {
                     self.lead(false);
                 }
                 Some(Ok(Err(error))) => warn!(%error, "cannot renew the lease; will try again"),
-                Some(Err(_)) => warn!("the API server does not answer; will try for the lease again"),
+                Some(Err(_)) => warn!("the API server does not respond; will try to get the lease again"),
             }
             let deadline = renewed.map(|at| at + RENEW_DEADLINE);
             let next = Instant::now() + PERIOD;
@@ -98,8 +98,8 @@ impl Lease {
             self.lead(false);
             match timeout(RENEW_DEADLINE, self.release()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "could not give the lease back; it runs out by itself"),
-                Err(_) => debug!("the API server does not answer; the lease runs out by itself"),
+                Ok(Err(error)) => debug!(%error, "could not release the lease; it expires by itself"),
+                Err(_) => debug!("the API server does not respond; the lease expires by itself"),
             }
         }
     }

@@ -91,8 +91,8 @@ impl MeshReconciler {
         };
         if self.objects.is_terminating(&self.settings.namespace) {
             let message = format!(
-                "the namespace {} is being deleted, and the data plane with it: every pod is released. The mesh is back once the operator \
-                 is installed again",
+                "the namespace {} is being deleted, and the data plane with it: every pod is released. \
+                 To restore the mesh, install the operator again",
                 self.settings.namespace
             );
             return self
@@ -102,7 +102,8 @@ impl MeshReconciler {
         let (major, minor) = self.kubernetes().await?;
         if (major, minor) < LEAST_KUBERNETES {
             let message = format!(
-                "this cluster runs Kubernetes {major}.{minor}; the least version is {}.{}: upgrade the cluster. Nothing is rolled out",
+                "this cluster runs Kubernetes {major}.{minor}; the minimum is {}.{}: upgrade the \
+                 cluster. Nothing is rolled out",
                 LEAST_KUBERNETES.0, LEAST_KUBERNETES.1
             );
             return self
@@ -208,7 +209,8 @@ impl MeshReconciler {
         let nodes = summary.nodes.iter();
         let nodes = nodes.filter(|node| exist.contains_key(*node) && !served.contains(node));
         let nodes: Vec<_> = nodes.cloned().collect();
-        let message = "placement lets no ztunnel go to nodes with captured pods, which have no network there";
+        let message = "placement excludes nodes with captured pods from having a ztunnel; these pods \
+             have no network";
         (!nodes.is_empty()).then(|| format!("{message}: {}", status::named(&nodes)))
     }
 

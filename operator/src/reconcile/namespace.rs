@@ -108,12 +108,13 @@ impl NamespaceReconciler {
             Ok(_) => {}
             // The namespace is on its way out, or the object was made by somebody else meanwhile.
             Err(error) if leaving(&error) || is_conflict(&error) => {
-                debug!(%namespace, %error, "no AmbientNamespace was made");
+                debug!(%namespace, %error, "no AmbientNamespace was created");
                 return Ok(());
             }
             Err(error) => {
                 let note = format!(
-                    "its pods are captured, and no AmbientNamespace can be made for its status: {error}"
+                    "the pods are captured, but the AmbientNamespace for their status cannot be created: \
+                     {error}"
                 );
                 self.send(namespace, EventType::Warning, "NoAmbientNamespace", &note)
                     .await;
@@ -122,11 +123,11 @@ impl NamespaceReconciler {
                 ));
             }
         }
-        info!(%namespace, "enrolled by its label");
+        info!(%namespace, "enrolled by label");
         self.tell(
             namespace,
             "Enrolled",
-            "the label enrolls it: its pods are captured without a restart",
+            "the label enrols the namespace: its pods are captured without a restart",
         )
         .await;
         Ok(())
@@ -155,7 +156,7 @@ impl NamespaceReconciler {
             }
         }
         info!(%namespace, "no longer enrolled");
-        self.tell(namespace, "Unenrolled", "its pods are out of the mesh")
+        self.tell(namespace, "Unenrolled", "its pods have left the mesh")
             .await;
         Ok(())
     }
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].0, "NoAmbientNamespace");
         assert!(
-            events[0].1.contains("no AmbientNamespace can be made"),
+            events[0].1.contains("no AmbientNamespace can be created"),
             "{}",
             events[0].1
         );

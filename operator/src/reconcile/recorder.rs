@@ -312,7 +312,7 @@ impl CaptureSink for Recorder {
             let (reason, note) = if next.marked {
                 ("Captured", "connections go through the mesh")
             } else {
-                ("Released", "new connections go past the mesh")
+                ("Released", "new connections bypass the mesh")
             };
             self.events
                 .publish_on(&reference, EventType::Normal, reason, note)
@@ -331,7 +331,7 @@ impl CaptureSink for Recorder {
         info!(node = %agent.node, agent = %agent.name, uninstalled = done, "the agent reports");
         let entered = async || {
             let entered = self.installed.set(&agent.node, !done).await;
-            entered.map_err(|e| RecordError(format!("node {} could not be entered: {e}", agent.node)))
+            entered.map_err(|e| RecordError(format!("could not record node {}: {e}", agent.node)))
         };
         // At every moment one of both says that there is something to undo.
         if !done {

@@ -27,7 +27,10 @@ enum PublishError {
     Api(#[from] kube::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the Secret of the certificate authority is gone: restart this process to begin with a new root")]
+    #[error(
+        "the Secret of the certificate authority is deleted: restart this process to start with a \
+         new root"
+    )]
     Missing,
     #[error(transparent)]
     Replaced(#[from] RootReplaced),
@@ -36,7 +39,8 @@ enum PublishError {
 /// This process signs with a key that is no longer the mesh's.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the Secret of the certificate authority holds another root certificate than this process serves with: starting anew with that"
+    "the Secret of the certificate authority has another root certificate than this process: restarting \
+     with that"
 )]
 pub struct RootReplaced;
 
@@ -48,7 +52,7 @@ pub async fn publish_root(client: &Client, namespace: &str, root: &str) -> RootR
         match publish(client, namespace, root).await {
             Ok(()) => pause = LOOK,
             Err(PublishError::Replaced(replaced)) => return replaced,
-            Err(error) => warn!(%error, "the root certificate may not be published; will try again"),
+            Err(error) => warn!(%error, "the root certificate cannot be published yet; will try again"),
         }
         sleep(pause).await;
     }
@@ -99,7 +103,7 @@ pub async fn root_certificate(
                 return root;
             }
             Ok(None) => {
-                format!("ConfigMap {namespace}/{ROOT_CONFIG_MAP} has yet to be published by {CONTROL}")
+                format!("{CONTROL} has not published ConfigMap {namespace}/{ROOT_CONFIG_MAP} yet")
             }
             Err(error) => format!("ConfigMap {namespace}/{ROOT_CONFIG_MAP}: {error}"),
         };
@@ -166,7 +170,7 @@ mod tests {
             .clone()
             .unwrap();
         assert!(
-            text.contains("ConfigMap ambit-system/ambit-ca-root has yet to be published by ambit-control"),
+            text.contains("ambit-control has not published ConfigMap ambit-system/ambit-ca-root yet"),
             "{text}"
         );
         server.put(MAP, json!({"data": {ROOT_KEY: ""}}));

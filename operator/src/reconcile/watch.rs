@@ -90,7 +90,7 @@ pub async fn watch(
         });
         if missing == 0 && !crate::control::Directory::is_ready(index) {
             index.set_ready();
-            info!("the cluster's objects have been read");
+            info!("initial sync is done");
         }
     }
 }

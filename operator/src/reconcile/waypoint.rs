@@ -196,11 +196,12 @@ impl WaypointReconciler {
             };
             if let Err(error @ ReconcileError::Leaving { .. }) = &pass {
                 // What goes with the namespace tells of itself; what is made in its place is looked at as it comes.
-                debug!(%namespace, waypoint = waypoint.name, %error, "no waypoint any more");
+                debug!(%namespace, waypoint = waypoint.name, %error, "the namespace has no waypoint any more");
                 continue;
             }
             if let Err(error) = pass {
-                warn!(%namespace, waypoint = waypoint.name, %error, "the waypoint is not as it should be");
+                warn!(%namespace, waypoint = waypoint.name, %error, "the waypoint differs from its \
+                     desired state");
                 self.met(&key, error.to_string());
                 // What is somebody else's stays so until they change it.
                 if !matches!(error, ReconcileError::Taken { .. }) {
@@ -291,7 +292,7 @@ impl WaypointReconciler {
                 debug!(
                     namespace = key.namespace,
                     waypoint = key.name,
-                    "its pods are replaced after others'"
+                    "its pods are replaced after those of other waypoints"
                 );
                 continue;
             }
@@ -387,7 +388,8 @@ impl WaypointReconciler {
         };
         let reason = if to > from { "ScaledUp" } else { "ScaledDown" };
         let note = format!(
-            "{}: {from} → {to} replicas: {} requests in flight, target {} a replica, at least {} and at most {}",
+            "{}: {from} → {to} replicas: {} requests in flight, target {} per replica, minimum {}, \
+             maximum {}",
             key.name,
             in_flight_milli / 1000,
             scaling.target,

@@ -96,7 +96,7 @@ impl Writer {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = lost.wait_for(|leads| !leads) => info!("leads no more: nothing further is written"),
+                _ = lost.wait_for(|leads| !leads) => info!("no longer leads: writes nothing more"),
                 () = self.lead() => {}
             }
         }

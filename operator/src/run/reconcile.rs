@@ -36,7 +36,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
         token,
     } = options;
     // What this replica waits for shows from the beginning.
-    let obstacle = "the mesh's root certificate has yet to be read";
+    let obstacle = "the mesh's root certificate has not been read yet";
     let mut process = Process::begin(&common, obstacle).await?;
     let (client, stop) = (process.client.clone(), process.stop.clone());
     let namespace = common.namespace;
@@ -51,7 +51,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
             .await
         {
             // Whatever was made from the old one is made anew.
-            Some(()) => bail!("the mesh has another root certificate: starting anew with that"),
+            Some(()) => bail!("the mesh has another root certificate: restarting with that"),
             None => Ok(()),
         }
     });
@@ -109,7 +109,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
     process.wait(common.metrics_address).await
 }
 
-/// Until the cluster's objects have been read.
+/// Until initial sync is done.
 async fn readiness(index: &SharedIndex) {
     let mut changed = index.subscribe();
     while !index.is_ready() {

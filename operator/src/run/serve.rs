@@ -38,7 +38,7 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
         ..
     } = options.common.clone();
     // What this replica waits for shows from the beginning.
-    let obstacle = "the certificate authority has yet to be read";
+    let obstacle = "the certificate authority has not been read yet";
     let mut process = Process::begin(&options.common, obstacle).await?;
     let (client, stop) = (process.client.clone(), process.stop.clone());
     let read = authority(&client, &namespace, &process.obstacle);

@@ -151,7 +151,7 @@ impl Target {
     pub(crate) fn no_endpoint(&self) -> Rejection {
         let reason = match self {
             Self::Service { config, .. } => format!("no healthy endpoint of {config}"),
-            Self::Workload { workload, .. } => format!("no healthy endpoint: {workload} is gone"),
+            Self::Workload { workload, .. } => format!("no healthy endpoint: {workload} no longer exists"),
         };
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyEndpoint, reason)
     }
@@ -248,7 +248,7 @@ impl ClientConnection {
             }
         };
         target.ok_or_else(|| {
-            let reason = "this waypoint does not serve the destination any more";
+            let reason = "this waypoint no longer serves the destination";
             Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoRoute, reason)
         })
     }
@@ -303,7 +303,7 @@ impl ClientConnection {
             src.addr = %self.peer,
             flags = Flag::BadRequest.name(),
             reason,
-            "request refused: it is not HTTP as it should be"
+            "request refused: malformed HTTP"
         );
     }
 

@@ -18,7 +18,7 @@ pub(crate) enum Revoked {
 impl Revoked {
     /// What is said of [`Revoked::Unserved`].
     pub(crate) const UNSERVED: &str =
-        "this waypoint does not serve the destination any more, and the drain deadline was over";
+        "this waypoint no longer serves the destination, and the drain deadline was over";
 }
 
 impl ClientConnection {

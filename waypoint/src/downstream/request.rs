@@ -156,7 +156,7 @@ async fn pass(
         ));
     }
     if head.method == Method::CONNECT {
-        let reason = "CONNECT is not passed on";
+        let reason = "CONNECT is not supported";
         return Err(Rejection::new(
             StatusCode::METHOD_NOT_ALLOWED,
             Flag::BadRequest,
@@ -165,7 +165,7 @@ async fn pass(
     }
     // "GET server:80 HTTP/1.1" names no resource.
     if head.uri.scheme().is_none() && head.uri.authority().is_some() && head.version != Version::HTTP_2 {
-        return Err(Rejection::bad_request("the target is no path"));
+        return Err(Rejection::bad_request("the target is not a path"));
     }
     let http2 = client.http2 || target.is_http2();
     let mut authority =
@@ -236,7 +236,7 @@ async fn pass(
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     let switched = asked.filter(|_| switches && websocket::is_answer(&parts));
     if switches && switched.is_none() {
-        let reason = "upstream: it switched to a protocol that nobody asked for";
+        let reason = "upstream: it switched to a protocol without a request for it";
         return Err(Rejection::new(
             StatusCode::SERVICE_UNAVAILABLE,
             Flag::UpstreamReset,

@@ -95,7 +95,7 @@ impl UpstreamBody {
                         true => Flag::Overloaded,
                         false => Flag::UpstreamReset,
                     };
-                    record.failed(flag, format!("upstream: the answer broke off: {error}"));
+                    record.failed(flag, format!("upstream: the response was cut: {error}"));
                     record.end();
                 }
             }

@@ -108,8 +108,8 @@ impl Failure {
     }
 
     fn reset(failed: Failed, error: &dyn std::fmt::Display) -> Self {
-        tracing::debug!(%error, "endpoint did not answer");
-        let reason = format!("upstream: no answer: {error}");
+        tracing::debug!(%error, "endpoint did not respond");
+        let reason = format!("upstream: no response: {error}");
         Self {
             failed,
             rejection: Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamReset, reason),
@@ -237,7 +237,7 @@ impl Passage<'_> {
         let upload = self.upload.as_ref()?;
         if upload.is_stalled() {
             let reason = format!(
-                "the request's body: nothing came for {}s",
+                "the request's body: no data for {}s",
                 self.client.proxy.timeouts.body.as_secs_f32()
             );
             return Some(Rejection::new(
@@ -257,7 +257,7 @@ impl Passage<'_> {
             None => Rejection::new(
                 StatusCode::BAD_REQUEST,
                 Flag::ClientGone,
-                "the request's body broke off",
+                "the request's body was cut",
             ),
         })
     }
@@ -279,7 +279,7 @@ impl Passage<'_> {
                 rejection: Rejection::new(
                     StatusCode::GATEWAY_TIMEOUT,
                     Flag::Timeout,
-                    format!("timeout: {policy} {per_try:?} for one try"),
+                    format!("timeout: {policy} {per_try:?} for one attempt"),
                 ),
                 nobody: false,
             })

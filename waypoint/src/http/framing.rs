@@ -16,13 +16,16 @@ use super::target;
 pub(crate) enum FramingError {
     #[error("a request with both Content-Length and Transfer-Encoding")]
     BothLengths,
-    #[error("a request whose Content-Length is no number, or two different ones")]
+    #[error("a request whose Content-Length is not a number, or that has two different ones")]
     Length,
     #[error("a request whose Transfer-Encoding is not chunked alone")]
     Encoding,
     #[error("a header line that begins with white space")]
     Folded,
-    #[error("a chunk whose size is no number, or a line of chunks or trailers that does not end with CR LF")]
+    #[error(
+        "a chunk whose size is not a number, or a line of chunks or trailers that does not end with \
+         CR LF"
+    )]
     Chunk,
 }
 

@@ -86,7 +86,7 @@ pub(crate) enum HostError {
     Missing,
     #[error("more than one Host")]
     Several,
-    #[error("Host is no name or address")]
+    #[error("Host is not a name or address")]
     Malformed,
     #[error("Host and :authority differ")]
     Differ,

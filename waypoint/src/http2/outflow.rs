@@ -17,7 +17,7 @@ pub(crate) enum OutflowError {
     #[error("the stream ended: {0}")]
     Stream(#[source] h2::Error),
     /// The body broke off; so the stream has been reset.
-    #[error("the body broke off: {0}")]
+    #[error("the body was cut: {0}")]
     Body(String),
 }
 

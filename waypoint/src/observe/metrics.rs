@@ -45,7 +45,7 @@ pub(crate) struct Gauges {
     pub(crate) hbone_connections: usize,
     /// Bytes that wait for callers.
     pub(crate) held_bytes: usize,
-    /// Connections to endpoints for clients that have said nothing.
+    /// Connections to endpoints for clients that have sent nothing.
     pub(crate) silent_connections: usize,
     /// Whether a control plane answers.
     pub(crate) control_plane: bool,
@@ -140,7 +140,7 @@ impl Metrics {
             register(&registry, IntGauge::new(format!("ambit_waypoint_{name}"), help)?)
         };
         let resources = IntGaugeVec::new(
-            Opts::new("ambit_waypoint_resources", "Configuration that is held, by kind"),
+            Opts::new("ambit_waypoint_resources", "Configuration resources, by kind"),
             &["kind"],
         )?;
         Ok(Self {
@@ -154,7 +154,7 @@ impl Metrics {
                 Histograms::new(
                     expiring(
                         "istio_request_duration_milliseconds",
-                        "From the head of a request to the end of its answer",
+                        "From the head of a request to the end of its response",
                         &REQUEST_LABELS,
                         KEPT,
                     ),
@@ -163,37 +163,37 @@ impl Metrics {
             ),
             tcp_opened: Counters::new(expiring(
                 "istio_tcp_connections_opened_total",
-                "Connections that are no HTTP, opened",
+                "Non-HTTP connections opened",
                 &ISTIO_TCP_LABELS,
                 KEPT,
             )),
             tcp_closed: Counters::new(expiring(
                 "istio_tcp_connections_closed_total",
-                "Connections that are no HTTP, closed",
+                "Non-HTTP connections closed",
                 &ISTIO_TCP_LABELS,
                 KEPT,
             )),
             tcp_sent: Counters::new(expiring(
                 "istio_tcp_sent_bytes_total",
-                "Bytes that destinations sent to sources on connections that are no HTTP",
+                "Bytes that destinations sent to sources on non-HTTP connections",
                 &ISTIO_TCP_LABELS,
                 KEPT,
             )),
             tcp_received: Counters::new(expiring(
                 "istio_tcp_received_bytes_total",
-                "Bytes that destinations received from sources on connections that are no HTTP",
+                "Bytes that destinations received from sources on non-HTTP connections",
                 &ISTIO_TCP_LABELS,
                 KEPT,
             )),
             retries: Counters::new(expiring(
                 "ambit_retries_total",
-                "Requests that were tried again, by the policy that says so; policy \"\": their endpoint had not looked at them",
+                "Retried requests, by policy; policy \"\": requests that their endpoint had not processed",
                 &["service", "policy"],
                 &[],
             )),
             retry_limits: Counters::new(expiring(
                 "ambit_retry_limit_total",
-                "Requests that were not tried again, as the service had as many retries under way as it may have",
+                "Requests that were not retried, because the service had its maximum of retries in flight",
                 &["service"],
                 &[],
             )),
@@ -215,18 +215,21 @@ impl Metrics {
                 &["reason"],
             )?,
             resources: register(&registry, resources)?,
-            in_flight: gauge("requests_in_flight", "Requests, and connections that are no HTTP")?,
+            in_flight: gauge(
+                "requests_in_flight",
+                "Requests and non-HTTP connections in flight",
+            )?,
             connections: gauge("client_connections", "Connections of clients")?,
             hbone_connections: gauge("hbone_connections", "Pooled HBONE connections to endpoints")?,
             held_bytes: gauge(
                 "held_bytes",
-                "Bytes that wait or are kept for callers, and what their connections cost",
+                "Bytes held for callers, including the cost of their connections",
             )?,
             silent_connections: gauge(
                 "silent_connections",
-                "Connections to endpoints for clients that have said nothing",
+                "Connections to endpoints for clients that have sent nothing",
             )?,
-            control_plane: gauge("control_plane_connected", "1 while a control plane answers")?,
+            control_plane: gauge("control_plane_connected", "1 while a control plane is connected")?,
             registry,
         })
     }

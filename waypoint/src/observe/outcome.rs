@@ -19,7 +19,7 @@ pub(super) struct Outcome {
 }
 
 /// Why what the drain deadline found has ended.
-pub(super) const CUT: &str = "the waypoint was to go, and its drain deadline was over";
+pub(super) const CUT: &str = "the waypoint was stopping, and its drain deadline was over";
 
 impl Outcome {
     /// The first denial decides; else the first rule that let it pass is the one to name. An audit rule counts once, however often it was

@@ -25,8 +25,7 @@ use crate::state::{Endpoint, Workload};
 pub(crate) use connection::ConnectionRecord;
 
 /// Why a request was not tried again.
-pub(crate) const RETRY_LIMIT: &str =
-    "not tried again: the service has as many retries under way as it may have";
+pub(crate) const RETRY_LIMIT: &str = "not retried: the service has its maximum of retries in flight";
 
 /// Bytes of a path that are logged.
 const LOGGED_PATH: usize = 1024;
@@ -232,7 +231,7 @@ impl Drop for RequestRecord {
                 true => (Flag::Cut, CUT),
                 false => (
                     Flag::ClientGone,
-                    "the client went away before its answer had ended",
+                    "the client disconnected before the end of the response",
                 ),
             };
             self.failed(flag, reason);

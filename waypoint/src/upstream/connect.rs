@@ -70,9 +70,9 @@ impl ConnectFailure {
             Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
                 "the destination's policy denies the waypoint".to_owned()
             }
-            Self::Tunnel(OpenError::Refused(status)) => format!("the destination's proxy answered {status}"),
+            Self::Tunnel(OpenError::Refused(status)) => format!("the destination's proxy responded {status}"),
             Self::Tunnel(OpenError::ResponseTimeout(_)) => {
-                "the destination's proxy does not answer".to_owned()
+                "the destination's proxy does not respond".to_owned()
             }
             Self::Tunnel(_) => "the connection to the destination's proxy failed".to_owned(),
         }

@@ -163,7 +163,7 @@ impl Http2Sender {
             if let Some(Poll::Ready(sent)) = upload.as_mut().map(|upload| upload.as_mut().poll(cx)) {
                 upload = None;
                 if let Err(error) = sent {
-                    tracing::debug!(%error, "a request's body was not sent whole");
+                    tracing::debug!(%error, "a request's body was not sent completely");
                 }
             }
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
@@ -180,7 +180,7 @@ impl Http2Sender {
                 if let Some(upload) = upload {
                     let sending = async move {
                         if let Err(error) = upload.await {
-                            tracing::debug!(%error, "a request's body was not sent whole");
+                            tracing::debug!(%error, "a request's body was not sent completely");
                         }
                     };
                     let task = self.connection.tasks.spawn(sending);
@@ -285,7 +285,8 @@ async fn handshake(
             driven = driven => if let Err(error) = driven {
                 tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
             },
-            () = silent => tracing::info!("an endpoint does not answer PING: its HTTP/2 connection is closed"),
+            () = silent => tracing::info!("an endpoint does not respond to PING: its HTTP/2 connection \
+                 is closed"),
         }
         over.store(true, Ordering::Release);
         waiting.notify_waiters();

@@ -28,10 +28,10 @@ pub(crate) enum Ended {
     #[error(transparent)]
     Channel(#[from] Error),
     #[error(
-        "the agent speaks version {0} of the protocol, this ztunnel {BROKER_VERSION}: upgrade the older one"
+        "the agent has version {0} of the protocol, this ztunnel {BROKER_VERSION}: upgrade the older one"
     )]
     Version(u32),
-    #[error("the agent broke the protocol: {0}")]
+    #[error("the agent violated the protocol: {0}")]
     Protocol(&'static str),
 }
 
@@ -67,7 +67,8 @@ impl<E: PodEvents> Broker<E> {
                 tracing::warn!(
                     socket = %self.path.display(),
                     error = %ended,
-                    "no node agent: pods are served as before and no other one is taken; is the ambit-agent of this node running?"
+                    "no node agent: the ztunnel serves its pods, and accepts no others; is the \
+                     ambit-agent of this node running?"
                 );
             }
             attempts = attempts.wrapping_add(1);

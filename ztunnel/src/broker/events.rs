@@ -19,7 +19,7 @@ pub(crate) enum AddError {
     Listeners(#[from] std::io::Error),
     #[error("{0} descriptors are in use, and a pod needs {DESCRIPTORS_PER_POD}: RLIMIT_NOFILE is too low")]
     Descriptors(usize),
-    #[error("this ztunnel is ending")]
+    #[error("this ztunnel is stopping")]
     Ending,
 }
 

@@ -57,14 +57,14 @@ pub(crate) struct Gauges {
 }
 
 const GAUGES: [(&str, &str); 9] = [
-    ("pods", "Captured pods that are served"),
-    ("draining_pods", "Released pods that have connections left"),
-    ("workloads", "Workloads known"),
-    ("services", "Services known"),
-    ("policies", "Authorization policies known"),
+    ("pods", "Captured pods that this ztunnel serves"),
+    ("draining_pods", "Released pods with open connections"),
+    ("workloads", "Workloads in the configuration"),
+    ("services", "Services in the configuration"),
+    ("policies", "Authorization policies in the configuration"),
     ("hbone_connections", "Pooled HBONE connections"),
     ("descriptors_in_use", "Descriptors of proxied connections"),
-    ("control_plane_connected", "1 while a control plane answers"),
+    ("control_plane_connected", "1 while a control plane is connected"),
     ("agent_connected", "1 while the node agent is connected"),
 ];
 
@@ -143,7 +143,7 @@ impl Metrics {
             ),
             sockets: counters(
                 "ambit_ztunnel_sockets_total",
-                "Sockets in pods: made, reused, or closed after use as enough were kept",
+                "Sockets in pods: made, reused, or closed after use because enough were cached",
                 &["how"],
             )?,
             gauges: GAUGES.into_iter().map(gauge).collect::<Result<_, _>>()?,

@@ -213,7 +213,7 @@ impl Drop for Record {
         if !self.ended {
             self.close(
                 Flag::None,
-                Some(&"ended by the proxy: the pod is gone, or the drain deadline has passed"),
+                Some(&"ended by the proxy: the pod has ended, or the drain deadline has passed"),
                 true,
             );
         }

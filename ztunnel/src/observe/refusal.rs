@@ -5,24 +5,25 @@ use std::net::SocketAddr;
 /// Why a connection or request was refused before its destination was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("it was not redirected: it was made to the proxy's own port")]
+    #[error("it was not redirected: its destination is the proxy's own port")]
     NoOriginalDestination,
     #[error("{0} is one of the proxy's own ports")]
     OwnPort(SocketAddr),
-    #[error("CONNECT to {0}, which is not the address the connection came to")]
+    #[error("CONNECT to {0}, which is not the destination address of the connection")]
     Authority(SocketAddr),
-    #[error("not a request that is served")]
+    #[error("not a supported request")]
     Request,
     #[error("TLS handshake failed")]
     Tls,
-    #[error("too many of the peer's TLS handshakes are under way")]
+    #[error("too many TLS handshakes of the peer at once")]
     Handshakes,
-    #[error("the control plane has not said which workload this pod is")]
+    #[error("the control plane has not sent the workload of this pod")]
     UnknownWorkload,
-    #[error("it has as many of the pod's connections as are left for others")]
+    #[error("the peer has its share of the pod's connections")]
     PodLimit,
     #[error(
-        "the pod has as many of the proxy's descriptors as are left for others; raise the limit of open files or of memory, or spread the pods"
+        "the pod has its share of the proxy's descriptors: raise the limit of open files or of memory, \
+         or spread the pods"
     )]
     Descriptors,
 }

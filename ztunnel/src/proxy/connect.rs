@@ -31,7 +31,7 @@ pub(crate) enum ConnectFailure {
     Reset { from: SocketAddr, to: SocketAddr },
     #[error("no connection to {to} within {}s", .waited.as_secs_f32())]
     Timeout { to: SocketAddr, waited: Duration },
-    #[error("no free port at {0} to connect to {1} from")]
+    #[error("no free port at {0} for a connection to {1}")]
     NoPort(IpAddr, SocketAddr),
 }
 

@@ -139,7 +139,8 @@ impl HboneHandler for Handler {
         let connecting = connect_from(pod, self.peer.ip(), destination, left);
         let connected = tokio::select! {
             connected = connecting => connected,
-            () = request.gone() => return record.end(Some(&"the client gave the connection up before it was made")),
+            () = request.gone() => return record.end(Some(&"the client closed the connection before it \
+                 was established")),
         };
         match connected {
             Ok(tcp) => match request.accept_with(accepted) {

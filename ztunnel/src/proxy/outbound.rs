@@ -88,7 +88,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
             match unreached_waypoint(route.as_ref(), &failure) {
                 Some(waypoint) => {
                     let error =
-                        format!("{WAYPOINT_UNREACHABLE}: {waypoint}, past which nothing goes: {failure}");
+                        format!("{WAYPOINT_UNREACHABLE}: {waypoint}, which must not be bypassed: {failure}");
                     record.fail(WAYPOINT_UNREACHABLE, &error);
                 }
                 None => record.fail(failure.reason(), &failure),

@@ -50,7 +50,7 @@ impl Pod {
             .partition(|waiter| waiter.sandbox_id == sandbox_id);
         self.waiters = current;
         for waiter in former {
-            let message = "the runtime has made another sandbox for the pod meanwhile";
+            let message = "the runtime has created another sandbox for the pod meanwhile";
             waiter.answer(Err(Failure::new(Reason::SandboxNotFound, message)));
         }
     }
@@ -75,7 +75,7 @@ impl Manager {
             tracing::info!(
                 namespace = request.namespace,
                 pod = request.name,
-                "a static pod starts outside of the mesh: it has no identity"
+                "a static pod starts outside of the mesh, since it has no identity"
             );
             return waiter(RECORD_TIME).answer(Ok(Admission::NotCaptured));
         }
@@ -142,14 +142,15 @@ impl Manager {
             return waiter.answer(Ok(Admission::NotCaptured));
         }
         let said = match (self.is_told(), self.connected) {
-            (false, true) => "has not said yet which namespaces are enrolled",
-            (false, false) => "has never said which namespaces are enrolled and is not connected",
-            (true, true) => "has not spoken of the pod yet",
+            (false, true) => "has not sent the enrolled namespaces yet",
+            (false, false) => "has never sent the enrolled namespaces and is not connected",
+            (true, true) => "has not sent a record of the pod yet",
             (true, false) => "is not connected",
         };
         let enrolled = if self.is_told() { "is" } else { "may be" };
         let message = format!(
-            "namespace {} {enrolled} enrolled and the control plane {said}: pod {} is not started outside the mesh",
+            "namespace {} {enrolled} enrolled and the control plane {said}: pod {} must not start \
+             outside the mesh",
             request.namespace, request.name
         );
         waiter.answer(Err(Failure::new(Reason::PodUnknown, message)));

@@ -106,7 +106,7 @@ impl Manager {
             self.uninstalling = config.uninstall;
             tracing::info!(
                 uninstall = config.uninstall,
-                "the control plane has changed what this node is to do"
+                "the control plane changed the configuration of this node"
             );
             if config.uninstall {
                 self.decide_all_undecided();

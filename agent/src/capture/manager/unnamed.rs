@@ -19,7 +19,8 @@ impl Manager {
         if *pod.machine.state() == State::Captured {
             tracing::info!(
                 pod.uid = uid,
-                "the control plane no longer names the pod; it stays captured until its sandbox ends"
+                "the control plane has no record of the pod any more; the pod stays captured until its \
+                 sandbox ends"
             );
         }
         self.reconsider(uid);

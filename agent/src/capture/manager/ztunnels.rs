@@ -336,7 +336,7 @@ impl Manager {
             revision = gone.revision,
             pods = gone.pods.len(),
             others = self.sessions.len(),
-            "a ztunnel is gone; its pods' listeners stay open and new connections wait"
+            "a ztunnel disconnected; the listeners of its pods stay open and new connections wait"
         );
         gone.pods.keys().for_each(|uid| self.check_done(uid));
         if was_newest {

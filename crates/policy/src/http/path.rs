@@ -28,7 +28,7 @@ impl std::fmt::Display for PathRefusal {
         f.write_str(match self {
             Self::NotAbsolute => "path: it does not begin with a slash",
             Self::Encoding => "path: malformed percent-encoding",
-            Self::Character => "path: a character that no path can have",
+            Self::Character => "path: a character that a path must not have",
             Self::Backslash => "path: backslash",
             Self::EncodedSlash => "path: encoded slash",
             Self::Semicolon => "path: semicolon",

@@ -35,7 +35,7 @@ impl<IO> Deadline<IO> {
         ready!(writing.as_mut().poll(cx));
         Poll::Ready(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("the answer was not read within {limit:?}"),
+            format!("the response was not read within {limit:?}"),
         ))
     }
 }

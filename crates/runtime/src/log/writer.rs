@@ -145,7 +145,10 @@ impl Shared {
             // Nobody could be told of an error.
             let _ = output.write_all(&taken).and_then(|()| output.flush());
             if dropped > 0 {
-                tracing::warn!(lines = dropped, "log lines were dropped: nobody read the log");
+                tracing::warn!(
+                    lines = dropped,
+                    "log lines were dropped: the log was not read fast enough"
+                );
             }
             if ended {
                 self.pending.lock().done = true;

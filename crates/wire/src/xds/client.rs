@@ -211,7 +211,7 @@ impl<H: Handler> Client<H> {
                 Err(status) => return status,
             };
             if !self.state.borrow().is_connected() {
-                info!("the control plane answers");
+                info!("the control plane responds");
                 self.state.send_replace(ConnectionState::Connected);
             }
             let Some(answer) = self.apply(response).await else {
@@ -237,7 +237,7 @@ impl<H: Handler> Client<H> {
             .iter_mut()
             .find(|t| t.subscription.type_url == type_url)
         else {
-            warn!(type_url, "the control plane sent a type that was not asked for");
+            warn!(type_url, "the control plane sent a type without a subscription");
             return None;
         };
         debug!(

@@ -157,7 +157,7 @@ where
         if let Some(error) = request.error_detail.as_ref().filter(|_| answered) {
             warn!(
                 client = %self.client, type_url = request.type_url, code = error.code, reason = crate::clipped(&error.message, LONGEST_REASON),
-                "the client rejected configuration and keeps what it had"
+                "the client rejected configuration and keeps the version before"
             );
             self.source.rejected(&self.client, &request.type_url);
         }

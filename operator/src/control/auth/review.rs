@@ -111,7 +111,7 @@ fn interpret(review: TokenReview) -> Result<Review, ReviewError> {
         let why = status
             .error
             .filter(|e| !e.is_empty())
-            .unwrap_or_else(|| "the API server does not know it".to_owned());
+            .unwrap_or_else(|| "the API server did not accept it".to_owned());
         return Err(ReviewError::Invalid(format!("the token is not valid: {why}")));
     }
     if !status
@@ -179,7 +179,7 @@ impl ReviewCache {
         }
         // Without an address all share a place.
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let busy = || ReviewError::Busy("too many token reviews wait: come again".to_owned());
+        let busy = || ReviewError::Busy("too many token reviews wait: retry".to_owned());
         let _place = self.peers.admit(peer).ok_or_else(busy)?;
         let Ok(_permit) = self.under_way.acquire().await else {
             return Err(ReviewError::Unavailable("shutting down".to_owned()));
@@ -194,7 +194,7 @@ impl ReviewCache {
             Ok(Err(ReviewError::Invalid(why))) => Err(why),
             Ok(Err(other)) => return Err(other),
             Err(_) => {
-                let message = format!("the API server did not answer within {} s", REVIEW.as_secs());
+                let message = format!("the API server did not respond within {} s", REVIEW.as_secs());
                 return Err(ReviewError::Unavailable(message));
             }
         };

@@ -25,8 +25,8 @@ pub enum StoreError {
     },
     /// The Secret is there without one of its keys.
     #[error(
-        "Secret {namespace}/{SECRET} has no text under {key:?}: put it right, or delete the Secret to begin with a new root \
-         (which every proxy has to learn)"
+        "Secret {namespace}/{SECRET} has no text under {key:?}: correct it, or delete the Secret to \
+         start with a new root (which every proxy has to receive)"
     )]
     Incomplete {
         /// The Secret's namespace.

@@ -421,7 +421,7 @@ async fn reports_are_recorded_in_order_for_pods_of_the_agents_node() {
     );
     assert_eq!(running.refused("identity_not_on_node"), 1);
     assert_eq!(errors[&4], "the API server says no");
-    assert_eq!(errors[&8], "the report says nothing");
+    assert_eq!(errors[&8], "the report has no content");
     drop(reports);
     assert!(acks.message().await.unwrap().is_none());
 

@@ -53,7 +53,8 @@ pub(super) fn content(
         let rules = rules?;
         if size > MOST_BYTES {
             let reason = format!(
-                "the rules have {size} bytes together, of {MOST_BYTES} at most: shorten them, or make several policies of them"
+                "the rules have {size} bytes together, and the limit is {MOST_BYTES}: shorten them, or \
+                 split them into several policies"
             );
             return invalid("spec.authorization", reason);
         }
@@ -123,7 +124,7 @@ fn authorization(rules: &[HttpRule]) -> Read<Vec<waypoint::Rule>> {
     for (n, one) in rules.iter().enumerate() {
         let field = format!("spec.authorization[{n}]");
         if one.name.is_empty() || !names.insert(&one.name) {
-            return invalid(field + ".name", "rules have names, and no two the same one");
+            return invalid(field + ".name", "every rule needs a name of its own");
         }
         read.push(rule(&field, one)?);
     }
@@ -335,7 +336,7 @@ fn retry(retry: &Retry, per_try: Option<Duration>) -> Read<waypoint::Retry> {
     if retry.codes.is_empty() && retry.conditions.is_empty() {
         return invalid(
             FIELD,
-            "it needs codes or conditions: without them nothing would be tried again",
+            "it needs codes or conditions: without them no request is retried",
         );
     }
     if !(1..=10).contains(&retry.attempts) {
@@ -344,14 +345,14 @@ fn retry(retry: &Retry, per_try: Option<Duration>) -> Read<waypoint::Retry> {
     if let Some(n) = retry.codes.iter().position(|c| !(400..600).contains(c)) {
         return invalid(
             format!("spec.retry.codes[{n}]"),
-            "codes from 400 to 599 can be tried again",
+            "codes from 400 to 599 can be retried",
         );
     }
     let reset = retry.conditions.contains(&RetryCondition::Reset);
     if per_try.is_some() && !reset {
         return invalid(
             "spec.timeouts.backendRequest",
-            "with retry it needs Reset among retry.conditions: a try that is over counts as reset",
+            "with retry it needs Reset among retry.conditions: an attempt that times out counts as a reset",
         );
     }
     let base = duration("spec.retry.backoff", &retry.backoff, MINUTE)?;

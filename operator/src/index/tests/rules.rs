@@ -212,7 +212,7 @@ fn rules_have_a_budget_of_text() {
     let invalid: Vec<Option<&str>> = summary.rules.iter().map(|r| r.invalid.as_deref()).collect();
     assert_eq!(invalid[0], None);
     assert!(
-        invalid[1].unwrap().starts_with("from: with it the sources"),
+        invalid[1].unwrap().starts_with("from: the sources"),
         "{invalid:?}"
     );
     let size: usize = world.authorizations.values().map(Message::encoded_len).sum();

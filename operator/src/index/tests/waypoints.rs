@@ -399,12 +399,12 @@ fn where_no_waypoint_can_be() {
     world.web_service("shop", "waypoint", "10.96.0.7", json!({}));
     world.policy("orders", orders());
     let obstacle = world.summary("waypoint").unwrap().obstacle.unwrap();
-    assert!(obstacle.contains("it is not Ambit's"), "{obstacle}");
+    assert!(obstacle.contains("does not belong to Ambit"), "{obstacle}");
     let target = world.target("orders");
     assert!(target.programmed.message.contains(&obstacle));
     world.web_service("shop", "web", "10.96.0.1", use_waypoint("My_Waypoint"));
     let obstacle = world.summary("My_Waypoint").unwrap().obstacle.unwrap();
-    assert!(obstacle.contains("no name that a Service can have"), "{obstacle}");
+    assert!(obstacle.contains("no Service can have this name"), "{obstacle}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn verdict(status: bool, reason: PolicyReason, message: impl Into<String>) -> Po
 }
 
 fn understood() -> PolicyVerdict {
-    verdict(true, PolicyReason::Accepted, "the policy is understood")
+    verdict(true, PolicyReason::Accepted, "the policy is valid")
 }
 
 /// Services behind one target.
@@ -92,9 +92,9 @@ impl<'a> Judge<'a> {
             let until = if !self.holds.stands_in {
                 self.older()
             } else if self.holds.has_rules() {
-                "until then nothing is let through that its rules may be against".to_owned()
+                "until then every request is denied that its rules could deny".to_owned()
             } else {
-                "nothing of it is in force".to_owned()
+                "no version of it is in force".to_owned()
             };
             return verdict(false, reason, format!("{error}; {until}"));
         }
@@ -109,7 +109,7 @@ impl<'a> Judge<'a> {
         let until = match self.kept() {
             _ if self.holds.generation != self.record.generation => format!("; {}", self.older()),
             kept if kept.is_empty() => String::new(),
-            kept => format!("; until then the policy stays in force for {} too", list(&kept)),
+            kept => format!("; until then the policy stays in force for {}, too", list(&kept)),
         };
         verdict(false, reason, message + &until)
     }
@@ -150,7 +150,7 @@ impl<'a> Judge<'a> {
             return verdict(
                 false,
                 PolicyReason::NoMesh,
-                "there is no Mesh: create the one named default",
+                "no Mesh exists: create the one named default",
             );
         }
         if !self.index.is_enrolled(namespace) {
@@ -158,9 +158,7 @@ impl<'a> Judge<'a> {
             let message = if self.index.is_exempt(namespace) {
                 format!("namespace {namespace} can never be in the mesh")
             } else if refused.is_some_and(|a| a.enrollment == Enrollment::None) {
-                format!(
-                    "namespace {namespace} is not in the mesh: its AmbientNamespace says enrollment: None"
-                )
+                format!("namespace {namespace} is not in the mesh: its AmbientNamespace has enrollment: None")
             } else {
                 format!(
                     "namespace {namespace} is not in the mesh: label it {}={}",
@@ -194,7 +192,8 @@ impl<'a> Judge<'a> {
                 false,
                 PolicyReason::NoVirtualAddress,
                 format!(
-                    "Service {name} is headless: callers connect to its pods' own addresses, and no waypoint is in the way"
+                    "Service {name} is headless: clients connect to the addresses of its pods, and not \
+                     through a waypoint"
                 ),
             ),
             Asked::No => verdict(
@@ -278,7 +277,7 @@ impl<'a> Judge<'a> {
                     w.obstacle.as_deref().unwrap_or_default()
                 )
             }
-            Some(w) if w.bound => format!("waypoint {full} is ready; ztunnels are being told"),
+            Some(w) if w.bound => format!("waypoint {full} is ready; ztunnels are being updated"),
             _ => format!("waypoint {full} has had no ready replica yet"),
         };
         verdict(false, PolicyReason::WaypointNotReady, message)
@@ -299,28 +298,28 @@ impl<'a> Judge<'a> {
         let unguarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.unguarded).collect();
         if !unguarded.is_empty() && self.holds.decides() {
             notes.push(format!(
-                "connections to the own addresses of {} pods pass by it, as these are not captured",
+                "connections to the addresses of {} pods bypass it, since these pods are not captured",
                 unguarded.len()
             ));
         }
         let bare: BTreeSet<_> = behind.iter().flat_map(|(_, b)| &b.bare).collect();
         if !bare.is_empty() && self.holds.decides() {
             notes.push(format!(
-                "nothing guards {} endpoints, as their EndpointSlice names no pods",
+                "nothing guards {} endpoints, since their EndpointSlice names no pods",
                 bare.len()
             ));
         }
         let shared = self.shared(behind);
         if !shared.is_empty() {
             notes.push(format!(
-                "it also holds for {}, as the same pods are reached through it",
+                "it also applies to {}, since the same pods are reached through it",
                 list(&shared)
             ));
         }
         let joined = self.joined(behind);
         if !joined.is_empty() {
             notes.push(format!(
-                "what passes has to pass {} too, which another Service of the same pods has",
+                "requests also have to pass {}, since another Service of the same pods has it",
                 list(&joined)
             ));
         }
@@ -388,7 +387,7 @@ impl<'a> Judge<'a> {
             n => format!(" and {} more", n - 1),
         };
         Some(format!(
-            "at Service {service}{more} {namespace}/{other} goes before it with its {part}"
+            "at Service {service}{more} the {part} of {namespace}/{other} applies instead"
         ))
     }
 }

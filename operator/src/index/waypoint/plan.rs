@@ -324,12 +324,14 @@ fn obstacle(name: &str, taken: bool) -> Option<String> {
         && name.bytes().all(letters);
     if !good {
         Some(format!(
-            "{name:?}, as the label {} has it, is no name that a Service can have: use lower-case letters, digits and '-', beginning with a letter",
+            "the label {} has the value {name:?}, and no Service can have this name: use lower-case \
+             letters, digits and '-', beginning with a letter",
             labels::USE_WAYPOINT
         ))
     } else if taken {
         Some(format!(
-            "there is a Service {name:?} already, and it is not Ambit's: rename it, or name another waypoint with the label {}",
+            "Service {name:?} exists already and does not belong to Ambit: rename it, or name another \
+             waypoint with the label {}",
             labels::USE_WAYPOINT
         ))
     } else {

@@ -147,7 +147,7 @@ async fn stream(
     let mut changes = match timeout(CALL_TIMEOUT, client.watch(WatchRequest {})).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return Ok(status),
-        Err(_) => return Ok(Status::deadline_exceeded("it did not take the call")),
+        Err(_) => return Ok(Status::deadline_exceeded("it did not accept the call")),
     };
     let source = table.source();
     loop {

@@ -65,7 +65,7 @@ pub(super) fn remains(agents: &Agents<'_>, index: &Index) -> Vec<String> {
         let what = if marked > 0 {
             format!("{marked} pods to release")
         } else if running.is_empty() {
-            "the agent does not run".to_owned()
+            "the agent is not running".to_owned()
         } else {
             "the agent has not finished".to_owned()
         };
@@ -112,14 +112,14 @@ impl MeshReconciler {
             .await
             .map_err(ReconcileError::api("nodes with agents"))?;
         if let Some(mesh) = held {
-            let note = "every pod is released, and every node is as it was";
+            let note = "every pod is released, and every node is restored";
             self.events
                 .publish(mesh, EventType::Normal, "Uninstalled", note)
                 .await;
             let others = mesh.finalizers().iter().filter(|f| *f != labels::FINALIZER);
             self.set_finalizers(mesh, others.cloned().collect()).await?;
         }
-        info!("the data plane is gone");
+        info!("the data plane is deleted");
         self.applied.forget();
         Ok(None)
     }
@@ -131,12 +131,13 @@ impl MeshReconciler {
         remains: &[String],
     ) -> Result<Option<Duration>, ReconcileError> {
         let message = format!(
-            "{} nodes have yet to be cleared: {}. One that will not come back is no longer waited for once its Node object is deleted",
+            "waiting for {} nodes: {}. If a node will not return, delete its Node object: the operator \
+             then no longer waits for it",
             remains.len(),
             status::named(remains)
         );
         let Some(mesh) = mesh else {
-            info!(%message, "there is no Mesh any more");
+            info!(%message, "the Mesh is deleted");
             return Ok(Some(POLL));
         };
         let applied = self.apply_data_plane(mesh).await;

@@ -78,7 +78,7 @@ pub(super) fn finding(
     if !away.is_empty() {
         let away: Vec<_> = away.into_iter().collect();
         counts.push_str(&format!(
-            ". {} nodes are not Ready, and not waited for: {}",
+            ". The operator does not wait for {} nodes that are not Ready: {}",
             away.len(),
             named(&away)
         ));
@@ -92,7 +92,8 @@ pub(super) fn finding(
     }
     if mesh.failed > 0 {
         let message = format!(
-            "{} pods could not be captured, in: {}. See the AmbientNamespace `ambient` of each",
+            "{} pods could not be captured, in the namespaces: {}. See the AmbientNamespace `ambient` of \
+             each",
             mesh.failed,
             named(&mesh.failing_namespaces)
         );

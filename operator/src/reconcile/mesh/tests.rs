@@ -499,7 +499,7 @@ async fn captured_pods_on_a_node_without_ztunnel_are_a_warning() {
     let warnings = |world: &World| world.server.get(MESH).unwrap()["status"]["warnings"].clone();
     let warning = warnings(&world)[0].as_str().unwrap().to_owned();
     assert!(
-        warning.contains("placement lets no ztunnel go") && warning.ends_with("n1"),
+        warning.contains("placement excludes nodes") && warning.ends_with("n1"),
         "{warning}"
     );
     let labels = json!({"app.kubernetes.io/name": "ztunnel", "app.kubernetes.io/part-of": "ambit"});

@@ -17,7 +17,7 @@ pub enum UninstallError {
     #[error(transparent)]
     Api(#[from] ReconcileError),
     /// It took too long.
-    #[error("the Mesh was not gone after {0:?}: {1}")]
+    #[error("the Mesh was not deleted after {0:?}: {1}")]
     Timeout(Duration, String),
 }
 
@@ -44,21 +44,21 @@ pub async fn uninstall(client: Client, timeout: Duration) -> Result<(), Uninstal
             .await
             .map_err(ReconcileError::api("reading the Mesh"))?;
         let Some(mesh) = mesh else {
-            info!("the Mesh is gone");
+            info!("the Mesh is deleted");
             return Ok(());
         };
         let conditions = mesh.status.map(|s| s.conditions).unwrap_or_default();
         // What was said of it before says nothing of its end.
         let progress = conditions.into_iter().find(|c| c.reason == UNINSTALLING);
         let now = progress.map_or_else(
-            || "no operator has taken notice yet: one has to run".to_owned(),
+            || "no operator has reacted yet: one has to run".to_owned(),
             |c| c.message,
         );
         if begin.elapsed() > timeout {
             return Err(UninstallError::Timeout(timeout, now));
         }
         if now != said {
-            info!(progress = %now, "waiting for the Mesh to go");
+            info!(progress = %now, "waiting for the deletion of the Mesh");
             said = now;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

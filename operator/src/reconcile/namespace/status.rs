@@ -32,11 +32,12 @@ pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, St
         );
     }
     if summary.asks && summary.exempt {
-        let message = "this namespace is never enrolled: capturing its pods could keep nodes from starting";
+        let message = "this namespace is never enrolled: capturing its pods could prevent nodes from \
+             starting";
         return Finding::degraded("NeverEnrolled", message);
     }
     if summary.asks && !summary.mesh {
-        let message = format!("there is no Mesh: create the one named `{}`", labels::MESH);
+        let message = format!("no Mesh exists: create the one named `{}`", labels::MESH);
         return Finding::degraded("NoMesh", message);
     }
     let unenforced: Vec<_> = summary.rules.iter().map(|r| r.name.as_str()).collect();
@@ -47,14 +48,14 @@ pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, St
         );
         return Finding::degraded("RulesNotEnforced", message);
     }
-    Finding::ready("NotEnrolled", "the namespace's pods are left alone")
+    Finding::ready("NotEnrolled", "the pods of the namespace are not captured")
 }
 
 fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<String, String>) -> Finding {
     let captured = format!("{} of {to_capture} pods are captured", summary.captured);
     if let Some(first) = summary.failures.first() {
         let message = format!(
-            "{} of {to_capture} pods could not be captured, and will be tried again; the first is {}: {}: {}",
+            "{} of {to_capture} pods could not be captured, and are retried; the first is {}: {}: {}",
             summary.failures.len(),
             first.pod,
             first.reason,
@@ -71,13 +72,14 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
         .find_map(|r| Some((&r.name, r.invalid.as_ref()?)))
     {
         let message = format!(
-            "rule {name} is not in force as it is written: {why}; until it is put right it closes: a Deny refuses every connection, an Allow \
-             lets none through"
+            "rule {name} is not in force as written: {why}. Until it is corrected, it closes: a Deny \
+             denies every connection, an Allow allows none"
         );
         return Finding::degraded("RuleInvalid", message);
     }
     if summary.deferred {
-        let message = "spec changes very often: its last state is taken within seconds, what was before it is in force until then";
+        let message = "spec changes very often: its last state is applied within seconds; until then the \
+             state before is in force";
         return Finding::progressing("EditedTooOften", message);
     }
     if summary.releasing > 0 {
@@ -91,7 +93,8 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
     }
     if let Some(rule) = summary.rules.iter().find(|r| r.excluded > 0) {
         let message = format!(
-            "rule {} selects {} pods that are left alone (host network, sidecar, opted out, static, or without a service account): nothing enforces it there",
+            "rule {} selects {} pods that the mesh leaves alone (host network, sidecar, opted out, \
+             static, or without a service account): nothing enforces it there",
             rule.name, rule.excluded
         );
         return Finding::degraded("RulesNotEnforced", message);
@@ -106,7 +109,7 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
     if let Some((name, warning)) = warned {
         return Finding::ready(
             "RuleCannotMatch",
-            format!("{captured}; rule {name} may not do what is meant: {warning}"),
+            format!("{captured}; rule {name} may not have the intended effect: {warning}"),
         );
     }
     if let Some(first) = summary.services.first() {
@@ -117,7 +120,7 @@ fn enrolled(summary: &NamespaceSummary, to_capture: usize, troubles: &BTreeMap<S
         return Finding::ready("ServiceNotHonoured", message);
     }
     if to_capture == 0 {
-        return Finding::ready("Enrolled", "pods are captured as they come");
+        return Finding::ready("Enrolled", "new pods are captured when they start");
     }
     Finding::ready("Captured", captured)
 }

@@ -210,7 +210,12 @@ async fn restored_rules_are_an_event_on_the_pod() {
     let server = Server::default();
     let (recorder, index) = recorder(&server);
     let pod = pod(&server, &index);
-    let text = |times: u32| format!("something in the pod removed its table: restored; it is time {times}");
+    let text = |times: u32| {
+        format!(
+            "something in the pod removed its table: restored, {times} times \
+         since the capture"
+        )
+    };
     for times in 1..4 {
         let report = PodReport {
             reason: "RulesRestored".into(),

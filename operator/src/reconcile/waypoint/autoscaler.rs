@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(
             autoscaler.evaluate(&key, &summary(&["a"]), Instant::now()),
             None,
-            "it is not there yet"
+            "it does not exist yet"
         );
         assert_eq!(autoscaler.replicas(&key, &SCALING, None), 1);
 

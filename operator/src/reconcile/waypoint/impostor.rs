@@ -37,9 +37,11 @@ impl WaypointReconciler {
             {
                 continue;
             }
-            let note = "it bears labels or the name of a waypoint's Service, and was not made by Ambit: it has no rights of a waypoint. Take the \
-                        labels ambit.dev/* and app.kubernetes.io/managed-by off, or delete it";
-            warn!(%namespace, service = key.name, uid = impostor.uid, "a Service passes itself off as a waypoint's: refused");
+            let note = "it has the labels or the name of a waypoint's Service, but Ambit did not create \
+                 it: it has no rights of a waypoint. Remove the labels ambit.dev/* and \
+                 app.kubernetes.io/managed-by, or delete it";
+            warn!(%namespace, service = key.name, uid = impostor.uid, "a Service forges the labels of a \
+                 waypoint: refused");
             self.tell(&kind("Service"), &key, &impostor.uid, note).await;
         }
     }
@@ -49,10 +51,9 @@ impl WaypointReconciler {
         let key = Key::new(wanted.namespace.clone(), wanted.name.clone());
         warn!(
             object = what,
-            uid, "it bears Ambit's labels and was not made by it: replaced"
+            uid, "it has Ambit's labels, but Ambit did not create it: replaced"
         );
-        let note =
-            "it bears Ambit's labels, was not made by Ambit, and stands in the way of a waypoint: replaced";
+        let note = "it has Ambit's labels, Ambit did not create it, and a waypoint needs its name: replaced";
         self.tell(&wanted.gvk, &key, uid, note).await;
         let forged = Live {
             uid: Some(uid.to_owned()),

@@ -37,7 +37,7 @@ impl WaypointReconciler {
         }
         let now = Instant::now();
         let since = *lock(&self.leaving).entry(key.clone()).or_insert_with(|| {
-            info!(%namespace, waypoint = %name, "no longer wanted: it drains");
+            info!(%namespace, waypoint = %name, "no longer desired: it drains");
             now
         });
         if now.duration_since(since) < LEAVE {

@@ -351,7 +351,7 @@ async fn a_namespace_made_anew_owes_nothing_to_the_one_before() {
     world.watch();
     let writes = world.settle().await;
     assert!(!writes.contains(&format!("PATCH {SERVICE}")), "{writes:?}");
-    assert!(world.reconciler.troubles("shop")["waypoint"].contains("not Ambit's"));
+    assert!(world.reconciler.troubles("shop")["waypoint"].contains("not belong to Ambit"));
 }
 
 #[tokio::test(start_paused = true)]

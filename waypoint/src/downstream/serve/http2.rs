@@ -122,7 +122,7 @@ where
                 src.identity = %client.identity,
                 src.addr = %client.peer,
                 limit = limits::MAX_ABANDONED_AT_ALL,
-                "the client goes on giving up requests: its connection is cut"
+                "the client repeatedly resets requests: its connection is closed"
             );
         }
         return false;
@@ -132,7 +132,7 @@ where
             src.identity = %client.identity,
             src.addr = %client.peer,
             limit = limits::MAX_ABANDONED,
-            "the client gives up more requests than are answered: it is told to use another connection"
+            "the client resets more requests than get a response: GOAWAY"
         );
     }
     connection.graceful_shutdown();
@@ -169,7 +169,7 @@ fn dispatch(
             return;
         };
         if let Err(error) = send(response, &respond, outbox).await {
-            tracing::debug!(%error, "a response was not sent whole");
+            tracing::debug!(%error, "a response was not sent completely");
         }
     });
 }

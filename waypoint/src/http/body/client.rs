@@ -50,7 +50,7 @@ pub(crate) enum BodyError {
     Stalled(Duration),
     #[error("the client's body: {0}")]
     Client(#[source] ReceiveError),
-    #[error("the request is tried anew")]
+    #[error("the request is retried")]
     SentAgain(#[source] h2::Error),
 }
 

@@ -208,7 +208,7 @@ async fn an_endpoint_that_ends_before_its_answer_is_503() {
     mesh.endpoint("server-1", address);
     let (status, reason, _) = mesh.http1(80).await.get("/").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(reason.starts_with("upstream: no answer"), "{reason}");
+    assert!(reason.starts_with("upstream: no response"), "{reason}");
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn connect_and_foreign_upgrades_are_not_passed_on() {
         .await;
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     assert!(
-        answer.contains("x-ambit-reason: CONNECT is not passed on"),
+        answer.contains("x-ambit-reason: CONNECT is not supported"),
         "{answer}"
     );
     assert_eq!(application.seen(), 0);

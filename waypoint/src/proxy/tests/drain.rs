@@ -202,7 +202,7 @@ async fn a_request_that_comes_too_late_for_its_service_is_counted() {
     // Before the client has heard of it.
     let (status, reason, _) = whole(client.send(request()).await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(reason, "this waypoint does not serve the destination any more");
+    assert_eq!(reason, "this waypoint no longer serves the destination");
     let refused = [
         "istio_requests_total",
         "destination_service_name=\"server\"",

@@ -6,7 +6,7 @@ use http::{Request, StatusCode, Uri};
 use super::rules::{exact, policy, rule};
 use super::support::*;
 
-const MALFORMED: &str = "Host is no name or address";
+const MALFORMED: &str = "Host is not a name or address";
 
 async fn mesh() -> (Mesh, Application) {
     let mesh = Mesh::new().await;

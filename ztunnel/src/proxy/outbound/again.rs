@@ -55,7 +55,7 @@ impl Plaintext<'_> {
             return first.end(Some(&CopyError::OtherTcp(refused.error)));
         };
         first.end(Some(
-            &"the destination takes identities only: connected to again over HBONE",
+            &"the destination accepts identities only: connected again over HBONE",
         ));
         let route = Some(&route);
         let second = record(

@@ -47,7 +47,7 @@ async fn keep_fresh(manager: &Inner, identity: &SpiffeId, entry: &Weak<Entry>, d
         let result = attempt.unwrap_or_else(|_| {
             let waited = manager.config.request_timeout;
             Err(CertificateError::Unavailable(format!(
-                "no answer within {}s",
+                "no response within {}s",
                 waited.as_secs_f32()
             )))
         });
@@ -77,7 +77,7 @@ async fn keep_fresh(manager: &Inner, identity: &SpiffeId, entry: &Weak<Entry>, d
                     %error,
                     retry_in_seconds = wait.as_secs_f32(),
                     "no certificate; {}",
-                    if has_valid { "the one held is still valid" } else { "connections of this identity fail" }
+                    if has_valid { "the current one is still valid" } else { "connections with this identity fail" }
                 );
                 entry_now
                     .status

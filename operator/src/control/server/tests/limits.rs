@@ -177,7 +177,7 @@ async fn connections_end_idle_and_at_their_age() {
         assert!(responses.message().await.unwrap().is_some());
         let status = end(responses).await;
         assert_eq!(status.code(), Code::Unavailable);
-        assert!(status.message().contains("reached its age"), "{status}");
+        assert!(status.message().contains("reached its maximum age"), "{status}");
     }
 
     let running = Running::with(Lifetimes {

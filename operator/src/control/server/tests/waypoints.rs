@@ -58,7 +58,7 @@ async fn a_waypoint_is_told_what_it_serves_and_cannot_ask_for_more() {
         let refusal = Subscriber::start(&running, &token, &[TYPE_WAYPOINT_SERVICE])
             .refusal()
             .await;
-        assert!(refusal.contains("may not have"), "{refusal}");
+        assert!(refusal.contains("may not subscribe"), "{refusal}");
     }
 }
 

@@ -74,7 +74,7 @@ fn targets_that_are_none() {
             "spec.targetRefs[0]: there is no Service \"nobody\" in namespace shop",
         ),
         ("Namespace", "bank", "Invalid", "spec.targetRefs[0].name"),
-        ("Service", "waypoint", "Invalid", "is a waypoint's own"),
+        ("Service", "waypoint", "Invalid", "belongs to a waypoint"),
     ] {
         world.policy("p", target(kind, name));
         let found = world.target("p");
@@ -323,7 +323,13 @@ fn of_several_timeouts_and_retries_one_applies() {
             programmed.message
         );
     }
-    assert!(!world.target("b-twin").programmed.message.contains("goes before"));
+    assert!(
+        !world
+            .target("b-twin")
+            .programmed
+            .message
+            .contains("applies instead")
+    );
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn waits_for_the_work_of_agents_on_every_node() {
     let finished = [agent("n1", true, true), agent("n2", true, true)];
     assert_eq!(
         left(&finished, &["dead"], &quiet),
-        ["dead (not Ready): the agent does not run"]
+        ["dead (not Ready): the agent is not running"]
     );
     // It says that it has finished, but a mark could not be taken off yet.
     assert_eq!(left(&finished, &[], &marked_on("n2")), ["n2: 1 pods to release"]);
@@ -79,7 +79,7 @@ fn an_agent_that_never_ran_is_not_waited_for_and_one_that_did_is() {
     let quiet = marked_on("");
     let broken = [agent("n1", false, false), agent("n2", false, false)];
     assert_eq!(left(&broken, &[], &quiet), [] as [String; 0]);
-    assert_eq!(left(&broken, &["n2"], &quiet), ["n2: the agent does not run"]);
+    assert_eq!(left(&broken, &["n2"], &quiet), ["n2: the agent is not running"]);
     // One that has just begun may be at work, though it has not said so yet.
     let starting = [agent("n1", true, false)];
     assert_eq!(left(&starting, &[], &quiet), ["n1: the agent has not finished"]);
@@ -87,7 +87,10 @@ fn an_agent_that_never_ran_is_not_waited_for_and_one_that_did_is() {
 
 #[test]
 fn nodes_are_waited_for_until_they_are_deleted() {
-    assert_eq!(left(&[], &["n1"], &marked_on("")), ["n1: the agent does not run"]);
+    assert_eq!(
+        left(&[], &["n1"], &marked_on("")),
+        ["n1: the agent is not running"]
+    );
     assert_eq!(
         left(&[], &["dead"], &marked_on("dead")),
         ["dead (not Ready): 1 pods to release"]

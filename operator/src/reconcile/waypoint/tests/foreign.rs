@@ -15,7 +15,7 @@ async fn somebody_elses_objects_are_left_alone() {
     assert_eq!(condition["status"], "False");
     let message = condition["message"].as_str().unwrap();
     assert!(
-        message.contains("Deployment shop/waypoint is not Ambit's"),
+        message.contains("Deployment shop/waypoint does not belong to Ambit"),
         "{message}"
     );
 }
