@@ -1,7 +1,7 @@
-//! HTTP/1 as an endpoint reads it that knows nothing of hyper: where requests begin and end, by RFC 9112 alone. It looks at as little as
-//! that takes; what else may be wrong with a head is left to others.
+//! HTTP/1 as an endpoint without hyper reads it: where requests begin and end, by RFC 9112 alone. Other errors in a
+//! head are not checked.
 
-/// A message's head, and its body as far as it has come.
+/// A message's head, and the received part of its body.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The words of the first line.
@@ -10,7 +10,7 @@ pub struct Message {
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
     /// Without the coding.
     pub body: Vec<u8>,
-    /// Whether it has come to its end.
+    /// Whether it is complete.
     pub complete: bool,
 }
 
@@ -22,7 +22,7 @@ impl Message {
     }
 }
 
-/// The requests of a connection, up to the first that is not framed as it should be.
+/// The requests of a connection, up to the first malformed one.
 pub fn requests(mut bytes: &[u8]) -> Vec<Message> {
     let mut requests = Vec::new();
     loop {
@@ -46,7 +46,7 @@ pub fn requests(mut bytes: &[u8]) -> Vec<Message> {
     }
 }
 
-/// A whole head, and what follows it.
+/// A complete head, and the bytes after it.
 fn head(mut bytes: &[u8]) -> Option<(Message, &[u8])> {
     let mut message = Message::default();
     for number in 0.. {
@@ -68,7 +68,7 @@ fn head(mut bytes: &[u8]) -> Option<(Message, &[u8])> {
     None
 }
 
-/// Reads a request's body; `None` where nobody can tell its length for certain.
+/// Reads a request's body; `None` if its length is ambiguous.
 fn body<'a>(request: &mut Message, bytes: &'a [u8]) -> Option<&'a [u8]> {
     let lengths: Vec<_> = request.values("content-length").collect();
     let codings: Vec<_> = request.values("transfer-encoding").collect();
@@ -124,7 +124,7 @@ fn chunks<'a>(request: &mut Message, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
     Some(&[])
 }
 
-/// A line that ends with CR LF and has neither elsewhere. `Some(None)`: it has not ended yet. `None`: it is not so.
+/// A line that ends with CR LF and has neither elsewhere. `Some(None)`: it is incomplete. `None`: it is malformed.
 fn crlf_line(bytes: &[u8]) -> Option<Option<(&[u8], &[u8])>> {
     let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
         return Some(None);

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: ways to cut an input, streams in memory, a runtime whose time is made up.
+//! Common parts of the fuzz targets: cutting an input, streams in memory, a runtime with simulated time.
 
 pub mod http1;
 
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
-/// Steps of a conversation: a byte that says what, one or two that say how long, and so many bytes.
+/// Steps of a session: a byte for the kind, one or two for the length, and that many bytes.
 pub struct Steps<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Steps<'a> {
@@ -28,7 +28,7 @@ impl<'a> Iterator for Steps<'a> {
     }
 }
 
-/// A runtime of one thread. When nothing is left to do, time jumps to the next timer.
+/// A runtime of one thread. When all tasks wait, time jumps to the next timer.
 pub fn runtime() -> Runtime {
     Builder::new_current_thread()
         .enable_time()
@@ -43,7 +43,7 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// One end of a stream: what is read comes in portions; what is written is taken.
+/// One end of a stream: reads return portions; writes are accepted.
 pub struct Peer {
     input: Vec<u8>,
     at: usize,
@@ -53,7 +53,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Says `input`, `portion` bytes at a time (0: all at once), and then nothing or that it has `ended`.
+    /// Sends `input`, `portion` bytes at a time (0: all at once), and then nothing, or the end if it has `ended`.
     pub fn new(input: Vec<u8>, portion: usize, ends: bool) -> Self {
         Self {
             portion: if portion == 0 { usize::MAX } else { portion },

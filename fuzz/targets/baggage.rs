@@ -1,5 +1,5 @@
-//! What a ztunnel says of its client in `baggage`, and what a waypoint takes from it: of foreign text nothing but names, of what our own
-//! ztunnel writes of a workload each field as it is or, where it is no name, nothing.
+//! The `baggage` header with the client's workload, from a ztunnel to a waypoint: of foreign text only names are
+//! accepted; of our own ztunnel's header each field arrives unchanged or, if it is not a name, not at all.
 //!
 //! There is no PROXY protocol to fuzz: neither proxy reads it.
 //!

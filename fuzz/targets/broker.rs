@@ -1,5 +1,5 @@
-//! The conversation of node agent and ztunnel, from either side, and what the operator says to agents: nothing leads to an action before
-//! the greeting, what asks for an answer gets one, and nothing that is kept is longer than it may be.
+//! The session of node agent and ztunnel, from either side, and the control plane's resources for agents: no action
+//! before the greeting, an acknowledgement for every message that requires one, and nothing stored beyond its limit.
 //!
 //! Input: the side, then steps: packets with descriptors beside them, or resources.
 #![no_main]
@@ -18,10 +18,10 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tokio::runtime::{Builder, Runtime};
 
-/// Longest text of an acknowledgement that the agent keeps.
+/// Maximum of an acknowledgement's text that the agent keeps.
 const LONGEST_ERROR: usize = 1024;
 
-/// Sends packets; `true` where the other side has ended the conversation.
+/// Sends packets; `true` if the other side has ended the session.
 struct Other {
     channel: Channel,
     null: File,
@@ -30,19 +30,19 @@ struct Other {
 impl Other {
     async fn send<M: Message + Default>(&self, packet: &[u8], descriptors: usize) -> Result<Option<M>, ()> {
         let message = M::decode(packet).ok();
-        // Only what can be decoded again is sent as it is: a message of the same bytes.
+        // Only a message that encodes to the same bytes is sent unchanged.
         let descriptors = vec![self.null.as_fd(); descriptors];
         let sent = self.channel.send(&Raw(packet), &descriptors).await;
         match sent {
             Ok(()) => Ok(message),
-            // Nothing is no message.
+            // An empty packet is not a message.
             Err(ambit_wire::broker_channel::Error::MessageLength(_)) => Ok(None),
             Err(_) => Err(()),
         }
     }
 }
 
-/// Bytes as they are.
+/// Raw bytes.
 #[derive(Debug, Default)]
 struct Raw<'a>(&'a [u8]);
 
@@ -112,7 +112,7 @@ async fn to_ztunnel(steps: Steps<'_>) {
     let saying = async move {
         let mut answered = Vec::new();
         for _ in 0..2 {
-            // Its greeting: Hello, and that it holds nothing.
+            // Its greeting: Hello, and no held listeners.
             let greeting = agent.channel.recv::<FromZtunnel>().await;
             assert!(matches!(greeting, Ok(Some(_))), "{greeting:?}");
         }
@@ -128,7 +128,7 @@ async fn to_ztunnel(steps: Steps<'_>) {
             else {
                 continue;
             };
-            // Either it answers, or the conversation is over.
+            // Either it responds, or the session is over.
             let Ok(Some((answer, _))) = agent.channel.recv::<FromZtunnel>().await else {
                 break;
             };
@@ -160,7 +160,7 @@ async fn to_ztunnel(steps: Steps<'_>) {
     }
 }
 
-/// We are the operator, and tell an agent about its node.
+/// We are the control plane, and send an agent its node's configuration.
 async fn update(steps: Steps<'_>) {
     let types = [
         TYPE_POD_CAPTURE,

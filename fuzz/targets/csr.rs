@@ -1,4 +1,5 @@
-//! Certificate signing requests: whatever is accepted proves that its sender has a key, and a certificate for that key can be made and read.
+//! Certificate signing requests: an accepted request proves that its sender has a key, and a certificate for that key
+//! can be issued and read.
 //!
 //! Input: PEM, or DER that is put into PEM here.
 #![no_main]
@@ -8,7 +9,8 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData};
 
-// The operator's own, without the operator: that comes with a client of Kubernetes, half an hour's worth of instrumented code to compile.
+// The operator's own code, without its crate: that depends on a Kubernetes client, which takes half an hour to compile
+// with instrumentation.
 #[path = "../../operator/src/control/ca/request.rs"]
 mod request;
 

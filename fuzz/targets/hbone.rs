@@ -1,5 +1,5 @@
-//! HBONE after TLS: whatever comes, the connection ends by itself once the peer has gone or says nothing more, no more streams are served
-//! than may be, each for an IP address and port, and no stream has bytes that did not come in its DATA frames.
+//! HBONE after TLS: the connection always ends by itself once the peer is gone or silent; streams stay within the
+//! limit, each with an IP address and port; no stream has bytes that did not come in its DATA frames.
 //!
 //! Input: flags, the size of the portions that come at once, and what the client sends after HTTP/2's preface.
 #![no_main]
@@ -55,7 +55,7 @@ impl Echo {
                 return;
             }
         }
-        // The client may have gone.
+        // The client may be gone.
         let _ = io.shutdown().await;
     }
 }
@@ -74,7 +74,7 @@ fuzz_target!(|data: &[u8]| {
     let echo = Arc::new(Echo::default());
     run(async {
         let serving = serve_unauthenticated(client, &config, CancellationToken::new(), Arc::clone(&echo));
-        // PINGs are not answered.
+        // There is no response to PINGs.
         let longest =
             config.connect_timeout + config.ping_interval + config.ping_timeout + Duration::from_secs(60);
         let ended = tokio::time::timeout(longest, serving).await;

@@ -1,5 +1,5 @@
-//! HTTP/1 through a waypoint: what a client sends, and what its endpoint reads. Whatever is passed on, somebody who frames HTTP/1 by the
-//! letter must find the same requests in what came and in what was sent on; and a part of a request is never sent on as the whole.
+//! HTTP/1 through a waypoint: the client's bytes, and the endpoint's. A parser that follows the RFC's framing must find
+//! the same requests in both, and a part of a request is never forwarded as a whole one.
 //!
 //! Input: flags, the size of the portions that come at once, and what the client sends.
 #![no_main]
@@ -49,7 +49,7 @@ fn setup() -> Setup {
     Setup { runtime, waypoints }
 }
 
-/// Answers each request that has come whole; takes note of all that came, one entry a connection.
+/// Responds to each complete request; records all received bytes, one entry for each connection.
 async fn endpoint(mut stream: DuplexStream, connections: Arc<Mutex<Vec<Vec<u8>>>>) {
     let (mut read, mut answered) = (Vec::new(), 0);
     while stream.read_buf(&mut read).await.is_ok_and(|n| n > 0) {
@@ -94,7 +94,7 @@ fuzz_target!(|data: &[u8]| {
             };
             expected.remove(same);
         }
-        // Behind the last whole request nothing but the beginning of one more that did not come to its end.
+        // After the last complete request only the beginning of an incomplete one.
         assert!(
             last_is_cut || ends_with_request(sent),
             "more was sent on: {:?}",
@@ -105,7 +105,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn ends_with_request(sent: &[u8]) -> bool {
     let count = requests(sent).len();
-    // Without its last byte the last request is not whole.
+    // Without its last byte the last request is incomplete.
     requests(&sent[..sent.len() - 1])
         .iter()
         .filter(|r| r.complete)
@@ -113,7 +113,7 @@ fn ends_with_request(sent: &[u8]) -> bool {
         < count
 }
 
-/// Whether a request was sent on as it came: the same words, and the same body.
+/// Whether a request was forwarded unchanged: first line and body.
 fn is_same(came: &Message, sent: &Message) -> bool {
     let [method, target, _] = &sent.first[..] else {
         panic!("no request line: {sent:?}");

@@ -1,5 +1,5 @@
-//! Delta xDS, as a client speaks it to the operator: whatever it asks for, it gets nothing but what it may see, in responses whose nonces
-//! rise; and once it has acknowledged everything, it holds what there is, no more and no less.
+//! Delta xDS, as a client of the control plane: it receives nothing but what it may see, in responses with rising
+//! nonces; once it has acknowledged everything, it has exactly the current resources.
 //!
 //! Input: steps. What the client says is a request as it is encoded; a short one acknowledges what came last; others change resources.
 #![no_main]
@@ -19,7 +19,7 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-/// What resources are of; each refers to those before it.
+/// The types of resources; each refers to those before it.
 const TYPES: [&str; 3] = ["a", "b", "c"];
 const NAMES: [&str; 4] = ["k", "l", "m", "*"];
 const MOST_NAMES: usize = 6;
@@ -49,11 +49,11 @@ impl Source for Resources {
     }
 }
 
-/// What the client has of one type.
+/// The client's resources of one type.
 struct Held {
-    /// The content, or the version that it says it has of it.
+    /// The content, or the version that the client claims to have.
     resources: BTreeMap<String, Result<Vec<u8>, String>>,
-    /// Everything is asked for, and always was.
+    /// Subscribed to everything, from the start.
     everything: bool,
     names: BTreeSet<String>,
     unanswered: Option<String>,
@@ -95,7 +95,7 @@ impl Client {
         });
         for name in &request.resource_names_subscribe {
             match name.as_str() {
-                // Later it is the same, but the client may have said before that it holds what it does not.
+                // Later it is the same, but the client may have claimed to hold a resource that it does not have.
                 "*" => {}
                 _ => _ = held.names.insert(name.clone()),
             }
@@ -111,7 +111,7 @@ impl Client {
         _ = self.sender.unbounded_send(Ok(request));
     }
 
-    /// Takes what has come.
+    /// Receives all pending responses.
     fn take(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         while !self.ended {
@@ -151,7 +151,7 @@ impl Client {
         held.unanswered = Some(response.nonce);
     }
 
-    /// Answers what came last.
+    /// Acknowledges the last response.
     fn answer(&mut self, type_url: &str, refuse: bool) -> bool {
         let held = self.held.get_mut(type_url);
         let Some(response_nonce) = held.and_then(|held| held.unanswered.take()) else {
@@ -166,9 +166,9 @@ impl Client {
         true
     }
 
-    /// Answers everything, and compares what is held with what there is.
+    /// Acknowledges everything, and compares the held with the current resources.
     fn finish(mut self) {
-        // Removals wait until something is known of all types.
+        // Removals wait for the first acknowledgements of all types.
         for collection in self.source.0.iter().filter(|collection| !collection.is_ready()) {
             collection.replace([]);
         }

@@ -1,6 +1,6 @@
-//! The control plane, on port 15012 over TLS: for agents, ztunnels and waypoints delta xDS, the CA's call, capture reports and reports of load; for
-//! the operator's writing process what waypoints reported. Every replica serves all of it. What it serves, and about whom, comes through
-//! [`Directory`] and [`Sources`] from the index; what agents report goes to a [`CaptureSink`].
+//! The control plane, on port 15012 over TLS: delta xDS, the CA call, capture reports and load reports for agents,
+//! ztunnels and waypoints; the load of waypoints for the operator. Every replica serves everything. Configuration and
+//! pods come from the index through [`Directory`] and [`Sources`]; reports of agents go to a [`CaptureSink`].
 
 mod auth;
 mod by_role;

@@ -1,5 +1,5 @@
-//! The operator: [`index`] turns cluster objects into configuration, [`control`] serves it to the data plane, [`reconcile`]
-//! keeps the cluster's own objects as the kinds say.
+//! The operator: [`index`] turns cluster objects into configuration, [`control`] serves the configuration to the data
+//! plane, [`reconcile`] brings the cluster's objects into their desired state.
 
 pub mod control;
 pub mod index;

@@ -8,7 +8,7 @@ use ambit_runtime::{LogFlags, start_log};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-/// Ambit's operator: rolls the data plane out as the Mesh says, and tells it what to do.
+/// Ambit's operator and control plane.
 #[derive(Debug, Parser)]
 #[command(name = "ambit-operator", version)]
 struct Cli {
@@ -20,11 +20,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the control plane until told to stop.
+    /// Run the control plane until SIGTERM.
     Serve(run::ServeOptions),
-    /// Roll the data plane out and keep objects and statuses as they should be, until told to stop.
+    /// Run the operator until SIGTERM: roll out the data plane, reconcile objects, write statuses.
     Reconcile(Box<run::ReconcileOptions>),
-    /// Delete the Mesh, and wait until every pod is released and every node is as it was.
+    /// Delete the Mesh, and wait until every pod is released and every node is restored.
     Uninstall(Uninstall),
 }
 
@@ -38,9 +38,9 @@ struct Uninstall {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    // Written to its end when all else has ended.
+    // The log is written to its end after all other tasks have ended.
     let _log = start_log(&cli.log)?;
-    // Fails only when one is installed already.
+    // Fails only if one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
         Command::Serve(options) => run::serve(options).await,

@@ -1,6 +1,6 @@
-//! What the cluster holds: watchers that feed the index (in both processes), what the process that serves the control plane writes (records of
-//! captures, the root certificate), and the writers of objects and statuses (in the other, on the replica that holds the lease). Level-triggered: each
-//! pass compares what is with what should be.
+//! Cluster objects. In both processes: watches that feed the index. In the control plane: capture marks and the root
+//! certificate. In the operator, with the lease: objects and statuses. Level-triggered: each pass compares the current
+//! with the desired state.
 
 mod apply;
 mod client;
@@ -39,13 +39,13 @@ pub use writer::Writer;
 /// Field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = ambit_crds::labels::OPERATOR;
 
-/// Why something could not be reconciled; it is tried again.
+/// Why something could not be reconciled; it is retried.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// The API server refused or did not answer.
+    /// The API server refused or did not respond.
     #[error("{what}: {source}")]
     Api {
-        /// What was attempted.
+        /// The action.
         what: String,
         /// The cause.
         source: Box<kube::Error>,
@@ -53,12 +53,12 @@ pub enum ReconcileError {
     /// An object has no JSON form.
     #[error("{what}: {source}")]
     Json {
-        /// What was attempted.
+        /// The action.
         what: String,
         /// The cause.
         source: serde_json::Error,
     },
-    /// An object of a name that is needed is somebody else's.
+    /// An object with a name that a waypoint needs belongs to somebody else.
     #[error(
         "{what} does not belong to Ambit and is not changed: delete it, or give the waypoint another \
          name"
@@ -67,7 +67,7 @@ pub enum ReconcileError {
         /// The object.
         what: String,
     },
-    /// An object of a name that is needed says that it is Ambit's, and was not made by it.
+    /// An object with a name that a waypoint needs has Ambit's labels, but Ambit did not create it.
     #[error("{what} has Ambit's labels, but Ambit did not create it")]
     Forged {
         /// The object.
@@ -75,7 +75,7 @@ pub enum ReconcileError {
         /// Its UID.
         uid: String,
     },
-    /// Somebody else writes to an object again and again.
+    /// Another program overwrites an object again and again.
     #[error(
         "{manager:?} overwrites {what} again and again; the operator corrects it in {pause:?} at the \
          earliest: let only one of the two write it"
@@ -83,12 +83,12 @@ pub enum ReconcileError {
     Contested {
         /// The object.
         what: String,
-        /// The other's field manager.
+        /// Field manager of the other program.
         manager: String,
         /// How long the operator waits.
         pause: std::time::Duration,
     },
-    /// The namespace that an object is to stand in is on its way out, or gone.
+    /// The namespace of the object is being deleted, or is deleted.
     #[error("{what} is not created: its namespace is being deleted")]
     Leaving {
         /// The object.
@@ -111,12 +111,13 @@ impl ReconcileError {
     }
 }
 
-/// Whether the API server says that the object is not there.
+/// Whether the API server responds that the object does not exist.
 fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Whether the API server says that nothing can be made in a namespace, as it is being deleted or is not there (any more).
+/// Whether the API server responds that nothing can be created in a namespace, since it is being deleted or does not
+/// exist.
 fn leaving(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else {
         return false;
@@ -129,7 +130,7 @@ fn leaving(error: &kube::Error) -> bool {
                 .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-/// Whether the API server says that somebody else was faster.
+/// Whether the API server responds with a conflict.
 fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }

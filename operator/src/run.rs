@@ -1,4 +1,4 @@
-//! What the two processes of the operator have in common: a client, an index that the watches fill, health, metrics, and their end.
+//! Common parts of the two processes: a client, an index that the watches fill, health, metrics, and shutdown.
 
 mod reconcile;
 mod serve;
@@ -24,19 +24,19 @@ use tracing::info;
 pub(crate) use reconcile::{Options as ReconcileOptions, reconcile};
 pub(crate) use serve::{Options as ServeOptions, serve};
 
-/// What both are told.
+/// Flags of both processes.
 #[derive(Clone, Debug, clap::Args)]
 struct Common {
-    /// The namespace that the operator and the data plane run in.
+    /// The namespace of operator and data plane.
     #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
     namespace: String,
     /// Name of this replica.
     #[arg(long, env = "POD_NAME", default_value = names::OPERATOR)]
     identity: String,
-    /// The id of this cluster in workloads' names and metrics.
+    /// The id of this cluster in names of workloads, and in metrics.
     #[arg(long, env = "AMBIT_CLUSTER_ID", default_value = "Kubernetes")]
     cluster_id: String,
-    /// What the names of Services end in.
+    /// The cluster's DNS domain.
     #[arg(long, env = "AMBIT_CLUSTER_DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
     /// Where metrics are served.
@@ -51,7 +51,7 @@ fn any(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
-/// Named tasks that end together: when one ends by itself, all are told to.
+/// Named tasks that end together: when one ends, all are told to.
 struct Tasks {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
     stop: CancellationToken,
@@ -82,7 +82,7 @@ impl Tasks {
     }
 }
 
-/// A process that has begun: it says that it lives, and what it waits for.
+/// A running process, with liveness and readiness.
 struct Process {
     tasks: Tasks,
     stop: CancellationToken,
@@ -90,12 +90,12 @@ struct Process {
     client: Client,
     health: Health,
     index: Arc<SharedIndex>,
-    /// What keeps it from being ready, before the cluster's objects are read.
+    /// Why it is not ready, before the initial sync.
     obstacle: watch::Sender<Option<String>>,
 }
 
 impl Process {
-    /// Begins, and waits for what `obstacle` says.
+    /// Starts; not ready while there is an `obstacle`.
     async fn begin(common: &Common, obstacle: &str) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let mut tasks = Tasks {
@@ -159,7 +159,7 @@ impl Process {
         Ok(self)
     }
 
-    /// Watches the cluster: what the index is made from, and what `objects` are.
+    /// Watches the cluster: the objects of the index, and `objects`.
     fn watch(&mut self, namespace: &str, objects: Option<&Arc<Objects>>) {
         let (client, index, stop) = (self.client.clone(), Arc::clone(&self.index), self.stop.clone());
         let (namespace, objects) = (namespace.to_owned(), objects.cloned());
@@ -174,7 +174,7 @@ impl Process {
         });
     }
 
-    /// Serves metrics, until told to stop or until a part fails.
+    /// Serves metrics, until SIGTERM or until a part fails.
     async fn wait(mut self, metrics: SocketAddr) -> anyhow::Result<()> {
         let metrics = listen(metrics).await?;
         let (ended, registry) = (self.stop.clone(), self.registry.clone());
@@ -190,7 +190,7 @@ impl Process {
     }
 }
 
-/// Listens on an address; on IPv4 where the machine has no IPv6.
+/// Listens on an address; on IPv4 if the machine has no IPv6.
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {

@@ -12,10 +12,10 @@ use clap::{Args, Subcommand};
 
 use crate::progress::Progress;
 
-/// What to do with a cluster.
+/// Cluster commands.
 #[derive(Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Make a cluster; what it takes is installed first
+    /// Make a cluster; missing tools are installed first
     Up {
         #[command(flatten)]
         which: Which,
@@ -23,13 +23,13 @@ pub(crate) enum ClusterCommand {
         #[arg(long, default_value_t = 2)]
         nodes: usize,
     },
-    /// Remove a cluster and all that belongs to it
+    /// Remove a cluster with everything that belongs to it
     Down(Which),
-    /// Print the names of all clusters, whole or not; and, beside them, how to remove all there is
+    /// Print the names of all clusters, complete or not, and how to remove everything
     List,
-    /// Tell what there is of a cluster; fails unless it is healthy
+    /// Print the state of a cluster; fails unless it is healthy
     Status(Which),
-    /// Print what to evaluate in a shell so that kubectl speaks to the cluster
+    /// Print shell settings with which kubectl uses the cluster
     Env(Which),
     /// Load the images of a docker archive into every node
     Load {
@@ -40,7 +40,7 @@ pub(crate) enum ClusterCommand {
     },
     /// Cut a node's power: all its processes end at once, its disk stays
     Kill(OneNode),
-    /// Give a node its power back
+    /// Restore a node's power
     Start(OneNode),
     /// Run a command inside a node
     Exec {
@@ -50,7 +50,7 @@ pub(crate) enum ClusterCommand {
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
     },
-    /// Run Helm on a cluster; it is built first if it never was
+    /// Run Helm on a cluster; it is built first if it is missing
     Helm {
         #[command(flatten)]
         which: Which,
@@ -68,7 +68,7 @@ pub(crate) enum ClusterCommand {
     },
 }
 
-/// Which cluster is meant.
+/// The cluster concerned.
 #[derive(Args)]
 pub(crate) struct Which {
     /// The cluster's name
@@ -76,7 +76,7 @@ pub(crate) struct Which {
     name: String,
 }
 
-/// Which node of which cluster is meant.
+/// The node concerned.
 #[derive(Args)]
 pub(crate) struct OneNode {
     #[command(flatten)]
@@ -103,14 +103,14 @@ impl OneNode {
     }
 }
 
-/// Does what was asked for.
+/// Runs the command.
 pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
     match command {
         ClusterCommand::Up { which, nodes } => up(which.name, nodes, progress),
         ClusterCommand::Down(which) => {
             Cluster::down(&which.name)?;
             print(&format!(
-                "cluster {} is gone; what was installed stays, for the next time. To remove that too: {}",
+                "cluster {} is removed; installed tools stay for the next time. To remove them, too: {}",
                 which.name,
                 how_to_undo()?
             ));
@@ -154,7 +154,7 @@ pub(crate) fn run(command: ClusterCommand, progress: &Progress) -> Result<()> {
     }
 }
 
-/// The commands that remove all clusters and what was installed for them.
+/// The commands that remove all clusters and the tools that were installed for them.
 pub(crate) fn how_to_undo() -> Result<String> {
     tools::how_to_undo(&Cluster::names()?)
 }
@@ -167,7 +167,7 @@ fn up(name: String, nodes: usize, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// A reader that went away is no reason to fail.
+/// A closed pipe is not an error.
 fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -11,7 +11,7 @@ use crate::workspace;
 /// Generate or check.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Write nothing; fail where the files differ from the types.
+    /// Write nothing; fail if the files differ from the types.
     #[arg(long)]
     check: bool,
 }
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     }
 }
 
-/// Fails where a file of the chart is not what the types say.
+/// Fails if a file of the chart differs from the types.
 pub(crate) fn check(progress: &Progress) -> Result<()> {
     let dir = dir();
     let expected = ambit_crds::generate()?;
@@ -44,7 +44,7 @@ pub(crate) fn check(progress: &Progress) -> Result<()> {
     }
     if !wrong.is_empty() {
         bail!(
-            "{} is not what crds/src says: {}; run `cargo xtask crds` and commit the result",
+            "{} does not match the types in crds/src: {}; run `cargo xtask crds` and commit the result",
             dir.display(),
             wrong.join(", ")
         );

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: an application that is running and talking joins the mesh, before the eyes of whoever started it.
-//! Everything that is claimed was measured in this run; where a claim does not hold, the demonstration fails.
+//! `cargo xtask demo`: a running application joins the mesh, before the reader's eyes. Each claim is measured in this
+//! run; if one does not hold, the demo fails.
 
 mod act;
 mod show;
@@ -18,20 +18,20 @@ use crate::progress::Progress;
 /// The cluster of the demonstration.
 const CLUSTER: &str = "ambit-demo";
 
-/// How to demonstrate.
+/// Options of the demo.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<DemoCommand>,
-    /// Leave the cluster up afterwards, to go on by hand.
+    /// Keep the cluster afterwards.
     #[arg(long)]
     keep: bool,
 }
 
 #[derive(Subcommand)]
 enum DemoCommand {
-    /// End a demonstration that was kept.
+    /// Remove the cluster of an earlier demo.
     Down,
 }
 
@@ -40,12 +40,12 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     if let Some(DemoCommand::Down) = arguments.command {
         progress.step("remove the cluster", || Cluster::down(CLUSTER))?;
         progress.note(&format!(
-            "what was installed on the way stays, for the next time; to remove it: {}",
+            "installed tools stay for the next time; to remove them: {}",
             how_to_undo()?
         ));
         return Ok(());
     }
-    // A demonstration begins at the beginning.
+    // A demo starts from nothing.
     Cluster::down(CLUSTER)?;
     let result = play(progress);
     if arguments.keep && Cluster::status(CLUSTER)?.exists {

@@ -1,9 +1,9 @@
-//! `cargo xtask fuzz`: inputs made up by libFuzzer, for what reads what strangers send.
+//! `cargo xtask fuzz`: random input by libFuzzer for the parsers of untrusted data.
 //!
-//! The targets in `fuzz/` are laid out for cargo-fuzz, and `cargo fuzz run` works there. Here it is not used: it wants the nightly
-//! toolchain for sanitizers, which find little in code without `unsafe`, and builds anew for each run. What instruments the code is LLVM's
-//! own pass, which stable rustc has too; so all targets are built at once with the toolchain of the workspace, and libFuzzer is compiled
-//! into them from its crate.
+//! The targets in `fuzz/` have the layout of cargo-fuzz, and `cargo fuzz run` works there. This command does not use
+//! cargo-fuzz, which needs the nightly toolchain for sanitizers (these find little in code without `unsafe`) and
+//! rebuilds for each run. The instrumentation is LLVM's own pass, which stable rustc has, too. So all targets are built
+//! at once with the toolchain of the workspace, and libFuzzer is compiled into them from its crate.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -18,13 +18,13 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
-/// Those in `fuzz/targets`.
+/// The targets in `fuzz/targets`.
 const TARGETS: &[&str] = &["baggage", "broker", "csr", "hbone", "http1", "xds"];
 
 /// Seconds for each target.
 const SECONDS: u32 = 60;
 
-/// What cargo-fuzz passes too, but for sanitizers.
+/// The flags of cargo-fuzz, without sanitizers.
 const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
@@ -38,19 +38,19 @@ const COMPILER: Package = Package {
 
 /// Longest input; longer ones find little that shorter ones do not.
 const LONGEST: &str = "-max_len=4096";
-/// Bytes of an input that is printed when it fails.
+/// Maximum of printed bytes of a failing input.
 const PRINTED: usize = 4096;
 
-/// What to fuzz.
+/// Targets and time.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// One target (a file in fuzz/targets, without its ending); all where none is given.
+    /// One target (a file in fuzz/targets, without its extension); all if absent.
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS.iter().copied()))]
     target: Option<String>,
-    /// How long, each.
+    /// Seconds for each target.
     #[arg(long, default_value_t = SECONDS)]
     seconds: u32,
-    /// Try this input alone: one that has failed.
+    /// Run this input alone, for instance one that has failed.
     #[arg(long, requires = "target")]
     input: Option<PathBuf>,
 }
@@ -86,7 +86,7 @@ pub(crate) fn run_all(progress: &Progress) -> Result<()> {
     run(&arguments, progress)
 }
 
-/// Compiles the targets; the folder that they are in.
+/// Compiles the targets; returns their folder.
 fn build(progress: &Progress) -> Result<PathBuf> {
     tools::ensure(&[COMPILER], &|message| progress.note(message))?;
     let rustc = workspace::output(Command::new("rustc").arg("-vV"))?;
@@ -110,7 +110,7 @@ fn build(progress: &Progress) -> Result<PathBuf> {
     Ok(folder.join(host).join("release"))
 }
 
-/// Does `work` on each of `targets`, so many at once; all of them, even where one fails.
+/// Does `work` on each of `targets`, this many at once; on all of them, even if one fails.
 fn at_a_time(
     at_once: usize,
     targets: VecDeque<&'static str>,
@@ -143,7 +143,7 @@ fn at_a_time(
 fn fuzz(programs: &Path, target: &str, seconds: u32, progress: &Progress) -> Result<()> {
     let seeds = workspace::root().join("fuzz/corpus").join(target);
     let cache = tools::cache_dir()?.join("fuzz");
-    // What was found earlier, and what is found now; inputs that fail; what libFuzzer says.
+    // Inputs of earlier runs, and new ones; failing inputs; libFuzzer's output.
     let (corpus, failed, log) = (
         cache.join(target),
         cache.join("failed").join(target),
@@ -186,7 +186,7 @@ fn fuzz(programs: &Path, target: &str, seconds: u32, progress: &Progress) -> Res
     )
 }
 
-/// A number that libFuzzer gives at its end.
+/// A number that libFuzzer prints at its end.
 fn statistic<'a>(said: &'a str, name: &str) -> Option<&'a str> {
     let line = said
         .lines()
@@ -194,9 +194,9 @@ fn statistic<'a>(said: &'a str, name: &str) -> Option<&'a str> {
     line.map(str::trim)
 }
 
-/// What went wrong, with which input, and how to see it again.
+/// The failure, its input, and how to reproduce it.
 fn failure(target: &str, said: &str, log: &Path) -> String {
-    // The program's own words stand before libFuzzer's.
+    // The program's own message precedes libFuzzer's.
     let words = said
         .lines()
         .skip_while(|line| !line.contains("panicked at") && !line.starts_with("=="))
@@ -207,7 +207,7 @@ fn failure(target: &str, said: &str, log: &Path) -> String {
         .find_map(|line| line.split_once("Test unit written to "))
         .map(|(_, path)| path.trim());
     let Some(input) = input else {
-        return format!("{words}\nall that it said is in {}", log.display());
+        return format!("{words}\nits whole output is in {}", log.display());
     };
     let bytes = fs::read(input).unwrap_or_default();
     let shown = bytes[..bytes.len().min(PRINTED)].escape_ascii();

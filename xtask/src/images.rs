@@ -13,10 +13,10 @@ use sha2::{Digest, Sha256};
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
-/// What to do with the images.
+/// Options.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Load them into the cluster of this name, too; pods that run older ones there start anew.
+    /// Also load them into the cluster of this name; pods with older images there restart.
     #[arg(long, value_name = "CLUSTER")]
     load: Option<String>,
 }
@@ -92,8 +92,8 @@ pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
     })
 }
 
-/// Loads images into every node of a cluster. Their names are always the same, so pods that are there go on with what they have:
-/// see [`renew`].
+/// Loads images into every node of a cluster. Their names are always the same, so existing pods keep running the old
+/// ones: see [`renew`].
 pub(crate) fn load(cluster: &Cluster, archives: &[PathBuf], progress: &Progress) -> Result<()> {
     let running = Running::on(cluster);
     if !running.are(&digests(archives)?) {
@@ -106,14 +106,14 @@ pub(crate) fn load(cluster: &Cluster, archives: &[PathBuf], progress: &Progress)
     })
 }
 
-/// Starts the pods anew that may run other images than these, which were loaded.
+/// Restarts the pods that may run other images than these, which were loaded.
 pub(crate) fn renew(cluster: &Cluster, archives: &[PathBuf], progress: &Progress) -> Result<()> {
     let (running, digests) = (Running::on(cluster), digests(archives)?);
     if !running.are(&digests) {
         let pods = mesh::restart(cluster)?;
         if pods > 0 {
             progress.note(&format!(
-                "{pods} pods started anew: they may have run older images"
+                "{pods} pods restarted, since they may have run older images"
             ));
         }
         running.note(&digests)?;
@@ -121,7 +121,7 @@ pub(crate) fn renew(cluster: &Cluster, archives: &[PathBuf], progress: &Progress
     Ok(())
 }
 
-/// The note of which images the pods of a cluster run, in the cluster's folder; none when some may run others.
+/// The record of the images that the pods of a cluster run, in the cluster's folder; none if some may run others.
 struct Running(PathBuf);
 
 impl Running {
@@ -147,7 +147,7 @@ impl Running {
     }
 }
 
-/// What is in the archives, a line each.
+/// The content of the archives, one per line.
 fn digests(archives: &[PathBuf]) -> Result<String> {
     let mut lines = String::new();
     for archive in archives {
@@ -159,9 +159,9 @@ fn digests(archives: &[PathBuf]) -> Result<String> {
     Ok(lines)
 }
 
-/// One run of cargo for all binaries, and for those of `more` packages, which are called as they are; returns the folder they are
-/// in. With `--target`, the flags that make them static do not reach build scripts and macros, and what is built so lies apart
-/// from everyday builds.
+/// One run of cargo for all binaries, and for those of `more` packages, which have the package's name; returns their
+/// folder. With `--target`, the flags for static linking do not apply to build scripts and macros, and the output is
+/// separate from everyday builds.
 pub(crate) fn binaries(more: &[&str]) -> Result<PathBuf> {
     let host = host()?;
     let mut build = cargo(&["build", "--quiet", "--release", "--locked", "--target", &host]);
@@ -175,7 +175,7 @@ pub(crate) fn binaries(more: &[&str]) -> Result<PathBuf> {
     release_dir()
 }
 
-/// The folder that [`binaries`] puts them in.
+/// The output folder of [`binaries`].
 pub(crate) fn release_dir() -> Result<PathBuf> {
     Ok(workspace::target().join(host()?).join("release"))
 }
@@ -192,7 +192,7 @@ impl Image {
         format!("localhost/ambit/{}:{TAG}", self.target)
     }
 
-    /// Its docker archive, built unless the one that is there came from the same binary and the same Dockerfile.
+    /// Its docker archive, built unless the existing one came from the same binary and the same Dockerfile.
     fn archive(&self, binaries: &Path, dir: &Path, context: &Path, progress: &Progress) -> Result<PathBuf> {
         let archive = dir.join(format!("{}.tar", self.target));
         let recorded = dir.join(format!("{}.sha256", self.target));
@@ -209,7 +209,7 @@ impl Image {
                 fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
             }
         }
-        // A store of its own, removed again: the machine's images are left alone.
+        // A temporary store: the machine's images are not touched.
         let store = dir.join("store");
         let result = self.buildah(&store, &dockerfile, context, &archive);
         if store.exists() {

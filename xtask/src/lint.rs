@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: what needs no cluster and no test.
+//! `cargo xtask lint`: checks that need no cluster and no test.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::{alerts, crds, dashboards, tools};
 /// The fuzz targets are a workspace of their own.
 const FUZZ: &str = "fuzz/Cargo.toml";
 
-/// Runs every check; the first that fails ends it.
+/// Runs every check; the first failure ends it.
 pub(crate) fn run(progress: &Progress) -> Result<()> {
     progress.step("format", || {
         workspace::run(&mut cargo(&["fmt", "--all", "--check"]))?;
@@ -20,7 +20,7 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
     progress.step("generated dashboards", dashboards::check)?;
     progress.step("alerts", || alerts::check(progress))?;
     progress.step("clippy", || {
-        // With the tests that need a cluster, and what the fuzz targets reach the code through.
+        // Includes the tests that need a cluster, and the features that the fuzz targets use.
         let what = [
             "--workspace",
             "--all-targets",
@@ -31,7 +31,7 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         let clippy = [&["clippy", "--quiet"], &what[..], &["--", "-D", "warnings"]].concat();
         workspace::run(&mut cargo(&clippy))
     })?;
-    // Those of other platforms too, which nothing here is built from, but which the next step reads.
+    // Includes those of other platforms: nothing here is built from them, but the next step reads them.
     progress.step("fetch the sources of all dependencies", || {
         workspace::run(&mut cargo(&["fetch", "--quiet", "--locked"]))?;
         workspace::run(&mut cargo(&[
@@ -44,7 +44,7 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
     })?;
     progress.step("dependencies: licences, bans, sources", || {
         let deny = tools::cargo_deny(progress)?;
-        // The advisories' database has to be fetched from the net: an own, deliberate command.
+        // The database of advisories has to be downloaded: that is a command of its own.
         let check = ["check", "bans", "licenses", "sources"];
         for manifest in ["Cargo.toml", FUZZ] {
             let mut deny = std::process::Command::new(&deny);

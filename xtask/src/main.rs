@@ -35,7 +35,7 @@ enum Command {
     /// Measure what Ambit costs: l4, l7.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
-    /// A real Kubernetes on this machine: up, down, status.
+    /// A real Kubernetes on this machine: up, down, list, status.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// Generate the CustomResourceDefinitions in the chart from the types in `crds/`.
@@ -44,15 +44,15 @@ enum Command {
     Dashboards(dashboards::Arguments),
     /// Show on a real cluster what Ambit does: a running application joins the mesh.
     Demo(demo::Arguments),
-    /// Inputs made up by libFuzzer for what reads what strangers send: all targets for a minute each, or one.
+    /// Random input by libFuzzer for the parsers of untrusted data: all targets for a minute each, or one.
     Fuzz(fuzz::Arguments),
     /// Build static binaries and an image of each, as docker archives under target/images.
     Images(images::Arguments),
-    /// Format, clippy, dependencies and generated files: what a change must pass before any test.
+    /// Format, clippy, dependencies and generated files: the checks before any test.
     Lint,
     /// Make the files of a release: images, chart, manifests, bills of materials, checksums, notes.
     Release(release::Arguments),
-    /// All tests, with those on a real cluster.
+    /// All tests, including those on a real cluster.
     Test(test::Arguments),
 }
 

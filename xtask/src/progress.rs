@@ -1,4 +1,4 @@
-//! What a person at the terminal sees: steps with their elapsed time, and what is installed on the way.
+//! The output for a person at the terminal: steps with their duration, and installed tools.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// Reports the steps of one command on standard error; what a command produces goes to standard output.
+/// Reports the steps of one command on standard error; its result goes to standard output.
 pub(crate) struct Progress {
     start: Instant,
-    /// Steps that are under way: they nest.
+    /// Steps in progress: they nest.
     depth: AtomicUsize,
 }
 
@@ -21,7 +21,7 @@ impl Progress {
         }
     }
 
-    /// Runs one step and reports its name, when it began and how long it took.
+    /// Runs one step and reports its name, its start and its duration.
     pub(crate) fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.line("▸", name);
         let start = Instant::now();
@@ -36,19 +36,19 @@ impl Progress {
         result
     }
 
-    /// One line about what is being done within a step.
+    /// One line about the progress within a step.
     pub(crate) fn note(&self, text: &str) {
         for line in text.lines() {
             self.line("·", line);
         }
     }
 
-    /// The end of a command that failed: what went wrong, then each cause.
+    /// The end of a failed command: the error, then each cause.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         self.line("✗", &format!("{error:#}"));
     }
 
-    /// Since the command began.
+    /// Time since the command began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
@@ -56,12 +56,12 @@ impl Progress {
     fn line(&self, sign: &str, text: &str) {
         let depth = "  ".repeat(self.depth.load(Ordering::Relaxed));
         let at = seconds(self.start.elapsed());
-        // A closed terminal is no reason to stop.
+        // A closed terminal is not an error.
         let _ = writeln!(std::io::stderr().lock(), "[{at:>7}] {depth}{sign} {text}");
     }
 }
 
-/// A duration as people read it: `3.2s`, `2m 05s`.
+/// A duration for people: `3.2s`, `2m 05s`.
 pub(crate) fn seconds(duration: Duration) -> String {
     let tenths = duration.as_millis() / 100;
     if tenths < 600 {

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that is checked, ending with the tests on a real cluster.
+//! `cargo xtask test`: all checks, ending with the tests on a real cluster.
 
 use std::process::Command;
 
@@ -10,21 +10,21 @@ use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 use crate::{fuzz, images, lint, release};
 
-/// The cluster of the tests; it is made anew and removed.
+/// The cluster of the tests; it is created for them and removed.
 const CLUSTER: &str = "ambit-test";
 
-/// One that a test makes beside it, and removes.
+/// A cluster that a test creates beside it, and removes.
 const CUT: &str = "ambit-cut";
 
-/// What to test.
+/// Which tests.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only the tests on the cluster, of these only those whose name contains this.
+    /// Only the tests on the cluster, and only those whose name contains this.
     filter: Option<String>,
-    /// Also what is slow: the tests with the tools around a mesh (Argo CD, Prometheus, Helm's upgrades).
+    /// Also the slow tests: those with the tools around a mesh (Argo CD, Prometheus, Helm's upgrades).
     #[arg(long)]
     all: bool,
-    /// Leave the cluster up, and use it again next time.
+    /// Keep the cluster, and use it again next time.
     #[arg(long)]
     keep: bool,
 }
@@ -32,36 +32,36 @@ pub(crate) struct Arguments {
 /// A test program of `ambit-e2e` that needs the cluster.
 const MESH: &str = "mesh";
 
-/// The one that `--all` adds.
+/// The test program that `--all` adds.
 const PLATFORM: &str = "platform";
 
-/// Runs the command. The last thing printed is the test runner's own summary.
+/// Runs the command. Its last output is the summary of the test runner.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    // Not only the cluster is made of them: tests without one make network namespaces, and look at their rules.
+    // Not only for the cluster: tests without one make network namespaces, and inspect their rules.
     tools::ensure_packages(&|message| progress.note(message))?;
     if arguments.filter.is_none() {
         lint::run(progress)?;
         let h2spec = tools::h2spec(&|message| progress.note(message))?;
-        progress.step("tests that need no cluster", || {
+        progress.step("tests without a cluster", || {
             let mut test = cargo(&["test", "--workspace", "--locked"]);
             workspace::run(test.env("AMBIT_H2SPEC", h2spec))
         })?;
         fuzz::run_all(progress)?;
     }
-    // What an earlier run left, killed half-way, must not decide the outcome of this one.
+    // The remains of an earlier, killed run must not decide the result of this one.
     clean_up(arguments.keep)?;
     let result = on_cluster(arguments, progress);
     both(result, clean_up(arguments.keep))
 }
 
-/// Takes down what there is of the clusters, but for one that is to stay.
+/// Removes the clusters, except for one that is to stay.
 fn clean_up(keep: bool) -> Result<()> {
     let cut = Cluster::down(CUT);
     let tested = if keep { Ok(()) } else { Cluster::down(CLUSTER) };
     both(cut, tested)
 }
 
-/// What went wrong first is what there is to know, and must not be lost over what came after it.
+/// The first failure matters most, and must not be hidden by a later one.
 fn both(first: Result<()>, then: Result<()>) -> Result<()> {
     match (first, then) {
         (Err(first), Err(then)) => bail!("{first:#}; after that: {then:#}"),
@@ -93,13 +93,13 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
             .try_for_each(|program| workspace::run(program_of(program).args(["--quiet", "--no-run"])))
     })?;
     progress.note("tests on the cluster; it is removed after them");
-    // A program that fails does not keep the next from running: there is more to know.
+    // If one program fails, the next one runs nevertheless.
     let results = programs.iter().map(|program| {
         let mut test = program_of(program);
-        // Where an error comes from is in its words; traces of the test harness only hide them.
+        // The messages name the cause of an error; backtraces of the test harness hide it.
         test.env("AMBIT_TEST_CLUSTER", CLUSTER)
             .env("RUST_BACKTRACE", "0")
-            // What was measured is told of tests that pass, too.
+            // Shows the measurements of passing tests, too.
             .args(["--", "--test-threads=1", "--show-output"])
             .args(&arguments.filter);
         workspace::run(&mut test)

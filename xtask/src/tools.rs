@@ -1,4 +1,4 @@
-//! Tools of the developer commands that are not part of a distribution: built once, kept in the cache.
+//! Tools of the developer commands that the distribution lacks: built once, cached.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::workspace::{self, cargo};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// The path of cargo-deny, installed first if it never was.
+/// The path of cargo-deny; installed first if it is missing.
 pub(crate) fn cargo_deny(progress: &Progress) -> Result<PathBuf> {
     let dir = ambit_e2e::tools::cache_dir()?
         .join("tools")

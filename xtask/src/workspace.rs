@@ -1,4 +1,4 @@
-//! Where the project lies, and running cargo and other programs in it.
+//! Paths of the project, and running cargo and other programs in it.
 
 use std::env;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The cargo that started this command, in the project's root.
+/// The cargo that started this command, in the root of the project.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
 }
 
-/// Runs a command whose output the person at the terminal sees.
+/// Runs a command with visible output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let words = words(command);
     let status = command
@@ -37,7 +37,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns what it printed; its errors are shown only where it fails.
+/// Runs a command and returns its output; its errors are shown only if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let words = words(command);
     let output = command

@@ -1,4 +1,4 @@
-//! The conversation with the node agent, which passes pods' listeners and seeds over a unix socket.
+//! The session with the node agent, which passes listeners and seeds of pods over a unix socket.
 
 mod client;
 mod events;

@@ -11,13 +11,13 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ambit-ztunnel", version)]
 pub struct Config {
-    /// How the control plane is reached.
+    /// Address of the control plane.
     #[command(flatten)]
     pub control: ControlPlaneFlags,
-    /// Which pod this is.
+    /// Identity of this pod.
     #[command(flatten)]
     pub pod: PodFlags,
-    /// Where HTTP is served.
+    /// HTTP ports.
     #[command(flatten)]
     pub http: HttpFlags,
     /// The log.
@@ -29,20 +29,20 @@ pub struct Config {
     /// This pod's namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
     pub pod_namespace: String,
-    /// The revision of Ambit that this ztunnel is of.
+    /// The revision of Ambit of this ztunnel.
     #[arg(long, env = "AMBIT_REVISION", default_value = "default")]
     pub revision: String,
     /// Whether each connection is logged when it ends; denials and errors are logged in any case.
     #[arg(long, env = "AMBIT_ACCESS_LOG", default_value_t = true, action = clap::ArgAction::Set)]
     pub access_log: bool,
-    /// Mebibytes that connections may borrow in all for wide windows and large buffers. Default: a quarter of the container's memory limit;
-    /// 256 where there is none.
+    /// Mebibytes that connections may borrow in total for wide windows and large buffers. Default: a quarter of the
+    /// container's memory limit; 256 without a limit.
     #[arg(long = "memory-budget", env = "AMBIT_MEMORY_BUDGET")]
     pub memory_budget: Option<usize>,
-    /// Seconds that connections get to end by themselves after SIGTERM.
+    /// Seconds after SIGTERM in which open connections may end by themselves.
     #[arg(long = "drain-deadline", env = "AMBIT_DRAIN_DEADLINE", default_value = "30", value_parser = seconds)]
     pub drain_deadline: Duration,
-    /// Seconds that certificates are asked to last.
+    /// Requested lifetime of certificates, in seconds.
     #[arg(long = "certificate-lifetime", env = "AMBIT_CERTIFICATE_LIFETIME", default_value = "86400", value_parser = seconds)]
     pub certificate_lifetime: Duration,
 }

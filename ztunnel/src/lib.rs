@@ -1,5 +1,5 @@
-//! The L4 node proxy: it accepts on sockets that the node agent passed it, and speaks HBONE with its peers. It needs no
-//! privilege at all.
+//! The L4 node proxy. It accepts on sockets that the node agent passes, and speaks HBONE with its peers. It needs no
+//! privilege.
 
 mod broker;
 mod config;

@@ -6,50 +6,57 @@ use std::time::Duration;
 
 use ambit_runtime::{memory_limit, raise_descriptor_limit};
 
-/// Memory that the part of the memory limit which connections get is divided by for each descriptor. Of two descriptors a connection may hold
-/// 84 KiB by right: a window of 64 KiB and 16 KiB to be sent, and 4 KiB that are said again where the destination has denied plaintext (in
-/// plaintext it is 36 KiB: 16 KiB for each direction, and these 4). Most hold nothing; nobody may have more than half of all.
+/// Memory per descriptor: this divides the share of the memory limit that connections get. With two descriptors, a
+/// connection may use 84 KiB that are reserved for it: a window of 64 KiB, 16 KiB to be sent, and 4 KiB to be repeated
+/// after a denied plaintext attempt (in plaintext 36 KiB: 16 KiB for each direction, and these 4). Most connections use
+/// none of it; no pod or peer may have more than half of all.
 const MEMORY_PER_DESCRIPTOR: usize = 32 << 10;
 
-/// What one ztunnel takes on at most. Past a limit a new connection is reset and counted
-/// (`ambit_ztunnel_connections_refused_total`); those that are open go on.
+/// The limits of one ztunnel. Past a limit, a new connection is reset and counted
+/// (`ambit_ztunnel_connections_refused_total`); open connections continue.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// For the TCP connection to a destination; for an inbound one together with the wait for the workload: its client gives up after
-    /// [`HboneConfig::response_timeout`](ambit_hbone::HboneConfig::response_timeout), which has to be longer. Default 10 s.
+    /// Time for the TCP connection to a destination; for an inbound one including the wait for the workload. The client
+    /// gives up after [`HboneConfig::response_timeout`](ambit_hbone::HboneConfig::response_timeout), which has to be
+    /// longer. Default 10 s.
     pub connect_timeout: Duration,
-    /// For reaching an endpoint while there are others to try, its proxy's answer to CONNECT included: one that is dead, or does not take
-    /// the connection, must not cost the whole time. Long enough for a lost SYN to be sent again. Default 2 s.
+    /// Time to reach an endpoint while there are others to try, including its proxy's response to CONNECT: a dead
+    /// endpoint, or one that does not accept, must not use up the whole time. Long enough for a lost SYN to be sent
+    /// again. Default 2 s.
     pub attempt_timeout: Duration,
-    /// For the whole of reaching a replica of a waypoint, its answer to CONNECT included, while there are others to try. A waypoint
-    /// answers at once, but for the 2 s that it waits for configuration under way. Default 3 s.
+    /// Time to reach a replica of a waypoint while there are others to try, including its response to CONNECT. A
+    /// waypoint responds at once, except for the 2 s that it waits for configuration. Default 3 s.
     pub waypoint_timeout: Duration,
-    /// For the TLS handshake of an HBONE client, certificate included. Default 10 s.
+    /// Time for the TLS handshake of an HBONE client, including its certificate. Default 10 s.
     pub handshake_timeout: Duration,
-    /// TLS handshakes of HBONE clients under way, in all pods together. From one address as many as are free. Default 1024.
+    /// TLS handshakes of HBONE clients at once, in all pods together. One address may have as many as are free. Default
+    /// 1024.
     pub handshakes: usize,
-    /// How long an inbound connection waits for the control plane to say which workload the pod is, before it is refused.
-    /// Default 5 s.
+    /// How long an inbound connection waits for the control plane to send the workload of the pod, before it is
+    /// refused. Default 5 s.
     pub workload_timeout: Duration,
-    /// How long a connection waits for the control plane's news of a destination that is not as it is known: it takes identities only, and
-    /// its redirection has not been heard of; or nothing listens for HBONE there. Then it is as it is known. Default 5 s.
+    /// How long a connection waits for an update about a destination that differs from its record: it accepts
+    /// identities only and its capture has not been received; or its HBONE port is closed. After that the record is
+    /// used. Default 5 s.
     pub skew_timeout: Duration,
-    /// Endpoints of a service tried for one connection; of a waypoint, all that there are until `connect_timeout` is over. Default 3.
+    /// Attempts (endpoints of a service) for one connection; for a waypoint, all replicas until `connect_timeout` is
+    /// over. Default 3.
     pub connect_attempts: usize,
-    /// Open connections of one pod, both directions together. Each peer (the pod itself, an identity, an address in plaintext) may have as
-    /// many as are free: one alone has half. Default 32768.
+    /// Open connections of one pod, both directions together. Each peer (the pod itself, an identity, an address in
+    /// plaintext) may have as many as are free: one alone has half. Default 32768.
     pub connections_per_pod: usize,
-    /// Descriptors for proxied connections, two for each, and for what pods have to be served by. Each pod may have as many as are free.
-    /// Default: eight tenths of RLIMIT_NOFILE, which is raised to its hard limit; where the container has a memory limit, one for 64 KiB of
-    /// it at most.
+    /// Descriptors for proxied connections, two for each, and for serving pods. Each pod may have as many as are free.
+    /// Default: eight tenths of RLIMIT_NOFILE, which is raised to its hard limit; with a memory limit at most one per
+    /// 64 KiB of it.
     pub descriptors: usize,
-    /// Bytes that connections may borrow in all for wide windows, large buffers and what can be said again; each pod and each peer may have as
-    /// much as is free. Past it windows are 64 KiB, buffers 16 KiB and 4 KiB can be said again, and it is counted
-    /// (`ambit_hbone_loans_denied_total`). Default: a quarter of the container's memory limit; 256 MiB where there is none.
+    /// Bytes that connections may borrow in total for wide windows, large buffers and repeatable data; each pod and
+    /// each peer may have as many as are free. Past it, windows are 64 KiB, buffers 16 KiB and repeatable data 4 KiB,
+    /// and the refused loan is counted (`ambit_hbone_loans_denied_total`). Default: a quarter of the container's memory
+    /// limit; 256 MiB without a limit.
     pub memory: usize,
-    /// Used sockets that are kept for the next connection, for each pod and IP version. Default 64.
+    /// Used sockets cached for the next connection, for each pod and IP version. Default 64.
     pub idle_sockets_per_pod: usize,
-    /// The same in all. Default: a tenth of RLIMIT_NOFILE.
+    /// Used sockets cached in total. Default: a tenth of RLIMIT_NOFILE.
     pub idle_sockets: usize,
 }
 
@@ -74,7 +81,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The defaults, with the limits of this process: that of descriptors, which is raised to its hard one, and that of memory.
+    /// The defaults, with the limits of this process: that of descriptors, raised to the hard limit, and that of
+    /// memory.
     pub fn of_process() -> Self {
         let tenth = raise_descriptor_limit() / 10;
         let limits = Self {
@@ -115,7 +123,7 @@ impl Budget {
         }
     }
 
-    /// Takes `amount`, if that much is left.
+    /// Takes `amount` if that much is free.
     pub(crate) fn take(&self, amount: usize) -> Option<BudgetPermit> {
         let fits = |used: usize| used.checked_add(amount).filter(|sum| *sum <= self.limit);
         self.used

@@ -1,4 +1,4 @@
-//! What people and Prometheus see of connections.
+//! Access log and metrics of connections.
 
 mod direction;
 mod metrics;

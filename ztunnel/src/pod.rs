@@ -18,19 +18,19 @@ use tokio_util::task::TaskTracker;
 use crate::limits::Limits;
 use crate::sockets::{PodSockets, Seed, StoreLimits};
 
-/// Who the pod is; replaced when the agent says otherwise.
+/// The agent's record of the pod; replaced when the agent sends another.
 #[derive(Debug)]
 pub(crate) struct PodInfo {
     pub(crate) identity: PodIdentity,
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Who asks for connections of a pod.
+/// The peer that opens connections of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Asker {
-    /// Its own applications.
+    /// The pod's own applications.
     Pod,
-    /// Whoever is not authenticated, or not yet.
+    /// An unauthenticated peer, possibly before its handshake.
     Address(IpAddr),
     /// A peer with a certificate.
     Identity(SpiffeId),
@@ -43,16 +43,16 @@ pub(crate) struct Pod {
     /// Its certificate.
     pub(crate) lease: ArcSwap<IdentityLease>,
     pub(crate) sockets: PodSockets,
-    /// Open connections, and the loops that accept them.
+    /// Open connections, and the accept loops.
     pub(crate) connections: TaskTracker,
     pub(crate) places: Shares<Asker>,
-    /// For descriptors, which all pods share.
+    /// Budget of descriptors, shared by all pods.
     pub(crate) descriptors: Arc<Holder<Arc<str>>>,
-    /// For large buffers.
+    /// Budget of borrowed memory.
     pub(crate) memory: Borrower,
-    /// Nothing new is served.
+    /// Cancelled when the pod accepts no new connections.
     pub(crate) drain: CancellationToken,
-    /// Nothing is served.
+    /// Cancelled when all connections are to end.
     pub(crate) kill: CancellationToken,
     plaintext_peers: PlaintextPeers,
     _descriptors: Share<Arc<str>>,
@@ -86,7 +86,7 @@ impl Pod {
         })
     }
 
-    /// Takes over what the agent says of a pod that is served already.
+    /// Takes over the agent's new record of a pod that is served already.
     pub(crate) fn update(
         &self,
         identity: PodIdentity,
@@ -100,7 +100,7 @@ impl Pod {
         Ok(())
     }
 
-    /// Marks a plaintext peer's address as taken, towards a port of the pod, for as long as the guard lives.
+    /// Marks the address of a plaintext peer as in use, towards a port of the pod, while the guard lives.
     pub(crate) fn plaintext_peer(&self, peer: SocketAddr, port: u16) -> PlaintextPeer {
         let peer = (peer, port);
         *self.plaintext_peers.lock().entry(peer).or_default() += 1;
@@ -110,8 +110,8 @@ impl Pod {
         }
     }
 
-    /// Whether a live plaintext peer of this port has this very address, so that a connection from it would be the peer's to the
-    /// pod's connection tracking.
+    /// Whether a live plaintext peer of this port has exactly this address: the pod's connection tracking could not
+    /// tell a new connection from it apart.
     pub(crate) fn is_plaintext_peer(&self, address: SocketAddr, port: u16) -> bool {
         self.plaintext_peers.lock().contains_key(&(address, port))
     }

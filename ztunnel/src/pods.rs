@@ -1,4 +1,4 @@
-//! All pods served, as the agent wants them.
+//! All pods that the agent has passed.
 
 mod leaving;
 
@@ -26,7 +26,7 @@ pub(crate) struct Pods {
     served: Mutex<HashMap<String, Served>>,
     leaving: Leaving,
     acceptors: TaskTracker,
-    /// No pod is taken any more; set while `served` is locked.
+    /// Set while `served` is locked: no more pods are accepted.
     ending: AtomicBool,
     snapshot_done: AtomicBool,
     connected: AtomicBool,
@@ -63,17 +63,17 @@ impl Pods {
         self.snapshot_done.load(Ordering::Acquire)
     }
 
-    /// Whether there is a node agent.
+    /// Whether a node agent is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
     }
 
-    /// Pods served, and pods whose last connections are awaited.
+    /// Pods served, and pods with remaining connections.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.served.lock().len(), self.leaving.len())
     }
 
-    /// Serves nothing new; resolves when the last connection of all pods has ended.
+    /// Accepts nothing new; resolves when the last connection of all pods has ended.
     pub(crate) async fn drain(&self) {
         let served: Vec<_> = {
             let mut served = self.served.lock();
@@ -93,7 +93,7 @@ impl Pods {
         self.leaving.end_all();
     }
 
-    /// Stops accepting. The listeners themselves are the agent's: they are closed here, never shut down.
+    /// Stops accepting. The listeners belong to the agent: they are closed here, never shut down.
     fn release(&self, served: Served) {
         served.accepting.cancel();
         served.pod.drain.cancel();
@@ -104,7 +104,7 @@ impl Pods {
     fn start(&self, pod: &Arc<Pod>, handed: &Handed) -> std::io::Result<CancellationToken> {
         let accepting = CancellationToken::new();
         let guard = accepting.clone().drop_guard();
-        // The listeners and their connections belong to the threads for connections.
+        // Listeners and their connections belong to the threads for connections.
         let _data = self.proxy.data.enter();
         for (fd, direction) in handed.listeners.iter().zip(DIRECTIONS) {
             let listener = std::net::TcpListener::from(fd.try_clone()?);
@@ -122,7 +122,7 @@ impl Pods {
             let accept = async move {
                 token.run_until_cancelled(accept).await;
             };
-            // One of the pod's connections itself: what it accepts as it ends is still waited for.
+            // This counts as a connection of the pod: connections accepted while it ends are still waited for.
             let accept = self.acceptors.track_future(accept.instrument(span));
             pod.connections.spawn(accept);
         }
@@ -163,7 +163,7 @@ impl PodEvents for Pods {
             .get(&uid)
             .is_some_and(|known| inode(known) != identity.netns_inode);
         if renewed && let Some(former) = served.remove(&uid) {
-            // The pod's sandbox was made anew: sockets of the old one are of no use, and its connections are dead.
+            // The pod's sandbox was replaced: sockets of the old one are useless, and its connections are dead.
             former.pod.kill.cancel();
             former.pod.sockets.close();
             self.release(former);
@@ -244,7 +244,7 @@ impl PodEvents for Pods {
 mod tests {
     use super::*;
 
-    /// Its connections would keep a ztunnel that is to end from ending.
+    /// Otherwise its connections would prevent a stopping ztunnel from ending.
     #[tokio::test]
     async fn a_ztunnel_that_ends_takes_no_pod() {
         let pods = Pods::new(crate::proxy::testing::proxy(false));

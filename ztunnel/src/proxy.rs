@@ -1,4 +1,4 @@
-//! The data path: what happens to an accepted connection.
+//! The data path: from the accepted connection on.
 
 mod authorize;
 mod baggage;
@@ -37,13 +37,13 @@ pub(crate) use denials::Denials;
 use refuse::Arrival;
 pub(crate) use strangers::Strangers;
 
-/// Tells where a redirected connection was going.
+/// Gives the original destination of a redirected connection.
 pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
 
 /// Descriptors of one proxied connection.
 const DESCRIPTORS: usize = 2;
 
-/// What all connections share.
+/// State that all connections share.
 pub(crate) struct Proxy {
     pub(crate) state: Arc<MeshState>,
     pub(crate) certificates: CertificateManager,
@@ -52,25 +52,25 @@ pub(crate) struct Proxy {
     pub(crate) limits: Limits,
     /// By pod.
     pub(crate) descriptors: Shares<Arc<str>>,
-    /// TLS handshakes with those of whom nothing is known, by address.
+    /// TLS handshakes with unauthenticated peers, by address.
     pub(crate) handshakes: Shares<IpAddr>,
     /// For the sockets of pods.
     pub(crate) stores: StoreLimits,
-    /// What this node awaits to hear of pods.
+    /// Updates that this node waits for.
     pub(crate) skew: Skew,
     pub(crate) denials: Denials,
     pub(crate) strangers: Strangers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: bool,
     pub(crate) original_destination: OriginalDestination,
-    /// Where connections run.
+    /// The threads for connections.
     pub(crate) data: Handle,
 }
 
 impl Proxy {
     /// Accepts until the future is dropped. Connections belong to the pod and end with it.
     pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener, pod: Arc<Pod>, direction: Direction) {
-        // It may fail because another process has shut the listener down, too: the agent repairs it.
+        // It can fail because another process shut the listener down; the agent repairs that.
         let mut accepting = AcceptLoop::new(direction.name());
         loop {
             let (tcp, peer) = accepting.next(|| listener.accept()).await;
@@ -135,7 +135,7 @@ impl Proxy {
     }
 }
 
-/// Closes so that the peer sees a reset.
+/// Closes the connection so that the peer gets a reset.
 fn reset(tcp: TcpStream) {
     // The connection may be gone already.
     let _ = tcp.set_zero_linger();
@@ -150,7 +150,7 @@ fn is_own_port(port: u16) -> bool {
     matches!(port, PORT_OUTBOUND | PORT_INBOUND | PORT_HBONE)
 }
 
-/// Where the connection was going: nothing has rewritten it, so the accepted socket has that address itself.
+/// The original destination. Nothing rewrites it, so it is the local address of the accepted socket.
 pub(crate) fn original_destination(tcp: &TcpStream) -> io::Result<SocketAddr> {
     tcp.local_addr().map(canonical)
 }

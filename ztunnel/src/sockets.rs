@@ -1,8 +1,9 @@
-//! Sockets of a pod's network namespace, made without a privilege and without the node agent, from the seeds that it passed.
+//! Sockets of a pod's network namespace, made without privileges and without the node agent, from the seeds that it
+//! passed.
 //!
-//! A *seed listener* on the pod's loopback is transparent and bears the proxy's mark; what it accepts inherits both. So the ztunnel
-//! connects to it, accepts, and dissolves the connection with `connect(AF_UNSPEC)`: what is left is an unconnected socket of that
-//! namespace. A used one is dissolved and used again.
+//! A *seed listener* on the pod's loopback is transparent and has the proxy's mark; accepted sockets inherit both. The
+//! ztunnel connects to it, accepts, and disconnects with `connect(AF_UNSPEC)`: the result is an unconnected socket of
+//! that namespace. A used socket is disconnected and used again.
 
 mod handed;
 mod maker;
@@ -37,12 +38,12 @@ pub(crate) enum SocketError {
     Closed,
 }
 
-/// What the stores of all pods share.
+/// Shared state of the socket caches of all pods.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreLimits {
     /// Idle sockets of one pod and IP version.
     pub(crate) most: usize,
-    /// Idle sockets in all. Past either limit a socket is closed after its use, and counted.
+    /// Idle sockets in total. Past either limit a socket is closed after use, and counted.
     pub(crate) idle: Budget,
     /// `made`, `reused`, `closed`.
     pub(crate) counter: IntCounterVec,
@@ -94,7 +95,7 @@ impl PodSockets {
         }
     }
 
-    /// A socket to connect to `address` with.
+    /// A socket for connecting to `address`.
     pub(crate) async fn take(&self, address: IpAddr, timeout: Duration) -> Result<PodSocket, SocketError> {
         let (store, version) = match address {
             IpAddr::V4(_) => (&self.v4, 4),
@@ -119,7 +120,7 @@ impl PodSockets {
         Ok(PodSocket::new(socket, store))
     }
 
-    /// Closes seeds and idle sockets: the last of them keeps the network namespace of a pod that is gone.
+    /// Closes seeds and idle sockets, since an open socket keeps the network namespace of an ended pod alive.
     pub(crate) fn close(&self) {
         for store in [&self.v4, &self.v6] {
             *store.state.lock() = State {
@@ -139,9 +140,9 @@ impl PodSockets {
 }
 
 impl Store {
-    /// Takes back a socket that has no connection, or one that nobody wants any more.
+    /// Takes back a socket without a connection, or with one that is no longer needed.
     fn give_back(&self, socket: Socket) {
-        // The other options are set for each connection anew.
+        // The other options are set anew for each connection.
         let ready = connect_unspec(&socket).is_ok()
             && socket.set_linger(None).is_ok()
             && socket.set_tcp_notsent_lowat(0).is_ok();
@@ -163,7 +164,7 @@ impl Store {
     }
 }
 
-/// An unconnected socket; dropped, it goes back to its store.
+/// An unconnected socket; dropping it returns it to its cache.
 #[derive(Debug)]
 pub(crate) struct PodSocket {
     socket: Option<Socket>,
@@ -178,13 +179,13 @@ impl PodSocket {
         }
     }
 
-    /// Begins to connect, from the address `from` (which may be another host's) or, where it is unspecified, from the pod's own.
-    /// Returns the address that it has now.
+    /// Begins to connect, from the address `from` (which may be another host's) or, if that is unspecified, from the
+    /// pod's own. Returns the local address.
     pub(crate) fn begin(&self, from: IpAddr, to: SocketAddr) -> io::Result<Option<SocketAddr>> {
         let Some(socket) = &self.socket else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        // Always: what the seed listener accepted would speak from the loopback's address.
+        // Always: a socket accepted from the seed listener would otherwise send from the loopback address.
         socket.bind(&SocketAddr::new(from, 0).into())?;
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
@@ -195,7 +196,7 @@ impl PodSocket {
         Ok(socket.local_addr()?.as_socket())
     }
 
-    /// Waits until the connection stands.
+    /// Waits until the connection is established.
     pub(crate) async fn established(mut self) -> io::Result<PodStream> {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         let socket = self.socket.take().ok_or_else(gone)?;
@@ -223,7 +224,7 @@ impl Drop for PodSocket {
     }
 }
 
-/// A connection that is not there yet; given up, its socket goes back.
+/// A connection that is not established yet; when it is given up, its socket returns to the cache.
 struct Connecting {
     tcp: Option<TcpStream>,
     store: Arc<Store>,
@@ -254,7 +255,7 @@ impl PodStream {
         self.tcp
     }
 
-    /// The connection, whose socket goes back if the connection has ended by then.
+    /// The connection; its socket returns to the cache if the connection has ended by then.
     pub(crate) fn reusable(self) -> ReusableStream {
         ReusableStream {
             tcp: self.tcp,
@@ -284,7 +285,7 @@ impl BorrowMut<TcpStream> for ReusableStream {
 
 impl Drop for ReusableStream {
     fn drop(&mut self) {
-        // One that still has bytes or its end to send goes on by itself: dissolved, it would lose them.
+        // A socket with unsent data or an unsent end closes by itself: disconnecting it would lose the data.
         if has_ended(&self.tcp)
             && let Ok(socket) = self.tcp.as_fd().try_clone_to_owned()
         {
@@ -293,7 +294,7 @@ impl Drop for ReusableStream {
     }
 }
 
-/// Both ends are said and acknowledged, or it was reset.
+/// Both ends are sent and acknowledged, or the connection was reset.
 fn has_ended(tcp: &TcpStream) -> bool {
     let peer = SockRef::from(tcp).peer_addr();
     peer.is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)

@@ -1,4 +1,4 @@
-//! What the control plane has said: workloads and services by address, and the policies that apply to them.
+//! The configuration: workloads and services by address, and the policies that apply to them.
 
 mod dump;
 mod service;
@@ -20,29 +20,29 @@ use tokio::sync::watch;
 pub(crate) use dump::{PolicyDump, ServiceDump, WorkloadDump};
 pub(crate) use service::Service;
 
-/// The metrics' word for a connection to what is bound to a waypoint, when no replica of that was reached.
+/// The metric label for a connection to a destination whose waypoint has no reachable replica.
 pub(crate) const WAYPOINT_UNREACHABLE: &str = "waypoint_unreachable";
 
-/// Where a connection is to go.
+/// The route of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     /// Address and port of the application.
     pub(crate) target: SocketAddr,
-    /// The destination's HBONE port, where the connection goes through it; else it goes to the target in plaintext.
+    /// The destination's HBONE port, if the connection uses HBONE; otherwise it goes to the target in plaintext.
     pub(crate) hbone: Option<SocketAddr>,
-    /// Who is there, if known.
+    /// The workload at the destination, if known.
     pub(crate) workload: Option<Arc<Workload>>,
-    /// The service it was called by, if any.
+    /// The service that the client addressed, if any.
     pub(crate) service: Option<Arc<Service>>,
     /// Counts the connection towards the endpoint's load.
     pub(crate) in_use: Option<InUse>,
-    /// It leads to this waypoint, which is told the target: the workload is the waypoint's.
+    /// The connection leads to this waypoint, and the target is sent to it: the workload is the waypoint's.
     pub(crate) waypoint: Option<Waypoint>,
-    /// There may be other endpoints that would do.
+    /// Other endpoints may be available.
     pub(crate) others: bool,
 }
 
-/// Why a connection can go nowhere.
+/// Why a connection has no route.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum RouteError {
     #[error("{0} has no healthy endpoint")]
@@ -60,7 +60,7 @@ pub(crate) enum RouteError {
 }
 
 impl RouteError {
-    /// The metrics' word for it.
+    /// The label of the metric.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NoHealthyEndpoint(_) => "no_healthy_endpoint",
@@ -79,19 +79,19 @@ impl RouteError {
     }
 }
 
-/// The state of the mesh as this ztunnel knows it.
+/// The state of the mesh, as this ztunnel has received it.
 #[derive(Default)]
 pub(crate) struct MeshState {
-    /// The node that this ztunnel, and so each of its clients, is on.
+    /// The node of this ztunnel, and so of each of its clients.
     node: String,
     mesh: Mesh<Service>,
     authorizations: Authorizations,
-    /// Counts changes that may change a decision.
+    /// Counts changes that may alter a decision.
     authorization_changed: watch::Sender<u64>,
 }
 
 impl MeshState {
-    /// On this node nothing is known yet.
+    /// An empty state for this node.
     pub(crate) fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -99,8 +99,8 @@ impl MeshState {
         }
     }
 
-    /// Sets addresses, then removes others by name. Returns the UIDs of workloads that are gone or live elsewhere now (whose pooled
-    /// connections must not be used again), and what was not understood, by name.
+    /// Sets addresses, then removes others by name. Returns the UIDs of workloads that are removed or have moved (whose
+    /// pooled connections must not be used again), and the resources that were not understood, by name.
     pub(crate) fn apply_addresses(
         &self,
         removed: &[String],
@@ -120,7 +120,7 @@ impl MeshState {
                 invalid.push((name, error, bytes));
             }
         }
-        // A service appears with its endpoints.
+        // A service appears together with its endpoints.
         let set = self.mesh.apply_workloads(workloads, &[]);
         self.mesh.apply_services(services, &[]);
         let gone = self.mesh.apply_workloads(Vec::new(), removed);
@@ -138,7 +138,8 @@ impl MeshState {
         (moved, invalid.collect())
     }
 
-    /// Refuses connections to what could not even be decoded, but for the address of an earlier version of it, which stays in force.
+    /// Refuses connections to resources that could not be decoded, except for the address of an earlier version, which
+    /// stays in force.
     pub(crate) fn refuse_undecodable(&self, name: &str, bytes: &[u8]) {
         if !self.is_known(name) {
             self.mesh.refuse(name, sketch::addresses(bytes));
@@ -161,7 +162,7 @@ impl MeshState {
         rejections
     }
 
-    /// Puts policies in place and takes out those named in `removed`.
+    /// Inserts policies and removes those named in `removed`.
     #[cfg(test)]
     pub(crate) fn apply_policies(&self, set: Vec<Policy>, removed: &[String]) {
         self.authorizations.apply(&set, removed);
@@ -188,8 +189,8 @@ impl MeshState {
         self.authorization_changed.subscribe()
     }
 
-    /// Where a connection from `client` to `destination` goes; endpoints in `tried` (UIDs) are left out. Unknown destinations go there in
-    /// plaintext.
+    /// The route of a connection from `client` to `destination`; endpoints in `tried` (UIDs) are excluded. Unknown
+    /// destinations are reached in plaintext.
     pub(crate) fn route(
         &self,
         client: Option<IpAddr>,
@@ -265,7 +266,7 @@ impl MeshState {
         Some((entry, service, via))
     }
 
-    /// To a replica of the waypoint, which is told `destination`; never past it.
+    /// To a replica of the waypoint, with `destination` as the target; never past the waypoint.
     fn through_waypoint(
         &self,
         bound: &Bound<'_>,
@@ -291,7 +292,7 @@ impl MeshState {
         }
     }
 
-    /// The service that leads to this port of a workload; the first by name where there are several.
+    /// The service that leads to this port of a workload; the first by name if there are several.
     pub(crate) fn service_of(&self, workload: &Workload, target_port: u16) -> Option<Arc<Service>> {
         let leads = |of: &Membership| of.ports.iter().any(|port| port.target_port == target_port);
         let services = workload.services.iter().filter(|(_, of)| leads(of));
@@ -325,7 +326,7 @@ impl Route {
     }
 }
 
-/// The addresses of a workload or service, as they came.
+/// The addresses of a workload or service, as received.
 fn address_bytes(address: &Address) -> Vec<Vec<u8>> {
     match &address.r#type {
         Some(address::Type::Workload(one)) => one.addresses.clone(),
@@ -334,7 +335,7 @@ fn address_bytes(address: &Address) -> Vec<Vec<u8>> {
     }
 }
 
-/// What is bound to a waypoint.
+/// The waypoint of a destination.
 struct Bound<'a> {
     name: &'a dyn std::fmt::Display,
     service: Option<&'a Arc<Service>>,

@@ -1,4 +1,4 @@
-//! What the ztunnel takes from the agent, and what it says of clients, with nothing behind it: for tests.
+//! Parsers of the ztunnel without the rest of it, for tests: the agent's messages, and the header that names a client.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -12,12 +12,12 @@ use http::HeaderMap;
 use crate::broker::{AddError, Broker, PodEvents};
 use crate::sockets::Handed;
 
-/// What the agent's messages lead to.
+/// The effect of the agent's messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The agent has greeted.
+    /// The agent has sent its greeting.
     Connected,
-    /// A pod is to be served with so many descriptors.
+    /// A pod is to be served, with this number of descriptors.
     Add(String, usize),
     /// A pod is no longer to be served.
     Remove(String),
@@ -29,7 +29,7 @@ struct Recorder(Sender<Event>);
 
 impl Recorder {
     fn note(&self, event: Event) {
-        // Whoever listens listens to the end.
+        // Listeners here never close.
         _ = self.0.send(event);
     }
 }
@@ -60,8 +60,8 @@ impl PodEvents for Recorder {
     fn disconnected(&self) {}
 }
 
-/// Talks with an agent at the other end of `channel` until it has gone or broken the protocol; returns what its messages led to, and why
-/// the conversation ended.
+/// Runs a session with an agent at the other end of `channel` until it closes or violates the protocol. Returns the
+/// effects of its messages, and why the session ended.
 pub async fn converse(agent: Channel) -> (Vec<Event>, String) {
     let (sender, events) = channel();
     let broker = Broker {
@@ -74,10 +74,10 @@ pub async fn converse(agent: Channel) -> (Vec<Event>, String) {
     (events.into_iter().collect(), ended)
 }
 
-/// The fields of a CONNECT to a waypoint, from a client that is such a workload.
+/// The headers of a CONNECT to a waypoint, from a client with this workload.
 ///
 /// # Errors
-/// When the workload is none.
+/// When the workload is malformed.
 pub fn connect_fields(client: workload::Workload) -> Result<HeaderMap, Invalid> {
     Workload::try_from(client).map(|client| crate::proxy::baggage_of(&client))
 }

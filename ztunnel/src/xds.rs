@@ -1,4 +1,4 @@
-//! What the control plane sends, into the state.
+//! Applies the control plane's resources to the state.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 
 use crate::state::MeshState;
 
-/// Number of types that are subscribed to.
+/// Number of subscribed types.
 pub(crate) const TYPES: usize = 2;
 
-/// Applies batches; tells when the first complete one of each type has come.
+/// Applies batches, and reports when the first complete response of each type has arrived.
 pub(crate) struct StateUpdater {
     pub(crate) state: Arc<MeshState>,
     pub(crate) pool: HbonePool,
@@ -28,7 +28,7 @@ impl Handler for StateUpdater {
         let (kind, rejections) = match batch.type_url.as_str() {
             TYPE_ADDRESS => (TYPE_ADDRESS, self.addresses(batch)),
             TYPE_AUTHORIZATION => (TYPE_AUTHORIZATION, self.state.apply_authorizations(batch)),
-            // Only these two are subscribed to.
+            // Only these two are subscribed.
             _ => return Vec::new(),
         };
         if complete {

@@ -1,4 +1,4 @@
-//! All parts together, from start to the last connection.
+//! The ztunnel as a whole, from start to its last connection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,30 +33,30 @@ use crate::proxy::{Denials, OriginalDestination, Proxy, Strangers, original_dest
 use crate::state::{MeshState, PolicyDump, ServiceDump, WorkloadDump};
 use crate::xds::{StateUpdater, TYPES};
 
-/// For idle HBONE connections to say good-bye.
+/// Time for idle HBONE connections to close gracefully.
 const POOL_DRAIN: Duration = Duration::from_secs(2);
 
-/// What a ztunnel is made of, where it may be something else in a test.
+/// The parts that a test may replace.
 pub struct Parts {
     /// The control plane's xDS server.
     pub control_plane: Channel,
-    /// The token for it.
+    /// The token for the control plane.
     pub token: TokenFile,
     /// The CA.
     pub certificates: Arc<dyn CertificateSource>,
-    /// Tells where redirected connections were going.
+    /// Gives original destinations.
     pub original_destination: OriginalDestination,
-    /// What it takes on at most.
+    /// The limits.
     pub limits: Limits,
-    /// Where connections run; all else runs where the ztunnel is started.
+    /// The threads for connections; all other tasks run where the ztunnel is started.
     pub data: Handle,
 }
 
 impl Parts {
-    /// The real ones.
+    /// The parts of production.
     ///
     /// # Errors
-    /// When the control plane's URL is none.
+    /// When the URL of the control plane is malformed.
     pub fn of(config: &Config, data: Handle) -> anyhow::Result<Self> {
         let control_plane = control_channel(&config.control.url, &config.control.root_cert)?;
         let token = TokenFile::new(&config.control.token);
@@ -110,7 +110,7 @@ struct ConfigDump {
 }
 
 impl Ztunnel {
-    /// Opens the HTTP ports and starts everything.
+    /// Opens the HTTP ports and starts all tasks.
     ///
     /// # Errors
     /// When a port cannot be opened.
@@ -149,7 +149,7 @@ impl Ztunnel {
             pool: proxy.pool.clone(),
             synced: synced_sender,
         };
-        // In this order: what workloads name should be there before them.
+        // The order matters: resources that workloads name should be there before them.
         let subscriptions = [TYPE_AUTHORIZATION, TYPE_ADDRESS].map(Subscription::wildcard);
         let client = Client::new(
             parts.control_plane,
@@ -212,15 +212,15 @@ impl Ztunnel {
         }));
     }
 
-    /// Whether the control plane and the agent have both said all they know.
+    /// Whether the initial sync with the control plane and with the agent is done.
     pub fn is_ready(&self) -> bool {
         self.shared.not_ready().is_none()
     }
 
-    /// Ends: no new connections, and the open ones get until the drain deadline.
+    /// Ends: accepts no new connections; open ones may end by themselves until the drain deadline.
     pub async fn stop(self) {
         self.shared.draining.store(true, Ordering::Release);
-        // First, so that the agent gives the listeners to the next ztunnel before this one stops to accept.
+        // First, so that the agent passes the listeners to the next ztunnel before this one stops accepting.
         self.broker.cancel();
         let pods = &self.shared.pods;
         let deadline = self.config.drain_deadline;
@@ -231,7 +231,7 @@ impl Ztunnel {
             pods.drain().await;
         }
         self.shutdown.cancel();
-        // Peers that no longer answer are not waited for.
+        // Peers that do not respond are not waited for.
         if tokio::time::timeout(POOL_DRAIN, self.shared.proxy.pool.drain())
             .await
             .is_err()
@@ -288,8 +288,8 @@ impl Shared {
     }
 }
 
-/// Takes pods once it is known where their connections are to go: without configuration, every destination would be one outside
-/// of the mesh. Until then their connections wait, at an older ztunnel's or in the accept queue.
+/// Accepts pods only after the initial sync: without configuration, every destination would count as one outside of the
+/// mesh. Until then their connections wait, at an older ztunnel or in the accept queue.
 async fn serve_pods(agent: Broker<Pods>, mut synced: watch::Receiver<Synced>, shutdown: CancellationToken) {
     let configured = shutdown
         .run_until_cancelled(synced.wait_for(Synced::is_complete))

@@ -1,18 +1,19 @@
-//! Who has an address.
+//! Values by address.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Things by address (or address and port). Of several that claim the same one, the last to claim it has it; when that one goes, the one before has it again.
+/// Values by address (or by address and port). If several claim an address, the last one has it; when that is removed,
+/// the one before has it again.
 #[derive(Debug)]
 pub(crate) struct AddressTable<T, A = IpAddr>(HashMap<A, Holders<T>>);
 
 #[derive(Debug)]
 struct Holders<T> {
     current: Arc<T>,
-    /// The latest last. Hardly ever any.
+    /// The others that claim it, the latest last. Usually empty.
     earlier: Vec<Arc<T>>,
 }
 
@@ -27,7 +28,8 @@ impl<T, A: Hash + Eq> AddressTable<T, A> {
         self.0.get(&address).map(|holders| &holders.current)
     }
 
-    /// `one` has the address from now on. `old` is its version until now: where it had the address, or waits for it, `one` takes its place.
+    /// Gives `one` the address. `old` is its version until now: if that has the address, or is among the others, `one`
+    /// replaces it.
     pub(crate) fn claim(&mut self, address: A, one: &Arc<T>, old: Option<&Arc<T>>) {
         let Some(holders) = self.0.get_mut(&address) else {
             let holders = Holders {
@@ -48,7 +50,7 @@ impl<T, A: Hash + Eq> AddressTable<T, A> {
         }
     }
 
-    /// `one` has the address no more.
+    /// Removes the claim of `one` to the address.
     pub(crate) fn release(&mut self, address: A, one: &Arc<T>) {
         let Some(holders) = self.0.get_mut(&address) else {
             return;

@@ -1,4 +1,4 @@
-//! Which endpoint a client had last.
+//! Session affinity: the endpoint that a client had last.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// So many clients of a service are remembered. The endpoint of one more follows from its address alone, and changes for some clients
-/// when endpoints come or go.
+/// Number of clients remembered for each service. Beyond it, the endpoint follows from the client's address alone, and
+/// changes for some clients when endpoints come or go.
 const CLIENTS: usize = 16_384;
 
 /// A client, and the port of the service.

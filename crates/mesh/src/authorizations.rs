@@ -1,4 +1,4 @@
-//! The rules for connections.
+//! The authorization policies.
 
 use ambit_policy::{Connection, Decision, Policies, Policy, Target};
 use arc_swap::ArcSwap;
@@ -25,12 +25,12 @@ impl Authorizations {
         });
     }
 
-    /// Whether one of that name is in force.
+    /// Whether a policy of that name is in force.
     pub fn has(&self, name: &str) -> bool {
         self.0.load().get(name).is_some()
     }
 
-    /// Whether those that apply to a workload allow a connection to it.
+    /// Whether the policies that apply to a workload allow a connection to it.
     pub fn decide(&self, workload: &Workload, connection: &Connection<'_>) -> Decision {
         let target = Target {
             namespace: &workload.namespace,
@@ -39,7 +39,7 @@ impl Authorizations {
         self.0.load().evaluate(connection, target)
     }
 
-    /// As they are now.
+    /// The current policies.
     pub fn snapshot(&self) -> Arc<Policies> {
         self.0.load_full()
     }

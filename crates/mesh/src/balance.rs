@@ -13,42 +13,42 @@ use crate::load::{InUse, Load};
 use crate::membership::Membership;
 use crate::workload::Workload;
 
-/// What an endpoint is looked for.
+/// The requirements for an endpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     /// The service's port.
     pub port: u16,
-    /// An IPv4 address is preferred; else an IPv6 one.
+    /// An IPv4 address is preferred to an IPv6 one.
     pub v4: bool,
-    /// UIDs of endpoints that are left out.
+    /// UIDs of excluded endpoints.
     pub tried: &'a [Arc<str>],
-    /// Who looks for it.
+    /// The client.
     pub client: Client<'a>,
 }
 
-/// Who an endpoint is looked for.
+/// The client that needs an endpoint.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Client<'a> {
     /// Its address, if known.
     pub address: Option<IpAddr>,
-    /// Its node; empty where it is not known.
+    /// Its node; empty if unknown.
     pub node: &'a str,
-    /// Its zone; empty where it is not known.
+    /// Its zone; empty if unknown.
     pub zone: &'a str,
-    /// The address at which it reaches the service.
+    /// The address by which it reaches the service.
     pub via: Via,
 }
 
-/// The endpoints that are for the client.
+/// Which endpoints suit the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Near<'a> {
-    /// All alike.
+    /// All endpoints equally.
     All,
-    /// Those of the client's node, and no others (`internalTrafficPolicy: Local`).
+    /// Only endpoints of the client's node (`internalTrafficPolicy: Local`).
     Local(&'a str),
-    /// Those with a hint for the client's node; others where none of these can be reached.
+    /// Endpoints with a hint for the client's node; others only if none of these can be reached.
     Node(&'a str),
-    /// Those with a hint for the client's zone; others where none of these can be reached.
+    /// Endpoints with a hint for the client's zone; others only if none of these can be reached.
     Zone(&'a str),
 }
 
@@ -66,24 +66,24 @@ impl Near<'_> {
     }
 }
 
-/// A client that is to keep its endpoint.
+/// A client with session affinity.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sticky<'a> {
     pub(crate) client: IpAddr,
-    /// The UID of the one that it had.
+    /// The UID of its last endpoint.
     pub(crate) kept: Option<&'a str>,
 }
 
-/// An endpoint that was chosen; counts as in use until this is dropped.
+/// A chosen endpoint; counts as in use until this is dropped.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Who is there.
+    /// The workload.
     pub workload: Arc<Workload>,
     /// Address and port of the application.
     pub target: SocketAddr,
-    /// What is known of the endpoint is reported here.
+    /// Results of the connection are reported here.
     pub in_use: InUse,
-    /// There may be other endpoints that would do.
+    /// Other endpoints may be available.
     pub others: bool,
 }
 
@@ -103,7 +103,7 @@ impl Endpoint {
 pub(crate) struct Endpoints {
     healthy: IndexMap<Arc<str>, Candidate>,
     unhealthy: IndexMap<Arc<str>, Candidate>,
-    /// How many of the healthy have hints for zones, and for nodes.
+    /// Number of healthy endpoints with hints for zones, and for nodes.
     hinted: Hinted,
 }
 
@@ -117,7 +117,7 @@ struct Hinted {
 struct Candidate {
     workload: Arc<Workload>,
     membership: Arc<Membership>,
-    /// The workload's, over all of its services.
+    /// The load of the workload, over all of its services.
     load: Arc<Load>,
 }
 
@@ -160,8 +160,8 @@ impl Endpoints {
         }
     }
 
-    /// As kube-proxy has it: hints count where every ready endpoint has one, and one of them is for the client. Those for nodes go
-    /// before those for zones.
+    /// As in kube-proxy: hints count if every ready endpoint has one, and one of them is for the client. Hints for
+    /// nodes precede those for zones.
     fn near<'a>(&self, balancing: &Balancing, query: &Query<'a>) -> Near<'a> {
         let Client { node, zone, via, .. } = query.client;
         if balancing.local && via == Via::ClusterIp {
@@ -178,8 +178,8 @@ impl Endpoints {
         Near::All
     }
 
-    /// Where neither of two drawn at random will do (no such port, tried before, failing), the first that will, from a random one on;
-    /// failing ones only where there is no other.
+    /// If neither of two endpoints drawn at random is suitable (no such port, tried before, failing): the first
+    /// suitable one, starting at a random position; failing ones only if there is no other.
     pub(crate) fn choose(
         &self,
         balancing: &Balancing,
@@ -202,7 +202,7 @@ impl Endpoints {
         }
         let mut rng = rand::rng();
         let first = rng.random_range(0..count);
-        // Another one than the first.
+        // A different one from the first.
         let second = (first + rng.random_range(0..count.max(2) - 1) + 1) % count;
         let now = Instant::now();
         let usable = |index| self.usable(index, fallback_port, query);
@@ -222,8 +222,9 @@ impl Endpoints {
         })
     }
 
-    /// As [`choose`](Self::choose), where not all that will do are alike: failing ones last, and of the others those that are for the client
-    /// first. A sticky client gets the one that it had, or else one that follows from its address, on every proxy the same.
+    /// As [`choose`](Self::choose), but not all suitable endpoints are equal: failing ones come last, and of the others
+    /// those that suit the client come first. A client with affinity gets its last endpoint, or one that follows from
+    /// its address, the same in every proxy.
     fn choose_among(
         &self,
         count: usize,
@@ -278,7 +279,7 @@ impl Endpoints {
     ) -> Option<(&Candidate, SocketAddr)> {
         let candidate = match self.healthy.get_index(index) {
             Some((_, candidate)) => candidate,
-            // What is said of the endpoint itself goes before `publishNotReadyAddresses`, which is about pods.
+            // The slice's condition of the endpoint itself precedes `publishNotReadyAddresses`, which is about pods.
             None => {
                 let (_, candidate) = self.unhealthy.get_index(index - self.healthy.len())?;
                 candidate.membership.ready.is_none().then_some(candidate)?
@@ -287,7 +288,7 @@ impl Endpoints {
         if query.tried.contains(&candidate.workload.uid) {
             return None;
         }
-        // A named target port may be another number on each endpoint, so the endpoint's word goes first.
+        // A named target port may have another number on each endpoint, so the endpoint's own number precedes.
         let own = candidate
             .membership
             .ports

@@ -1,33 +1,33 @@
-//! How a service's endpoints are chosen.
+//! How the endpoints of a service are chosen.
 
 use std::time::Duration;
 
 use ambit_wire::workload as wire;
 use ambit_wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
 
-/// By which of its addresses a service is reached.
+/// By which of its addresses a client reaches a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Via {
     /// Its cluster IP.
     #[default]
     ClusterIp,
-    /// One of `externalIPs`, or a load balancer's: `internalTrafficPolicy` does not count.
+    /// One of `externalIPs`, or a load balancer's: `internalTrafficPolicy` does not apply.
     External,
 }
 
-/// How endpoints of a service are chosen.
+/// How the endpoints of a service are chosen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Balancing {
     /// Endpoints that are not ready are used like ready ones (`publishNotReadyAddresses`).
     pub unready_too: bool,
-    /// Those of other nodes than the client's are never chosen (`internalTrafficPolicy: Local`).
+    /// Endpoints on other nodes than the client's are never chosen (`internalTrafficPolicy: Local`).
     pub local: bool,
-    /// A client keeps its endpoint until it has been quiet for so long (`sessionAffinity: ClientIP`).
+    /// A client keeps its endpoint until it has been idle for this long (`sessionAffinity: ClientIP`).
     pub affinity: Option<Duration>,
 }
 
 impl Balancing {
-    /// With session affinity for so many seconds, if any.
+    /// With session affinity for this number of seconds, if any.
     pub fn with_affinity(self, seconds: u32) -> Self {
         let affinity = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
         Self { affinity, ..self }

@@ -1,4 +1,4 @@
-//! Services, as far as both proxies need the same of them.
+//! The part of a service that both proxies need.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::balancing::Balancing;
 use crate::invalid::{Invalid, ip};
 use crate::workload::Workload;
 
-/// What a proxy knows of a service.
+/// A service, as one proxy needs it.
 pub trait Frontend: fmt::Debug + Send + Sync + 'static {
     /// `<namespace>/<hostname>`, as workloads name it.
     fn key(&self) -> &Arc<str>;
@@ -29,11 +29,11 @@ pub trait Frontend: fmt::Debug + Send + Sync + 'static {
     /// How its endpoints are chosen.
     fn balancing(&self) -> &Balancing;
 
-    /// Where a port leads on endpoints that do not say.
+    /// The target of a port on endpoints without one of their own.
     fn target_port(&self, service_port: u16) -> Option<u16>;
 }
 
-/// A service for as long as it, or an endpoint of it, is known. Either may come first.
+/// A service while it, or an endpoint of it, is in the configuration. Either may come first.
 #[derive(Debug)]
 pub struct ServiceEntry<F> {
     config: ArcSwapOption<F>,
@@ -52,18 +52,18 @@ impl<F> Default for ServiceEntry<F> {
 }
 
 impl<F: Frontend> ServiceEntry<F> {
-    /// The service as it is now; `None` where there is none (any more).
+    /// The current version of the service; `None` if there is none.
     pub fn config(&self) -> Option<Arc<F>> {
         self.config.load_full()
     }
 
-    /// Puts another version in place, under the same key and with the same addresses.
+    /// Replaces the version, under the same key and with the same addresses.
     pub fn set_config(&self, config: Option<Arc<F>>) {
         self.config.store(config);
     }
 
-    /// The better of two endpoints drawn at random: the one with less in use from here that has not failed. Endpoints that the query
-    /// leaves out are never chosen. `None`: no endpoint will do.
+    /// The better of two endpoints drawn at random: the one with less in use from this proxy that has not failed.
+    /// Endpoints that the query excludes are never chosen. `None`: no endpoint is suitable.
     pub fn choose(&self, query: &Query<'_>) -> Option<Endpoint> {
         let config = self.config.load();
         let config = config.as_deref();
@@ -85,7 +85,7 @@ impl<F: Frontend> ServiceEntry<F> {
         Some(endpoint)
     }
 
-    /// Every endpoint, with what is in use of it.
+    /// Every endpoint, with its number of uses.
     pub fn endpoints(&self) -> Vec<(Arc<Workload>, usize)> {
         let endpoints = self.endpoints.read();
         endpoints

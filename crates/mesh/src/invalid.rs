@@ -1,4 +1,4 @@
-//! What is read of all messages alike, and why one is not understood.
+//! Validation that all messages share, and its errors.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub enum Invalid {
     /// An address that is neither a workload nor a service.
     #[error("neither a workload nor a service")]
     Kind,
-    /// The resource must have another name.
+    /// The name of the resource does not match its content.
     #[error("the resource is not named {0:?}")]
     Name(&'static str),
     /// A field that must have a value has none.
@@ -28,7 +28,7 @@ pub enum Invalid {
     /// A duration that is negative or too long.
     #[error("{0} is not a duration")]
     Duration(&'static str),
-    /// A value of a later version.
+    /// A value that this version does not have.
     #[error("{field} has the unknown value {value}")]
     Unknown {
         /// The field.
@@ -36,23 +36,23 @@ pub enum Invalid {
         /// Its value.
         value: i32,
     },
-    /// It needs a reader of a later version.
+    /// The resource requires a later version.
     #[error("it requires {0:?}, which this version does not have")]
     Requires(String),
-    /// Names that make no identity.
+    /// Names that do not form an identity.
     #[error(transparent)]
     Identity(#[from] ParseIdentityError),
 }
 
 impl Invalid {
-    /// Whether no earlier version of it may stay in force either: it was written for later readers.
+    /// Whether no earlier version of the resource may stay in force either: it was written for later versions.
     pub fn is_of_a_later_version(&self) -> bool {
         matches!(self, Self::Requires(_) | Self::Unknown { .. })
     }
 }
 
 /// # Errors
-/// [`Invalid::Requires`] where this version lacks a feature.
+/// [`Invalid::Requires`] if this version lacks a feature.
 pub fn check_requires(requires: &[String]) -> Result<(), Invalid> {
     match features::missing(requires) {
         Some(feature) => Err(Invalid::Requires(feature.to_owned())),
@@ -63,7 +63,7 @@ pub fn check_requires(requires: &[String]) -> Result<(), Invalid> {
 /// An address from its bytes.
 ///
 /// # Errors
-/// [`Invalid::Ip`] where there are neither 4 nor 16.
+/// [`Invalid::Ip`] if there are neither 4 nor 16.
 pub fn ip(bytes: &[u8]) -> Result<IpAddr, Invalid> {
     address(bytes)
         .map(|ip| ip.to_canonical())

@@ -1,11 +1,11 @@
-//! What both proxies know of the mesh, and how they choose among it.
+//! The state of the mesh that both proxies share, and load balancing.
 //!
-//! A proxy keeps one [`Mesh`]: workloads by UID and address, and services by key and virtual address. What a service is besides its
-//! addresses differs between the proxies, so they give it as a [`Frontend`]. [`Authorizations`] are the rules for connections.
-//! [`subscription`] turns what delta xDS delivers into both.
+//! A proxy has one [`Mesh`]: workloads by UID and address, and services by key and virtual address. The content of a
+//! service, apart from its addresses, differs between the proxies, so each provides it as a [`Frontend`].
+//! [`Authorizations`] are the policies for connections. [`subscription`] applies the resources of delta xDS to both.
 //!
-//! Lookups hold a read lock for as long as a hash lookup lasts. Updates are converted before any lock is taken, and applied in slices;
-//! dumps read in slices too.
+//! A lookup holds a read lock only for a hash lookup. Updates are converted before any lock is taken, and applied in
+//! slices; dumps read in slices, too.
 
 mod addresses;
 mod affinity;

@@ -1,4 +1,4 @@
-//! What this proxy knows of a workload from its own connections and requests.
+//! Load and failures of a workload, from this proxy's own connections and requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A workload that failed is avoided for so long, where there are others. The control plane reports a dead node only after much longer,
-/// and until then a workload without connections would look like the best one.
+/// How long a failed workload is avoided while there are others. The control plane reports a dead node only much later;
+/// until then, a workload without connections would look like the best one.
 const AVOIDED: Duration = Duration::from_secs(5);
 
-/// So many bad responses in a row count as a failure: one that fails fast is always idle, and would get most of the requests.
+/// Number of bad responses in a row that count as a failure: a workload that fails fast is always idle, and would get
+/// most of the requests.
 const BAD_RESPONSES: u32 = 5;
 
-/// Connections or requests at a workload, over all of its services, and whether it failed.
+/// Connections or requests at a workload, over all of its services, and its last failure.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     in_use: AtomicUsize,
-    /// Since the last good one.
+    /// Bad responses since the last good one.
     bad_responses: AtomicU32,
     failed: Mutex<Option<Instant>>,
 }
@@ -27,7 +28,7 @@ impl Load {
         self.in_use.load(Ordering::Relaxed)
     }
 
-    /// Whether it failed a short time before `now`.
+    /// Whether it failed shortly before `now`.
     pub(crate) fn is_failing(&self, now: Instant) -> bool {
         let mut failed = self.failed.lock();
         if failed.is_some_and(|at| now.saturating_duration_since(at) >= AVOIDED) {
@@ -36,7 +37,7 @@ impl Load {
         failed.is_some()
     }
 
-    /// Forgets failures: there is news of the workload.
+    /// Forgets failures: an update of the workload has arrived.
     pub(crate) fn forgive(&self) {
         self.bad_responses.store(0, Ordering::Relaxed);
         *self.failed.lock() = None;
@@ -62,7 +63,7 @@ impl InUse {
         self.0.fail();
     }
 
-    /// The workload was reached, but its response says that it can do nothing.
+    /// The workload was reached, but responded that it cannot serve.
     pub fn responded_badly(&self) {
         if self.0.bad_responses.fetch_add(1, Ordering::Relaxed) + 1 >= BAD_RESPONSES {
             self.0.bad_responses.store(0, Ordering::Relaxed);
@@ -70,7 +71,7 @@ impl InUse {
         }
     }
 
-    /// The workload was reached, and did what it was asked.
+    /// The workload was reached and served the request.
     pub fn succeeded(&self) {
         self.0.forgive();
     }

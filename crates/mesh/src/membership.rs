@@ -4,12 +4,12 @@ use ambit_wire::workload as wire;
 
 use crate::invalid::Invalid;
 
-/// A port of a service, and where it leads on its endpoints.
+/// A port of a service, and its target on the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServicePort {
-    /// The service's.
+    /// The port of the service.
     pub service_port: u16,
-    /// The endpoint's. 0: each endpoint says.
+    /// The port of the endpoint. 0: each endpoint has its own.
     pub target_port: u16,
 }
 
@@ -25,21 +25,21 @@ impl TryFrom<wire::Port> for ServicePort {
     }
 }
 
-/// What a workload is to a service in front of it.
+/// A workload's membership in a service.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// Where the service's ports lead.
+    /// Targets of the service's ports.
     pub ports: Box<[ServicePort]>,
-    /// Whether it is ready as the service's endpoint, where that does not follow from the workload.
+    /// Whether it is ready as an endpoint of the service, if that differs from the workload.
     pub(crate) ready: Option<bool>,
-    /// Zones whose clients it is for (`hints.forZones`).
+    /// Zones of clients that it suits (`hints.forZones`).
     pub(crate) zones: Box<[String]>,
-    /// Nodes whose clients it is for (`hints.forNodes`).
+    /// Nodes of clients that it suits (`hints.forNodes`).
     pub(crate) nodes: Box<[String]>,
 }
 
 impl Membership {
-    /// Of a workload that is ready itself, or is not.
+    /// Whether it is ready, for a workload that is itself ready or not.
     pub(crate) fn is_ready(&self, workload: bool) -> bool {
         self.ready.unwrap_or(workload)
     }

@@ -14,7 +14,7 @@ use crate::tables::{Applied, Tables};
 use crate::waypoint::Waypoint;
 use crate::workload::Workload;
 
-/// So many changes are made, or entries read, under one lock.
+/// Number of changes made, or entries read, under one lock.
 const SLICE: usize = 128;
 
 /// Workloads and services, with their indexes.
@@ -37,7 +37,7 @@ impl<F> Default for Mesh<F> {
 impl<F: Frontend> Mesh<F> {
     /// Sets workloads, then removes others by UID or, where there is no workload of the name, services by key.
     ///
-    /// In this order an address that passes from one to another is never nobody's.
+    /// In this order an address that moves from one workload to another always has an owner.
     pub fn apply_workloads(&self, set: Vec<Workload>, removed: &[String]) -> Applied {
         let mut applied = Applied::default();
         let mut set = set.into_iter();
@@ -77,15 +77,15 @@ impl<F: Frontend> Mesh<F> {
         }
     }
 
-    /// Takes out what has this name (a UID, or a service's key); connections to its addresses are refused until something of the name is
-    /// understood. For what came and is not.
+    /// Marks the resource with this name (a UID, or a service's key) as not understood: connections to its addresses
+    /// are refused until a version of it is understood.
     pub fn refuse(&self, name: &str, addresses: Vec<IpAddr>) -> Applied {
         let mut applied = Applied::default();
         self.change(|tables| tables.refuse(name, addresses, &mut applied));
         applied
     }
 
-    /// Whether what is at this address is not understood.
+    /// Whether the resource at this address is not understood.
     pub fn is_refused(&self, address: IpAddr) -> bool {
         self.tables.read().is_refused(address)
     }
@@ -105,8 +105,8 @@ impl<F: Frontend> Mesh<F> {
         self.tables.read().workload(uid).cloned()
     }
 
-    /// Since when the workload of a UID has been asked for as one that is about to join: from the first call on, until it is known as one that
-    /// has joined, or is gone. `None` if it is so already.
+    /// Since when connections have waited for the workload with this UID to join: from the first call on, until the
+    /// workload is known as joined, or is removed. `None` if it has joined already.
     pub(crate) fn joining_since(&self, uid: &str) -> Option<Instant> {
         self.tables.read().joining_since(uid)
     }
@@ -128,12 +128,13 @@ impl<F: Frontend> Mesh<F> {
         Some((Arc::clone(entry), via))
     }
 
-    /// The service of this key (`<namespace>/<hostname>`), or what its endpoints say of one that is not known.
+    /// The service with this key (`<namespace>/<hostname>`); or the memberships of its endpoints, if the service itself
+    /// is missing.
     pub fn service(&self, key: &str) -> Option<Arc<ServiceEntry<F>>> {
         self.tables.read().service(key).cloned()
     }
 
-    /// A replica of a waypoint. The query's port does not matter.
+    /// A replica of a waypoint. The port of the query is ignored.
     pub fn replica(&self, waypoint: &Waypoint, query: &Query<'_>) -> Option<Endpoint> {
         self.tables.read().replica(waypoint, query)
     }
@@ -144,14 +145,14 @@ impl<F: Frontend> Mesh<F> {
         (tables.workload_count(), tables.service_count())
     }
 
-    /// All workloads. Some that come meanwhile may be left out.
+    /// All workloads. May miss some that are added meanwhile.
     pub fn workloads(&self) -> Vec<Arc<Workload>> {
         self.in_slices(Tables::workload_count, |tables, end| {
             tables.workloads_below(end, SLICE).cloned().collect()
         })
     }
 
-    /// All services that are known, with their entries.
+    /// All services in the configuration, with their entries.
     pub fn services(&self) -> Vec<(Arc<F>, Arc<ServiceEntry<F>>)> {
         let entries = self.in_slices(Tables::entry_count, |tables, end| {
             tables.services_below(end, SLICE).cloned().collect()
@@ -162,8 +163,8 @@ impl<F: Frontend> Mesh<F> {
         known.collect()
     }
 
-    /// From the last entry to the first: one that is removed meanwhile is replaced by the last, which has been read. So none is missed,
-    /// though some may come twice.
+    /// From the last entry to the first: a removed entry is replaced by the last one, which has been read already. So
+    /// none is missed, though some may appear twice.
     fn in_slices<T>(
         &self,
         count: impl Fn(&Tables<F>) -> usize,

@@ -1,4 +1,4 @@
-//! Of a workload or service that cannot be decoded: its addresses, if they can be.
+//! Addresses of a workload or service that cannot be decoded.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ struct NetworkAddress {
     address: Vec<u8>,
 }
 
-/// The addresses in an `istio.workload.Address` that are understood, whatever else is in it.
+/// The addresses in an `istio.workload.Address` that can be decoded, whatever else is in it.
 pub fn addresses(bytes: &[u8]) -> Vec<IpAddr> {
     let Ok(Address { workload, service }) = Address::decode(bytes) else {
         return Vec::new();

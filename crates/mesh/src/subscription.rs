@@ -1,4 +1,4 @@
-//! What delta xDS delivers, decoded.
+//! Applies the resources of delta xDS.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Synced {
 }
 
 impl Synced {
-    /// Of so many types nothing has come yet.
+    /// Number of types without a complete response.
     pub fn expecting(types: usize) -> Self {
         Self {
             types,
@@ -27,18 +27,18 @@ impl Synced {
         }
     }
 
-    /// A type has come completely; whether it was the first time.
+    /// A type is complete; returns whether for the first time.
     pub fn received(&mut self, type_url: &'static str) -> bool {
         self.received.insert(type_url)
     }
 
-    /// Whether all have.
+    /// Whether all types are complete.
     pub fn is_complete(&self) -> bool {
         self.received.len() == self.types
     }
 }
 
-/// Resources by name; and those that cannot be decoded.
+/// Resources by name; and those that could not be decoded.
 pub fn decode<M: Message + Default>(resources: Vec<Resource>) -> (Vec<(String, M)>, Vec<Rejection>) {
     let mut decoded = Vec::with_capacity(resources.len());
     let mut rejections = Vec::new();
@@ -60,9 +60,9 @@ pub fn reject(name: String, error: impl fmt::Display) -> Rejection {
 }
 
 impl Authorizations {
-    /// Applies a batch of authorizations. In the place of one that is not understood a closed one is put, where no earlier version is
-    /// there to stay in force, and always in the place of one that a later version is needed for. Of one that cannot even be decoded the name cannot be trusted; who names it is closed, because it is
-    /// missing.
+    /// Applies a batch of authorizations. A closed policy replaces one that is not understood, if no earlier version is
+    /// in force, and always if the policy requires a later version. The name of a policy that cannot be decoded cannot
+    /// be trusted; workloads that name it are closed, because it is missing.
     pub fn apply_batch(&self, batch: Batch) -> Vec<Rejection> {
         let (decoded, mut rejections) = decode::<Authorization>(batch.added);
         let mut policies = Vec::with_capacity(decoded.len());

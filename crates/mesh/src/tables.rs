@@ -1,4 +1,4 @@
-//! The indexes, kept up with every change.
+//! The indexes, updated with every change.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,23 +15,24 @@ use crate::load::Load;
 use crate::waypoint::{At, Waypoint};
 use crate::workload::{Protocol, Workload};
 
-/// What else a change means.
+/// Consequences of a change.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// UIDs of workloads that are gone, or have other addresses or another identity: pooled connections to them must not be used again.
+    /// UIDs of workloads that are removed, or have other addresses or another identity: pooled connections to them must
+    /// not be used again.
     pub moved: Vec<Arc<str>>,
     /// Other policies may apply to a workload than before.
     pub authorization: bool,
-    /// A workload that was bound to a waypoint is so no more, or is elsewhere.
+    /// A workload that was bound to a waypoint is no longer, or has moved.
     pub unbound: bool,
 }
 
-/// A workload, and what is in use of it, which outlives its updates.
+/// A workload, and its load, which outlives updates.
 #[derive(Debug)]
 struct Known {
     workload: Arc<Workload>,
     load: Arc<Load>,
-    /// Since when somebody has waited for it to join. As long as it has not, its updates leave it so.
+    /// Since when connections have waited for it to join. Updates leave this unchanged until it has joined.
     joining: Arc<OnceLock<Instant>>,
 }
 
@@ -43,12 +44,12 @@ pub(crate) struct Tables<F> {
     /// By `<namespace>/<hostname>`.
     services: IndexMap<Arc<str>, Arc<ServiceEntry<F>>>,
     by_vip: AddressTable<ServiceEntry<F>>,
-    /// Addresses outside of the cluster that lead to services, which may share them, each with ports of its own.
+    /// Addresses outside of the cluster that lead to services. Services may share an address, each with its own ports.
     by_external: AddressTable<ServiceEntry<F>, (IpAddr, u16)>,
-    /// What is not understood, by name. Whatever leads there is refused.
+    /// Resources that are not understood, by name. Connections to their addresses are refused.
     refused: HashMap<String, Arc<Vec<IpAddr>>>,
     refused_at: AddressTable<Vec<IpAddr>>,
-    /// Services that are known, not only named by endpoints.
+    /// Number of services in the configuration, without those that only endpoints name.
     service_count: usize,
 }
 
@@ -92,7 +93,7 @@ impl<F: Frontend> Tables<F> {
         self.services.get(key)
     }
 
-    /// What is in the cluster goes before what claims an address outside of it.
+    /// Addresses in the cluster precede claims to addresses outside of it.
     pub(crate) fn service_at(&self, target: SocketAddr) -> Option<(&Arc<ServiceEntry<F>>, Via)> {
         if let Some(entry) = self.by_vip.get(target.ip()) {
             return Some((entry, Via::ClusterIp));
@@ -129,7 +130,7 @@ impl<F: Frontend> Tables<F> {
         self.workloads.len()
     }
 
-    /// With those that are only named by endpoints.
+    /// Includes services that only endpoints name.
     pub(crate) fn entry_count(&self) -> usize {
         self.services.len()
     }
@@ -156,7 +157,8 @@ impl<F: Frontend> Tables<F> {
         }
     }
 
-    /// Takes out what has this name; connections to its addresses are refused until there is something of the name that is understood.
+    /// Marks a resource as not understood: connections to its addresses are refused until a version of it is
+    /// understood.
     pub(crate) fn refuse(&mut self, name: &str, addresses: Vec<IpAddr>, applied: &mut Applied) {
         self.forget_refused(name);
         if !self.remove_workload(name, applied) {
@@ -199,7 +201,7 @@ impl<F: Frontend> Tables<F> {
             load,
             joining,
         });
-        // The pods of the host network share the node's address.
+        // Pods on the host network share the node's address.
         let own = |workload: &Workload| (!workload.host_network).then(|| workload.addresses.clone());
         let addresses = own(&workload).unwrap_or_default();
         for address in &addresses {
@@ -225,7 +227,7 @@ impl<F: Frontend> Tables<F> {
                     }
                 }
             }
-            // It may have been there before, with other policies, and connections to it may have outlived its absence.
+            // It may have existed before, with other policies, and connections to it may have outlived its absence.
             None => applied.authorization = true,
         }
         for (service, membership) in &workload.services {
@@ -235,7 +237,7 @@ impl<F: Frontend> Tables<F> {
         self.workloads.insert(Arc::clone(&workload.uid), known);
     }
 
-    /// Whether there was one.
+    /// Whether it existed.
     pub(crate) fn remove_workload(&mut self, uid: &str, applied: &mut Applied) -> bool {
         let Some(old) = self.workloads.swap_remove(uid) else {
             return false;

@@ -1,4 +1,4 @@
-//! Waypoints: where what is bound to one is reached.
+//! Addresses of waypoints.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,8 +10,8 @@ use ambit_wire::workload::gateway_address::Destination;
 
 use crate::invalid::{ip, service_key};
 
-/// The waypoint that a service or a workload is bound to. Nothing bound is reached past it: an address that makes no sense is one that
-/// cannot be reached.
+/// The waypoint to which a service or a workload is bound. A bound destination is never reached past it: a malformed
+/// address counts as one that cannot be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waypoint {
     pub(crate) at: At,
@@ -66,7 +66,7 @@ impl fmt::Display for At {
 }
 
 impl Waypoint {
-    /// Where it is, in words.
+    /// Its address, for messages.
     pub fn destination(&self) -> String {
         self.at.to_string()
     }

@@ -16,13 +16,13 @@ use crate::waypoint::Waypoint;
 /// How a workload is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// As it is.
+    /// In plaintext.
     Plaintext,
     /// Through its ztunnel, in mutual TLS.
     Hbone,
 }
 
-/// One pod, or another thing with addresses and an identity.
+/// One pod, or another endpoint with addresses and an identity.
 #[derive(Debug)]
 pub struct Workload {
     /// Unique in the mesh.
@@ -33,7 +33,7 @@ pub struct Workload {
     pub namespace: String,
     /// Its addresses, the preferred one first.
     pub addresses: Vec<IpAddr>,
-    /// Who it is.
+    /// Its identity.
     pub identity: SpiffeId,
     /// How it is reached.
     pub protocol: Protocol,
@@ -41,9 +41,9 @@ pub struct Workload {
     pub node: String,
     /// The zone of that node.
     pub zone: String,
-    /// The Deployment or the like that it belongs to.
+    /// The Deployment, or other controller, that it belongs to.
     pub workload_name: String,
-    /// The kind of that, as telemetry names it.
+    /// The kind of that controller, as telemetry names it.
     pub workload_type: &'static str,
     /// `service.istio.io/canonical-name`
     pub canonical_name: String,
@@ -51,13 +51,14 @@ pub struct Workload {
     pub canonical_revision: String,
     /// The cluster it runs in.
     pub cluster: String,
-    /// Whether it is ready for connections.
+    /// Whether it is ready.
     pub healthy: bool,
-    /// It shares its address with its node, which therefore says nothing about it.
+    /// It shares its address with its node, so the address does not identify it.
     pub host_network: bool,
     /// Its own addresses are reached through this waypoint only.
     pub waypoint: Option<Waypoint>,
-    /// Once it is captured, it takes connections with an identity only. Said to waypoints, which are not told who keeps others away.
+    /// Once captured, it accepts connections with an identity only. Sent to waypoints, which do not receive the rules
+    /// that close a pod.
     pub identities_only: bool,
     /// Authorizations that apply to it by name.
     pub authorization_policies: Vec<String>,
@@ -67,12 +68,12 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Where its proxy takes HBONE for `target`; `None` where it is reached in plaintext.
+    /// The HBONE address for `target`; `None` if it is reached in plaintext.
     pub fn hbone_address(&self, target: SocketAddr) -> Option<SocketAddr> {
         (self.protocol == Protocol::Hbone).then(|| SocketAddr::new(target.ip(), PORT_HBONE))
     }
 
-    /// What metrics tell apart: pods of one workload have the same.
+    /// Labels that metrics distinguish: all pods of one workload have the same.
     pub fn series(&self) -> &Arc<str> {
         self.series.get_or_init(|| {
             let Self {

@@ -1,4 +1,4 @@
-//! Who calls, and what callers of that kind may do.
+//! Authentication and permissions of clients.
 
 mod review;
 
@@ -20,17 +20,17 @@ const AGENT: &str = "ambit-agent";
 /// Service account of the ztunnels.
 const ZTUNNEL: &str = "ambit-ztunnel";
 
-/// What a caller is to the control plane.
+/// The kind of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Gets workloads, services and authorizations, and certificates for the pods of its node.
     Ztunnel,
     /// Gets the pods of its node to capture, and reports on them.
     Agent,
-    /// Gets what it serves and nothing else, and certificates of its own identity; reports its load. It stands in a user's namespace;
-    /// which waypoint it is, its pod says ([`PodInfo::waypoint`]).
+    /// Gets the configuration of its waypoint only, and certificates of its own identity; reports its load. It runs in
+    /// a user's namespace; its pod determines which waypoint it is ([`PodInfo::waypoint`]).
     Waypoint,
-    /// The process that writes: gets what waypoints report of their load, and nothing else.
+    /// The operator: gets the load of waypoints, and nothing else.
     Operator,
 }
 
@@ -46,15 +46,15 @@ impl Role {
     }
 }
 
-/// An authenticated caller.
+/// An authenticated client.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) role: Role,
     pub(super) pod: PodInfo,
     pub(super) addresses: Addresses,
-    /// Under way as long as this is there.
+    /// Marks the call as in progress while it exists.
     pub(super) call: Arc<Call>,
-    /// Of the token.
+    /// When the token expires.
     pub(super) expiry: SystemTime,
 }
 
@@ -68,7 +68,7 @@ impl Caller {
         format!("{}/{}", self.pod.namespace, self.pod.name)
     }
 
-    /// Namespace and name of the waypoint that the caller is a replica of.
+    /// Namespace and name of the waypoint of which the client is a replica.
     pub(super) fn waypoint(&self) -> Option<(&str, &str)> {
         let name = self.pod.waypoint.as_deref()?;
         (self.role == Role::Waypoint).then_some((self.pod.namespace.as_str(), name))
@@ -105,7 +105,7 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Finds out who calls, from the bearer token.
+/// Authenticates clients by their bearer tokens.
 pub(super) struct Authenticator {
     system_namespace: String,
     reviews: ReviewCache,
@@ -125,7 +125,7 @@ impl Authenticator {
         }
     }
 
-    /// The caller behind a request's metadata, if it is one that has any business here.
+    /// The client behind a request's metadata, if it may use the control plane.
     pub(super) async fn authenticate(
         &self,
         metadata: &MetadataMap,
@@ -169,7 +169,7 @@ impl Authenticator {
             AGENT if namespace == self.system_namespace => Role::Agent,
             ZTUNNEL if namespace == self.system_namespace => Role::Ztunnel,
             OPERATOR if namespace == self.system_namespace => Role::Operator,
-            // Its pod must be one of a waypoint's, below.
+            // Its pod must be a waypoint's, see below.
             _ => Role::Waypoint,
         };
         if !self.directory.is_ready() {
@@ -185,7 +185,7 @@ impl Authenticator {
         let pod = self.directory.pod(uid);
         let pod =
             pod.ok_or_else(|| refuse(Reason::PodUnknown, format!("the token's pod {uid} is not live")))?;
-        // Token and cache are from the same API server: a difference means that one of them is not what it seems.
+        // Token and cache come from the same API server: if they differ, one of them is not genuine.
         let consistent = pod.namespace == namespace
             && pod.service_account == service_account
             && review.pod_name.as_ref().is_none_or(|name| *name == pod.name)

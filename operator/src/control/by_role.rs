@@ -1,4 +1,4 @@
-//! Configuration streams, with the longest message that the caller's role needs: who calls is found out before anything is decoded.
+//! Configuration streams with a message limit by role: the client is authenticated before anything is decoded.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use super::auth::Role;
 use super::discovery::{Discovery, WHAT};
 
 impl Role {
-    /// A client that reconnects tells the version of each resource that it holds, in one message.
+    /// A client that reconnects sends the version of each resource that it holds, in one message.
     fn longest_request(self) -> usize {
         match self {
             Self::Ztunnel => 64 << 20,
             Self::Agent => 1 << 20,
             Self::Waypoint => 4 << 20,
-            // It may have no configuration, and is told so.
+            // It may subscribe to nothing, and the service responds with that.
             Self::Operator => 4 << 10,
         }
     }
 
-    /// Most names in a request, or subscribed to, of one type.
+    /// Maximum of names in a request, or subscribed, of one type.
     pub(super) fn most_names(self) -> usize {
         match self {
             Self::Ztunnel => 1_000_000,

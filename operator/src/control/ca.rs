@@ -18,24 +18,24 @@ pub use store::{StoreError, load_or_create, stored_root};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROOT_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// Clocks of nodes may be behind ours by as much.
+/// Clocks of nodes may be behind ours by this much.
 const BACKDATE: Duration = Duration::from_secs(120);
 
 /// Why key and certificates cannot be used as a certificate authority.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// The text is not PEM, or not of what is expected.
+    /// The text is not PEM, or has other content.
     #[error("{what} cannot be read: {why}")]
     Unreadable {
-        /// Which of the texts.
+        /// The text concerned.
         what: &'static str,
-        /// What is wrong.
+        /// The cause.
         why: String,
     },
-    /// Key and certificate do not belong together, or the certificate is no authority's.
+    /// Key and certificate do not belong together, or the certificate is not an authority's.
     #[error("{0}")]
     Unfit(&'static str),
-    /// Certificate making failed.
+    /// A certificate could not be created.
     #[error(transparent)]
     Generate(#[from] rcgen::Error),
 }
@@ -43,7 +43,7 @@ pub enum AuthorityError {
 /// Why no certificate is issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// The request is at fault.
+    /// The request is invalid.
     #[error("certificate signing request: {0}")]
     Request(#[from] RequestError),
     /// The authority's own certificate has expired, or signing failed.
@@ -51,7 +51,7 @@ pub enum IssueError {
     Authority(String),
 }
 
-/// A certificate authority: its key, its certificate, and the root under which it stands (its own certificate, unless the key is an
+/// A certificate authority: its key, its certificate, and its root (its own certificate, unless the key is an
 /// intermediate's).
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
@@ -61,7 +61,7 @@ pub struct CertificateAuthority {
     not_after: SystemTime,
 }
 
-/// A leaf certificate and the way to the root.
+/// A leaf certificate and its chain to the root.
 #[derive(Debug, Clone)]
 pub struct Issued {
     /// PEM, leaf first, root last.
@@ -70,7 +70,7 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// What the control plane shows to its callers.
+/// The control plane's serving certificate.
 pub(super) struct ServingCertificate {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
@@ -129,7 +129,7 @@ impl CertificateAuthority {
         })
     }
 
-    /// The root, PEM: what everyone in the mesh trusts.
+    /// The root, PEM, which the whole mesh trusts.
     pub fn root_pem(&self) -> &str {
         &self.root_pem
     }
@@ -139,8 +139,9 @@ impl CertificateAuthority {
         self.not_after
     }
 
-    /// Issues an X.509-SVID for `identity` and the key that signed the request `csr` (PEM, PKCS#10). Everything else in the request is
-    /// ignored. It lasts as long as `requested` (zero: as long as may be), at most `longest`, and not beyond the authority.
+    /// Issues an X.509-SVID for `identity` and the key that signed the request `csr` (PEM, PKCS#10). All other content
+    /// of the request is ignored. It is valid for `requested` (zero: no request), at most for `longest`, and not beyond
+    /// the authority.
     pub fn issue(
         &self,
         csr: &str,

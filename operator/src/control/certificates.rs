@@ -17,7 +17,7 @@ use super::refusal::{Reason, Refusal};
 const WHAT: &str = "a certificate";
 const IDENTITY_FIELD: &str = "ImpersonatedIdentity";
 
-/// `IstioCertificateService`: certificates for the pods of the calling ztunnel's node, and for a waypoint its own.
+/// `IstioCertificateService`: certificates for the pods of a ztunnel's node, and for a waypoint its own.
 pub(super) struct Certificates(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -70,7 +70,7 @@ impl Certificates {
         Ok((identity, issued))
     }
 
-    /// The identity that a ztunnel asks for: of a pod on its node.
+    /// The identity that a ztunnel requests: that of a pod on its node.
     async fn of_node(
         &self,
         caller: &Caller,
@@ -102,7 +102,7 @@ impl Certificates {
     }
 }
 
-/// A waypoint's own identity, which is the only one that it may ask for.
+/// A waypoint's own identity, the only one that it may request.
 fn own(caller: &Caller, request: &IstioCertificateRequest, mesh: &MeshSettings) -> Result<SpiffeId, Refusal> {
     let pod = &caller.pod;
     let own = SpiffeId::new(&mesh.trust_domain, &pod.namespace, &pod.service_account)
@@ -120,7 +120,7 @@ fn own(caller: &Caller, request: &IstioCertificateRequest, mesh: &MeshSettings) 
     }
 }
 
-/// The SPIFFE id that a request names, if it names one.
+/// The SPIFFE id that a request names, if any.
 fn asked_for(request: &IstioCertificateRequest) -> Result<Option<SpiffeId>, String> {
     let fields = request.metadata.as_ref().map(|metadata| &metadata.fields);
     match fields.and_then(|fields| fields.get(IDENTITY_FIELD)) {

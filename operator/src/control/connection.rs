@@ -1,4 +1,4 @@
-//! A client's connection: who it is with, what it is used for, and when it ends.
+//! A client's connection: its peer, its calls, and its end.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -23,23 +23,24 @@ use tracing::debug;
 use super::peers::Place;
 use super::refusal::Addresses;
 
-/// Streams of one connection: a ztunnel's certificate requests come 20 at once.
+/// Streams of one connection: a ztunnel makes 20 certificate requests at once.
 const STREAMS_OF_ONE: u32 = 64;
-/// A caller that has gone without a word is noticed within twice this.
+/// A dead client is detected within twice this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Calls that are under way when streams have been told to end.
+/// Time for calls in progress after streams have been told to end.
 const GRACE: Duration = Duration::from_secs(30);
-/// Between the word that no new stream is taken and the end of those that are open: whoever opens them again does so on a new connection.
+/// Time between the GOAWAY and the end of open streams: clients reopen them over a new connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long connections last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetimes {
-    /// Until the first call of a caller who is known.
+    /// Time until the first call of an authenticated client.
     pub(super) first_call: Duration,
-    /// Without such a call.
+    /// Time without such a call.
     pub(super) idle: Duration,
-    /// In all; each connection's is up to a quarter longer or shorter, so that they do not end together. Clients find their way to new replicas by it.
+    /// Maximum age; that of each connection is up to a quarter longer or shorter, so that they do not end together.
+    /// Through it, clients find new replicas.
     pub(super) age: Duration,
 }
 
@@ -53,22 +54,22 @@ impl Default for Lifetimes {
     }
 }
 
-/// What each call knows of its connection.
+/// The part of a connection that each call has.
 #[derive(Debug, Clone)]
 pub(super) struct Connection(Arc<State>);
 
 #[derive(Debug)]
 struct State {
     addresses: Addresses,
-    /// Of those without a call of a caller who is known.
+    /// The place among connections without a call of an authenticated client.
     stranger: Mutex<Option<Place>>,
-    /// Such calls under way, and whether there has been one.
+    /// Such calls in progress, and whether there has been one.
     calls: watch::Sender<(usize, bool)>,
-    /// Streams are to end.
+    /// Cancelled when streams are to end.
     ended: CancellationToken,
 }
 
-/// A call of a caller who is known, while it is under way.
+/// A call of an authenticated client in progress.
 #[derive(Debug)]
 pub(super) struct Call(Connection);
 
@@ -92,7 +93,7 @@ impl Connection {
         self.0.addresses
     }
 
-    /// A caller who is known calls.
+    /// Begins a call of an authenticated client.
     pub(super) fn call(&self) -> Arc<Call> {
         let stranger = &self.0.stranger;
         drop(stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -103,7 +104,7 @@ impl Connection {
         Arc::new(Call(self.clone()))
     }
 
-    /// Serves it with `routes`, and holds `place` as long as it lasts.
+    /// Serves the connection with `routes`, and holds `place` until it ends.
     pub(super) async fn serve(
         self,
         tls: TlsStream<TcpStream>,
@@ -138,7 +139,7 @@ impl Connection {
             () = sleep(PAUSE) => self.0.ended.cancel(),
         }
         if shutdown.is_cancelled() {
-            // What is under way is finished: the process waits for it.
+            // Calls in progress finish: the process waits for them.
             self.closed(served.await);
         } else if let Ok(result) = timeout(GRACE, served).await {
             self.closed(result);
@@ -171,7 +172,7 @@ impl Connection {
 }
 
 impl Call {
-    /// Resolves when streams of this connection are to end, with what the caller is told.
+    /// Resolves when streams of this connection are to end, with the status for the client.
     pub(super) async fn ended(&self) -> Status {
         self.0.0.ended.cancelled().await;
         Status::unavailable(

@@ -21,10 +21,10 @@ use super::refusal::Reason;
 
 pub(super) const WHAT: &str = "configuration";
 
-/// Delta xDS, as far as the caller's role goes.
+/// Delta xDS, restricted by the client's role.
 pub(super) struct Discovery(pub(super) Arc<Shared>);
 
-/// A caller with an open stream.
+/// A client with an open stream.
 pub(super) struct Subscriber {
     caller: Caller,
     open: StreamGuard,
@@ -51,7 +51,7 @@ impl AggregatedDiscoveryService for Discovery {
         let ending = self.0.ending(&caller);
         let refusing = (Arc::clone(&self.0), caller.clone());
         let requests = request.into_inner().map_err(move |status| match status.code() {
-            // As the decoder has it, of a message longer than the caller may send.
+            // The decoder's error for a message longer than the client may send.
             Code::OutOfRange => {
                 let (shared, caller) = &refusing;
                 caller
@@ -98,7 +98,8 @@ impl xds::Source for Shared {
         }
     }
 
-    /// Settings and Services of a waypoint name policies, workloads authorizations; and a Service has its endpoints when it comes.
+    /// Settings and Services of a waypoint name policies, and workloads name authorizations; a Service arrives after
+    /// its endpoints.
     fn rank(&self, type_url: &str) -> u8 {
         match type_url {
             TYPE_ADDRESS | TYPE_WORKLOAD => 1,
@@ -107,8 +108,8 @@ impl xds::Source for Shared {
         }
     }
 
-    /// A workload that names an authorization which is not there is closed, as is a Service that names a policy: first it stops
-    /// naming it.
+    /// A workload that names a missing authorization is closed, as is a Service that names a missing policy: so first
+    /// the name is removed.
     fn removes_last(&self, type_url: &str) -> bool {
         matches!(type_url, TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY)
     }
@@ -135,7 +136,7 @@ impl xds::Source for Shared {
 }
 
 impl Shared {
-    /// What the calling waypoint itself is told: which one that is, its pod says, and never the request.
+    /// The configuration of the calling waypoint: its pod determines which one, never the request.
     fn of_waypoint(&self, caller: &Caller, type_url: &str) -> Result<Arc<Collection>, Status> {
         let found = caller
             .waypoint()

@@ -1,4 +1,4 @@
-//! When a stream ends by itself: with the token that opened it, with its connection, and with the caller's pod.
+//! The end of a stream: with its token, its connection, or the client's pod.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use super::Shared;
 use super::auth::Caller;
 use super::interfaces::Directory;
 
-/// How often the caller's pod is looked for.
+/// How often the client's pod is looked up.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Shared {
-    /// Resolves when a stream of `caller` is to end, with what it is told.
+    /// Resolves when a stream of `caller` is to end, with the status for it.
     pub(super) fn ending(&self, caller: &Caller) -> BoxFuture<'static, Status> {
         let clock = WallClock::default();
         let since = clock.now();
         let left = caller.expiry.duration_since(since).unwrap_or_default();
-        // Streams that were opened together do not end together. The kubelet renews a token at 80% of its life.
+        // Spread, so that streams opened together do not end together. The kubelet renews a token at 80% of its life.
         let due = since + left.mul_f64(rand::rng().random_range(0.9..1.0));
         let call = Arc::clone(&caller.call);
         let gone = gone(Arc::clone(&self.directory), caller.pod.uid.clone());
@@ -44,7 +44,7 @@ async fn gone(directory: Arc<dyn Directory>, uid: String) {
     }
 }
 
-/// `responses` until `ending`, whose status is the last word.
+/// `responses` until `ending`, whose status is the last item.
 pub(super) fn until<T: Send + 'static>(
     responses: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ending: BoxFuture<'static, Status>,

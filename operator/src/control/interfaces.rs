@@ -4,7 +4,7 @@ use std::time::Duration;
 use ambit_wire::agent::{NodeState, PodReport};
 use ambit_wire::xds::Collection;
 
-/// A pod as the control plane needs to know it.
+/// A pod, as the control plane needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodInfo {
     /// `metadata.uid`.
@@ -13,22 +13,23 @@ pub struct PodInfo {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
-    /// `spec.serviceAccountName`; empty where there is none.
+    /// `spec.serviceAccountName`; empty if absent.
     pub service_account: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,
     /// `spec.hostNetwork`.
     pub host_network: bool,
-    /// Selected for capture: it stands in an enrolled namespace and nothing opts it out.
+    /// To be captured: it is in an enrolled namespace and has not opted out.
     pub enrolled: bool,
-    /// The waypoint (of its namespace) that it is a replica of: it runs as the waypoint's service account, belongs to the Deployment that the
+    /// The waypoint (of its namespace) of which it is a replica: it runs as the waypoint's service account, belongs to
+    /// the Deployment that the operator applied, and the waypoint is desired or drains.
     /// operator applied, and the waypoint is wanted or drains.
     pub waypoint: Option<String>,
     /// UID of the ServiceAccount that the operator applied for that waypoint.
     pub service_account_uid: Option<String>,
 }
 
-/// What the Mesh says about identities.
+/// The Mesh's settings for identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeshSettings {
     /// SPIFFE trust domain.
@@ -37,22 +38,22 @@ pub struct MeshSettings {
     pub leaf_ttl: Duration,
 }
 
-/// Who runs where, from the operator's watch caches.
+/// Pods and settings, from the watch caches.
 pub trait Directory: Send + Sync + 'static {
-    /// Whether all caches have been filled once. Until then callers are told to come again, instead of being refused.
+    /// Whether the initial sync is done. Until then clients are asked to retry, instead of being refused.
     fn is_ready(&self) -> bool;
 
-    /// The pod of this UID; `None` once it is deleted or has ended.
+    /// The pod with this UID; `None` once it is deleted or has ended.
     fn pod(&self, uid: &str) -> Option<PodInfo>;
 
-    /// Some pod on `node` that is live, enrolled, not on the host network, and runs as this service account.
+    /// A pod on `node` that is live, enrolled, not on the host network, and has this service account.
     fn enrolled_pod(&self, node: &str, namespace: &str, service_account: &str) -> Option<PodInfo>;
 
     /// The settings of the Mesh, or the defaults while there is none.
     fn mesh(&self) -> MeshSettings;
 }
 
-/// What one waypoint is told. All of them live as long as the waypoint does.
+/// The configuration of one waypoint. The collections live as long as the waypoint.
 #[derive(Debug, Clone)]
 pub struct WaypointCollections {
     /// `ambit.waypoint.v1.Settings`: one resource, `waypoint`.
@@ -67,8 +68,8 @@ pub struct WaypointCollections {
     pub authorizations: Arc<Collection>,
 }
 
-/// What proxies and agents are told. The collections live as long as the operator: asked twice, the same one is returned. They
-/// become ready once the caches they are made from have been filled.
+/// The configuration of proxies and agents. The collections live as long as the process: two calls return the same one.
+/// They become ready after the initial sync.
 pub trait Sources: Send + Sync + 'static {
     /// `istio.workload.Address`: all workloads (named by uid) and services (named `namespace/hostname`).
     fn addresses(&self) -> Arc<Collection>;
@@ -76,8 +77,8 @@ pub trait Sources: Send + Sync + 'static {
     /// `istio.security.Authorization`, named `namespace/name`: those of the whole mesh, and of namespaces that have pods on the node.
     fn authorizations(&self, node: &str) -> Arc<Collection>;
 
-    /// `ambit.agent.v1.PodCapture` of all pods of one node, named by the pod's UID. For a node without pods, or not known yet: an
-    /// empty collection.
+    /// `ambit.agent.v1.PodCapture` of all pods of one node, named by the pod's UID. For a node without pods, or an
+    /// unknown node: an empty collection.
     fn pod_captures(&self, node: &str) -> Arc<Collection>;
 
     /// `ambit.agent.v1.EnrolledNamespace`, named by the namespace.
@@ -86,7 +87,8 @@ pub trait Sources: Send + Sync + 'static {
     /// `ambit.agent.v1.NodeConfig` of one node: one resource, `node`.
     fn node_config(&self, node: &str) -> Arc<Collection>;
 
-    /// What the waypoint `name` of `namespace` is told; `None` for one that is neither wanted nor has a Service any more.
+    /// The configuration of the waypoint `name` of `namespace`; `None` for one that is not desired and has no Service
+    /// any more.
     fn waypoint(&self, namespace: &str, name: &str) -> Option<WaypointCollections>;
 }
 
@@ -99,21 +101,22 @@ pub struct AgentPod {
     pub name: String,
     /// Its UID.
     pub uid: String,
-    /// The node it speaks for.
+    /// Its node.
     pub node: String,
 }
 
-/// Why a report could not be recorded; the agent reports again later.
+/// Why a report could not be recorded; the agent sends it again later.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct RecordError(pub String);
 
-/// Where agents' reports are recorded. The caller has checked that the pod reported on is the agent's node's.
+/// Records the reports of agents. The caller has checked that the reported pod is on the agent's node.
 #[tonic::async_trait]
 pub trait CaptureSink: Send + Sync + 'static {
-    /// Writes the capture mark, or the failure, on the pod. A pod that is gone by now is no error. No write when nothing changes.
+    /// Writes the capture mark, or the failure, on the pod. A deleted pod is not an error. Writes nothing if nothing
+    /// changes.
     async fn record_pod(&self, pod: &PodInfo, report: &PodReport) -> Result<(), RecordError>;
 
-    /// Records what the agent as a whole has done, on the agent's own pod.
+    /// Records the state of the agent as a whole, on the agent's own pod.
     async fn record_node(&self, agent: &AgentPod, state: NodeState) -> Result<(), RecordError>;
 }

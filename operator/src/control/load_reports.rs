@@ -1,4 +1,4 @@
-//! Load comes up here.
+//! Load reports of waypoints.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::refusal::Reason;
 
 const WHAT: &str = "load reports";
 
-/// `Waypoint`: how much waypoints have to do.
+/// `Waypoint`: the load of waypoints.
 pub(super) struct LoadReports(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -57,7 +57,7 @@ impl Waypoint for LoadReports {
 struct Session {
     caller: Caller,
     load: LoadStream,
-    /// `None` once the stream is over.
+    /// `None` after the stream has ended.
     reports: Option<Streaming<Load>>,
     shutdown: CancellationToken,
 }

@@ -1,4 +1,4 @@
-//! Load goes on to the process that scales waypoints.
+//! Load watches of the operator.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::refusal::Reason;
 
 const WHAT: &str = "load watch";
 
-/// `Loads`: what waypoints report to this replica, for the operator.
+/// `Loads`: the reports that this replica has from waypoints, for the operator.
 pub(super) struct LoadWatches(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -50,7 +50,7 @@ impl Loads for LoadWatches {
 }
 
 struct Session {
-    /// `None` once the stream is over.
+    /// `None` after the stream has ended.
     watch: Option<LoadWatch>,
     shutdown: CancellationToken,
 }

@@ -1,4 +1,4 @@
-//! What waypoints report of their load to this replica, and who watches it.
+//! Load reports of waypoints to this replica, and their watches.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,12 @@ use ambit_wire::waypoint::Load;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Most watches at once: each replica of the operator that leads, or led until a moment ago, has one.
+/// Maximum of watches: each replica of the operator that leads, or led until a moment ago, has one.
 const WATCHES: usize = 16;
-/// Most replicas in one message of a watch.
+/// Maximum of replicas in one message of a watch.
 const BATCH: usize = 1024;
 
-/// The last report of each waypoint's replica whose stream is open.
+/// The last report of each replica of a waypoint whose stream is open.
 #[derive(Debug, Default)]
 pub(super) struct Loads(Mutex<State>);
 
@@ -30,18 +30,19 @@ struct State {
 struct Entry {
     namespace: String,
     waypoint: String,
-    /// The stream that it came on: a replica that reports anew may do so before its old stream has ended.
+    /// The stream of the report: a replica that reconnects may report before its old stream has ended.
     stream: u64,
     in_flight_milli: u64,
     draining: bool,
     at: Instant,
 }
 
-/// What one watch has yet to be sent. It holds no more than there are replicas: those that have a report, and those that it was sent.
+/// Unsent changes of one watch. It has at most one entry per replica: those with a report, and those whose report was
+/// sent.
 #[derive(Debug, Default)]
 struct Watch {
     changed: BTreeSet<String>,
-    /// Replicas that it was sent, and not yet the end of.
+    /// Replicas whose report was sent, and their end not yet.
     sent: HashSet<String>,
     notify: Arc<Notify>,
 }
@@ -65,7 +66,7 @@ impl Loads {
         }
     }
 
-    /// A watch, which begins with what is there; `None` while there are too many.
+    /// A watch, which begins with the current reports; `None` if there are too many.
     pub(super) fn watch(self: &Arc<Self>) -> Option<LoadWatch> {
         let mut state = self.lock();
         if state.watches.len() >= WATCHES {
@@ -91,7 +92,7 @@ impl Loads {
     }
 }
 
-/// Reports of one replica; what it reported last is forgotten when this is dropped.
+/// Reports of one replica; dropping this removes its last report.
 #[derive(Debug)]
 pub(super) struct LoadStream {
     loads: Arc<Loads>,
@@ -146,18 +147,18 @@ impl Drop for LoadStream {
     }
 }
 
-/// What the reports to this replica are, and become.
+/// The reports to this replica, now and when they change.
 #[derive(Debug)]
 pub(super) struct LoadWatch {
     loads: Arc<Loads>,
     number: u64,
     notify: Arc<Notify>,
-    /// The first batch has been taken: it may be empty.
+    /// The first batch has been sent, even if empty.
     begun: bool,
 }
 
 impl LoadWatch {
-    /// What has changed since the last call, as soon as there is something.
+    /// The changes since the last call, as soon as there are any.
     pub(super) async fn next(&mut self) -> Vec<Replica> {
         loop {
             let batch = self.take();
@@ -235,7 +236,7 @@ mod tests {
         }
     }
 
-    /// Replicas and what they reported, in thousandths; `None` where the stream has ended.
+    /// Replicas and their reports, in thousandths; `None` if the stream has ended.
     fn next(watch: &mut LoadWatch) -> Option<Vec<(String, Option<u64>)>> {
         let batch = watch.next().now_or_never()?;
         let shown = |r: Replica| (r.uid, r.report.map(|r| r.in_flight_milli));

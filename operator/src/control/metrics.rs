@@ -89,21 +89,22 @@ impl Metrics {
     }
 }
 
-/// Whose stream it is.
+/// The client of the stream.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Proxy {
     role: &'static str,
     name: String,
 }
 
-/// What is counted of a proxy while it has a stream open. A proxy that comes anew may do so before its old stream has ended.
+/// Counters of a proxy with an open stream. A proxy that reconnects may do so before its old stream has ended.
 #[derive(Default)]
 struct Series {
     streams: usize,
     types: BTreeSet<String>,
 }
 
-/// An open stream, and what is sent on it. With a proxy's last stream its series goes: pods come and go, and series must not pile up.
+/// An open stream, and the resources sent on it. The series of a proxy is removed with its last stream, since pods come
+/// and go.
 pub(super) struct StreamGuard {
     proxy: Proxy,
     open: prometheus::IntGauge,
@@ -147,7 +148,7 @@ impl Drop for StreamGuard {
         }
         for type_url in &series.types {
             let labels = [type_url.as_str(), self.proxy.role, &self.proxy.name];
-            // Fails only where there is no such series.
+            // Fails only if there is no such series.
             let _ = self.metrics.sent.remove_label_values(&labels);
         }
         proxies.remove(&self.proxy);

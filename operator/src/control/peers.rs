@@ -1,20 +1,20 @@
-//! Places by address: one that takes all it can get does not keep the others out.
+//! Places by address: one client cannot take all of them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many places there are.
+/// The number of places.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
     /// For one address.
     pub(super) of_one: usize,
-    /// For all together.
+    /// In total.
     pub(super) of_all: usize,
 }
 
-/// How much each address has under way of something.
+/// The number of places in use by each address.
 #[derive(Debug)]
 pub(super) struct Peers {
     counts: Arc<Mutex<Counts>>,
@@ -28,7 +28,7 @@ struct Counts {
 }
 
 impl Peers {
-    /// With so many places.
+    /// With this number of places.
     pub(super) fn new(most: Limit) -> Self {
         Self {
             counts: Arc::default(),
@@ -36,7 +36,7 @@ impl Peers {
         }
     }
 
-    /// A place for one more of `peer`, unless it has as many as it may, or none is left.
+    /// A place for `peer`, unless its share is used up, or none is left.
     pub(super) fn admit(&self, peer: IpAddr) -> Option<Place> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.by_address.get(&peer).copied().unwrap_or_default();
@@ -52,7 +52,7 @@ impl Peers {
     }
 }
 
-/// Given back when dropped.
+/// Returned when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     counts: Arc<Mutex<Counts>>,
@@ -87,11 +87,11 @@ mod tests {
         let mut places: Vec<_> = (0..32).map(|_| peers.admit(greedy).unwrap()).collect();
         assert!(peers.admit(greedy).is_none());
         drop(peers.admit(other).unwrap());
-        // A place that is given back may be taken again, and nothing is kept of who has gone.
+        // A returned place may be taken again; addresses without places are forgotten.
         places.pop();
         places.push(peers.admit(greedy).unwrap());
         assert!(peers.admit(greedy).is_none());
-        // All together have as many as there are, whoever has them.
+        // The total limits all addresses together.
         places.extend((0..8).map(|_| peers.admit(other).unwrap()));
         assert!(peers.admit("10.0.0.3".parse().unwrap()).is_none());
         drop(places);

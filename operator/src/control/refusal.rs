@@ -17,9 +17,9 @@ pub(super) enum Reason {
     NotOwnIdentity,
     TrustDomain,
     BadRequest,
-    /// More than a caller may have.
+    /// Past a limit.
     Limit,
-    /// Not the caller's fault; it may come again.
+    /// Not the client's fault; it may retry.
     Unavailable,
 }
 
@@ -73,7 +73,7 @@ impl Addresses {
     }
 }
 
-/// A call that is not served.
+/// A refused call.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,
@@ -83,7 +83,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Logs and counts the refusal; the status for the caller says who was refused what, and why.
+    /// Logs and counts the refusal; the status for the client has the client, the subject and the reason.
     pub(super) fn record(self, metrics: &Metrics, what: &'static str) -> Status {
         let Self {
             reason,

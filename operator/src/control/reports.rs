@@ -23,7 +23,7 @@ const AT_ONCE: usize = 32;
 /// Reports of one agent waiting to be recorded; more are not read until there is room.
 const WAITING: usize = 1024;
 
-/// `NodeAgent`: what agents captured, on its way to the pods' annotations.
+/// `NodeAgent`: reports of agents, which are recorded as annotations of pods.
 pub(super) struct Reports(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
@@ -64,13 +64,13 @@ impl NodeAgent for Reports {
     }
 }
 
-/// One agent's stream. Reports on one pod are recorded in their order, those on different pods at once.
+/// One agent's stream. Reports about one pod are recorded in order, those about different pods at once.
 struct Session {
     recorder: Arc<Recorder>,
     shutdown: CancellationToken,
-    /// `None` once the agent has said everything, or the stream has failed.
+    /// `None` once the agent has ended its side, or the stream has failed.
     reports: Option<Streaming<CaptureReport>>,
-    /// Keyed by pod UID (empty: the node), there while a record of it is under way.
+    /// By pod UID (empty: the node); present while a record is in progress.
     queues: HashMap<String, VecDeque<CaptureReport>>,
     waiting: usize,
     under_way: FuturesUnordered<BoxFuture<'static, (String, CaptureAck)>>,
@@ -184,7 +184,7 @@ impl Recorder {
         let (shared, uid) = (&self.shared, &report.uid);
         let find = || shared.directory.pod(uid);
         let pod = match report.state() {
-            // Nothing to say of a pod that is gone.
+            // A deleted pod has nothing to record.
             CaptureState::Releasing | CaptureState::Released => match find() {
                 Some(pod) => pod,
                 None => return Ok(()),

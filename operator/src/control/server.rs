@@ -30,11 +30,12 @@ use super::metrics::Metrics;
 use super::reports::Reports;
 use super::serving::TlsListener;
 
-/// How long a pod that someone speaks of may take to show in this replica's caches.
+/// How long to wait for a pod that is not in this replica's caches yet.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
-/// A request for a certificate, a report on a pod, the load of a waypoint; those for configuration are limited by role.
+/// Maximum of a certificate request, a report about a pod, and the load of a waypoint; configuration messages are
+/// limited by role.
 const LONGEST_MESSAGE: usize = 256 << 10;
-/// A request to watch loads says nothing.
+/// Maximum of a request to watch loads, which is empty.
 const LONGEST_WATCH: usize = 1 << 10;
 
 /// Why the control plane does not serve.
@@ -51,25 +52,25 @@ pub enum ControlPlaneError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// What the control plane is made of.
+/// The parts of the control plane.
 pub struct ControlPlaneParts {
     /// The namespace of Ambit's own pods: agents and ztunnels are service accounts of it.
     pub system_namespace: String,
-    /// The DNS names that callers know the control plane by.
+    /// The DNS names of the control plane.
     pub serving_names: Vec<String>,
     /// Signs serving and workload certificates.
     pub authority: Arc<CertificateAuthority>,
-    /// Says whose a token is.
+    /// Reviews tokens.
     pub reviewer: Arc<dyn TokenReviewer>,
-    /// Who runs where.
+    /// Pods and settings.
     pub directory: Arc<dyn Directory>,
-    /// What callers are told.
+    /// The configuration.
     pub sources: Arc<dyn Sources>,
-    /// Where agents' reports go.
+    /// Records the reports of agents.
     pub sink: Arc<dyn CaptureSink>,
 }
 
-/// The names under which the Service `ambit-control` of `namespace` is reached, in a cluster whose Services' names end in `cluster_domain`.
+/// The names of the Service `ambit-control` of `namespace`, in a cluster with the Service domain `cluster_domain`.
 pub fn service_names(namespace: &str, cluster_domain: &str) -> Vec<String> {
     let service = format!("{CONTROL}.{namespace}");
     vec![
@@ -99,7 +100,7 @@ pub(super) struct Shared {
 }
 
 impl ControlPlane {
-    /// Puts the parts together; its metrics go to `registry`. It serves until `shutdown`.
+    /// Puts the parts together; registers metrics in `registry`. Serves until `shutdown`.
     pub fn new(
         parts: ControlPlaneParts,
         registry: &Registry,
@@ -131,8 +132,8 @@ impl ControlPlane {
         })
     }
 
-    /// Serves on `listener` until the shutdown given at the start; then ends all streams, so that callers go to another replica, and
-    /// finishes what is under way.
+    /// Serves on `listener` until the shutdown; then ends all streams, so that clients connect to another replica, and
+    /// finishes calls in progress.
     pub async fn run(self, listener: TcpListener) -> Result<(), ControlPlaneError> {
         let Self {
             shared,
@@ -158,7 +159,7 @@ impl ControlPlane {
 }
 
 impl Shared {
-    /// Who makes a call; a refusal is recorded.
+    /// Authenticates the client of a call; a refusal is recorded.
     pub(super) async fn caller(
         &self,
         metadata: &MetadataMap,
@@ -171,10 +172,10 @@ impl Shared {
         authenticated.map_err(|refusal| refusal.record(&self.metrics, what))
     }
 
-    /// What `find` finds among the pods of `node`, at once or shortly: proxies hear of a pod from its node, and may be faster than the
-    /// API server's watch.
+    /// Finds a pod of `node`, at once or shortly: proxies get a pod from its node, possibly before the API server's
+    /// watch.
     pub(super) async fn once_known<T>(&self, node: &str, find: impl Fn() -> Option<T>) -> Option<T> {
-        // Held, so that its owner does not give it up as unused meanwhile.
+        // Held, so that its owner does not drop it as unused meanwhile.
         let pods = self.sources.pod_captures(node);
         let mut changed = pods.subscribe();
         let found = timeout(KNOWN_WITHIN, async {

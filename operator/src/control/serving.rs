@@ -24,18 +24,19 @@ use super::peers::{Limit, Peers};
 use super::refusal::Reason;
 use super::server::ControlPlaneError;
 
-/// Serving certificates last a day.
+/// Lifetime of serving certificates.
 const RENEW_AFTER: Duration = Duration::from_secs(12 * 3600);
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections that have not finished their handshake; more wait in the listen queue.
+/// Connections before the end of their handshake; more wait in the listen queue.
 const HANDSHAKES_AT_ONCE: usize = 512;
-/// Connections of one address, and of all, without a call of a caller who is known: whoever opens connections and says nothing keeps nobody out.
+/// Connections of one address, and of all, without a call of an authenticated client: idle strangers cannot take all
+/// places.
 pub(super) const STRANGERS: Limit = Limit {
     of_one: 32,
     of_all: 2048,
 };
-/// Connections of one address, which may be a whole node's where the network translates addresses; and of all.
+/// Connections of one address, which may be that of a whole node if the network translates addresses; and of all.
 pub(super) const CONNECTIONS: Limit = Limit {
     of_one: 512,
     of_all: 16_384,
@@ -119,12 +120,12 @@ impl TlsListener {
                 }
             }
         }
-        // Nobody is accepted any more; what is under way is finished.
+        // No connection is accepted any more; calls in progress finish.
         drop((self.listener, handshakes));
         while open.join_next().await.is_some() {}
     }
 
-    /// Renews the certificate; when to do so again.
+    /// Renews the certificate; returns the time of the next renewal.
     fn renew(&self) -> Duration {
         match certified_key(&self.authority, &self.names) {
             Ok(key) => {

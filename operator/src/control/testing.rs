@@ -1,4 +1,4 @@
-//! A control plane in memory, with made-up pods and tokens, and clients of it.
+//! A control plane in memory, with invented pods and tokens, and clients.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use super::connection::Lifetimes;
 use super::*;
 
-/// A token that says of itself that it expires in an hour, told apart by `name`.
+/// A token that expires in an hour by its own content, distinguished by `name`.
 pub(crate) fn token(name: &str) -> String {
     token_until(name, SystemTime::now() + Duration::from_secs(3600))
 }
@@ -78,7 +78,7 @@ impl Cluster {
         self.pods.lock().unwrap().remove(uid);
     }
 
-    /// A token of the pod, which is added too.
+    /// A token of the pod, which is added to the cluster, too.
     pub(crate) fn token_of(&self, pod: PodInfo) -> String {
         let token = token(&pod.uid);
         self.know(&token, review_of(&pod));
@@ -99,12 +99,12 @@ impl Cluster {
         ))
     }
 
-    /// A token of the process that writes.
+    /// A token of the operator.
     pub(crate) fn operator(&self) -> String {
         self.token_of(pod("ambit-system", "operator", "ambit-operator", "one"))
     }
 
-    /// A token of a replica of a waypoint, which serves the Service `name` and nothing else.
+    /// A token of a replica of a waypoint that serves only the Service `name`.
     pub(crate) fn waypoint(&self, namespace: &str, name: &str) -> String {
         let one = |resource: String| {
             let collection = Collection::new();
@@ -219,7 +219,7 @@ impl Sources for Cluster {
     }
 }
 
-/// Passes on what is to be recorded; fails for pods named `unwritable`.
+/// Passes on the records; fails for pods named `unwritable`.
 pub(crate) struct Sink(mpsc::UnboundedSender<(String, String)>);
 
 #[tonic::async_trait]
@@ -265,7 +265,7 @@ impl Running {
         Self::with_all(&cluster, Arc::clone(&cluster) as _, lifetimes).await
     }
 
-    /// What callers are told is in `sources`; who they are, the cluster says.
+    /// Configuration comes from `sources`, pods from the cluster.
     pub(crate) async fn serving(cluster: &Arc<Cluster>, sources: Arc<dyn Sources>) -> Self {
         Self::with_all(cluster, sources, Lifetimes::default()).await
     }
@@ -276,7 +276,7 @@ impl Running {
         Self::on(listener, authority, cluster, sources, lifetimes)
     }
 
-    /// A replica on `listener`, of those that have this authority.
+    /// A replica on `listener`, with this authority.
     pub(crate) fn replica(
         listener: TcpListener,
         authority: &Arc<CertificateAuthority>,

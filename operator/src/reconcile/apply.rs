@@ -1,4 +1,4 @@
-//! Server-Side Apply of what is wanted, where it differs from what was applied.
+//! Server-Side Apply of desired objects that differ from the last applied ones.
 
 mod contest;
 mod owned;
@@ -50,12 +50,12 @@ impl Rendered {
     }
 }
 
-/// What proves that an object that is there is the operator's, when it was not applied by this replica since it leads.
+/// Proof that an existing object is the operator's, if this replica has not applied it since it leads.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Proof<'a> {
-    /// Its labels: nobody's rights follow from the object, or only administrators of the mesh can write in its namespace.
+    /// Its labels: no rights follow from the object, or only administrators of the mesh can write in its namespace.
     Labels,
-    /// This UID, from the register; none: whatever is there is somebody else's.
+    /// This UID, from the register; without one, any existing object is somebody else's.
     Uid(Option<&'a str>),
 }
 
@@ -66,17 +66,17 @@ struct Id {
     name: String,
 }
 
-/// An object as applying it, or finding it as wanted, left it.
+/// An object after it was applied, or found to be as desired.
 #[derive(Clone, Debug)]
 struct Left {
     hash: String,
     /// The object at that time.
     object: Live,
-    /// The watch has seen it so: when it is not there any more, somebody has deleted it.
+    /// The watch has shown it since: if it is missing later, somebody has deleted it.
     seen: bool,
 }
 
-/// What was applied, so that nothing is written twice.
+/// The last applied objects, so that nothing is written twice.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     objects: Mutex<HashMap<Id, Left>>,
@@ -84,13 +84,13 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    /// Forgets everything: what the watches show is believed, and applied again where its hash is another, or somebody has changed what was
-    /// applied.
+    /// Forgets everything: objects are taken as the watches show them, and are applied again if their hash differs, or
+    /// if somebody changed an applied field.
     pub(super) fn forget(&self) {
         self.lock().clear();
     }
 
-    /// Forgets one object: what the watch shows of it is believed.
+    /// Forgets one object: it is taken as the watch shows it.
     pub(super) fn forget_one(&self, gvk: &GroupVersionKind, namespace: &str, name: &str) {
         self.lock().remove(&Id {
             kind: gvk.kind.clone(),
@@ -99,13 +99,13 @@ impl Applied {
         });
     }
 
-    /// Keeps of a namespace's objects those that `stays` of kind and name.
+    /// Of a namespace's objects, keeps those for which `stays` holds (by kind and name).
     pub(super) fn retain(&self, namespace: &str, stays: impl Fn(&str, &str) -> bool) {
         self.lock()
             .retain(|id, _| id.namespace != namespace || stays(&id.kind, &id.name));
     }
 
-    /// An object as applying it, or finding it as wanted, left it; `None` when that was not done here.
+    /// An object after it was applied here, or found to be as desired; `None` if neither happened here.
     pub(super) fn left(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
         let id = Id {
             kind: kind.to_owned(),
@@ -115,15 +115,17 @@ impl Applied {
         Some(self.lock().get(&id)?.object.clone())
     }
 
-    /// The version (see [`Live::version`]) that an object was left at; `None` when that was not done here.
+    /// The version (see [`Live::version`]) of an object after that; `None` if it did not happen here.
     pub(super) fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<i64> {
         self.left(kind, namespace, name)?.version
     }
 
-    /// Applies `wanted`, unless it is known to be as wanted: `live` is what the watch shows of it, and may be behind.
+    /// Applies `wanted`, unless the object is known to be as desired. `live` is the object that the watch shows, and
+    /// may lag.
     ///
-    /// An object that the watch does not show, and that was not just applied here, may be somebody else's: it is looked at first, and left
-    /// alone if so. It may also be the operator's own, and have lost the label that the watch goes by.
+    /// If the watch does not show an object, and it was not just applied here, it may be somebody else's: it is read
+    /// first, and is not changed in that case. It may also be the operator's own, without the label that the watch
+    /// selects by.
     pub(super) async fn apply(
         &self,
         client: &Client,
@@ -133,7 +135,7 @@ impl Applied {
         self.apply_proven(client, wanted, live, Proof::Labels).await
     }
 
-    /// The same of an object of which `proof` says whose it is.
+    /// The same for an object whose origin `proof` proves.
     pub(super) async fn apply_proven(
         &self,
         client: &Client,
@@ -146,7 +148,7 @@ impl Applied {
         let (before, uid, overwritten) = {
             let mut objects = self.lock();
             let left = objects.get(&id).cloned();
-            // What the watch has seen and does not show any more is gone: who has the name now is not known.
+            // An object that the watch has shown and no longer shows is deleted: the name may have another owner now.
             let known = left.as_ref().is_some_and(|left| !left.seen);
             let uid = left.as_ref().and_then(|left| left.object.uid.clone());
             let (uid, live) = match (proof, &left) {
@@ -156,7 +158,7 @@ impl Applied {
                 }
                 _ => (uid, live),
             };
-            // What others add to it is theirs; what they take of it is not.
+            // Fields that others add are theirs; fields of ours that they change are restored.
             let overwritten = left.as_ref().is_some_and(|left| left.hash == hash)
                 && live.is_some_and(|live| !live.owned.covers(&wanted.object));
             match settled(&hash, &wanted.object, left, live) {
@@ -215,7 +217,7 @@ impl Applied {
             let (applied, created) = patch(client, &api, &name, &parameters, &object)
                 .await
                 .map_err(failed)?;
-            // Somebody made one of that name since it was looked for.
+            // Somebody created an object of that name since it was read.
             if found.is_none() && !created {
                 return Err(ReconcileError::Taken { what: what() });
             }
@@ -256,7 +258,7 @@ impl Applied {
         self.lock().insert(id, left);
     }
 
-    /// Deletes an object that the watch shows, or that was applied here, if it is still that very one.
+    /// Deletes an object that the watch shows, or that was applied here, if its UID is still the same.
     pub(super) async fn delete(
         &self,
         client: &Client,
@@ -287,7 +289,7 @@ impl Applied {
         Ok(())
     }
 
-    /// Whether nothing is remembered.
+    /// Whether no object is recorded.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
@@ -302,7 +304,7 @@ impl Applied {
     }
 }
 
-/// Applies an object; also whether that has created it.
+/// Applies an object; also returns whether that created it.
 async fn patch(
     client: &Client,
     api: &Api<DynamicObject>,
@@ -326,16 +328,17 @@ async fn patch(
     Err(kube::Error::Api(refused.boxed()))
 }
 
-/// Whether an object is as wanted, by what was left and what the watch shows; then what to remember of it.
+/// Whether an object is as desired, by the last applied and the live one; in that case also the record to keep.
 fn settled(hash: &str, wanted: &Value, left: Option<Left>, live: Option<&Live>) -> Result<Left, ()> {
     let as_wanted = match (&left, live) {
         (None, None) => false,
-        // After a start: what stands there was made from the same, so the replica before has done it; and nobody has changed it since.
+        // After a start: the existing object was made from the same desired state by an earlier leader, and nobody has
+        // changed it since.
         (None, Some(live)) => live.hash.as_deref() == Some(hash) && live.owned.covers(wanted),
         (Some(left), _) if left.hash != hash => false,
-        // The watch is behind; or the object is deleted.
+        // The watch lags, or the object is deleted.
         (Some(left), None) => !left.seen,
-        // Somebody has made it anew, or written to it.
+        // Somebody has created it anew, or has written to it.
         (Some(left), Some(live)) => live.uid == left.object.uid && live.version <= left.object.version,
     };
     if !as_wanted {
@@ -355,7 +358,7 @@ fn settled(hash: &str, wanted: &Value, left: Option<Left>, live: Option<&Live>) 
 }
 
 impl Live {
-    /// What is needed of an object's metadata.
+    /// The fields of an object's metadata that are needed.
     pub(super) fn of(meta: &ObjectMeta) -> Self {
         let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).cloned();
         let number = |text: &String| text.parse().ok();
@@ -373,7 +376,7 @@ impl Live {
     }
 }
 
-/// A short text that differs where values do.
+/// A short text that differs if values differ.
 pub(super) fn hash(value: &Value) -> String {
     let mut text = String::new();
     for byte in Sha256::digest(value.to_string()).iter().take(16) {

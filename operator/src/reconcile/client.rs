@@ -1,4 +1,4 @@
-//! Clients of the API server whose every request ends: with a response, or with an error after a limit.
+//! Clients of the API server whose every request ends: with a response, or with an error after a time limit.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// A page of a list, and the beginning of a watch, get a response within this time.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 
-/// Why a request was not sent, or was given up.
+/// Why a request was not sent, or was abandoned.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The API server did not respond in time.
     #[error("the API server did not respond within {0:?}")]
     Late(Duration),
-    /// This replica may not write any more.
+    /// This replica no longer leads, and must not write.
     #[error("this replica no longer leads: the request was not sent")]
     NotLeading,
 }
@@ -35,7 +35,7 @@ impl Requests {
     /// Registers the counter.
     ///
     /// # Errors
-    /// When one of its name is registered already.
+    /// When the registry has a counter of this name.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let opts = Opts::new(
             "ambit_operator_api_requests_total",
@@ -51,7 +51,7 @@ impl Requests {
     }
 }
 
-/// A client of the same server, each of whose requests ends. `health` is notified of lists and watches that begin.
+/// A client of the same server whose requests all end. `health` is notified of lists and watches that begin.
 pub fn bounded(client: &Client, requests: &Requests, health: &Health) -> Client {
     let (inner, requests, health) = (client.clone(), requests.clone(), health.clone());
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -82,7 +82,7 @@ pub fn bounded(client: &Client, requests: &Requests, health: &Health) -> Client 
     Client::new(service, client.default_namespace())
 }
 
-/// A client of the same server that sends what writes only while this replica leads: that is looked at before each request.
+/// A client of the same server that sends writes only while this replica leads, which is checked before each request.
 pub(super) fn fenced(client: &Client, leadership: &Leadership) -> Client {
     let (inner, leadership) = (client.clone(), leadership.clone());
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -97,7 +97,7 @@ pub(super) fn fenced(client: &Client, leadership: &Leadership) -> Client {
     Client::new(service, client.default_namespace())
 }
 
-/// What a list or a watch is of: its path and its selectors, without the page or the version that it begins at.
+/// The subject of a list or a watch: its path and its selectors, without the page or the start version.
 fn listed(request: &Request<Body>) -> Option<String> {
     let query = request.uri().query().unwrap_or_default();
     let parameters = || query.split('&').filter_map(|p| Some((p, p.split_once('=')?.0)));
@@ -148,7 +148,7 @@ mod tests {
         let api = maps(bounded(&server.client(), &requests, &health));
         let register = WatchParams::default().labels("ambit.dev/register=waypoints");
         let named = WatchParams::default().fields("metadata.name=ambit-data-plane");
-        // What they answer is not what this is about.
+        // Responses do not matter here.
         let _ = api.watch(&register, "1").await;
         let _ = api.watch(&named, "1").await;
         for version in 2..100 {
@@ -160,7 +160,7 @@ mod tests {
             stuck.contains("labelSelector=ambit.dev%2Fregister%3Dwaypoints"),
             "{stuck}"
         );
-        // It comes round: first its list, then its watch.
+        // The watch restarts: first its list, then its watch.
         let _ = api
             .list(
                 &ListParams::default()

@@ -4,25 +4,25 @@ use ambit_crds::labels;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-/// Longest message that the API takes, in bytes.
+/// Maximum length of a message in the API, in bytes.
 const LONGEST: usize = 32_768;
 
-/// What a status says of its object. It is ready where nothing is being changed and nobody should look: tools that go by Ready and those that go
-/// by Degraded agree.
+/// The verdict of a status. It is ready if no change is in progress and no person should look; so tools that use Ready
+/// and tools that use Degraded agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
-    /// Something is being changed.
+    /// A change is in progress.
     pub(super) progressing: bool,
     /// A person should look.
     pub(super) degraded: bool,
-    /// Why, in one word: the reason of Ready, and of the others where they are true.
+    /// The reason, in one word: of Ready, and of the other conditions if they are true.
     pub(super) reason: &'static str,
-    /// Why, and what to do.
+    /// The cause and the remedy.
     pub(super) message: String,
 }
 
 impl Finding {
-    /// All is well.
+    /// Ready.
     pub(super) fn ready(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             progressing: false,
@@ -32,7 +32,7 @@ impl Finding {
         }
     }
 
-    /// On the way.
+    /// In progress.
     pub(super) fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             progressing: true,
@@ -42,7 +42,7 @@ impl Finding {
         }
     }
 
-    /// Needs a person.
+    /// A person should look.
     pub(super) fn degraded(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             progressing: false,
@@ -52,12 +52,12 @@ impl Finding {
         }
     }
 
-    /// All is as the spec says.
+    /// The state is that of the spec.
     pub(super) fn is_ready(&self) -> bool {
         !self.progressing && !self.degraded
     }
 
-    /// The conditions, of `generation`. A condition whose status stays keeps its time.
+    /// The conditions, for `generation`. A condition whose status does not change keeps its time.
     pub(super) fn conditions(&self, before: &[Condition], generation: Option<i64>) -> Vec<Condition> {
         let all = [
             (labels::CONDITION_READY, self.is_ready(), ""),
@@ -78,7 +78,7 @@ impl Finding {
     }
 }
 
-/// A condition, of `generation`. It keeps the time of the one before while its status stays.
+/// A condition, for `generation`. It keeps its time while its status does not change.
 pub(super) fn condition(
     kind: &str,
     holds: bool,

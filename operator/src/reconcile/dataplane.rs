@@ -1,4 +1,4 @@
-//! The data plane's objects, rendered from the Mesh: pure, so that what would be applied can be compared and tested.
+//! The data plane's objects, rendered from the Mesh. Pure: the result can be compared and tested.
 
 mod agent;
 mod ztunnel;
@@ -18,8 +18,8 @@ pub(super) const AGENT: &str = "ambit-agent";
 pub(super) const ZTUNNEL: &str = "ztunnel";
 /// Name of the ztunnels' ServiceAccount.
 pub(super) const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
-/// Name of the ConfigMap with what agents and ztunnels read while they run: the root certificate and the log filter. In the operator's own namespace
-/// [`names::ROOT_CONFIG_MAP`] is the control plane's.
+/// Name of the ConfigMap that agents and ztunnels read while they run: the root certificate and the log filter. In the
+/// operator's own namespace [`names::ROOT_CONFIG_MAP`] belongs to the control plane.
 pub(super) const DATA_PLANE: &str = "ambit-data-plane";
 
 const LOG_KEY: &str = "log-filter";
@@ -28,7 +28,7 @@ const ROOT_MOUNT: &str = "/var/run/ambit/root";
 
 /// Everything the data plane needs, in the order to apply it.
 pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
-    // The host's ports and files allow one agent of a node at a time. Connections go on without it.
+    // The host's ports and files allow one agent on a node at a time. Connections do not depend on it.
     let agents = json!({ "maxUnavailable": mesh.agent.rollout.at_once(), "maxSurge": 0 });
     // The new ztunnel takes over the pods' sockets before the old one drains: nothing waits for either.
     let ztunnels = json!({ "maxUnavailable": 0, "maxSurge": mesh.ztunnel.rollout.at_once() });
@@ -51,7 +51,8 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     objects
 }
 
-/// The mesh's root certificate and the log filter, for the pods of a namespace. The filter is not part of the pods: a change restarts none.
+/// The mesh's root certificate and the log filter, for the pods of a namespace. The filter is not part of the pods: a
+/// change restarts none.
 pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str, name: &str) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),
@@ -64,8 +65,8 @@ pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str, name: 
     }
 }
 
-/// Adds what every object has: kind, name and labels. None has an owner: the garbage collector would delete it while the Mesh is being deleted
-/// in the foreground, before pods are released. The operator deletes all of it as the last step.
+/// Adds kind, name and labels. No object has an owner: the garbage collector would delete it while the Mesh is being
+/// deleted in the foreground, before pods are released. The operator deletes all objects as the last step.
 pub(super) fn complete(rendered: &mut Rendered, mut object_labels: Value) {
     object_labels[labels::MANAGED_BY] = json!(labels::OPERATOR);
     rendered.object["apiVersion"] = json!(rendered.gvk.api_version());
@@ -77,7 +78,7 @@ pub(super) fn complete(rendered: &mut Rendered, mut object_labels: Value) {
     });
 }
 
-/// Labels by which a component is found.
+/// Labels that select the pods of a component.
 pub(super) fn own_labels(name: &str) -> Value {
     json!({ labels::NAME: name, labels::PART_OF: labels::AMBIT })
 }
@@ -106,7 +107,7 @@ fn daemon_set(settings: &Settings, name: &str, update: &Value, template: Value) 
     }
 }
 
-/// Lays settings over what pods have by default: where they go, and with which Secrets their images are pulled.
+/// Overrides the defaults of pods with settings: placement and pull Secrets.
 pub(super) fn place(spec: &mut Value, placement: &Placement, secrets: &[&str]) {
     if !secrets.is_empty() {
         spec["imagePullSecrets"] = secrets.iter().map(|name| json!({ "name": name })).collect();
@@ -126,7 +127,7 @@ pub(super) fn place(spec: &mut Value, placement: &Placement, secrets: &[&str]) {
     }
 }
 
-/// What the pods on every node have alike, laid under `spec`.
+/// Common fields of pods that run on every node, as defaults of `spec`.
 fn pod(settings: &Settings, mesh: &MeshSpec, name: &str, account: &str, mut spec: Value) -> Value {
     let mut pod_labels = own_labels(name);
     pod_labels["app"] = json!(name);
@@ -140,7 +141,7 @@ fn pod(settings: &Settings, mesh: &MeshSpec, name: &str, account: &str, mut spec
     json!({ "metadata": { "labels": pod_labels }, "spec": spec })
 }
 
-/// Environment that all proxies and agents read alike.
+/// Environment that all proxies and agents share.
 pub(super) fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
     vec![
         field("NODE_NAME", "spec.nodeName"),
@@ -172,7 +173,7 @@ pub(super) fn variable(name: &str, value: &str) -> Value {
     json!({ "name": name, "value": value })
 }
 
-/// The mesh root and the token for the control plane: the volumes, and where they are mounted.
+/// The mesh root and the token for the control plane: volumes and mounts.
 pub(super) fn trust(namespace_root: &str) -> (Vec<Value>, Vec<Value>) {
     let volumes = vec![
         json!({ "name": "root", "configMap": { "name": namespace_root } }),

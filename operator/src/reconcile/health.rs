@@ -1,4 +1,4 @@
-//! Whether the loops of this replica still come round.
+//! Liveness of the loops of this replica.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The writer's loop comes round every second.
+/// The writer's loop runs every second.
 const WRITER_LIMIT: Duration = Duration::from_secs(60);
-/// A watch is begun anew at least every minute, and after a failure within half a minute.
+/// A watch restarts at least every minute, and within half a minute after a failure.
 const WATCH_LIMIT: Duration = Duration::from_secs(600);
 
-/// When each loop came round last. What never began is not asked for.
+/// When each loop ran last. A loop that never began is not checked.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<Beats>>);
 
 #[derive(Debug, Default)]
 struct Beats {
     writer: Option<Instant>,
-    /// By path and selectors, as several watches may be of one path.
+    /// By path and selectors, since several watches may have the same path.
     watches: BTreeMap<String, Instant>,
 }
 
@@ -37,7 +37,7 @@ impl Health {
         }
     }
 
-    /// The loop that is stuck, if one is: a restart is the only way out.
+    /// The loop that is stuck, if any: only a restart helps.
     pub fn stuck(&self) -> Option<String> {
         let beats = self.lock();
         if beats.writer.is_some_and(|at| at.elapsed() > WRITER_LIMIT) {
@@ -47,7 +47,7 @@ impl Health {
         late.map(|(objects, _)| format!("the watch of {objects} is stuck"))
     }
 
-    /// What is listed and watched: paths with selectors.
+    /// The subject of lists and watches: paths with selectors.
     #[cfg(test)]
     pub(super) fn watched(&self) -> Vec<String> {
         self.lock().watches.keys().cloned().collect()

@@ -1,5 +1,5 @@
-//! Leader election by a Lease, as Kubernetes' own components do it: who sees a lease not renewed for its whole duration, by its own
-//! clock, may take it.
+//! Leader election by a Lease, as in Kubernetes' own components: a replica may take a lease that, by its own clock, was
+//! not renewed for the whole duration.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,23 +16,24 @@ use tracing::{debug, info, warn};
 
 use super::{ReconcileError, is_conflict, is_not_found};
 
-/// How long a lease holds without being renewed.
+/// How long a lease is valid without renewal.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long a holder goes on after the beginning of the last request that renewed it: another may take the lease [`DURATION`] after that.
+/// How long a holder continues after the beginning of its last successful renewal: another may take the lease
+/// [`DURATION`] after that.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is renewed or tried for.
+/// How often it is renewed or tried.
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// Whether this replica leads.
 pub type Leadership = watch::Receiver<bool>;
 
-/// The lease and this replica's part in it.
+/// The lease, as this replica sees it.
 pub struct Lease {
     api: Api<LeaseObject>,
     name: String,
     identity: String,
     leading: watch::Sender<bool>,
-    /// The last state seen of it, and when: its age by this replica's own clock.
+    /// The last state seen, and when: its age by this replica's own clock.
     seen: Option<(Option<String>, Instant)>,
 }
 
@@ -53,8 +54,8 @@ impl Lease {
         )
     }
 
-    /// From when `ready` is over (who could not do anything with it would only keep it from another), tries for the lease while `may` says so, and
-    /// keeps it, until `stop`; then gives it back.
+    /// From the end of `ready` on (a replica that could not write would only keep the lease from others), tries to get
+    /// the lease while `may` allows it, and holds it until `stop`; then releases it.
     pub async fn run(
         mut self,
         ready: impl Future<Output = ()>,
@@ -64,7 +65,7 @@ impl Lease {
         if stop.run_until_cancelled(ready).await.is_none() {
             return;
         }
-        // When the request began that the lease was last renewed by, while this replica leads.
+        // When the request that last renewed the lease began, while this replica leads.
         let mut renewed: Option<Instant> = None;
         loop {
             let began = Instant::now();
@@ -113,7 +114,7 @@ impl Lease {
         }
     }
 
-    /// One attempt, to take it only where it `may`; whether this replica holds the lease now.
+    /// One attempt; takes the lease only if it `may`. Returns whether this replica holds the lease now.
     async fn turn(&mut self, may: bool) -> Result<bool, ReconcileError> {
         let what = || format!("lease {}", self.name);
         let lease = match self.api.get(&self.name).await {
@@ -156,7 +157,7 @@ impl Lease {
             spec: Some(next),
             ..lease
         };
-        // The resource version in it makes this fail when another replica was faster.
+        // The resource version makes this fail if another replica was faster.
         match self.api.replace(&self.name, &PostParams::default(), &lease).await {
             Ok(_) => Ok(true),
             Err(error) if is_conflict(&error) => Ok(false),

@@ -1,4 +1,4 @@
-//! What waypoints report of their load, as every replica that serves the control plane passes it on.
+//! Load of waypoints, as received from every replica of the control plane.
 
 mod follow;
 
@@ -12,18 +12,18 @@ use tokio::time::Instant;
 
 pub use follow::{ControlPlanes, LoadFollower};
 
-/// The last report of a waypoint's replica.
+/// The last report of a replica of a waypoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaLoad {
     /// Requests in flight, the mean over the time of the report, in thousandths.
     pub in_flight_milli: u64,
-    /// It takes no new connections.
+    /// It accepts no new connections.
     pub draining: bool,
     /// When the report came.
     pub at: Instant,
 }
 
-/// The waypoint of a replica.
+/// The waypoint of the replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Waypoint {
     namespace: String,
@@ -33,7 +33,7 @@ struct Waypoint {
 #[derive(Debug)]
 struct Entry {
     waypoint: Waypoint,
-    /// Where it came from: a replica that reports elsewhere may do so before its old stream has ended.
+    /// The source: a replica that reports elsewhere may do so before its old stream has ended.
     source: u64,
     load: ReplicaLoad,
 }
@@ -45,7 +45,7 @@ struct Entries {
     sources: u64,
 }
 
-/// The last report of each replica. They reach the process that leads, so elsewhere it is empty.
+/// The last report of each replica. Empty unless this replica leads.
 #[derive(Debug)]
 pub struct LoadTable {
     entries: Mutex<Entries>,
@@ -87,7 +87,7 @@ impl LoadTable {
         }
     }
 
-    /// Sets the metric of a waypoint; it goes with its last replica.
+    /// Sets the metric of a waypoint; it is removed with the last replica.
     fn sum(&self, entries: &Entries, waypoint: &Waypoint) {
         let of_it: Vec<_> = entries
             .replicas
@@ -96,7 +96,7 @@ impl LoadTable {
             .collect();
         let labels = [waypoint.namespace.as_str(), waypoint.name.as_str()];
         if of_it.is_empty() {
-            // Fails only where there is no such series.
+            // Fails only if there is no such series.
             let _ = self.in_flight.remove_label_values(&labels);
             return;
         }
@@ -115,7 +115,7 @@ impl LoadTable {
     }
 }
 
-/// Where reports come from; what it reported is forgotten when this is dropped.
+/// A source of reports; dropping this removes its reports.
 #[derive(Debug)]
 struct Source {
     table: Arc<LoadTable>,
@@ -123,7 +123,7 @@ struct Source {
 }
 
 impl Source {
-    /// Takes what has changed. Of two sources that have a replica, the later report counts.
+    /// Applies changes. If two sources have a replica, the later report counts.
     fn take(&self, replicas: Vec<Replica>) {
         let now = Instant::now();
         let mut entries = self.table.lock();
@@ -184,7 +184,7 @@ pub(super) mod testing {
 
     use super::*;
 
-    /// A replica that reports, through a control plane of its own.
+    /// A replica that reports, through its own control plane.
     pub(in crate::reconcile) struct Reporter {
         source: Source,
         replica: Replica,
@@ -261,7 +261,7 @@ mod tests {
         one.take(replica("a", Some((1500, 100))));
         one.take(replica("b", Some((1000, 0))));
         assert_eq!((of("a"), of("b"), metric()), (Some(1500), Some(1000), Some(2.5)));
-        // The replica reports elsewhere from now on; what is older is of no interest.
+        // The replica reports elsewhere from now on; older reports do not count.
         two.take(replica("a", Some((9000, 200))));
         assert_eq!(of("a"), Some(1500));
         two.take(replica("a", Some((500, 50))));

@@ -1,4 +1,4 @@
-//! The Mesh: what it has rolled out, what its status says, and its end.
+//! The Mesh: roll-out, status and deletion.
 
 mod deletion;
 mod status;
@@ -27,11 +27,11 @@ use super::recorder::Events;
 use super::{FIELD_MANAGER, Objects, ReconcileError, Settings, dataplane, is_not_found};
 use crate::index::{MeshSummary, SharedIndex};
 
-/// The least Kubernetes version (major, minor) that the data plane is rolled out on: the CRDs' rules need its CEL library for IP
+/// The minimum Kubernetes version (major, minor) of the data plane: the CRDs' rules need its CEL library for IP
 /// addresses, and the control plane its bound tokens.
 pub const LEAST_KUBERNETES: (u32, u32) = (1, 30);
 
-/// What is asked of nodes again, while waiting for them.
+/// Interval of checks while waiting for nodes.
 const POLL: Duration = Duration::from_secs(2);
 
 /// Reconciles the Mesh.
@@ -44,7 +44,7 @@ pub(super) struct MeshReconciler {
     installed: InstalledNodes,
     applied: Applied,
     pace: Pace,
-    /// Major and minor, once asked for.
+    /// Major and minor, once read.
     kubernetes: Mutex<Option<(u32, u32)>>,
 }
 
@@ -70,7 +70,7 @@ impl MeshReconciler {
         }
     }
 
-    /// Somebody else may have written meanwhile: everything is looked at anew.
+    /// Another replica may have written meanwhile: everything is read anew.
     pub(super) fn forget(&self) {
         self.applied.forget();
         *self.lock_kubernetes() = None;
@@ -80,7 +80,7 @@ impl MeshReconciler {
         self.kubernetes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One pass; when to come again even if nothing changes.
+    /// One pass; returns when to run again even if nothing changes.
     pub(super) async fn reconcile(&self) -> Result<Option<Duration>, ReconcileError> {
         let mesh = self.objects.mesh();
         let going = mesh
@@ -143,7 +143,7 @@ impl MeshReconciler {
                 .objects
                 .live(&wanted.gvk.kind, &wanted.namespace, &wanted.name);
             match self.applied.apply(&self.client, wanted, live.as_ref()).await {
-                // The others are as they should be all the same.
+                // The other objects are applied nevertheless.
                 Err(error @ ReconcileError::Contested { .. }) => contested = Err(error),
                 result => result?,
             }
@@ -201,7 +201,7 @@ impl MeshReconciler {
             .collect()
     }
 
-    /// Of nodes with captured pods that the ztunnels' placement leaves out.
+    /// Warns of nodes with captured pods that the ztunnels' placement excludes.
     fn without_ztunnel(&self, summary: &MeshSummary) -> Option<String> {
         let ztunnels = self.component_pods(dataplane::ZTUNNEL);
         let served: BTreeSet<_> = ztunnels.iter().map(|pod| &pod.node).collect();
@@ -216,7 +216,7 @@ impl MeshReconciler {
 
     async fn set_finalizers(&self, mesh: &Mesh, finalizers: Vec<String>) -> Result<(), ReconcileError> {
         let api: Api<Mesh> = Api::all(self.client.clone());
-        // With the version that was read: a change in between makes it fail, and it is tried again.
+        // With the version that was read: a change in between makes it fail, and it is retried.
         let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": mesh.metadata.resource_version}});
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -232,7 +232,7 @@ impl MeshReconciler {
         }
     }
 
-    /// Writes the status where it is another; how long it is held back, if it is.
+    /// Writes the status if it has changed; returns how long the write is delayed, if it is.
     async fn write_status(&self, mesh: &Mesh, finding: &Finding) -> Result<Option<Duration>, ReconcileError> {
         let (agent, ztunnel) = self.rollouts();
         let version = env!("CARGO_PKG_VERSION");
@@ -267,7 +267,7 @@ impl MeshReconciler {
         Ok(None)
     }
 
-    /// An Event where the reason is another than before.
+    /// Publishes an Event if the reason has changed.
     async fn tell(&self, mesh: &Mesh, status: &MeshStatus, finding: &Finding) {
         let before = mesh
             .status
@@ -287,7 +287,7 @@ impl MeshReconciler {
     }
 }
 
-/// What the API server would refuse of what is made from the spec.
+/// Fields of the spec from which objects would be made that the API server refuses.
 fn mistake(spec: &MeshSpec) -> Option<String> {
     let all = [
         ("ztunnel", &spec.ztunnel.resources),
@@ -298,7 +298,7 @@ fn mistake(spec: &MeshSpec) -> Option<String> {
         .find_map(|(part, resources)| Some(format!("spec.{part}.resources: {}", resources.mistake()?)))
 }
 
-/// A status as Server-Side Apply takes it.
+/// A status as Server-Side Apply accepts it.
 pub(super) fn status_patch(
     kind: &str,
     name: &str,
@@ -314,7 +314,7 @@ pub(super) fn status_patch(
     Ok(json!({"apiVersion": "ambit.dev/v1alpha1", "kind": kind, "metadata": metadata, "status": status}))
 }
 
-/// Digits at the beginning: managed clusters say `30+`.
+/// Leading digits: managed clusters have `30+`.
 fn number(text: &str) -> u32 {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text[..digits].parse().unwrap_or_default()

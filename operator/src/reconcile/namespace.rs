@@ -1,4 +1,4 @@
-//! AmbientNamespaces: made where only the label enrolls, and kept up to date.
+//! AmbientNamespaces: created if only the label enrols, and updated.
 
 mod status;
 
@@ -31,7 +31,7 @@ pub(super) struct NamespaceReconciler {
     pace: Arc<Pace>,
 }
 
-/// What is to be done about a namespace's object.
+/// The action for a namespace's object.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Create,
@@ -44,7 +44,7 @@ fn step(summary: &NamespaceSummary, object: Option<&AmbientRecord>) -> Step {
     match object {
         None if summary.exists && summary.labelled && summary.mesh => Step::Create,
         None => Step::Nothing,
-        // It says what is left to release, until nothing is.
+        // The object has the pods that remain to be released, until there are none.
         Some(object) if object.ours && !(summary.labelled && summary.mesh) && summary.releasing == 0 => {
             Step::Delete
         }
@@ -68,8 +68,8 @@ impl NamespaceReconciler {
         }
     }
 
-    /// One pass over one namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint. When
-    /// to come again even if nothing changes.
+    /// One pass over one namespace; `troubles` are problems of its waypoints, by waypoint. Returns when to run again
+    /// even if nothing changes.
     pub(super) async fn reconcile(
         &self,
         namespace: &str,
@@ -106,7 +106,7 @@ impl NamespaceReconciler {
             .await
         {
             Ok(_) => {}
-            // The namespace is on its way out, or the object was made by somebody else meanwhile.
+            // The namespace is being deleted, or somebody else created the object meanwhile.
             Err(error) if leaving(&error) || is_conflict(&error) => {
                 debug!(%namespace, %error, "no AmbientNamespace was created");
                 return Ok(());
@@ -137,7 +137,7 @@ impl NamespaceReconciler {
         if object.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
-        // This very state of it: what somebody else has written to meanwhile is theirs.
+        // Only this version of it: if somebody else has written to it meanwhile, it is theirs.
         let preconditions = Preconditions {
             uid: object.uid(),
             resource_version: object.resource_version(),
@@ -200,7 +200,7 @@ impl NamespaceReconciler {
         Ok(None)
     }
 
-    /// An Event on the object where the reason is another than before.
+    /// Publishes an Event on the object if the reason has changed.
     async fn tell_change(&self, object: &AmbientNamespace, finding: &Finding) {
         let before = object
             .status
@@ -223,7 +223,7 @@ impl NamespaceReconciler {
         self.send(namespace, EventType::Normal, reason, note).await;
     }
 
-    /// An Event on the namespace, which stands in it.
+    /// Publishes an Event on the namespace, in that namespace.
     async fn send(&self, namespace: &str, kind: EventType, reason: &str, note: &str) {
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -296,7 +296,8 @@ mod tests {
         }
     }
 
-    /// As an admission webhook or a quota does. Enrolment needs no object, so nothing else would show it.
+    /// For instance an admission webhook or a quota refuses. Enrolment needs no object, so nothing else would show
+    /// that.
     #[tokio::test]
     async fn a_refused_object_is_an_event_on_the_namespace() {
         let server = Server::default();

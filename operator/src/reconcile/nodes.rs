@@ -1,4 +1,5 @@
-//! The nodes on which an agent has done its work and not undone it, in a ConfigMap: agents' pods come and go, their work stays.
+//! The nodes on which an agent has captured pods and not released everything, in a ConfigMap: pods of agents come and
+//! go, their redirection stays.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use super::is_not_found;
 const NAME: &str = "ambit-nodes";
 const INSTALLED: &str = "installed";
 
-/// The record of nodes that have something of ours.
+/// The record of these nodes.
 #[derive(Clone)]
 pub(super) struct InstalledNodes {
     api: Api<ConfigMap>,
@@ -27,7 +28,7 @@ impl InstalledNodes {
         }
     }
 
-    /// Enters or strikes out a node; nothing is written where that is so already, as whenever an agent connects anew.
+    /// Adds or removes a node; writes nothing if nothing changes, as whenever an agent reconnects.
     pub(super) async fn set(&self, node: &str, installed: bool) -> kube::Result<()> {
         if self.list().await?.contains(node) == installed {
             return Ok(());
@@ -50,8 +51,8 @@ impl InstalledNodes {
         if !installed {
             return Ok(());
         }
-        // Applied, not posted: the name is in the request, and the right to create goes by it. Without a node, so that what another replica has
-        // entered stays.
+        // Applied, not posted: the name is in the request, and the right to create depends on it. Without a node, so
+        // that entries of another replica stay.
         let empty = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "labels": {
             labels::PART_OF: labels::AMBIT,
             labels::MANAGED_BY: names::CONTROL,
@@ -67,7 +68,7 @@ impl InstalledNodes {
         Ok(map.and_then(|m| m.data).unwrap_or_default().into_keys().collect())
     }
 
-    /// Strikes out everything.
+    /// Removes all nodes.
     pub(super) async fn clear(&self) -> kube::Result<()> {
         match self.api.delete(NAME, &DeleteParams::default()).await {
             Err(error) if !is_not_found(&error) => Err(error),

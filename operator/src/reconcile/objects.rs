@@ -1,4 +1,4 @@
-//! Objects that the writers need whole, as last seen.
+//! Objects that the writers need whole, as the watches show them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,52 +13,52 @@ use super::apply::Owned;
 use super::pods::OwnPod;
 use crate::index::{Key, Registered, within};
 
-/// What there is to know of an object that the operator applies, to see whether it has to be applied again.
+/// The part of a live object that decides whether it has to be applied again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Live {
     /// `metadata.uid`.
     pub(super) uid: Option<String>,
-    /// Hash of what it was applied from.
+    /// Hash of the desired state from which it was applied.
     pub(super) hash: Option<String>,
-    /// Which of its fields are as the operator wrote them.
+    /// Its fields that still have the operator's values.
     pub(super) owned: Owned,
-    /// `metadata.generation`, and where the kind has none, the resource version: it grows when somebody writes.
+    /// `metadata.generation`, or the resource version if the kind has none: it grows with every write.
     pub(super) version: Option<i64>,
-    /// The operator made it.
+    /// It has the operator's label.
     pub(super) ours: bool,
 }
 
-/// Whose wants somebody has changed.
+/// The desired state that a user has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Edited {
-    /// The Mesh has another generation, or is being deleted, or is gone.
+    /// The Mesh has another generation, or is being deleted, or is deleted.
     pub(super) mesh: bool,
-    /// An AmbientNamespace or a WaypointPolicy in these has another generation, or is gone.
+    /// An AmbientNamespace or a WaypointPolicy in these namespaces has another generation, or is deleted.
     pub(super) namespaces: BTreeSet<String>,
 }
 
-/// The Mesh, the AmbientNamespaces by namespace, policies, and what the operator has applied, as last seen.
+/// The Mesh, the AmbientNamespaces by namespace, policies, and the objects that the operator has applied.
 #[derive(Debug, Default)]
 pub struct Objects {
     mesh: RwLock<Option<Arc<Mesh>>>,
     ambient: RwLock<BTreeMap<String, Arc<AmbientNamespace>>>,
     policies: RwLock<BTreeMap<Key, Arc<WaypointPolicy>>>,
     daemon_sets: RwLock<BTreeMap<String, Arc<DaemonSet>>>,
-    /// Those of waypoints.
+    /// Deployments of waypoints.
     deployments: RwLock<BTreeMap<Key, Arc<Deployment>>>,
-    /// Pods that bear Ambit's label.
+    /// Pods with Ambit's label.
     pods: RwLock<BTreeMap<Key, Arc<OwnPod>>>,
     /// Whether each node is Ready.
     nodes: RwLock<BTreeMap<String, bool>>,
     /// Namespaces that are being deleted.
     terminating: RwLock<BTreeSet<String>>,
-    /// Of waypoints: what the register has.
+    /// The register of waypoints.
     register: RwLock<BTreeMap<Key, Arc<Registered>>>,
     /// By kind.
     applied: RwLock<BTreeMap<String, BTreeMap<Key, Arc<Live>>>>,
-    /// Namespaces in which one of these changed.
+    /// Namespaces in which one of these has changed.
     touched: Mutex<BTreeSet<String>>,
-    /// What somebody has changed of what is wanted.
+    /// Changes of the desired state by users.
     edited: Mutex<Edited>,
     changed: watch::Sender<u64>,
 }
@@ -102,7 +102,7 @@ impl Objects {
         get(&self.deployments, waypoint)
     }
 
-    /// The pods of one namespace that bear Ambit's label, by name.
+    /// The pods of one namespace with Ambit's label, by name.
     pub(super) fn own_pods(&self, namespace: &str) -> Vec<(String, Arc<OwnPod>)> {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
         within(&pods, namespace)
@@ -110,7 +110,7 @@ impl Objects {
             .collect()
     }
 
-    /// Name and address of the pods of `namespace`, the operator's own, that serve the control plane.
+    /// Name and address of the pods of the control plane in `namespace`, the operator's own.
     pub(super) fn serving_pods(&self, namespace: &str) -> Vec<(String, IpAddr)> {
         let pods = self.own_pods(namespace).into_iter();
         let serving = pods.filter(|(_, pod)| pod.component == names::CONTROL && pod.running);
@@ -119,7 +119,7 @@ impl Objects {
             .collect()
     }
 
-    /// A pod that bears Ambit's label.
+    /// A pod with Ambit's label.
     pub(super) fn own_pod(&self, key: &Key) -> Option<Arc<OwnPod>> {
         get(&self.pods, key)
     }
@@ -135,8 +135,8 @@ impl Objects {
         terminating.contains(namespace)
     }
 
-    /// Everything that the operator has applied, of these kinds: in `own`, its namespace, what bears its label; elsewhere what it has recorded, and of
-    /// kinds that are not recorded what bears the label.
+    /// All objects of these kinds that the operator has applied: in `own`, its namespace, those with its label;
+    /// elsewhere those in the register, and for kinds that are not registered those with the label.
     pub(super) fn all_applied(&self, own: &str, kinds: &[&str]) -> Vec<(String, Key, Live)> {
         let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
         let of = |kind: &&str| applied.get(*kind).map(|objects| (kind.to_string(), objects));
@@ -161,12 +161,12 @@ impl Objects {
         get(&self.register, waypoint).map(|entry| Registered::clone(&entry))
     }
 
-    /// How many waypoints the register has.
+    /// Number of waypoints in the register.
     pub(super) fn registered_count(&self) -> usize {
         self.register.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Namespaces of which the register has waypoints.
+    /// Namespaces with waypoints in the register.
     pub(super) fn registered_namespaces(&self) -> BTreeSet<String> {
         let register = self.register.read().unwrap_or_else(PoisonError::into_inner);
         register.keys().map(|key| key.namespace.clone()).collect()
@@ -183,7 +183,7 @@ impl Objects {
         self.touch(namespace);
     }
 
-    /// What there is of an object that the operator has applied.
+    /// The live state of an object that the operator has applied.
     pub fn live(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
         let applied = self.applied.read().unwrap_or_else(PoisonError::into_inner);
         let live = applied.get(kind)?.get(&Key::new(namespace, name))?;
@@ -222,7 +222,7 @@ impl Objects {
         std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What was edited since the last call.
+    /// Changes of the desired state since the last call.
     pub(super) fn take_edited(&self) -> Edited {
         std::mem::take(&mut *self.lock_edited())
     }
@@ -287,7 +287,7 @@ impl Objects {
         self.touch(&key.namespace);
     }
 
-    /// A node, and whether it is Ready; `None` when it is gone.
+    /// A node, and whether it is Ready; `None` when it is deleted.
     pub(super) fn set_node(&self, name: &str, ready: Option<bool>) {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         let before = match ready {
@@ -346,7 +346,7 @@ fn get<Q: Ord + ?Sized, K: Ord + std::borrow::Borrow<Q>, T>(
         .cloned()
 }
 
-/// What was there before.
+/// The value before.
 fn set<K: Ord, T>(map: &RwLock<BTreeMap<K, Arc<T>>>, key: K, value: Option<T>) -> Option<Arc<T>> {
     let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
     match value {

@@ -1,4 +1,4 @@
-//! How often statuses are written whose counters alone have changed.
+//! Delays writes of statuses in which only counters have changed.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Pace(Mutex<BTreeMap<String, Instant>>);
 
 impl Pace {
-    /// How long the status of `key` is not written yet; `None`: it is to be written now. Only `counters` wait.
+    /// How long the status of `key` is not written yet; `None`: write now. Only changes of `counters` wait.
     pub(super) fn hold(&self, key: &str, counters: bool) -> Option<Duration> {
         let now = Instant::now();
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +28,7 @@ impl Pace {
     }
 }
 
-/// Whether these differ in their messages at most, which have counters in them.
+/// Whether these differ at most in their messages, which contain counters.
 pub(super) fn say_the_same(before: &[Condition], after: &[Condition]) -> bool {
     let said = |c: &Condition| {
         let Condition {

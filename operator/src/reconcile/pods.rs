@@ -1,14 +1,15 @@
-//! What the writers need of Ambit's own pods: whether they run, and what keeps them from it.
+//! State of Ambit's own pods: whether they run, and what prevents them.
 
 use std::net::IpAddr;
 
 use ambit_crds::labels;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
 
-/// Longest message of the scheduler, the runtime or the kubelet that is repeated, in bytes.
+/// Maximum length of a quoted message of the scheduler, the runtime or the kubelet, in bytes.
 const LONGEST: usize = 512;
 
-/// A pod that bears Ambit's label. Any user can write that label: only pods of the operator's namespace are the data plane's.
+/// A pod with Ambit's label. Any user can write that label: only pods of the operator's namespace belong to the data
+/// plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnPod {
     /// Label `app.kubernetes.io/name`.
@@ -23,14 +24,14 @@ pub(super) struct OwnPod {
     pub(super) running: bool,
     /// The Ready condition.
     pub(super) ready: bool,
-    /// Its agent has undone all of its work on the node.
+    /// Its agent has released everything on the node.
     pub(super) uninstalled: bool,
-    /// What keeps it from running: `<reason>: <message>`.
+    /// Why it does not run: `<reason>: <message>`.
     pub(super) trouble: Option<String>,
 }
 
 impl OwnPod {
-    /// The record of a pod; `None` when it is not Ambit's.
+    /// The record of a pod; `None` for a pod of somebody else.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let label = |key: &str| pod.metadata.labels.as_ref()?.get(key).cloned();
         if label(labels::PART_OF).as_deref() != Some(labels::AMBIT) {
@@ -67,7 +68,7 @@ fn states(status: Option<&PodStatus>) -> impl Iterator<Item = &ContainerState> {
     statuses.filter_map(|c| c.state.as_ref())
 }
 
-/// What keeps a pod from running: the scheduler's reason, or what a container waits for.
+/// Why a pod does not run: the scheduler's reason, or that of a waiting container.
 fn trouble(status: &PodStatus) -> Option<String> {
     let init = status.init_container_statuses.iter().flatten();
     let containers = init.chain(status.container_statuses.iter().flatten());

@@ -1,4 +1,4 @@
-//! What there is to reconcile, by key: each key once at a time, and after a failure with a growing pause of its own.
+//! Queue of keys to reconcile: each key runs once at a time, and after a failure waits for a growing pause of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// What is reconciled at once.
+/// A key of the queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Work {
     /// The Mesh.
@@ -24,24 +24,24 @@ pub(super) enum Work {
 pub(super) struct Queue {
     due: BTreeMap<Work, Instant>,
     running: BTreeSet<Work>,
-    /// Changed by somebody while it was running.
+    /// Changed while it was running.
     urged: BTreeSet<Work>,
-    /// How often in a row it has failed.
+    /// Number of failures in a row.
     failures: BTreeMap<Work, u32>,
 }
 
 impl Queue {
-    /// Something is another than before. What waits after a failure goes on waiting.
+    /// Something has changed. A key that waits after a failure continues to wait.
     pub(super) fn add(&mut self, work: Work, now: Instant) {
         if !self.failures.contains_key(&work) {
             self.due.insert(work, now);
         } else if self.running.contains(&work) {
-            // If this very run fails too, its pause goes before.
+            // If the current run fails, too, its pause takes precedence.
             self.due.entry(work).or_insert(now);
         }
     }
 
-    /// Somebody has changed what is wanted: it is tried at once.
+    /// A user has changed the desired state: the key is due at once.
     pub(super) fn urge(&mut self, work: Work, now: Instant) {
         if self.running.contains(&work) {
             self.urged.insert(work.clone());
@@ -49,7 +49,7 @@ impl Queue {
         self.due.insert(work, now);
     }
 
-    /// The next that is due, and is from now on run.
+    /// The next key that is due; it counts as running from now on.
     pub(super) fn take(&mut self, now: Instant) -> Option<Work> {
         let idle = self.due.iter().filter(|(work, _)| !self.running.contains(work));
         let (work, _) = idle.filter(|(_, at)| **at <= now).min_by_key(|(_, at)| **at)?;
@@ -59,13 +59,13 @@ impl Queue {
         Some(work)
     }
 
-    /// When the next is due; `None` when nothing waits.
+    /// When the next key is due; `None` if none waits.
     pub(super) fn next(&self) -> Option<Instant> {
         let idle = self.due.iter().filter(|(work, _)| !self.running.contains(work));
         idle.map(|(_, at)| *at).min()
     }
 
-    /// It went well, and is to be looked at again at `again`, or earlier when something changes.
+    /// The run succeeded; the key is due again at `again`, or earlier when something changes.
     pub(super) fn done(&mut self, work: Work, again: Option<Instant>) {
         self.running.remove(&work);
         self.urged.remove(&work);
@@ -76,7 +76,7 @@ impl Queue {
         }
     }
 
-    /// It failed: how long it waits.
+    /// The run failed; returns the pause.
     pub(super) fn failed(&mut self, work: Work, now: Instant) -> Duration {
         self.running.remove(&work);
         if self.urged.remove(&work) {
@@ -91,14 +91,14 @@ impl Queue {
         pause
     }
 
-    /// Everything that failed is tried at once.
+    /// Every key that failed is due at once.
     pub(super) fn forgive(&mut self, now: Instant) {
         for work in std::mem::take(&mut self.failures).into_keys() {
             self.due.insert(work, now);
         }
     }
 
-    /// How many keys wait after a failure.
+    /// Number of keys that wait after a failure.
     pub(super) fn failing(&self) -> usize {
         self.failures.len()
     }
@@ -127,7 +127,7 @@ mod tests {
         }
         assert_eq!(pauses[..3], [5, 10, 20].map(Duration::from_millis));
         assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
-        // What a person changes is tried at once.
+        // A change by a user is tried at once.
         queue.urge(shop(), now - Duration::from_secs(1));
         assert_eq!(queue.take(now - Duration::from_secs(1)), Some(shop()));
         queue.done(shop(), None);

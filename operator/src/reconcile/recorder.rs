@@ -1,4 +1,4 @@
-//! Records what agents report, on the pods; and Kubernetes Events.
+//! Records the reports of agents on the pods; and Kubernetes Events.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,15 +19,15 @@ use super::{is_conflict, is_not_found};
 use crate::control::{AgentPod, CaptureSink, PodInfo, RecordError};
 use crate::index::{LONGEST_FAILURE, SharedIndex};
 
-/// Pods whose last record is remembered, before those that are gone are swept out for the first time.
+/// Number of cached records before those of deleted pods are removed for the first time.
 const REMEMBERED: usize = 4096;
 
-/// The reason in the report of a captured pod whose redirection was removed by something in it, and is restored.
+/// The reason in the report of a captured pod whose redirection something in the pod removed, and the agent restored.
 const RESTORED: &str = "RulesRestored";
-/// Least time between two Events about that, for one pod: it may go on every second.
+/// Minimum interval of Events about that, for one pod: it may happen every second.
 const RESTORED_AGAIN: Duration = Duration::from_secs(300);
 
-/// Publishes Kubernetes Events. One that cannot be published is logged, and no error.
+/// Publishes Kubernetes Events. If one cannot be published, that is logged, and is not an error.
 #[derive(Clone)]
 pub(super) struct Events {
     recorder: events::Recorder,
@@ -55,7 +55,8 @@ impl Events {
         self.publish_on(&object.object_ref(&()), kind, reason, note).await;
     }
 
-    /// The same of a certain `action`. Events of one reason and one action count as one that repeats, under the first one's note.
+    /// The same with an `action`. Events with one reason and one action count as one that repeats, with the note of the
+    /// first.
     pub(super) async fn publish_action<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -67,7 +68,7 @@ impl Events {
             .await;
     }
 
-    /// About what `reference` names.
+    /// About the object of `reference`.
     pub(super) async fn publish_on(
         &self,
         reference: &ObjectReference,
@@ -108,7 +109,7 @@ struct Record {
 }
 
 impl Record {
-    /// What `report` makes of the record so far; `None` when it says nothing about it.
+    /// The record after `report`; `None` if the report does not change it.
     fn after(&self, report: &PodReport) -> Option<Self> {
         match report.state() {
             CaptureState::Captured => Some(Self {
@@ -127,7 +128,7 @@ impl Record {
                     failure: Some(clipped(&text, LONGEST_FAILURE).to_owned()),
                 })
             }
-            // New connections go past the proxy from now on.
+            // New connections bypass the proxy from now on.
             CaptureState::Releasing => Some(Self {
                 marked: false,
                 ..self.clone()
@@ -136,35 +137,35 @@ impl Record {
                 marked: false,
                 failure: None,
             }),
-            // An agent that has just started looks at pods that are captured: they stay so.
+            // An agent that has just started examines captured pods: their record stays.
             CaptureState::Pending | CaptureState::Unspecified => None,
         }
     }
 }
 
-/// Writes capture marks and failures on pods, as the replica that holds the agent's stream.
+/// Writes capture marks and failures on pods, in the replica that has the agent's stream.
 pub struct Recorder {
     client: Client,
     index: Arc<SharedIndex>,
     events: Events,
     installed: InstalledNodes,
-    /// What this replica wrote last, by pod UID: the index may not have heard of it yet.
+    /// The last record that this replica wrote, by pod UID: the index may lag.
     written: Mutex<Written>,
-    /// When an Event last said of a pod, by UID, that its redirection was restored.
+    /// When an Event last reported a restored redirection, by pod UID.
     restored: Mutex<HashMap<String, Instant>>,
 }
 
-/// What was written last, by pod UID.
+/// The last written records, by pod UID.
 #[derive(Debug, Default)]
 struct Written {
     records: HashMap<String, Record>,
-    /// How many there may be before they are swept: twice those that the sweep before left.
+    /// Number of entries before the next sweep: twice those that remained after the last one.
     sweep_at: usize,
 }
 
 impl Recorder {
-    /// A recorder that looks into `index` to write nothing twice. `namespace` is the operator's; `identity` names this replica in
-    /// Events.
+    /// A recorder that reads `index` to write nothing twice. `namespace` is the operator's; `identity` names this
+    /// replica in Events.
     pub fn new(client: Client, index: Arc<SharedIndex>, namespace: &str, identity: &str) -> Self {
         let installed = InstalledNodes::new(client.clone(), namespace);
         let events = Events::new(client.clone(), identity);
@@ -207,7 +208,7 @@ impl Recorder {
         }
     }
 
-    /// Whether an Event is to say that the pod's redirection was restored.
+    /// Whether to publish an Event about the restored redirection of a pod.
     fn announces_restored(&self, uid: &str, report: &PodReport) -> bool {
         if report.state() != CaptureState::Captured || report.reason != RESTORED {
             return false;
@@ -221,7 +222,7 @@ impl Recorder {
         first
     }
 
-    /// Whether the agent's pod says that the agent has undone its work.
+    /// Whether the agent's pod has the mark that everything is released.
     async fn is_uninstalled(&self, agent: &AgentPod) -> Result<bool, RecordError> {
         let (namespace, name) = (&agent.namespace, &agent.name);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
@@ -236,7 +237,7 @@ impl Recorder {
         }
     }
 
-    /// Patches annotations of a pod; `false` when that very pod is gone.
+    /// Patches annotations of a pod; `false` if that pod is deleted.
     async fn annotate(
         &self,
         namespace: &str,
@@ -245,7 +246,7 @@ impl Recorder {
         annotations: serde_json::Value,
     ) -> Result<bool, RecordError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        // The UID makes it fail on another pod of the same name.
+        // The UID makes this fail on another pod of the same name.
         let patch = json!({"metadata": {"uid": uid, "annotations": annotations}});
         let parameters = PatchParams {
             field_manager: Some(names::CONTROL.to_owned()),
@@ -333,7 +334,7 @@ impl CaptureSink for Recorder {
             let entered = self.installed.set(&agent.node, !done).await;
             entered.map_err(|e| RecordError(format!("could not record node {}: {e}", agent.node)))
         };
-        // At every moment one of both says that there is something to undo.
+        // At every moment one of the two records that the node needs a release.
         if !done {
             entered().await?;
         }

@@ -1,8 +1,10 @@
-//! Keeps the register of waypoints' objects (see [`Registered`]): ConfigMaps in the operator's own namespace, one a namespace that has waypoints.
+//! The register of waypoints' objects (see [`Registered`]): ConfigMaps in the operator's own namespace, one for each
+//! namespace with waypoints.
 //!
-//! Who may write ConfigMaps there is an administrator of the mesh. The UIDs are recorded after the API server has said that this operator's own
-//! request created the object, so an object that somebody else put under the same name never gets in. An object whose UID was not recorded, as
-//! the operator was killed in between, counts as somebody else's that passes itself off as Ambit's, and is replaced.
+//! An account that may write ConfigMaps there is an administrator of the mesh. A UID is recorded after the API server
+//! has responded that this operator's own request created the object, so an object that somebody else put under the
+//! same name is never recorded. An object whose UID was not recorded because the operator was killed in between counts
+//! as a forged one, and is replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -17,19 +19,19 @@ use tracing::warn;
 use super::{ReconcileError, is_conflict, is_not_found};
 use crate::index::{Key, Registered};
 
-/// Names of the ConfigMaps begin so; the namespace that it is about follows.
+/// Prefix of the ConfigMaps' names; the namespace follows.
 const PREFIX: &str = "ambit-waypoints.";
 /// Label by which they are watched.
 pub(super) const LABEL: &str = "ambit.dev/register";
 /// Its value.
 pub(super) const LABEL_VALUE: &str = "waypoints";
 
-/// The namespace that a ConfigMap of this name is about.
+/// The namespace in a ConfigMap's name.
 pub(super) fn subject(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
 }
 
-/// The entries of a namespace's ConfigMap. One that cannot be read counts as not there.
+/// The entries of a namespace's ConfigMap. Malformed ones are ignored.
 pub(super) fn entries(map: &ConfigMap) -> BTreeMap<String, Registered> {
     let entries = map.data.iter().flatten();
     entries
@@ -43,11 +45,11 @@ pub(super) fn entries(map: &ConfigMap) -> BTreeMap<String, Registered> {
         .collect()
 }
 
-/// Writes the register, as the replica that leads.
+/// Writes the register, in the replica that leads.
 #[derive(Debug)]
 pub(super) struct Register {
     maps: Api<ConfigMap>,
-    /// What was written last: the watch may be behind.
+    /// The last written entries: the watch may lag.
     written: Mutex<BTreeMap<Key, Option<Registered>>>,
 }
 
@@ -68,13 +70,13 @@ impl Register {
             .clear();
     }
 
-    /// A waypoint's entry: what was written here, or what the watch shows.
+    /// A waypoint's entry: the last one written here, or the one that the watch shows.
     pub(super) fn entry(&self, waypoint: &Key, watched: Option<Registered>) -> Option<Registered> {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.get(waypoint).cloned().unwrap_or(watched)
     }
 
-    /// Records a waypoint's objects; nothing is left of it where `entry` is `None`.
+    /// Records a waypoint's objects; `None` removes the entry.
     pub(super) async fn record(
         &self,
         waypoint: &Key,
@@ -98,7 +100,8 @@ impl Register {
             field_manager: Some(super::FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        // With the resource version that was read: of two replicas that both think that they lead, one has to look again.
+        // With the resource version that was read: if two replicas both believe that they lead, one of them has to
+        // retry.
         let written = match (found, data.is_empty()) {
             _ if before => Ok(()),
             (None, true) => Ok(()),
@@ -128,7 +131,7 @@ impl Register {
         Ok(())
     }
 
-    /// Forgets what was written of waypoints that are gone, once the watch shows it.
+    /// Forgets the entries of deleted waypoints, once the watch shows the deletion.
     pub(super) fn settle(&self, waypoint: &Key, watched: Option<&Registered>) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.get(waypoint).is_some_and(|w| w.as_ref() == watched) {
@@ -137,7 +140,7 @@ impl Register {
     }
 }
 
-/// Deletes the ConfigMaps about these namespaces: no waypoint is left.
+/// Deletes the ConfigMaps of these namespaces: no waypoint remains.
 pub(super) async fn clear(
     client: &Client,
     namespace: &str,

@@ -1,5 +1,5 @@
-//! The mesh's root certificate on its way from the process that has the authority to the one that distributes it: the ConfigMap `ambit-ca-root` in
-//! their namespace.
+//! The mesh's root certificate: the control plane, which has the authority, publishes it as the ConfigMap
+//! `ambit-ca-root` in its namespace, and the operator distributes it.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use tracing::{info, warn};
 
 use crate::control::{StoreError, stored_root};
 
-/// Before it is looked at again at the beginning, until it is published or read.
+/// Interval of attempts at the start, until it is published or read.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is looked at again.
+/// Interval of checks after that.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Why the root certificate is not published.
@@ -44,8 +44,8 @@ enum PublishError {
 )]
 pub struct RootReplaced;
 
-/// Publishes `root` in `namespace` and keeps it so, until the Secret of the certificate authority holds another. A Secret that is gone, or that cannot
-/// be read, replaces nothing.
+/// Publishes `root` in `namespace` and restores it, until the Secret of the certificate authority has another one. A
+/// Secret that is deleted or cannot be read changes nothing.
 pub async fn publish_root(client: &Client, namespace: &str, root: &str) -> RootReplaced {
     let mut pause = RETRY;
     loop {
@@ -59,8 +59,8 @@ pub async fn publish_root(client: &Client, namespace: &str, root: &str) -> RootR
 }
 
 async fn publish(client: &Client, namespace: &str, root: &str) -> Result<(), PublishError> {
-    // Of replicas that hold different authorities only those with the one that is stored write, and only those stay. It is looked at each time: nobody
-    // may have published the new one yet.
+    // If replicas have different authorities, only those with the stored one write, and only those continue. Checked
+    // each time, since the new one may not be published yet.
     match stored_root(client.clone(), namespace).await? {
         Some(stored) if stored == root => {}
         Some(_) => return Err(RootReplaced.into()),
@@ -90,7 +90,7 @@ async fn publish(client: &Client, namespace: &str, root: &str) -> Result<(), Pub
     Ok(())
 }
 
-/// The root certificate that is published in `namespace`, however long that takes; `obstacle` says what is waited for.
+/// The root certificate published in `namespace`, however long that takes; `obstacle` gets the missing part.
 pub async fn root_certificate(
     client: &Client,
     namespace: &str,
@@ -119,7 +119,7 @@ pub async fn root_certificate(
 pub async fn root_replaced(client: &Client, namespace: &str, root: &str) {
     loop {
         sleep(LOOK).await;
-        // Where there is none, or it cannot be read, the one that is known stays.
+        // If there is none, or it cannot be read, the known one stays.
         if let Ok(Some(published)) = published(client, namespace).await
             && published != root
         {
@@ -155,7 +155,7 @@ mod tests {
         Some(map["data"][ROOT_KEY].as_str()?.to_owned())
     }
 
-    /// The one who distributes it waits, and says for what, until the one who has it has published it.
+    /// The operator waits, and reports for what, until the control plane has published the certificate.
     #[tokio::test(start_paused = true)]
     async fn without_a_root_certificate_it_is_said_what_is_waited_for() {
         let server = Server::default();
@@ -199,14 +199,14 @@ mod tests {
         server.remove(SECRET);
         let new = load_or_create(client.clone(), "ambit-system").await.unwrap();
         publish(&client, "ambit-system", new.root_pem()).await.unwrap();
-        // A replica that still has the old one does not put it back.
+        // A replica with the old root does not restore it.
         let refused = publish(&client, "ambit-system", old.root_pem()).await;
         assert!(matches!(refused, Err(PublishError::Replaced(_))), "{refused:?}");
         assert_eq!(published(&server).as_deref(), Some(new.root_pem()));
         replaced.await.unwrap();
     }
 
-    /// Nobody but the one with the key of the mesh goes on signing.
+    /// Only replicas with the key of the mesh continue to sign.
     #[tokio::test(start_paused = true)]
     async fn process_with_another_root_than_the_stored_one_ends() {
         let server = Server::default();
@@ -222,14 +222,14 @@ mod tests {
         };
         looks_again().await;
         assert_eq!(published(&server).as_deref(), Some(old.root_pem()));
-        // What is gone, or cannot be read, is not another root.
+        // A missing or unreadable Secret is not another root.
         server.remove(SECRET);
         looks_again().await;
         server.put(SECRET, json!({"data": {}}));
         looks_again().await;
         looks_again().await;
         assert!(!publishing.is_finished());
-        // The ConfigMap has the old one still: no other process has begun.
+        // The ConfigMap still has the old one: no other process has started.
         server.remove(SECRET);
         load_or_create(client, "ambit-system").await.unwrap();
         let replaced = timeout(LOOK * 10, publishing).await.unwrap().unwrap();

@@ -1,8 +1,8 @@
-//! What the operator is told by its environment.
+//! Settings of the operator, from its environment.
 
 use ambit_crds::PullSecret;
 
-/// Where the data plane's images come from.
+/// The data plane's images.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImageSettings {
     /// Registry and path in front of the image names.
@@ -22,7 +22,7 @@ pub struct ImageSettings {
         default_value = "IfNotPresent"
     )]
     pub pull_policy: String,
-    /// Names of Secrets for pulling them, where the Mesh names none.
+    /// Names of Secrets for pulling them, if the Mesh names none.
     #[arg(
         long = "image-pull-secrets",
         env = "AMBIT_IMAGE_PULL_SECRETS",
@@ -31,7 +31,7 @@ pub struct ImageSettings {
     pub pull_secrets: Vec<String>,
 }
 
-/// What every reconciler needs to know.
+/// Settings that every reconciler needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The operator's own namespace: the data plane goes there.
@@ -42,7 +42,7 @@ pub struct Settings {
     pub images: ImageSettings,
     /// First part of workload UIDs.
     pub cluster_id: String,
-    /// What Services' names end in.
+    /// The cluster's DNS domain.
     pub cluster_domain: String,
     /// Log format of the data plane: text or json.
     pub log_format: String,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{FIELD_MANAGER, ImageSettings, Settings};
 
-/// What the operator of the tests is told by its environment.
+/// The operator's settings in tests.
 pub(super) fn settings() -> Settings {
     Settings {
         namespace: "ambit-system".into(),
@@ -32,7 +32,8 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-/// What an API server (Kubernetes 1.34) has in `managedFields` of an object that the operator has applied, as the child of a Mesh with UID 1234.
+/// `managedFields` as an API server (Kubernetes 1.34) has them for an object that the operator has applied, as the
+/// child of a Mesh with UID 1234.
 pub(super) fn recorded(kind: &str, name: &str) -> ObjectMeta {
     let all: Value = serde_json::from_str(include_str!("testing/managed-fields.json")).unwrap();
     let fields = all.get(format!("{kind} {name}")).unwrap();
@@ -41,7 +42,7 @@ pub(super) fn recorded(kind: &str, name: &str) -> ObjectMeta {
     serde_json::from_value(meta).unwrap()
 }
 
-/// A request that would write.
+/// A writing request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Write {
     pub(super) method: Method,
@@ -57,11 +58,11 @@ struct State {
     reads: Vec<String>,
     version: u64,
     silent: bool,
-    /// Namespaces in which nothing can be made any more.
+    /// Namespaces in which nothing can be created.
     leaving: BTreeSet<String>,
-    /// Paths that nothing may be written to.
+    /// Paths that refuse writes.
     refused: BTreeSet<String>,
-    /// How often each path was written to, or tried to be.
+    /// Number of writes, or attempts, by path.
     attempts: BTreeMap<String, usize>,
 }
 
@@ -102,7 +103,8 @@ impl Server {
         self.0.lock().unwrap().objects.get(path).cloned()
     }
 
-    /// Changes fields of the object at `path`, as `kubectl` would: `fields` are the pointers to what is from then on no longer the operator's.
+    /// Changes fields of the object at `path`, as `kubectl` would: `fields` are pointers to the fields that the
+    /// operator no longer owns.
     pub(super) fn edit(&self, path: &str, change: Value, fields: &[&str]) {
         let mut object = self.get(path).unwrap();
         merge(&mut object, change);
@@ -122,7 +124,7 @@ impl Server {
         self.put(path, object);
     }
 
-    /// Takes off the label that says that the operator has made the object at `path`.
+    /// Removes the operator's label from the object at `path`.
     pub(super) fn unlabel(&self, path: &str) {
         let change = json!({"metadata": {"labels": {labels::MANAGED_BY: null}}});
         self.edit(path, change, &["/metadata/labels"]);
@@ -135,17 +137,17 @@ impl Server {
         (*label == labels::OPERATOR).then_some(object)
     }
 
-    /// Whether requests get no answer, from now on.
+    /// Whether requests get no response, from now on.
     pub(super) fn silence(&self, silent: bool) {
         self.0.lock().unwrap().silent = silent;
     }
 
-    /// The namespace is being deleted: nothing new is let in.
+    /// The namespace is being deleted: nothing can be created in it.
     pub(super) fn leave(&self, namespace: &str) {
         self.0.lock().unwrap().leaving.insert(namespace.to_owned());
     }
 
-    /// Whether an admission webhook refuses what is written to `path`, from now on.
+    /// Whether an admission webhook refuses writes to `path`, from now on.
     pub(super) fn refuse(&self, path: &str, refused: bool) {
         let mut state = self.0.lock().unwrap();
         if refused {
@@ -155,7 +157,7 @@ impl Server {
         }
     }
 
-    /// How often something was to be written to `path`.
+    /// Number of attempts to write to `path`.
     pub(super) fn attempts(&self, path: &str) -> usize {
         self.0
             .lock()
@@ -166,12 +168,13 @@ impl Server {
             .unwrap_or_default()
     }
 
-    /// Takes the object at `path` away.
+    /// Removes the object at `path`.
     pub(super) fn remove(&self, path: &str) {
         self.0.lock().unwrap().objects.remove(path);
     }
 
-    /// What the garbage collector does with an owner that is being deleted in the foreground: all that it owns goes.
+    /// Does the garbage collector's work for an owner that is being deleted in the foreground: deletes everything that
+    /// it owns.
     pub(super) fn collect(&self, owner: &str) {
         let owned = |object: &Value| {
             let owners = object["metadata"]["ownerReferences"].as_array();
@@ -180,7 +183,7 @@ impl Server {
         self.0.lock().unwrap().objects.retain(|_, object| !owned(object));
     }
 
-    /// What was written since the last call, Events aside.
+    /// Writes since the last call, without Events.
     pub(super) fn writes(&self) -> Vec<Write> {
         let mut writes = std::mem::take(&mut self.0.lock().unwrap().writes);
         writes.retain(|w| !w.path.ends_with("/events"));
@@ -197,7 +200,7 @@ impl Server {
         self.events_about(|regarding| regarding["uid"] == uid)
     }
 
-    /// The same of the objects that `about` picks.
+    /// The same for the objects that `about` selects.
     pub(super) fn events_about(&self, about: impl Fn(&Value) -> bool) -> Vec<(String, String)> {
         let state = self.0.lock().unwrap();
         let events = state.objects.iter().filter(|(path, _)| path.contains("/events/"));
@@ -223,7 +226,7 @@ impl Server {
                 return refusal(StatusCode::FORBIDDEN);
             }
         }
-        // A status stands with its object.
+        // A status is stored with its object.
         let place = path.strip_suffix("/status").unwrap_or(path);
         let found = state.objects.get(place).cloned();
         match (method.as_str(), found) {
@@ -289,7 +292,7 @@ impl Server {
                     let before = before.map(|e| e["fieldsV1"].clone()).unwrap_or_default();
                     give_up(&mut object, &before, owned);
                 }
-                // All of a status is the operator's.
+                // The operator owns all of a status.
                 if place != path {
                     object["status"].take();
                 }
@@ -341,7 +344,7 @@ fn refusal(code: StatusCode) -> (StatusCode, Value) {
     (code, status)
 }
 
-/// What was applied, as managed fields have it; lists have one owner as a whole.
+/// The applied fields as managed fields; lists have one owner as a whole.
 fn fields(applied: &Value) -> Value {
     let members = applied.as_object().into_iter().flatten();
     members
@@ -349,7 +352,7 @@ fn fields(applied: &Value) -> Value {
         .collect()
 }
 
-/// Takes off what was applied `before` and is not any more.
+/// Removes fields that were applied `before` and are not any more.
 fn give_up(object: &mut Value, before: &Value, now: &Value) {
     let Some(object) = object.as_object_mut() else {
         return;

@@ -1,4 +1,4 @@
-//! Watchers: from the API server into the index, and into what the writers need.
+//! Watches: from the API server into the index, and into the objects of the writers.
 
 mod kinds;
 
@@ -26,46 +26,46 @@ use super::dataplane::DATA_PLANE;
 use super::{Objects, register};
 use crate::index::{Index, Key, SharedIndex};
 
-/// Most events that are taken into the index at once.
+/// Maximum of events that are applied to the index at once.
 const BATCH: usize = 512;
 
-/// A watch is begun anew after this long.
+/// A watch is restarted after this time.
 const WATCH_SECONDS: u32 = 60;
 
-/// What an event does to the index.
+/// The effect of an event on the index.
 pub(super) type Change = Box<dyn FnOnce(&mut Index) + Send>;
 
 enum Step {
     Change(Change),
-    /// All objects of a kind have been read.
+    /// The initial sync of a kind is done.
     Complete,
 }
 
 type Steps = Pin<Box<dyn Stream<Item = Step> + Send>>;
 
-/// A kind that the index is made from, or that the writers need.
+/// A kind that the index or the writers need.
 pub(super) trait Watched:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
-    /// What the object, as it is now, makes of the index.
+    /// The index facts of the object.
     fn index(&self, _: &Key) -> Change {
         Box::new(|_| ())
     }
 
-    /// What its end makes of the index.
+    /// The index facts of its deletion.
     fn unindex(_: Key) -> Change {
         Box::new(|_| ())
     }
 
-    /// Keeps what the writers need of it.
+    /// Stores the object for the writers.
     fn keep(self, _: &Key, _: &Objects) {}
 
-    /// It is gone.
+    /// Removes it.
     fn forget(_: &Key, _: &Objects) {}
 }
 
-/// Watches until `stop` what the index is made from, and what the writers need besides where `objects` are given. The index is set ready once
-/// everything has been read. What cannot be watched is tried again, with growing pauses.
+/// Watches until `stop`: the objects of the index, and, if `objects` are given, those of the writers. The index is set
+/// ready after the initial sync. Failed watches are retried, with growing pauses.
 pub async fn watch(
     client: Client,
     namespace: &str,
@@ -95,15 +95,15 @@ pub async fn watch(
     }
 }
 
-/// All objects of a kind. A connection that is dead is noticed when [`WATCH_SECONDS`] and some more are over.
+/// All objects of a kind. A dead connection is detected shortly after [`WATCH_SECONDS`].
 fn all() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
-/// What configuration is made from.
+/// Kinds that configuration is made from.
 fn indexed(client: &Client, namespace: &str, objects: Option<&Arc<Objects>>) -> Vec<Steps> {
     let register = all().labels(&format!("{}={}", register::LABEL, register::LABEL_VALUE));
-    // What bears a waypoint's label; whose it is, its owner says.
+    // Objects with a waypoint's label; the owner decides which waypoint.
     let replica_sets = all().labels(labels::WAYPOINT_NAME);
     vec![
         steps(Api::<Mesh>::all(client.clone()), all(), objects),
@@ -123,7 +123,7 @@ fn indexed(client: &Client, namespace: &str, objects: Option<&Arc<Objects>>) -> 
     ]
 }
 
-/// What the writers write, and what warnings in statuses follow from.
+/// Kinds that the writers write, or that cause warnings in statuses.
 fn written(client: &Client, namespace: &str, objects: &Arc<Objects>) -> Vec<Steps> {
     let objects = Some(objects);
     let applied = all().labels(&format!(
@@ -133,7 +133,7 @@ fn written(client: &Client, namespace: &str, objects: &Arc<Objects>) -> Vec<Step
         labels::MANAGED_BY,
         labels::OPERATOR
     ));
-    // By name, as the operator may see no other.
+    // By name, as the operator may read no other.
     let named = |name: &str| all().fields(&format!("metadata.name={name}"));
     vec![
         steps(
@@ -142,7 +142,7 @@ fn written(client: &Client, namespace: &str, objects: &Arc<Objects>) -> Vec<Step
             objects,
         ),
         steps(Api::<Deployment>::all(client.clone()), applied.clone(), objects),
-        // Of these the API server is asked for the metadata alone.
+        // For these, the API server sends only metadata.
         steps(
             Api::<PartialObjectMeta<ServiceAccount>>::all(client.clone()),
             all(),
@@ -223,7 +223,7 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
     Box::pin(steps)
 }
 
-/// What the watches do when an object appears or changes.
+/// Called when an object appears or changes.
 #[cfg(test)]
 pub(super) fn see<K: Watched>(object: K, index: &SharedIndex, objects: &Objects) {
     let key = key_of(&object);
@@ -232,7 +232,7 @@ pub(super) fn see<K: Watched>(object: K, index: &SharedIndex, objects: &Objects)
     index.change(change);
 }
 
-/// What the watches do when an object is gone.
+/// Called when an object is deleted.
 #[cfg(test)]
 pub(super) fn unsee<K: Watched>(key: Key, index: &SharedIndex, objects: &Objects) {
     K::forget(&key, objects);

@@ -1,5 +1,4 @@
-//! Waypoints: what stands in users' namespaces for them, how many replicas there are, and what the statuses say of them and of their
-//! policies.
+//! Waypoints: their objects in users' namespaces, their replicas, and the statuses of waypoints and policies.
 
 mod autoscaler;
 mod impostor;
@@ -33,9 +32,10 @@ use super::register::Register;
 use super::{LoadTable, Objects, ReconcileError, Settings};
 use crate::index::{Key, Registered, ScalingSettings, SharedIndex, WaypointSummary};
 
-/// What is in the way of a waypoint is looked at again after this long: not all of it is watched.
+/// Obstacles of a waypoint are checked again after this time: not all of them are watched.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Kinds of the objects that bear a waypoint's name, in the order to delete them: what its last pods still need goes when they are gone.
+/// Kinds of the objects with a waypoint's name, in the order of deletion: objects that its last pods still need are
+/// deleted after them.
 const KINDS: [&str; 4] = ["Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"];
 
 /// Reconciles the waypoints and policies of namespaces.
@@ -48,12 +48,12 @@ pub(super) struct WaypointReconciler {
     applied: Applied,
     register: Register,
     autoscaler: Autoscaler,
-    /// Waypoints that are not wanted any more, and since when.
+    /// Waypoints that are no longer desired, and since when.
     leaving: Mutex<BTreeMap<Key, Instant>>,
-    /// What keeps a waypoint from being made, and since when.
+    /// Obstacles of waypoints, and since when.
     troubles: Mutex<BTreeMap<Key, (String, Instant)>>,
     rolls: Mutex<Rolls>,
-    /// UIDs of Services that pass themselves off as waypoints', and of which people have been told.
+    /// UIDs of Services that forge the labels of waypoints, and for which an Event was published.
     refused: Mutex<BTreeMap<Key, String>>,
 }
 
@@ -82,7 +82,8 @@ impl WaypointReconciler {
         }
     }
 
-    /// Another replica may have led meanwhile: what the watches show is believed, and scaling begins with the replicas there are.
+    /// Another replica may have led meanwhile: objects are taken as the watches show them, and scaling begins with the
+    /// current replicas.
     pub(super) fn lead_anew(&self) {
         self.applied.forget();
         self.register.forget();
@@ -98,7 +99,7 @@ impl WaypointReconciler {
         all
     }
 
-    /// What keeps the namespace's waypoints from being as they should, by waypoint.
+    /// Problems of the namespace's waypoints, by waypoint.
     pub(super) fn troubles(&self, namespace: &str) -> BTreeMap<String, String> {
         let waypoints = self.index.read(|index| index.waypoints_in(namespace));
         let wanted = waypoints.into_iter().filter(|w| w.wanted);
@@ -113,7 +114,7 @@ impl WaypointReconciler {
     fn trouble(&self, namespace: &str, waypoint: &WaypointSummary) -> Option<String> {
         let key = Key::new(namespace, waypoint.name.clone());
         let met = lock(&self.troubles).get(&key).map(|(text, _)| text.clone());
-        // What a pod waits for is known in a moment; the Deployment reports it after ten minutes.
+        // A waiting pod shows its reason in a moment; the Deployment reports it after ten minutes.
         let of_pods = || {
             waypoint.pods.iter().find_map(|replica| {
                 let pod = self.objects.own_pod(&Key::new(namespace, replica.name.clone()))?;
@@ -128,7 +129,7 @@ impl WaypointReconciler {
         lock(&self.troubles).insert(waypoint.clone(), (trouble, Instant::now()));
     }
 
-    /// Counts requests and time: the namespaces in which something is to be done about it.
+    /// Evaluates load and time; returns the namespaces that need a pass.
     pub(super) fn tick(&self) -> BTreeSet<String> {
         let now = Instant::now();
         let waypoints = self.index.read(|index| {
@@ -166,7 +167,7 @@ impl WaypointReconciler {
 
     /// One pass over one namespace.
     pub(super) async fn reconcile(&self, namespace: &str) -> Result<(), ReconcileError> {
-        // The data plane's own objects stand there, and never a waypoint.
+        // This is the namespace of the data plane, and has no waypoint.
         if namespace == self.settings.namespace {
             return self.write_policies(namespace, &[]).await;
         }
@@ -195,7 +196,8 @@ impl WaypointReconciler {
                 }
             };
             if let Err(error @ ReconcileError::Leaving { .. }) = &pass {
-                // What goes with the namespace tells of itself; what is made in its place is looked at as it comes.
+                // Objects deleted with the namespace show in the watch; objects created in their place are examined
+                // then.
                 debug!(%namespace, waypoint = waypoint.name, %error, "the namespace has no waypoint any more");
                 continue;
             }
@@ -203,7 +205,7 @@ impl WaypointReconciler {
                 warn!(%namespace, waypoint = waypoint.name, %error, "the waypoint differs from its \
                      desired state");
                 self.met(&key, error.to_string());
-                // What is somebody else's stays so until they change it.
+                // A foreign object stays foreign until its owner changes it.
                 if !matches!(error, ReconcileError::Taken { .. }) {
                     result = Err(error);
                 }
@@ -214,14 +216,14 @@ impl WaypointReconciler {
         self.forget_others(namespace, &stay);
         if !left {
             let root = kind("ConfigMap");
-            // It is watched by name: where none is shown there is none.
+            // It is watched by name: if none is shown, there is none.
             self.applied.forget_one(&root, namespace, ROOT_CONFIG_MAP);
             result = result.and(self.delete(&root, namespace, ROOT_CONFIG_MAP).await);
         }
         result.and(self.write_policies(namespace, &waypoints).await)
     }
 
-    /// The namespace's waypoints, and what is left of others.
+    /// The namespace's waypoints, and the remains of others.
     fn waypoints(&self, namespace: &str) -> Vec<WaypointSummary> {
         let mut waypoints = self.index.read(|index| index.waypoints_in(namespace));
         for name in self.objects.applied_in(namespace, &["PodDisruptionBudget"]) {
@@ -235,10 +237,10 @@ impl WaypointReconciler {
         waypoints
     }
 
-    /// Nothing is kept of waypoints that are gone.
+    /// Drops the state of deleted waypoints.
     fn forget_others(&self, namespace: &str, waypoints: &BTreeSet<&str>) {
         let stays = |key: &Key| key.namespace != namespace || waypoints.contains(&*key.name);
-        // The root certificate is the namespace's, whichever waypoints there are.
+        // The root certificate belongs to the namespace, whichever waypoints exist.
         self.applied.retain(namespace, |kind, name| {
             !KINDS.contains(&kind) || waypoints.contains(name)
         });
@@ -297,7 +299,7 @@ impl WaypointReconciler {
                 continue;
             }
             match self.apply(key, object).await {
-                // The others are as they should be all the same.
+                // The other objects are applied nevertheless.
                 Err(error @ ReconcileError::Contested { .. }) => applied = Err(error),
                 Err(error) => {
                     applied = Err(error);
@@ -306,7 +308,7 @@ impl WaypointReconciler {
                 Ok(()) => {}
             }
         }
-        // Also of what was applied before a failure.
+        // Also objects applied before a failure.
         self.record(key, waypoint).await?;
         applied?;
         if !wanted.disruption_budget() {
@@ -321,7 +323,7 @@ impl WaypointReconciler {
         Ok(())
     }
 
-    /// What the register has of a waypoint.
+    /// The register's entry of a waypoint.
     fn entry(&self, key: &Key) -> Option<Registered> {
         self.register.entry(key, self.objects.registered(key))
     }
@@ -350,7 +352,7 @@ impl WaypointReconciler {
         }
     }
 
-    /// Records the UIDs of what was applied, and that the waypoint has been ready.
+    /// Records the UIDs of applied objects, and that the waypoint has been ready.
     async fn record(&self, key: &Key, waypoint: &WaypointSummary) -> Result<(), ReconcileError> {
         let watched = self.objects.registered(key);
         self.register.settle(key, watched.as_ref());
@@ -373,7 +375,8 @@ impl WaypointReconciler {
         self.register.record(key, Some(entry)).await
     }
 
-    /// Publishes a change of the waypoint's replicas on the AmbientNamespace, which has what they follow from.
+    /// Publishes a change of the waypoint's replicas as an Event on the AmbientNamespace, which has the scaling
+    /// settings.
     async fn tell_of_scaling(&self, key: &Key, scaling: &ScalingSettings, replicas: u32) {
         let Some(Change {
             from,
@@ -429,7 +432,7 @@ impl WaypointReconciler {
                 continue;
             };
             let written = policy::write(&self.client, &self.events, &policy, &summary, &fleets).await;
-            // One that cannot be written keeps no other from it.
+            // A status that cannot be written does not hold up the others.
             result = result.and(written);
         }
         result

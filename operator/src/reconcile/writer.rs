@@ -1,4 +1,4 @@
-//! The replica that holds the lease writes objects and statuses.
+//! Writes objects and statuses, in the replica that holds the lease.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use super::{Health, Leadership, LoadTable, Objects, ReconcileError, Settings};
 use crate::control::Directory;
 use crate::index::SharedIndex;
 
-/// Changes that come within this time of one another are reconciled at once.
+/// Changes within this time are reconciled together.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Everything is compared anew with what the watches show this often, whether or not they told of a change.
+/// Interval of a full comparison with the watches, whether or not anything changed.
 const RESYNC: Duration = Duration::from_secs(300);
-/// How often the waypoints' load is looked at.
+/// Interval of evaluating the waypoints' load.
 const TICK: Duration = Duration::from_secs(1);
-/// Most keys that are reconciled at once.
+/// Maximum of keys that are reconciled at once.
 const PARALLEL: usize = 9;
 
 /// Reconciles everything while this replica leads.
@@ -42,8 +42,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer of what `index` and `objects` hold, while `leadership` says so; `loads` is what waypoints report, and `health` is notified
-    /// whenever the loop comes round.
+    /// A writer for the content of `index` and `objects`, while `leadership` holds; `loads` has the waypoints' load,
+    /// and `health` is notified by every run of the loop.
     pub fn new(
         client: Client,
         settings: Settings,
@@ -53,7 +53,7 @@ impl Writer {
         loads: Arc<LoadTable>,
         health: Health,
     ) -> Self {
-        // Between two writes of one pass the lease may be lost.
+        // The lease may be lost between two writes of one pass.
         let client = fenced(&client, &leadership);
         let events = Events::new(client.clone(), &settings.identity);
         let namespaces = NamespaceReconciler::new(
@@ -86,7 +86,7 @@ impl Writer {
     pub async fn run(self, stop: CancellationToken) {
         let mut leadership = self.leadership.clone();
         loop {
-            // Whatever is under way ends with the leadership.
+            // Work in progress ends with the leadership.
             let leads = leadership.wait_for(|leads| *leads).map(|leads| leads.is_ok());
             match stop.run_until_cancelled(self.idle(leads)).await {
                 Some(true) => {}
@@ -102,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// Waits until `leads` is over, and shows that it still waits.
+    /// Waits until `leads` is false, and shows that the loop lives.
     async fn idle(&self, leads: impl Future<Output = bool>) -> bool {
         let mut leads = std::pin::pin!(leads);
         let mut tick = interval(TICK);
@@ -114,13 +114,13 @@ impl Writer {
         }
     }
 
-    /// Reconciles for as long as this is polled.
+    /// Reconciles while this is polled.
     async fn lead(&self) {
         let mut index_changed = self.index.subscribe();
         let mut objects_changed = self.objects.subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What stands there is another replica's work, and whatever was done to it while nobody led.
+        // The existing objects were written by another replica, and may have been changed while nobody led.
         self.waypoints.lead_anew();
         let mut queue = Queue::default();
         let mut running = FuturesUnordered::new();
@@ -172,7 +172,7 @@ impl Writer {
         }
     }
 
-    /// The API server may be another version by now, and what somebody has changed while the watches were away is looked at.
+    /// The API server may have another version by now; changes of users while the watches were down are examined.
     fn resync(&self, queue: &mut Queue, now: Instant) {
         self.mesh.forget();
         let mut all: BTreeSet<_> = self.objects.ambient_namespaces().into_iter().collect();
@@ -184,11 +184,11 @@ impl Writer {
         }
     }
 
-    /// Queues what has changed.
+    /// Queues the changes.
     fn gather(&self, queue: &mut Queue, now: Instant) {
         let edited = self.objects.take_edited();
         if edited.mesh {
-            // It may be what everything failed for.
+            // This change may be the remedy for every failure.
             queue.forgive(now);
             queue.urge(Work::Mesh, now);
             // Their pods have settings of the Mesh.
@@ -201,7 +201,7 @@ impl Writer {
         for namespace in edited.namespaces {
             queue.urge(Work::Namespace(namespace), now);
         }
-        // An object may have changed that the index takes no notice of: its status, or its generation.
+        // An object may have changed in a part that the index does not use: its status, or its generation.
         let mut touched = self.index.take_touched();
         touched.extend(self.objects.take_touched());
         for namespace in touched {
@@ -209,7 +209,7 @@ impl Writer {
         }
     }
 
-    /// Reconciles one key; when to come again even if nothing changes.
+    /// Reconciles one key; returns when to run again even if nothing changes.
     async fn work(&self, work: Work) -> (Work, Result<Option<Duration>, ReconcileError>) {
         let result = match &work {
             Work::Mesh => self.mesh.reconcile().await,
@@ -218,7 +218,8 @@ impl Writer {
         (work, result)
     }
 
-    /// The waypoints, the policies and the AmbientNamespace of a namespace: each is tried, whatever became of the others.
+    /// The waypoints, the policies and the AmbientNamespace of a namespace: each is tried, whatever the result of the
+    /// others.
     async fn namespace(&self, namespace: &str) -> Result<Option<Duration>, ReconcileError> {
         let waypoints = self.waypoints.reconcile(namespace).await;
         let troubles = self.waypoints.troubles(namespace);

@@ -1,5 +1,5 @@
-//! The process that writes, on the replica that holds the lease: the data plane's objects, waypoints, statuses. It serves nothing but its health and
-//! its metrics.
+//! The operator's process: with the lease, it writes the objects of the data plane, waypoints and statuses. It serves
+//! only its health and its metrics.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use prometheus::IntGauge;
 
 use super::{Common, Process};
 
-/// What `reconcile` is told.
+/// Flags of `reconcile`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
         images,
         token,
     } = options;
-    // What this replica waits for shows from the beginning.
+    // Shows in readiness what this replica waits for, from the start.
     let obstacle = "the mesh's root certificate has not been read yet";
     let mut process = Process::begin(&common, obstacle).await?;
     let (client, stop) = (process.client.clone(), process.stop.clone());
@@ -50,7 +50,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
             .run_until_cancelled(root_replaced(&asked, &place, &known))
             .await
         {
-            // Whatever was made from the old one is made anew.
+            // Everything made from the old root is made anew.
             Some(()) => bail!("the mesh has another root certificate: restarting with that"),
             None => Ok(()),
         }
@@ -62,7 +62,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
     let (read, held) = (Arc::clone(&process.index), stop.clone());
     let own = Key::new(namespace.clone(), common.identity.clone());
     process.tasks.spawn("lease", async move {
-        // A replica that cannot read everything (a CRD is missing, or a right) would write nothing as the leader.
+        // A replica that cannot read everything (a CRD or a right is missing) would write nothing as the leader.
         let may = || !read.read(|index| index.is_outdated(&own.namespace, &own.name));
         lease.run(readiness(&read), may, held).await;
         Ok(())
@@ -70,7 +70,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
     export_leadership(&mut process, leadership.clone())?;
 
     let loads = Arc::new(LoadTable::new(&process.registry)?);
-    // Of the names of the control plane, the one that it has in every cluster.
+    // The name of the control plane that is valid in every cluster.
     let name = format!("{}.{namespace}.svc", names::CONTROL);
     let planes = ControlPlanes {
         namespace: namespace.clone(),

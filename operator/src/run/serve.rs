@@ -1,4 +1,4 @@
-//! The process that serves the control plane. Of the cluster it only writes what agents report, and the mesh's root certificate.
+//! The control plane's process. Of the cluster it writes only the reports of agents, and the mesh's root certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tracing::warn;
 
 use super::{Common, Process, any, listen};
 
-/// Pause before the certificate authority is asked for again.
+/// Pause before the certificate authority is read again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What `serve` is told.
+/// Flags of `serve`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
         metrics_address,
         ..
     } = options.common.clone();
-    // What this replica waits for shows from the beginning.
+    // Shows in readiness what this replica waits for, from the start.
     let obstacle = "the certificate authority has not been read yet";
     let mut process = Process::begin(&options.common, obstacle).await?;
     let (client, stop) = (process.client.clone(), process.stop.clone());
@@ -54,7 +54,7 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     process.tasks.spawn("root certificate", async move {
         let publishing = publish_root(&publisher, &place, &root);
         match published.run_until_cancelled(publishing).await {
-            // Certificates of the old one would be refused by whoever knows the new one.
+            // Clients with the new root would refuse certificates of the old one.
             Some(replaced) => Err(replaced.into()),
             None => Ok(()),
         }
@@ -78,7 +78,7 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     process.wait(metrics_address).await
 }
 
-/// The certificate authority, however long the API server takes to answer.
+/// The certificate authority; retries until the API server responds.
 async fn authority(
     client: &Client,
     namespace: &str,

@@ -31,7 +31,7 @@ spec:
         - principals: [cluster.local/ns/shop/sa/client-a]
 "#;
 
-/// Before, the change, after, a rule; then what comes with a waypoint.
+/// Before, the change, after, a rule, and a waypoint.
 pub(super) fn play(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
     let before = plain(cluster, shop, progress)?;
     enroll(cluster, shop, progress)?;
@@ -50,7 +50,7 @@ fn plain(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<Vec<Pod>
     let readable: Vec<&Packet> = wire::in_clear(&packets, MARKER).collect();
     ensure!(
         !readable.is_empty(),
-        "nothing of the application crossed the wire"
+        "no payload of the application crossed the wire"
     );
     show::line(&format!(
         "\n   On the wire between the nodes, {} packets can be read by anyone:",
@@ -83,7 +83,7 @@ fn enroll(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
     let start = Instant::now();
     progress.step("running pods are captured", || shop.enroll())?;
     show::line(&format!(
-        "     captured, and known to every node, {} after the label",
+        "     captured, and every node is updated, {} after the label",
         seconds(start.elapsed())
     ));
     show::command("kubectl get mesh,ambientnamespaces -A");
@@ -97,10 +97,10 @@ fn encrypted(cluster: &Cluster, shop: &Shop, before: &[Pod], progress: &Progress
     let pods = shop.pods()?;
     let addresses: Vec<Ipv4Addr> = pods.iter().map(|pod| pod.ip).collect();
     let readable = wire::in_clear(&packets, MARKER).count();
-    ensure!(readable == 0, "{readable} packets can be read still");
+    ensure!(readable == 0, "{readable} packets can still be read");
     let records = wire::only_hbone(&packets, &addresses)?;
     show::line(&format!(
-        "   On the wire, {} packets with a load between these pods, all of them TLS to or from port {}; 0 can be read:",
+        "   On the wire, {} packets with payload between these pods, all of them TLS to or from port {}; 0 can be read:",
         records.len(),
         mesh::PORT_HBONE
     ));
@@ -109,7 +109,7 @@ fn encrypted(cluster: &Cluster, shop: &Shop, before: &[Pod], progress: &Progress
         &pods,
     );
 
-    show::line("\n   The ztunnel of the server's node knows who called (its access log):");
+    show::line("\n   The ztunnel of the server's node has the identity of the caller (its access log):");
     let line = eventually("the access log of a connection", LIMIT, || {
         access(cluster, shop, "connection complete")
     })?;
@@ -124,7 +124,7 @@ fn encrypted(cluster: &Cluster, shop: &Shop, before: &[Pod], progress: &Progress
         ],
     );
 
-    show::line("\n   The pods are those of before:");
+    show::line("\n   The pods are the same as before:");
     show::pods(&pods);
     let lives = |pods: &[Pod]| -> Vec<(String, String, i64)> {
         pods.iter()
@@ -135,7 +135,7 @@ fn encrypted(cluster: &Cluster, shop: &Shop, before: &[Pod], progress: &Progress
         lives(before) == lives(&pods),
         "pods were replaced or started again"
     );
-    show::line("\n   and no request failed meanwhile:");
+    show::line("\n   and no request has failed:");
     for client in CLIENTS {
         let stats = shop.stats(client)?;
         show::counts(client, &stats);
@@ -149,7 +149,7 @@ fn encrypted(cluster: &Cluster, shop: &Shop, before: &[Pod], progress: &Progress
 }
 
 fn deny(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
-    show::heading("A rule: client-a may not call the server any more");
+    show::heading("A rule: client-a may no longer call the server");
     show::command("kubectl apply -n shop -f - <<EOF");
     show::output(DENY);
     let before = shop.stats("client-a")?;
@@ -165,13 +165,13 @@ fn deny(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
     show::output(&format!("{}: {}", failure.flow, failure.error));
     let words = "no-client-a";
     let line = eventually("the refusal in the log", LIMIT, || access(cluster, shop, words))?;
-    show::line("\n   The ztunnel of the server's node says which rule, and whom:");
+    show::line("\n   The ztunnel of the server's node logs the rule and both identities:");
     show::log_line(&line, &["src.identity", "dst.identity"]);
     if let Some((_, error)) = line.text().split_once(" error=") {
         show::line(&format!("     {:<16} {error}", "error"));
     }
     shop.wait_more("client-b", 5)?;
-    show::line("\n   client-b goes on:");
+    show::line("\n   client-b continues:");
     let other = shop.stats("client-b")?;
     show::counts("client-b", &other);
     ensure!(
@@ -189,7 +189,7 @@ fn deny(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// What crosses the wire while every client is answered ten times for each kind of traffic.
+/// The packets on the wire while every client gets ten responses for each kind of traffic.
 fn record(cluster: &Cluster, shop: &Shop) -> Result<Vec<Packet>> {
     let recording = Recording::start(cluster, &workspace::target().join("demo/wire.pcap"))?;
     for client in CLIENTS {
@@ -198,7 +198,7 @@ fn record(cluster: &Cluster, shop: &Shop) -> Result<Vec<Packet>> {
     recording.stop()
 }
 
-/// The latest line of a server's ztunnel about a connection of client-a's, with `words` in it.
+/// The latest line of the server's ztunnel about a connection of client-a, with `words` in it.
 fn access(cluster: &Cluster, shop: &Shop, words: &str) -> Result<LogLine> {
     let id = format!("ns/{}/sa/client-a", shop.namespace());
     for ztunnel in mesh::ztunnels(cluster)? {
@@ -215,7 +215,7 @@ fn wait_failure(shop: &Shop, client: &str, before: &Stats) -> Result<Stats> {
         let now = shop.stats(client)?;
         ensure!(
             now.total_failed() > before.total_failed(),
-            "{client} is answered still"
+            "{client} still gets responses"
         );
         Ok(now)
     })

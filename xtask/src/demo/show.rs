@@ -1,4 +1,4 @@
-//! What the demonstration prints.
+//! Output of the demo.
 
 use std::io::Write;
 
@@ -6,13 +6,13 @@ use ambit_e2e::mesh::{LogLine, Pod};
 use ambit_e2e::sample::Stats;
 use ambit_e2e::wire::Packet;
 
-/// One line, or more.
+/// One line, or several.
 pub(super) fn line(text: &str) {
-    // A closed terminal is no reason to stop.
+    // A closed terminal is not an error.
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// What comes next.
+/// The title of the next part.
 pub(super) fn heading(text: &str) {
     line(&format!("\n━━ {text}"));
 }
@@ -22,14 +22,14 @@ pub(super) fn command(text: &str) {
     line(&format!("\n   $ {text}"));
 }
 
-/// What a command printed.
+/// The output of a command.
 pub(super) fn output(text: &str) {
     for printed in text.lines() {
         line(&format!("     {printed}"));
     }
 }
 
-/// Some packets, with who is at their ends.
+/// Some packets, with the pods at their ends.
 pub(super) fn packets<'a>(packets: impl Iterator<Item = &'a Packet>, pods: &[Pod]) {
     let name = |ip| {
         pods.iter()
@@ -46,7 +46,7 @@ pub(super) fn packets<'a>(packets: impl Iterator<Item = &'a Packet>, pods: &[Pod
     }
 }
 
-/// What of a pod must not change.
+/// The fields of a pod that must not change.
 pub(super) fn pods(pods: &[Pod]) {
     line(&format!(
         "     {:<26} {:<5} {:<38} {:<21} RESTARTS  CAPTURED",
@@ -68,7 +68,7 @@ pub(super) fn pods(pods: &[Pod]) {
     }
 }
 
-/// What a client has counted.
+/// The counts of a client.
 pub(super) fn counts(client: &str, stats: &Stats) {
     let slowest = stats
         .flows
@@ -77,7 +77,7 @@ pub(super) fn counts(client: &str, stats: &Stats) {
         .max()
         .unwrap_or_default();
     line(&format!(
-        "     {client}: {} requests answered, {} failed; since the mesh came, the slowest took {}.{:03} ms",
+        "     {client}: {} requests succeeded, {} failed; the slowest since the namespace joined took {}.{:03} ms",
         stats.total_ok(),
         stats.total_failed(),
         slowest / 1000,
@@ -94,11 +94,11 @@ pub(super) fn log_line(line_of_log: &LogLine, fields: &[&str]) {
     }
 }
 
-/// For those who keep the cluster.
+/// For a reader who keeps the cluster.
 pub(super) fn how_to_go_on(cluster: &str) {
     line(&format!(
         "
-The cluster stays up. In a shell of yours:
+The cluster stays up. In a shell:
 
    eval \"$(cargo xtask cluster env --name {cluster})\"
    kubectl get mesh,ambientnamespaces -A

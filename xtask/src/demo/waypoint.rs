@@ -1,4 +1,4 @@
-//! The second layer: HTTP rules, and the proxies that enforce them.
+//! HTTP rules, and the proxies that enforce them.
 
 use std::time::{Duration, Instant};
 
@@ -33,9 +33,9 @@ spec:
     - {name: readers, action: Allow, methods: [GET]}
 ";
 
-/// A policy, and a load that it takes more than one replica for.
+/// A policy, and a load that needs more than one replica.
 pub(super) fn play(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<()> {
-    let web = progress.step("another application: a Service that speaks HTTP", || {
+    let web = progress.step("another application: an HTTP Service", || {
         let web = Web::deploy(cluster, shop.clone())?;
         shop.wait_captured()?;
         Ok(web)
@@ -46,14 +46,14 @@ pub(super) fn play(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Resul
 }
 
 fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
-    show::heading("HTTP rules: of the Service web, everyone may GET, and no more");
+    show::heading("HTTP rules: every client may GET from the Service web, and nothing else");
     show::command("kubectl apply -n shop -f - <<EOF");
     show::output(&format!("{SCALING}---\n{POLICY}"));
     let start = Instant::now();
     for manifest in [SCALING, POLICY] {
         cluster.apply(web.namespace(), manifest)?;
     }
-    progress.step("a waypoint comes, and the Service is reached through it", || {
+    progress.step("a waypoint starts, and the Service is reached through it", || {
         eventually("the policy to be enforced", LIMIT, || {
             let answer = web.request("load-a", &Request::new("DELETE", "/orders/7"))?;
             ensure!(answer.status == 403, "{}", answer.head());
@@ -97,7 +97,7 @@ fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
             show::output(line);
         }
     }
-    show::line("\n   The waypoint says who asked for what, and which rule decided (its access log):");
+    show::line("\n   The waypoint logs the caller, the request and the reason (its access log):");
     let line = eventually("the refusal in the log", LIMIT, || {
         for pod in web.waypoints(WAYPOINT)? {
             let words = ["sa/load-a", "/orders/7", "DELETE"];
@@ -119,9 +119,9 @@ fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Nothing goes past a waypoint that authorizes.
+/// No connection bypasses a waypoint with authorization.
 fn around(cluster: &Cluster, web: &Web) -> Result<()> {
-    show::line("\n   Past the waypoint, to the pod's own address, nobody comes:");
+    show::line("\n   The pod refuses a request that bypasses the waypoint:");
     let server = web.servers()?.into_iter().next().context("no server runs")?;
     let url = format!("http://{}:8080/orders/7", server.ip);
     let call = ["/ambit-sample", "request", "GET", &url];
@@ -134,21 +134,21 @@ fn around(cluster: &Cluster, web: &Web) -> Result<()> {
         .err()
         .context("it is answered")?;
     let said = format!("{error:#}");
-    // What the client itself said, without the words of kubectl around it.
+    // The client's own message, without that of kubectl around it.
     let said = said.lines().find(|line| line.contains("GET ")).unwrap_or(&said);
     show::output(said.rsplit("exit status: 1: ").next().unwrap_or(said));
     Ok(())
 }
 
-/// The replicas that are wanted, and those that are Ready.
+/// The desired and the ready replicas.
 fn replicas(cluster: &Cluster, web: &Web) -> Result<(u64, u64)> {
     let deployment = cluster.get(&["deployment", WAYPOINT, "--namespace", web.namespace()])?;
     let number = |path: &str| deployment.pointer(path).and_then(serde_json::Value::as_u64);
-    let wanted = number("/spec/replicas").context("the Deployment says no replicas")?;
+    let wanted = number("/spec/replicas").context("the Deployment has no spec.replicas")?;
     Ok((wanted, number("/status/readyReplicas").unwrap_or_default()))
 }
 
-/// Shows every change until the waypoint has so many replicas, all Ready.
+/// Shows every change until the waypoint has this number of replicas, all ready.
 fn follow(cluster: &Cluster, web: &Web, count: u64) -> Result<()> {
     let start = Instant::now();
     let mut shown = None;
@@ -158,7 +158,7 @@ fn follow(cluster: &Cluster, web: &Web, count: u64) -> Result<()> {
             shown = Some(now);
             let in_flight = in_flight(web)?;
             show::line(&format!(
-                "     {:>6}   {in_flight:>3} requests in flight   {} replicas wanted, {} ready",
+                "     {:>6}   {in_flight:>3} requests in flight   {} replicas desired, {} ready",
                 seconds(start.elapsed()),
                 now.0,
                 now.1
@@ -177,7 +177,7 @@ fn in_flight(web: &Web) -> Result<u64> {
 }
 
 fn scale(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
-    show::heading("Waypoints scale by themselves: by the requests in flight, 10 a replica here");
+    show::heading("Waypoints scale with the requests in flight, here 10 per replica");
     let load = |connections| web.load_all(&Plan::get(connections, "/slow?ms=200"));
     let answered = |more| -> Result<()> {
         for client in CLIENTS {
@@ -191,28 +191,28 @@ fn scale(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
     load(14)?;
     follow(cluster, web, 3)?;
     let pods: Vec<Pod> = web.waypoints(WAYPOINT)?;
-    let shares = progress.step("the new replicas take their part", || {
-        // Connections through a waypoint last ten seconds, unless the Mesh says otherwise: the next ones are spread over all replicas.
-        eventually("every replica to have its part", LIMIT, || {
+    let shares = progress.step("the new replicas get their share", || {
+        // Connections through a waypoint last ten seconds by default: the next ones are spread over all replicas.
+        eventually("every replica to have its share", LIMIT, || {
             let shares = web.shares(&pods, 100)?;
             let mean = shares.iter().sum::<f64>() / 3.0;
             ensure!(shares.iter().all(|share| *share > mean / 2.0), "{shares:?}");
             Ok(shares)
         })
     })?;
-    show::line("\n   Requests that each replica had, of the latest:");
+    show::line("\n   Recent requests of each replica:");
     for (pod, share) in pods.iter().zip(shares) {
         show::line(&format!("     {:<26} {:<5} {share:>5}", pod.name, pod.node));
     }
-    show::line("\n   And back, ten seconds after it is over:");
+    show::line("\n   And back, ten seconds after the load is over:");
     load(2)?;
     follow(cluster, web, 1)?;
     load(0)?;
-    show::line("\n   No request failed meanwhile:");
+    show::line("\n   No request has failed:");
     let counts = web.ensure_no_failure()?;
     for (client, stats) in CLIENTS.iter().zip(counts) {
         show::line(&format!(
-            "     {client}: {} requests answered, {} failed, {} made again on another connection",
+            "     {client}: {} requests succeeded, {} failed, {} repeated on another connection",
             stats.ok, stats.failed, stats.retried
         ));
     }

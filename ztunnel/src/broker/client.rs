@@ -1,4 +1,4 @@
-//! The conversation with the agent (`crates/wire/proto/broker.proto`, `docs/protocols.md`).
+//! The session with the agent (`crates/wire/proto/broker.proto`, `docs/protocols.md`).
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::sockets::Handed;
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// Why a conversation ended.
+/// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended {
     #[error("the agent closed the connection")]
@@ -35,7 +35,7 @@ pub(crate) enum Ended {
     Protocol(&'static str),
 }
 
-/// Keeps a conversation with the agent going.
+/// Keeps a session with the agent open.
 pub(crate) struct Broker<E> {
     pub(crate) path: PathBuf,
     pub(crate) revision: String,
@@ -43,7 +43,8 @@ pub(crate) struct Broker<E> {
 }
 
 impl<E: PodEvents> Broker<E> {
-    /// Runs until `shutdown`: connects, again after each loss; pods are served with what is held meanwhile.
+    /// Runs until `shutdown`: connects, and reconnects after each loss. Meanwhile the pods are served with the sockets
+    /// received so far.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut delay = FIRST_DELAY;
         let mut attempts: u32 = 0;
@@ -62,7 +63,7 @@ impl<E: PodEvents> Broker<E> {
                 }
                 Err(error) => Ended::Channel(error.into()),
             };
-            // Once when it is lost, then every half a minute.
+            // Logged once when the agent is lost, then every half a minute.
             if attempts.is_multiple_of(30) {
                 tracing::warn!(
                     socket = %self.path.display(),
@@ -122,11 +123,11 @@ impl<E: PodEvents> Broker<E> {
         channel: &Channel,
         outbox: &mpsc::UnboundedSender<Message>,
     ) -> Result<std::convert::Infallible, Ended> {
-        // Fails only when the conversation has ended, and the next one begins with the whole state.
+        // Fails only when the session has ended; the next one begins with the whole state.
         let acknowledge = |sequence, error| _ = outbox.send(Message::Ack(Ack { sequence, error }));
-        // Ends with this conversation, and the acknowledgements that wait for connections with it.
+        // Ends with this session, and with it the acknowledgements that wait for connections to end.
         let mut removals = tokio::task::JoinSet::new();
-        // The pods named so far; none after the snapshot.
+        // The pods named so far; `None` after the snapshot.
         let mut named = Some(Vec::new());
         loop {
             let (message, descriptors) = tokio::select! {
@@ -161,7 +162,7 @@ impl<E: PodEvents> Broker<E> {
                     }
                 }
                 Some(from_agent::Message::Hello(_)) => return Err(Ended::Protocol("a second Hello")),
-                // Of a newer agent, which knows our version and does without an answer.
+                // From a newer agent, which supports our version and needs no response.
                 None => tracing::debug!("unknown message from the agent"),
             }
         }

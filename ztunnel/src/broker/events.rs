@@ -1,4 +1,4 @@
-//! What the agent's messages lead to.
+//! Handling of the agent's messages.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use ambit_wire::broker::PodIdentity;
 
 use crate::sockets::Handed;
 
-/// Descriptors that a pod takes without any connection: its listeners twice (ours, and the accept loops'), seeds, and what sockets are made
-/// from.
+/// Descriptors that a pod needs without any connection: its listeners twice (ours, and those of the accept loops),
+/// seeds, and the first sockets made from them.
 pub(crate) const DESCRIPTORS_PER_POD: usize = 12;
 
 /// Why a pod is not served.
@@ -23,18 +23,18 @@ pub(crate) enum AddError {
     Ending,
 }
 
-/// What the agent's messages lead to.
+/// Handles the agent's messages.
 pub(crate) trait PodEvents: Send + Sync + 'static {
-    /// The pods served, with what the agent handed over for them.
+    /// The pods served, with the sockets that the agent passed for them.
     fn held(&self) -> Vec<(PodIdentity, Arc<Handed>)>;
-    /// Serves a pod, or goes on to serve it with other listeners.
+    /// Serves a pod, or continues to serve it with other listeners.
     fn add(&self, pod: PodIdentity, handed: Handed) -> Result<(), AddError>;
-    /// Stops to serve a pod; the future ends when none of its connections is left.
+    /// Stops serving a pod; the future resolves when its last connection has ended.
     fn remove(&self, uid: &str, force: bool) -> impl Future<Output = ()> + Send + 'static;
-    /// There is a new agent, which has been told what is held.
+    /// A new agent is connected, and has been sent the listeners held here.
     fn connected(&self);
-    /// The agent has named all pods: `named`. Others are gone.
+    /// The agent has named all pods: `named`. All others are removed.
     fn snapshot_done(&self, named: &[String]);
-    /// There is no agent.
+    /// No agent is connected.
     fn disconnected(&self);
 }

@@ -1,6 +1,6 @@
-//! Where a connection came to its pod.
+//! The listener of a connection.
 
-/// Which of a pod's three listeners a connection came to.
+/// Which of a pod's three listeners a connection arrived at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Outbound,

@@ -9,10 +9,10 @@ use super::{Direction, Flag, Refusal, Traffic};
 use crate::limits::{Budget, Limits};
 use crate::sockets::StoreLimits;
 
-/// Of a metric whose labels name workloads or policies; what comes later is counted with unknown ones.
+/// Maximum of series of a metric whose labels name workloads or policies; further ones are counted with unknown labels.
 const MAX_SERIES: usize = 10_000;
 
-/// The labels that stay then.
+/// The labels that remain in that case.
 const KEPT: &[&str] = &[
     "reporter",
     "request_protocol",
@@ -20,7 +20,7 @@ const KEPT: &[&str] = &[
     "connection_security_policy",
 ];
 
-/// The series of an open connection, which keeps them.
+/// The series of an open connection, which keeps them alive.
 pub(super) struct Totals {
     _opened: Counter,
     pub(super) sent: Counter,
@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
     gauges: Vec<IntGauge>,
 }
 
-/// Values that are read when they are asked for.
+/// Gauges that are read at each scrape.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Gauges {
     pub(crate) pods: usize,
@@ -151,7 +151,7 @@ impl Metrics {
         })
     }
 
-    /// The limits of pods' stores of sockets, with their counter.
+    /// The limits of the pods' socket caches, with their counter.
     pub(crate) fn stores(&self, limits: &Limits) -> StoreLimits {
         StoreLimits {
             most: limits.idle_sockets_per_pod,
@@ -160,10 +160,10 @@ impl Metrics {
         }
     }
 
-    /// What is lent, too.
+    /// Also registers the metrics of borrowed memory.
     ///
     /// # Errors
-    /// When a budget's metrics are there already.
+    /// When a budget's metrics are registered already.
     pub(crate) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
         memory.register(&self.registry)
     }

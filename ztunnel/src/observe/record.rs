@@ -15,7 +15,7 @@ use crate::pod::PodInfo;
 use crate::state::Service;
 use ambit_mesh::Workload;
 
-/// Whose ztunnel reports.
+/// Which ztunnel reports: that of the source or of the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reporter {
     Source,
@@ -38,7 +38,7 @@ impl Reporter {
     }
 }
 
-/// How a connection ended, in Istio's words.
+/// How a connection ended, in Istio's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flag {
     None,
@@ -60,10 +60,10 @@ impl Flag {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    /// Proven by its certificate.
+    /// The identity proven by its certificate.
     pub(crate) identity: Option<SpiffeId>,
     pub(crate) workload: Option<Arc<Workload>>,
-    /// What the agent says, where the pod is this node's.
+    /// The agent's record, if the pod is on this node.
     pub(crate) pod: Option<Arc<PodInfo>>,
 }
 
@@ -82,7 +82,7 @@ impl Peer {
     }
 }
 
-/// Who connects to whom.
+/// Source and destination of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic {
     pub(crate) reporter: Reporter,
@@ -99,7 +99,8 @@ impl Traffic {
     }
 }
 
-/// Counts a connection from its beginning; one of [`Record::end`], [`Record::fail`] and [`Record::deny`] ends it, or dropping it.
+/// Counts a connection from its beginning. [`Record::end`], [`Record::fail`] and [`Record::deny`] end it, and so does
+/// dropping it.
 pub(crate) struct Record {
     metrics: Arc<Metrics>,
     access_log: bool,
@@ -112,7 +113,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// `access_log`: it is logged when it ends.
+    /// `access_log`: the connection is logged when it ends.
     pub(crate) fn open(metrics: &Arc<Metrics>, access_log: bool, traffic: Traffic) -> Self {
         let totals = metrics.opened(&traffic);
         Self {
@@ -127,7 +128,7 @@ impl Record {
         }
     }
 
-    /// Both sides have ended, or one has failed: a reset by a peer is no more than an end.
+    /// Both sides have ended, or one has failed: a reset by a peer counts as an end.
     pub(crate) fn end(mut self, error: Option<&dyn Display>) {
         self.close(Flag::None, error, false);
     }
@@ -138,7 +139,7 @@ impl Record {
         self.close(Flag::NotConnected, Some(error), true);
     }
 
-    /// Authorization said no, at once or after a change of policy.
+    /// Authorization denied the connection, at once or after a change of policy.
     pub(crate) fn deny(mut self, decision: &ambit_policy::Decision) {
         let destination = &self.traffic.destination;
         let policy = decision.reason.policy().unwrap_or("none");
@@ -160,8 +161,8 @@ impl Record {
     fn close(&mut self, flag: Flag, error: Option<&dyn Display>, notable: bool) {
         self.ended = true;
         self.metrics.closed(&self.traffic, flag);
-        // Denials and failures are for whoever runs the mesh, whether or not there is an access log; without it, of many of one
-        // source only some.
+        // Denials and failures are logged even without an access log, since they concern the operator of the mesh; in
+        // that case only some of many from one source.
         let source = || self.traffic.source.address.ip().to_string();
         if self.access_log || (notable && log_permit(&source(), flag.name())) {
             self.log(error, notable);

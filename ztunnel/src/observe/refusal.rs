@@ -1,8 +1,8 @@
-//! Connections that are not served at all.
+//! Connections that are refused without a destination.
 
 use std::net::SocketAddr;
 
-/// Why a connection or request was refused before its destination was looked for.
+/// Why a connection or request was refused before its destination was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("it was not redirected: its destination is the proxy's own port")]
@@ -29,7 +29,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The metrics' word for it.
+    /// The label of the metric.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::NoOriginalDestination => "no_original_destination",

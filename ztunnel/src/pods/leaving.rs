@@ -1,4 +1,4 @@
-//! Pods that were released and have connections left.
+//! Released pods with remaining connections.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::pod::Pod;
 
-/// Each pod stays here until its last connection has ended, whether an agent waits for that or not; then its sockets and its certificate
-/// go. A pod that was captured again meanwhile may be here more than once.
+/// Each pod stays here until its last connection has ended, whether an agent waits for that or not. Then its sockets
+/// and its certificate are dropped. A pod that was captured again meanwhile may be here more than once.
 #[derive(Clone, Default)]
 pub(super) struct Leaving {
     pods: Arc<Mutex<Vec<Left>>>,
@@ -23,7 +23,7 @@ struct Left {
 }
 
 impl Leaving {
-    /// Takes a pod that accepts no more.
+    /// Adds a pod that no longer accepts.
     pub(super) fn take(&self, pod: Arc<Pod>) {
         pod.connections.close();
         let left = Left {
@@ -45,7 +45,7 @@ impl Leaving {
         self.pods.lock().len()
     }
 
-    /// Ends the connections of the pods under this UID.
+    /// Ends the connections of all pods with this UID.
     pub(super) fn end(&self, uid: &str) {
         for left in self.pods.lock().iter().filter(|left| &*left.pod.uid == uid) {
             left.pod.kill.cancel();
@@ -58,7 +58,7 @@ impl Leaving {
         self.pods.lock().iter().for_each(|left| left.pod.kill.cancel());
     }
 
-    /// Resolves when those that are here now under this UID are gone.
+    /// Resolves when the pods that are here now with this UID are gone.
     pub(super) fn gone(&self, uid: &str) -> impl Future<Output = ()> + Send + 'static + use<> {
         let pods = self.pods.lock();
         let awaited: Vec<_> = pods

@@ -1,4 +1,4 @@
-//! Whether an inbound connection may be made, and may go on.
+//! Authorization of inbound connections, when they are made and when policy changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ pub(super) struct Attempt<'a> {
     pub(super) principal: Option<&'a SpiffeId>,
     /// The application's address in the pod.
     pub(super) destination: SocketAddr,
-    /// Tells of what may change the decision, from before it is made: between it and [`Attempt::proceed`] the application is
-    /// connected to, which may take long.
+    /// Notified of changes that may alter the decision, from before the decision is made: between the decision and
+    /// [`Attempt::proceed`] the proxy connects to the application, which may take long.
     pub(super) changes: watch::Receiver<u64>,
 }
 
 impl Attempt<'_> {
-    /// Which workload the pod is, by the control plane's account: without it nobody knows which policies apply. A pod is young
-    /// when it is not known, so a while is waited for it.
+    /// The control plane's workload for the pod: it has the policies that apply. A new pod may not have a workload yet,
+    /// so this waits for a while.
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Refusal> {
         let mut changes = self.proxy.state.workloads_changed();
         let find = async {
@@ -45,7 +45,7 @@ impl Attempt<'_> {
         found.ok().flatten().ok_or(Refusal::UnknownWorkload)
     }
 
-    /// The pod's workload. One of another name had the address before, or has it since.
+    /// The pod's workload. Another workload may have had the address before, or may have it since.
     fn known(&self) -> Option<Arc<Workload>> {
         let info = self.pod.info.load();
         let at_address = self.proxy.state.workload(self.destination.ip());
@@ -54,7 +54,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// What the policies in force say; counts what audit policies would deny.
+    /// The decision of the policies in force; counts what audit policies would deny.
     pub(super) fn decide(&self, workload: &Workload) -> Decision {
         let connection = Connection {
             principal: self.principal.map(SpiffeId::principal),
@@ -64,7 +64,7 @@ impl Attempt<'_> {
         self.proxy.state.decide(workload, &connection)
     }
 
-    /// Counts and logs what audit policies would have denied.
+    /// Counts and logs what audit policies would deny.
     pub(super) fn report_audit(&self, workload: &Workload, decision: &Decision) {
         for policy in &decision.audited {
             self.proxy.metrics.audited(policy, &workload.namespace);
@@ -100,7 +100,7 @@ impl Attempt<'_> {
         Record::open(&self.proxy.metrics, self.proxy.access_log, traffic)
     }
 
-    /// Copies until the end, or until the policies deny what they allowed before.
+    /// Copies until the end, or until policy denies the connection.
     pub(super) async fn proceed(
         &self,
         record: Record,
@@ -122,7 +122,7 @@ impl Attempt<'_> {
             }
         };
         let result = tokio::select! {
-            // Nothing more is copied once policies deny it.
+            // No more bytes are copied after a denial.
             biased;
             decision = denied => Err(decision),
             result = copy(&record) => Ok(result),

@@ -1,4 +1,5 @@
-//! Who calls, for the telemetry of waypoints: a W3C `baggage` header with the members that Istio's ztunnel writes.
+//! The source workload, for the telemetry of waypoints: a W3C `baggage` header with the members that Istio's ztunnel
+//! writes.
 //!
 //! Source: <https://www.w3.org/TR/baggage/>.
 
@@ -17,7 +18,7 @@ pub(crate) fn headers(source: &Workload) -> HeaderMap {
         ("k8s.cluster.name", &source.cluster),
         ("k8s.namespace.name", &source.namespace),
         (workload.as_str(), &source.workload_name),
-        // For services that keep to the client's node.
+        // For services with `internalTrafficPolicy: Local`.
         ("k8s.node.name", &source.node),
         // For services that prefer the client's zone.
         ("cloud.availability_zone", &source.zone),
@@ -37,7 +38,7 @@ pub(crate) fn headers(source: &Workload) -> HeaderMap {
     headers
 }
 
-/// Percent-encoded, but for what names in Kubernetes are made of.
+/// Percent-encodes all characters that names in Kubernetes do not have.
 fn encoded(value: &str) -> Cow<'_, str> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
     if value.bytes().all(is_plain) {

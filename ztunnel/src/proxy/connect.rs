@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use crate::pod::Pod;
 use crate::sockets::{PodSocket, PodStream, ReusableStream, SocketError};
 
-/// Ports tried before a client's address is given up.
+/// Ports tried before the proxy gives up connecting with a client's address.
 const BIND_ATTEMPTS: usize = 16;
-/// An application on the same host answers at once or not at all. One that does not may be hidden behind a connection which was
-/// there before the pod was captured and has the same ports; then another port helps. The next one is waited for twice as long, as the
-/// application's queue may be full, too.
+/// An application on the same host responds at once or not at all. If it does not, a connection from before the capture
+/// with the same ports may be in the way; then another port helps. Each further attempt waits twice as long, since the
+/// queue of the application may also be full.
 const LOCAL_CONNECT: Duration = Duration::from_millis(50);
 const LONGEST_LOCAL_CONNECT: Duration = Duration::from_secs(2);
 
@@ -26,7 +26,7 @@ pub(crate) enum ConnectFailure {
     Socket(#[from] SocketError),
     #[error("connecting to {0}: {1}")]
     Io(SocketAddr, io::Error),
-    /// The destination took the connection, and reset it at once: no byte was sent.
+    /// The destination accepted the connection and reset it at once, before any byte.
     #[error("{to} reset the connection at once")]
     Reset { from: SocketAddr, to: SocketAddr },
     #[error("no connection to {to} within {}s", .waited.as_secs_f32())]
@@ -36,12 +36,12 @@ pub(crate) enum ConnectFailure {
 }
 
 impl ConnectFailure {
-    /// Whether this node is at fault, and no other destination would do better.
+    /// Whether the cause is on this node, so that no other destination helps.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self, Self::Socket(_) | Self::NoPort(..))
     }
 
-    /// Whether an error that was made of a failure is of one that [`Self::is_local`].
+    /// Whether an error wraps a failure for which [`Self::is_local`] holds.
     pub(crate) fn made_locally(error: &io::Error) -> bool {
         let failure = error.get_ref().and_then(|error| error.downcast_ref::<Self>());
         failure.is_some_and(Self::is_local)
@@ -68,7 +68,7 @@ pub(crate) async fn connect(
     Ok(from_pod(pod, to, timeout).await?.reusable())
 }
 
-/// The same for a connection that is to be pooled.
+/// The same for a connection that will be pooled.
 pub(crate) async fn connect_for_long(
     pod: &Pod,
     to: SocketAddr,
@@ -88,7 +88,7 @@ async fn from_pod(pod: &Pod, to: SocketAddr, timeout: Duration) -> Result<PodStr
     finish(socket, to, deadline, timeout)
         .await
         .map_err(|failure| match (failure, from) {
-            // Before it stands, a connection is refused instead.
+            // A connection that is not established is refused instead.
             (ConnectFailure::Io(to, error), Some(from)) if error.kind() == io::ErrorKind::ConnectionReset => {
                 ConnectFailure::Reset { from, to }
             }
@@ -96,7 +96,7 @@ async fn from_pod(pod: &Pod, to: SocketAddr, timeout: Duration) -> Result<PodStr
         })
 }
 
-/// Connects with a client's own address, from any of its ports that does not meet another connection of that client.
+/// Connects with a client's own address, from a port that no other connection of that client uses.
 pub(crate) async fn connect_from(
     pod: &Pod,
     client: IpAddr,
@@ -104,13 +104,13 @@ pub(crate) async fn connect_from(
     timeout: Duration,
 ) -> Result<ReusableStream, ConnectFailure> {
     let deadline = Instant::now() + timeout;
-    // Kept until the end, so that the kernel offers each of their ports once.
+    // Held until the end, so that the kernel offers each port once.
     let mut taken = Vec::new();
     let mut patience = LOCAL_CONNECT;
     for _ in 0..BIND_ATTEMPTS {
         let left = deadline.saturating_duration_since(Instant::now());
         let socket = pod.sockets.take(to.ip(), left).await?;
-        // The kernel takes the port now. What it has sent by then, the client's own connection drops.
+        // The kernel chooses the port now. The client's own connection drops packets sent before.
         let bound = begin(&socket, client, to)?;
         if bound.is_some_and(|bound| pod.is_plaintext_peer(bound, to.port())) {
             taken.push(socket);
@@ -158,7 +158,7 @@ mod tests {
         let closed = || ConnectFailure::Socket(SocketError::Closed);
         for local in [closed(), ConnectFailure::NoPort(Ipv4Addr::LOCALHOST.into(), to)] {
             assert!(local.is_local());
-            // As the HBONE pool passes it on.
+            // As the HBONE pool wraps it.
             assert!(ConnectFailure::made_locally(&local.into()));
         }
         let refused = ConnectFailure::Io(to, io::ErrorKind::ConnectionRefused.into());

@@ -97,7 +97,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     }
 }
 
-/// Tries the endpoints there are; what was reached, or why the last one was not, and on which route.
+/// Tries the available endpoints; returns the connection, or the last failure, with its route.
 async fn find(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
@@ -112,7 +112,7 @@ async fn find(
         let route = match proxy.state.route(Some(peer.ip()), destination, &tried) {
             Ok(route) => route,
             Err(error) => {
-                // The failure of the last endpoint says more than that there is no other.
+                // The failure of the last endpoint has more information than "no other endpoint".
                 break match last {
                     Some((route, failure)) => (Some(route), Err(failure)),
                     None => (None, Err(Failure::from(error))),
@@ -123,7 +123,7 @@ async fn find(
             continue;
         }
         let attempts = tried.len() + 1;
-        // Of a waypoint every replica is tried while there is time, as nothing goes past it.
+        // For a waypoint every replica is tried while there is time, since it must not be bypassed.
         let last_attempt = attempts >= proxy.limits.connect_attempts
             && (route.waypoint.is_none() || begun.elapsed() >= proxy.limits.connect_timeout);
         let hurry = route.others && !last_attempt;
@@ -174,10 +174,10 @@ fn finish(record: Record, result: Result<(), CopyError>) {
     }
 }
 
-/// Where the application wanted to connect to.
+/// The original destination.
 fn destination(proxy: &Proxy, pod: &Pod, tcp: &TcpStream, peer: SocketAddr) -> Result<SocketAddr, Refusal> {
     let original = (proxy.original_destination)(tcp).map_err(|_| Refusal::NoOriginalDestination)?;
-    // A connection that nothing redirected was made to the proxy itself, and would be passed on to itself for ever.
+    // A connection that was not redirected has the proxy itself as destination, and would loop.
     let of_pod = |ip| ip == peer.ip() || pod.info.load().addresses.contains(&ip);
     if is_own_port(original.port()) && of_pod(original.ip()) {
         return Err(Refusal::OwnPort(original));
@@ -185,7 +185,7 @@ fn destination(proxy: &Proxy, pod: &Pod, tcp: &TcpStream, peer: SocketAddr) -> R
     Ok(original)
 }
 
-/// The workload that the pod is. The agent may not know the pod's addresses yet, but it connects from one of them.
+/// The workload of the pod. The agent may not have the pod's addresses yet, but the pod connects from one of them.
 fn source(proxy: &Proxy, pod: &Pod, peer: SocketAddr) -> Option<Arc<Workload>> {
     let info = pod.info.load();
     proxy.state.workload(peer.ip()).filter(|workload| {

@@ -56,7 +56,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         reset(tcp);
         return record.deny(&decision);
     }
-    // What it says from now on is read.
+    // From here on the client's bytes are read.
     proxy.denials.withdraw(peer, destination);
     let left = proxy.limits.connect_timeout.saturating_sub(begun.elapsed());
     match connect_from(pod, peer.ip(), destination, left).await {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::proxy::testing::{APPLICATION, pod, proxy, server};
 
-    /// Policies have changed, say, and the client has used its port again.
+    /// For instance: policy changed, and the client uses its port again.
     #[tokio::test]
     async fn what_is_let_in_was_not_denied() {
         let mut proxy = proxy(false);

@@ -17,12 +17,13 @@ pub(super) struct Arrival<'a> {
     pub(super) direction: Direction,
     pub(super) peer: SocketAddr,
     pub(super) local: Option<SocketAddr>,
-    /// Of the peer, proven.
+    /// The peer's proven identity.
     pub(super) identity: Option<&'a SpiffeId>,
 }
 
 impl Arrival<'_> {
-    /// Counts and logs that it is refused, of many refusals of one peer only some; `detail` where more is known than the kind.
+    /// Counts and logs the refusal (of many refusals of one peer only some are logged); `detail` has more than the
+    /// kind, if known.
     pub(super) fn refused(&self, refusal: Refusal, detail: Option<&str>) {
         self.proxy.metrics.refused(self.direction, refusal);
         let subject = match self.identity {

@@ -1,6 +1,6 @@
-//! Addresses at which nothing takes HBONE.
+//! Addresses where no proxy accepts HBONE.
 //!
-//! A reset from there is no ztunnel's denial: nobody has to be asked about it, and the client hears of it at once.
+//! A reset from there is not a denial by a ztunnel: no proxy is asked about it, and the client gets it at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -11,9 +11,9 @@ use ambit_mesh::Workload;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long one is remembered.
+/// How long an address is remembered.
 const REMEMBERED: Duration = Duration::from_secs(30);
-/// How many, for all pods of the node together. The oldest ones make room: they are asked again.
+/// How many are remembered, for all pods of the node together. The oldest make room and are asked again.
 const MOST: usize = 4096;
 
 /// Those of the last seconds.
@@ -28,18 +28,18 @@ struct State {
 
 struct Stranger {
     since: Instant,
-    /// Who was known to be there.
+    /// The workload that was known at the address.
     workload: Option<Arc<Workload>>,
 }
 
 impl Strangers {
-    /// Remembers one, and who is known to be there.
+    /// Remembers an address, and the workload known there.
     pub(super) fn remember(&self, now: Instant, address: IpAddr, workload: Option<Arc<Workload>>) {
         let mut state = self.0.lock();
         while let Some(&(since, oldest)) = state.by_age.front()
             && (state.by_age.len() >= MOST || now.duration_since(since) >= REMEMBERED)
         {
-            // It may have been found to be one again since.
+            // HBONE may have been found there since.
             if state.known.get(&oldest).is_some_and(|known| known.since == since) {
                 state.known.remove(&oldest);
             }
@@ -50,7 +50,7 @@ impl Strangers {
         state.by_age.push_back((now, address));
     }
 
-    /// Whether one was found there just now, and nothing has been heard of the address since.
+    /// Whether the address was found without HBONE recently, and no update about it has arrived since.
     pub(super) fn is_known(&self, now: Instant, address: IpAddr, workload: Option<&Arc<Workload>>) -> bool {
         let state = self.0.lock();
         state.known.get(&address).is_some_and(|stranger| {

@@ -21,7 +21,7 @@ use crate::state::MeshState;
 pub(crate) const APPLICATION: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 0, 3)), 80);
 
-/// Knows no workload and no policy.
+/// A mesh without workloads and policies.
 pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
     let (hbone, limits) = (HboneConfig::default(), Limits::default());
     let metrics = Arc::new(Metrics::new().unwrap());
@@ -44,12 +44,12 @@ pub(crate) fn proxy(access_log: bool) -> Arc<Proxy> {
     })
 }
 
-/// What the control plane says of [`pod`], by name.
+/// The control plane's workload of [`pod`], by name.
 pub(crate) fn server() -> (String, Address) {
     at_address_of_the_server("server", "test")
 }
 
-/// The same of another pod that has its address.
+/// The workload of another pod with the same address.
 pub(crate) fn at_address_of_the_server(name: &str, namespace: &str) -> (String, Address) {
     let std::net::IpAddr::V4(ip) = APPLICATION.ip() else {
         panic!("IPv4 only")

@@ -1,4 +1,4 @@
-//! The descriptors that the node agent hands over for a pod.
+//! The descriptors that the node agent passes for a pod.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub(crate) struct Handed {
     /// 15001, 15006, 15008.
     pub(crate) listeners: [OwnedFd; 3],
-    /// IPv4, and IPv6 where the pod has it.
+    /// IPv4, and IPv6 if the pod has it.
     pub(crate) seeds: Vec<Arc<Seed>>,
 }
 

@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 use super::Seed;
 
-/// A connection over the loopback stands when `connect` returns, unless the kernel has put the work off, or another ztunnel that has
-/// the same seed accepted it.
+/// A loopback connection is established when `connect` returns, unless the kernel has deferred the work, or another
+/// ztunnel with the same seed accepted it.
 const PATIENCE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Maker {
     seed: Arc<Seed>,
-    /// The first socket made, from which the others are: the seed's own is every ztunnel's.
+    /// The first socket made, from which the others are made: the seed's own socket is shared by all ztunnels.
     own: Mutex<Option<OwnedFd>>,
 }
 
@@ -33,7 +33,7 @@ impl Maker {
         }
     }
 
-    /// A new socket. It tries for as long as it is polled; a drop leaves nothing that the next call minds.
+    /// A new socket. Retries while it is polled; dropping it has no effect on the next call.
     pub(super) async fn make(&self) -> io::Result<Socket> {
         let mut own = self.own.lock().await;
         let listener = self.seed.listener.as_fd();
@@ -41,7 +41,7 @@ impl Maker {
         loop {
             let from = own.as_ref().unwrap_or(&self.seed.socket).as_fd();
             if let Err(error) = SockRef::from(&from).connect(&address) {
-                // Also one that somebody else began.
+                // Possibly one that another ztunnel began.
                 let begun = [Errno::INPROGRESS, Errno::ALREADY, Errno::ISCONN];
                 if !Errno::from_io_error(&error).is_some_and(|errno| begun.contains(&errno)) {
                     return Err(error);
@@ -50,7 +50,7 @@ impl Maker {
             let accepted = accept(listener).await;
             connect_unspec(from)?;
             let Some(accepted) = accepted? else { continue };
-            // Whoever connected: without its connection it is a socket of this namespace like any other.
+            // Whoever connected it: without its connection it is a socket of this namespace like any other.
             connect_unspec(&accepted)?;
             if own.is_some() {
                 return Ok(accepted.into());

@@ -1,4 +1,4 @@
-//! What the config dump shows of the state.
+//! The state in the config dump.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub(crate) struct ServiceDump {
     namespace: String,
     hostname: String,
     vips: Vec<String>,
-    /// Service port to target port; 0 where each endpoint says.
+    /// Service port to target port; 0 if each endpoint has its own.
     ports: BTreeMap<u16, u16>,
     /// UIDs.
     endpoints: Vec<String>,
@@ -50,7 +50,7 @@ pub(crate) struct ServiceDump {
     waypoint: Option<WaypointDump>,
 }
 
-/// What a workload or a service is reached through.
+/// The waypoint of a workload or a service.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WaypointDump {
@@ -80,7 +80,7 @@ pub(crate) struct PolicyDump {
 }
 
 impl MeshState {
-    /// All workloads, by address; those that share the host network's by UID.
+    /// All workloads, by address; those that share the host network's address by UID.
     pub(crate) fn dump_workloads(&self) -> BTreeMap<String, WorkloadDump> {
         let dump = |workload: &Workload| WorkloadDump {
             uid: workload.uid.to_string(),

@@ -10,7 +10,7 @@ use ambit_mesh::{
 use ambit_wire::workload as wire;
 use ambit_wire::workload::load_balancing::Mode;
 
-/// Virtual addresses in front of workloads.
+/// Virtual addresses of workloads.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// `<namespace>/<hostname>`.
@@ -19,13 +19,13 @@ pub(crate) struct Service {
     pub(crate) namespace: String,
     pub(crate) hostname: String,
     pub(crate) addresses: Vec<IpAddr>,
-    /// Addresses outside of the cluster that lead here, by port.
+    /// Addresses outside of the cluster that lead to this service, by port.
     pub(crate) external: Vec<(IpAddr, u16)>,
     pub(crate) ports: Vec<ServicePort>,
-    /// No endpoint is chosen: connections go on to where they were going.
+    /// No endpoint is chosen: connections use their original destination.
     pub(crate) passthrough: bool,
     pub(crate) balancing: Balancing,
-    /// Reached through it only.
+    /// Reached through this waypoint only.
     pub(crate) waypoint: Option<Waypoint>,
 }
 

@@ -15,32 +15,33 @@ use tokio::time::timeout;
 
 use crate::control::peers::{Limit, Peers};
 
-/// How long a review is believed.
+/// How long a review is cached.
 const BELIEVED: Duration = Duration::from_secs(60);
 const MOST_BELIEVED: usize = 10_000;
-/// How long a refusal is remembered. Short: a token that a pod got just now may be ahead of the API server that was asked.
+/// How long a refusal is cached. Short, since a token that a pod has just received may be ahead of the API server.
 const REFUSED: Duration = Duration::from_secs(10);
-/// How long the API server may take.
+/// Time limit for the API server.
 const REVIEW: Duration = Duration::from_secs(5);
-/// Reviews under way at once: callers with made-up tokens must not drown the API server.
+/// Concurrent reviews: clients with forged tokens must not overload the API server.
 const REVIEWS_AT_ONCE: usize = 16;
-/// Reviews under way and waiting for their turn; callers past that come again. A ztunnel that comes back has some calls at once.
+/// Reviews running or waiting for their turn; clients past that retry. A ztunnel that reconnects makes several calls at
+/// once.
 const REVIEWS: Limit = Limit {
     of_one: 32,
     of_all: 512,
 };
 const LONGEST_TOKEN: usize = 16 * 1024;
 
-/// What the API server says of a token.
+/// The API server's review of a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Review {
-    /// Who it is: `system:serviceaccount:<namespace>:<name>` for service accounts.
+    /// User: `system:serviceaccount:<namespace>:<name>` for service accounts.
     pub username: String,
     /// UID of that user: of the ServiceAccount object.
     pub uid: Option<String>,
-    /// Name of the pod it is bound to.
+    /// Name of the pod to which the token is bound.
     pub pod_name: Option<String>,
-    /// UID of the pod it is bound to.
+    /// UID of the pod to which the token is bound.
     pub pod_uid: Option<String>,
     /// Node of that pod (Kubernetes 1.32 and later).
     pub node_name: Option<String>,
@@ -55,34 +56,34 @@ impl Review {
     }
 }
 
-/// Why a token says nothing.
+/// Why a token was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReviewError {
-    /// The token is not good (for this audience).
+    /// The token is not valid (for this audience).
     #[error("{0}")]
     Invalid(String),
-    /// The API server did not answer; the caller may come again.
+    /// The API server did not respond; the client may retry.
     #[error("{0}")]
     Unavailable(String),
-    /// Too many reviews wait; the caller may come again.
+    /// Too many reviews wait; the client may retry.
     #[error("{0}")]
     Busy(String),
 }
 
-/// Asks whose a token is.
+/// Reviews tokens.
 #[tonic::async_trait]
 pub trait TokenReviewer: Send + Sync + 'static {
-    /// Who the holder of `token` (for the audience `istio-ca`) is.
+    /// The review of `token` (for the audience `istio-ca`).
     async fn review(&self, token: &str) -> Result<Review, ReviewError>;
 }
 
-/// Asks the API server, by `TokenReview`.
+/// Reviews tokens through the API server, by `TokenReview`.
 pub struct KubeTokenReviewer {
     reviews: Api<TokenReview>,
 }
 
 impl KubeTokenReviewer {
-    /// Asks over `client`, whose account must have the right to create TokenReviews.
+    /// Uses `client`, whose account needs the right to create TokenReviews.
     pub fn new(client: kube::Client) -> Self {
         Self {
             reviews: Api::all(client),
@@ -143,7 +144,7 @@ fn interpret(review: TokenReview) -> Result<Review, ReviewError> {
 
 type Remembered = HashMap<[u8; 32], (Result<Review, String>, SystemTime)>;
 
-/// Believes a review for a minute, but never beyond the token's own expiry, and a refusal for ten seconds.
+/// Caches a review for a minute, but never beyond the token's own expiry, and a refusal for ten seconds.
 pub(super) struct ReviewCache {
     reviewer: Arc<dyn TokenReviewer>,
     remembered: Mutex<Remembered>,
@@ -161,7 +162,7 @@ impl ReviewCache {
         }
     }
 
-    /// Who holds `token`, and until when at the latest; asked by a caller at `peer`.
+    /// The review of `token`, and its latest expiry; for a client at `peer`.
     pub(super) async fn review(
         &self,
         token: &str,
@@ -177,14 +178,14 @@ impl ReviewCache {
         if let Some(known) = self.remembered(&key, now) {
             return known.map(|review| (review, expiry)).map_err(ReviewError::Invalid);
         }
-        // Without an address all share a place.
+        // Clients without an address share a place.
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let busy = || ReviewError::Busy("too many token reviews wait: retry".to_owned());
         let _place = self.peers.admit(peer).ok_or_else(busy)?;
         let Ok(_permit) = self.under_way.acquire().await else {
             return Err(ReviewError::Unavailable("shutting down".to_owned()));
         };
-        // Calls of one caller come together: the first one's review is all of theirs.
+        // Calls of one client come together: they share the review of the first one.
         if let Some(known) = self.remembered(&key, now) {
             return known.map(|review| (review, expiry)).map_err(ReviewError::Invalid);
         }
@@ -208,7 +209,7 @@ impl ReviewCache {
     fn remembered(&self, key: &[u8; 32], now: SystemTime) -> Option<Result<Review, String>> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let (answer, until) = remembered.get(key)?;
-        // A clock that is set back makes nothing hold for longer.
+        // Setting a clock back extends nothing.
         let left = until.duration_since(now).ok()?;
         (!left.is_zero() && left <= BELIEVED).then(|| answer.clone())
     }
@@ -219,7 +220,7 @@ impl ReviewCache {
             remembered.retain(|_, (_, until)| *until > now);
         }
         if remembered.len() >= MOST_BELIEVED {
-            // Refusals are anybody's to cause: they do not take the places of what is believed.
+            // Anybody can cause refusals: they do not take the places of cached reviews.
             remembered.retain(|_, (answer, _)| answer.is_ok());
         }
         if remembered.len() < MOST_BELIEVED {
@@ -228,7 +229,8 @@ impl ReviewCache {
     }
 }
 
-/// When a JSON web token expires, by its own word: enough to bound a cache, and to spare the API server what is plainly no token.
+/// When a JSON web token expires, by its own content: enough to bound a cache, and to keep malformed tokens from the
+/// API server.
 fn expiry(token: &str) -> Option<SystemTime> {
     #[derive(Deserialize)]
     struct Claims {

@@ -7,30 +7,30 @@ use x509_parser::oid_registry::{
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer as _;
 
-/// Longest request, in bytes: an RSA key of 8192 bits takes about 3,000 in PEM.
+/// Maximum length of a request, in bytes: an RSA key of 8192 bits takes about 3,000 in PEM.
 const LONGEST: usize = 16 * 1024;
 
 /// Why a certificate signing request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Longer than any real one.
+    /// Longer than any legitimate request.
     #[error("longer than {LONGEST} bytes")]
     TooLong,
     /// Not PEM with a PKCS#10 request in it.
     #[error("not a PKCS#10 request in PEM")]
     Malformed,
-    /// A key or signature of a kind that is not taken.
+    /// An unsupported kind of key or signature.
     #[error(
         "key or signature algorithm not supported: take ECDSA P-256 or P-384, Ed25519, or RSA with SHA-2"
     )]
     Algorithm,
-    /// The signature does not prove that the caller has the key; also RSA keys of less than 2048 bits.
+    /// The signature does not prove possession of the key; also RSA keys of less than 2048 bits.
     #[error("the signature does not verify (RSA keys must have 2048 bits or more)")]
     Signature,
 }
 
-/// The public key of a PKCS#10 request in PEM whose signature proves that the caller has the private one. Subject and extensions of the
-/// request are of no interest: the caller's rights decide what goes into the certificate.
+/// The public key of a PKCS#10 request in PEM whose signature proves possession of the private key. Subject and
+/// extensions of the request are ignored: the client's permissions decide what the certificate contains.
 pub(super) fn verified_key(csr: &str) -> Result<SubjectPublicKeyInfo, RequestError> {
     if csr.len() > LONGEST {
         return Err(RequestError::TooLong);
@@ -60,7 +60,7 @@ pub(super) fn verified_key(csr: &str) -> Result<SubjectPublicKeyInfo, RequestErr
     if !taken.contains(&request.signature_algorithm.algorithm) {
         return Err(RequestError::Algorithm);
     }
-    // Before the signature, so that an unknown curve is named as such.
+    // Checked before the signature, so that an unknown curve is named in the error.
     let key = SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
         .map_err(|_| RequestError::Algorithm)?;
     request.verify_signature().map_err(|_| RequestError::Signature)?;

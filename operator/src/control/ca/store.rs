@@ -23,7 +23,7 @@ pub enum StoreError {
         /// The API's error.
         source: Box<kube::Error>,
     },
-    /// The Secret is there without one of its keys.
+    /// The Secret lacks one of its keys.
     #[error(
         "Secret {namespace}/{SECRET} has no text under {key:?}: correct it, or delete the Secret to \
          start with a new root (which every proxy has to receive)"
@@ -34,19 +34,19 @@ pub enum StoreError {
         /// The missing key.
         key: &'static str,
     },
-    /// What it holds is no certificate authority.
+    /// The content is not a certificate authority.
     #[error("Secret {namespace}/{SECRET}: {source}")]
     Authority {
         /// The Secret's namespace.
         namespace: String,
-        /// What is wrong.
+        /// The cause.
         source: AuthorityError,
     },
 }
 
-/// The certificate authority in the Secret `ambit-ca` of `namespace` (keys `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`). Where there
-/// is none, one is made and stored; of replicas that start at once, one stores its own and the others read that. What is there is
-/// never overwritten.
+/// The certificate authority in the Secret `ambit-ca` of `namespace` (keys `ca-cert.pem`, `ca-key.pem`,
+/// `root-cert.pem`). If there is none, one is created and stored; if replicas start at once, one of them stores its own
+/// and the others read that. An existing one is never overwritten.
 pub async fn load_or_create(
     client: kube::Client,
     namespace: &str,
@@ -75,7 +75,7 @@ pub async fn load_or_create(
     }
 }
 
-/// The root certificate of the authority that is stored in `namespace`, if there is one.
+/// The root certificate of the authority stored in `namespace`, if there is one.
 pub async fn stored_root(client: kube::Client, namespace: &str) -> Result<Option<String>, StoreError> {
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
     let secret = secrets.get_opt(SECRET).await.map_err(|source| StoreError::Api {

@@ -1,5 +1,5 @@
-//! Another writer of an object of the operator's: what the one writes, the other overwrites, without end. The operator writes less and less often,
-//! and says who the other is.
+//! Another writer of an object of the operator's: the two overwrite each other without end. The operator writes less
+//! and less often, and names the other writer.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use tokio::time::Instant;
 use super::Id;
 use crate::reconcile::FIELD_MANAGER;
 
-/// Objects that were overwritten so often are put right at once: somebody tries something by hand.
+/// Up to this number of overwrites, an object is corrected at once: a user may be trying something by hand.
 const AT_ONCE: u32 = 3;
-/// The pause after the next; it doubles with each.
+/// The pause after the next one; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// An object that nobody has overwritten for so long is the operator's again.
+/// If nobody has overwritten an object for this long, the contest is over.
 const FORGOTTEN: Duration = Duration::from_secs(900);
 
-/// Objects that somebody else writes too.
+/// Objects with another writer.
 #[derive(Debug, Default)]
 pub(super) struct Contests(HashMap<Id, Contest>);
 
 #[derive(Debug)]
 struct Contest {
-    /// How often the object was put right.
+    /// How often the object was corrected.
     times: u32,
     last: Instant,
-    /// The other.
+    /// The other writer.
     manager: String,
 }
 
@@ -43,14 +43,14 @@ impl Contest {
 }
 
 impl Contests {
-    /// Whether an object that somebody has overwritten is to wait; then who that was, and how long.
+    /// Whether an overwritten object has to wait; if so, the writer and the remaining time.
     pub(super) fn waits(&self, id: &Id) -> Option<(String, Duration)> {
         let contest = self.0.get(id)?;
         let left = contest.pause().checked_sub(contest.last.elapsed())?;
         (!left.is_zero()).then(|| (contest.manager.clone(), left))
     }
 
-    /// An object that `manager` has overwritten is put right.
+    /// Records that an object, overwritten by `manager`, is corrected.
     pub(super) fn put_right(&mut self, id: &Id, manager: String) {
         let now = Instant::now();
         self.0.retain(|_, contest| contest.last.elapsed() < FORGOTTEN);
@@ -65,7 +65,7 @@ impl Contests {
     }
 }
 
-/// The last to write to an object besides the operator, as its metadata has it.
+/// The last writer of an object besides the operator, by its metadata.
 pub(super) fn other_writer(meta: &ObjectMeta) -> String {
     let others = meta.managed_fields.iter().flatten().filter(|entry| {
         let subresource = entry.subresource.as_deref().unwrap_or_default();

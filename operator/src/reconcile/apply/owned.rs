@@ -1,7 +1,7 @@
-//! Which fields of an object hold what the operator wrote last, as `metadata.managedFields` has it.
+//! Fields of an object that have the operator's last value, by `metadata.managedFields`.
 //!
-//! The API server takes a field from its manager when somebody else gives it another value, or takes it away. So what was changed by hand is
-//! seen without comparing values, which the API server may have put into another form than the one that was sent.
+//! The API server takes a field from its manager when somebody else changes or removes its value. So changes by hand
+//! are found without comparing values, which the API server may have normalized.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::reconcile::FIELD_MANAGER;
 
-/// The fields of one object that are the operator's (`FieldsV1` of the Kubernetes API: `f:` before a field's name, `k:` before the keys of an
-/// element of a list, `v:` before an element of a set).
+/// The fields of one object that the operator owns (`FieldsV1` of the Kubernetes API: `f:` before a field's name, `k:`
+/// before the keys of an element of a list, `v:` before an element of a set).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::reconcile) struct Owned(Arc<Value>);
 
@@ -19,7 +19,7 @@ impl Owned {
     /// The operator's fields of an object with this metadata.
     pub(in crate::reconcile) fn of(meta: &ObjectMeta) -> Self {
         let mut all = Value::Null;
-        // What a webhook makes of an object that is applied counts as an update by the same manager.
+        // The result of a webhook for an applied object counts as an update by the same manager.
         let entries = meta.managed_fields.iter().flatten().filter(|entry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER)
                 && entry.subresource.as_deref().unwrap_or_default().is_empty()
@@ -30,9 +30,9 @@ impl Owned {
         Self(Arc::new(all))
     }
 
-    /// Whether every field that `object` gives a value to still has it from the operator.
+    /// Whether the operator still owns every field to which `object` gives a value.
     pub(in crate::reconcile) fn covers(&self, object: &Value) -> bool {
-        // What names an object cannot change, and is not recorded.
+        // Fields that identify an object cannot change, and are not recorded.
         within(&self.0, object, &["apiVersion", "kind", "metadata"])
             && object.get("metadata").is_none_or(|metadata| {
                 let fields = self.0.get("f:metadata").unwrap_or(&Value::Null);
@@ -67,7 +67,7 @@ fn holds(fields: Option<&Value>, wanted: &Value) -> bool {
         return false;
     };
     match wanted {
-        // A value, or a list or an object that has one owner as a whole.
+        // A value, or a list or an object with one owner as a whole.
         _ if fields.is_empty() => true,
         Value::Object(members) => members
             .iter()
@@ -79,7 +79,7 @@ fn holds(fields: Option<&Value>, wanted: &Value) -> bool {
     }
 }
 
-/// What is the same as if it were not there: the API server leaves it out.
+/// Values that equal an absent field: the API server omits them.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::settings::Settings;
 use super::{AGENT, DATA_PLANE, environment, pod, trust, variable};
 
-/// Where the agent answers its probes and metrics: on the host's network, so on a port of its own.
+/// Port of the agent's probes and metrics: on the host's network, so different from that of other programs.
 const STATUS_PORT: u16 = 15031;
 
 pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
@@ -14,7 +14,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let host = [
         ("run", "/run/ambit", "/run/ambit", "DirectoryOrCreate"),
         ("state", "/var/lib/ambit", "/var/lib/ambit", "DirectoryOrCreate"),
-        // The directory, not the socket in it: that is another file once the runtime has restarted.
+        // The directory, not the socket in it: the socket is another file after a restart of the runtime.
         ("cri", "/run/containerd", "/run/containerd", "Directory"),
         ("cni-bin", "/opt/cni/bin", "/host/cni-bin", "DirectoryOrCreate"),
         (
@@ -28,7 +28,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
         volumes.push(json!({ "name": name, "hostPath": { "path": path, "type": kind } }));
         mounts.push(json!({ "name": name, "mountPath": mount }));
     }
-    // Network namespaces of pods that come later appear here only by propagation.
+    // Network namespaces of later pods appear here only by propagation.
     volumes
         .push(json!({ "name": "netns", "hostPath": { "path": "/run/netns", "type": "DirectoryOrCreate" } }));
     mounts.push(
@@ -55,7 +55,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
             "hostPID": true,
             "dnsPolicy": "ClusterFirstWithHostNet",
             "terminationGracePeriodSeconds": 10,
-            // The group is the proxies': the agent gives them the directory of its socket without CAP_CHOWN.
+            // The group is that of the proxies: the agent gives them the directory of its socket without CAP_CHOWN.
             "securityContext": { "runAsUser": 0, "runAsGroup": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{
                 "name": "agent",

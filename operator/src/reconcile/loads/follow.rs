@@ -1,4 +1,4 @@
-//! Follows the load that waypoints report, at each replica that serves the control plane.
+//! Follows the load of waypoints at each replica of the control plane.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,31 +16,31 @@ use tracing::{debug, info};
 use super::LoadTable;
 use crate::reconcile::{Leadership, Objects};
 
-/// Changes of pods that come within this time of one another are looked at together.
+/// Changes of pods within this time are handled together.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Before a replica is asked again.
+/// Pause before a replica is called again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// A replica that has just begun is asked within this time.
+/// A replica that has just started is called within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// For a replica to take the call.
+/// Time for a replica to accept the call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the replicas that serve the control plane are reached.
+/// How to reach the replicas of the control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlanes {
     /// The namespace of their pods.
     pub namespace: String,
-    /// The name that their certificates are for.
+    /// The name in their certificates.
     pub name: String,
     /// Their port.
     pub port: u16,
     /// The mesh's root certificate, PEM.
     pub root_certificate: String,
-    /// The token that shows who asks.
+    /// The token of this process.
     pub token: TokenFile,
 }
 
-/// Keeps a [`LoadTable`] as the control planes say, while this process leads.
+/// Updates a [`LoadTable`] from the control planes, while this process leads.
 pub struct LoadFollower {
     planes: ControlPlanes,
     objects: Arc<Objects>,
@@ -49,7 +49,7 @@ pub struct LoadFollower {
 }
 
 impl LoadFollower {
-    /// Which pods serve the control plane is in `objects`.
+    /// `objects` has the pods of the control plane.
     pub fn new(
         planes: ControlPlanes,
         objects: Arc<Objects>,
@@ -81,7 +81,7 @@ impl LoadFollower {
         }
     }
 
-    /// Follows all of them for as long as this is polled.
+    /// Follows all of them while this is polled.
     async fn follow(&self) {
         let mut changed = self.objects.subscribe();
         let mut followed: BTreeMap<(String, SocketAddr), DropGuard> = BTreeMap::new();
@@ -114,7 +114,7 @@ impl LoadFollower {
     }
 }
 
-/// Follows one of them, for as long as this is polled.
+/// Follows one of them, while this is polled.
 async fn follow(planes: &ControlPlanes, table: &Arc<LoadTable>, pod: &str, address: SocketAddr) {
     let mut pause = PAUSE;
     let mut told = String::new();
@@ -135,7 +135,7 @@ async fn follow(planes: &ControlPlanes, table: &Arc<LoadTable>, pod: &str, addre
     }
 }
 
-/// One watch, until it ends: then nothing is left of what it brought.
+/// One watch, until it ends: then everything received over it is removed.
 async fn stream(
     planes: &ControlPlanes,
     table: &Arc<LoadTable>,

@@ -1,7 +1,9 @@
-//! The end of a Mesh: first every pod is released and every node is as it was, then what the operator has applied goes, and then the Mesh.
+//! Deletion of a Mesh: first every pod is released and every node is restored, then the operator's objects are deleted,
+//! and then the Mesh.
 //!
-//! Nothing of it depends on how the Mesh was deleted (in the foreground, the background, or orphaning), nor on whether it is still there: the
-//! garbage collector owns none of the objects. What releasing needs is put back when somebody deletes it meanwhile.
+//! This does not depend on how the Mesh is deleted (in the foreground, the background, or orphaning), nor on whether it
+//! still exists: the garbage collector owns none of the objects. Objects that the release needs are created again if
+//! somebody deletes them meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,10 +22,10 @@ use crate::reconcile::conditions::Finding;
 use crate::reconcile::pods::OwnPod;
 use crate::reconcile::{Live, ReconcileError, dataplane, register};
 
-/// Reason of the conditions while nodes are being cleared.
+/// Reason of the conditions while nodes are being restored.
 pub(super) const UNINSTALLING: &str = "Uninstalling";
 
-/// What the operator applies, in the order to delete it.
+/// The kinds that the operator applies, in the order of deletion.
 const KINDS: [&str; 6] = [
     "DaemonSet",
     "Deployment",
@@ -35,17 +37,17 @@ const KINDS: [&str; 6] = [
 /// Objects that are deleted at once.
 const PARALLEL: usize = 8;
 
-/// What is known about nodes and their agents.
+/// State of nodes and their agents.
 pub(super) struct Agents<'a> {
     /// Whether each node is Ready, by name.
     pub(super) nodes: &'a BTreeMap<String, bool>,
     /// The agents' pods.
     pub(super) pods: &'a [Arc<OwnPod>],
-    /// Nodes on which one has done its work, and not yet undone it.
+    /// Nodes on which an agent has captured something, and has not released everything yet.
     pub(super) installed: &'a BTreeSet<String>,
 }
 
-/// What is left on the nodes: `<node>: <what>`, by node. An agent that never came to run has done nothing, and is not waited for.
+/// Unfinished nodes: `<node>: <what>`, by node. An agent that never ran has done nothing, and is not waited for.
 pub(super) fn remains(agents: &Agents<'_>, index: &Index) -> Vec<String> {
     let mut remains = Vec::new();
     for (node, ready) in agents.nodes {
@@ -76,7 +78,7 @@ pub(super) fn remains(agents: &Agents<'_>, index: &Index) -> Vec<String> {
 }
 
 impl MeshReconciler {
-    /// One pass while there is no Mesh, or one that is being deleted; when to come again even if nothing changes.
+    /// One pass without a Mesh, or with one that is being deleted; returns when to run again even if nothing changes.
     pub(super) async fn take_down(&self, mesh: Option<&Mesh>) -> Result<Option<Duration>, ReconcileError> {
         let held = mesh.filter(|m| m.finalizers().iter().any(|f| f == labels::FINALIZER));
         let applied = self.objects.all_applied(&self.settings.namespace, &KINDS);
@@ -124,7 +126,7 @@ impl MeshReconciler {
         Ok(None)
     }
 
-    /// Says what is waited for, and sees to it that the agents are there to do it.
+    /// Reports the nodes that are waited for, and makes sure that their agents exist.
     async fn wait_for(
         &self,
         mesh: Option<&Mesh>,
@@ -149,7 +151,7 @@ impl MeshReconciler {
         applied.map(|()| Some(POLL))
     }
 
-    /// Deletes what the operator has applied, the agents first. Nothing goes through a waypoint any more.
+    /// Deletes the objects that the operator has applied, the agents first. Nothing uses a waypoint any more.
     async fn remove_all(&self, applied: Vec<(String, Key, Live)>) -> Result<(), ReconcileError> {
         for kind in KINDS {
             let of_kind = applied.iter().filter(|(of, _, _)| of == kind);

@@ -1,4 +1,4 @@
-//! What the Mesh's status says.
+//! The status of the Mesh.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::index::MeshSummary;
 use crate::reconcile::conditions::Finding;
 use crate::reconcile::pace::say_the_same;
 
-/// Most pods that a message names.
+/// Maximum of pods that a message names.
 const NAMED: usize = 3;
 
 /// A DaemonSet's counts.
@@ -20,13 +20,13 @@ pub(super) struct Rollout {
     pub(super) ready: i32,
     /// Nodes that are not Ready, and have no ready pod of it: they are not waited for.
     pub(super) away: Vec<String>,
-    /// All of it that can be is as the spec says.
+    /// The roll-out is complete, except for nodes that are not Ready.
     pub(super) done: bool,
 }
 
 impl Rollout {
-    /// The counts of `set`, which should be of generation `wanted` or newer: of an older one, none are updated. `away` are nodes that are not
-    /// waited for.
+    /// The counts of `set`, which should have generation `wanted` or newer: in an older one, no pod counts as updated.
+    /// `away` are nodes that are not waited for.
     pub(super) fn of(set: Option<&DaemonSet>, wanted: Option<i64>, away: Vec<String>) -> Self {
         let Some((set, status)) = set.and_then(|s| Some((s, s.status.as_ref()?))) else {
             return Self::default();
@@ -54,7 +54,7 @@ impl Rollout {
     }
 }
 
-/// `all`, of which the first few are named.
+/// `all`, with the first few by name.
 pub(super) fn named(all: &[String]) -> String {
     let mut text = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
     if all.len() > NAMED {
@@ -63,7 +63,7 @@ pub(super) fn named(all: &[String]) -> String {
     text
 }
 
-/// What is to be said of a Mesh that is there to stay.
+/// The verdict on a Mesh that is not being deleted.
 pub(super) fn finding(
     agent: &Rollout,
     ztunnel: &Rollout,
@@ -97,7 +97,7 @@ pub(super) fn finding(
             mesh.failed,
             named(&mesh.failing_namespaces)
         );
-        // The namespaces say so as degraded; the mesh is as its spec says.
+        // The namespaces are Degraded; the mesh itself is as specified.
         return Finding::ready("CaptureFailed", message);
     }
     if mesh.istio.is_some() {
@@ -146,7 +146,7 @@ pub(super) fn status(
     }
 }
 
-/// Whether nothing has changed but the number of pods.
+/// Whether only numbers of pods have changed.
 pub(super) fn differs_in_counters(before: &MeshStatus, after: &MeshStatus) -> bool {
     let same = MeshStatus {
         conditions: before.conditions.clone(),
@@ -156,7 +156,7 @@ pub(super) fn differs_in_counters(before: &MeshStatus, after: &MeshStatus) -> bo
     say_the_same(&before.conditions, &after.conditions) && same == *before
 }
 
-/// As the API has counts.
+/// A count as the API has it.
 pub(in crate::reconcile) fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }

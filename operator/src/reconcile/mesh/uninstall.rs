@@ -1,4 +1,4 @@
-//! Deletes the Mesh and waits until it is gone: the chart runs this before it removes the operator.
+//! Deletes the Mesh and waits until it is deleted: the chart runs this before it removes the operator.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,26 @@ use tracing::info;
 use super::deletion::UNINSTALLING;
 use crate::reconcile::{ReconcileError, is_not_found};
 
-/// Why the Mesh is not gone.
+/// Why the Mesh is not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
-    /// The API server refused or did not answer.
+    /// The API server refused or did not respond.
     #[error(transparent)]
     Api(#[from] ReconcileError),
-    /// It took too long.
+    /// The time is over.
     #[error("the Mesh was not deleted after {0:?}: {1}")]
     Timeout(Duration, String),
 }
 
-/// Deletes the Mesh, if there is one, and waits for at most `timeout` until every node has been cleared and it is gone.
+/// Deletes the Mesh, if there is one, and waits at most `timeout` until every node is restored and the Mesh is deleted.
 ///
 /// # Errors
-/// When the API server refuses, or time is up; then the Mesh goes on being deleted.
+/// When the API server refuses, or the time is over; the deletion of the Mesh continues.
 pub async fn uninstall(client: Client, timeout: Duration) -> Result<(), UninstallError> {
     let api: Api<Mesh> = Api::all(client);
     match api.delete(labels::MESH, &DeleteParams::default()).await {
         Ok(_) => {}
-        // Also when the kind itself is not there.
+        // Also if the kind itself does not exist.
         Err(error) if is_not_found(&error) => {
             info!("there is no Mesh");
             return Ok(());
@@ -48,7 +48,7 @@ pub async fn uninstall(client: Client, timeout: Duration) -> Result<(), Uninstal
             return Ok(());
         };
         let conditions = mesh.status.map(|s| s.conditions).unwrap_or_default();
-        // What was said of it before says nothing of its end.
+        // Conditions of before the deletion do not describe it.
         let progress = conditions.into_iter().find(|c| c.reason == UNINSTALLING);
         let now = progress.map_or_else(
             || "no operator has reacted yet: one has to run".to_owned(),

@@ -1,4 +1,4 @@
-//! What an AmbientNamespace's status says.
+//! The status of an AmbientNamespace.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::reconcile::conditions::Finding;
 use crate::reconcile::mesh::count;
 use crate::reconcile::pace::say_the_same;
 
-/// Most failures that a status lists.
+/// Maximum of failures in a status.
 const LISTED: usize = 20;
-/// Most warnings that the rules of a status have together.
+/// Maximum of warnings of all rules of a status together.
 const WARNINGS: usize = 32;
-/// Most warnings about Services.
+/// Maximum of warnings about Services.
 const SERVICES: usize = 32;
 
-/// What is to be said of a namespace; `troubles` is what keeps its waypoints from being as they should, by waypoint.
+/// The verdict on a namespace; `troubles` are problems of its waypoints, by waypoint.
 pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, String>) -> Finding {
     let to_capture = summary.captured + summary.pending + summary.failures.len();
     if summary.enrolled {
@@ -168,7 +168,7 @@ pub(super) fn status(
     }
 }
 
-/// Whether nothing has changed but the number of pods.
+/// Whether only numbers of pods have changed.
 pub(super) fn differs_in_counters(before: &AmbientNamespaceStatus, after: &AmbientNamespaceStatus) -> bool {
     let mut same = AmbientNamespaceStatus {
         conditions: before.conditions.clone(),
@@ -204,7 +204,7 @@ fn rules(summary: &NamespaceSummary) -> Vec<EnforcedRule> {
     rules.map(|r| rule(r, summary.enrolled, &mut left)).collect()
 }
 
-/// `warnings` is how many may yet be listed.
+/// `warnings` is the number of warnings that may still be listed.
 fn rule(rule: &RuleSummary, enrolled: bool, warnings: &mut usize) -> EnforcedRule {
     let enforced = enrolled && rule.pods > 0;
     let listed = rule.warnings.len().min(*warnings);

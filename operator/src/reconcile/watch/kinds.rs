@@ -1,4 +1,4 @@
-//! What each kind is to the index and to the writers.
+//! The effect of each kind on the index and on the writers.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -73,7 +73,7 @@ impl Watched for AmbientNamespace {
     fn index(&self, key: &Key) -> Change {
         let namespace = key.namespace.clone();
         let record = (key.name == labels::AMBIENT_NAMESPACE).then(|| AmbientRecord::of(self));
-        // Its own status counts as a change too: the writer compares, and writes nothing.
+        // The writer's own status counts as a change, too: it compares, and writes nothing.
         Box::new(move |index| {
             if let Some(record) = record {
                 index.set_ambient(&namespace, Some(record));
@@ -259,9 +259,9 @@ impl Watched for ConfigMap {
     }
 }
 
-/// A kind of which only the metadata is read: that an object is there, and as it was applied, is enough.
+/// A kind of which only the metadata is read: existence and applied hash suffice.
 pub(super) trait Present: Resource<DynamicType = ()> {
-    /// An object of any origin appeared or is gone.
+    /// An object of any origin appeared or was deleted.
     fn present(_: Key, _there: bool) -> Change {
         Box::new(|_| ())
     }
@@ -269,7 +269,7 @@ pub(super) trait Present: Resource<DynamicType = ()> {
 
 impl Present for ConfigMap {}
 impl Present for PodDisruptionBudget {}
-/// Those of others are known by name: rules name them.
+/// Objects of others are known by name, since rules name them.
 impl Present for ServiceAccount {
     fn present(key: Key, there: bool) -> Change {
         Box::new(move |index| index.set_account(&key, there))

@@ -1,4 +1,4 @@
-//! How many replicas each waypoint has now: what they report, once a second, decides.
+//! The current number of replicas of each waypoint: decided once a second by their reports.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::scale::{Demand, Scaler};
 use crate::index::{Key, ScalingSettings, WaypointSummary};
 use crate::reconcile::LoadTable;
 
-/// How old a report may be: they come every second.
+/// Maximum age of a report: they arrive every second.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// A change of a waypoint's replicas.
@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(5);
 pub(super) struct Change {
     pub(super) from: u32,
     pub(super) to: u32,
-    /// Requests in flight that called for it, in thousandths.
+    /// Requests in flight that caused it, in thousandths.
     pub(super) in_flight_milli: u64,
 }
 
@@ -27,13 +27,13 @@ pub(super) struct Change {
 #[derive(Debug)]
 struct Scaled {
     scaler: Scaler,
-    /// How many replicas were told of last.
+    /// The number of replicas in the last Event.
     told: u32,
-    /// As at the latest evaluation.
+    /// The load at the latest evaluation.
     in_flight_milli: u64,
 }
 
-/// The replicas of each waypoint.
+/// The scalers of all waypoints.
 #[derive(Debug)]
 pub(super) struct Autoscaler {
     loads: Arc<LoadTable>,
@@ -48,7 +48,7 @@ impl Autoscaler {
         }
     }
 
-    /// Forgets everything: each waypoint begins with the replicas that it has.
+    /// Forgets everything: each waypoint begins with its current replicas.
     pub(super) fn forget(&self) {
         self.lock().clear();
     }
@@ -58,12 +58,12 @@ impl Autoscaler {
         self.lock().remove(waypoint);
     }
 
-    /// Forgets those that do not stay.
+    /// Keeps only these waypoints.
     pub(super) fn retain(&self, stays: impl Fn(&Key) -> bool) {
         self.lock().retain(|key, _| stays(key));
     }
 
-    /// How many replicas the waypoint is to have; to begin with those of its Deployment, and without one the least.
+    /// The desired replicas of the waypoint; at first those of its Deployment, and without one the minimum.
     pub(super) fn replicas(
         &self,
         waypoint: &Key,
@@ -83,7 +83,7 @@ impl Autoscaler {
         scaled.scaler.limited(scaling)
     }
 
-    /// What has changed since the last call, if anything: the waypoint has `replicas` now.
+    /// The change since the last call, if any: the waypoint has `replicas` now.
     pub(super) fn tell(&self, waypoint: &Key, replicas: u32) -> Option<Change> {
         let mut scalers = self.lock();
         let scaled = scalers.get_mut(waypoint)?;
@@ -95,7 +95,7 @@ impl Autoscaler {
         })
     }
 
-    /// Takes the reports of now into account; the change, if there is one.
+    /// Evaluates the current reports; returns the change, if any.
     pub(super) fn evaluate(&self, waypoint: &Key, summary: &WaypointSummary, now: Instant) -> Option<Change> {
         let mut scalers = self.lock();
         let scaled = scalers.get_mut(waypoint)?;
@@ -110,13 +110,13 @@ impl Autoscaler {
         })
     }
 
-    /// What the ready replicas report together.
+    /// The load of the ready replicas.
     fn demand(&self, summary: &WaypointSummary, now: Instant) -> Demand {
         let mut demand = Demand::default();
         let mut reported = false;
         for pod in summary.pods.iter().filter(|p| p.ready) {
             match self.loads.get(&pod.uid) {
-                // It takes nothing new, and shows as not ready in a moment.
+                // It accepts nothing new, and will soon show as not ready.
                 Some(load) if load.draining => {}
                 Some(load) if now.saturating_duration_since(load.at) <= FRESH => {
                     demand.in_flight_milli += load.in_flight_milli;

@@ -1,4 +1,5 @@
-//! Objects that pass themselves off as a waypoint's: no right follows from them, people are told, and what stands in a waypoint's way goes.
+//! Objects that forge the labels of a waypoint: they give no rights, users get an Event, and those that block the name
+//! of a waypoint are deleted.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::GroupVersionKind;
@@ -15,8 +16,8 @@ use crate::reconcile::{Live, ReconcileError};
 const FORGED: &str = "Forged";
 
 impl WaypointReconciler {
-    /// Tells, once each, of Services that bear a waypoint's labels, or its name, and are not the operator's. One that a waypoint is wanted in the
-    /// place of is dealt with when that is applied.
+    /// Publishes an Event, once each, for Services with a waypoint's labels or name that are not the operator's. If a
+    /// waypoint needs the name, the object is handled when the waypoint is applied.
     pub(super) async fn refuse_impostors(&self, namespace: &str, waypoints: &[WaypointSummary]) {
         let impostors = self.index.read(|index| index.impostors_in(namespace));
         lock(&self.refused).retain(|key, uid| {
@@ -46,7 +47,7 @@ impl WaypointReconciler {
         }
     }
 
-    /// Deletes an object that says that it is the operator's and stands in a waypoint's way.
+    /// Deletes an object that forges the operator's labels and blocks the name of a waypoint.
     pub(super) async fn evict(&self, wanted: &Rendered, what: &str, uid: &str) -> Result<(), ReconcileError> {
         let key = Key::new(wanted.namespace.clone(), wanted.name.clone());
         warn!(

@@ -1,4 +1,4 @@
-//! What a WaypointPolicy's status says, for each of its targets.
+//! The status of a WaypointPolicy, for each of its targets.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use crate::reconcile::mesh::{count, status_patch};
 use crate::reconcile::recorder::Events;
 use crate::reconcile::{FIELD_MANAGER, ReconcileError, is_not_found};
 
-/// Who says what the status says.
+/// The controller of the status.
 const CONTROLLER: &str = "ambit.dev/operator";
 
 /// The replicas of a waypoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fleet {
-    /// Ready ones.
+    /// Ready replicas.
     pub(super) ready: usize,
-    /// Those that there are to be.
+    /// Desired replicas.
     pub(super) desired: i32,
-    /// What keeps them from coming about.
+    /// Why replicas are missing.
     pub(super) trouble: Option<String>,
 }
 
-/// Writes the status of `policy`, if it is another than before.
+/// Writes the status of `policy` if it has changed.
 pub(super) async fn write(
     client: &Client,
     events: &Events,
@@ -37,7 +37,7 @@ pub(super) async fn write(
     summary: &PolicySummary,
     fleets: &BTreeMap<String, Fleet>,
 ) -> Result<(), ReconcileError> {
-    // Made from another version of it: the right one is on its way.
+    // Made from another version of it: the right one will follow.
     if Some(summary.generation) != policy.metadata.generation {
         return Ok(());
     }
@@ -71,7 +71,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// What there is to tell of a policy as a whole: its first target that is not well, else its first.
+/// The target that represents the policy: the first one that is not well, else the first.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     programmed: bool,
@@ -83,7 +83,7 @@ impl Outcome {
     fn of(status: &WaypointPolicyStatus) -> Self {
         let conditions = || {
             status.ancestors.iter().flat_map(|a| {
-                // Why it is not accepted says more than that it is therefore not programmed.
+                // The reason for not accepting it is more specific than "not programmed".
                 let accepted = named(a, labels::CONDITION_ACCEPTED).filter(|c| c.status != "True");
                 accepted
                     .into_iter()
@@ -101,7 +101,8 @@ impl Outcome {
         }
     }
 
-    /// Whether a person should look: at all that is not programmed, but for a waypoint that is on its way for the first time.
+    /// Whether a person should look: at every target that is not programmed, except for a waypoint that starts for the
+    /// first time.
     fn warns(&self, before: Option<&Self>) -> bool {
         let starting = self.reason == "WaypointNotReady" && before.is_none_or(|b| !b.programmed);
         !self.programmed && !starting
@@ -145,7 +146,8 @@ fn holds(ancestor: &PolicyAncestor, kind: &str) -> bool {
     named(ancestor, kind).is_some_and(|c| c.status == "True")
 }
 
-/// The conditions of the policy as a whole: those of the first target where they do not hold, or else of the first.
+/// The conditions of the policy as a whole: those of the first target where they are not true, or else of the first
+/// target.
 fn summarized(ancestors: &[PolicyAncestor], before: &[Condition]) -> Vec<Condition> {
     let kinds = [labels::CONDITION_ACCEPTED, labels::CONDITION_PROGRAMMED];
     let worst = |kind: &str| {
@@ -199,7 +201,7 @@ fn ancestor(
     }
 }
 
-/// The message of Programmed: with what keeps replicas of waypoints away, where it matters.
+/// The message of Programmed: with the reason for missing replicas, where it matters.
 fn programmed(target: &TargetSummary, fleet: Option<&Fleet>, fleets: &BTreeMap<String, Fleet>) -> String {
     let mut message = target.programmed.message.clone();
     let closed = target.programmed.status && fleet.is_some_and(|f| f.ready == 0);

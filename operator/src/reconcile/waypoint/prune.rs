@@ -1,4 +1,4 @@
-//! The end of a waypoint: callers first, then its pods, then what the last of them still needs.
+//! Deletion of a waypoint: callers first, then its pods, then the objects that its last pods still need.
 
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use super::{WaypointReconciler, lock};
 use crate::index::{Key, Registered, WaypointSummary};
 use crate::reconcile::{Live, ReconcileError};
 
-/// Between telling the data plane that a waypoint is no longer in the way, and stopping it: ztunnels hear of it at different times.
+/// Time between updating the data plane that a waypoint is no longer used, and stopping it: ztunnels receive the update
+/// at different times.
 pub(super) const LEAVE: Duration = Duration::from_secs(5);
 
 impl WaypointReconciler {
-    /// Takes down what is left of a waypoint, a step at a time; whether nothing is. Only what the operator has applied goes.
+    /// Deletes the remains of a waypoint, step by step; returns whether nothing remains. Only objects that the operator
+    /// has applied are deleted.
     pub(super) async fn prune(&self, key: &Key, waypoint: &WaypointSummary) -> Result<bool, ReconcileError> {
         let Key { namespace, name } = key;
         lock(&self.troubles).remove(key);
@@ -28,7 +30,7 @@ impl WaypointReconciler {
             return Ok(true);
         };
         if entry.bound {
-            // Should the waypoint be wanted again meanwhile, it begins anew.
+            // If the waypoint is desired again meanwhile, it starts anew.
             let unbound = Registered {
                 bound: false,
                 ..entry.clone()
@@ -52,7 +54,7 @@ impl WaypointReconciler {
         if running || !waypoint.pods.is_empty() {
             return Ok(false);
         }
-        // Its last pods needed these, and the register to be known.
+        // Its last pods needed these objects, and the register entry.
         for kind in ["Deployment", "Service", "ServiceAccount"] {
             self.delete_registered(kind, key, &entry).await?;
         }
@@ -60,7 +62,7 @@ impl WaypointReconciler {
         Ok(true)
     }
 
-    /// Deletes the very object that the register has.
+    /// Deletes exactly the object in the register.
     async fn delete_registered(
         &self,
         kind_name: &str,
@@ -79,7 +81,8 @@ impl WaypointReconciler {
             .await
     }
 
-    /// Deletes an object of ours: the one that the watch shows, and where it shows none, as without its label, the one that was applied.
+    /// Deletes an object of ours: the one that the watch shows, or the one that was applied if the watch shows none,
+    /// for instance without its label.
     pub(super) async fn delete(
         &self,
         gvk: &GroupVersionKind,

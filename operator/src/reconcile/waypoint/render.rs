@@ -1,4 +1,4 @@
-//! A waypoint's objects, rendered from what is wanted of it: pure, so that what would be applied can be compared and tested.
+//! A waypoint's objects, rendered from its desired state. Pure: the result can be compared and tested.
 
 use ambit_crds::{Mesh, Resources, WaypointPods, labels, parse_duration};
 use ambit_wire::names::{PORT_HBONE, PORT_METRICS, PORT_READY, PROXY_UID, ROOT_CONFIG_MAP};
@@ -12,21 +12,21 @@ use crate::reconcile::dataplane::{
 };
 use crate::reconcile::settings::Settings;
 
-/// Label `app.kubernetes.io/name` of everything that a waypoint consists of.
+/// Label `app.kubernetes.io/name` of all objects of a waypoint.
 pub(super) const APPLICATION: &str = "ambit-waypoint";
 /// Its container.
 const CONTAINER: &str = "waypoint";
-/// What the kubelet waits for beyond the drain, before it kills.
+/// Time that the kubelet waits beyond the drain deadline before it kills.
 const GRACE_SECONDS: u64 = 5;
 
-/// What is wanted of a waypoint.
+/// The desired state of a waypoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     /// Its namespace and name.
     pub(super) key: &'a Key,
-    /// Replicas now.
+    /// Desired replicas.
     pub(super) replicas: u32,
-    /// Replicas at least.
+    /// Minimum of replicas.
     pub(super) least: u32,
     /// Settings of the namespace for its pods.
     pub(super) pods: Option<&'a WaypointPods>,
@@ -39,18 +39,18 @@ impl Wanted<'_> {
         own.unwrap_or(&mesh.spec.waypoint.resources)
     }
 
-    /// What its pods are made from of what all waypoints share: a change of it concerns them all.
+    /// The settings of its pods that all waypoints share: a change concerns them all.
     pub(super) fn shared_template(&self, settings: &Settings, mesh: &Mesh) -> String {
         hash(&pod_template(settings, mesh, &Self { pods: None, ..*self }))
     }
 
-    /// Whether evictions have to leave a replica: of one alone that would keep its node from being drained.
+    /// Whether evictions have to leave a replica: with a single one that would block the drain of its node.
     pub(super) fn disruption_budget(&self) -> bool {
         self.least > 1 || self.replicas > 1
     }
 }
 
-/// Kinds of a waypoint's objects that bear its name.
+/// Kinds of a waypoint's objects that have its name.
 pub(super) fn kind(kind: &str) -> GroupVersionKind {
     let group = match kind {
         "Deployment" => "apps",
@@ -64,7 +64,7 @@ pub(super) fn kind(kind: &str) -> GroupVersionKind {
 pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Vec<Rendered> {
     let Key { namespace, name } = wanted.key;
     let mut root = root(settings, &mesh.spec, namespace, ROOT_CONFIG_MAP);
-    // Shared by the namespace's waypoints, so it bears none of their names.
+    // Shared by the namespace's waypoints, so its name is not that of a waypoint.
     complete(&mut root, own_labels(APPLICATION));
     let own = |kind_name: &str, object: Value| Rendered {
         gvk: kind(kind_name),
@@ -102,7 +102,7 @@ fn waypoint_labels(name: &str) -> Value {
     all
 }
 
-/// Labels by which its pods are found; a Deployment's cannot be changed.
+/// Labels that select its pods; a Deployment's selector cannot be changed.
 fn own_pods(name: &str) -> Value {
     json!({ labels::NAME: APPLICATION, labels::WAYPOINT_NAME: name })
 }
@@ -136,7 +136,7 @@ fn pod_template(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value 
     env.push(variable("AMBIT_DRAIN_DEADLINE", &drain.to_string()));
     let (volumes, mounts) = trust(ROOT_CONFIG_MAP);
     let mut pod_labels = waypoint_labels(name);
-    // It ends HBONE itself, on its own address.
+    // It terminates HBONE itself, on its own address.
     pod_labels[labels::DATAPLANE_MODE] = json!(labels::DATAPLANE_MODE_NONE);
     let mut template = json!({
         "metadata": {

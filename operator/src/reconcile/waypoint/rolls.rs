@@ -1,4 +1,4 @@
-//! Waypoints take turns when something changes for all of them: a share of them replaces its pods at a time.
+//! Waypoints take turns when a change concerns all of them: a share of them replaces its pods at a time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,15 +10,16 @@ use tokio::time::Instant;
 use crate::index::Key;
 use crate::reconcile::Objects;
 
-/// One in so many waypoints at a time, and always one.
+/// One in this many waypoints at a time, and at least one.
 const SHARE: usize = 10;
-/// One that has not become ready by then keeps the others waiting no longer: its namespace may lack what its pods need.
+/// A waypoint that is not ready by then no longer holds up the others: its namespace may lack something that its pods
+/// need.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Which waypoints replace their pods, and which wait for that.
+/// Waypoints that replace their pods, and those that wait for their turn.
 #[derive(Debug, Default)]
 pub(super) struct Rolls {
-    /// With the template (see [`template`]) that they change to, since when.
+    /// With the template (see [`template`]) to which they change, and since when.
     under_way: BTreeMap<Key, (String, Instant)>,
     waiting: BTreeMap<Key, Instant>,
 }
@@ -33,8 +34,8 @@ impl Rolls {
         self.waiting.retain(|key, _| stays(key));
     }
 
-    /// Whether a waypoint may change to `wanted` now; `live` is what there is of it. One that has to `scale` waits for nobody, nor does one
-    /// that only its own namespace's settings change.
+    /// Whether a waypoint may change to `wanted` now; `live` is its current state. A waypoint that has to `scale` does
+    /// not wait, nor does one whose change comes from its own namespace only.
     pub(super) fn may_change(
         &mut self,
         key: &Key,
@@ -59,7 +60,7 @@ impl Rolls {
         true
     }
 
-    /// Those whose turn it is, the longest waiting first.
+    /// The waypoints whose turn it is, the longest waiting first.
     pub(super) fn next(&mut self, objects: &Objects, now: Instant) -> Vec<Key> {
         self.under_way.retain(|key, (to, _)| {
             let live = objects.deployment(key);
@@ -78,13 +79,13 @@ impl Rolls {
     }
 }
 
-/// What a Deployment's pods are made from of what all waypoints share.
+/// The template settings that all waypoints share.
 fn template(deployment: &Deployment) -> Option<&str> {
     let annotations = deployment.metadata.annotations.as_ref()?;
     annotations.get(labels::TEMPLATE_HASH).map(String::as_str)
 }
 
-/// Whether all of its pods are of the newest template, and ready.
+/// Whether all of its pods have the newest template, and are ready.
 fn is_settled(deployment: &Deployment) -> bool {
     let Some(status) = &deployment.status else {
         return false;
@@ -122,7 +123,7 @@ mod tests {
         objects.set_register(name, &[("waypoint".to_owned(), Registered::default())].into());
     }
 
-    /// All those of `names` that may change now.
+    /// Those of `names` that may change now.
     fn change(rolls: &mut Rolls, objects: &Objects, names: &[&str], now: Instant) -> Vec<String> {
         let may = names.iter().filter(|name| {
             let live = objects.deployment(&key(name));
@@ -137,7 +138,7 @@ mod tests {
         let all = ["a", "b", "c"];
         all.iter().for_each(|name| shows(&objects, name, "old", true));
         assert_eq!(change(&mut rolls, &objects, &all, now), ["a"]);
-        // Nothing has come of it yet; then its pods are being replaced.
+        // The change is not visible yet; after that its pods are being replaced.
         for (template, ready) in [("old", true), ("new", false)] {
             shows(&objects, "a", template, ready);
             assert_eq!(change(&mut rolls, &objects, &all, now), ["a"]);
@@ -146,7 +147,7 @@ mod tests {
         shows(&objects, "a", "new", true);
         assert_eq!(rolls.next(&objects, now), [key("b")]);
         assert_eq!(change(&mut rolls, &objects, &all, now), ["a", "b"]);
-        // One that never becomes ready keeps the others waiting for a time.
+        // One that never becomes ready holds up the others only for a time.
         shows(&objects, "b", "new", false);
         assert_eq!(change(&mut rolls, &objects, &["c"], now + PATIENCE / 2), [""; 0]);
         assert_eq!(change(&mut rolls, &objects, &["c"], now + PATIENCE), ["c"]);
@@ -164,7 +165,7 @@ mod tests {
         );
         let live = objects.deployment(&key("b"));
         assert!(rolls.may_change(&key("b"), live.as_deref(), "new", true, &objects, now));
-        // A change of its namespace's own settings leaves what all share as it is.
+        // A change of its namespace's settings does not change the shared ones.
         assert!(rolls.may_change(&key("b"), live.as_deref(), "old", false, &objects, now));
     }
 

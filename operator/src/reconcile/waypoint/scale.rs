@@ -1,4 +1,4 @@
-//! How many replicas a waypoint is to have: pure, with the time as an argument.
+//! The desired number of replicas of a waypoint: pure, with the time as an argument.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,28 +10,28 @@ use crate::index::ScalingSettings;
 /// A difference of less than a tenth between load and capacity changes nothing.
 const TOLERANCE: f64 = 0.1;
 
-/// What the ready replicas have to do.
+/// The load of the ready replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Requests in flight, all that is reported together, in thousandths.
+    /// Requests in flight, the sum of all reports, in thousandths.
     pub(super) in_flight_milli: u64,
-    /// One of them did not report: it may be more.
+    /// One of them did not report: the load may be higher.
     pub(super) incomplete: bool,
 }
 
-/// What was called for in the past, as far back as the windows go.
+/// Desired numbers in the past, as far back as the windows go.
 #[derive(Debug)]
 pub(super) struct Scaler {
-    /// How many there are to be now.
+    /// The current number.
     current: u32,
-    /// (when, how many), oldest first.
+    /// (when, number), oldest first.
     history: VecDeque<(Instant, u32)>,
-    /// What was before the history counts as `current`: since when it is known.
+    /// Before the history, `current` counts as the desired number; the time since when it is known.
     since: Instant,
 }
 
 impl Scaler {
-    /// Begins with the replicas there are: the windows are as if they had been called for all the time.
+    /// Begins with the current replicas, as if they had been desired all the time.
     pub(super) fn new(current: u32, now: Instant) -> Self {
         Self {
             current,
@@ -40,18 +40,18 @@ impl Scaler {
         }
     }
 
-    /// How many there are to be now.
+    /// The number of replicas.
     pub(super) fn current(&self) -> u32 {
         self.current
     }
 
-    /// How many there are to be now, by these settings.
+    /// The number of replicas, within these settings.
     pub(super) fn limited(&mut self, limits: &ScalingSettings) -> u32 {
         self.current = clamp(self.current, limits);
         self.current
     }
 
-    /// How many there are to be, given what there is to do. While a ready replica does not report, none is removed.
+    /// The number of replicas for this load. While a ready replica does not report, none is removed.
     pub(super) fn decide(&mut self, demand: Demand, limits: &ScalingSettings, now: Instant) -> u32 {
         let mut called_for = recommended(demand.in_flight_milli, self.current, limits);
         if demand.incomplete {
@@ -59,7 +59,7 @@ impl Scaler {
         }
         self.history.push_back((now, called_for));
         let longest = limits.up.max(limits.down);
-        // The entry that was in force when the window began stays.
+        // The entry that was valid when the window began stays.
         while self.history.len() > 1 && now.duration_since(self.history[1].0) >= longest {
             self.history.pop_front();
         }
@@ -76,7 +76,7 @@ impl Scaler {
         self.limited(limits)
     }
 
-    /// The extreme of what was called for within `window`.
+    /// The extreme of the desired numbers within `window`.
     fn extreme(&self, window: Duration, now: Instant, pick: fn(u32, u32) -> u32) -> u32 {
         let inside = self
             .history
@@ -94,7 +94,7 @@ impl Scaler {
     }
 }
 
-/// What this load alone calls for.
+/// The number of replicas for this load alone.
 fn recommended(in_flight_milli: u64, current: u32, limits: &ScalingSettings) -> u32 {
     let target = f64::from(limits.target.max(1)) * 1000.0;
     #[expect(
@@ -133,7 +133,7 @@ mod tests {
         down: Duration::from_secs(60),
     };
 
-    /// One decision a second, with these requests in flight; the last one.
+    /// One decision a second, with these requests in flight; returns the last one.
     fn run(
         scaler: &mut Scaler,
         now: &mut Instant,

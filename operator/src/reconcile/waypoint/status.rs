@@ -1,4 +1,4 @@
-//! What an AmbientNamespace's status says of its waypoints.
+//! The waypoints in the status of an AmbientNamespace.
 
 use ambit_crds::WaypointStatus;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -7,10 +7,10 @@ use crate::index::{Key, SharedIndex};
 use crate::reconcile::Objects;
 use crate::reconcile::mesh::count;
 
-/// Most waypoints that a status lists.
+/// Maximum of waypoints in a status.
 const LISTED: usize = 64;
 
-/// The waypoints of a namespace: those that are wanted, and those that are yet to go.
+/// The waypoints of a namespace: desired ones, and those that are being deleted.
 pub(in crate::reconcile) fn statuses(
     index: &SharedIndex,
     objects: &Objects,
@@ -35,7 +35,7 @@ pub(in crate::reconcile) fn statuses(
     listed.take(LISTED).collect()
 }
 
-/// Replicas that a Deployment is to have.
+/// Desired replicas of a Deployment.
 pub(super) fn desired(deployment: &Deployment) -> i32 {
     deployment
         .spec
@@ -44,7 +44,7 @@ pub(super) fn desired(deployment: &Deployment) -> i32 {
         .unwrap_or_default()
 }
 
-/// What keeps a Deployment's pods from coming about.
+/// Why a Deployment's pods are missing.
 pub(super) fn trouble(deployment: &Deployment) -> Option<String> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failing =

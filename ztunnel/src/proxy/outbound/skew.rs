@@ -1,4 +1,4 @@
-//! What this node has yet to hear of a destination ([`Skew`](ambit_mesh::Skew)).
+//! Late updates about a destination ([`Skew`](ambit_mesh::Skew)).
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,8 @@ use super::reach::Failure;
 use crate::proxy::Proxy;
 use crate::state::Route;
 
-/// Whether there is another route to be asked for: this one leads in plaintext to a pod that takes identities only, and has joined.
+/// Whether to look up the route again: this one leads in plaintext to a pod that accepts identities only, and the pod
+/// has joined.
 pub(super) async fn has_joined(
     proxy: &Proxy,
     client: SocketAddr,
@@ -33,7 +34,7 @@ pub(super) async fn has_joined(
         && proxy.skew.has_joined(proxy.state.mesh(), workload).await
 }
 
-/// Whether there is another route to be asked for: nothing listens for HBONE at this one's end, as the pod has left.
+/// Whether to look up the route again: the HBONE port of its destination is closed, since the pod has left.
 pub(super) async fn has_left(proxy: &Proxy, route: Option<&Route>, failure: &Failure) -> bool {
     let Some(workload) = route.and_then(|route| route.workload.as_ref()) else {
         return false;
