@@ -37,7 +37,7 @@ pub const PEER_PATH: &str = "/orders/peer";
 
 /// Tries after the first, of every waypoint.
 pub const RETRY_ATTEMPTS: u32 = 2;
-/// The answer that is tried again.
+/// The response that is retried.
 pub const RETRY_STATUS: u32 = 503;
 /// Milliseconds before the first retry, at most.
 pub const RETRY_BACKOFF_MS: u64 = 25;
@@ -64,7 +64,7 @@ pub mod files {
 
 /// The first line that `probe` and the servers print, when they are about to begin.
 pub const WAITING: &str = "waiting";
-/// The line that `probe` prints when the first request was answered.
+/// The line that `probe` prints when the first request got a response.
 pub const ANSWERED: &str = "answered";
 
 /// The SPIFFE id of one of the service accounts.

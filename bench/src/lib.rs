@@ -16,16 +16,16 @@ pub use report::{Latency, Report, Seen, Work, median};
 pub use schedule::{Rhythm, Schedule};
 pub use tally::{Tally, Window};
 
-/// Size of a request in bytes. Its first four are the size of the answer that is wanted, big-endian.
+/// Size of a request in bytes. Its first four are the size of the response that is wanted, big-endian.
 pub const REQUEST_BYTES: usize = 64;
 
-/// Size of the answer that clients ask for, in bytes.
+/// Size of the response that clients ask for, in bytes.
 pub const RESPONSE_BYTES: u32 = 1024;
 
 /// The port that takes all that is sent and tells how much it was.
 pub const SINK_PORT: u16 = 5201;
 
-/// The port that answers requests.
+/// The port that responds to requests.
 pub const REPLY_PORT: u16 = 5202;
 
 /// The port that says one byte and closes.

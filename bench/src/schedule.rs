@@ -15,7 +15,7 @@ pub struct Rhythm {
 }
 
 impl Rhythm {
-    /// So many requests a second, over so many connections.
+    /// This many requests a second, over this many connections.
     ///
     /// # Errors
     /// When that is no rate.
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schedule_does_not_wait_for_answers_and_connections_take_turns() {
+    fn schedule_ignores_responses_and_connections_take_turns() {
         let window = Window::new(Duration::ZERO, Duration::from_secs(1));
         let rhythm = Rhythm::new(1000.0, 16).unwrap();
         let mut first = rhythm.schedule(window, 0);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_must_be_one() {
+    fn invalid_rate_is_refused() {
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-300] {
             assert!(Rhythm::new(rate, 1).is_err(), "{rate}");
         }

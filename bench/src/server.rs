@@ -139,7 +139,7 @@ fn sink(mut stream: TcpStream, _: SocketAddr) -> io::Result<()> {
     stream.write_all(&total.to_be_bytes())
 }
 
-/// Answers each request with as many bytes as it asks for.
+/// Responds to each request with as many bytes as it asks for.
 fn reply(mut stream: TcpStream, _: SocketAddr) -> io::Result<()> {
     let mut request = [0; REQUEST_BYTES];
     let mut response = Vec::new();

@@ -229,7 +229,7 @@ impl Cluster {
         )
     }
 
-    /// Does the same on all nodes at once; every failure is told.
+    /// Does the same on all nodes at once; every failure is reported.
     fn on_every_node(&self, work: impl Fn(&Node) -> Result<()> + Sync) -> Result<()> {
         let nodes = self.nodes();
         let results: Vec<Result<()>> = thread::scope(|scope| {

@@ -54,7 +54,7 @@ impl Url {
 /// Makes one request on a connection of its own and returns the body of a 200.
 ///
 /// # Errors
-/// When the connection breaks, and when the answer is cut or another than 200.
+/// When the connection breaks, and when the response is cut or another than 200.
 pub fn get(mut stream: TcpStream, url: &Url) -> Result<String> {
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",

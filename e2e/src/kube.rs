@@ -1,4 +1,4 @@
-//! kubectl, with the answers that the demonstration and the tests need. All of it goes through the real program.
+//! kubectl, with the responses that the demonstration and the tests need. All of it goes through the real program.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -135,10 +135,10 @@ impl Lab {
         }
     }
 
-    /// Records what goes between the nodes while each client is answered `answers` times more.
+    /// Records what goes between the nodes while each client gets a response `answers` times more.
     ///
     /// # Errors
-    /// When nothing could be recorded, or a client gets no more answers.
+    /// When nothing could be recorded, or a client gets no more responses.
     pub fn record(&self, shop: &Shop, answers: u64) -> Result<Vec<Packet>> {
         let file = folder(shop.namespace())?.join("wire.pcap");
         let recording = Recording::start(&self.cluster, &file)?;

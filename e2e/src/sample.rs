@@ -67,6 +67,6 @@ pub struct WebCounts {
     pub seen: BTreeMap<String, u64>,
     /// Answers with 503 that `/flaky` gave.
     pub flaked: u64,
-    /// gRPC calls whose callers went before the answer.
+    /// gRPC calls whose callers went before the response.
     pub cancelled: u64,
 }

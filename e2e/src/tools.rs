@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn undoing_names_what_was_installed_and_nothing_else() {
+    fn undo_names_installed_packages_only() {
         let cache = Path::new("/home/u/.cache/ambit");
         let packages = BTreeSet::from(["runc".to_owned(), "containerd".to_owned()]);
         let text = undo(&["demo".to_owned()], packages, cache);

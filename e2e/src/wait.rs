@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_error_says_what_when_and_where() {
+    fn error_has_subject_time_and_hint() {
         let error = until::<()>(
             "rain",
             Duration::ZERO,
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_up_when_there_is_nothing_to_wait_for() {
+    fn hopeless_wait_ends_early() {
         let limit = Duration::from_secs(600);
         let error = until_unless::<()>("rain", limit, String::new, || bail!("no clouds"), || bail!("sun"));
         assert_eq!(error.unwrap_err().to_string(), "no clouds");

@@ -16,7 +16,7 @@ use crate::mesh::PORT_HBONE;
 
 pub use packet::{Packet, contains};
 
-/// A recording that is under way. Ended by [`Recording::stop`], or thrown away.
+/// A recording that is in progress. Ended by [`Recording::stop`], or thrown away.
 #[derive(Debug)]
 pub struct Recording {
     tcpdump: Child,

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fails_stops_no_other() {
+    fn failing_target_stops_no_other() {
         let done = AtomicUsize::new(0);
         let error = at_a_time(2, ["a", "b", "c"].into(), |target| {
             done.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_tells_its_words_its_input_and_the_command() {
+    fn failure_has_message_input_and_command() {
         let input = std::env::temp_dir().join(format!("ambit-fuzz-{}", std::process::id()));
         fs::write(&input, b"GET \xff").unwrap();
         let said = format!(

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_is_known_until_other_images_are_loaded() {
+    fn record_of_images_ends_when_others_are_loaded() {
         let dir = std::env::temp_dir().join(format!("ambit-xtask-running-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let running = Running(dir.join("running-images"));

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_removal_hides_none_of_the_test() {
+    fn removal_error_hides_no_test_error() {
         let fail = |text: &'static str| Err(anyhow!(text));
         assert!(both(Ok(()), Ok(())).is_ok());
         assert_eq!(both(fail("test"), Ok(())).unwrap_err().to_string(), "test");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cluster_that_tests_make_is_known_to_those_that_clean_up() {
+    fn every_test_cluster_is_cleaned_up() {
         let read = |path: &str| fs::read_to_string(workspace::root().join(path)).unwrap();
         let named = format!("const NAME: &str = \"{CUT}\";");
         assert!(read("e2e/tests/mesh/cluster.rs").contains(&named));

@@ -152,14 +152,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_waits_for_longer_than_its_server_may_take() {
+    fn client_timeout_exceeds_server_timeout() {
         let limits = Limits::default();
         assert!(limits.connect_timeout < ambit_hbone::HboneConfig::default().response_timeout);
         assert!(limits.workload_timeout < limits.connect_timeout);
     }
 
     #[test]
-    fn a_budget_gives_no_more_than_it_has_and_takes_back() {
+    fn budget_is_bounded_and_returns() {
         let budget = Budget::new(5);
         let first = budget.take(3).unwrap();
         assert!(budget.take(3).is_none());

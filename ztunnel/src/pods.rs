@@ -246,7 +246,7 @@ mod tests {
 
     /// Otherwise its connections would prevent a stopping ztunnel from ending.
     #[tokio::test]
-    async fn a_ztunnel_that_ends_takes_no_pod() {
+    async fn stopping_ztunnel_accepts_no_pod() {
         let pods = Pods::new(crate::proxy::testing::proxy(false));
         pods.drain().await;
         let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();

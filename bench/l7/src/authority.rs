@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_created_issues_certificates_of_one_mesh() {
+    async fn authority_issues_certificates_of_one_mesh() {
         let dir = tempfile::tempdir().unwrap();
         Authority::create(dir.path()).unwrap();
         let lease = Authority::open(dir.path()).unwrap().lease("client").unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_one_is_said_to_have_none() {
+    fn missing_authority_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let error = Authority::open(dir.path()).map(drop).unwrap_err().to_string();
         assert!(error.contains("setup"), "{error}");

@@ -1,4 +1,4 @@
-//! The other end: answers every request with a few bytes, plain and in HBONE.
+//! The other end: responds to every request with a few bytes, plain and in HBONE.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::authority::Authority;
 use crate::http1;
 
-/// Bytes of an answer's body.
+/// Bytes of a response's body.
 const BODY: usize = 128;
 const CERTIFICATE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// The folder of the certificate authority
     #[arg(long)]
     dir: PathBuf,
-    /// Where plain HTTP/1.1 is answered: IP:PORT
+    /// Where plain HTTP/1.1 is served: IP:PORT
     #[arg(long)]
     http: SocketAddr,
     /// Where HBONE ends: IP:PORT

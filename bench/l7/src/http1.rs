@@ -34,7 +34,7 @@ pub(crate) struct Connection {
     buffer: Vec<u8>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// Its status.
@@ -54,7 +54,7 @@ impl Connection {
         }
     }
 
-    /// Sends an encoded request and takes the whole answer.
+    /// Sends an encoded request and takes the whole response.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
         self.io.write_all(request).await?;
         self.io.flush().await?;
@@ -74,7 +74,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// The body of the last answer.
+    /// The body of the last response.
     pub(crate) fn body(&self, answer: &Answer) -> &[u8] {
         &self.buffer[answer.body.clone()]
     }
@@ -93,7 +93,7 @@ impl Connection {
     }
 }
 
-/// The head of an answer, if it is there as a whole.
+/// The head of a response, if it is there as a whole.
 fn head(bytes: &[u8]) -> io::Result<Option<Answer>> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
@@ -122,7 +122,7 @@ fn head(bytes: &[u8]) -> io::Result<Option<Answer>> {
     }))
 }
 
-/// Answers every request on `io` until it ends: `peer` for one path, `body` for all others. Requests have no body.
+/// Responds to every request on `io` until it ends: `peer` for one path, `body` for all others. Requests have no body.
 pub(crate) async fn serve(mut io: impl Io, peer_path: &str, peer: &[u8], body: &[u8]) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(8 << 10);
     loop {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn requests_are_answered_one_after_the_other_on_one_connection() {
+    async fn requests_share_one_connection() {
         let (client, server) = tokio::io::duplex(1024);
         let serving =
             tokio::spawn(async move { serve(server, "/who", &response("me"), &response("hello")).await });
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_in_pieces_is_put_together() {
+    async fn response_in_pieces_is_reassembled() {
         let (client, mut server) = tokio::io::duplex(1);
         tokio::spawn(async move {
             let mut request = Vec::new();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error_with_its_reason() {
+    fn malformed_response_is_an_error_with_reason() {
         for (bytes, reason) in [
             ("SSH-2.0\r\n\r\n", "invalid"),
             (

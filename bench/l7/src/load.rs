@@ -1,4 +1,4 @@
-//! Requests: each stream sends the next one when it has the answer, or all on a schedule.
+//! Requests: each stream sends the next one when it has the response, or all on a schedule.
 
 mod timer;
 
@@ -15,7 +15,7 @@ use crate::http1::{Connection, request};
 use crate::way::{self, Way};
 use timer::Timer;
 
-/// An answer that takes longer is a failure.
+/// A response that takes longer is a failure.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between a failure and the next attempt.
 const BACKOFF: Duration = Duration::from_millis(10);
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// How long to work before that without measuring, in seconds
     #[arg(long, default_value_t = 1.0)]
     pub(crate) warmup: f64,
-    /// Requests a second, on a schedule that a slow answer does not delay: the latency counts from when a request was to be sent
+    /// Requests a second, on a schedule that a slow response does not delay: the latency counts from when a request was to be sent
     #[arg(long)]
     pub(crate) rate: Option<f64>,
 }
@@ -54,7 +54,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         connections.push(way.open().await.context("cannot open a stream")?);
     }
     let window = Window::new(warmup, seconds);
-    // A task each: one that holds them all would look at every one when any has an answer.
+    // A task each: one that holds them all would look at every one when any has a response.
     let mut streams = JoinSet::new();
     for (index, connection) in connections.into_iter().enumerate() {
         let schedule = rhythm.map(|rhythm| rhythm.schedule(window, index));

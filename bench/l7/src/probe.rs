@@ -15,7 +15,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 /// Between two attempts.
 const STEP: Duration = Duration::from_millis(1);
 
-/// Says that it waits, tries until a GET is answered with 200, says that too, and looks further.
+/// Says that it waits, tries until a GET gets a response with 200, says that too, and looks further.
 pub(crate) async fn run(options: &Options) -> Result<Verdict> {
     let way = Way::new(options).await?;
     crate::waiting();

@@ -1,4 +1,4 @@
-//! The way that requests take: plain TCP, or a CONNECT stream in HBONE.
+//! The path of requests: plain TCP, or a CONNECT stream in HBONE.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

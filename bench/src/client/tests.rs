@@ -25,7 +25,7 @@ fn server() -> Server {
 }
 
 #[test]
-fn throughput_counts_what_arrived() {
+fn throughput_counts_received_bytes() {
     let report = run(&options(Work::Throughput, server().address("sink"))).unwrap();
     assert!(report.total > 0 && report.per_second > 0.0, "{report:?}");
     assert!((report.per_second * report.seconds - report.total as f64).abs() < 1.0);
@@ -33,7 +33,7 @@ fn throughput_counts_what_arrived() {
 }
 
 #[test]
-fn requests_are_answered_and_those_of_the_warm_up_not_measured() {
+fn requests_are_measured_without_warm_up() {
     let report = run(&options(Work::Request, server().address("reply"))).unwrap();
     let measured = (report.per_second * report.seconds).round() as u64;
     assert!(0 < measured && measured < report.total, "{report:?}");
@@ -46,7 +46,7 @@ fn requests_are_answered_and_those_of_the_warm_up_not_measured() {
 }
 
 #[test]
-fn a_schedule_is_kept_to_its_last_request() {
+fn schedule_reaches_its_last_request() {
     let mut options = options(Work::Request, server().address("reply"));
     options.rate = Some(1000.0);
     let report = run(&options).unwrap();
@@ -68,7 +68,7 @@ fn both_ends_of_a_direct_path_see_the_same_address() {
 }
 
 #[test]
-fn a_server_that_hangs_up_is_counted_not_taken_for_an_answer() {
+fn closed_connection_counts_as_failure() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -88,7 +88,7 @@ fn a_server_that_hangs_up_is_counted_not_taken_for_an_answer() {
 }
 
 #[test]
-fn nobody_there_is_an_error_that_names_the_target() {
+fn unreachable_target_is_named() {
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = format!("{:#}", run(&options(Work::Request, unused)).unwrap_err());
     assert!(
@@ -98,7 +98,7 @@ fn nobody_there_is_an_error_that_names_the_target() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused() {
+fn invalid_options_are_refused() {
     let target = server().address("reply");
     let with = |change: fn(&mut Options)| {
         let mut options = options(Work::Request, target);

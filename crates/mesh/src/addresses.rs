@@ -72,7 +72,7 @@ mod tests {
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[test]
-    fn an_update_of_an_earlier_holder_takes_nothing_back() {
+    fn update_of_an_earlier_claim_changes_nothing() {
         let mut table = AddressTable::default();
         let (old, new) = (Arc::new("old"), Arc::new("new"));
         table.claim(ADDRESS, &old, None);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_goes_leaves_the_address_with_its_later_holder() {
+    fn removed_claim_leaves_address_with_the_last() {
         let mut table = AddressTable::default();
         let (old, new) = (Arc::new("old"), Arc::new("new"));
         table.claim(ADDRESS, &old, None);

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_counts_for_a_while_or_until_there_is_news() {
+    fn failure_expires_or_ends_with_an_update() {
         let load = Arc::<Load>::default();
         let now = Instant::now();
         InUse::new(&load).failed();

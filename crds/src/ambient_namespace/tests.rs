@@ -27,7 +27,7 @@ fn another_name_is_refused() {
 }
 
 #[test]
-fn a_rule_says_from_whom_or_to_which_port() {
+fn rule_needs_from_or_ports() {
     assert!(with_rule(json!({"name": "r", "action": "Deny"})).contains("a rule needs 'from' or 'ports'"));
     assert!(with_rule(json!({"name": "r", "action": "Deny", "from": []})).contains("a rule needs"));
     assert_eq!(

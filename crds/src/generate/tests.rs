@@ -125,7 +125,7 @@ fn waypoint_policies_are_policies_to_tools_of_the_gateway_api() {
 }
 
 #[test]
-fn statuses_name_the_version_of_what_they_keep_and_compare_with_nobody() {
+fn status_in_force_names_its_api_version() {
     let policy = schema_of("waypointpolicies");
     let kept = policy
         .pointer("/properties/status/properties/inForce/properties/apiVersion")

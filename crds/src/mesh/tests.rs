@@ -45,7 +45,7 @@ fn a_second_mesh_is_refused() {
 }
 
 #[test]
-fn the_trust_domain_stays() {
+fn trust_domain_cannot_change() {
     let old = mesh("default", json!({"trustDomain": "a.example"}));
     let new = mesh("default", json!({"trustDomain": "b.example"}));
     let messages = refusals(&Mesh::crd(), &new, Some(&old)).join("\n");
@@ -192,7 +192,7 @@ fn rollouts_are_numbers_or_percentages() {
 }
 
 #[test]
-fn what_is_not_the_ztunnels_alone_is_refused_there() {
+fn moved_ztunnel_fields_are_refused() {
     let level = refused(&mesh("default", json!({"ztunnel": {"logLevel": "debug"}})));
     assert!(
         level.contains("logLevel is now spec.telemetry.logLevel"),

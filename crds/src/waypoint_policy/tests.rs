@@ -30,7 +30,7 @@ fn with_rule(part: Value) -> String {
 }
 
 #[test]
-fn a_policy_asks_for_something() {
+fn empty_policy_is_refused() {
     let targets = json!([{"kind": "Service", "name": "web"}]);
     let nothing = "spec needs one of authorization, timeouts, retry";
     assert!(refused(json!({"targetRefs": targets})).contains(nothing));
@@ -59,7 +59,7 @@ fn a_target_is_named_once() {
 }
 
 #[test]
-fn a_rule_says_what_it_matches() {
+fn empty_rule_is_refused() {
     for empty in [
         json!({}),
         json!({"mode": "Audit"}),
@@ -169,7 +169,7 @@ fn timeouts_have_limits() {
 }
 
 #[test]
-fn a_retry_says_what_is_tried_again() {
+fn empty_retry_is_refused() {
     let retry = |retry: Value| with(json!({"retry": retry}));
     // Left out, connections that fail are.
     assert_eq!(retry(json!({})), "");
@@ -190,7 +190,7 @@ fn a_retry_says_what_is_tried_again() {
 }
 
 #[test]
-fn the_time_for_a_try_fits() {
+fn backend_request_fits_in_request() {
     let retry = |per_try: &str, conditions: Value| {
         with(
             json!({"timeouts": {"request": "2s", "backendRequest": per_try}, "retry": {"conditions": conditions}}),
@@ -211,7 +211,7 @@ fn the_time_for_a_try_fits() {
 
 /// Fields of before the Gateway API's names.
 #[test]
-fn fields_by_their_old_names_are_refused_with_their_new_ones() {
+fn renamed_fields_are_refused_with_new_name() {
     assert!(with(json!({"timeout": "1s"})).contains("timeout is now timeouts.request"));
     let codes = with(json!({"retry": {"statusCodes": [502]}}));
     assert!(codes.contains("statusCodes is now codes"), "{codes}");
@@ -232,7 +232,7 @@ fn contradictions() {
 
 /// The schema's own limits, which the API server checks without CEL.
 #[test]
-fn what_the_schema_refuses() {
+fn schema_limits() {
     let crd = serde_json::to_value(WaypointPolicy::crd()).unwrap();
     let spec = crd
         .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties")

@@ -185,14 +185,14 @@ fn serve_one(stream: &TcpStream, stats: &Mutex<Stats>) -> Result<()> {
             let body = serde_json::to_string(&*lock(stats))?;
             http::answer(stream, "200 OK", &body)
         }
-        "/measure-anew" => {
-            lock(stats).measure_anew();
+        "/reset-slowest" => {
+            lock(stats).reset_slowest();
             http::answer(stream, "200 OK", "the slowest answer is looked for from now on\n")
         }
         _ => http::answer(
             stream,
             "404 Not Found",
-            "there are /stats, /measure-anew and /healthz\n",
+            "there are /stats, /reset-slowest and /healthz\n",
         ),
     }
 }

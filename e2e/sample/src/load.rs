@@ -104,8 +104,8 @@ async fn worker(load: &Load, plan: watch::Receiver<Plan>, index: usize) {
 }
 
 impl Load {
-    /// One request; made once more on another connection if its own ends before a byte of the answer, and it is idempotent. Returns
-    /// whether it had a good answer.
+    /// One request; made once more on another connection if its own ends before a byte of the response, and it is idempotent. Returns
+    /// whether it had a good response.
     async fn request(&self, plan: &Plan, connection: &mut Option<Connection>) -> bool {
         let (begun, start) = (SystemTime::now(), Instant::now());
         self.stats.with(|stats| stats.in_flight += 1);
@@ -155,7 +155,7 @@ impl Load {
         good
     }
 
-    /// Status and reason of an answer.
+    /// Status and reason of a response.
     async fn attempt(&self, plan: &Plan, connection: &mut Option<Connection>) -> Result<(u16, String), Lost> {
         let mut used = match connection.take() {
             Some(kept) if !kept.is_closed() => kept,

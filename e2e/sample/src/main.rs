@@ -45,7 +45,7 @@ enum Command {
     Web(web::Arguments),
     /// Load a web server over connections that are kept, and count. Idle until told otherwise.
     Load(load::Arguments),
-    /// Make one HTTP request, print the answer's body, and fail unless the answer is 200.
+    /// Make one HTTP request, print the response's body, and fail unless the response is 200.
     Get {
         /// `http://HOST:PORT/PATH`.
         url: String,
@@ -53,7 +53,7 @@ enum Command {
         #[arg(long, default_value_t = 10_000)]
         timeout: u64,
     },
-    /// Make one HTTP request of any method, and print all of the answer.
+    /// Make one HTTP request of any method, and print all of the response.
     Request {
         /// GET, DELETE, …
         method: String,

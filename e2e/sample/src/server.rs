@@ -92,7 +92,7 @@ fn serve_banner(mut stream: TcpStream, peer: SocketAddr, name: &str) -> Result<(
     Ok(writeln!(stream, "{seen}")?)
 }
 
-/// Logs a connection, and returns what the answer says of it.
+/// Logs a connection, and returns what the response says of it.
 fn note(flow: &str, peer: SocketAddr, name: &str) -> Result<String> {
     let seen = Seen {
         payload: MARKER.to_owned(),

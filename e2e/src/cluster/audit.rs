@@ -1,6 +1,6 @@
 //! Who wrote what to the API server: its audit log, which every cluster keeps.
 //!
-//! The log has every request that creates, changes or deletes, once it was answered, also those that changed nothing
+//! The log has every request that creates, changes or deletes, once it got a response, also those that changed nothing
 //! (<https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/>).
 
 use std::fs::{self, File};
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_says_who_wrote_what() {
+    fn event_has_user_and_object() {
         let line = r#"{"kind":"Event","verb":"patch","user":{"username":"system:serviceaccount:a:b","groups":[]},
             "objectRef":{"resource":"pods","namespace":"shop","name":"x","subresource":"status"},"responseStatus":{"code":200}}"#;
         let write = parse(line).unwrap();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_object_and_what_is_no_event() {
+    fn events_without_object_and_malformed_ones() {
         let write = parse(r#"{"verb":"create","user":{"username":"u"}}"#).unwrap();
         assert_eq!(write.resource, "");
         parse("half").unwrap_err();

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_taken_by_what_overlaps_it() {
+    fn overlapping_route_occupies_slot() {
         assert!(slot_overlaps(0, "10.88.0.0/24"));
         assert!(slot_overlaps(0, "10.0.0.0/8"));
         assert!(slot_overlaps(0, "10.88.3.4"));

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_healthy() {
+    fn missing_cluster_is_not_healthy() {
         let status = Status::absent("x");
         assert!(!status.healthy());
         assert_eq!(status.to_string(), "cluster x: not there");

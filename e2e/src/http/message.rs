@@ -1,4 +1,4 @@
-//! One request of any kind, sent as it is written, and its answer, whatever it is.
+//! One request of any kind, sent as it is written, and its response, whatever it is.
 
 use std::io::{BufRead, BufReader, Read, Write};
 
@@ -45,10 +45,10 @@ impl Request {
         self.header("Content-Length", &body.len().to_string())
     }
 
-    /// Sends it on a connection of its own and reads the answer.
+    /// Sends it on a connection of its own and reads the response.
     ///
     /// # Errors
-    /// When the connection breaks or what comes back is no answer.
+    /// When the connection breaks or what comes back is no response.
     pub fn send(&self, mut stream: impl Read + Write, host: &str) -> Result<Answer> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !self
@@ -69,7 +69,7 @@ impl Request {
     }
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Its status code.
@@ -80,10 +80,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads an answer to its end, which is where its length or the connection's end says.
+    /// Reads a response to its end, which is where its length or the connection's end says.
     ///
     /// # Errors
-    /// When the connection breaks or the answer is cut.
+    /// When the connection breaks or the response is cut.
     pub fn read(stream: impl Read) -> Result<Self> {
         let mut reader = BufReader::new(stream).take(LIMIT);
         let head = read_head(&mut reader).context("cannot read the answer")?;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_is_an_error() {
+    fn truncated_message_is_an_error() {
         for cut in [
             &b""[..],
             b"HTTP/1.1 200 OK\r\nContent-",

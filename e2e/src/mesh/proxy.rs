@@ -104,7 +104,7 @@ impl Pod {
         only.with_context(|| format!("cannot connect to {target} from pod {}", self.name))
     }
 
-    /// As [`Pod::dial`], so many times, one after the other: what became of each.
+    /// As [`Pod::dial`], this many times, one after the other: what became of each.
     ///
     /// # Errors
     /// When the pod does not run.

@@ -1,4 +1,4 @@
-//! Pods begin anew with images that were loaded under names they run already.
+//! Pods restart with images that were loaded under names they run already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_our_images_are_replaced_where_a_controller_does_that() {
+    fn controlled_pods_of_our_images_are_replaced() {
         let ours = "localhost/ambit/ztunnel:dev";
         let (mut bare, mut ending) = (pod("shop", "bare", ours), pod("shop", "ending", ours));
         bare["metadata"]["ownerReferences"].take();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_renewed_when_others_are_ready_in_their_place() {
+    fn renewed_when_replacements_are_ready() {
         let image = "localhost/ambit/agent:dev";
         let old = BTreeMap::from([("uid-a".to_owned(), "a".to_owned())]);
         assert!(renewed(&BTreeMap::new(), &[]).is_ok());

@@ -1,4 +1,4 @@
-//! What the load generator is told, and what it counts.
+//! What the load generator receives, and what it counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// GET over so many connections, one request after the other.
+    /// GET over this many connections, one request after the other.
     pub fn get(connections: u32, path: &str) -> Self {
         Self {
             connections,
@@ -49,17 +49,17 @@ pub struct LoadStats {
     pub ok: u64,
     /// Requests answered with anything else, or not at all.
     pub failed: u64,
-    /// Connections that ended, or were reset, before a byte of the answer came.
+    /// Connections that ended, or were reset, before a byte of the response came.
     pub resets: u64,
     /// Requests that were made once more on another connection because of that, as HTTP clients do where the method is idempotent.
     pub retried: u64,
     /// Connections that were made.
     pub connections: u64,
-    /// Requests that wait for their answer now.
+    /// Requests that wait for their response now.
     pub in_flight: u64,
     /// Answers by status code.
     pub statuses: BTreeMap<u16, u64>,
-    /// The slowest good answer, in microseconds.
+    /// The slowest good response, in microseconds.
     pub max_micros: u64,
     /// The latest seconds, oldest first.
     pub seconds: VecDeque<Second>,
@@ -76,17 +76,17 @@ pub struct Second {
     pub ok: u64,
     /// Requests that failed.
     pub failed: u64,
-    /// Connections that ended before a byte of the answer.
+    /// Connections that ended before a byte of the response.
     pub resets: u64,
 }
 
 impl LoadStats {
-    /// Counts an answer by its code.
+    /// Counts a response by its code.
     pub fn answered(&mut self, status: u16) {
         *self.statuses.entry(status).or_default() += 1;
     }
 
-    /// Counts a good answer; `now` is in milliseconds since 1970.
+    /// Counts a good response; `now` is in milliseconds since 1970.
     pub fn ok(&mut self, now: u64, took: Duration) {
         self.ok += 1;
         self.second(now).ok += 1;
@@ -94,7 +94,7 @@ impl LoadStats {
         self.max_micros = self.max_micros.max(micros);
     }
 
-    /// Counts a connection that ended before an answer.
+    /// Counts a connection that ended before a response.
     pub fn reset(&mut self, now: u64) {
         self.resets += 1;
         self.second(now).resets += 1;
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_add_up_to_the_whole() {
+    fn seconds_sum_to_the_total() {
         let mut stats = LoadStats::default();
         stats.ok(1_000, Duration::from_micros(5));
         stats.ok(1_999, Duration::from_micros(3));

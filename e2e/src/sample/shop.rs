@@ -24,7 +24,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Makes the namespace and the application in it, and waits until every pod is Ready and every client was answered.
+    /// Makes the namespace and the application in it, and waits until every pod is Ready and every client got a response.
     ///
     /// # Errors
     /// When something of that does not happen; the error tells the pods.
@@ -111,13 +111,13 @@ impl Shop {
         serde_json::from_str(&body).with_context(|| format!("{app} served no counts: {body}"))
     }
 
-    /// Has a client look for its slowest answer from now on.
+    /// Has a client look for its slowest response from now on.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub fn measure_anew(&self, app: &str) -> Result<()> {
+    pub fn reset_slowest(&self, app: &str) -> Result<()> {
         self.pod_of(app)?
-            .loopback(&self.cluster, 8081, "/measure-anew")
+            .loopback(&self.cluster, 8081, "/reset-slowest")
             .map(drop)
     }
 

@@ -22,15 +22,15 @@ pub struct Stats {
 pub struct Flow {
     /// Requests answered as they should be.
     pub ok: u64,
-    /// Requests that were not, from the first good answer on.
+    /// Requests that were not, from the first good response on.
     pub failed: u64,
-    /// Requests before the first good answer: the servers may start later than the client.
+    /// Requests before the first good response: the servers may start later than the client.
     pub early: u64,
     /// Connections that were made.
     pub connections: u64,
-    /// The slowest answer, in microseconds; of all, or since [`Stats::measure_anew`].
+    /// The slowest response, in microseconds; of all, or since [`Stats::reset_slowest`].
     pub max_micros: u64,
-    /// The latest answer's, in microseconds.
+    /// The latest response's, in microseconds.
     pub last_micros: u64,
 }
 
@@ -53,7 +53,7 @@ impl Stats {
         self.flow(flow).connections += 1;
     }
 
-    /// Counts a good answer.
+    /// Counts a good response.
     pub fn ok(&mut self, flow: &str, took: Duration) {
         let flow = self.flow(flow);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -62,7 +62,7 @@ impl Stats {
         flow.max_micros = flow.max_micros.max(micros);
     }
 
-    /// Counts and keeps a failure; one before the first good answer is only counted.
+    /// Counts and keeps a failure; one before the first good response is only counted.
     pub fn failed(&mut self, flow: &str, connection_begun: SystemTime, error: String) {
         let counted = self.flow(flow);
         if counted.ok == 0 {
@@ -82,7 +82,7 @@ impl Stats {
     }
 
     /// Forgets the slowest answers; nothing else.
-    pub fn measure_anew(&mut self) {
+    pub fn reset_slowest(&mut self) {
         self.flows.values_mut().for_each(|flow| flow.max_micros = 0);
     }
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_add_up_and_failures_keep_their_circumstances() {
+    fn counts_and_failures_are_recorded() {
         let mut stats = Stats::default();
         stats.failed("http", UNIX_EPOCH, "nobody is there yet".into());
         stats.connected("http");

@@ -13,7 +13,7 @@ use crate::mesh::Pod;
 
 const MANIFEST: &str = include_str!("../../manifests/web.yaml");
 const READY_LIMIT: Duration = Duration::from_secs(180);
-/// When a few more answers are no longer waited for: many times what they take.
+/// When a few more responses are no longer waited for: many times what they take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
 /// Where the load generators serve their counts.
@@ -129,7 +129,7 @@ impl Web {
     /// Makes a request to the Service on a connection of its own, as a process of the client would.
     ///
     /// # Errors
-    /// When no answer comes.
+    /// When no response comes.
     pub fn request(&self, client: &str, request: &Request) -> Result<Answer> {
         let host = format!("web.{}:{}", self.namespace(), Self::HTTP);
         request.send(self.dial(client, Self::HTTP)?, &host)
@@ -184,7 +184,7 @@ impl Web {
         serde_json::from_str(&body).with_context(|| format!("{client} served no counts: {body}"))
     }
 
-    /// Waits until a load generator has had so many more good answers; returns its counts.
+    /// Waits until a load generator has had so many more good responses; returns its counts.
     ///
     /// # Errors
     /// When that does not happen in 90 s.
@@ -206,10 +206,10 @@ impl Web {
         )
     }
 
-    /// How many requests each of these replicas of a waypoint had while the load generators had so many more good answers each.
+    /// How many requests each of these replicas of a waypoint had while the load generators had so many more good responses each.
     ///
     /// # Errors
-    /// When a replica serves no metrics, or the answers do not come.
+    /// When a replica serves no metrics, or the responses do not come.
     pub fn shares(&self, replicas: &[Pod], answers: u64) -> Result<Vec<f64>> {
         let count = || -> Result<Vec<f64>> {
             replicas

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tests_call_is_installed_before_them() {
+    fn programs_of_tests_are_installed_first() {
         for program in ["ip", "nft", "nsenter", "sysctl"] {
             assert!(
                 PACKAGES.iter().any(|package| package.program == program),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_installed_counts_as_there_before() {
+    fn only_installed_packages_count_as_present() {
         let listed = "runc installed\ncontainerd config-files\nnftables not-installed\niptables installed\n";
         assert_eq!(Vec::from_iter(installed(listed)), ["iptables", "runc"]);
         assert!(installed("").is_empty());

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn go_leaves_nothing_outside_of_the_cache() {
+    fn go_writes_only_into_the_cache() {
         let cache = cache_dir().unwrap();
         let Ok(go) = super::go() else {
             return; // There is no Go.
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_install_that_fails_leaves_nothing_in_place() {
+    fn failed_install_leaves_nothing() {
         let dir = scratch("install").join("tool");
         assert!(install(&dir, |_| bail!("no")).is_err());
         assert!(!dir.exists());

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_opening_and_plain_text_are_told_apart() {
+    fn syn_and_plaintext_are_recognized() {
         assert!(parse(&recording(0x02, b"")).unwrap()[0].opens);
         assert!(!parse(&recording(0x12, b"")).unwrap()[0].opens);
         let plain = &parse(&recording(0x18, b"GET / HTTP/1.1")).unwrap()[0];
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_is_left_out_and_another_file_refused() {
+    fn truncated_end_is_ignored_and_other_file_refused() {
         let whole = recording(0x18, b"x");
         assert_eq!(parse(&whole[..whole.len() - 1]).unwrap(), []);
         assert!(parse(b"").is_err());

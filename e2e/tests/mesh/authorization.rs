@@ -39,7 +39,7 @@ fn wait_refused(shop: &Shop, client: &str, flows: &[&str], limit: Duration) -> R
 }
 
 #[test]
-fn a_deny_rule_refuses_one_client_and_not_the_other() -> Result<()> {
+fn deny_rule_refuses_one_client() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("deny", |shop| {
         shop.enroll()?;
@@ -89,7 +89,7 @@ fn a_deny_rule_refuses_one_client_and_not_the_other() -> Result<()> {
 }
 
 #[test]
-fn an_allow_rule_refuses_everything_else() -> Result<()> {
+fn allow_rule_refuses_all_others() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("allow", |shop| {
         shop.enroll()?;
@@ -110,7 +110,7 @@ fn an_allow_rule_refuses_everything_else() -> Result<()> {
 }
 
 #[test]
-fn an_audit_rule_counts_and_refuses_nobody() -> Result<()> {
+fn audit_rule_counts_only() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("audit", |shop| {
         shop.enroll()?;
@@ -139,7 +139,7 @@ fn call_from_outside(lab: &Lab, name: &str, target: &Shop) -> Result<(bool, Stri
 }
 
 #[test]
-fn strict_refuses_plaintext_from_outside_and_probes_still_pass() -> Result<()> {
+fn strict_refuses_plaintext_and_probes_pass() -> Result<()> {
     let lab = Lab::enter()?;
     let result = lab.with_shop("strict", |shop| {
         shop.enroll()?;

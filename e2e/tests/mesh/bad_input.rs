@@ -15,7 +15,7 @@ use crate::hbone::{Caller, certificate, foreign_certificate, token, ztunnel_toke
 use ambit_e2e::lab::{LIMIT, Lab};
 
 #[test]
-fn the_api_server_refuses_what_is_invalid_and_says_why() -> Result<()> {
+fn api_server_refuses_invalid_objects_with_reason() -> Result<()> {
     let lab = Lab::enter()?;
     let mesh = |name: &str, spec: &str| {
         format!("apiVersion: ambit.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\nspec: {spec}\n")
@@ -78,7 +78,7 @@ fn id(shop: &Shop, account: &str) -> Result<SpiffeId> {
 }
 
 #[test]
-fn the_control_plane_signs_only_for_pods_of_the_callers_node() -> Result<()> {
+fn control_plane_signs_only_for_pods_of_the_node() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("signing", |shop| {
         shop.enroll()?;
@@ -231,7 +231,7 @@ fn must_fail<T>(result: Result<T>) -> Result<()> {
 }
 
 #[test]
-fn strangers_at_the_hbone_port_are_refused_logged_and_counted() -> Result<()> {
+fn strangers_at_hbone_port_are_refused() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("strangers", |shop| {
         shop.enroll()?;

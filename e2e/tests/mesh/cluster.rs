@@ -42,7 +42,7 @@ fn up_until_killed() -> Result<()> {
     Cluster::up(&spec, &|_| ()).map(drop)
 }
 
-/// What the machine lists that bears the name.
+/// What the machine lists that has the name.
 fn traces() -> Result<Vec<String>> {
     let spaces = Command::new("ip")
         .args(["netns", "list"])
@@ -70,7 +70,7 @@ fn traces() -> Result<Vec<String>> {
 }
 
 #[test]
-fn a_cluster_whose_making_was_killed_leaves_nothing_after_down() -> Result<()> {
+fn killed_cluster_up_leaves_nothing_after_down() -> Result<()> {
     let lab = Lab::enter()?;
     Cluster::down(NAME)?;
     let making = Command::new(env::current_exe()?)

@@ -42,7 +42,7 @@ fn ensure_no_failure(shop: &Shop, clients: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn labelling_a_namespace_moves_its_traffic_into_mtls_without_a_restart() -> Result<()> {
+fn label_enrols_without_restart() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("enrol", |shop| {
         shop.run_pod(
@@ -93,7 +93,7 @@ fn labelling_a_namespace_moves_its_traffic_into_mtls_without_a_restart() -> Resu
 }
 
 #[test]
-fn a_new_pod_is_in_the_mesh_before_its_first_packet() -> Result<()> {
+fn new_pod_joins_before_its_first_packet() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("newcomer", |shop| {
         shop.enroll()?;
@@ -111,7 +111,7 @@ fn a_new_pod_is_in_the_mesh_before_its_first_packet() -> Result<()> {
 }
 
 #[test]
-fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> Result<()> {
+fn removed_label_releases_pods() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("leave", |shop| {
         shop.enroll()?;
@@ -141,7 +141,7 @@ fn removing_the_label_brings_plaintext_back_and_leaves_nothing_in_the_pods() -> 
 
 /// Ztunnels hear of a pod's leaving at different times; here one replica of the control plane, and with it all that hangs on it, is late.
 #[test]
-fn leaving_a_strict_mesh_fails_no_request() -> Result<()> {
+fn leaving_strict_fails_no_request() -> Result<()> {
     const LATE: Duration = Duration::from_millis(250);
     const RUSH: [&str; 4] = ["rush-0", "rush-1", "rush-2", "rush-3"];
     let lab = Lab::enter()?;
@@ -271,7 +271,7 @@ pub(crate) fn ensure_in_mesh(lab: &Lab, pod: &Pod) -> Result<()> {
 }
 
 #[test]
-fn a_pod_opts_out_and_is_left_alone() -> Result<()> {
+fn opted_out_pod_is_not_captured() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("optout", |shop| {
         shop.enroll()?;
@@ -298,7 +298,7 @@ fn a_pod_opts_out_and_is_left_alone() -> Result<()> {
 }
 
 #[test]
-fn an_object_alone_enrolls_and_no_label_is_written() -> Result<()> {
+fn object_alone_enrols_without_label() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("object", |shop| {
         let manifest = "apiVersion: ambit.dev/v1alpha1\nkind: AmbientNamespace\nmetadata: {name: ambient}\nspec: {}\n";

@@ -171,7 +171,7 @@ fn ensure_unharmed(shop: &Shop) -> Result<()> {
 }
 
 #[test]
-fn traffic_goes_on_without_any_operator() -> Result<()> {
+fn traffic_continues_without_operator() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("headless", |shop| {
         shop.enroll()?;
@@ -204,7 +204,7 @@ fn traffic_goes_on_without_any_operator() -> Result<()> {
 }
 
 #[test]
-fn a_killed_ztunnel_fails_no_connection_begun_after_it() -> Result<()> {
+fn killed_ztunnel_fails_no_new_connection() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("killz", |shop| {
         shop.enroll()?;
@@ -241,7 +241,7 @@ fn a_killed_ztunnel_fails_no_connection_begun_after_it() -> Result<()> {
 }
 
 #[test]
-fn a_killed_agent_fails_nothing() -> Result<()> {
+fn killed_agent_fails_nothing() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("killa", |shop| {
         shop.enroll()?;
@@ -260,7 +260,7 @@ fn a_killed_agent_fails_nothing() -> Result<()> {
 
 /// Connections need nothing of the agents: neither new ones nor old ones, however many.
 #[test]
-fn agents_that_stand_still_fail_no_connection() -> Result<()> {
+fn stopped_agents_fail_no_connection() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("freezea", |shop| {
         shop.enroll()?;
@@ -283,7 +283,7 @@ fn agents_that_stand_still_fail_no_connection() -> Result<()> {
 }
 
 #[test]
-fn a_node_that_lost_its_power_comes_back_by_itself() -> Result<()> {
+fn node_recovers_from_power_loss() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("power", |shop| {
         shop.enroll()?;
@@ -295,7 +295,7 @@ fn a_node_that_lost_its_power_comes_back_by_itself() -> Result<()> {
             "the node's client to run again and be answered",
             LIMIT + LIMIT,
             || {
-                // Its counts begin anew with it.
+                // Its counts restart with it.
                 let stats = shop.stats("client-b")?;
                 ensure!(
                     stats.flows.values().filter(|flow| flow.ok > 20).count() == 3,

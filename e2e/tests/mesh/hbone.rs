@@ -188,7 +188,7 @@ impl Caller {
         }
     }
 
-    /// Makes one request and returns the status of the answer. From this machine, which is in no pod.
+    /// Makes one request and returns the status of the response. From this machine, which is in no pod.
     pub(crate) async fn ask(&self, pod: Ipv4Addr, method: Method, authority: &str) -> Result<StatusCode> {
         timeout(LIMIT, self.exchange(pod, method, authority))
             .await

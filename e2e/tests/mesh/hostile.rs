@@ -119,7 +119,7 @@ fn attacker(tenant: &Shop) -> Result<Pod> {
 }
 
 #[test]
-fn floods_of_one_tenant_harm_no_bystander() -> Result<()> {
+fn flood_of_one_tenant_harms_no_other() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("bystander", |web| {
         let rule = json!({"name": "no-deletes", "action": "Deny", "methods": ["DELETE"]});
@@ -273,7 +273,7 @@ impl Siege<'_> {
             said.push(format!("{} to {what}", streams.len()));
             held.push(streams);
         }
-        // New pods get their certificates all the same.
+        // New pods get their certificates nevertheless.
         let url = format!("http://web.{}:{}/", self.web.namespace(), Web::HTTP);
         let (succeeded, answer) = self.tenant.run_to_end("newcomer", "newcomer", &["get", &url])?;
         ensure!(succeeded, "a new pod meanwhile: {answer}");
@@ -374,7 +374,7 @@ impl Siege<'_> {
 
 /// A Service that only looks as if the operator had made it, with a pod behind it that takes itself for the waypoint.
 #[test]
-fn a_forged_waypoint_is_refused_logged_and_told_of() -> Result<()> {
+fn forged_waypoint_is_refused_with_event() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_namespace("forged", |tenant| {
         let labels = json!({

@@ -46,7 +46,7 @@ fn ensure_logged(lab: &Lab, shop: &Shop, client: &Pod, server: &Pod) -> Result<(
 }
 
 #[test]
-fn the_destination_knows_the_caller_and_the_application_sees_its_address() -> Result<()> {
+fn destination_has_identity_and_address_of_the_caller() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("identity", |shop| {
         shop.enroll()?;

@@ -23,7 +23,7 @@ fn read(node: &Node) -> Result<String> {
 }
 
 #[test]
-fn a_cni_configuration_that_something_else_overwrites_is_repaired() -> Result<()> {
+fn overwritten_cni_configuration_is_repaired() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("repair", |shop| {
         shop.enroll()?;
@@ -58,7 +58,7 @@ fn a_cni_configuration_that_something_else_overwrites_is_repaired() -> Result<()
 }
 
 #[test]
-fn a_static_pod_starts_and_is_left_alone() -> Result<()> {
+fn static_pod_starts_and_is_not_captured() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("static", |shop| {
         shop.enroll()?;

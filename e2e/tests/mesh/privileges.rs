@@ -49,7 +49,7 @@ fn a_ztunnel_runs_without_any_privilege() -> Result<()> {
 
 /// The one that talks with every pod cannot make objects, the one that makes objects cannot see the key of the authority.
 #[test]
-fn accounts_have_no_rights_of_each_other() -> Result<()> {
+fn accounts_have_separate_rights() -> Result<()> {
     const CONTROL: &str = "ambit-control";
     const OPERATOR: &str = "ambit-operator";
     let lab = Lab::enter()?;
@@ -124,11 +124,11 @@ fn control_plane() -> String {
 
 /// RBAC has no right to patch annotations alone: the admission policy is what keeps the rest of a pod from the control plane.
 #[test]
-fn control_plane_changes_nothing_of_pods_but_its_own_annotations() -> Result<()> {
+fn control_plane_changes_only_its_annotations_of_pods() -> Result<()> {
     let lab = Lab::enter()?;
     let pod = mesh::ztunnels(&lab.cluster)?.remove(0);
     let user = format!("--as={}", control_plane());
-    // Where one is let through, the pod stays as it is all the same.
+    // Where one is let through, the pod stays as it is nevertheless.
     let change = |patch: &str| {
         let words = [
             "patch",
@@ -173,7 +173,7 @@ fn control_plane_changes_nothing_of_pods_but_its_own_annotations() -> Result<()>
 
 /// RBAC cannot limit a creation by name: the admission policy is what keeps the control plane from Secrets that are not its own.
 #[test]
-fn control_plane_creates_no_secret_but_its_own() -> Result<()> {
+fn control_plane_creates_only_its_own_secret() -> Result<()> {
     let lab = Lab::enter()?;
     let create = |name: &str, kind: &str, annotations: &str| {
         let manifest = format!(

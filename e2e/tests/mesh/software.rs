@@ -72,7 +72,7 @@ impl Software<'_> {
 
     fn run(&self, shop: &Shop, script: &str) -> Result<String> {
         let client = shop.pod_of("client")?;
-        // Scripts wait for conditions: where one never comes, that is told and not waited for.
+        // Scripts wait for conditions: if one never becomes true, that is reported and not waited for.
         let command = ["timeout", "120", "sh", "-c", script];
         self.lab.cluster.exec(shop.namespace(), &client.name, &command)
     }

@@ -28,7 +28,7 @@ fn ensure_sums(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn the_objects_tell_the_truth_at_each_step() -> Result<()> {
+fn statuses_are_true_at_each_step() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("truth", |shop| {
         eventually("the Mesh to be on every node", LIMIT, || {
@@ -130,7 +130,7 @@ fn kubectl_explain_reads_as_documentation() -> Result<()> {
 }
 
 #[test]
-fn the_config_dump_shows_what_a_proxy_knows() -> Result<()> {
+fn config_dump_has_workloads_and_policies() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("dump", |shop| {
         shop.enroll()?;

@@ -8,7 +8,7 @@ use crate::enrolment::ensure_untouched;
 use ambit_e2e::lab::{LIMIT, Lab, ensure_as_before};
 
 #[test]
-fn uninstalling_leaves_nodes_and_pods_as_they_were() -> Result<()> {
+fn uninstall_restores_nodes_and_pods() -> Result<()> {
     let lab = Lab::enter()?;
     let result = lab.with_shop("uninstall", |shop: &Shop| {
         shop.enroll()?;
@@ -41,7 +41,7 @@ fn uninstalling_leaves_nodes_and_pods_as_they_were() -> Result<()> {
 
 /// As Argo CD deletes: the garbage collector then deletes at once all that the Mesh owns.
 #[test]
-fn foreground_deletion_cuts_no_pod_off() -> Result<()> {
+fn foreground_deletion_cuts_no_pod() -> Result<()> {
     let lab = Lab::enter()?;
     let result = lab.with_shop("foreground", |shop: &Shop| {
         shop.enroll()?;

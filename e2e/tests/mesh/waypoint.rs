@@ -121,7 +121,7 @@ fn wait_way(web: &Web, waypoint: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a waypoint has so many replicas, all of them Ready.
+/// Waits until a waypoint has this many replicas, all of them Ready.
 pub(crate) fn wait_replicas(web: &Web, name: &str, count: usize) -> Result<Vec<Pod>> {
     eventually(&format!("{count} replicas of {name}"), LIMIT, || {
         let pods = web.waypoints(name)?;

@@ -90,7 +90,7 @@ impl Certificates {
         }
         let (namespace, account) = (identity.namespace(), identity.service_account());
         let find = || self.0.directory.enrolled_pod(caller.node(), namespace, account);
-        if self.0.once_known(caller.node(), find).await.is_none() {
+        if self.0.find_or_wait(caller.node(), find).await.is_none() {
             let message = format!(
                 "no pod on node {} that is enrolled, live and not on the host network has the identity \
                  {identity}",

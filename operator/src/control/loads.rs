@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_stream_of_a_replica_counts() {
+    fn newest_stream_of_a_replica_counts() {
         let loads = Arc::new(Loads::default());
         let mut watch = loads.watch().unwrap();
         let old = loads.stream("shop", "waypoint", "a");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn all_replicas_come_in_batches() {
+    fn replicas_are_sent_in_batches() {
         let loads = Arc::new(Loads::default());
         let streams: Vec<_> = (0..=BATCH)
             .map(|n| loads.stream("shop", "waypoint", &n.to_string()))
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn age_of_a_report_is_told() {
+    async fn report_has_its_age() {
         let loads = Arc::new(Loads::default());
         let stream = loads.stream("shop", "waypoint", "a");
         stream.report(&load(1));

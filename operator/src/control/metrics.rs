@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sent_is_counted_by_proxy_while_it_is_there() {
+    fn sent_resources_are_counted_by_connected_proxy() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let counted = || {

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_does_not_take_the_places_of_all() {
+    fn one_address_cannot_take_all_places() {
         let limit = Limit {
             of_one: 32,
             of_all: 40,

@@ -190,7 +190,7 @@ impl Recorder {
                 None => return Ok(()),
             },
             _ => {
-                let pod = shared.once_known(self.caller.node(), find).await;
+                let pod = shared.find_or_wait(self.caller.node(), find).await;
                 pod.ok_or_else(|| format!("the control plane has no pod {uid}"))?
             }
         };

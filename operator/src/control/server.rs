@@ -174,7 +174,7 @@ impl Shared {
 
     /// Finds a pod of `node`, at once or shortly: proxies get a pod from its node, possibly before the API server's
     /// watch.
-    pub(super) async fn once_known<T>(&self, node: &str, find: impl Fn() -> Option<T>) -> Option<T> {
+    pub(super) async fn find_or_wait<T>(&self, node: &str, find: impl Fn() -> Option<T>) -> Option<T> {
         // Held, so that its owner does not drop it as unused meanwhile.
         let pods = self.sources.pod_captures(node);
         let mut changed = pods.subscribe();

@@ -68,7 +68,7 @@ struct Id {
 
 /// An object after it was applied, or found to be as desired.
 #[derive(Clone, Debug)]
-struct Left {
+struct LastApplied {
     hash: String,
     /// The object at that time.
     object: Live,
@@ -79,7 +79,7 @@ struct Left {
 /// The last applied objects, so that nothing is written twice.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    objects: Mutex<HashMap<Id, Left>>,
+    objects: Mutex<HashMap<Id, LastApplied>>,
     contests: Mutex<Contests>,
 }
 
@@ -106,7 +106,7 @@ impl Applied {
     }
 
     /// An object after it was applied here, or found to be as desired; `None` if neither happened here.
-    pub(super) fn left(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
+    pub(super) fn last_applied(&self, kind: &str, namespace: &str, name: &str) -> Option<Live> {
         let id = Id {
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),
@@ -117,10 +117,10 @@ impl Applied {
 
     /// The version (see [`Live::version`]) of an object after that; `None` if it did not happen here.
     pub(super) fn version(&self, kind: &str, namespace: &str, name: &str) -> Option<i64> {
-        self.left(kind, namespace, name)?.version
+        self.last_applied(kind, namespace, name)?.version
     }
 
-    /// Applies `wanted`, unless the object is known to be as desired. `live` is the object that the watch shows, and
+    /// Applies `desired`, unless the object is known to be as desired. `live` is the object that the watch shows, and
     /// may lag.
     ///
     /// If the watch does not show an object, and it was not just applied here, it may be somebody else's: it is read
@@ -129,29 +129,29 @@ impl Applied {
     pub(super) async fn apply(
         &self,
         client: &Client,
-        wanted: Rendered,
+        desired: Rendered,
         live: Option<&Live>,
     ) -> Result<(), ReconcileError> {
-        self.apply_proven(client, wanted, live, Proof::Labels).await
+        self.apply_proven(client, desired, live, Proof::Labels).await
     }
 
     /// The same for an object whose origin `proof` proves.
     pub(super) async fn apply_proven(
         &self,
         client: &Client,
-        wanted: Rendered,
+        desired: Rendered,
         live: Option<&Live>,
         proof: Proof<'_>,
     ) -> Result<(), ReconcileError> {
-        let id = wanted.id();
-        let hash = hash(&wanted.object);
+        let id = desired.id();
+        let hash = hash(&desired.object);
         let (before, uid, overwritten) = {
             let mut objects = self.lock();
-            let left = objects.get(&id).cloned();
+            let last = objects.get(&id).cloned();
             // An object that the watch has shown and no longer shows is deleted: the name may have another owner now.
-            let known = left.as_ref().is_some_and(|left| !left.seen);
-            let uid = left.as_ref().and_then(|left| left.object.uid.clone());
-            let (uid, live) = match (proof, &left) {
+            let known = last.as_ref().is_some_and(|last| !last.seen);
+            let uid = last.as_ref().and_then(|last| last.object.uid.clone());
+            let (uid, live) = match (proof, &last) {
                 (Proof::Uid(registered), None) => {
                     let proven = |l: &&Live| l.uid.is_some() && l.uid.as_deref() == registered;
                     (registered.map(str::to_owned), live.filter(proven))
@@ -159,11 +159,11 @@ impl Applied {
                 _ => (uid, live),
             };
             // Fields that others add are theirs; fields of ours that they change are restored.
-            let overwritten = left.as_ref().is_some_and(|left| left.hash == hash)
-                && live.is_some_and(|live| !live.owned.covers(&wanted.object));
-            match settled(&hash, &wanted.object, left, live) {
-                Ok(left) => {
-                    objects.insert(id, left);
+            let overwritten = last.as_ref().is_some_and(|last| last.hash == hash)
+                && live.is_some_and(|live| !live.owned.covers(&desired.object));
+            match settled(&hash, &desired.object, last, live) {
+                Ok(last) => {
+                    objects.insert(id, last);
                     return Ok(());
                 }
                 Err(()) => (known || live.is_some_and(|l| l.ours), uid, overwritten),
@@ -172,7 +172,7 @@ impl Applied {
         let contested = overwritten.then(|| self.lock_contests().waits(&id)).flatten();
         if let Some((manager, pause)) = contested {
             return Err(ReconcileError::Contested {
-                what: format!("{} {}/{}", wanted.gvk.kind, wanted.namespace, wanted.name),
+                what: format!("{} {}/{}", desired.gvk.kind, desired.namespace, desired.name),
                 manager,
                 pause: Duration::from_secs(pause.as_secs() + 1),
             });
@@ -182,7 +182,7 @@ impl Applied {
             namespace,
             name,
             mut object,
-        } = wanted;
+        } = desired;
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), &namespace, &ApiResource::from_gvk(&gvk));
         let what = || format!("{} {namespace}/{name}", gvk.kind);
@@ -250,12 +250,12 @@ impl Applied {
             name = id.name,
             "applied"
         );
-        let left = Left {
+        let last = LastApplied {
             hash,
             object: Live::of(&object.metadata),
             seen: false,
         };
-        self.lock().insert(id, left);
+        self.lock().insert(id, last);
     }
 
     /// Deletes an object that the watch shows, or that was applied here, if its UID is still the same.
@@ -299,7 +299,7 @@ impl Applied {
         self.contests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Left>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, LastApplied>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -329,27 +329,32 @@ async fn patch(
 }
 
 /// Whether an object is as desired, by the last applied and the live one; in that case also the record to keep.
-fn settled(hash: &str, wanted: &Value, left: Option<Left>, live: Option<&Live>) -> Result<Left, ()> {
-    let as_wanted = match (&left, live) {
+fn settled(
+    hash: &str,
+    desired: &Value,
+    last: Option<LastApplied>,
+    live: Option<&Live>,
+) -> Result<LastApplied, ()> {
+    let as_desired = match (&last, live) {
         (None, None) => false,
         // After a start: the existing object was made from the same desired state by an earlier leader, and nobody has
         // changed it since.
-        (None, Some(live)) => live.hash.as_deref() == Some(hash) && live.owned.covers(wanted),
-        (Some(left), _) if left.hash != hash => false,
+        (None, Some(live)) => live.hash.as_deref() == Some(hash) && live.owned.covers(desired),
+        (Some(last), _) if last.hash != hash => false,
         // The watch lags, or the object is deleted.
-        (Some(left), None) => !left.seen,
+        (Some(last), None) => !last.seen,
         // Somebody has created it anew, or has written to it.
-        (Some(left), Some(live)) => live.uid == left.object.uid && live.version <= left.object.version,
+        (Some(last), Some(live)) => live.uid == last.object.uid && live.version <= last.object.version,
     };
-    if !as_wanted {
+    if !as_desired {
         return Err(());
     }
-    Ok(match (left, live) {
-        (Some(left), live) => Left {
-            seen: left.seen || live.is_some(),
-            ..left
+    Ok(match (last, live) {
+        (Some(last), live) => LastApplied {
+            seen: last.seen || live.is_some(),
+            ..last
         },
-        (None, live) => Left {
+        (None, live) => LastApplied {
             hash: hash.to_owned(),
             object: live.cloned().unwrap_or_default(),
             seen: true,

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stuck_watch_shows_beside_another_of_the_same_path() {
+    async fn stuck_watch_is_found_beside_another_of_its_path() {
         let server = Server::default();
         let health = Health::default();
         let requests = Requests::new(&Registry::new()).unwrap();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replica_that_has_lost_the_lease_writes_nothing() {
+    async fn replica_without_lease_writes_nothing() {
         let server = Server::default();
         let (leads, leadership) = watch::channel(true);
         let api = maps(fenced(&server.client(), &leadership));

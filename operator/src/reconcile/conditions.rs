@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_keeps_its_time_while_its_status_stays() {
+    fn unchanged_condition_keeps_its_time() {
         let old = Finding::progressing("RollingOut", "1 of 2").conditions(&[], Some(1));
         let old: Vec<_> = old
             .into_iter()

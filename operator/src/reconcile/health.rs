@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_does_not_come_round_is_named() {
+    async fn stuck_loop_is_named() {
         let health = Health::default();
         tokio::time::advance(WATCH_LIMIT * 2).await;
         assert_eq!(health.stuck(), None, "no loop runs yet");

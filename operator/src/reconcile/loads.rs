@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn later_report_of_a_replica_counts_and_goes_with_its_source() {
+    async fn latest_report_of_a_replica_counts() {
         let registry = Registry::new();
         let table = Arc::new(LoadTable::new(&registry).unwrap());
         tokio::time::advance(Duration::from_secs(60)).await;

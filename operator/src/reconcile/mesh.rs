@@ -138,11 +138,11 @@ impl MeshReconciler {
 
     async fn apply_data_plane(&self, mesh: &Mesh) -> Result<(), ReconcileError> {
         let mut contested = Ok(());
-        for wanted in dataplane::render(&self.settings, &mesh.spec) {
+        for desired in dataplane::render(&self.settings, &mesh.spec) {
             let live = self
                 .objects
-                .live(&wanted.gvk.kind, &wanted.namespace, &wanted.name);
-            match self.applied.apply(&self.client, wanted, live.as_ref()).await {
+                .live(&desired.gvk.kind, &desired.namespace, &desired.name);
+            match self.applied.apply(&self.client, desired, live.as_ref()).await {
                 // The other objects are applied nevertheless.
                 Err(error @ ReconcileError::Contested { .. }) => contested = Err(error),
                 result => result?,
@@ -154,12 +154,12 @@ impl MeshReconciler {
     fn rollouts(&self) -> (Rollout, Rollout) {
         let nodes = self.objects.nodes();
         let of = |name| {
-            let wanted = self.applied.version("DaemonSet", &self.settings.namespace, name);
+            let desired = self.applied.version("DaemonSet", &self.settings.namespace, name);
             let pods = self.component_pods(name);
             let ready = |node: &str| pods.iter().any(|p| p.ready && p.node == node);
             let away = nodes.iter().filter(|(node, up)| !**up && !ready(node));
             let away = away.map(|(node, _)| node.clone()).collect();
-            Rollout::of(self.objects.daemon_set(name).as_deref(), wanted, away)
+            Rollout::of(self.objects.daemon_set(name).as_deref(), desired, away)
         };
         (of(dataplane::AGENT), of(dataplane::ZTUNNEL))
     }
@@ -263,12 +263,12 @@ impl MeshReconciler {
             Err(error) if is_not_found(&error) => return Ok(None),
             Err(error) => return Err(ReconcileError::api("status of the Mesh")(error)),
         }
-        self.tell(mesh, &status, finding).await;
+        self.publish(mesh, &status, finding).await;
         Ok(None)
     }
 
     /// Publishes an Event if the reason has changed.
-    async fn tell(&self, mesh: &Mesh, status: &MeshStatus, finding: &Finding) {
+    async fn publish(&self, mesh: &Mesh, status: &MeshStatus, finding: &Finding) {
         let before = mesh
             .status
             .as_ref()

@@ -124,7 +124,7 @@ impl NamespaceReconciler {
             }
         }
         info!(%namespace, "enrolled by label");
-        self.tell(
+        self.publish(
             namespace,
             "Enrolled",
             "the label enrols the namespace: its pods are captured without a restart",
@@ -156,7 +156,7 @@ impl NamespaceReconciler {
             }
         }
         info!(%namespace, "no longer enrolled");
-        self.tell(namespace, "Unenrolled", "its pods have left the mesh")
+        self.publish(namespace, "Unenrolled", "its pods have left the mesh")
             .await;
         Ok(())
     }
@@ -196,12 +196,12 @@ impl NamespaceReconciler {
                 ));
             }
         }
-        self.tell_change(object, &finding).await;
+        self.publish_change(object, &finding).await;
         Ok(None)
     }
 
     /// Publishes an Event on the object if the reason has changed.
-    async fn tell_change(&self, object: &AmbientNamespace, finding: &Finding) {
+    async fn publish_change(&self, object: &AmbientNamespace, finding: &Finding) {
         let before = object
             .status
             .as_ref()
@@ -219,7 +219,7 @@ impl NamespaceReconciler {
         }
     }
 
-    async fn tell(&self, namespace: &str, reason: &str, note: &str) {
+    async fn publish(&self, namespace: &str, reason: &str, note: &str) {
         self.send(namespace, EventType::Normal, reason, note).await;
     }
 

@@ -29,7 +29,7 @@ impl Pace {
 }
 
 /// Whether these differ at most in their messages, which contain counters.
-pub(super) fn say_the_same(before: &[Condition], after: &[Condition]) -> bool {
+pub(super) fn differ_in_messages_at_most(before: &[Condition], after: &[Condition]) -> bool {
     let said = |c: &Condition| {
         let Condition {
             type_,

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_others_are_not_kept() {
+    fn foreign_pods_are_not_stored() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}});
         assert_eq!(OwnPod::of(&serde_json::from_value(pod).unwrap()), None);
     }

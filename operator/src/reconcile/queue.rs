@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_and_changes_elsewhere_do_not_end_them() {
+    fn pauses_grow_and_survive_foreign_changes() {
         let (mut queue, mut now) = (Queue::default(), Instant::now());
         queue.add(shop(), now);
         let mut pauses = Vec::new();

@@ -157,7 +157,7 @@ mod tests {
 
     /// The operator waits, and reports for what, until the control plane has published the certificate.
     #[tokio::test(start_paused = true)]
-    async fn without_a_root_certificate_it_is_said_what_is_waited_for() {
+    async fn missing_root_certificate_is_reported() {
         let server = Server::default();
         let client = server.client();
         let (obstacle, mut obstacles) = watch::channel(None);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_published_is_the_stored_authoritys_root() {
+    async fn published_root_is_the_stored_one() {
         let server = Server::default();
         let client = server.client();
         let old = load_or_create(client.clone(), "ambit-system").await.unwrap();
@@ -208,7 +208,7 @@ mod tests {
 
     /// Only replicas with the key of the mesh continue to sign.
     #[tokio::test(start_paused = true)]
-    async fn process_with_another_root_than_the_stored_one_ends() {
+    async fn process_with_another_root_ends() {
         let server = Server::default();
         let client = server.client();
         let old = load_or_create(client.clone(), "ambit-system").await.unwrap();

@@ -272,8 +272,8 @@ impl Server {
                 };
                 let mut object = found.unwrap_or_else(|| json!({}));
                 let other = |field| {
-                    let wanted = body.pointer(field).filter(|wanted| !wanted.is_null());
-                    wanted.is_some_and(|wanted| object.pointer(field) != Some(wanted))
+                    let desired = body.pointer(field).filter(|desired| !desired.is_null());
+                    desired.is_some_and(|desired| object.pointer(field) != Some(desired))
                 };
                 if ["/metadata/uid", "/metadata/resourceVersion"]
                     .into_iter()
@@ -304,8 +304,8 @@ impl Server {
                 (code, state.store(place, object))
             }
             ("DELETE", Some(object)) => {
-                let wanted = body.pointer("/preconditions/uid").filter(|uid| !uid.is_null());
-                if wanted.is_some_and(|uid| object.pointer("/metadata/uid") != Some(uid)) {
+                let desired = body.pointer("/preconditions/uid").filter(|uid| !uid.is_null());
+                if desired.is_some_and(|uid| object.pointer("/metadata/uid") != Some(uid)) {
                     return refusal(StatusCode::CONFLICT);
                 }
                 state.objects.remove(place);

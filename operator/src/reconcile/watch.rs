@@ -58,7 +58,7 @@ pub(super) trait Watched:
     }
 
     /// Stores the object for the writers.
-    fn keep(self, _: &Key, _: &Objects) {}
+    fn store(self, _: &Key, _: &Objects) {}
 
     /// Removes it.
     fn forget(_: &Key, _: &Objects) {}
@@ -177,7 +177,7 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
         move |key: &Key, object: K| {
             let change = object.index(key);
             if let Some(objects) = &objects {
-                object.keep(key, objects);
+                object.store(key, objects);
             }
             Step::Change(change)
         }
@@ -228,7 +228,7 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
 pub(super) fn see<K: Watched>(object: K, index: &SharedIndex, objects: &Objects) {
     let key = key_of(&object);
     let change = object.index(&key);
-    object.keep(&key, objects);
+    object.store(&key, objects);
     index.change(change);
 }
 

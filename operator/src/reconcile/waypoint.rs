@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use autoscaler::{Autoscaler, Change};
 use policy::Fleet;
 use prune::LEAVE;
-use render::{Wanted, kind};
+use render::{Desired, kind};
 use rolls::Rolls;
 pub(super) use status::statuses;
 
@@ -84,7 +84,7 @@ impl WaypointReconciler {
 
     /// Another replica may have led meanwhile: objects are taken as the watches show them, and scaling begins with the
     /// current replicas.
-    pub(super) fn lead_anew(&self) {
+    pub(super) fn reset(&self) {
         self.applied.forget();
         self.register.forget();
         self.autoscaler.forget();
@@ -102,8 +102,8 @@ impl WaypointReconciler {
     /// Problems of the namespace's waypoints, by waypoint.
     pub(super) fn troubles(&self, namespace: &str) -> BTreeMap<String, String> {
         let waypoints = self.index.read(|index| index.waypoints_in(namespace));
-        let wanted = waypoints.into_iter().filter(|w| w.wanted);
-        wanted
+        let desired = waypoints.into_iter().filter(|w| w.desired);
+        desired
             .filter_map(|w| {
                 let trouble = self.trouble(namespace, &w)?;
                 Some((w.name, trouble))
@@ -151,7 +151,7 @@ impl WaypointReconciler {
         let next = lock(&self.rolls).next(&self.objects, now);
         due.extend(next.into_iter().map(|key| key.namespace));
         for (waypoints, namespace) in waypoints {
-            for waypoint in waypoints.iter().filter(|w| w.wanted) {
+            for waypoint in waypoints.iter().filter(|w| w.desired) {
                 let key = Key::new(namespace.clone(), waypoint.name.clone());
                 if let Some(change) = self.autoscaler.evaluate(&key, waypoint, now) {
                     info!(
@@ -181,7 +181,7 @@ impl WaypointReconciler {
         for waypoint in &waypoints {
             let key = Key::new(namespace, waypoint.name.clone());
             let pass = match &mesh {
-                Some(mesh) if waypoint.wanted => {
+                Some(mesh) if waypoint.desired => {
                     left = true;
                     self.roll_out(mesh, &key, waypoint).await
                 }
@@ -266,17 +266,17 @@ impl WaypointReconciler {
         let replicas = self
             .autoscaler
             .replicas(key, &waypoint.scaling, deployment.as_deref());
-        let wanted = Wanted {
+        let desired = Desired {
             key,
             replicas,
             least: waypoint.scaling.min,
             pods: ambient.as_ref().and_then(|a| a.spec.waypoint_pods.as_ref()),
         };
-        if let Some(mistake) = wanted.resources(mesh).mistake() {
+        if let Some(mistake) = desired.resources(mesh).mistake() {
             self.met(key, format!("resources of its pods: {mistake}"));
             return Ok(());
         }
-        let template = wanted.shared_template(&self.settings, mesh);
+        let template = desired.shared_template(&self.settings, mesh);
         let scale = deployment
             .as_deref()
             .is_some_and(|d| u32::try_from(status::desired(d)) != Ok(replicas));
@@ -289,7 +289,7 @@ impl WaypointReconciler {
             Instant::now(),
         );
         let mut applied = Ok(());
-        for object in render::render(&self.settings, mesh, &wanted) {
+        for object in render::render(&self.settings, mesh, &desired) {
             if object.gvk.kind == "Deployment" && !changes {
                 debug!(
                     namespace = key.namespace,
@@ -311,7 +311,7 @@ impl WaypointReconciler {
         // Also objects applied before a failure.
         self.record(key, waypoint).await?;
         applied?;
-        if !wanted.disruption_budget() {
+        if !desired.disruption_budget() {
             self.delete(&kind("PodDisruptionBudget"), &key.namespace, &key.name)
                 .await?;
         }
@@ -319,7 +319,7 @@ impl WaypointReconciler {
         if !changes {
             return Ok(());
         }
-        self.tell_of_scaling(key, &waypoint.scaling, replicas).await;
+        self.publish_scaling(key, &waypoint.scaling, replicas).await;
         Ok(())
     }
 
@@ -358,9 +358,9 @@ impl WaypointReconciler {
         self.register.settle(key, watched.as_ref());
         let before = self.entry(key);
         let uid = |kind: &str| {
-            let left = self.applied.left(kind, &key.namespace, &key.name);
+            let last_applied = self.applied.last_applied(kind, &key.namespace, &key.name);
             let known = before.as_ref().and_then(|b| b.uid(kind)).cloned();
-            left.and_then(|l| l.uid).or(known)
+            last_applied.and_then(|l| l.uid).or(known)
         };
         let entry = Registered {
             service_account: uid("ServiceAccount"),
@@ -377,12 +377,12 @@ impl WaypointReconciler {
 
     /// Publishes a change of the waypoint's replicas as an Event on the AmbientNamespace, which has the scaling
     /// settings.
-    async fn tell_of_scaling(&self, key: &Key, scaling: &ScalingSettings, replicas: u32) {
+    async fn publish_scaling(&self, key: &Key, scaling: &ScalingSettings, replicas: u32) {
         let Some(Change {
             from,
             to,
             in_flight_milli,
-        }) = self.autoscaler.tell(key, replicas)
+        }) = self.autoscaler.take_change(key, replicas)
         else {
             return;
         };

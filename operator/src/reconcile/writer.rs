@@ -121,7 +121,7 @@ impl Writer {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The existing objects were written by another replica, and may have been changed while nobody led.
-        self.waypoints.lead_anew();
+        self.waypoints.reset();
         let mut queue = Queue::default();
         let mut running = FuturesUnordered::new();
         let mut resync = Instant::now();

@@ -50,7 +50,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
             .run_until_cancelled(root_replaced(&asked, &place, &known))
             .await
         {
-            // Everything made from the old root is made anew.
+            // Everything made from the old root is created anew.
             Some(()) => bail!("the mesh has another root certificate: restarting with that"),
             None => Ok(()),
         }

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_without_the_policy_or_with_another_identity_is_not_measured() {
+    fn unexpected_proxy_is_not_measured() {
         let verdict = |delete, account: &str| Verdict {
             get: 200,
             delete,

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_kernel_the_version_is_told_and_no_more() {
+    fn kernel_version_is_shortened() {
         assert_eq!(version("6.1.0-18-amd64\n"), "6.1.0");
         assert_eq!(version("6.12.3+deb13-cloud"), "6.12.3");
         assert_eq!(version("5.10.16.3-microsoft-standard"), "5.10.16.3");

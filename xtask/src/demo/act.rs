@@ -66,7 +66,7 @@ fn plain(cluster: &Cluster, shop: &Shop, progress: &Progress) -> Result<Vec<Pod>
     });
     show::packets(examples, &pods);
     for client in CLIENTS {
-        shop.measure_anew(client)?;
+        shop.reset_slowest(client)?;
     }
     Ok(pods)
 }

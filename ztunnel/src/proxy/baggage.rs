@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_the_source_as_istio_does() {
+    fn baggage_matches_istio() {
         let source = Wire {
             cluster_id: "Kubernetes".into(),
             workload_name: "orders".into(),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_cannot_end_itself_or_add_members() {
+    fn values_cannot_add_members() {
         let source = Wire {
             cluster_id: "a,b=c;d é".into(),
             ..Wire::default()

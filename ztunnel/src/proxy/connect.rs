@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_of_this_node_is_told_from_one_of_the_destination() {
+    fn local_failure_is_distinguished() {
         let to = "10.9.0.3:80".parse().unwrap();
         let closed = || ConnectFailure::Socket(SocketError::Closed);
         for local in [closed(), ConnectFailure::NoPort(Ipv4Addr::LOCALHOST.into(), to)] {

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_is_known_once_and_for_a_while() {
+    fn denial_is_confirmed_once_and_expires() {
         let (denials, now) = (Denials::default(), Instant::now());
         let server = at(3, 80);
         denials.remember(now, at(2, 40_000), server);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_client_leaves_room_for_the_others() {
+    fn flood_of_one_client_leaves_room() {
         let (denials, now) = (Denials::default(), Instant::now());
         let server = at(3, 80);
         for port in 0..u16::MAX {

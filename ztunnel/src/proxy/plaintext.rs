@@ -88,7 +88,7 @@ mod tests {
 
     /// For instance: policy changed, and the client uses its port again.
     #[tokio::test]
-    async fn what_is_let_in_was_not_denied() {
+    async fn accepted_connection_is_not_a_denial() {
         let mut proxy = proxy(false);
         Arc::get_mut(&mut proxy).unwrap().original_destination = Arc::new(|_| Ok(APPLICATION));
         proxy.state.apply_addresses(&[], [server()]);

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_known_for_a_while_and_until_something_is_heard_of_its_address() {
+    fn stranger_expires_or_ends_with_an_update() {
         let (strangers, now) = (Strangers::default(), Instant::now());
         let (before, after) = (workload(), workload());
         assert!(!strangers.is_known(now, address(1), None));

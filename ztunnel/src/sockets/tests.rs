@@ -136,7 +136,7 @@ fn sockets_are_made_and_reused_without_any_privilege() {
 }
 
 #[test]
-fn what_was_set_for_a_reset_does_not_reset_the_next_connection() {
+fn linger_of_a_reset_is_cleared() {
     in_pod(|handed| async move {
         let sockets = PodSockets::new(&handed.seeds, &limits(8, 8));
         let to = application(V4);
@@ -158,7 +158,7 @@ fn what_was_set_for_a_reset_does_not_reset_the_next_connection() {
 }
 
 #[test]
-fn one_port_serves_as_many_connections_as_there_are_destinations() {
+fn one_port_serves_many_destinations() {
     in_pod(|handed| async move {
         let sockets = PodSockets::new(&handed.seeds, &limits(8, 8));
         let listeners: Vec<_> = (10..22)
@@ -193,7 +193,7 @@ fn two_ztunnels_make_sockets_from_one_seed_at_once() {
 }
 
 #[test]
-fn idle_sockets_are_bounded_for_a_pod_and_in_all_and_go_with_the_pod() {
+fn idle_sockets_are_bounded() {
     in_pod(|handed| async move {
         let limits = limits(3, 4);
         let (pod, other) = (

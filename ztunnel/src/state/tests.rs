@@ -100,7 +100,7 @@ fn chosen(state: &MeshState, times: usize) -> Map<SocketAddr, usize> {
 }
 
 #[test]
-fn unknown_addresses_are_passed_through_in_plaintext() {
+fn unknown_addresses_pass_in_plaintext() {
     let route = state([]).route(None, socket([1, 1, 1, 1], 443), &[]).unwrap();
     assert_eq!((route.target, route.hbone), (socket([1, 1, 1, 1], 443), None));
 }
@@ -166,7 +166,7 @@ fn the_less_loaded_of_two_is_preferred() {
 }
 
 #[test]
-fn tried_unhealthy_and_removed_endpoints_are_left_out() {
+fn tried_unhealthy_and_removed_endpoints_are_excluded() {
     let sick = WireWorkload {
         status: WorkloadStatus::Unhealthy.into(),
         ..endpoint("sick", ip(3), 80)
@@ -223,7 +223,7 @@ fn a_port_that_the_service_does_not_have_is_an_error() {
 }
 
 #[test]
-fn an_address_that_passed_to_another_pod_stays_with_it() {
+fn address_moves_to_another_pod() {
     let state = state([Type::Workload(workload("old", ip(1)))]);
     state.apply_addresses(&[], [set(Type::Workload(workload("new", ip(1))))]);
     let moved = remove(&state, "c//Pod/ns/old");
@@ -236,7 +236,7 @@ fn an_address_that_passed_to_another_pod_stays_with_it() {
 }
 
 #[test]
-fn a_service_that_moves_or_goes_leaves_no_address_behind() {
+fn removed_service_frees_its_addresses() {
     let state = state([Type::Service(service()), Type::Workload(endpoint("a", ip(1), 80))]);
     let elsewhere = vec![NetworkAddress {
         address: vec![10, 96, 0, 2],
@@ -286,7 +286,7 @@ fn pods_of_the_host_network_do_not_own_the_nodes_address() {
 }
 
 #[test]
-fn what_is_not_understood_is_named_and_the_rest_is_applied() {
+fn malformed_resources_are_named_and_others_applied() {
     let state = state([Type::Workload(workload("good", ip(1)))]);
     let short = WireWorkload {
         addresses: vec![vec![1, 2, 3]],

@@ -49,7 +49,7 @@ async fn mesh() -> Mesh {
 const FOE: &str = "cluster.local/ns/test/sa/foe";
 
 #[tokio::test]
-async fn a_deny_rule_refuses_one_client_and_not_the_other_and_ends_what_it_had() {
+async fn deny_rule_ends_connections_of_one_client() {
     let Mesh {
         control_plane,
         node,
@@ -164,7 +164,7 @@ async fn plaintext_passes_when_permissive_and_not_when_strict() {
 }
 
 #[tokio::test]
-async fn a_policy_that_has_not_arrived_denies() {
+async fn missing_policy_denies() {
     let Mesh {
         control_plane,
         node,

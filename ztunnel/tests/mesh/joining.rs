@@ -64,7 +64,7 @@ fn strict_server(ip: Ipv4Addr, protocol: TunnelProtocol) -> Workload {
 
 /// The server takes no plaintext, and its node may have begun to redirect: the client's hears last that it speaks HBONE.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_joins_under_strict_is_waited_for() {
+async fn joining_pod_under_strict_is_waited_for() {
     let mut mesh = Mesh::new(Limits::default(), TunnelProtocol::None).await;
     let begun = mesh.node.metric("ambit_ztunnel_descriptors_in_use", &[]).await;
     let mut tcp = mesh.node.connect(mesh.client, mesh.application).await;
@@ -85,7 +85,7 @@ async fn a_pod_that_joins_under_strict_is_waited_for() {
 
 /// The other order: its redirection is gone before the client's node hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_has_left_is_reached_once_that_is_heard() {
+async fn left_pod_is_reached_after_the_update() {
     let mesh = Mesh::new(Limits::default(), TunnelProtocol::Hbone).await;
     let begun = mesh.node.metric("ambit_ztunnel_descriptors_in_use", &[]).await;
     let mut tcp = mesh.node.connect(mesh.client, mesh.application).await;
@@ -105,7 +105,7 @@ async fn a_pod_that_has_left_is_reached_once_that_is_heard() {
 
 /// News that do not come are not waited for without an end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_come_true_is_as_it_is_known() {
+async fn expired_wait_uses_the_record() {
     let limits = || Limits {
         skew_timeout: Duration::from_millis(50),
         ..Limits::default()

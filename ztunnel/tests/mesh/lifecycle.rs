@@ -48,7 +48,7 @@ async fn pair() -> Pair {
 }
 
 #[tokio::test]
-async fn no_pod_is_taken_before_the_control_plane_has_said_what_there_is() {
+async fn no_pod_is_accepted_before_initial_sync() {
     let (control_plane, ca) = (
         ControlPlane::start_silent().await,
         Arc::new(TestCa::new().unwrap()),
@@ -63,7 +63,7 @@ async fn no_pod_is_taken_before_the_control_plane_has_said_what_there_is() {
 }
 
 #[tokio::test]
-async fn a_released_pods_connections_go_on_and_the_last_one_brings_the_acknowledgement() {
+async fn released_pod_drains_before_the_acknowledgement() {
     let Pair {
         mut node,
         client,
@@ -81,7 +81,7 @@ async fn a_released_pods_connections_go_on_and_the_last_one_brings_the_acknowled
 }
 
 #[tokio::test]
-async fn a_pod_that_is_gone_takes_its_connections_along() {
+async fn ended_pod_ends_its_connections() {
     let Pair {
         mut node,
         client,
@@ -102,7 +102,7 @@ async fn a_pod_that_is_gone_takes_its_connections_along() {
 }
 
 #[tokio::test]
-async fn an_agent_that_dies_cuts_nothing_and_its_successor_gets_the_listeners() {
+async fn agent_restart_keeps_connections_and_listeners() {
     let Pair {
         mut node,
         client,
@@ -140,7 +140,7 @@ async fn an_agent_that_dies_cuts_nothing_and_its_successor_gets_the_listeners() 
 }
 
 #[tokio::test]
-async fn a_pod_that_a_new_agent_does_not_name_is_gone() {
+async fn pod_unnamed_by_a_new_agent_is_removed() {
     let Pair {
         mut node,
         client,
@@ -212,7 +212,7 @@ async fn kept_listeners(node: &mut Node) -> Vec<(String, Ipv4Addr, Vec<std::os::
 }
 
 #[tokio::test]
-async fn a_pod_whose_sandbox_was_made_anew_gets_nothing_of_the_old_one() {
+async fn new_sandbox_shares_nothing_with_the_old() {
     let Pair {
         mut node,
         client,
@@ -248,7 +248,7 @@ async fn certificates(node: &Node) -> usize {
 
 /// The agent goes while the pod drains: nobody asks for the removal again, and nobody waits for it.
 #[tokio::test]
-async fn a_released_pod_is_gone_with_its_last_connection_though_the_agent_was_restarted() {
+async fn released_pod_ends_despite_agent_restart() {
     let Pair {
         mut node,
         client,
@@ -276,7 +276,7 @@ async fn a_released_pod_is_gone_with_its_last_connection_though_the_agent_was_re
 
 /// Of pods that came and went nothing stays: no descriptor, no task that waits, no certificate.
 #[tokio::test]
-async fn a_thousand_pods_that_come_and_go_leave_nothing() {
+async fn thousand_pods_leave_nothing() {
     let Pair { mut node, .. } = pair().await;
     let ip = address();
     // Bound once: a child that another test forks has them open for a moment.

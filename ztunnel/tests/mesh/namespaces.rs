@@ -156,7 +156,7 @@ async fn a_pod_reaches_itself_through_its_service() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plaintext_from_outside_keeps_its_address_and_goes_out_unchanged() {
+async fn plaintext_keeps_its_source_address() {
     let Cluster {
         node, client, server, ..
     } = cluster().await;
@@ -183,7 +183,7 @@ async fn plaintext_from_outside_keeps_its_address_and_goes_out_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_proxys_ports_can_be_reached_and_lead_nowhere() {
+async fn proxy_ports_lead_nowhere_in_namespaces() {
     let Cluster {
         node, client, server, ..
     } = cluster().await;
@@ -203,7 +203,7 @@ async fn the_proxys_ports_can_be_reached_and_lead_nowhere() {
 
 /// All sockets in pods are made from what the agent passed at the capture.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_an_agent_connections_are_made_as_before() {
+async fn connections_continue_without_an_agent() {
     let Cluster {
         mut node,
         client,

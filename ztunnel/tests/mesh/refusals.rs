@@ -47,7 +47,7 @@ async fn the_proxys_own_ports_lead_nowhere() {
 }
 
 #[tokio::test]
-async fn connect_to_another_address_than_the_pods_is_refused() {
+async fn connect_to_a_foreign_address_is_refused() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let mut node = Node::start(&control_plane, &ca).await;
     let (pod, other) = (address(), address());
@@ -92,7 +92,7 @@ async fn connect_to_another_address_than_the_pods_is_refused() {
 }
 
 #[tokio::test]
-async fn past_its_limit_a_pod_gets_resets_and_keeps_what_it_has() {
+async fn pod_limit_resets_new_connections() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         // One peer may have half.
@@ -155,7 +155,7 @@ impl Peer {
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_all_connections_of_a_pod_that_it_gets_leaves_some_for_others() {
+async fn peer_limit_leaves_connections_for_others() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         connections_per_pod: 12,
@@ -189,7 +189,7 @@ async fn a_peer_that_takes_all_connections_of_a_pod_that_it_gets_leaves_some_for
 }
 
 #[tokio::test]
-async fn a_pod_that_takes_all_descriptors_that_it_gets_leaves_some_for_its_neighbours() {
+async fn descriptor_limit_leaves_some_for_other_pods() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         descriptors: 80,
@@ -219,7 +219,7 @@ async fn a_pod_that_takes_all_descriptors_that_it_gets_leaves_some_for_its_neigh
 }
 
 #[tokio::test]
-async fn who_begins_handshakes_and_says_nothing_keeps_out_nobody_else() {
+async fn silent_handshakes_keep_nobody_out() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         handshakes: 4,
@@ -240,14 +240,14 @@ async fn who_begins_handshakes_and_says_nothing_keeps_out_nobody_else() {
     let mut third = from(silent).await;
     node.until_metric(REFUSED, &["reason=\"handshakes\""], 1).await;
     assert!(!matches!(third.read(&mut [0]).await, Ok(1..)));
-    // Another is heard: it says what is no handshake, and is told so.
+    // Another one is accepted: its bytes are not a handshake, and it gets an error.
     let mut other = from(other).await;
     other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     node.until_metric(REFUSED, &["reason=\"tls\""], 1).await;
 }
 
 #[tokio::test]
-async fn a_pod_that_the_control_plane_does_not_know_takes_nothing_in() {
+async fn unknown_workload_refuses() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         workload_timeout: Duration::from_millis(100),

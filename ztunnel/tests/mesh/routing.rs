@@ -87,7 +87,7 @@ async fn outside_the_mesh_is_plaintext() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_is_passed_over() {
+async fn endpoint_that_is_down_is_skipped() {
     let (control_plane, mut a, mut b) = two_nodes().await;
     let (client, down, up, vip) = (address(), address(), address(), address());
     let application = echo("up", up).await;
@@ -115,7 +115,7 @@ async fn an_endpoint_that_is_down_is_passed_over() {
 
 /// Ten seconds for each connection is what this cost once.
 #[tokio::test]
-async fn an_endpoint_that_hangs_costs_little_where_there_are_others() {
+async fn hanging_endpoint_is_skipped_quickly() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         connect_timeout: Duration::from_secs(60),
@@ -149,7 +149,7 @@ async fn an_endpoint_that_hangs_costs_little_where_there_are_others() {
 
 /// Twelve seconds is what a connection cost once that met a pooled connection to a dead node.
 #[tokio::test]
-async fn an_endpoint_that_dies_without_a_word_costs_little_where_there_are_others() {
+async fn dead_endpoint_is_skipped_quickly() {
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));
     let limits = Limits {
         connect_timeout: Duration::from_secs(60),
@@ -183,7 +183,7 @@ async fn an_endpoint_that_dies_without_a_word_costs_little_where_there_are_other
 }
 
 #[tokio::test]
-async fn a_service_without_healthy_endpoints_is_a_reset_and_counted() {
+async fn service_without_endpoints_is_reset() {
     let (control_plane, mut a, _b) = two_nodes().await;
     let (client, sick, vip) = (address(), address(), address());
     a.capture("client", client).await;
@@ -211,7 +211,7 @@ async fn a_service_without_healthy_endpoints_is_a_reset_and_counted() {
 }
 
 #[tokio::test]
-async fn a_reused_address_meets_no_old_connection() {
+async fn reused_address_gets_no_pooled_connection() {
     let (control_plane, mut a, mut b) = two_nodes().await;
     let (client, shared) = (address(), address());
     let application = echo("application", shared).await;
@@ -248,7 +248,7 @@ async fn talk_through(node: &Node, client: std::net::Ipv4Addr, to: std::net::Soc
 }
 
 #[tokio::test]
-async fn the_config_dump_has_what_people_look_for() {
+async fn config_dump_has_istio_fields() {
     let (control_plane, mut a, _b) = two_nodes().await;
     let client = address();
     a.capture("client", client).await;

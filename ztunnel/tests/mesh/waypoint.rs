@@ -1,4 +1,4 @@
-//! A waypoint that says what it is told, instead of passing it on.
+//! A waypoint that says what it receives, instead of passing it on.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;

@@ -102,7 +102,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn a_bound_service_is_called_through_the_waypoint_which_is_told_where_and_by_whom() {
+async fn bound_service_is_called_through_its_waypoint() {
     let shop = Shop::open().await;
     let ip = address();
     let mut waypoint = Replica::start("waypoint-1", ip, &shop.ca).await;
@@ -147,7 +147,7 @@ async fn a_bound_service_is_called_through_the_waypoint_which_is_told_where_and_
 }
 
 #[tokio::test]
-async fn a_waypoint_that_is_gone_is_the_end_of_the_way() {
+async fn missing_waypoint_refuses() {
     let shop = Shop::open().await;
     // None has ever been.
     assert!(shop.answer().await.is_err());
@@ -192,8 +192,8 @@ async fn a_waypoint_that_is_gone_is_the_end_of_the_way() {
 }
 
 #[tokio::test]
-async fn replicas_that_are_dead_silent_or_hanging_are_passed_over() {
-    // What is not passed over fails the test by its own limit.
+async fn dead_silent_and_hanging_replicas_are_skipped() {
+    // What is not skipped fails the test by its own limit.
     let shop = Shop::with(Limits {
         connect_timeout: Duration::from_secs(60),
         attempt_timeout: Duration::from_secs(1),
@@ -216,7 +216,7 @@ async fn replicas_that_are_dead_silent_or_hanging_are_passed_over() {
 }
 
 #[tokio::test]
-async fn of_many_replicas_the_one_that_is_left_is_found() {
+async fn last_live_replica_is_found() {
     let shop = Shop::open().await;
     let live = address();
     let _waypoint = Replica::start("live", live, &shop.ca).await;
@@ -230,7 +230,7 @@ async fn of_many_replicas_the_one_that_is_left_is_found() {
 }
 
 #[tokio::test]
-async fn a_replica_that_drains_keeps_its_streams_and_gets_no_more() {
+async fn draining_replica_keeps_streams_and_gets_no_more() {
     let shop = Shop::open().await;
     let (one, two) = (address(), address());
     let first = Replica::start("waypoint-1", one, &shop.ca).await;
@@ -260,7 +260,7 @@ async fn a_replica_that_drains_keeps_its_streams_and_gets_no_more() {
 }
 
 #[tokio::test]
-async fn a_bound_pod_is_called_through_the_waypoint_by_its_own_address() {
+async fn bound_pod_is_called_through_its_waypoint() {
     let shop = Shop::open().await;
     let ip = address();
     let mut waypoint = Replica::start("waypoint-1", ip, &shop.ca).await;

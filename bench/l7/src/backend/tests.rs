@@ -64,7 +64,7 @@ fn work(way: way::Options, rate: Option<f64>) -> load::Options {
 }
 
 #[tokio::test]
-async fn requests_are_answered_on_both_ways_and_those_of_the_warm_up_not_measured() {
+async fn requests_over_tcp_and_hbone_are_measured_without_warm_up() {
     let backend = Running::start().await;
     for way in [backend.hbone(SERVER), backend.plain()] {
         let report = load::run(&work(way, None)).await.unwrap();
@@ -78,7 +78,7 @@ async fn requests_are_answered_on_both_ways_and_those_of_the_warm_up_not_measure
 }
 
 #[tokio::test]
-async fn a_schedule_is_kept_to_its_last_request() {
+async fn schedule_reaches_its_last_request() {
     let backend = Running::start().await;
     let report = load::run(&work(backend.hbone(SERVER), Some(1000.0)))
         .await
@@ -89,7 +89,7 @@ async fn a_schedule_is_kept_to_its_last_request() {
 }
 
 #[tokio::test]
-async fn the_backend_tells_whom_it_serves() {
+async fn backend_reports_its_peer() {
     let backend = Running::start().await;
     let expected = |peer: &str| Verdict {
         get: 200,
@@ -102,7 +102,7 @@ async fn the_backend_tells_whom_it_serves() {
 }
 
 #[tokio::test]
-async fn another_identity_than_the_expected_one_is_no_way() {
+async fn unexpected_identity_is_refused() {
     let backend = Running::start().await;
     let error = load::run(&work(backend.hbone(WAYPOINT), None)).await.unwrap_err();
     let error = format!("{error:#}");

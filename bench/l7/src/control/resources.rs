@@ -1,4 +1,4 @@
-//! What the waypoint is told: one Service with one endpoint, and one policy that has all there is.
+//! What the waypoint receives: one Service with one endpoint, and one policy that has all there is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_refers_to_something_finds_it_and_nothing_else_is_served() {
+    fn resources_are_complete_and_minimal() {
         let resources = Resources::new("192.0.2.1:8080".parse().unwrap(), true);
         let get = |type_url: &str, name: &str| {
             let collection = resources.collection(&"w", type_url).unwrap();

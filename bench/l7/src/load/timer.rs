@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_never_early_and_can_be_used_again() {
+    async fn timer_is_never_early_and_reusable() {
         let timer = Timer::new().unwrap();
         for micros in [300, 0, 1500] {
             let moment = Instant::now() + Duration::from_micros(micros);

@@ -64,7 +64,7 @@ fn stats_when(url: &Url, enough: impl Fn(&Stats) -> bool) -> Stats {
 }
 
 #[test]
-fn the_server_tells_who_asked() {
+fn server_reports_its_peer() {
     let [http, echo, _] = server();
     let stream = connect(&http.to_string(), LIMIT).unwrap();
     let local = stream.local_addr().unwrap();
@@ -102,7 +102,7 @@ fn every_kind_of_traffic_is_counted() {
     assert!(stats.flows["tcp"].connections >= 5);
 }
 
-/// Answers one line, then nothing any more.
+/// Responds to one line, then nothing any more.
 fn answers_once() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -114,7 +114,7 @@ fn answers_once() -> String {
 }
 
 #[test]
-fn failures_are_kept_and_end_nothing() {
+fn failures_are_recorded_and_client_continues() {
     let url = start(Arguments {
         tcp: Some(closed()),
         banner: Some(answers_once()),

@@ -25,9 +25,9 @@ pub(super) struct Connection {
     driver: JoinHandle<()>,
 }
 
-/// A request without an answer.
+/// A request without a response.
 pub(super) struct Lost {
-    /// Not a byte of the answer had come.
+    /// Not a byte of the response had come.
     pub(super) early: bool,
     pub(super) error: anyhow::Error,
 }
@@ -71,7 +71,7 @@ impl Connection {
         self.sender.is_closed()
     }
 
-    /// Status and reason of the answer.
+    /// Status and reason of the response.
     pub(super) async fn ask(&mut self, host: &str, plan: &Plan) -> Result<(u16, String), Lost> {
         let before = self.received.load(Ordering::Relaxed);
         let answer = self.exchange(host, plan).await;

@@ -32,7 +32,7 @@ async fn until(load: &Load, enough: impl Fn(&LoadStats) -> bool) -> LoadStats {
 }
 
 #[tokio::test]
-async fn connections_are_kept_and_follow_the_plan() {
+async fn connections_are_reused_and_follow_the_plan() {
     let [server, _] = web::tests::start().await;
     let (load, plan) = start(server, Plan::get(3, "/"));
     let stats = until(&load, |stats| stats.ok >= 30).await;
@@ -51,7 +51,7 @@ async fn connections_are_kept_and_follow_the_plan() {
     );
 }
 
-/// Ends every second connection after the request, before its answer.
+/// Ends every second connection after the request, before its response.
 async fn cuts(listener: TcpListener) {
     let count = AtomicU64::new(0);
     loop {
@@ -67,7 +67,7 @@ async fn cuts(listener: TcpListener) {
 }
 
 #[tokio::test]
-async fn what_ended_before_an_answer_is_made_again_if_it_is_idempotent() {
+async fn idempotent_requests_are_retried_once() {
     for (method, retried) in [("GET", true), ("POST", false)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();

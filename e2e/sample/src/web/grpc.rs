@@ -23,7 +23,7 @@ impl Echo {
     }
 }
 
-/// Counts a call whose caller went before the answer.
+/// Counts a call whose caller went before the response.
 struct Watch<'a> {
     site: &'a Site,
     done: bool,

@@ -29,7 +29,7 @@ async fn counts(server: SocketAddr) -> WebCounts {
 }
 
 #[tokio::test]
-async fn it_tells_what_was_asked() {
+async fn echo_has_the_request() {
     let [server, _] = start().await;
     let request = Raw::new("PUT", "/a//b?c=d")
         .header("X-A", "1")
@@ -46,7 +46,7 @@ async fn it_tells_what_was_asked() {
 }
 
 #[tokio::test]
-async fn every_third_request_to_the_flaky_one_fails() {
+async fn flaky_fails_every_third_request() {
     let [server, _] = start().await;
     let mut statuses = Vec::new();
     for _ in 0..6 {

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_installed_in_several_runs_is_remembered_once() {
+    fn repeated_installs_are_recorded_once() {
         let dir = std::env::temp_dir().join(format!("ambit-e2e-record-{}", std::process::id()));
         let record = Record {
             file: dir.join("cache/installed-packages"),

@@ -8,13 +8,13 @@ use ambit_e2e::lab::Lab;
 const MARIADB: &str = include_str!("../../../manifests/software/mariadb.yaml");
 const POSTGRES: &str = include_str!("../../../manifests/software/postgres.yaml");
 
-/// A query, and whether it was answered.
+/// A query, and whether it got a response.
 const QUERY: &str =
     "mariadb --no-defaults --host=db --user=app --batch --skip-column-names --execute 'select 41 + 1'";
 
 /// MariaDB greets, refuses and closes before the client has said a word: what it says has to arrive.
 #[test]
-fn mariadb_speaks_first_and_its_refusals_arrive() -> Result<()> {
+fn mariadb_sends_first_and_its_errors_arrive() -> Result<()> {
     let lab = Lab::enter()?;
     with_software(&lab, "mariadb", MARIADB, |software| {
         software.meshed.make_strict()?;
@@ -36,7 +36,7 @@ fn mariadb_speaks_first_and_its_refusals_arrive() -> Result<()> {
 /// Transactions go on while their namespace leaves the mesh and joins it again, and when the server is replaced they fail no more than
 /// natively.
 #[test]
-fn postgres_goes_on_while_its_namespace_leaves_and_joins() -> Result<()> {
+fn postgres_continues_while_namespace_leaves_and_joins() -> Result<()> {
     let lab = Lab::enter()?;
     with_software(&lab, "postgres", POSTGRES, |software| {
         software.alike("pgbench --quiet --initialize --host=pg-0.pg --username=postgres postgres >/dev/null 2>&1 && echo ready")?;

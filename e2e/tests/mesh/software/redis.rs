@@ -13,7 +13,7 @@ const REDIS: &str = include_str!("../../../manifests/software/redis.yaml");
 const INLINE: &str = r"printf 'SET a 1\r\nGET a\r\nQUIT\r\n' | timeout 10 nc.openbsd redis 6379 | tr -d '\r'";
 
 #[test]
-fn redis_takes_inline_commands_and_its_refusals_arrive() -> Result<()> {
+fn redis_accepts_inline_commands_and_its_errors_arrive() -> Result<()> {
     let lab = Lab::enter()?;
     with_software(&lab, "redis", REDIS, |software| {
         software.meshed.make_strict()?;

@@ -18,7 +18,7 @@ fn counted(said: &str) -> Result<(u32, u32)> {
 }
 
 #[test]
-fn nginx_behind_haproxy_is_rolled_out_and_drained_under_load() -> Result<()> {
+fn nginx_behind_haproxy_rolls_out_under_load() -> Result<()> {
     let lab = Lab::enter()?;
     with_software(&lab, "web", WEB, |software| {
         software.meshed.make_strict()?;

@@ -11,7 +11,7 @@ use super::{WAYPOINT, ambient, enforce, metric, principal};
 use ambit_e2e::lab::{LIMIT, Lab};
 
 #[test]
-fn get_passes_and_delete_is_refused_from_either_node() -> Result<()> {
+fn get_passes_and_delete_is_denied() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("verbs", |web| {
         let nodes = [web.client("load-a")?.node, web.client("load-b")?.node];
@@ -70,7 +70,7 @@ fn get_passes_and_delete_is_refused_from_either_node() -> Result<()> {
 }
 
 #[test]
-fn an_allow_rule_names_callers_hosts_and_headers() -> Result<()> {
+fn allow_rule_by_caller_host_and_header() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("callers", |web| {
         let rules = json!([
@@ -108,7 +108,7 @@ fn an_allow_rule_names_callers_hosts_and_headers() -> Result<()> {
 }
 
 #[test]
-fn l4_rules_hold_for_the_real_client_behind_a_waypoint() -> Result<()> {
+fn l4_rules_apply_to_the_real_caller_behind_a_waypoint() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("layers", |web| {
         // A policy that refuses nothing.

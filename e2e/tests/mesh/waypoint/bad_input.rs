@@ -11,7 +11,7 @@ use super::{condition, enforce, get_policy, policy};
 use ambit_e2e::lab::{LIMIT, Lab};
 
 #[test]
-fn policies_that_contradict_themselves_are_refused_with_field_and_reason() -> Result<()> {
+fn contradictory_policies_are_refused_with_field() -> Result<()> {
     let lab = Lab::enter()?;
     let web = json!([{"kind": "Service", "name": "web"}]);
     let rule = |rule: Value| json!({"targetRefs": web, "authorization": [rule]});
@@ -106,7 +106,7 @@ fn not_accepted(lab: &Lab, web: &Web, name: &str) -> Result<(String, String)> {
 }
 
 #[test]
-fn an_unknown_target_is_said_and_the_last_good_policy_stays_in_force() -> Result<()> {
+fn unknown_target_is_reported_and_last_policy_stays() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("targets", |web| {
         for (name, target, wanted, word) in [

@@ -23,7 +23,7 @@ fn label(lab: &Lab, web: &Web, object: &[&str], label: &str) -> Result<()> {
 }
 
 #[test]
-fn a_label_makes_a_waypoint_and_binds_to_it() -> Result<()> {
+fn label_creates_a_waypoint_and_binds() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("byhand", |web| {
         let service = ["service", "web"];
@@ -70,7 +70,7 @@ fn a_label_makes_a_waypoint_and_binds_to_it() -> Result<()> {
 }
 
 #[test]
-fn waypoint_for_says_whether_pods_own_addresses_are_bound() -> Result<()> {
+fn waypoint_for_binds_pod_addresses() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("bypod", |web| {
         enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;

@@ -51,7 +51,7 @@ pub(super) fn ensure_closed(lab: &Lab, web: &Web) -> Result<()> {
 }
 
 #[test]
-fn with_authorization_pods_take_connections_from_the_waypoint_and_probes_alone() -> Result<()> {
+fn authorization_closes_pods_to_others() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("round", |web| {
         // Without authorization, nothing is closed.

@@ -20,7 +20,7 @@ fn authorize(lab: &Lab, web: &Web) -> Result<()> {
 }
 
 #[test]
-fn replicas_killed_one_by_one_under_load_fail_no_idempotent_request() -> Result<()> {
+fn killed_replicas_fail_no_idempotent_request() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("killw", |web| {
         lab.cluster.apply(
@@ -98,7 +98,7 @@ pub(super) fn restart_operators(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_killed() -> Result<()> {
+fn no_replica_refuses_even_after_operators_were_killed() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("gone", |web| {
         authorize(&lab, web)?;
@@ -144,7 +144,7 @@ fn with_every_replica_gone_everything_is_refused_even_after_the_operators_were_k
 }
 
 #[test]
-fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
+fn no_operator_and_no_waypoint_refuses() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("alone", |web| {
         authorize(&lab, web)?;
@@ -174,7 +174,7 @@ fn without_operators_and_waypoints_everything_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_ztunnel_that_knows_nothing_yet_lets_nothing_past_a_waypoint() -> Result<()> {
+fn restarted_ztunnel_bypasses_no_waypoint() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("anew", |web| {
         // No authorization: the pods themselves refuse nobody.

@@ -39,7 +39,7 @@ fn ensure_left(lab: &Lab, web: &Web) -> Result<()> {
 }
 
 #[test]
-fn a_namespace_that_leaves_the_mesh_takes_its_waypoint_with_it() -> Result<()> {
+fn leaving_namespace_deletes_its_waypoint() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("unlabel", |web| {
         begin(&lab, web)?;
@@ -59,7 +59,7 @@ fn a_namespace_that_leaves_the_mesh_takes_its_waypoint_with_it() -> Result<()> {
 }
 
 #[test]
-fn uninstalling_takes_waypoints_too() -> Result<()> {
+fn uninstall_deletes_waypoints() -> Result<()> {
     let lab = Lab::enter()?;
     let result = lab.with_web("uninstallw", |web| {
         begin(&lab, web)?;

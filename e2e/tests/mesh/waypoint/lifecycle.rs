@@ -1,4 +1,4 @@
-//! Waypoints come with the first policy and go with the last, and an operator that begins anew changes nothing.
+//! Waypoints come with the first policy and go with the last, and an operator that restarts changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,7 +39,7 @@ fn text<'a>(object: &'a Value, path: &str) -> &'a str {
 }
 
 #[test]
-fn a_waypoint_goes_with_the_last_policy_and_traffic_goes_on_without_it() -> Result<()> {
+fn last_policy_deletes_the_waypoint_without_failures() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("leave", |web| {
         web.load_all(&Plan::get(4, "/slow?ms=5"))?;
@@ -116,7 +116,7 @@ fn versions(lab: &Lab, namespaces: &[&str]) -> Result<BTreeMap<String, String>> 
         .collect())
 }
 
-/// Whether operators that begin anew may ask for it: to be leader, to know who calls them, to answer what is new.
+/// Whether operators that restart may ask for it: to be leader, to know who calls them, to answer what is new.
 fn is_expected(write: &Write, witness: &str) -> bool {
     match write.resource.as_str() {
         "leases" => write.namespace == mesh::NAMESPACE,
@@ -137,7 +137,7 @@ fn terminating(lab: &Lab) -> Result<Vec<String>> {
 }
 
 #[test]
-fn operators_that_begin_anew_write_nothing_but_their_lease() -> Result<()> {
+fn restarted_operators_write_only_their_lease() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("quiet", |web| {
         lab.cluster

@@ -71,7 +71,7 @@ fn is_protected(path: &str) -> bool {
 }
 
 #[test]
-fn no_way_of_writing_a_path_gets_past_a_rule() -> Result<()> {
+fn path_spellings_do_not_evade_rules() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("paths", |web| {
         let rule = json!({"name": "no-admin", "action": "Deny", "paths": [{"prefix": "/admin"}]});
@@ -105,10 +105,10 @@ fn no_way_of_writing_a_path_gets_past_a_rule() -> Result<()> {
     })
 }
 
-/// Sends bytes and returns the answers that come until the connection ends.
+/// Sends bytes and returns the responses that come until the connection ends.
 fn raw(web: &Web, bytes: &[u8]) -> Result<String> {
     let mut stream = web.dial("load-a", Web::HTTP)?;
-    // Who refuses a request need not read it to its end, and a reset after the answer is an end as good as any.
+    // Who refuses a request need not read it to its end, and a reset after the response is an end as good as any.
     let _ = stream.write_all(bytes);
     let mut answers = Vec::new();
     let _ = stream.read_to_end(&mut answers);
@@ -116,7 +116,7 @@ fn raw(web: &Web, bytes: &[u8]) -> Result<String> {
 }
 
 #[test]
-fn malformed_requests_are_answered_by_the_waypoint_and_reach_nobody() -> Result<()> {
+fn malformed_requests_end_at_the_waypoint() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("malformed", |web| {
         let rule = json!({"name": "no-deletes", "action": "Deny", "methods": ["DELETE"]});

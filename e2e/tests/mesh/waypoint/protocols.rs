@@ -41,7 +41,7 @@ async fn channel(web: &Web, client: &str, port: u16) -> Result<Channel> {
 }
 
 #[test]
-fn grpc_calls_keep_their_deadlines_streams_and_trailers() -> Result<()> {
+fn grpc_deadlines_streams_and_trailers_pass() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("grpc", |web| {
         let rule = json!({"name": "no-chat", "action": "Deny", "headers": [{"name": "x-forbidden"}]});
@@ -102,7 +102,7 @@ fn grpc_calls_keep_their_deadlines_streams_and_trailers() -> Result<()> {
 }
 
 #[test]
-fn a_grpc_call_that_takes_too_long_ends_with_deadline_exceeded() -> Result<()> {
+fn slow_grpc_call_gets_deadline_exceeded() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("grpcslow", |web| {
         enforce(&lab, web, "patience", json!({"timeouts": {"request": "300ms"}}))?;
@@ -121,7 +121,7 @@ fn a_grpc_call_that_takes_too_long_ends_with_deadline_exceeded() -> Result<()> {
 }
 
 #[test]
-fn a_web_socket_and_http2_without_tls_pass() -> Result<()> {
+fn websocket_and_h2c_pass() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("upgrade", |web| {
         let rule = json!({"name": "no-secrets", "action": "Deny", "paths": [{"prefix": "/secret"}]});
@@ -184,7 +184,7 @@ fn a_web_socket_and_http2_without_tls_pass() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_http_passes_and_rules_about_callers_hold_for_it() -> Result<()> {
+fn non_http_passes_and_caller_rules_apply() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("rawtcp", |shop| {
         shop.enroll()?;
@@ -223,7 +223,7 @@ fn what_is_no_http_passes_and_rules_about_callers_hold_for_it() -> Result<()> {
             .run_kubectl(&[&patch[..], &["--namespace", shop.namespace()]].concat())?;
         for client in ["client-a", "client-b"] {
             shop.wait_more(client, 5)?;
-            shop.measure_anew(client)?;
+            shop.reset_slowest(client)?;
             let stats = shop.wait_more(client, 30)?;
             ensure!(stats.total_failed() == 0, "{client}: {:?}", stats.failures);
             for (flow, counted) in &stats.flows {

@@ -1,4 +1,4 @@
-//! What is tried again, and for how long.
+//! What is retried, and for how long.
 
 use ambit_e2e::http::Request;
 use ambit_e2e::sample::{CLIENTS, Plan};
@@ -14,7 +14,7 @@ fn flaked(web: &Web) -> Result<u64> {
 }
 
 #[test]
-fn a_backend_that_fails_every_third_request_fails_no_client() -> Result<()> {
+fn flaky_backend_fails_no_client() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("flaky", |web| {
         // Without a retry every client sees it.
@@ -85,7 +85,7 @@ fn a_backend_that_fails_every_third_request_fails_no_client() -> Result<()> {
 }
 
 #[test]
-fn a_timeout_answers_504_and_names_itself() -> Result<()> {
+fn timeout_gives_504_with_reason() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("timeout", |web| {
         enforce(&lab, web, "patience", json!({"timeouts": {"request": "2s"}}))?;

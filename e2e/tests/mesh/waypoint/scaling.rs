@@ -62,7 +62,7 @@ fn told(lab: &Lab, web: &Web, reason: &str, from: &str) -> Result<()> {
 }
 
 #[test]
-fn a_tenfold_load_is_followed_within_ten_seconds_and_back_after_the_window() -> Result<()> {
+fn tenfold_load_scales_up_and_back() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("scaling", |web| {
         let scaling =

@@ -1,4 +1,4 @@
-//! A waypoint is told what it serves, and no more.
+//! A waypoint receives what it serves, and no more.
 
 use ambit_e2e::eventually;
 use ambit_e2e::mesh::{self, Pod};
@@ -66,7 +66,7 @@ fn in_namespaces(lab: &Lab, names: &[&str], test: impl FnOnce() -> Result<()>) -
 }
 
 #[test]
-fn changes_elsewhere_send_a_waypoint_nothing() -> Result<()> {
+fn foreign_changes_send_a_waypoint_nothing() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("here", |web| {
         in_namespaces(&lab, &["elsewhere"], || {
@@ -172,7 +172,7 @@ fn applications(namespace: &str, net: u8) -> (String, String) {
 }
 
 #[test]
-fn the_reference_case_counts_100_configurations_against_12500() -> Result<()> {
+fn reference_case_sends_100_configurations() -> Result<()> {
     let lab = Lab::enter()?;
     let namespaces = ["reference-a", "reference-b"];
     in_namespaces(&lab, &namespaces, || {

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_gives_back_the_authority_it_was_made_from() {
+    fn secret_restores_its_authority() {
         let authority = CertificateAuthority::generate().unwrap();
         let read = read(&secret(&authority), "mesh").unwrap();
         assert_eq!(read.root_pem(), authority.root_pem());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_secret_is_named_not_replaced() {
+    fn broken_secret_is_reported_not_replaced() {
         let authority = CertificateAuthority::generate().unwrap();
         let mut incomplete = secret(&authority);
         incomplete.data.as_mut().unwrap().remove(KEY);

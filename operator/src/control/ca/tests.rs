@@ -32,7 +32,7 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 #[test]
-fn issues_an_svid_for_each_kind_of_key_and_nothing_that_was_asked_for_besides() {
+fn issues_svid_for_each_kind_of_key_and_ignores_other_content() {
     let authority = CertificateAuthority::generate().unwrap();
     for algorithm in [
         &PKCS_ECDSA_P256_SHA256,
@@ -67,7 +67,7 @@ fn issues_an_svid_for_each_kind_of_key_and_nothing_that_was_asked_for_besides() 
 }
 
 #[test]
-fn the_shortest_life_wins_and_serials_differ() {
+fn shortest_lifetime_applies_and_serials_differ() {
     let authority = CertificateAuthority::generate().unwrap();
     let csr = request(&PKCS_ECDSA_P256_SHA256);
     let now = SystemTime::now();
@@ -99,7 +99,7 @@ fn the_shortest_life_wins_and_serials_differ() {
 }
 
 #[test]
-fn bad_requests_are_refused_with_what_is_wrong() {
+fn bad_requests_are_refused_with_reason() {
     let authority = CertificateAuthority::generate().unwrap();
     let refusal = |csr: &str| match authority.issue(csr, &identity(), HOUR, DAY) {
         Err(IssueError::Request(error)) => error,

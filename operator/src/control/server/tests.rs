@@ -65,7 +65,7 @@ fn csr() -> String {
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
 #[tokio::test]
-async fn a_ztunnel_gets_certificates_for_its_nodes_pods_and_for_nothing_else() {
+async fn ztunnel_gets_certificates_for_pods_of_its_node_only() {
     let running = Running::start().await;
     let cluster = &running.cluster;
     let (ztunnel, agent) = (cluster.ztunnel("one"), cluster.agent("one"));
@@ -163,7 +163,7 @@ async fn a_ztunnel_gets_certificates_for_its_nodes_pods_and_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_pod_may_be_a_moment_ahead_of_the_caches() {
+async fn pod_ahead_of_the_caches_is_waited_for() {
     let running = Running::start().await;
     let ztunnel = running.cluster.ztunnel("one");
     let csr = csr();
@@ -180,7 +180,7 @@ async fn a_pod_may_be_a_moment_ahead_of_the_caches() {
 }
 
 #[tokio::test]
-async fn callers_without_business_here_are_turned_away_with_the_reason() {
+async fn unknown_clients_are_refused_with_reason() {
     let running = Running::start().await;
     let cluster = &running.cluster;
     let good = cluster.ztunnel("one");
@@ -326,7 +326,7 @@ impl Subscriber {
 }
 
 #[tokio::test]
-async fn each_role_is_told_its_own_and_no_more() {
+async fn each_role_gets_only_its_types() {
     let running = Running::start().await;
     let cluster = &running.cluster;
     let (ztunnel, agent) = (cluster.ztunnel("one"), cluster.agent("one"));
@@ -373,7 +373,7 @@ fn report(sequence: u64, uid: &str, state: CaptureState) -> CaptureReport {
 }
 
 #[tokio::test]
-async fn reports_are_recorded_in_order_for_pods_of_the_agents_node() {
+async fn reports_for_pods_of_the_node_are_recorded_in_order() {
     let mut running = Running::start().await;
     let agent = running.cluster.agent("one");
     running.cluster.add(pod("shop", "cart-1", "cart", "one"));
@@ -443,7 +443,7 @@ async fn reports_are_recorded_in_order_for_pods_of_the_agents_node() {
 }
 
 #[tokio::test]
-async fn shutdown_sends_callers_elsewhere_and_ends() {
+async fn shutdown_ends_streams_and_finishes() {
     let running = Running::start().await;
     let (ztunnel, agent) = (running.cluster.ztunnel("one"), running.cluster.agent("one"));
     running.cluster.addresses.replace([]);

@@ -212,7 +212,7 @@ fn a_policy_brings_a_waypoint_about_and_binds_once_it_has_been_ready() {
     assert!(world.index.waypoints_in("shop").is_empty());
     world.policy("orders", orders());
     let summary = world.summary("waypoint").unwrap();
-    assert!(summary.wanted && !summary.service && !summary.bound);
+    assert!(summary.desired && !summary.service && !summary.bound);
     assert_eq!(world.index.waypoint_namespaces(), ["shop"]);
     assert_eq!(world.bound("web"), None);
     assert_eq!(world.reasons("orders"), ("Accepted", "WaypointNotReady"));
@@ -247,7 +247,7 @@ fn a_binding_stays_whatever_becomes_of_the_waypoint() {
 fn labels_bind_without_a_policy() {
     let mut world = World::shop();
     world.web_service("shop", "web", "10.96.0.1", use_waypoint("edge"));
-    assert!(world.summary("edge").unwrap().wanted);
+    assert!(world.summary("edge").unwrap().desired);
     world.waypoint("shop", "edge", true);
     assert_eq!(
         world.bound("web").as_deref(),
@@ -276,7 +276,7 @@ fn labels_bind_without_a_policy() {
     world.web_service("shop", "web", "10.96.0.1", json!({}));
     world.settle();
     assert_eq!((world.bound("web"), world.bound("api")), (None, None));
-    assert!(!world.summary("edge").unwrap().wanted);
+    assert!(!world.summary("edge").unwrap().desired);
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn where_no_waypoint_can_be() {
     );
     world.ambient("shop", json!({"enrollment": "None"}));
     assert!(advice(&world).contains("enrollment: None"), "{}", advice(&world));
-    assert!(!world.summary("waypoint").unwrap().wanted);
+    assert!(!world.summary("waypoint").unwrap().desired);
     world.settle();
     assert_eq!(world.bound("web"), None);
     world.index.set_mesh(None);

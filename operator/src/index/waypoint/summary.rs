@@ -51,7 +51,7 @@ pub struct WaypointSummary {
     /// Its name, which is that of all its objects.
     pub name: String,
     /// A policy or a label asks for it.
-    pub wanted: bool,
+    pub desired: bool,
     /// Its Service exists.
     pub service: bool,
     /// It has been ready once: what it serves is reached through it or not at all.
@@ -163,7 +163,7 @@ impl Index {
             .map(|(name, waypoint)| {
                 let summary = WaypointSummary {
                     name: name.clone(),
-                    wanted: waypoint.wanted,
+                    desired: waypoint.wanted,
                     service: waypoint.service,
                     bound: waypoint.bound,
                     obstacle: waypoint.obstacle.clone(),

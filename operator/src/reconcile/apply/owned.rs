@@ -52,21 +52,21 @@ fn add(all: &mut Value, more: &Value) {
     }
 }
 
-fn within(fields: &Value, wanted: &Value, but: &[&str]) -> bool {
-    let members = wanted.as_object().into_iter().flatten();
+fn within(fields: &Value, desired: &Value, but: &[&str]) -> bool {
+    let members = desired.as_object().into_iter().flatten();
     members
         .filter(|(key, _)| !but.contains(&key.as_str()))
         .all(|(key, value)| holds(fields.get(format!("f:{key}")), value))
 }
 
-fn holds(fields: Option<&Value>, wanted: &Value) -> bool {
-    if is_nothing(wanted) {
+fn holds(fields: Option<&Value>, desired: &Value) -> bool {
+    if is_nothing(desired) {
         return true;
     }
     let Some(Value::Object(fields)) = fields else {
         return false;
     };
-    match wanted {
+    match desired {
         // A value, or a list or an object with one owner as a whole.
         _ if fields.is_empty() => true,
         Value::Object(members) => members
@@ -96,7 +96,7 @@ fn of_element<'a>(fields: &'a Map<String, Value>, element: &Value) -> Option<&'a
         if let Some(Ok(Value::Object(keys))) = name.strip_prefix("k:").map(serde_json::from_str) {
             return keys
                 .iter()
-                .all(|(key, value)| element.get(key).is_none_or(|wanted| wanted == value));
+                .all(|(key, value)| element.get(key).is_none_or(|desired| desired == value));
         }
         let value = name.strip_prefix("v:").map(serde_json::from_str::<Value>);
         matches!(value, Some(Ok(value)) if value == *element)

@@ -3,7 +3,7 @@ use crate::reconcile::testing::Server;
 
 const PATH: &str = "/api/v1/namespaces/shop/services/waypoint";
 
-fn wanted() -> Value {
+fn desired() -> Value {
     json!({"spec": {"replicas": 1}})
 }
 
@@ -20,9 +20,9 @@ fn live(hash: &str, version: i64) -> Live {
     }
 }
 
-fn left(hash: &str, version: i64, seen: bool) -> Option<Left> {
+fn last_applied(hash: &str, version: i64, seen: bool) -> Option<LastApplied> {
     let object = live(hash, version);
-    Some(Left {
+    Some(LastApplied {
         hash: hash.into(),
         object,
         seen,
@@ -30,8 +30,8 @@ fn left(hash: &str, version: i64, seen: bool) -> Option<Left> {
 }
 
 #[test]
-fn what_stands_there_as_wanted_is_not_written() {
-    let is = |left, live: Option<&Live>| settled("h", &wanted(), left, live).is_ok();
+fn object_as_desired_is_not_written() {
+    let is = |last, live: Option<&Live>| settled("h", &desired(), last, live).is_ok();
     assert!(!is(None, None));
     assert!(
         is(None, Some(&live("h", 3))),
@@ -47,36 +47,39 @@ fn what_stands_there_as_wanted_is_not_written() {
         "but not when somebody has changed it since"
     );
     assert!(
-        is(left("h", 3, true), Some(&scaled)),
+        is(last_applied("h", 3, true), Some(&scaled)),
         "what was applied here, and no more written to, is left at that"
     );
     assert!(
-        is(left("h", 3, false), None),
+        is(last_applied("h", 3, false), None),
         "the watch has yet to hear of what was applied"
     );
-    assert!(!is(left("h", 3, true), None), "deleted by hand");
-    assert!(is(left("h", 3, false), Some(&live("h", 2))));
-    assert!(is(left("h", 3, true), Some(&live("h", 3))));
+    assert!(!is(last_applied("h", 3, true), None), "deleted by hand");
+    assert!(is(last_applied("h", 3, false), Some(&live("h", 2))));
+    assert!(is(last_applied("h", 3, true), Some(&live("h", 3))));
     assert!(
-        !is(left("h", 3, true), Some(&live("h", 4))),
+        !is(last_applied("h", 3, true), Some(&live("h", 4))),
         "somebody has written to it"
     );
     assert!(
-        !is(left("other", 3, true), Some(&live("other", 3))),
-        "another is wanted"
+        !is(last_applied("other", 3, true), Some(&live("other", 3))),
+        "another is desired"
     );
     let anew = Live {
         uid: Some("v".into()),
         ..live("h", 1)
     };
-    assert!(!is(left("h", 3, true), Some(&anew)), "made anew by somebody");
+    assert!(
+        !is(last_applied("h", 3, true), Some(&anew)),
+        "made anew by somebody"
+    );
 }
 
 #[test]
-fn what_was_found_as_wanted_is_watched_over_from_then_on() {
-    let found = settled("h", &wanted(), None, Some(&live("h", 3))).unwrap();
-    assert!(settled("h", &wanted(), Some(found.clone()), Some(&live("h", 4))).is_err());
-    assert!(settled("h", &wanted(), Some(found), None).is_err());
+fn object_found_as_desired_is_restored_later() {
+    let found = settled("h", &desired(), None, Some(&live("h", 3))).unwrap();
+    assert!(settled("h", &desired(), Some(found.clone()), Some(&live("h", 4))).is_err());
+    assert!(settled("h", &desired(), Some(found), None).is_err());
 }
 
 fn service() -> Rendered {
@@ -98,7 +101,7 @@ fn seen(server: &Server) -> Live {
 }
 
 #[tokio::test]
-async fn what_takes_the_place_of_an_object_that_is_gone_is_left_alone() {
+async fn foreign_replacement_is_not_changed() {
     let server = Server::default();
     let applied = Applied::default();
     applied.apply(&server.client(), service(), None).await.unwrap();
@@ -122,11 +125,11 @@ async fn what_takes_the_place_of_an_object_that_is_gone_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_has_lost_its_label_is_put_right() {
+async fn lost_label_is_restored() {
     let (server, applied) = (Server::default(), Applied::default());
     let client = server.client();
     applied.apply(&client, service(), None).await.unwrap();
-    // By the one that has applied it, and by one that begins anew.
+    // By the one that has applied it, and by one that restarts.
     for operator in [&applied, &Applied::default()] {
         let live = seen(&server);
         operator.apply(&client, service(), Some(&live)).await.unwrap();
@@ -155,7 +158,7 @@ async fn what_has_lost_its_label_is_put_right() {
 }
 
 #[tokio::test]
-async fn nothing_is_made_in_a_namespace_that_is_going() {
+async fn nothing_is_created_in_a_terminating_namespace() {
     let server = Server::default();
     server.leave("shop");
     let refused = Applied::default().apply(&server.client(), service(), None).await;
@@ -167,7 +170,7 @@ async fn nothing_is_made_in_a_namespace_that_is_going() {
 
 /// Somebody else writes the object whenever the operator has: it writes less and less often, and names the other.
 #[tokio::test(start_paused = true)]
-async fn two_writers_do_not_overwrite_each_other_without_end() {
+async fn contest_of_two_writers_backs_off() {
     let (server, applied) = (Server::default(), Applied::default());
     let client = server.client();
     applied.apply(&client, service(), None).await.unwrap();
@@ -204,7 +207,7 @@ async fn two_writers_do_not_overwrite_each_other_without_end() {
     }
     assert!((3..12).contains(&written) && named > 500, "{written} {named}");
     assert_eq!(server.writes().len(), written);
-    // The other is gone: it is put right once more, and at once after a while.
+    // The other is gone: it is corrected once more, and at once after a while.
     tokio::time::advance(Duration::from_secs(1000)).await;
     for _ in 0..2 {
         overwrite();

@@ -119,7 +119,7 @@ fn the_garbage_collector_owns_nothing() {
 
 /// Or every operator that begins would write it once more.
 #[test]
-fn what_the_api_server_records_of_it_covers_all_of_it() {
+fn managed_fields_cover_the_object() {
     for rendered in render(&settings(), &mesh()) {
         // The accounts are alike.
         if rendered.name == ZTUNNEL_ACCOUNT {

@@ -17,7 +17,7 @@ fn holder(server: &Server) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_replica_leads_and_another_when_it_has_not_renewed_for_the_whole_duration() {
+async fn expired_lease_passes_to_another_replica() {
     let server = Server::default();
     let (mut a, _) = replica(&server, "a");
     let (mut b, _) = replica(&server, "b");
@@ -36,7 +36,7 @@ async fn one_replica_leads_and_another_when_it_has_not_renewed_for_the_whole_dur
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_stops_gives_the_lease_back() {
+async fn stopping_replica_releases_the_lease() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
@@ -53,7 +53,7 @@ async fn a_replica_that_stops_gives_the_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_cannot_renew_stops_leading_before_another_may_begin() {
+async fn failed_renewal_ends_leadership_in_time() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
@@ -72,7 +72,7 @@ async fn a_replica_that_cannot_renew_stops_leading_before_another_may_begin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_gets_no_answer_stops_leading_before_another_may_begin() {
+async fn missing_response_ends_leadership_in_time() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let (mut b, _) = replica(&server, "b");
@@ -92,13 +92,13 @@ async fn a_replica_that_gets_no_answer_stops_leading_before_another_may_begin() 
     assert_eq!(holder(&server), "a", "it has run out for nobody, and is renewed");
     server.silence(true);
     stop.cancel();
-    // It does not wait for an answer for ever.
+    // It does not wait for a response for ever.
     running.await.unwrap();
     assert_eq!(holder(&server), "a");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
+async fn unready_replica_does_not_take_the_lease() {
     let server = Server::default();
     let (a, mut leads) = replica(&server, "a");
     let stop = CancellationToken::new();
@@ -125,7 +125,7 @@ async fn a_replica_that_is_not_ready_leaves_the_lease_to_others() {
 
 /// One that may not take the lease keeps what it has, and takes it once it may.
 #[tokio::test(start_paused = true)]
-async fn whoever_may_not_lead_takes_no_lease() {
+async fn replica_that_may_not_lead_takes_no_lease() {
     let server = Server::default();
     let (mut a, _) = replica(&server, "a");
     let (mut b, _) = replica(&server, "b");

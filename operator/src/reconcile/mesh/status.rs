@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 
 use crate::index::MeshSummary;
 use crate::reconcile::conditions::Finding;
-use crate::reconcile::pace::say_the_same;
+use crate::reconcile::pace::differ_in_messages_at_most;
 
 /// Maximum of pods that a message names.
 const NAMED: usize = 3;
@@ -25,16 +25,16 @@ pub(super) struct Rollout {
 }
 
 impl Rollout {
-    /// The counts of `set`, which should have generation `wanted` or newer: in an older one, no pod counts as updated.
+    /// The counts of `set`, which should have generation `desired` or newer: in an older one, no pod counts as updated.
     /// `away` are nodes that are not waited for.
-    pub(super) fn of(set: Option<&DaemonSet>, wanted: Option<i64>, away: Vec<String>) -> Self {
+    pub(super) fn of(set: Option<&DaemonSet>, desired: Option<i64>, away: Vec<String>) -> Self {
         let Some((set, status)) = set.and_then(|s| Some((s, s.status.as_ref()?))) else {
             return Self::default();
         };
         let generation = set.metadata.generation;
         let current = status.observed_generation.is_some()
             && status.observed_generation == generation
-            && generation >= wanted;
+            && generation >= desired;
         let desired = status.desired_number_scheduled;
         let updated = if current {
             status.updated_number_scheduled.unwrap_or_default()
@@ -153,7 +153,7 @@ pub(super) fn differs_in_counters(before: &MeshStatus, after: &MeshStatus) -> bo
         pods: before.pods.clone(),
         ..after.clone()
     };
-    say_the_same(&before.conditions, &after.conditions) && same == *before
+    differ_in_messages_at_most(&before.conditions, &after.conditions) && same == *before
 }
 
 /// A count as the API has it.

@@ -15,7 +15,7 @@ const HOME: &str = "/api/v1/namespaces/ambit-system";
 const NODE: &str = "/api/v1/nodes/n1";
 const AGENT_POD: &str = "/api/v1/namespaces/ambit-system/pods/ambit-agent-x";
 const ROOT: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-data-plane";
-/// It bears the labels of a waypoint's, and the operator has not made it.
+/// It has the labels of a waypoint's, and the operator has not made it.
 const FORGED: &str = "/apis/apps/v1/namespaces/shop/deployments/theirs";
 const WAYPOINT: &str = "/apis/apps/v1/namespaces/shop/deployments/edge";
 const WAYPOINT_ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
@@ -221,7 +221,7 @@ fn versions_of_managed_clusters_are_read() {
 }
 
 #[tokio::test]
-async fn a_kubernetes_that_is_too_old_is_told_so_and_gets_nothing() {
+async fn old_kubernetes_gets_nothing() {
     let mut world = World::new("29+");
     assert_eq!(world.pass().await, [format!("PATCH {MESH}/status")]);
     assert_eq!(
@@ -236,7 +236,7 @@ async fn a_kubernetes_that_is_too_old_is_told_so_and_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_mesh_rolls_out_once_and_what_was_changed_by_hand_is_put_right() {
+async fn mesh_rolls_out_once_and_drift_is_corrected() {
     let mut world = World::new("34");
     let writes = world.pass().await;
     let applied = writes.iter().filter(|w| w.contains("ambit-system")).count();
@@ -259,7 +259,7 @@ async fn a_mesh_rolls_out_once_and_what_was_changed_by_hand_is_put_right() {
 }
 
 #[tokio::test]
-async fn a_daemon_set_that_has_lost_its_label_is_put_right() {
+async fn lost_label_of_a_daemon_set_is_restored() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
@@ -280,7 +280,7 @@ async fn a_daemon_set_that_has_lost_its_label_is_put_right() {
 }
 
 #[tokio::test]
-async fn an_operator_that_restarts_writes_nothing() {
+async fn restarted_operator_writes_nothing() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
@@ -291,7 +291,7 @@ async fn an_operator_that_restarts_writes_nothing() {
 
 /// Foreground, background and orphaning differ in the finalizer that the API server adds, and in what the garbage collector does at once.
 #[tokio::test]
-async fn deletion_releases_first_however_the_mesh_is_deleted() {
+async fn deletion_releases_first() {
     for how in ["foregroundDeletion", "orphan", "example.com/other"] {
         let mut world = World::new("34");
         world.pass().await;
@@ -340,7 +340,7 @@ async fn deletion_releases_first_however_the_mesh_is_deleted() {
 
 /// Nodes and pods are watched.
 #[tokio::test]
-async fn while_the_mesh_is_being_deleted_a_pass_lists_nothing() {
+async fn passes_during_deletion_list_nothing() {
     let mut world = World::new("34");
     world.pass().await;
     node_with_agent(&world, false);
@@ -358,7 +358,7 @@ async fn while_the_mesh_is_being_deleted_a_pass_lists_nothing() {
 
 /// Nothing is rolled out before the finalizer is on, and somebody else's stays.
 #[tokio::test]
-async fn a_finalizer_that_comes_too_late_is_put_on_again() {
+async fn late_finalizer_is_restored() {
     let mut world = World::new("34");
     let mut changed = world.server.get(MESH).unwrap();
     changed["metadata"]["finalizers"] = json!(["example.com/other"]);
@@ -375,7 +375,7 @@ async fn a_finalizer_that_comes_too_late_is_put_on_again() {
 }
 
 #[tokio::test]
-async fn deletion_puts_back_the_agents_that_it_needs() {
+async fn deletion_restores_agents() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
@@ -392,7 +392,7 @@ async fn deletion_puts_back_the_agents_that_it_needs() {
 }
 
 #[tokio::test]
-async fn deletion_names_a_node_that_is_gone_until_its_object_is() {
+async fn deletion_waits_for_a_dead_node_by_name() {
     let mut world = World::new("34");
     world.pass().await;
     node_with_agent(&world, false);
@@ -411,7 +411,7 @@ async fn deletion_names_a_node_that_is_gone_until_its_object_is() {
 
 /// As when somebody takes the finalizer off, while an operator runs or while none does.
 #[tokio::test]
-async fn a_data_plane_without_a_mesh_is_taken_down_in_order() {
+async fn data_plane_without_a_mesh_is_removed_in_order() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
@@ -426,7 +426,7 @@ async fn a_data_plane_without_a_mesh_is_taken_down_in_order() {
 }
 
 #[tokio::test]
-async fn owners_of_an_older_version_are_taken_off() {
+async fn owner_references_of_older_versions_are_removed() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
@@ -443,7 +443,7 @@ async fn owners_of_an_older_version_are_taken_off() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_deleted_with_the_data_plane_releases_every_pod() {
+async fn deleted_namespace_of_the_data_plane_releases_pods() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;
@@ -466,7 +466,7 @@ async fn a_namespace_that_is_deleted_with_the_data_plane_releases_every_pod() {
 }
 
 #[tokio::test]
-async fn resources_that_no_pod_can_have_are_named_and_nothing_is_applied() {
+async fn impossible_resources_are_named_and_not_applied() {
     let mut world = World::new("34");
     world.change(MESH, |mesh| {
         mesh["spec"]["waypoint"] = json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}});
@@ -481,7 +481,7 @@ async fn resources_that_no_pod_can_have_are_named_and_nothing_is_applied() {
 
 /// The DaemonSet itself misses nothing there.
 #[tokio::test]
-async fn captured_pods_on_a_node_without_ztunnel_are_a_warning() {
+async fn captured_pods_without_ztunnel_are_a_warning() {
     let mut world = World::new("34");
     world.pass().await;
     world.pass().await;

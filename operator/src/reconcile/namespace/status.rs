@@ -10,7 +10,7 @@ use ambit_crds::{
 use crate::index::{NamespaceSummary, RuleSummary};
 use crate::reconcile::conditions::Finding;
 use crate::reconcile::mesh::count;
-use crate::reconcile::pace::say_the_same;
+use crate::reconcile::pace::differ_in_messages_at_most;
 
 /// Maximum of failures in a status.
 const LISTED: usize = 20;
@@ -178,7 +178,7 @@ pub(super) fn differs_in_counters(before: &AmbientNamespaceStatus, after: &Ambie
     for (rule, before) in same.rules.iter_mut().zip(&before.rules) {
         rule.pods = before.pods;
     }
-    say_the_same(&before.conditions, &after.conditions) && same == *before
+    differ_in_messages_at_most(&before.conditions, &after.conditions) && same == *before
 }
 
 fn replicas(waypoints: &[WaypointStatus]) -> Option<String> {

@@ -16,7 +16,7 @@ fn report(state: CaptureState) -> PodReport {
 }
 
 #[test]
-fn what_reports_make_of_a_record() {
+fn reports_change_the_record() {
     let captured = Record {
         marked: true,
         failure: None,
@@ -95,7 +95,7 @@ fn annotations(server: &Server) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn capture_is_written_on_the_pod_and_nothing_twice() {
+async fn capture_is_written_once() {
     let server = Server::default();
     let (recorder, index) = recorder(&server);
     let pod = pod(&server, &index);
@@ -129,7 +129,7 @@ async fn capture_is_written_on_the_pod_and_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_release_is_written_though_the_index_has_not_heard_of_the_capture() {
+async fn release_is_written_before_the_index_has_the_capture() {
     let server = Server::default();
     let (recorder, index) = recorder(&server);
     let pod = pod(&server, &index);
@@ -145,7 +145,7 @@ async fn a_release_is_written_though_the_index_has_not_heard_of_the_capture() {
 }
 
 #[tokio::test]
-async fn another_pod_of_the_same_name_is_left_alone() {
+async fn other_pod_of_the_same_name_is_not_changed() {
     let server = Server::default();
     let (recorder, index) = recorder(&server);
     let pod = pod(&server, &index);
@@ -161,7 +161,7 @@ async fn another_pod_of_the_same_name_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_node_is_entered_when_installed_and_struck_out_when_undone() {
+async fn node_is_recorded_until_it_is_restored() {
     let server = Server::default();
     let (recorder, _) = recorder(&server);
     let path = "/api/v1/namespaces/ambit-system/pods/ambit-agent-x";

@@ -37,7 +37,7 @@ impl Watched for Mesh {
         })
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         if key.name == labels::MESH {
             objects.set_mesh(Some(self));
         }
@@ -60,7 +60,7 @@ impl Watched for Namespace {
         Box::new(move |index| index.set_namespace(&key.name, None))
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         objects.set_terminating(&key.name, self.metadata.deletion_timestamp.is_some());
     }
 
@@ -89,7 +89,7 @@ impl Watched for AmbientNamespace {
         })
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         if key.name == labels::AMBIENT_NAMESPACE {
             objects.set_ambient(&key.namespace, Some(self));
         }
@@ -112,7 +112,7 @@ impl Watched for WaypointPolicy {
         Box::new(move |index| index.set_policy(&key, None))
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         objects.set_policy(key, Some(self));
     }
 
@@ -131,7 +131,7 @@ impl Watched for Service {
         Box::new(move |index| index.set_service(&key, None))
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         let live = Live::of(&self.metadata);
         objects.set_live("Service", key, live.ours.then_some(live));
     }
@@ -162,7 +162,7 @@ impl Watched for Pod {
         Box::new(move |index| index.set_pod(&key, None))
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         objects.set_own_pod(key, OwnPod::of(&self));
     }
 
@@ -181,7 +181,7 @@ impl Watched for Node {
         Box::new(move |index| index.set_node(&key.name, None))
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         let conditions = self.status.and_then(|s| s.conditions);
         let ready = conditions
             .into_iter()
@@ -196,7 +196,7 @@ impl Watched for Node {
 }
 
 impl Watched for DaemonSet {
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         objects.set_daemon_set(key, Some(self));
     }
 
@@ -206,7 +206,7 @@ impl Watched for DaemonSet {
 }
 
 impl Watched for Deployment {
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         objects.set_deployment(key, Some(self));
     }
 
@@ -246,7 +246,7 @@ impl Watched for ConfigMap {
         })
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         if let Some(namespace) = register::subject(&key.name) {
             objects.set_register(namespace, &register::entries(&self));
         }
@@ -288,7 +288,7 @@ where
         K::present(key, false)
     }
 
-    fn keep(self, key: &Key, objects: &Objects) {
+    fn store(self, key: &Key, objects: &Objects) {
         let live = Live::of(&self.metadata);
         objects.set_live(&K::kind(&()), key, live.ours.then_some(live));
     }

@@ -41,12 +41,12 @@ const APPLIED: &str =
     "?labelSelector=app.kubernetes.io%2Fpart-of%3Dambit%2Capp.kubernetes.io%2Fmanaged-by%3Dambit-operator";
 
 #[tokio::test]
-async fn control_plane_reads_what_configuration_is_made_from() {
+async fn control_plane_watches_configuration_kinds() {
     assert_eq!(watched(None, INDEXED.len()).await, INDEXED);
 }
 
 #[tokio::test]
-async fn operator_reads_what_it_writes_too() {
+async fn operator_watches_the_kinds_that_it_writes() {
     let written = [
         "/api/v1/configmaps?fieldSelector=metadata.name%3Dambit-ca-root".to_owned(),
         "/api/v1/namespaces/ambit-system/configmaps?fieldSelector=metadata.name%3Dambit-data-plane"

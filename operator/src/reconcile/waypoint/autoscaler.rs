@@ -28,7 +28,7 @@ pub(super) struct Change {
 struct Scaled {
     scaler: Scaler,
     /// The number of replicas in the last Event.
-    told: u32,
+    published: u32,
     /// The load at the latest evaluation.
     in_flight_milli: u64,
 }
@@ -73,10 +73,10 @@ impl Autoscaler {
         let mut scalers = self.lock();
         let scaled = scalers.entry(waypoint.clone()).or_insert_with(|| {
             let live = deployment.and_then(|d| u32::try_from(d.spec.as_ref()?.replicas?).ok());
-            let told = live.unwrap_or(scaling.min);
+            let published = live.unwrap_or(scaling.min);
             Scaled {
-                scaler: Scaler::new(told, Instant::now()),
-                told,
+                scaler: Scaler::new(published, Instant::now()),
+                published,
                 in_flight_milli: 0,
             }
         });
@@ -84,10 +84,10 @@ impl Autoscaler {
     }
 
     /// The change since the last call, if any: the waypoint has `replicas` now.
-    pub(super) fn tell(&self, waypoint: &Key, replicas: u32) -> Option<Change> {
+    pub(super) fn take_change(&self, waypoint: &Key, replicas: u32) -> Option<Change> {
         let mut scalers = self.lock();
         let scaled = scalers.get_mut(waypoint)?;
-        let from = std::mem::replace(&mut scaled.told, replicas);
+        let from = std::mem::replace(&mut scaled.published, replicas);
         (from != replicas).then_some(Change {
             from,
             to: replicas,
@@ -158,7 +158,7 @@ mod tests {
         };
         WaypointSummary {
             name: "waypoint".into(),
-            wanted: true,
+            desired: true,
             scaling: SCALING,
             pods: ready.iter().map(pod).collect(),
             ..WaypointSummary::default()
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn replicas_follow_what_the_ready_ones_report() {
+    async fn replicas_follow_reported_load() {
         let loads = Arc::new(LoadTable::new(&Registry::new()).unwrap());
         let autoscaler = Autoscaler::new(Arc::clone(&loads));
         let key = Key::new("shop", "waypoint");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_report_that_is_old_counts_as_missing() {
+    async fn old_report_counts_as_missing() {
         let loads = Arc::new(LoadTable::new(&Registry::new()).unwrap());
         let autoscaler = Autoscaler::new(Arc::clone(&loads));
         let key = Key::new("shop", "waypoint");

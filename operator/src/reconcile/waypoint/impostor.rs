@@ -25,10 +25,10 @@ impl WaypointReconciler {
         });
         for impostor in impostors {
             let key = Key::new(namespace, impostor.name);
-            let made_here = self.applied.left("Service", namespace, &key.name);
-            let is_ours = made_here.is_some_and(|left| left.uid.as_ref() == Some(&impostor.uid));
-            let wanted = waypoints.iter().any(|w| w.wanted && w.name == key.name);
-            if is_ours || wanted {
+            let made_here = self.applied.last_applied("Service", namespace, &key.name);
+            let is_ours = made_here.is_some_and(|last| last.uid.as_ref() == Some(&impostor.uid));
+            let desired = waypoints.iter().any(|w| w.desired && w.name == key.name);
+            if is_ours || desired {
                 continue;
             }
             if lock(&self.refused)
@@ -43,29 +43,34 @@ impl WaypointReconciler {
                  app.kubernetes.io/managed-by, or delete it";
             warn!(%namespace, service = key.name, uid = impostor.uid, "a Service forges the labels of a \
                  waypoint: refused");
-            self.tell(&kind("Service"), &key, &impostor.uid, note).await;
+            self.publish(&kind("Service"), &key, &impostor.uid, note).await;
         }
     }
 
     /// Deletes an object that forges the operator's labels and blocks the name of a waypoint.
-    pub(super) async fn evict(&self, wanted: &Rendered, what: &str, uid: &str) -> Result<(), ReconcileError> {
-        let key = Key::new(wanted.namespace.clone(), wanted.name.clone());
+    pub(super) async fn evict(
+        &self,
+        desired: &Rendered,
+        what: &str,
+        uid: &str,
+    ) -> Result<(), ReconcileError> {
+        let key = Key::new(desired.namespace.clone(), desired.name.clone());
         warn!(
             object = what,
             uid, "it has Ambit's labels, but Ambit did not create it: replaced"
         );
         let note = "it has Ambit's labels, Ambit did not create it, and a waypoint needs its name: replaced";
-        self.tell(&wanted.gvk, &key, uid, note).await;
+        self.publish(&desired.gvk, &key, uid, note).await;
         let forged = Live {
             uid: Some(uid.to_owned()),
             ..Live::default()
         };
         self.applied
-            .delete(&self.client, &wanted.gvk, &key.namespace, &key.name, &forged)
+            .delete(&self.client, &desired.gvk, &key.namespace, &key.name, &forged)
             .await
     }
 
-    async fn tell(&self, gvk: &GroupVersionKind, key: &Key, uid: &str, note: &str) {
+    async fn publish(&self, gvk: &GroupVersionKind, key: &Key, uid: &str, note: &str) {
         let reference = ObjectReference {
             api_version: Some(gvk.api_version()),
             kind: Some(gvk.kind.clone()),

@@ -47,7 +47,7 @@ impl WaypointReconciler {
         }
         let deployment = self.objects.live("Deployment", namespace, name);
         let running = deployment.is_some_and(|live| live.uid.is_some() && live.uid == entry.deployment);
-        if running || self.applied.left("Deployment", namespace, name).is_some() {
+        if running || self.applied.last_applied("Deployment", namespace, name).is_some() {
             self.delete_registered("Deployment", key, &entry).await?;
         }
         self.delete(&budget, namespace, name).await?;
@@ -90,7 +90,7 @@ impl WaypointReconciler {
         name: &str,
     ) -> Result<(), ReconcileError> {
         let shown = self.objects.live(&gvk.kind, namespace, name);
-        match shown.or_else(|| self.applied.left(&gvk.kind, namespace, name)) {
+        match shown.or_else(|| self.applied.last_applied(&gvk.kind, namespace, name)) {
             Some(live) => {
                 self.applied
                     .delete(&self.client, gvk, namespace, name, &live)

@@ -21,7 +21,7 @@ const GRACE_SECONDS: u64 = 5;
 
 /// The desired state of a waypoint.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
+pub(super) struct Desired<'a> {
     /// Its namespace and name.
     pub(super) key: &'a Key,
     /// Desired replicas.
@@ -32,7 +32,7 @@ pub(super) struct Wanted<'a> {
     pub(super) pods: Option<&'a WaypointPods>,
 }
 
-impl Wanted<'_> {
+impl Desired<'_> {
     /// CPU and memory of its pods: the namespace's over the Mesh's.
     pub(super) fn resources<'a>(&'a self, mesh: &'a Mesh) -> &'a Resources {
         let own = self.pods.and_then(|p| p.resources.as_ref());
@@ -61,8 +61,8 @@ pub(super) fn kind(kind: &str) -> GroupVersionKind {
 }
 
 /// Everything that the waypoint needs, in the order to apply it.
-pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Vec<Rendered> {
-    let Key { namespace, name } = wanted.key;
+pub(super) fn render(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) -> Vec<Rendered> {
+    let Key { namespace, name } = desired.key;
     let mut root = root(settings, &mesh.spec, namespace, ROOT_CONFIG_MAP);
     // Shared by the namespace's waypoints, so its name is not that of a waypoint.
     complete(&mut root, own_labels(APPLICATION));
@@ -77,10 +77,10 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> V
         own("Service", json!({ "spec": service_spec(name) })),
         own(
             "Deployment",
-            json!({ "spec": deployment_spec(settings, mesh, wanted) }),
+            json!({ "spec": deployment_spec(settings, mesh, desired) }),
         ),
     ];
-    if wanted.disruption_budget() {
+    if desired.disruption_budget() {
         named.push(own(
             "PodDisruptionBudget",
             json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": own_pods(name) } } }),
@@ -89,7 +89,7 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> V
     for object in &mut named {
         complete(object, waypoint_labels(name));
         if object.gvk.kind == "Deployment" {
-            let template = wanted.shared_template(settings, mesh);
+            let template = desired.shared_template(settings, mesh);
             object.object["metadata"]["annotations"] = json!({ labels::TEMPLATE_HASH: template });
         }
     }
@@ -115,20 +115,20 @@ fn service_spec(name: &str) -> Value {
     })
 }
 
-fn deployment_spec(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value {
-    let name = &wanted.key.name;
+fn deployment_spec(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) -> Value {
+    let name = &desired.key.name;
     json!({
-        "replicas": wanted.replicas,
+        "replicas": desired.replicas,
         "revisionHistoryLimit": 2,
         "selector": { "matchLabels": own_pods(name) },
         // A new one is ready before an old one drains.
         "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
-        "template": pod_template(settings, mesh, wanted),
+        "template": pod_template(settings, mesh, desired),
     })
 }
 
-fn pod_template(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value {
-    let name = &wanted.key.name;
+fn pod_template(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) -> Value {
+    let name = &desired.key.name;
     let drain = parse_duration(&mesh.spec.drain_deadline).map_or(60, |d| d.as_secs());
     let mut env = environment(settings, &mesh.spec);
     env.push(field("SERVICE_ACCOUNT", "spec.serviceAccountName"));
@@ -175,13 +175,13 @@ fn pod_template(settings: &Settings, mesh: &Mesh, wanted: &Wanted<'_>) -> Value 
                     "readOnlyRootFilesystem": true,
                     "capabilities": { "drop": ["ALL"] },
                 },
-                "resources": wanted.resources(mesh),
+                "resources": desired.resources(mesh),
                 "volumeMounts": mounts,
             }],
             "volumes": volumes,
         },
     });
-    let own = wanted.pods;
+    let own = desired.pods;
     let secrets = own.and_then(|p| p.image_pull_secrets.as_deref());
     let secrets = settings.pull_secrets(secrets.unwrap_or(&mesh.spec.image_pull_secrets));
     let placement = own.and_then(|p| p.placement.as_ref());

@@ -34,19 +34,19 @@ impl Rolls {
         self.waiting.retain(|key, _| stays(key));
     }
 
-    /// Whether a waypoint may change to `wanted` now; `live` is its current state. A waypoint that has to `scale` does
+    /// Whether a waypoint may change to `desired` now; `live` is its current state. A waypoint that has to `scale` does
     /// not wait, nor does one whose change comes from its own namespace only.
     pub(super) fn may_change(
         &mut self,
         key: &Key,
         live: Option<&Deployment>,
-        wanted: &str,
+        desired: &str,
         scale: bool,
         objects: &Objects,
         now: Instant,
     ) -> bool {
-        let rolls = live.is_some_and(|live| template(live) != Some(wanted));
-        let begun = self.under_way.get(key).is_some_and(|(to, _)| to == wanted);
+        let rolls = live.is_some_and(|live| template(live) != Some(desired));
+        let begun = self.under_way.get(key).is_some_and(|(to, _)| to == desired);
         if !rolls || begun {
             self.waiting.remove(key);
             return true;
@@ -56,7 +56,7 @@ impl Rolls {
             return false;
         }
         self.waiting.remove(key);
-        self.under_way.insert(key.clone(), (wanted.to_owned(), now));
+        self.under_way.insert(key.clone(), (desired.to_owned(), now));
         true
     }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waypoints_take_turns_and_each_waits_for_the_one_before_to_be_ready() {
+    async fn waypoints_take_turns() {
         let (objects, mut rolls, now) = (Objects::default(), Rolls::default(), Instant::now());
         let all = ["a", "b", "c"];
         all.iter().for_each(|name| shows(&objects, name, "old", true));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_new_or_has_to_scale_waits_for_nobody() {
+    async fn new_and_scaling_waypoints_do_not_wait() {
         let (objects, mut rolls, now) = (Objects::default(), Rolls::default(), Instant::now());
         for name in ["a", "b"] {
             shows(&objects, name, "old", true);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_many_waypoints_a_share_changes_at_once() {
+    async fn a_tenth_of_many_waypoints_changes_at_once() {
         let (objects, mut rolls, now) = (Objects::default(), Rolls::default(), Instant::now());
         let names: Vec<_> = (0..40).map(|n| format!("n{n:02}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();

@@ -65,14 +65,14 @@ impl Scaler {
         }
         let least = self.extreme(limits.up, now, u32::min);
         let most = self.extreme(limits.down, now, u32::max);
-        let wanted = if least > self.current {
+        let desired = if least > self.current {
             least
         } else if most < self.current {
             most
         } else {
             self.current
         };
-        self.current = wanted;
+        self.current = desired;
         self.limited(limits)
     }
 
@@ -103,7 +103,7 @@ fn recommended(in_flight_milli: u64, current: u32, limits: &ScalingSettings) -> 
     )]
     let replicas = in_flight_milli as f64 / target;
     let ratio = replicas / f64::from(current.max(1));
-    let wanted = if (ratio - 1.0).abs() <= TOLERANCE {
+    let desired = if (ratio - 1.0).abs() <= TOLERANCE {
         current
     } else {
         #[expect(
@@ -114,7 +114,7 @@ fn recommended(in_flight_milli: u64, current: u32, limits: &ScalingSettings) -> 
         let whole = replicas.ceil() as u32;
         whole
     };
-    clamp(wanted, limits)
+    clamp(desired, limits)
 }
 
 fn clamp(replicas: u32, limits: &ScalingSettings) -> u32 {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peak_within_the_window_keeps_the_replicas() {
+    async fn peak_within_the_window_keeps_replicas() {
         let (mut scaler, mut now) = at(4);
         let mut load = |seconds, n| run(&mut scaler, &mut now, &LIMITS, seconds, Some(n));
         assert_eq!(load(50, 3), 4);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_leader_that_starts_removes_nothing_before_a_whole_window() {
+    async fn new_leader_waits_a_whole_window() {
         let (mut scaler, mut now) = at(3);
         assert_eq!(run(&mut scaler, &mut now, &LIMITS, 59, Some(0)), 3);
         assert_eq!(run(&mut scaler, &mut now, &LIMITS, 3, Some(0)), 1);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_reported_adds_replicas_even_when_a_report_is_missing() {
+    async fn incomplete_reports_still_add_replicas() {
         let (mut scaler, now) = at(1);
         let demand = Demand {
             in_flight_milli: 35_000,
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_window_for_more_waits_for_a_load_that_lasts() {
+    async fn scale_up_window_waits_for_lasting_load() {
         let limits = ScalingSettings {
             up: Duration::from_secs(5),
             ..LIMITS

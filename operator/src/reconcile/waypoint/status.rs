@@ -19,7 +19,7 @@ pub(in crate::reconcile) fn statuses(
     let waypoints = index.read(|index| index.waypoints_in(namespace));
     let listed = waypoints
         .into_iter()
-        .filter(|w| w.wanted || !w.pods.is_empty())
+        .filter(|w| w.desired || !w.pods.is_empty())
         .map(|waypoint| {
             let deployment = objects.deployment(&Key::new(namespace, waypoint.name.clone()));
             let desired = deployment.as_deref().map_or(0, desired);
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_that_may_not_be_made_are_told() {
+    fn refused_pods_are_reported() {
         let deployment = |conditions: serde_json::Value| -> Deployment {
             serde_json::from_value(json!({
                 "spec": {"replicas": 2, "selector": {}, "template": {}}, "status": {"conditions": conditions},

@@ -246,7 +246,7 @@ impl World {
 const NOTHING: [&str; 0] = [];
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_makes_a_waypoint_which_is_bound_when_it_is_ready() {
+async fn policy_creates_a_waypoint_and_binds_when_ready() {
     let world = World::new();
     let writes = world.settle().await;
     for path in [ROOT, ACCOUNT, SERVICE, DEPLOYMENT] {
@@ -275,7 +275,7 @@ async fn a_policy_makes_a_waypoint_which_is_bound_when_it_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_that_restarts_writes_nothing() {
+async fn restarted_operator_writes_nothing() {
     let world = World::new();
     world.settle().await;
     world.replica();
@@ -292,7 +292,7 @@ async fn an_operator_that_restarts_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_changed_while_nobody_led_is_put_right_once() {
+async fn drift_without_leader_is_corrected_once() {
     let world = World::new();
     world.settle().await;
     world.replica();
@@ -318,7 +318,7 @@ async fn what_was_changed_while_nobody_led_is_put_right_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_that_is_going_is_left_at_that() {
+async fn terminating_namespace_is_not_changed() {
     let world = World::new();
     world.server.leave("shop");
     let writes = world.pass().await;
@@ -328,7 +328,7 @@ async fn a_namespace_that_is_going_is_left_at_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_made_anew_owes_nothing_to_the_one_before() {
+async fn recreated_namespace_starts_from_nothing() {
     let world = World::new();
     world.settle().await;
     let (namespace, policy) = ("/api/v1/namespaces/shop", world.server.get(POLICY).unwrap());
@@ -355,7 +355,7 @@ async fn a_namespace_made_anew_owes_nothing_to_the_one_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_changed_or_deleted_by_hand_is_put_right() {
+async fn drift_is_corrected() {
     let world = World::new();
     world.settle().await;
     world.change(DEPLOYMENT, |d| {
@@ -373,7 +373,7 @@ async fn what_is_changed_or_deleted_by_hand_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_lost_its_label_is_put_right() {
+async fn lost_label_is_restored() {
     for restarted in [false, true] {
         let mut world = World::new();
         world.settle().await;
@@ -395,7 +395,7 @@ async fn what_has_lost_its_label_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_loses_its_label_while_it_drains_goes_all_the_same() {
+async fn draining_object_without_label_is_deleted() {
     for theirs in [false, true] {
         let world = World::new();
         world.settle().await;
@@ -426,7 +426,7 @@ async fn what_loses_its_label_while_it_drains_goes_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_goes_on_with_the_replicas_there_are_and_load_changes_them() {
+async fn restart_keeps_replicas() {
     let world = World::new();
     world.change(MESH, |mesh| {
         mesh["spec"]["waypoint"] =
@@ -465,7 +465,7 @@ async fn a_restart_goes_on_with_the_replicas_there_are_and_load_changes_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_on_the_ambient_namespace_tell_of_scaling() {
+async fn scaling_publishes_events() {
     let world = World::new();
     world.server.put(
         AMBIENT,
@@ -525,7 +525,7 @@ async fn events_on_the_ambient_namespace_tell_of_scaling() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waypoint_that_is_not_wanted_drains_before_it_goes() {
+async fn undesired_waypoint_drains_before_deletion() {
     let world = World::new();
     world.settle().await;
     world.replica();
@@ -533,7 +533,7 @@ async fn a_waypoint_that_is_not_wanted_drains_before_it_goes() {
     world.server.remove(POLICY);
     world.watch();
     assert_eq!(world.settle().await, [format!("PUT {REGISTER}")]);
-    assert!(!world.bound(), "should it be wanted again, it begins anew");
+    assert!(!world.bound(), "should it be desired again, it begins anew");
     assert!(world.server.get(DEPLOYMENT).is_some());
     assert!(world.reconciler.tick().is_empty());
 
@@ -553,7 +553,7 @@ async fn a_waypoint_that_is_not_wanted_drains_before_it_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waypoint_that_is_wanted_again_stays() {
+async fn waypoint_desired_again_stays() {
     let world = World::new();
     world.settle().await;
     world.replica();
@@ -573,7 +573,7 @@ async fn a_waypoint_that_is_wanted_again_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waypoints_go_with_the_mesh() {
+async fn deleted_mesh_deletes_waypoints() {
     let world = World::new();
     world.settle().await;
     world.replica();
@@ -590,7 +590,7 @@ async fn waypoints_go_with_the_mesh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_that_is_not_in_the_mesh_gets_no_waypoint() {
+async fn namespace_outside_the_mesh_gets_no_waypoint() {
     let world = World::new();
     world.change("/api/v1/namespaces/shop", |n| n["metadata"]["labels"] = json!({}));
     assert_eq!(world.settle().await, [format!("PATCH {POLICY}/status")]);

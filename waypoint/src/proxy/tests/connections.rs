@@ -70,7 +70,7 @@ async fn clients_share_connections_to_endpoints() {
 }
 
 #[tokio::test]
-async fn a_reused_address_meets_no_old_connection() {
+async fn reused_address_gets_no_pooled_connection() {
     let mesh = Mesh::new().await;
     let application = Application::echo().await;
     mesh.endpoint("server-1", application.address);

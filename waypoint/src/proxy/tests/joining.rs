@@ -187,7 +187,7 @@ async fn an_endpoint_that_joins_again_is_waited_for_again() {
 
 /// News that do not come are not waited for without an end.
 #[tokio::test]
-async fn what_does_not_come_true_is_as_it_is_known() {
+async fn expired_wait_uses_the_record() {
     let mesh = Mesh::with(HttpTimeouts {
         skew: Duration::from_millis(50),
         ..HttpTimeouts::default()

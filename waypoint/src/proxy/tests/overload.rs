@@ -107,7 +107,7 @@ async fn who_asks_for_what_is_not_served_keeps_nobody_else_waiting() {
 }
 
 #[tokio::test]
-async fn who_begins_handshakes_and_says_nothing_keeps_out_nobody_else() {
+async fn silent_handshakes_keep_nobody_out() {
     let mesh = mesh(|budgets| budgets.handshakes = Shares::new(4)).await;
     let application = patient().await;
     mesh.endpoint("server-1", application.address);

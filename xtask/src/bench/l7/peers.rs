@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_out_of_what_the_programs_say() {
+    fn versions_are_parsed() {
         assert_eq!(
             version("nginx", "nginx version: nginx/1.22.1\n"),
             "nginx 1.22.1 (Debian's package)"

@@ -101,14 +101,14 @@ pub(super) struct Proxy {
     service: Service,
     /// Ended after the proxy.
     _control: Option<Service>,
-    /// From its start until the first request was answered.
+    /// From its start until the first request got a response.
     pub(super) start: Duration,
     /// What it lets through.
     pub(super) verdict: Verdict,
 }
 
 impl Proxy {
-    /// Starts it, while `probe` tries to get an answer.
+    /// Starts it, while `probe` tries to get a response.
     pub(super) fn start(
         name: &str,
         command: &mut Command,
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_timed_from_its_start_to_the_first_answer() {
+    fn proxy_is_timed_until_its_first_response() {
         let dir = dir("proxy");
         // The probe sees the proxy's file.
         let flag = dir.join("flag").display().to_string();

@@ -41,7 +41,7 @@ pub(super) const LOADS: [Load; 3] = [
 const RATED: usize = 2;
 
 impl Load {
-    /// What `ambit-bench-l7 load` is told.
+    /// What `ambit-bench-l7 load` receives.
     pub(super) fn arguments(&self, seconds: f64, warmup: f64) -> Vec<String> {
         let mut arguments = vec![
             format!("--streams={}", self.streams),
@@ -73,7 +73,7 @@ pub(super) struct Row {
 
 /// A round of one row.
 pub(super) struct Sample {
-    /// From the proxy's start to its first answer.
+    /// From the proxy's start to its first response.
     pub(super) start_ms: Option<f64>,
     /// Its memory then.
     pub(super) fresh_mib: Option<f64>,

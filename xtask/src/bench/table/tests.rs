@@ -107,7 +107,7 @@ fn on_a_schedule_the_latency_is_what_is_compared() {
 }
 
 #[test]
-fn failures_are_told_with_their_round_and_path() {
+fn failures_have_round_and_path() {
     let mut row = row("new connections, 1 thread", &[((100.0, 1.0), (50.0, 2.0)); 2]);
     assert_eq!(table(vec![]).failures(), 0);
     row.samples[1].mesh.errors = 3;
@@ -129,7 +129,7 @@ fn on_one_node_one_proxy_is_both() {
 }
 
 #[test]
-fn a_flood_is_told_by_how_much_it_slows_its_neighbours() {
+fn flood_shows_the_slowdown_of_neighbours() {
     let steady = "request/response, 16 connections at 1000/s";
     let flooded = format!("{steady}, beside another pod's flood");
     let alone = [((1000.0, 100.0), (1000.0, 300.0)); 2];

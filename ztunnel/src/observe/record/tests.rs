@@ -95,7 +95,7 @@ async fn the_access_log_has_every_connection() {
 }
 
 #[tokio::test]
-async fn past_the_bound_peers_are_unknown_and_nothing_grows() {
+async fn series_are_bounded_with_unknown_peers() {
     let proxy = proxy(false);
     let open = |n: usize| {
         let peer = |address, account: &str| Peer {

@@ -30,7 +30,7 @@ fn attempt<'a>(proxy: &'a Arc<Proxy>, pod: &'a Arc<Pod>) -> Attempt<'a> {
 }
 
 #[tokio::test]
-async fn a_policy_applied_while_the_application_is_connected_to_ends_the_connection() {
+async fn policy_applied_while_connecting_ends_the_connection() {
     let proxy = proxy(false);
     let pod = pod(&proxy);
     proxy.state.apply_addresses(&[], [server()]);
@@ -53,7 +53,7 @@ async fn a_policy_applied_while_the_application_is_connected_to_ends_the_connect
 
 /// A pod that is ending, say, with its last connections; the control plane has given its address to the next one.
 #[tokio::test]
-async fn the_rules_of_a_pod_that_has_the_address_by_now_end_no_connection() {
+async fn policy_of_a_later_pod_ends_no_connection() {
     let proxy = proxy(false);
     let pod = pod(&proxy);
     proxy.state.apply_addresses(&[], [server()]);

@@ -228,7 +228,7 @@ mod tests {
 
     /// The waypoint may be the service's, and have come since the connection was made.
     #[tokio::test]
-    async fn nothing_is_said_again_past_a_waypoint() {
+    async fn nothing_is_repeated_past_a_waypoint() {
         let proxy = proxy(false);
         let pod = pod(&proxy);
         let (peer, destination) = (([10, 9, 0, 2], 40_000).into(), ([10, 96, 0, 1], 80).into());

@@ -24,7 +24,7 @@ fn by_node(mode: load_balancing::Mode) -> Type {
 }
 
 #[test]
-fn local_keeps_to_the_node_and_refuses_without_an_endpoint_there() {
+fn local_policy_stays_on_the_node() {
     let state = state([
         by_node(load_balancing::Mode::Strict),
         on("here", endpoint("a", ip(1), 80)),
@@ -101,7 +101,7 @@ fn hints_count_where_every_endpoint_has_one_and_one_is_for_the_client() {
 }
 
 #[test]
-fn hints_for_nodes_go_before_those_for_zones() {
+fn node_hints_precede_zone_hints() {
     let near = || hinted("east", "here", endpoint("a", ip(1), 80));
     let state = state([
         Type::Service(service()),
@@ -123,7 +123,7 @@ fn hints_for_nodes_go_before_those_for_zones() {
 }
 
 #[test]
-fn a_client_that_keeps_its_endpoint_leaves_it_for_one_of_its_zone() {
+fn zone_hint_overrides_affinity() {
     let state = state([
         sticky(10_800),
         hinted("east", "", endpoint("a", ip(1), 80)),
@@ -198,7 +198,7 @@ fn target(state: &MeshState, client: u8) -> SocketAddr {
 }
 
 #[test]
-fn a_client_keeps_its_endpoint_until_that_goes() {
+fn affinity_lasts_until_the_endpoint_is_removed() {
     let endpoints = (1..=5).map(|n| Type::Workload(endpoint(&format!("e{n}"), ip(n), 80)));
     let state = state(endpoints.chain([sticky(10_800)]));
     let of = |client| {
@@ -222,7 +222,7 @@ fn a_client_keeps_its_endpoint_until_that_goes() {
 }
 
 #[test]
-fn another_proxy_finds_the_same_endpoint_for_a_client() {
+fn affinity_is_the_same_in_every_proxy() {
     let mesh = || {
         state(
             (1..=5)
@@ -264,7 +264,7 @@ fn an_endpoint_is_as_ready_as_its_slice_says() {
 }
 
 #[test]
-fn pods_that_are_not_ready_are_published_where_the_slice_says_nothing_else() {
+fn unready_pods_are_published() {
     let mut unready = endpoint("a", ip(1), 80);
     unready.status = WorkloadStatus::Unhealthy.into();
     let all = Type::Service(WireService {
@@ -295,7 +295,7 @@ fn refused(state: &MeshState, destination: SocketAddr) -> bool {
 }
 
 #[test]
-fn what_is_new_and_not_understood_is_refused_instead_of_passed_through() {
+fn malformed_destination_is_refused() {
     let state = state([]);
     let tunnel = WireWorkload {
         tunnel_protocol: 9,
@@ -319,7 +319,7 @@ fn what_is_new_and_not_understood_is_refused_instead_of_passed_through() {
 }
 
 #[test]
-fn what_cannot_be_decoded_is_refused_by_the_address_that_can() {
+fn undecodable_resource_closes_its_address() {
     let state = state([]);
     let (name, good) = set(Type::Workload(workload("a", ip(1))));
     // Field 1 of the workload (its name) as a number.
@@ -336,7 +336,7 @@ fn what_cannot_be_decoded_is_refused_by_the_address_that_can() {
 }
 
 #[test]
-fn what_requires_a_later_version_is_refused_though_an_earlier_one_was_there() {
+fn later_version_closes_an_earlier_one() {
     let state = state([Type::Service(service()), Type::Workload(endpoint("a", ip(1), 80))]);
     let later = WireService {
         requires: vec!["later".into()],
@@ -355,7 +355,7 @@ fn what_requires_a_later_version_is_refused_though_an_earlier_one_was_there() {
 }
 
 #[test]
-fn a_workload_that_comes_again_has_its_connections_judged_anew() {
+fn returning_workload_is_reauthorized() {
     let state = state([Type::Workload(workload("a", ip(1)))]);
     remove(&state, "c//Pod/ns/a");
     let changes = state.authorization_changed();

@@ -45,7 +45,7 @@ fn replica(name: &str, address: [u8; 4]) -> Type {
 }
 
 #[test]
-fn a_bound_service_is_reached_through_the_waypoint_which_is_told_the_virtual_address() {
+fn bound_service_uses_waypoint_with_virtual_address() {
     let state = state([
         bound(by_name()),
         Type::Workload(endpoint("web", ip(1), 8080)),
@@ -63,7 +63,7 @@ fn a_bound_service_is_reached_through_the_waypoint_which_is_told_the_virtual_add
 }
 
 #[test]
-fn nothing_leads_past_a_waypoint_that_has_no_replica() {
+fn waypoint_without_replica_is_not_bypassed() {
     let nowhere = GatewayAddress::default();
     let unready = |replica: Type| match replica {
         Type::Workload(workload) => Type::Workload(WireWorkload {
@@ -86,7 +86,7 @@ fn nothing_leads_past_a_waypoint_that_has_no_replica() {
 }
 
 #[test]
-fn a_replica_that_was_tried_is_left_out() {
+fn tried_replica_is_excluded() {
     let replicas = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))];
     let state = state([bound(by_name())].into_iter().chain(replicas));
     let first = state.route(None, socket(VIP, 80), &[]).unwrap();
@@ -98,7 +98,7 @@ fn a_replica_that_was_tried_is_left_out() {
 }
 
 #[test]
-fn a_bound_workload_is_reached_through_the_waypoint_at_its_own_address() {
+fn bound_workload_uses_waypoint_with_its_address() {
     let bound = Type::Workload(WireWorkload {
         waypoint: Some(by_name()),
         ..workload("web", ip(1))
@@ -124,7 +124,7 @@ fn a_waypoint_may_be_named_by_its_address() {
 }
 
 #[test]
-fn a_bound_service_whose_connections_would_pass_through_does_not_pass_its_waypoint() {
+fn passthrough_service_does_not_bypass_its_waypoint() {
     let passthrough = |waypoint| {
         Type::Service(WireService {
             waypoint,
@@ -146,7 +146,7 @@ fn a_bound_service_whose_connections_would_pass_through_does_not_pass_its_waypoi
 }
 
 #[test]
-fn one_that_was_not_reached_is_avoided_while_there_are_others() {
+fn unreachable_replica_is_avoided() {
     let replicas = [replica("waypoint-1", ip(7)), replica("waypoint-2", ip(8))];
     let state = state([bound(by_name())].into_iter().chain(replicas));
     let route = |tried: &[_]| state.route(None, socket(VIP, 80), tried).unwrap();

@@ -83,7 +83,7 @@ impl Nodes {
 
 /// It knows the pod as one outside of the mesh, which takes what comes. Whoever speaks first, nothing fails and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_has_not_heard_of_a_capture_reaches_the_pod_under_strict() {
+async fn late_capture_update_reaches_strict_pod() {
     let nodes = nodes(true).await;
     let (client, server) = (&nodes.client, &nodes.server);
     nodes
@@ -113,7 +113,7 @@ async fn a_node_that_has_not_heard_of_a_capture_reaches_the_pod_under_strict() {
 
 /// Then it does not know whose identity to ask for before it hears.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_does_not_know_a_pod_reaches_it_once_it_hears() {
+async fn unknown_pod_is_reached_after_the_update() {
     let nodes = nodes(true).await;
     let echo = echo_server(&nodes.server).await;
     let mut tcp = open(&nodes.client, echo).await;
@@ -167,7 +167,7 @@ async fn until_reset(client: &Pod, application: SocketAddr) {
 
 /// A reset by the application looks the same to the client's node. Behind a ztunnel that lets plaintext pass, and without one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_application_has_taken_is_not_said_again() {
+async fn bytes_read_by_the_application_are_not_repeated() {
     let nodes = nodes(false).await;
     let outsider = nodes.client.net.pod("outsider", 4).await;
     let pods = [&nodes.server, &outsider];
@@ -187,7 +187,7 @@ async fn what_an_application_has_taken_is_not_said_again() {
 
 /// A host outside of the mesh is asked once in a while, or when something has been heard of it, not whenever it resets a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_takes_no_hbone_is_not_asked_at_each_reset() {
+async fn address_without_hbone_is_remembered() {
     let nodes = nodes(false).await;
     let stranger = nodes.client.net.pod("stranger", 4).await;
     let count = || {

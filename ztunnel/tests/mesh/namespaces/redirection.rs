@@ -127,7 +127,7 @@ async fn one_source_port_reaches_two_destinations_at_once() {
 /// What the kernel says to a packet that belongs to no connection reaches its sender: a client of the pod that had the address
 /// before learns at once that it is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_the_pod_knows_nothing_of_is_reset() {
+async fn unknown_connection_is_reset() {
     let Cluster {
         node: _node,
         client,
@@ -158,7 +158,7 @@ async fn a_connection_that_the_pod_knows_nothing_of_is_reset() {
 
 /// What the ztunnel has passed on and closed is still on its way to an application that reads late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_leaves_gets_the_rest_of_a_connection() {
+async fn leaving_pod_gets_the_rest_of_a_connection() {
     const LENGTH: usize = 400_000;
     let Cluster {
         mut node,
@@ -192,7 +192,7 @@ async fn a_pod_that_leaves_gets_the_rest_of_a_connection() {
 
 /// As the agent restores what something in the pod removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_restored_takes_no_connection_off_its_way() {
+async fn restored_rules_divert_no_connection() {
     let Cluster {
         node: _node,
         client,
@@ -257,7 +257,7 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> std::io::Result<Socket> {
 
 /// The proxy speaks to applications from clients' addresses: a port of which the pod believes that it is a client's own is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_ended_goes_no_way_of_its_own() {
+async fn ended_connection_leaves_the_bypass_set() {
     let net = Net::new();
     let (client, server) = (net.pod("client", 2).await, net.pod("server", 3).await);
     let (control_plane, ca) = (ControlPlane::start().await, Arc::new(TestCa::new().unwrap()));

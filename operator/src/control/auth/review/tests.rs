@@ -18,7 +18,7 @@ async fn review(cache: &ReviewCache, token: &str) -> Result<Review, ReviewError>
 
 /// A caller that comes again and again with a bad token costs the API server one review.
 #[tokio::test]
-async fn reviews_and_refusals_are_remembered() {
+async fn reviews_and_refusals_are_cached() {
     let cluster = Arc::new(Cluster::default());
     let cache = ReviewCache::new(Arc::clone(&cluster) as _);
     let (good, bad) = (token("good"), token("bad"));
@@ -53,7 +53,7 @@ impl TokenReviewer for Silent {
 
 /// An API server that does not answer holds nobody for ever, and whoever floods it takes his own places only.
 #[tokio::test(start_paused = true)]
-async fn reviews_under_way_are_bounded() {
+async fn concurrent_reviews_are_bounded() {
     let cache = Arc::new(ReviewCache::new(Arc::new(Silent)));
     let [greedy, other] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().ok());
     let flood = (0..REVIEWS.of_one).map(|n| {
@@ -80,7 +80,7 @@ async fn reviews_under_way_are_bounded() {
 }
 
 #[tokio::test]
-async fn what_is_plainly_no_valid_token_does_not_reach_the_api_server() {
+async fn malformed_token_does_not_reach_the_api_server() {
     let cluster = Arc::new(Cluster::default());
     let cache = ReviewCache::new(Arc::clone(&cluster) as _);
     let expired = token_until("x", SystemTime::now() - Duration::from_secs(1));
@@ -103,7 +103,7 @@ async fn what_is_plainly_no_valid_token_does_not_reach_the_api_server() {
 }
 
 #[test]
-fn an_answer_counts_only_for_our_audience() {
+fn review_counts_only_for_our_audience() {
     let answer = |authenticated, audience: &str, error: Option<&str>| {
         let extra = ["pod-name", "pod-uid", "node-name"].map(|key| {
             (

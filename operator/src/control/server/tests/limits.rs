@@ -99,7 +99,7 @@ async fn streams_end_with_the_token_and_with_the_pod() {
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
 }
 
-/// A call over a connection of its own, which lasts as long as what is returned; and how it was answered.
+/// A call over a connection of its own, which lasts as long as what is returned; and how it got a response.
 async fn call(running: &Running, token: &str) -> (Channel, Code) {
     let channel = running.channel();
     let mut client = IstioCertificateServiceClient::with_interceptor(channel.clone(), running.file(token));
@@ -132,7 +132,7 @@ async fn connections_are_limited_by_address() {
 
 /// Whoever is not known has few connections, and not for long.
 #[tokio::test]
-async fn connections_of_strangers_are_few_and_end() {
+async fn connections_of_strangers_are_limited_and_end() {
     let running = Running::with(Lifetimes {
         first_call: Duration::from_secs(3),
         ..Lifetimes::default()

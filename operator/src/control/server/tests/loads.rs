@@ -45,7 +45,7 @@ fn load(in_flight_milli: u64) -> Load {
 }
 
 #[tokio::test]
-async fn every_replica_takes_load_and_passes_it_on_until_the_stream_ends() {
+async fn every_replica_forwards_load_until_the_stream_ends() {
     let cluster = Arc::new(crate::control::testing::Cluster::default());
     let replicas = [
         Running::serving(&cluster, Arc::clone(&cluster) as _).await,
@@ -73,7 +73,7 @@ async fn every_replica_takes_load_and_passes_it_on_until_the_stream_ends() {
 
 /// Its account says who the operator is, in its own namespace only; and it has no other business here.
 #[tokio::test]
-async fn only_the_operator_watches_loads_and_it_gets_nothing_else() {
+async fn only_the_operator_watches_loads() {
     let running = Running::start().await;
     let cluster = &running.cluster;
     let operator = cluster.operator();

@@ -153,7 +153,7 @@ impl Held {
 }
 
 #[tokio::test]
-async fn a_rule_that_becomes_one_for_selected_pods_is_always_in_force_and_so_the_other_way_round() {
+async fn rule_stays_in_force_when_its_selector_changes() {
     let (cluster, shared) = (Arc::new(Cluster::default()), Arc::new(shop()));
     shared.set_ready();
     rule(&shared, None);

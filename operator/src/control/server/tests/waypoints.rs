@@ -1,4 +1,4 @@
-//! Waypoints: each is told its own, and proves itself only.
+//! Waypoints: each receives its own, and proves itself only.
 
 use ambit_wire::names::{
     TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
@@ -15,7 +15,7 @@ const TYPES: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn a_waypoint_is_told_what_it_serves_and_cannot_ask_for_more() {
+async fn waypoint_gets_only_its_configuration() {
     let running = Running::start().await;
     let cluster = &running.cluster;
     let (shop, pay) = (
@@ -63,7 +63,7 @@ async fn a_waypoint_is_told_what_it_serves_and_cannot_ask_for_more() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_no_replica_of_a_waypoint_gets_nothing() {
+async fn pod_without_a_waypoint_gets_nothing() {
     let running = Running::start().await;
     let cluster = &running.cluster;
     // Under the waypoint's service account and without its label; and a replica's label under another account.
@@ -93,7 +93,7 @@ async fn a_pod_that_is_no_replica_of_a_waypoint_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_waypoint_gets_certificates_of_its_own_identity_alone() {
+async fn waypoint_gets_its_own_identity_only() {
     let running = Running::start().await;
     let token = running.cluster.waypoint("shop", "waypoint");
     running.cluster.add(pod("shop", "cart-1", "cart", "one"));

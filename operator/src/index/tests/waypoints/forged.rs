@@ -67,7 +67,7 @@ fn forged_service_is_not_exempt_from_rules() {
     assert_eq!(world.admitted(), before);
     // Asked for too: its ServiceAccount may be somebody's.
     world.web_service("shop", "api", "10.96.0.2", use_waypoint("payments"));
-    assert!(world.summary("payments").unwrap().wanted);
+    assert!(world.summary("payments").unwrap().desired);
     assert_eq!(world.admitted(), before);
     // The operator could apply the Service, and not the ServiceAccount.
     let entry = Registered {

@@ -203,7 +203,7 @@ fn replicas_that_are_ready_and_those_on_their_way_out() {
     world.delete_service("waypoint");
     world.settle();
     let summary = world.summary("waypoint").unwrap();
-    assert!(!summary.wanted && !summary.service && summary.pods.len() == 3);
+    assert!(!summary.desired && !summary.service && summary.pods.len() == 3);
     world.taken_down("waypoint");
     assert!(world.waypoints.is_empty() && world.summary("waypoint").is_none());
 }

@@ -24,7 +24,7 @@ fn pods_are_closed_after_callers_know_the_way_and_opened_before_they_leave_it() 
     world.delete_policy("orders");
     assert!(world.bound("web").is_some() && !world.guarded());
     assert!(!world.authorizations.contains_key(GUARD));
-    assert!(!world.summary("waypoint").unwrap().wanted);
+    assert!(!world.summary("waypoint").unwrap().desired);
     world.second();
     assert_eq!(world.bound("web"), None);
 }

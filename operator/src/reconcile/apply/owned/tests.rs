@@ -12,7 +12,7 @@ fn covers(fields: Value, object: &Value) -> bool {
 }
 
 #[test]
-fn a_field_that_somebody_else_has_set_is_missing() {
+fn field_of_another_manager_is_not_owned() {
     let object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": "w", "namespace": "shop", "labels": {"a": "b"}},
@@ -66,7 +66,7 @@ fn elements_are_found_by_their_keys() {
 }
 
 #[test]
-fn what_is_empty_need_not_be_there() {
+fn empty_values_may_be_absent() {
     let object = json!({"spec": {"a": "", "b": null, "c": [], "d": {}, "e": 1}});
     assert!(covers(json!({"f:spec": {"f:e": {}}}), &object));
     let object = json!({"spec": {"a": false, "e": 1}});
@@ -74,7 +74,7 @@ fn what_is_empty_need_not_be_there() {
 }
 
 #[test]
-fn what_a_webhook_made_of_it_is_the_operators_and_what_was_scaled_is_not() {
+fn webhook_fields_are_owned_and_scaled_ones_are_not() {
     let object = json!({"spec": {"replicas": 1, "image": "a"}});
     let (replicas, image) = (
         json!({"f:spec": {"f:replicas": {}}}),

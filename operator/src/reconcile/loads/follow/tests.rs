@@ -134,7 +134,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn load_of_all_control_planes_comes_together_while_this_process_leads() {
+async fn leader_collects_load_of_all_control_planes() {
     let (mut world, first) = World::begin().await;
     let second = world.replica();
     world.pod("control-2", Some("127.0.0.2"));
@@ -159,7 +159,7 @@ async fn load_of_all_control_planes_comes_together_while_this_process_leads() {
 }
 
 #[tokio::test]
-async fn replaced_control_plane_is_followed_and_the_old_ones_load_forgotten() {
+async fn replaced_control_plane_is_followed() {
     let (mut world, first) = World::begin().await;
     world.leads.send_replace(true);
     let reporter = world.reports(&first, "shop", 1000).await;
@@ -178,7 +178,7 @@ async fn replaced_control_plane_is_followed_and_the_old_ones_load_forgotten() {
 
 /// The pod is there before its process answers.
 #[tokio::test]
-async fn control_plane_is_asked_until_it_answers() {
+async fn control_plane_is_called_until_it_responds() {
     let (mut world, _first) = World::begin().await;
     world.leads.send_replace(true);
     world

@@ -50,7 +50,7 @@ fn left(pods: &[Arc<OwnPod>], installed: &[&str], index: &Index) -> Vec<String> 
 const ALL: &[&str] = &["n1", "n2", "dead"];
 
 #[test]
-fn waits_for_the_work_of_agents_on_every_node() {
+fn waits_for_agents_on_every_node() {
     let quiet = marked_on("");
     let working = [
         agent("n1", true, false),
@@ -75,7 +75,7 @@ fn waits_for_the_work_of_agents_on_every_node() {
 }
 
 #[test]
-fn an_agent_that_never_ran_is_not_waited_for_and_one_that_did_is() {
+fn only_agents_that_ran_are_waited_for() {
     let quiet = marked_on("");
     let broken = [agent("n1", false, false), agent("n2", false, false)];
     assert_eq!(left(&broken, &[], &quiet), [] as [String; 0]);

@@ -20,7 +20,7 @@ fn set(generation: i64, observed: i64, updated: i32, available: i32) -> DaemonSe
 }
 
 #[test]
-fn a_rollout_is_done_when_every_node_has_the_present_one_available() {
+fn rollout_is_done_when_all_nodes_are_updated() {
     for (set, done) in [
         (set(2, 2, 2, 2), true),
         (set(2, 1, 2, 2), false),
@@ -51,7 +51,7 @@ fn told(finding: &Finding) -> (&str, bool, bool, bool) {
 }
 
 #[test]
-fn what_is_said_of_a_mesh() {
+fn mesh_conditions() {
     let done = Rollout::of(Some(&set(1, 1, 2, 2)), None, Vec::new());
     let half = Rollout::of(Some(&set(1, 1, 2, 1)), None, Vec::new());
     let quiet = MeshSummary::default();
@@ -87,7 +87,7 @@ fn what_is_said_of_a_mesh() {
 }
 
 #[test]
-fn nodes_that_are_not_ready_are_left_out_and_named() {
+fn unready_nodes_are_excluded_and_named() {
     let away = || vec!["n2".to_owned()];
     let one = Rollout::of(Some(&set(1, 1, 1, 1)), None, away());
     assert!(one.done);

@@ -33,7 +33,7 @@ fn rule_summary(pods: usize, excluded: usize) -> RuleSummary {
 }
 
 #[test]
-fn what_is_said_of_a_namespace() {
+fn namespace_conditions() {
     let out = NamespaceSummary {
         asks: false,
         enrolled: false,
@@ -182,7 +182,7 @@ fn failures_are_listed_up_to_a_limit_and_counted_beyond() {
 }
 
 #[test]
-fn a_rules_status_names_who_enforces_it() {
+fn rule_status_names_its_enforcer() {
     let object = AmbientNamespace::new("ambient", AmbientNamespaceSpec::default());
     let told = |summary: NamespaceSummary| {
         let status = status(
@@ -219,7 +219,7 @@ fn a_rules_status_names_who_enforces_it() {
 }
 
 #[test]
-fn a_waypoint_that_cannot_be_made_is_told_and_waypoints_are_listed() {
+fn failing_waypoint_is_reported_and_waypoints_are_listed() {
     let summary = NamespaceSummary {
         captured: 2,
         ..enrolled()
@@ -241,7 +241,7 @@ fn a_waypoint_that_cannot_be_made_is_told_and_waypoints_are_listed() {
 }
 
 #[test]
-fn a_rule_that_cannot_match_is_said_and_changes_no_condition() {
+fn rule_that_cannot_match_is_a_warning() {
     let warning = "port 80 is a port of Service s".to_owned();
     let summary = NamespaceSummary {
         captured: 1,

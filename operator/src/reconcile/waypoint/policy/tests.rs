@@ -56,7 +56,7 @@ fn fleets(ready: usize, trouble: Option<&str>) -> BTreeMap<String, Fleet> {
 }
 
 #[test]
-fn each_target_has_its_conditions_and_what_enforces_it() {
+fn each_target_has_conditions_and_enforcer() {
     let summary = summary(vec![
         target("server", true, PolicyReason::Programmed),
         target("headless", false, PolicyReason::NoVirtualAddress),
@@ -111,7 +111,7 @@ fn each_target_has_its_conditions_and_what_enforces_it() {
 }
 
 #[test]
-fn a_condition_that_stays_keeps_its_time_and_a_status_that_stays_is_equal() {
+fn unchanged_status_is_equal() {
     let mut policy = policy();
     let before = summary(vec![target("server", false, PolicyReason::WaypointNotReady)]);
     let mut old = status(&policy, &before, &fleets(0, None));
@@ -132,7 +132,7 @@ fn a_condition_that_stays_keeps_its_time_and_a_status_that_stays_is_equal() {
 }
 
 #[test]
-fn what_keeps_the_waypoint_away_is_told() {
+fn failing_waypoint_is_reported() {
     let waiting = target("server", false, PolicyReason::WaypointNotReady);
     let trouble = "FailedCreate: exceeded quota";
     let status_of = |target, ready| {
@@ -146,7 +146,7 @@ fn what_keeps_the_waypoint_away_is_told() {
 }
 
 #[test]
-fn an_event_warns_of_what_a_person_should_look_at() {
+fn degraded_policy_is_a_warning_event() {
     let outcome = |targets| Outcome::of(&status(&policy(), &summary(targets), &fleets(1, None)));
     let good = outcome(vec![target("server", true, PolicyReason::Programmed)]);
     let starting = outcome(vec![target("server", false, PolicyReason::WaypointNotReady)]);

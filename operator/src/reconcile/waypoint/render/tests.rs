@@ -15,13 +15,13 @@ fn mesh() -> Mesh {
 
 fn rendered(mesh: &Mesh, replicas: u32, least: u32) -> Vec<Rendered> {
     let key = Key::new("shop", "edge");
-    let wanted = Wanted {
+    let desired = Desired {
         key: &key,
         replicas,
         least,
         pods: None,
     };
-    render(&settings(), mesh, &wanted)
+    render(&settings(), mesh, &desired)
 }
 
 fn the<T: serde::de::DeserializeOwned>(objects: &[Rendered], kind: &str) -> T {
@@ -72,7 +72,7 @@ fn its_pods_pass_the_restricted_pod_security_standard() {
 }
 
 #[test]
-fn it_proves_who_it_is_to_the_control_plane_and_has_no_business_with_the_api_server() {
+fn waypoint_has_a_token_for_the_control_plane_only() {
     let pod = pod(&mesh());
     assert_eq!(pod.automount_service_account_token, Some(false));
     assert_eq!(pod.service_account_name.as_deref(), Some("edge"));
@@ -142,7 +142,7 @@ fn one_replica_has_no_disruption_budget() {
 }
 
 #[test]
-fn all_of_it_stands_in_the_users_namespace_and_has_no_owner() {
+fn objects_are_in_the_users_namespace_without_owner() {
     for rendered in rendered(&mesh(), 2, 2) {
         let metadata = &rendered.object["metadata"];
         assert_eq!(metadata.get("ownerReferences"), None, "{}", rendered.name);
@@ -212,7 +212,7 @@ fn settings_of_the_mesh_reach_it() {
 
 /// Or every operator that begins would write it once more.
 #[test]
-fn what_the_api_server_records_of_it_covers_all_of_it() {
+fn managed_fields_cover_the_object() {
     for object in rendered(&mesh(), 2, 2) {
         let name = match object.gvk.kind.as_str() {
             "ConfigMap" => ROOT_CONFIG_MAP,
@@ -227,18 +227,18 @@ fn what_the_api_server_records_of_it_covers_all_of_it() {
 }
 
 #[test]
-fn placement_resources_and_pull_secrets_of_the_namespace_go_before_those_of_the_mesh() {
+fn namespace_settings_override_the_mesh() {
     let key = Key::new("shop", "edge");
     let mut mesh = mesh();
     mesh.spec.waypoint.placement.node_selector = [("pool".to_owned(), "mesh".to_owned())].into();
     let spec = |pods: Option<&WaypointPods>| -> PodSpec {
-        let wanted = Wanted {
+        let desired = Desired {
             key: &key,
             replicas: 1,
             least: 1,
             pods,
         };
-        let deployment: Deployment = the(&render(&settings(), &mesh, &wanted), "Deployment");
+        let deployment: Deployment = the(&render(&settings(), &mesh, &desired), "Deployment");
         deployment.spec.unwrap().template.spec.unwrap()
     };
     assert_eq!(spec(None).node_selector.unwrap()["pool"], "mesh");
@@ -274,13 +274,13 @@ fn a_changed_log_level_restarts_nothing() {
 fn the_shared_template_is_the_meshs_alone() {
     let template = |mesh: &Mesh, replicas, pods: Option<&WaypointPods>| {
         let key = Key::new("shop", "edge");
-        let wanted = Wanted {
+        let desired = Desired {
             key: &key,
             replicas,
             least: 1,
             pods,
         };
-        let objects = render(&settings(), mesh, &wanted);
+        let objects = render(&settings(), mesh, &desired);
         let deployment: Deployment = the(&objects, "Deployment");
         deployment.metadata.annotations.unwrap()[labels::TEMPLATE_HASH].clone()
     };

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_objects_are_left_alone() {
+async fn foreign_objects_are_not_changed() {
     let world = World::new();
     let theirs = json!({"metadata": {"name": "waypoint", "namespace": "shop"}, "spec": {"replicas": 9}});
     world.server.put(DEPLOYMENT, theirs);
@@ -35,7 +35,7 @@ fn forged(name: &str) -> Value {
 
 /// Nobody asked for the waypoint: the Service stays, people are told once, and nothing is recorded.
 #[tokio::test(start_paused = true)]
-async fn forged_service_that_is_in_nobodys_way_is_told_of() {
+async fn forged_service_is_an_event() {
     let world = World::new();
     let path = SERVICE.replace("services/waypoint", "services/payments");
     world.server.put(&path, forged("payments"));
@@ -50,7 +50,7 @@ async fn forged_service_that_is_in_nobodys_way_is_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forged_objects_in_a_waypoints_way_are_replaced() {
+async fn forged_objects_that_block_a_waypoint_are_replaced() {
     for path in [SERVICE, ACCOUNT, DEPLOYMENT] {
         let world = World::new();
         world.server.put(path, forged("waypoint"));
@@ -74,7 +74,7 @@ async fn forged_objects_in_a_waypoints_way_are_replaced() {
 
 /// What an operator left that was killed before it could record it.
 #[tokio::test(start_paused = true)]
-async fn objects_that_nobody_recorded_are_made_anew() {
+async fn unregistered_objects_are_created_anew() {
     let world = World::new();
     world.settle().await;
     let before = world.registered("waypoint").unwrap();

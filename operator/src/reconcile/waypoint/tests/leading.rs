@@ -16,7 +16,7 @@ fn writer(world: &World, leadership: Leadership) -> Writer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_replica_that_leads_makes_waypoints_and_scales_them() {
+async fn only_the_leader_creates_and_scales_waypoints() {
     let world = World::new();
     world.change(MESH, |mesh| {
         mesh["spec"]["waypoint"] = json!({"scaling": {"targetInFlight": 10}});
@@ -85,7 +85,7 @@ async fn a_pass_ends_with_the_leadership() {
     let (leads, leadership) = tokio::sync::watch::channel(true);
     let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    // It stands in a request; another replica leads from now on.
+    // It is in a request; another replica leads from now on.
     leads.send_replace(false);
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.server.silence(false);
@@ -98,7 +98,7 @@ async fn a_pass_ends_with_the_leadership() {
 
 /// Long before the Deployment says so.
 #[tokio::test(start_paused = true)]
-async fn a_waypoint_that_cannot_be_scheduled_says_so_at_once() {
+async fn unschedulable_waypoint_is_reported_at_once() {
     let world = World::new();
     world.settle().await;
     world.replica();
@@ -150,7 +150,7 @@ async fn a_changed_mesh_reaches_the_waypoints_at_once() {
 
 /// A roll-out of many pods is not as many writes.
 #[tokio::test(start_paused = true)]
-async fn counters_alone_are_written_once_a_second() {
+async fn counters_are_written_once_a_second() {
     let world = World::new();
     let (_leads, leadership) = tokio::sync::watch::channel(true);
     let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));

@@ -107,7 +107,7 @@ fn the_way_without_a_proxy_has_no_cost_and_groups_have_tables_of_their_own() {
 }
 
 #[test]
-fn failures_are_told_with_their_round_and_load() {
+fn failures_have_round_and_load() {
     let mut rows = vec![row(
         Contestant::Envoy,
         vec![sample(1.0, Some(0.1)), sample(1.0, Some(0.1))],
@@ -123,7 +123,7 @@ fn failures_are_told_with_their_round_and_load() {
 }
 
 #[test]
-fn a_load_with_a_rate_tells_it_to_the_command() {
+fn rate_is_an_argument_of_the_load() {
     assert_eq!(
         LOADS[0].arguments(5.0, 1.0),
         ["--streams=16", "--seconds=5", "--warmup=1"]
