@@ -47,7 +47,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Report> {
     let warmup = duration("--warmup", options.warmup)?;
     let seconds = duration("--seconds", options.seconds)?;
-    ensure!(!seconds.is_zero(), "--seconds is 0: there is nothing to measure");
+    ensure!(!seconds.is_zero(), "--seconds is 0: nothing would be measured");
     ensure!(
         options.connections > 0,
         "--connections is 0: nothing would be done"
@@ -72,10 +72,10 @@ pub fn seen(target: &str) -> Result<Seen> {
     let mut text = String::new();
     stream
         .read_to_string(&mut text)
-        .with_context(|| format!("target {target} said nothing"))?;
+        .with_context(|| format!("target {target} sent nothing"))?;
     let remote = text
         .parse()
-        .with_context(|| format!("target {target} said {text:?}, which is no address"))?;
+        .with_context(|| format!("target {target} sent {text:?}, which is not an address"))?;
     Ok(Seen { local, remote })
 }
 
@@ -118,12 +118,12 @@ fn open(target: SocketAddr) -> io::Result<TcpStream> {
 fn resolve(target: &str) -> Result<SocketAddr> {
     let mut addresses = target
         .to_socket_addrs()
-        .with_context(|| format!("cannot resolve {target}: HOST:PORT is wanted"))?;
+        .with_context(|| format!("cannot resolve {target}: expected HOST:PORT"))?;
     addresses
         .next()
         .with_context(|| format!("{target} has no address"))
 }
 
 fn duration(name: &str, seconds: f64) -> Result<Duration> {
-    Duration::try_from_secs_f64(seconds).with_context(|| format!("{name} {seconds} is no duration"))
+    Duration::try_from_secs_f64(seconds).with_context(|| format!("{name} {seconds} is not a duration"))
 }

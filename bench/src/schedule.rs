@@ -20,9 +20,9 @@ impl Rhythm {
     /// # Errors
     /// When that is no rate.
     pub fn new(rate: f64, connections: usize) -> Result<Self> {
-        ensure!(rate.is_finite() && rate > 0.0, "--rate {rate} is no rate");
+        ensure!(rate.is_finite() && rate > 0.0, "--rate {rate} is not a rate");
         let interval = Duration::try_from_secs_f64(connections as f64 / rate)
-            .with_context(|| format!("--rate {rate} is no rate"))?;
+            .with_context(|| format!("--rate {rate} is not a rate"))?;
         Ok(Self {
             interval,
             connections,

@@ -65,7 +65,7 @@ impl Cluster {
                 return Ok(cluster);
             }
             progress(&format!(
-                "cluster {} is not whole: removing what is left of it",
+                "cluster {} is incomplete: removing it",
                 spec.name
             ));
         }
@@ -87,7 +87,7 @@ impl Cluster {
         state::require_root()?;
         let layout = state::load(name)?;
         let layout = layout
-            .with_context(|| format!("there is no cluster {name}: `cargo xtask cluster up --name {name}`"))?;
+            .with_context(|| format!("cluster {name} does not exist: run `cargo xtask cluster up --name {name}`"))?;
         Ok(Self::of(layout))
     }
 

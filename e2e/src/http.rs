@@ -64,18 +64,18 @@ pub fn get(mut stream: TcpStream, url: &Url) -> Result<String> {
         .write_all(request.as_bytes())
         .context("cannot send the request")?;
     let mut reader = BufReader::new(stream).take(LIMIT);
-    let head = read_head(&mut reader).context("cannot read the answer")?;
+    let head = read_head(&mut reader).context("cannot read the response")?;
     let status = head.lines().next().unwrap_or_default().to_owned();
     let length = header(&head, "content-length").and_then(|value| value.parse::<usize>().ok());
     let mut body = String::new();
     reader
         .read_to_string(&mut body)
-        .context("cannot read the answer's body")?;
+        .context("cannot read the response's body")?;
     if status.split_whitespace().nth(1) != Some("200") {
         bail!("answered `{status}`: {}", body.trim());
     }
     if let Some(length) = length.filter(|length| *length != body.len()) {
-        bail!("the answer was cut: {} of {length} bytes", body.len());
+        bail!("the response was cut: {} of {length} bytes", body.len());
     }
     Ok(body)
 }

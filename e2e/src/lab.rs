@@ -42,7 +42,7 @@ impl Lab {
     pub fn enter() -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = env::var("AMBIT_TEST_CLUSTER")
-            .context("AMBIT_TEST_CLUSTER names no cluster: run `cargo xtask test`, or see e2e/tests")?;
+            .context("AMBIT_TEST_CLUSTER is not set to a cluster: run `cargo xtask test`, or see e2e/tests")?;
         let cluster = Cluster::attach(&name)?;
         let lab = Self { cluster, _turn: turn };
         let there = lab
@@ -114,7 +114,7 @@ impl Lab {
     fn leave(&self, namespace: &str, result: Result<()>) -> Result<()> {
         let result = result.map_err(|error| match self.keep_evidence(namespace) {
             Ok(kept) => error.context(format!("logs and objects are kept in {}", kept.display())),
-            Err(lost) => error.context(format!("no evidence could be kept: {lost:#}")),
+            Err(lost) => error.context(format!("no evidence could be saved: {lost:#}")),
         });
         if let Err(error) = &result {
             // At once and beside the test's name: what tests print comes after all of them, and some hundred lines below.

@@ -69,7 +69,7 @@ impl Connection {
             self.more().await?;
         }
         if self.buffer.len() > answer.body.end {
-            return Err(malformed("more came than the answer's length"));
+            return Err(malformed("more bytes than the response's length"));
         }
         Ok(answer)
     }
@@ -81,12 +81,12 @@ impl Connection {
 
     async fn more(&mut self) -> io::Result<()> {
         if self.buffer.len() >= MOST_BYTES {
-            return Err(malformed("the answer is too large"));
+            return Err(malformed("the response is too large"));
         }
         match self.io.read_buf(&mut self.buffer).await? {
             0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                "the connection ended before the answer did",
+                "the connection ended before the response",
             )),
             _ => Ok(()),
         }
@@ -114,7 +114,7 @@ fn head(bytes: &[u8]) -> io::Result<Option<Answer>> {
     }
     let body = body.ok_or_else(|| malformed(format!("{status} without Content-Length")))?;
     let end = length.checked_add(body).filter(|end| *end <= MOST_BYTES);
-    let end = end.ok_or_else(|| malformed("the answer is too large"))?;
+    let end = end.ok_or_else(|| malformed("the response is too large"))?;
     Ok(Some(Answer {
         status,
         body: length..end,

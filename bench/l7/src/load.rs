@@ -42,7 +42,7 @@ pub(crate) struct Options {
 /// Opens all streams, sends, and sums up.
 pub(crate) async fn run(options: &Options) -> Result<Report> {
     let (seconds, warmup) = (duration(options.seconds)?, duration(options.warmup)?);
-    ensure!(!seconds.is_zero(), "--seconds is 0: there is nothing to measure");
+    ensure!(!seconds.is_zero(), "--seconds is 0: nothing would be measured");
     ensure!(options.streams > 0, "--streams is 0: nothing would be done");
     let rhythm = options
         .rate
@@ -113,7 +113,7 @@ async fn exchange(way: &Way, connection: &mut Option<Connection>, request: &[u8]
     if answer.last {
         *connection = None;
     }
-    ensure!(answer.status == 200, "the answer was {}", answer.status);
+    ensure!(answer.status == 200, "the response was {}", answer.status);
     Ok(())
 }
 

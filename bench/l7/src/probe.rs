@@ -29,7 +29,7 @@ pub(crate) async fn run(options: &Options) -> Result<Verdict> {
         };
         if begun.elapsed() > LIMIT {
             bail!(
-                "{} did not answer within {} s; the last attempt: {reason}",
+                "{} did not respond within {} s; the last attempt: {reason}",
                 options.address,
                 LIMIT.as_secs()
             );

@@ -42,6 +42,6 @@ fn once(target: SocketAddr) -> io::Result<()> {
     if answer == b"?" {
         return Ok(());
     }
-    let error = format!("the answer was {} bytes, not one", answer.len());
+    let error = format!("the response was {} bytes, not one", answer.len());
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, error))
 }

@@ -45,7 +45,7 @@ fn begin(target: SocketAddr) -> Result<TcpStream> {
     let mut stream = open(target).context("cannot connect")?;
     stream
         .read_exact(&mut [0])
-        .context("connected, but the sink said nothing")?;
+        .context("connected, but the sink sent nothing")?;
     Ok(stream)
 }
 
@@ -60,7 +60,7 @@ fn send(mut stream: TcpStream, end: Instant) -> Result<(u64, Instant)> {
     let mut count = [0; 8];
     stream
         .read_exact(&mut count)
-        .context("the sink did not say how many bytes it got")?;
+        .context("the sink did not report its number of bytes")?;
     let at = Instant::now();
     let got = u64::from_be_bytes(count);
     ensure!(got == sent, "{sent} bytes were sent, {got} arrived");

@@ -187,7 +187,7 @@ fn serve_one(stream: &TcpStream, stats: &Mutex<Stats>) -> Result<()> {
         }
         "/reset-slowest" => {
             lock(stats).reset_slowest();
-            http::answer(stream, "200 OK", "the slowest answer is looked for from now on\n")
+            http::answer(stream, "200 OK", "the slowest response counts from now on\n")
         }
         _ => http::answer(
             stream,
@@ -202,7 +202,7 @@ fn read_line(stream: &TcpStream) -> Result<String> {
     BufReader::new(stream).read_line(&mut line).context("no answer")?;
     if !line.ends_with('\n') {
         bail!(
-            "the connection ended before the answer did, after {} bytes",
+            "the connection ended before the response, after {} bytes",
             line.len()
         );
     }
@@ -211,7 +211,7 @@ fn read_line(stream: &TcpStream) -> Result<String> {
 
 fn expect_marker(answer: &str) -> Result<()> {
     if !answer.contains(MARKER) {
-        bail!("another answer came: {answer}");
+        bail!("unexpected response: {answer}");
     }
     Ok(())
 }

@@ -123,7 +123,7 @@ impl Load {
             second.map_err(|lost| lost.error.context(format!("again, after: {error:#}")))
         };
         let result = tokio::time::timeout(self.limit, whole).await;
-        let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {:?}", self.limit)));
+        let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no response in {:?}", self.limit)));
         if result.is_err() {
             *connection = None;
         }

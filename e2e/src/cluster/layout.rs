@@ -50,7 +50,7 @@ pub(super) fn validate_name(name: &str) -> Result<()> {
     if name.len() > 32 || !name.chars().all(inner) || !edge(name.chars().next()) || !edge(name.chars().last())
     {
         bail!(
-            "`{name}` is no name for a cluster: lower-case letters, digits and inner dashes, at most 32 characters"
+            "`{name}` is not a name for a cluster: use lower-case letters, digits and inner dashes, at most 32 characters"
         );
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::tools;
 /// Refuses whoever is not root, which namespaces, mounts and cgroups take.
 pub(super) fn require_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("this takes root: a cluster is made of network namespaces, mounts and cgroups");
+        bail!("root is needed: a cluster consists of network namespaces, mounts and cgroups");
     }
     Ok(())
 }
@@ -57,7 +57,7 @@ pub(super) fn create(spec: &Spec, programs: &Path) -> Result<Layout> {
     }
     if slot == SLOTS {
         bail!(
-            "no network is free for a cluster: each of {SLOTS} is another cluster's, or overlaps a route of this machine"
+            "no network is free for a cluster: each of {SLOTS} belongs to another cluster, or overlaps a route of this machine"
         );
     }
     let dir = folder.join(&spec.name);
@@ -96,7 +96,7 @@ pub(super) fn remove(name: &str) -> Result<()> {
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     if let Some(mount) = mounted_below(&mounts, &dir) {
-        bail!("{mount} is still mounted: unmount it, or what lies there would be deleted");
+        bail!("{mount} is still mounted: unmount it, since its content would be deleted");
     }
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

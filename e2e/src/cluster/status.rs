@@ -120,7 +120,7 @@ impl fmt::Display for Status {
             write!(out, "\n  {} {} {ready}", node.name, node.ip)?;
         }
         if !self.complete {
-            write!(out, "\n  it was not made to its end")?;
+            write!(out, "\n  it was not completed")?;
         }
         if !self.not_running.is_empty() {
             write!(out, "\n  not running: {}", self.not_running.join(", "))?;

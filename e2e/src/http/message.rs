@@ -86,22 +86,22 @@ impl Answer {
     /// When the connection breaks or the response is cut.
     pub fn read(stream: impl Read) -> Result<Self> {
         let mut reader = BufReader::new(stream).take(LIMIT);
-        let head = read_head(&mut reader).context("cannot read the answer")?;
+        let head = read_head(&mut reader).context("cannot read the response")?;
         let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
-        let status = status.with_context(|| format!("no answer of HTTP: {head}"))?;
+        let status = status.with_context(|| format!("not an HTTP response: {head}"))?;
         let body = if header(&head, "transfer-encoding")
             .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
         {
             read_chunks(&mut reader)?
         } else if let Some(length) = header(&head, "content-length") {
-            let mut body = vec![0; length.parse().context("Content-Length is no number")?];
-            reader.read_exact(&mut body).context("the answer was cut")?;
+            let mut body = vec![0; length.parse().context("Content-Length is not a number")?];
+            reader.read_exact(&mut body).context("the response was cut")?;
             body
         } else {
             let mut body = Vec::new();
             reader
                 .read_to_end(&mut body)
-                .context("cannot read the answer's body")?;
+                .context("cannot read the response's body")?;
             body
         };
         Ok(Self {
@@ -131,10 +131,10 @@ fn read_chunks(reader: &mut impl BufRead) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).context("the answer was cut")?;
+        reader.read_line(&mut line).context("the response was cut")?;
         let size = line.trim().split(';').next().unwrap_or_default();
         let size =
-            usize::from_str_radix(size, 16).with_context(|| format!("`{}` is no chunk", line.trim()))?;
+            usize::from_str_radix(size, 16).with_context(|| format!("`{}` is not a chunk", line.trim()))?;
         if size as u64 > LIMIT {
             bail!("a chunk of {size} bytes");
         }
@@ -144,7 +144,7 @@ fn read_chunks(reader: &mut impl BufRead) -> Result<Vec<u8>> {
             while reader.read_line(&mut line)? > 2 {}
             return Ok(body);
         }
-        reader.read_exact(&mut chunk).context("the answer was cut")?;
+        reader.read_exact(&mut chunk).context("the response was cut")?;
         body.extend_from_slice(&chunk[..size]);
     }
 }

@@ -93,7 +93,7 @@ impl Connection {
         let reason = reason.map_or_else(String::new, |reason| {
             String::from_utf8_lossy(reason.as_bytes()).into_owned()
         });
-        answer.into_body().collect().await.context("the answer was cut")?;
+        answer.into_body().collect().await.context("the response was cut")?;
         Ok((status, reason))
     }
 }
