@@ -6,27 +6,27 @@ use clap::Parser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// The node agent of Ambit: captures pods, hands their sockets to ztunnels. Run by the container runtime (CNI_COMMAND in the
-/// environment) the same program is the CNI plugin.
+/// The node agent of Ambit: captures pods, passes their sockets to ztunnels. Started by the container runtime
+/// (CNI_COMMAND in the environment), the same program is the CNI plugin.
 #[derive(Debug, Clone, Parser)]
 #[command(version, about)]
 pub struct Config {
-    /// How the control plane is reached.
+    /// Address of the control plane.
     #[command(flatten)]
     pub control: ControlPlaneFlags,
-    /// Which pod this is.
+    /// Identity of this pod.
     #[command(flatten)]
     pub pod: PodFlags,
     /// The log.
     #[command(flatten)]
     pub log: LogFlags,
-    /// Namespace of Ambit's pods: where ztunnels are looked for.
+    /// Namespace of Ambit's pods, which include the ztunnels.
     #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
     pub pod_namespace: String,
-    /// Revision, told to ztunnels.
+    /// Revision, sent to ztunnels.
     #[arg(long, env = "AMBIT_REVISION", default_value = "default")]
     pub revision: String,
-    /// Trust domain until the control plane has said one.
+    /// Trust domain until the control plane has sent one.
     #[arg(long, env = "AMBIT_TRUST_DOMAIN", default_value = names::TRUST_DOMAIN)]
     pub trust_domain: String,
     /// Socket of the container runtime.
@@ -42,13 +42,13 @@ pub struct Config {
     /// The host's directory of CNI configurations, as mounted here.
     #[arg(long, env = "AMBIT_CNI_CONF", default_value = "/host/cni-conf")]
     pub cni_conf: PathBuf,
-    /// Where the CNI plugin reaches the agent; the same path here and on the host.
+    /// Socket of the agent for the CNI plugin; the same path here and on the host.
     #[arg(long, env = "AMBIT_CNI_SOCKET", default_value = names::CNI_SOCKET)]
     pub cni_socket: PathBuf,
-    /// Where ztunnels reach the agent.
+    /// Socket of the agent for ztunnels.
     #[arg(long, env = "AMBIT_BROKER_SOCKET", default_value = names::BROKER_SOCKET)]
     pub broker_socket: PathBuf,
-    /// Directory of what must outlive the agent.
+    /// Directory of state that outlives the agent.
     #[arg(long, env = "AMBIT_STATE", default_value = "/var/lib/ambit")]
     pub state: PathBuf,
     /// Namespaces whose pods start without the agent.
@@ -62,7 +62,7 @@ pub struct Config {
     /// Address of readiness and metrics.
     #[arg(long, env = "AMBIT_AGENT_ADDRESS", default_value = "127.0.0.1:15031")]
     pub address: SocketAddr,
-    /// Threads that work in pods' network namespaces at once.
+    /// Threads that work in network namespaces of pods at once.
     #[arg(long, env = "AMBIT_NETNS_THREADS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     pub netns_threads: u8,
 }

@@ -11,13 +11,13 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ambit-waypoint", version)]
 pub struct Config {
-    /// How the control plane is reached.
+    /// Address of the control plane.
     #[command(flatten)]
     pub control: ControlPlaneFlags,
-    /// Which pod this is.
+    /// Identity of this pod.
     #[command(flatten)]
     pub pod: PodFlags,
-    /// Where HTTP is served.
+    /// HTTP ports.
     #[command(flatten)]
     pub http: HttpFlags,
     /// The log.
@@ -35,11 +35,11 @@ pub struct Config {
     /// The trust domain of the mesh.
     #[arg(long, env = "AMBIT_TRUST_DOMAIN", default_value = names::TRUST_DOMAIN)]
     pub trust_domain: String,
-    /// Seconds that requests get to end by themselves after SIGTERM, and WebSockets and connections that are no HTTP once their destination
-    /// is no longer served.
+    /// Seconds after SIGTERM in which requests may end by themselves; also the time for WebSockets and non-HTTP
+    /// connections after their destination is no longer served.
     #[arg(long = "drain-deadline", env = "AMBIT_DRAIN_DEADLINE", default_value = "30", value_parser = seconds)]
     pub drain_deadline: Duration,
-    /// Seconds that certificates are asked to last.
+    /// Requested lifetime of certificates, in seconds.
     #[arg(long = "certificate-lifetime", env = "AMBIT_CERTIFICATE_LIFETIME", default_value = "86400", value_parser = seconds)]
     pub certificate_lifetime: Duration,
     /// HBONE.

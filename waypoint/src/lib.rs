@@ -1,5 +1,6 @@
-//! The waypoint: an HTTP proxy in front of the services of its namespace that need one. It ends HBONE, knows the caller by its
-//! certificate, applies the rules, and opens HBONE to the endpoint of its choice. It is told only what it serves.
+//! The waypoint: an HTTP proxy in front of the services of its namespace that need one. It terminates HBONE,
+//! authenticates the caller by its certificate, applies the rules, and opens HBONE to the endpoint of its choice. It
+//! receives only the configuration of the services that it serves.
 
 mod account;
 mod admission;

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    // Written to its end when all else has ended.
+    // The log is written to its end after all other tasks have ended.
     let _log = start_log(&config.log)?;
     Workers::start("waypoint")?.run(async |data, signals| run(config, data, signals).await)?
 }

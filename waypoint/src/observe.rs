@@ -1,4 +1,4 @@
-//! What people, Prometheus and the operator see of requests.
+//! Access log and metrics of requests.
 
 mod access;
 mod baggage;
@@ -30,12 +30,12 @@ pub(crate) use source::Source;
 
 use metrics::Metrics;
 
-/// Takes note of every request and connection.
+/// Records every request and connection.
 pub(crate) struct Observer {
     metrics: Metrics,
     load: Arc<Load>,
     access_log: AtomicBool,
-    /// What ends from now on is ended by this waypoint.
+    /// Requests that end from now on are ended by this waypoint.
     cut: AtomicBool,
 }
 
@@ -51,17 +51,17 @@ impl Observer {
         }))
     }
 
-    /// What is in flight.
+    /// The gauges of requests in flight.
     pub(crate) fn load(&self) -> &Arc<Load> {
         &self.load
     }
 
-    /// Whether requests are logged that nothing is wrong with.
+    /// Whether successful requests are logged.
     pub(crate) fn set_access_log(&self, on: bool) {
         self.access_log.store(on, Ordering::Relaxed);
     }
 
-    /// The drain deadline is over: what is left is not ended by its clients.
+    /// The drain deadline is over: the remaining requests are not ended by their clients.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
@@ -70,20 +70,20 @@ impl Observer {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// What HBONE lends is in the metrics, too.
+    /// Also registers the metrics of memory that HBONE lends.
     ///
     /// # Errors
-    /// When a budget's metrics are there already.
+    /// When a budget's metrics are registered already.
     pub(crate) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
         self.metrics.include(memory)
     }
 
-    /// Counts what is not served as there is no room for it.
+    /// Counts requests that admission refused.
     pub(crate) fn overloads(&self) -> IntCounter {
         self.metrics.refusals(Refusal::Overloaded)
     }
 
-    /// Something was not served that has no record: a connection or a request whose destination is not known.
+    /// Counts a refused connection or request that has no record, since its destination is unknown.
     pub(crate) fn refused(&self, refusal: Refusal) {
         self.metrics.refused(refusal);
     }
@@ -91,7 +91,7 @@ impl Observer {
     /// All metrics as text, with these gauges.
     ///
     /// # Errors
-    /// When they cannot be written as text.
+    /// When the metrics cannot be written as text.
     pub(crate) fn render(&self, gauges: &Gauges) -> Result<String, prometheus::Error> {
         self.metrics
             .render(gauges, self.load.connections(), self.load.in_flight())

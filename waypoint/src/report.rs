@@ -16,13 +16,13 @@ use tonic::transport::Channel;
 use crate::observe::Load;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Before a stream that has ended is opened again: over a new connection, which may reach another replica.
+/// Pause before a stream is opened again: over a new connection, which may reach another replica.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// For the control plane to take the stream.
+/// Time for the control plane to accept the stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes a channel to the control plane that has a TCP connection of its own.
+/// Makes a channel to the control plane with a TCP connection of its own.
 pub(crate) type Dial = Arc<dyn Fn() -> Channel + Send + Sync>;
 
 /// Reports every second, and at once when draining begins.

@@ -1,7 +1,8 @@
-//! How many retries a service gets at once.
+//! The retry budget of a service.
 //!
-//! In an outage every request would be sent several times, which keeps the service down. So retries are a part of the requests in flight,
-//! as Envoy's `retry_budget` has it (`config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget`), with its defaults.
+//! In an outage every request would be sent several times, which keeps the service down. So retries are limited to a
+//! share of the requests in flight, as by Envoy's `retry_budget`
+//! (`config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget`), with its defaults.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,16 +10,16 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// Retries under way are at most this part of the requests in flight.
+/// Maximum of retries, as a share of the requests in flight.
 const PERCENT: u32 = 20;
-/// As many are always allowed.
+/// This many retries are always allowed.
 const LEAST: u32 = 3;
 
-/// The retry budgets of all that is served, by the key of what is called.
+/// The retry budgets of all services, by key.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RetryBudgets(Arc<Mutex<HashMap<Arc<str>, Weak<RetryBudget>>>>);
 
-/// That of one service. It outlives changes of the service's configuration.
+/// The retry budget of one service. It outlives changes of the service's configuration.
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
     key: Arc<str>,
@@ -47,7 +48,7 @@ impl RetryBudgets {
 impl Drop for RetryBudget {
     fn drop(&mut self) {
         let mut budgets = self.all.0.lock();
-        // Another may have come in its place.
+        // Another one may have replaced it.
         if budgets
             .get(&self.key)
             .is_some_and(|known| known.strong_count() == 0)
@@ -58,7 +59,7 @@ impl Drop for RetryBudget {
 }
 
 impl RetryBudget {
-    /// A request, for as long as it is in flight.
+    /// A request, while it is in flight.
     pub(crate) fn request(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
@@ -68,12 +69,12 @@ impl RetryBudget {
         (self.requests.load(Ordering::Relaxed) / (100 / PERCENT)).max(LEAST)
     }
 
-    /// Whether there is a retry left.
+    /// Whether a retry is allowed now.
     pub(crate) fn has_room(&self) -> bool {
         self.retries.load(Ordering::Relaxed) < self.most()
     }
 
-    /// A retry, for as long as it is under way, if there is one left.
+    /// A retry, while it is in progress; `None` if the budget is used up.
     pub(crate) fn retry(self: &Arc<Self>) -> Option<Retrying> {
         let most = self.most();
         let retry = |retries: u32| (retries < most).then_some(retries + 1);
@@ -94,7 +95,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A retry under way.
+/// A retry in progress.
 #[derive(Debug)]
 pub(crate) struct Retrying(Arc<RetryBudget>);
 
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(retries.len(), 10);
         assert!(!budget.has_room());
         drop(requests);
-        // Those under way go on.
+        // Retries in progress continue.
         drop(retries);
         assert!(budget.has_room());
     }

@@ -1,4 +1,4 @@
-//! What the control plane has said: what this waypoint serves, the endpoints behind it, and the rules.
+//! The configuration: the services of this waypoint, their endpoints, and the rules.
 //!
 //! The data path looks a [`ServiceEntry`] up by its virtual address once for each connection. For each request it reads the service's
 //! configuration, which is an atomic load, and chooses an endpoint under a read lock of that service alone.
@@ -32,19 +32,19 @@ pub(crate) use rules::RuleSet;
 pub(crate) use service::{Chosen, ServiceConfig};
 pub(crate) use settings::Settings;
 
-/// A service for as long as it, or an endpoint of it, is known.
+/// A service while it, or an endpoint of it, is in the configuration.
 pub(crate) type ServiceEntry = ambit_mesh::ServiceEntry<ServiceConfig>;
 
-/// All of it. Changes cost what they touch.
+/// All of the configuration. The cost of a change depends on its size only.
 #[derive(Default)]
 pub(crate) struct State {
     mesh: Mesh<ServiceConfig>,
-    /// Written by one task only. While it is locked, what depends on policies is changed.
+    /// Written by one task only. Policies and everything derived from them change while it is locked.
     policies: RwLock<PolicyTable>,
     settings: ArcSwap<Settings>,
-    /// Those for connections, by which the real client is judged at the endpoint.
+    /// Policies for connections, which the waypoint applies to the real client at the endpoint.
     authorizations: Authorizations,
-    /// Counts changes that may change a decision.
+    /// Counts changes that may alter a decision.
     decisions_changed: watch::Sender<u64>,
     /// Counts changes after which something is no longer served.
     dismissed: watch::Sender<u64>,
@@ -57,7 +57,7 @@ impl State {
         Self::default()
     }
 
-    /// Who this waypoint is, and what holds for all that it serves.
+    /// The identity of this waypoint, and settings for all of its services.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
@@ -67,13 +67,13 @@ impl State {
         self.mesh.service_at(target)
     }
 
-    /// The service of this key (`<namespace>/<hostname>`), or one that has endpoints and is not served.
+    /// The service with this key (`<namespace>/<hostname>`), or one with endpoints that is not served.
     pub(crate) fn service(&self, key: &str) -> Option<Arc<ServiceEntry>> {
         self.mesh.service(key)
     }
 
-    /// The pod that has this address, as an endpoint for connections to `port` of it, where those come through this waypoint
-    /// (`istio.io/waypoint-for: workload`). Others are refused: they would get past their services' rules.
+    /// The pod with this address, as the endpoint of connections to its `port`, if these pass this waypoint
+    /// (`istio.io/waypoint-for: workload`). Others are refused, since they would evade their services' rules.
     pub(crate) fn workload_at(&self, address: IpAddr, port: u16) -> Option<Endpoint> {
         let target = SocketAddr::new(address.to_canonical(), port);
         let endpoint = self.mesh.endpoint_at(target)?;
@@ -118,7 +118,7 @@ impl State {
         self.authorizations.decide(workload, connection)
     }
 
-    /// Puts the settings in place.
+    /// Applies the settings.
     pub(crate) fn apply_settings(&self, settings: wire::Settings) -> Result<(), Invalid> {
         if let Err(error) = check_requires(&settings.requires) {
             self.settings.store(Arc::new(self.settings.load().closed()));
@@ -133,7 +133,8 @@ impl State {
         Ok(())
     }
 
-    /// Sets services, then removes others (`<namespace>/<hostname>`); what was not understood, by name.
+    /// Sets services, then removes others (`<namespace>/<hostname>`); returns the resources that were not understood,
+    /// by name.
     pub(crate) fn apply_services(
         &self,
         removed: &[String],
@@ -145,7 +146,7 @@ impl State {
             match ServiceConfig::resolve(service, |name| policies.get(name).cloned()) {
                 Ok(service) => services.push(Arc::new(service)),
                 Err(error) => {
-                    // What an earlier version said must not stay in force.
+                    // The earlier version must not stay in force.
                     if error.is_of_a_later_version() {
                         closed.push(name.clone());
                     }
@@ -164,8 +165,8 @@ impl State {
         invalid
     }
 
-    /// Sets workloads, then removes others (UIDs). Returns the UIDs of those that are gone or live elsewhere now (whose pooled
-    /// connections must not be used again), and what was not understood, by name.
+    /// Sets workloads, then removes others (UIDs). Returns the UIDs of those that are removed or have moved (whose
+    /// pooled connections must not be used again), and the resources that were not understood, by name.
     pub(crate) fn apply_workloads(
         &self,
         removed: &[String],
@@ -193,7 +194,7 @@ impl State {
             self.change_decisions();
         }
         self.served.send_modify(|n| *n += 1);
-        // Endpoints that come and go are not what clients connect to, but for those that are bound themselves.
+        // Clients do not connect to endpoints, unless these are bound themselves.
         if unbound {
             self.dismiss();
         }
@@ -257,8 +258,8 @@ impl State {
     }
 }
 
-/// An endpoint of a service. Those in `tried` (UIDs) are chosen only where there is no other. `None`: no endpoint is healthy, or none has
-/// the port.
+/// An endpoint of a service. Those in `tried` (UIDs) are chosen only if there is no other. `None`: no endpoint is
+/// healthy, or none has the port.
 pub(crate) fn choose(
     entry: &ServiceEntry,
     port: u16,

@@ -1,4 +1,4 @@
-//! All parts together, from start to the last request.
+//! The waypoint as a whole, from start to the last request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::xds::{StateUpdater, TYPES, subscriptions};
 
 const NOTICE: Duration = Duration::from_secs(1);
 
-/// What a waypoint is made of, where it may be something else in a test.
+/// The parts that a test may replace.
 pub struct Parts {
     /// The control plane's xDS server.
     pub control_plane: Channel,
@@ -43,20 +43,20 @@ pub struct Parts {
     pub token: TokenFile,
     /// The CA.
     pub certificates: Arc<dyn CertificateSource>,
-    /// What clients may take their time for.
+    /// Time limits for clients.
     pub timeouts: HttpTimeouts,
-    /// From the word that this replica goes to its drain. Ztunnels hear of it meanwhile: until they have, they choose it, and where
-    /// several replicas go at once, all that a ztunnel tries may be among them.
+    /// Time between not being ready and draining. Ztunnels receive the change meanwhile: until then they choose this
+    /// replica, and if several replicas stop at once, these may be all that a ztunnel tries.
     pub notice: Duration,
-    /// Where connections run; all else runs where the waypoint is started.
+    /// The threads for connections; all other tasks run where the waypoint is started.
     pub data: Handle,
 }
 
 impl Parts {
-    /// The real ones.
+    /// The parts of production.
     ///
     /// # Errors
-    /// When the control plane's URL is none.
+    /// When the URL of the control plane is malformed.
     pub fn of(config: &Config, data: Handle) -> anyhow::Result<Self> {
         let control_plane = control_channel(&config.control.url, &config.control.root_cert)?;
         let token = TokenFile::new(&config.control.token);
@@ -66,7 +66,7 @@ impl Parts {
             config.control.root_cert.clone(),
             control_plane.clone(),
         );
-        // The URL has been good once.
+        // The URL was valid before.
         let report: Dial = Arc::new(move || control_channel(&url, &root).unwrap_or_else(|_| first.clone()));
         Ok(Self {
             control_plane,
@@ -83,7 +83,7 @@ impl Parts {
     }
 }
 
-/// Where it listens.
+/// Listening addresses.
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "as the flags")]
 pub struct Addresses {
@@ -111,9 +111,9 @@ struct Shared {
     lease: IdentityLease,
     xds: watch::Receiver<ConnectionState>,
     synced: watch::Receiver<Synced>,
-    /// It is to go, and says so.
+    /// Cancelled when the waypoint is to stop; it then is not ready.
     leaving: CancellationToken,
-    /// Nothing new is taken on.
+    /// Cancelled when no new connections are accepted.
     draining: CancellationToken,
 }
 
@@ -127,10 +127,10 @@ struct ConfigDump {
 }
 
 impl Waypoint {
-    /// Opens the ports and starts everything.
+    /// Opens the ports and starts all tasks.
     ///
     /// # Errors
-    /// When a port cannot be opened, or the identity has characters that none can have.
+    /// When a port cannot be opened, or the identity has invalid characters.
     pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
         let hbone = parts.data.spawn(listen(config.hbone_address)).await??;
         let admin = listen(config.http.admin_address).await?;
@@ -205,7 +205,7 @@ impl Waypoint {
             tasks: TaskTracker::new(),
         };
         let shutdown = || this.shutdown.clone();
-        // Nothing is accepted before the configuration is complete: rules would be missing. Connections wait in the queue.
+        // Nothing is accepted before the initial sync, since rules would be missing. Connections wait in the queue.
         let mut configured = this.shared.synced.clone();
         let accepting = async move {
             let configured = async { configured.wait_for(Synced::is_complete).await.is_ok() };
@@ -239,18 +239,19 @@ impl Waypoint {
         }));
     }
 
-    /// Where it listens, with the ports that the system has chosen.
+    /// Listening addresses, with the ports that the system has chosen.
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
 
-    /// Whether it has a certificate and its configuration. Losing the control plane later changes nothing: what it said stays in force.
+    /// Whether it has a certificate and its initial sync is done. A later loss of the control plane changes nothing:
+    /// the configuration stays in force.
     pub fn is_ready(&self) -> bool {
         self.shared.not_ready().is_none()
     }
 
-    /// Ends: it is not ready any more, and serves on until others know; then no new connections, clients are asked to go elsewhere, and
-    /// requests get until the drain deadline.
+    /// Ends: it is not ready any more, and serves until others have received that. Then it accepts no new connections,
+    /// asks clients to use another replica, and lets requests run until the drain deadline.
     pub async fn stop(self) {
         let deadline = self.config.drain_deadline;
         tracing::info!(

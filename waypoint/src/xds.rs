@@ -1,4 +1,4 @@
-//! What the control plane sends, into the state.
+//! Applies the control plane's resources to the state.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::observe::Observer;
 use crate::proxy::Proxy;
 use crate::state::{Invalid, State};
 
-/// In this order: what services name should be there before them.
+/// The order matters: resources that services name should be there before them.
 pub(crate) const TYPES: [&str; 5] = [
     TYPE_AUTHORIZATION,
     TYPE_WAYPOINT_POLICY,
@@ -25,12 +25,12 @@ pub(crate) const TYPES: [&str; 5] = [
     TYPE_WAYPOINT_SERVICE,
 ];
 
-/// All that there is for this waypoint.
+/// All resources for this waypoint.
 pub(crate) fn subscriptions() -> impl Iterator<Item = Subscription> {
     TYPES.into_iter().map(Subscription::wildcard)
 }
 
-/// Applies batches; tells when the first complete one of each type has come.
+/// Applies batches, and reports when the first complete response of each type has arrived.
 pub(crate) struct StateUpdater {
     pub(crate) state: Arc<State>,
     pub(crate) observer: Arc<Observer>,
@@ -40,7 +40,7 @@ pub(crate) struct StateUpdater {
 
 impl Handler for StateUpdater {
     async fn apply(&mut self, batch: Batch) -> Vec<Rejection> {
-        // No other is subscribed to.
+        // No other type is subscribed.
         let Some(kind) = TYPES.into_iter().find(|kind| *kind == batch.type_url) else {
             return Vec::new();
         };
@@ -52,7 +52,8 @@ impl Handler for StateUpdater {
             TYPE_WORKLOAD => self.workloads(batch),
             _ => self.state.apply_authorization_batch(batch),
         };
-        // Without settings that it understands it is not known what to enforce. Of the other types what is not understood is closed.
+        // Without valid settings it is not clear what to enforce. In other types, a resource that is not understood is
+        // closed.
         let received = match kind {
             TYPE_WAYPOINT_SETTINGS => self.state.settings().received,
             _ => complete,
@@ -65,7 +66,7 @@ impl Handler for StateUpdater {
 }
 
 impl StateUpdater {
-    /// Settings that are taken away stay in force: a waypoint without them would not know what to enforce.
+    /// Removed settings stay in force: without them it would not be clear what to enforce.
     fn settings(&self, batch: Batch) -> Vec<Rejection> {
         let (decoded, mut rejections) = decode::<waypoint::Settings>(batch.added);
         for (name, settings) in decoded {
@@ -100,11 +101,12 @@ impl StateUpdater {
     }
 
     fn policies(&self, batch: Batch) -> Vec<Rejection> {
-        // Of one that cannot be decoded not even the name can be trusted; services that name it are closed, because it is missing.
+        // The name of a resource that cannot be decoded cannot be trusted; services that name it are closed, because it
+        // is missing.
         let (decoded, mut rejections) = decode::<waypoint::Policy>(batch.added);
         let mut policies = Vec::with_capacity(decoded.len());
         for (name, policy) in decoded {
-            // What takes its place if it is not understood, and no earlier version is there to stay in force.
+            // The replacement of a resource that is not understood, if no earlier version may stay in force.
             let fallback = waypoint_policy::closed(&policy);
             match WaypointPolicy::try_from(policy) {
                 Ok(policy) => policies.push(policy),
