@@ -135,11 +135,11 @@ impl Web {
         request.send(self.dial(client, Self::HTTP)?, &host)
     }
 
-    /// What the server heard of a request that it answered.
+    /// What the server received of a request that it answered.
     ///
     /// # Errors
     /// When no server answered it.
-    pub fn heard(&self, client: &str, request: &Request) -> Result<Heard> {
+    pub fn echo(&self, client: &str, request: &Request) -> Result<Heard> {
         let answer = self.request(client, request)?;
         ensure!(
             answer.status == 200,

@@ -26,8 +26,8 @@ fn get_passes_and_delete_is_denied() -> Result<()> {
         ensure!(ancestor["guardedPods"] == 2, "{ancestor}");
 
         for client in CLIENTS {
-            let heard = web.heard(client, &Request::get("/orders/7?a=b"))?;
-            ensure!(heard.path == "/orders/7?a=b" && heard.method == "GET", "{heard:?}");
+            let received = web.echo(client, &Request::get("/orders/7?a=b"))?;
+            ensure!(received.path == "/orders/7?a=b" && received.method == "GET", "{received:?}");
             let refused = web.request(client, &Request::new("DELETE", "/orders/7"))?;
             ensure!(refused.status == 403, "{client}: {} {}", refused.head(), refused.body);
             ensure!(
@@ -129,13 +129,13 @@ fn l4_rules_apply_to_the_real_caller_behind_a_waypoint() -> Result<()> {
                 Ok(())
             })?;
             eventually(&format!("load-b to pass {name}"), LIMIT, || {
-                web.heard("load-b", &Request::get("/")).map(drop)
+                web.echo("load-b", &Request::get("/")).map(drop)
             })?;
         }
         lab.cluster
             .apply(web.namespace(), &ambient(json!({"authorization": []})))?;
         eventually("load-a to be answered again", LIMIT, || {
-            web.heard("load-a", &Request::get("/")).map(drop)
+            web.echo("load-a", &Request::get("/")).map(drop)
         })
     })
 }

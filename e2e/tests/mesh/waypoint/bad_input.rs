@@ -165,7 +165,7 @@ fn unknown_target_is_reported_and_last_policy_stays() -> Result<()> {
             web.request("load-a", &delete)?.reason() == "denied by targets/verbs/no-deletes",
             "a misspelt target has released the Service"
         );
-        web.heard("load-a", &Request::get("/"))?;
+        web.echo("load-a", &Request::get("/"))?;
         // Operators that come new have it from the status.
         let written = get_policy(&lab, web, "verbs")?["status"]["inForce"].clone();
         ensure!(
@@ -190,6 +190,6 @@ fn unknown_target_is_reported_and_last_policy_stays() -> Result<()> {
             "new operators have released the Service: {}",
             answer.head()
         );
-        web.heard("load-a", &Request::get("/")).map(drop)
+        web.echo("load-a", &Request::get("/")).map(drop)
     })
 }

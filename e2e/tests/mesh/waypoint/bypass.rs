@@ -28,7 +28,7 @@ fn in_clear(server: &Pod) -> Result<Answer> {
     Request::get("/in-clear").send(stream, "web")
 }
 
-/// Fails unless both ways to every server are closed, and no server heard anything.
+/// Fails unless both ways to every server are closed, and no server received anything.
 pub(super) fn ensure_closed(lab: &Lab, web: &Web) -> Result<()> {
     let before = web.reached()?;
     for server in web.servers()? {
@@ -63,7 +63,7 @@ fn authorization_closes_pods_to_others() -> Result<()> {
         let rule = json!({"name": "gets", "action": "Allow", "methods": ["GET"]});
         enforce(&lab, web, "gets", json!({"authorization": [rule]}))?;
         eventually("the pods to be closed", LIMIT, || ensure_closed(&lab, web))?;
-        web.heard("load-a", &Request::get("/"))?;
+        web.echo("load-a", &Request::get("/"))?;
 
         // New pods become Ready only by their probes, and are closed from the begin.
         lab.cluster.run_kubectl(&[
@@ -92,7 +92,7 @@ fn authorization_closes_pods_to_others() -> Result<()> {
         })?;
         ensure_closed(&lab, web)?;
         for client in ["load-a", "load-b"] {
-            web.heard(client, &Request::get("/"))?;
+            web.echo(client, &Request::get("/"))?;
         }
 
         // The last policy with authorization goes, and so does the guard.

@@ -151,7 +151,7 @@ fn no_operator_and_no_waypoint_refuses() -> Result<()> {
         without_operators(&lab, || {
             // The waypoint works on without them.
             for client in CLIENTS {
-                web.heard(client, &Request::get("/"))?;
+                web.echo(client, &Request::get("/"))?;
                 ensure!(
                     web.request(client, &Request::new("PUT", "/"))?.status == 403,
                     "a PUT passes"
@@ -166,7 +166,7 @@ fn no_operator_and_no_waypoint_refuses() -> Result<()> {
         wait_replicas(web, WAYPOINT, 1)?;
         for client in CLIENTS {
             eventually(&format!("{client} to be answered again"), LIMIT, || {
-                web.heard(client, &Request::get("/")).map(drop)
+                web.echo(client, &Request::get("/")).map(drop)
             })?;
         }
         Ok(())
@@ -205,11 +205,11 @@ fn restarted_ztunnel_bypasses_no_waypoint() -> Result<()> {
         let answer = Request::get("/").send(waiting, "web")?;
         ensure!(answer.status == 200, "what had waited got {}", answer.head());
         let waypoints = wait_replicas(web, WAYPOINT, 1)?;
-        let heard: Heard = serde_json::from_str(&answer.body)?;
+        let received: Heard = serde_json::from_str(&answer.body)?;
         ensure!(
-            heard.peer.ip() == waypoints[0].ip,
+            received.peer.ip() == waypoints[0].ip,
             "what had waited came from {}, not through {waypoints:?}",
-            heard.peer
+            received.peer
         );
         wait_way(web, Some(WAYPOINT))
     })

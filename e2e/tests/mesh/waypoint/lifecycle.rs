@@ -235,7 +235,7 @@ fn a_waypoint_runs_without_any_privilege() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_web("humble", |web| {
         enforce(&lab, web, "limit", json!({"timeouts": {"request": "10s"}}))?;
-        web.heard("load-a", &Request::get("/"))?;
+        web.echo("load-a", &Request::get("/"))?;
         for waypoint in web.waypoints(WAYPOINT)? {
             ensure!(!waypoint.captured, "a waypoint is captured: {waypoint:?}");
             let pid = waypoint

@@ -89,10 +89,10 @@ fn path_spellings_do_not_evade_rules() -> Result<()> {
             }
         }
         for sent in OTHERS {
-            let heard = web
-                .heard("load-a", &Request::get(sent))
+            let received = web
+                .echo("load-a", &Request::get(sent))
                 .with_context(|| (*sent).to_owned())?;
-            ensure!(heard.path == *sent, "{sent} came as {}", heard.path);
+            ensure!(received.path == *sent, "{sent} came as {}", received.path);
         }
         for counts in web.counts()? {
             let past = counts
@@ -150,6 +150,6 @@ fn malformed_requests_end_at_the_waypoint() -> Result<()> {
         }
         let after = web.reached()?;
         ensure!(after == before, "{} reached a server", after - before);
-        web.heard("load-a", &Request::get("/")).map(drop)
+        web.echo("load-a", &Request::get("/")).map(drop)
     })
 }

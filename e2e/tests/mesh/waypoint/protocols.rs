@@ -166,19 +166,19 @@ fn websocket_and_h2c_pass() -> Result<()> {
                 text.extend_from_slice(&data?);
             }
             driver.abort();
-            let heard: Heard = serde_json::from_slice(&text)?;
-            ensure!(heard.path == "/two?x=y", "{heard:?}");
+            let received: Heard = serde_json::from_slice(&text)?;
+            ensure!(received.path == "/two?x=y", "{received:?}");
             anyhow::Ok(())
         })?;
         // Trace context goes on to the server.
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let heard = web.heard("load-a", &Request::get("/").header("traceparent", trace))?;
-        let passed = heard
+        let received = web.echo("load-a", &Request::get("/").header("traceparent", trace))?;
+        let passed = received
             .headers
             .get("traceparent")
             .map(String::as_str)
             .unwrap_or_default();
-        ensure!(passed.contains("0af7651916cd43dd8448eb211c80319c"), "{heard:?}");
+        ensure!(passed.contains("0af7651916cd43dd8448eb211c80319c"), "{received:?}");
         Ok(())
     })
 }
@@ -214,7 +214,7 @@ fn non_http_passes_and_caller_rules_apply() -> Result<()> {
         let said = r#"[{"op": "add", "path": "/spec/ports/2/appProtocol", "value": "tcp"}]"#;
         let patch = ["patch", "service", "server", "--type=json", "--patch", said];
         let before = shop.stats("client-a")?.flows["banner"].ok;
-        eventually("a server that speaks first to be heard", LIMIT, || {
+        eventually("a server that sends first to be reached", LIMIT, || {
             let now = shop.stats("client-a")?.flows["banner"].ok;
             ensure!(now > before + 3, "{} times", now - before);
             Ok(())

@@ -90,7 +90,7 @@ fn timeout_gives_504_with_reason() -> Result<()> {
     lab.with_web("timeout", |web| {
         enforce(&lab, web, "patience", json!({"timeouts": {"request": "2s"}}))?;
         for client in CLIENTS {
-            web.heard(client, &Request::get("/slow?ms=10"))?;
+            web.echo(client, &Request::get("/slow?ms=10"))?;
             let answer = web.request(client, &Request::get("/slow?ms=9000"))?;
             ensure!(
                 answer.status == 504 && answer.reason().contains("timeout/patience"),

@@ -39,7 +39,7 @@ fn ready_since(lab: &Lab, web: &Web) -> Result<u64> {
 }
 
 /// Waits until `kubectl describe` tells of a change, for this reason, from this number of replicas.
-fn told(lab: &Lab, web: &Web, reason: &str, from: &str) -> Result<()> {
+fn has_event(lab: &Lab, web: &Web, reason: &str, from: &str) -> Result<()> {
     let describe = [
         "describe",
         "ambientnamespace",
@@ -95,7 +95,7 @@ fn tenfold_load_scales_up_and_back() -> Result<()> {
             println!("{table}");
             Ok(())
         })?;
-        told(&lab, web, "ScaledUp", "1 → ")?;
+        has_event(&lab, web, "ScaledUp", "1 → ")?;
         let budget = lab
             .cluster
             .get(&["poddisruptionbudget", WAYPOINT, "--namespace", web.namespace()])?;
@@ -139,7 +139,7 @@ fn tenfold_load_scales_up_and_back() -> Result<()> {
         })?;
         let took = step.elapsed();
         println!("4 to 1 replica {:.1} s after the load fell", took.as_secs_f64());
-        told(&lab, web, "ScaledDown", "4 → ")?;
+        has_event(&lab, web, "ScaledDown", "4 → ")?;
         for client in CLIENTS {
             web.wait_more(client, 50)?;
         }
