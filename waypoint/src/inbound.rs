@@ -20,7 +20,7 @@ use crate::http::headers::{OVERLOADED, REASON};
 use crate::observe::Refusal;
 use crate::proxy::{CONFIGURATION_WAIT, Proxy};
 
-/// For the TLS handshake of a client.
+/// Time for the TLS handshake of a client.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Proxy {
@@ -40,7 +40,7 @@ impl Proxy {
     fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let Some(handshake) = self.admission.handshakes.take(&peer.ip()) else {
             self.observer.refused(Refusal::Overloaded);
-            // The peer sees a reset; the connection may be gone already.
+            // The peer gets a reset; the connection may be closed already.
             let _ = tcp.set_zero_linger();
             return;
         };
@@ -101,7 +101,7 @@ async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, place: Share
     }
 }
 
-/// The waypoint has as much to do as it takes on, or the client more of it than its share.
+/// Admission refused: the waypoint's limit is reached, or the client's share of it.
 struct Overloaded;
 
 /// Serves the CONNECT requests of one HBONE connection.
@@ -161,7 +161,8 @@ impl HboneHandler for Handler {
 }
 
 impl Handler {
-    /// What is at the address, as soon as the control plane has said so: a ztunnel may have heard of a new binding first.
+    /// The destination at the address, as soon as the control plane has sent it: a ztunnel may have received a new
+    /// binding first.
     async fn find(&self, destination: SocketAddr) -> Result<Option<Served>, Overloaded> {
         let mut changes = self.proxy.state.served();
         let found = self.look(destination);

@@ -9,12 +9,12 @@ use super::outcome::Outcome;
 use super::{Destination, Source};
 use crate::state::Workload;
 
-/// What a line says.
+/// The fields of a line.
 pub(super) struct Line<'a> {
     pub(super) source: &'a Source,
     pub(super) destination: &'a Destination,
     pub(super) endpoint: Option<(&'a Workload, SocketAddr)>,
-    /// Who is called, where no endpoint was.
+    /// The destination, if no endpoint was chosen.
     pub(super) called: Option<&'a SpiffeId>,
     pub(super) protocol: &'static str,
     pub(super) method: Option<&'a str>,
@@ -30,7 +30,7 @@ pub(super) struct Line<'a> {
     pub(super) trace_id: Option<&'a str>,
 }
 
-/// One line for one request or connection. What went wrong, or would have been denied, is a warning.
+/// One line for one request or connection. A failure, or a denial by an audit rule, is a warning.
 pub(super) fn log(line: &Line<'_>) {
     let (source, outcome) = (line.source, line.outcome);
     let workload = Some(source.workload.name.as_str()).filter(|name| !name.is_empty());

@@ -1,9 +1,9 @@
-//! What a client's ztunnel says of the client, in the `baggage` of a CONNECT.
+//! The client's workload, from its ztunnel, in the `baggage` of a CONNECT.
 
-/// Longest value taken from a `baggage`: names in Kubernetes are no longer.
+/// Maximum length of a value: names in Kubernetes are no longer.
 const MAX_NAME: usize = 253;
 
-/// What the ztunnel says of the client's workload. Empty: not known.
+/// The client's workload, as its ztunnel names it. Empty: unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct SourceWorkload {
     pub(super) cluster: String,
@@ -13,15 +13,15 @@ pub(super) struct SourceWorkload {
 }
 
 impl SourceWorkload {
-    /// Of a W3C `baggage` with the members that Istio's ztunnel writes. What is no such member, or longer than a name can be, counts as
-    /// absent.
+    /// Parses a W3C `baggage` with the members that Istio's ztunnel writes. Other members, and values that are too long
+    /// for a name, count as absent.
     pub(super) fn parse(baggage: &[u8]) -> Self {
         let mut workload = Self::default();
         let Ok(baggage) = std::str::from_utf8(baggage) else {
             return workload;
         };
         for member in baggage.split(',') {
-            // Properties after a semicolon say nothing here.
+            // Properties after a semicolon have no meaning here.
             let member = member.split(';').next().unwrap_or_default();
             let Some((key, value)) = member.split_once('=') else {
                 continue;
@@ -45,7 +45,7 @@ impl SourceWorkload {
     }
 }
 
-/// One of the members that say where the client is; empty where there is none that makes sense.
+/// One of the members for the client's location; empty if absent or malformed.
 pub(super) fn member(baggage: &[u8], name: &str) -> String {
     let baggage = std::str::from_utf8(baggage).unwrap_or_default();
     let mut members = baggage
@@ -56,7 +56,7 @@ pub(super) fn member(baggage: &[u8], name: &str) -> String {
     valid.unwrap_or_default().to_owned()
 }
 
-/// What is taken from a baggage: cluster, workload, service, version, node. Empty: not known.
+/// The values of a baggage: cluster, workload, service, version, node. Empty: unknown.
 #[cfg(feature = "testing")]
 pub fn baggage(baggage: &[u8]) -> [String; 5] {
     let workload = SourceWorkload::parse(baggage);
@@ -69,7 +69,7 @@ pub fn baggage(baggage: &[u8]) -> [String; 5] {
     [cluster, name, service, version, member(baggage, "k8s.node.name")]
 }
 
-/// What names and label values have; nothing that would be percent-encoded in a baggage.
+/// Characters of names and label values; none of them is percent-encoded in a baggage.
 fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }

@@ -1,20 +1,20 @@
-//! What is called.
+//! The destination of a request.
 
 use std::sync::Arc;
 
 use crate::state::{ServiceConfig, Workload};
 
-/// What was called.
+/// The destination of a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Destination {
     /// A service, by its virtual address.
     Service(Arc<ServiceConfig>),
-    /// A pod, by its own.
+    /// A pod, by its own address.
     Workload(Arc<Workload>),
 }
 
 impl Destination {
-    /// As our metrics name it: `namespace/name`'s hostname of a service, the name of a pod's workload.
+    /// As our metrics name it: the hostname of a service, the name of a pod's workload.
     pub(super) fn label(&self) -> &str {
         match self {
             Self::Service(service) => &service.hostname,
@@ -22,7 +22,7 @@ impl Destination {
         }
     }
 
-    /// Of what is called, whatever its configuration.
+    /// The destination, without its configuration.
     pub(crate) fn key(&self) -> &Arc<str> {
         match self {
             Self::Service(service) => &service.key,

@@ -1,37 +1,37 @@
-//! How a request ended, where it did not end well, in Envoy's short words as far as it has one.
+//! Flags for requests that failed, in Envoy's terms where it has one.
 
-/// Why an answer is not the application's.
+/// Why a response is not the application's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Flag {
-    /// It is, or nothing was wrong.
+    /// The response is the application's.
     #[default]
     None,
-    /// Authorization refused it.
+    /// Authorization denied the request.
     Denied,
     /// No endpoint is healthy.
     NoHealthyEndpoint,
-    /// No connection to an endpoint came about.
+    /// No connection to an endpoint was established.
     ConnectFailure,
-    /// The endpoint's connection ended before the answer had.
+    /// The endpoint's connection ended before the end of the response.
     UpstreamReset,
-    /// The waypoint has as much to do as it takes on, or the caller more of it than its share.
+    /// Admission refused: the waypoint's limit is reached, or the caller's share of it.
     Overloaded,
-    /// The endpoint's answer was passed on, as the service had as many retries under way as it may have.
+    /// The endpoint's response was forwarded without a retry, since the service had its maximum of retries in flight.
     RetryLimit,
     /// The time for the request was over.
     Timeout,
-    /// The client went away before the answer had ended, or broke off a connection that is no HTTP.
+    /// The client disconnected before the end of the response, or aborted a non-HTTP connection.
     ClientGone,
-    /// The waypoint had to go, or served the destination no longer, and ended what was left at the drain deadline.
+    /// The waypoint was stopping, or no longer served the destination, and ended the request at the drain deadline.
     Cut,
-    /// The client broke the protocol, or sent what has no one meaning.
+    /// The client violated the protocol, or sent something ambiguous.
     BadRequest,
     /// This waypoint does not serve the destination.
     NoRoute,
 }
 
 impl Flag {
-    /// As logs and metrics have it.
+    /// As in logs and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "-",

@@ -1,4 +1,4 @@
-//! How much this replica is doing: what it reports to the control plane; the operator scales by it.
+//! The load of this replica, which it reports to the control plane; the operator scales by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,7 +14,8 @@ pub(crate) struct Load {
     connections: AtomicU32,
 }
 
-/// What is in flight, summed up over time. One short critical section for each beginning and end keeps count and sum together.
+/// Requests in flight, summed up over time. One short critical section for each start and end keeps count and sum
+/// consistent.
 #[derive(Debug)]
 struct Integral {
     now: u64,
@@ -24,7 +25,7 @@ struct Integral {
     since: Instant,
 }
 
-/// What there was since the last sample.
+/// The load since the last sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LoadSample {
     /// Requests in flight, the mean over the time since the last sample, in thousandths.
@@ -71,7 +72,7 @@ impl Integral {
 }
 
 impl Load {
-    /// A request, or a connection that is no HTTP, in flight until this is dropped.
+    /// A request or a non-HTTP connection, in flight until this is dropped.
     pub(crate) fn request(self: &Arc<Self>) -> RequestInFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
@@ -91,7 +92,7 @@ impl Load {
         OpenConnection(Arc::clone(self))
     }
 
-    /// What there was since the last call.
+    /// The load since the last call.
     pub(crate) fn sample(&self) -> LoadSample {
         LoadSample {
             in_flight_milli: self.in_flight.lock().sample(Instant::now()),
@@ -163,7 +164,7 @@ mod tests {
         integral.advance(at(750));
         integral.now = 0;
         assert_eq!(integral.sample(at(1000)), 1000);
-        // The next sample begins anew, with what is still in flight.
+        // The next sample starts from zero, with the requests that are still in flight.
         integral.now = 3;
         assert_eq!(integral.sample(at(1250)), 3000);
         // Clocks of two threads may be read in one order and counted in the other.

@@ -36,40 +36,40 @@ const DURATION_BUCKETS: &[f64] = &[
     3_600_000.0,
 ];
 
-/// Values that are read when they are asked for.
+/// Gauges that are read at each scrape.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gauges {
     /// Numbers of services and so on, by kind.
     pub(crate) resources: Vec<(&'static str, usize)>,
     /// Pooled HBONE connections.
     pub(crate) hbone_connections: usize,
-    /// Bytes that wait for callers.
+    /// Bytes held for callers.
     pub(crate) held_bytes: usize,
     /// Connections to endpoints for clients that have sent nothing.
     pub(crate) silent_connections: usize,
-    /// Whether a control plane answers.
+    /// Whether a control plane is connected.
     pub(crate) control_plane: bool,
 }
 
-/// Why a connection was not served that has no record.
+/// Why a connection without a record was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// TLS failed, or the client's certificate is not one of the mesh.
     Tls,
     /// Not a CONNECT, or one to no address.
     Request,
-    /// A connection to an endpoint for a client that has said nothing: there are as many as there may be.
+    /// A connection to an endpoint for a client that has sent nothing: the limit is reached.
     Silent,
     /// CONNECT to an address that this waypoint does not serve.
     Authority,
-    /// It has as much to do as it takes on, or the peer more of it than its share.
+    /// Admission refused: the limit is reached, or the peer's share of it.
     Overloaded,
-    /// The client's HTTP could not be read.
+    /// Malformed HTTP of the client.
     BadRequest,
 }
 
 impl Refusal {
-    /// The metrics' word for it.
+    /// The label of the metric.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Tls => "tls",
@@ -82,10 +82,11 @@ impl Refusal {
     }
 }
 
-/// Of a metric whose labels name workloads, services or rules; what comes later is counted with unknown ones.
+/// Maximum of series of a metric whose labels name workloads, services or rules; further ones are counted with unknown
+/// labels.
 const MAX_SERIES: usize = 3_000;
 
-/// The labels that stay then.
+/// The labels that remain in that case.
 const KEPT: &[&str] = &[
     "reporter",
     "request_protocol",
@@ -94,7 +95,7 @@ const KEPT: &[&str] = &[
     "connection_security_policy",
 ];
 
-/// The series of an open connection that is no HTTP, which keeps them.
+/// The series of an open non-HTTP connection, which keeps them alive.
 pub(super) struct Totals {
     _opened: Counter,
     pub(super) sent: Counter,

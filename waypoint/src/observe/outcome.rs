@@ -1,11 +1,11 @@
-//! What was decided, and how it ended.
+//! The decision on a request, and its end.
 
 use ambit_policy::Decision;
 
 use super::metrics::Metrics;
 use super::{Destination, Flag};
 
-/// Of a request or a connection.
+/// The outcome of a request or a connection.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// The rule that decided.
@@ -14,16 +14,16 @@ pub(super) struct Outcome {
     pub(super) audited: Vec<String>,
     pub(super) reason: Option<String>,
     pub(super) flag: Flag,
-    /// Connections end like that every day.
+    /// Ends of connections that are normal.
     routine: bool,
 }
 
-/// Why what the drain deadline found has ended.
+/// Why requests and connections ended at the drain deadline.
 pub(super) const CUT: &str = "the waypoint was stopping, and its drain deadline was over";
 
 impl Outcome {
-    /// The first denial decides; else the first rule that let it pass is the one to name. An audit rule counts once, however often it was
-    /// asked.
+    /// The first denial decides; otherwise the first rule that allowed is named. An audit rule counts once, however
+    /// often it was evaluated.
     pub(super) fn decided(&mut self, metrics: &Metrics, destination: &Destination, decision: &Decision) {
         for rule in &decision.audited {
             if !self.audited.contains(rule) {
@@ -43,19 +43,19 @@ impl Outcome {
         }
     }
 
-    /// Why the answer is not the application's, or the connection ended other than by its two ends.
+    /// Why the response is not the application's, or why the connection was ended by neither of its two ends.
     pub(super) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
         self.flag = flag;
         self.reason = Some(reason.into());
     }
 
-    /// The client broke off a connection that could have gone on: logged as what went well, and counted as what it is.
+    /// The client aborted a connection that could have continued: logged as a success, and counted with its flag.
     pub(super) fn left(&mut self, reason: impl Into<String>) {
         self.failed(Flag::ClientGone, reason);
         self.routine = true;
     }
 
-    /// Whether it is logged without the access log too.
+    /// Whether it is logged even without the access log.
     pub(super) fn is_notable(&self) -> bool {
         (self.flag != Flag::None && !self.routine) || !self.audited.is_empty()
     }

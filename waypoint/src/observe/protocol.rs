@@ -2,7 +2,7 @@
 
 use http::{Request, Version};
 
-/// What a request is, for metrics and logs.
+/// The protocol of a request, for metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Protocol {
     Http1,

@@ -1,4 +1,4 @@
-//! One request, or one connection that is no HTTP: its metrics, and its line in the access log.
+//! One request, or one non-HTTP connection: its metrics, and its line in the access log.
 
 mod connection;
 
@@ -24,10 +24,10 @@ use crate::state::{Endpoint, Workload};
 
 pub(crate) use connection::ConnectionRecord;
 
-/// Why a request was not tried again.
+/// Why a request was not retried.
 pub(crate) const RETRY_LIMIT: &str = "not retried: the service has its maximum of retries in flight";
 
-/// Bytes of a path that are logged.
+/// Maximum length of a logged path, in bytes.
 const LOGGED_PATH: usize = 1024;
 
 /// The beginning of a path: a client may send as much as a head has room for.
@@ -38,22 +38,23 @@ fn clip(path: &str) -> &str {
     &path[..end.unwrap_or(0)]
 }
 
-/// A request from its head to the end of its answer, which is when this is dropped. It counts as in flight until then.
+/// A request from its head to the end of its response, which is when this is dropped. It counts as in flight until
+/// then.
 pub(crate) struct RequestRecord {
     observer: Arc<Observer>,
     source: Arc<Source>,
     destination: Destination,
     in_flight: RequestInFlight,
-    /// What the request takes of the waypoint, until it has ended.
+    /// The request's admission, until it has ended.
     place: Option<(Share<SpiffeId>, Held, InFlight)>,
     method: Method,
     path: Box<str>,
     protocol: Protocol,
     trace_id: Option<Box<str>>,
     endpoint: Option<(Arc<Workload>, SocketAddr)>,
-    /// Who is called, where the request was refused before it was sent to an endpoint.
+    /// The destination, if the request was refused before it was sent to an endpoint.
     called: Option<SpiffeId>,
-    /// 0 as long as there is no answer.
+    /// 0 while there is no response.
     status: u16,
     grpc_status: Option<u16>,
     outcome: Outcome,
@@ -65,7 +66,8 @@ pub(crate) struct RequestRecord {
 }
 
 impl Observer {
-    /// A request has come. What is found out of it is told to the record, and its drop is the end of the request.
+    /// A request has arrived. The caller reports its progress to the record; dropping the record is the end of the
+    /// request.
     pub(crate) fn request<B>(
         self: &Arc<Self>,
         source: &Arc<Source>,
@@ -107,45 +109,46 @@ impl RequestRecord {
         }
     }
 
-    /// The request takes this place, and these bytes, until it has ended, and counts as in flight.
+    /// The request's admission and bytes, until it has ended; it counts as in flight.
     pub(crate) fn takes(&mut self, place: Share<SpiffeId>, held: Held, in_flight: InFlight) {
         self.place = Some((place, held, in_flight));
     }
 
-    /// It takes so many bytes more.
+    /// The request takes this number of further bytes.
     pub(crate) fn holds(&mut self, bytes: usize) {
         if let Some((_, held, _)) = &mut self.place {
             held.grow_anyway(bytes);
         }
     }
 
-    /// What the rules say; of a denial, flag and reason too. May be told several decisions, of which the first denial counts.
+    /// The decision of the rules; for a denial flag and reason, too. It may be called with several decisions, of which
+    /// the first denial counts.
     pub(crate) fn decided(&mut self, decision: &Decision) {
         self.outcome
             .decided(&self.observer.metrics, &self.destination, decision);
     }
 
-    /// Why the answer is not the application's: what `x-ambit-reason` says.
+    /// Why the response is not the application's: the text of `x-ambit-reason`.
     pub(crate) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
         self.outcome.failed(flag, reason);
     }
 
-    /// The client broke off what the request had become (a WebSocket).
+    /// The client aborted a connection that the request had become (a WebSocket).
     pub(crate) fn left(&mut self, reason: impl Into<String>) {
         self.outcome.left(reason);
     }
 
-    /// Who would have been sent the request that the rules refuse.
+    /// The endpoint of a request that the rules denied.
     pub(crate) fn refused_for(&mut self, endpoint: &Endpoint) {
         self.called = Some(endpoint.workload.identity.clone());
     }
 
-    /// Where the latest try was sent.
+    /// The endpoint of the latest attempt.
     pub(crate) fn sent_to(&mut self, endpoint: &Endpoint) {
         self.endpoint = Some((Arc::clone(&endpoint.workload), endpoint.target));
     }
 
-    /// It is tried again, by this policy; by none where its endpoint had not looked at it.
+    /// The request is retried, by this policy; without a policy if its endpoint had not processed it.
     pub(crate) fn retried(&mut self, policy: Option<&Arc<str>>) {
         self.retries += 1;
         self.observer
@@ -156,25 +159,25 @@ impl RequestRecord {
         }
     }
 
-    /// It would have been tried again, had the service not had as many retries under way as it may have: what there is is passed on.
+    /// The request was not retried, since the service had its maximum of retries in flight: the response is forwarded.
     pub(crate) fn not_retried(&mut self) {
         self.observer.metrics.not_retried(&self.destination);
         self.outcome.failed(Flag::RetryLimit, RETRY_LIMIT);
     }
 
-    /// A policy has shaped the answer (its timeout, say).
+    /// A policy has changed the response (its timeout, for instance).
     pub(crate) fn governed_by(&mut self, policy: &Arc<str>) {
         self.route = Some(Arc::clone(policy));
     }
 
-    /// The head of the answer is on its way.
+    /// The head of the response is being sent.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
-        // An answer that is trailers only.
+        // A response of trailers only.
         self.trailers(headers);
     }
 
-    /// The trailers of the answer.
+    /// The trailers of the response.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
         let status = trailers
             .get("grpc-status")
@@ -184,7 +187,7 @@ impl RequestRecord {
         }
     }
 
-    /// So many bytes of the answer's body are on their way.
+    /// This number of bytes of the response's body is being sent.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.bytes_out += bytes;
     }
@@ -194,7 +197,7 @@ impl RequestRecord {
         Arc::clone(&self.bytes_in)
     }
 
-    /// The answer has ended as it should. A record that is dropped without this counts as one whose client went away.
+    /// The response has ended correctly. A record that is dropped without this counts as one whose client disconnected.
     pub(crate) fn end(mut self) {
         self.ended = true;
     }

@@ -1,5 +1,5 @@
-//! The time series of requests. Looking a series up by 25 labels costs more than the rest of a request's bookkeeping, so the handles of
-//! those in use are kept, by the source and by what differs between its requests.
+//! The time series of requests. Looking a series up by 25 labels costs more than the rest of a request's bookkeeping,
+//! so the handles of used ones are cached, by source and by what differs between its requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -14,9 +14,9 @@ use super::protocol::Protocol;
 use super::{Destination, Flag};
 use crate::state::Workload;
 
-/// So many handles are kept before it is asked which of them have expired.
+/// Number of cached handles before expired ones are removed.
 const HANDLES: usize = 8;
-/// The code of a gRPC status that is none.
+/// The code of an invalid gRPC status.
 const OTHER_STATUS: u16 = 17;
 
 /// Istio's labels of HTTP metrics: those of TCP metrics, and codes.
@@ -39,10 +39,10 @@ const CODE: usize = 21;
 const GRPC_STATUS: usize = 22;
 const UNKNOWN: &str = "unknown";
 
-/// What has a series of its own, of one source's requests.
+/// What distinguishes the series of one source's requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct SeriesKey {
-    /// Of the service, or of the workload that was called directly.
+    /// Key of the service, or of the workload that was called directly.
     pub(super) destination: Arc<str>,
     /// Pods of one workload share their series.
     pub(super) workload: Option<Arc<str>>,
@@ -53,7 +53,7 @@ pub(super) struct SeriesKey {
 }
 
 impl SeriesKey {
-    /// gRPC has 17 statuses; an endpoint may say any number.
+    /// gRPC has 17 statuses; an endpoint may send any number.
     pub(super) fn grpc_status(status: Option<u16>) -> Option<u16> {
         status.map(|status| status.min(OTHER_STATUS))
     }
@@ -66,7 +66,7 @@ pub(super) struct RequestSeries {
     pub(super) duration: Histogram,
 }
 
-/// The same, which do not keep it.
+/// The same, without keeping it alive.
 #[derive(Debug)]
 struct Handle {
     requests: WeakCounter,
@@ -114,7 +114,7 @@ impl SeriesTable {
         if let Some(series) = sources.get(&key).and_then(Weak::upgrade) {
             return series;
         }
-        // Only when the table would grow, so that it is seldom.
+        // Only when the table would grow, which is rare.
         if sources.len() == sources.capacity() {
             sources.retain(|_, series| series.strong_count() > 0);
             let room = sources.len().max(HANDLES);
@@ -166,7 +166,7 @@ impl SeriesTable {
 }
 
 impl SourceSeries {
-    /// The labels of a connection of this source that is no HTTP.
+    /// The labels of a non-HTTP connection of this source.
     pub(super) fn tcp_labels<'a>(
         &'a self,
         destination: &'a Destination,

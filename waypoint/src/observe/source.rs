@@ -1,4 +1,4 @@
-//! Who calls, as far as it is known.
+//! The source of a request, as far as it is known.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ pub(crate) struct Source {
     /// Proven by its certificate.
     pub(crate) identity: SpiffeId,
     pub(crate) address: SocketAddr,
-    /// What its ztunnel says of it.
+    /// The workload, as its ztunnel names it.
     pub(super) workload: SourceWorkload,
     pub(super) series: Arc<SourceSeries>,
-    /// Its node and zone, by the word of its ztunnel. Empty: not known.
+    /// Its node and zone, as its ztunnel names them. Empty: unknown.
     node: String,
     zone: String,
 }
 
 impl Observer {
-    /// A client's connection: who it is by its certificate, where it comes from, and what its ztunnel says of it in the CONNECT's
-    /// `baggage`.
+    /// A client's connection: its identity by certificate, its address, and its workload from the `baggage` of the
+    /// CONNECT.
     pub(crate) fn source(
         &self,
         identity: SpiffeId,
@@ -51,7 +51,7 @@ impl Source {
         })
     }
 
-    /// As one that an endpoint is chosen for.
+    /// The client for whom an endpoint is chosen.
     pub(crate) fn client(&self) -> Client<'_> {
         Client {
             address: Some(self.address.ip()),
@@ -61,7 +61,7 @@ impl Source {
         }
     }
 
-    /// The namespace is the certificate's, whatever the baggage says.
+    /// The namespace is that of the certificate, whatever the baggage has.
     pub(crate) fn namespace(&self) -> &str {
         self.identity.namespace()
     }

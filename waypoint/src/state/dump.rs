@@ -1,4 +1,4 @@
-//! What the config dump shows of the state.
+//! The state in the config dump.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{ServiceConfig, ServiceEntry, State};
 
-/// All of it, by name.
+/// The whole state, by name.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StateDump {
@@ -43,7 +43,7 @@ struct ServiceDump {
     /// Port to protocol.
     ports: BTreeMap<u16, &'static str>,
     policies: Vec<String>,
-    /// All that apply, in order.
+    /// All policies that apply, in order.
     rules: Vec<HttpRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     missing_policy: Option<String>,
@@ -113,7 +113,7 @@ struct PolicyDump {
 }
 
 impl State {
-    /// All that it knows.
+    /// The whole state.
     pub(crate) fn dump(&self) -> StateDump {
         let settings = self.settings();
         let policies = self.policies.read().clone();

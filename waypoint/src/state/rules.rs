@@ -1,4 +1,4 @@
-//! The rules of several policies, as one, and sets of such.
+//! The rules of several policies as one, and sets of these.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use ambit_wire::waypoint_policy::WaypointPolicy;
 /// All rules that apply to a destination.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RuleSet {
-    /// Each set decides by itself; what passes has passed all.
+    /// Each set decides separately; a request has to pass all of them.
     sets: Arc<[Arc<[HttpRule]>]>,
-    /// A policy that applies and has not been received: closed until it is.
+    /// A policy that applies and has not been received: closed until it arrives.
     missing: Option<Arc<str>>,
     has_path_rules: bool,
     has_enforced_path_rules: bool,
 }
 
 impl RuleSet {
-    /// Of these policies, all together.
+    /// The rules of these policies, all together.
     pub(super) fn resolve(names: &[Arc<str>], policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
         Self::of_all([names], policy)
     }
 
-    /// Of these sets of policies.
+    /// The rules of these sets of policies.
     pub(super) fn of_all<'a>(
         sets: impl IntoIterator<Item = &'a [Arc<str>]>,
         policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
@@ -49,7 +49,7 @@ impl RuleSet {
         }
     }
 
-    /// Nothing passes until it is known which policies apply.
+    /// Nothing passes until the policies that apply are known.
     pub(super) fn unknown() -> Self {
         Self {
             missing: Some("the waypoint's settings".into()),
@@ -57,17 +57,17 @@ impl RuleSet {
         }
     }
 
-    /// Whether one that is in force compares paths: malformed ones cannot pass then.
+    /// Whether an enforced rule compares paths: malformed ones cannot pass then.
     pub(crate) fn has_enforced_path_rules(&self) -> bool {
         self.has_enforced_path_rules
     }
 
-    /// Whether one of them compares paths.
+    /// Whether any rule compares paths.
     pub(crate) fn has_path_rules(&self) -> bool {
         self.has_path_rules
     }
 
-    /// Whether nothing is to be decided: every request may pass.
+    /// Whether there is nothing to decide: every request may pass.
     pub(crate) fn is_empty(&self) -> bool {
         self.rules().next().is_none() && self.missing.is_none()
     }

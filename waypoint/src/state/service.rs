@@ -11,7 +11,7 @@ use ambit_wire::waypoint_policy::WaypointPolicy;
 
 use super::{AppProtocol, Invalid, Retry, RuleSet};
 
-/// What holds for a service, with its policies resolved.
+/// The configuration of a service, with its policies resolved.
 #[derive(Debug)]
 pub(crate) struct ServiceConfig {
     /// `<namespace>/<hostname>`, as workloads name it.
@@ -21,9 +21,9 @@ pub(crate) struct ServiceConfig {
     pub(crate) hostname: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) ports: Vec<(u16, AppProtocol)>,
-    /// Who may do what.
+    /// The authorization rules.
     pub(crate) rules: RuleSet,
-    /// Of a request, all tries together, until the head of the answer.
+    /// Timeout of a request, all attempts together, until the head of the response.
     pub(crate) timeout: Option<Chosen<Duration>>,
     pub(crate) retry: Option<Chosen<Retry>>,
     /// Addresses outside of the cluster that lead here, by port.
@@ -32,7 +32,7 @@ pub(crate) struct ServiceConfig {
     pub(super) names: PolicyNames,
 }
 
-/// What one of the policies says.
+/// The part of one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chosen<T> {
     /// The policy, `<namespace>/<name>`.
@@ -44,14 +44,14 @@ pub(crate) struct Chosen<T> {
 #[derive(Debug, Clone, Default)]
 pub(super) struct PolicyNames {
     authorization: Vec<Arc<str>>,
-    /// Of other Services in front of the same pods.
+    /// Policies of other Services in front of the same pods.
     others: Vec<Vec<Arc<str>>>,
     timeout: Option<Arc<str>>,
     retry: Option<Arc<str>>,
 }
 
 impl PolicyNames {
-    /// Those with rules, set by set.
+    /// Policies with rules, set by set.
     pub(super) fn rules(&self) -> impl Iterator<Item = &[Arc<str>]> {
         std::iter::once(&self.authorization)
             .chain(&self.others)
@@ -60,7 +60,7 @@ impl PolicyNames {
 }
 
 impl ServiceConfig {
-    /// The protocol that a port is said to speak; `None` where the service has no such port.
+    /// The configured protocol of a port; `None` if the service has no such port.
     pub(crate) fn protocol(&self, port: u16) -> Option<AppProtocol> {
         self.ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
     }
@@ -75,7 +75,7 @@ impl ServiceConfig {
         check_requires(&from.requires)?;
         let port = |port: wire::ServicePort| {
             let number = u16::try_from(port.port).map_err(|_| Invalid::Port(port.port))?;
-            // A protocol of a later version is found out from what comes.
+            // A protocol of a later version is detected from the bytes.
             Ok::<_, Invalid>((number, port.protocol()))
         };
         let some = |name: String| (!name.is_empty()).then(|| Arc::from(name));
@@ -112,7 +112,7 @@ impl ServiceConfig {
         Ok(config)
     }
 
-    /// With its policies as they are now.
+    /// With the current version of its policies.
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
         let mut config = Self {
             key: Arc::clone(&self.key),
@@ -173,7 +173,7 @@ impl Frontend for ServiceConfig {
         &self.balancing
     }
 
-    /// The control plane says it of each endpoint.
+    /// The control plane sends it for each endpoint.
     fn target_port(&self, _: u16) -> Option<u16> {
         None
     }

@@ -1,4 +1,4 @@
-//! What holds for all that this waypoint serves.
+//! Settings for everything that this waypoint serves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use ambit_wire::waypoint_policy::WaypointPolicy;
 
 use super::{Invalid, RuleSet};
 
-/// Who this waypoint is, and what holds for all that it serves.
+/// The identity of this waypoint, and settings for everything that it serves.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The control plane has sent them.
+    /// Whether the control plane has sent them.
     pub(crate) received: bool,
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) trust_domain: String,
     /// Whether each request is logged; denials and errors are logged in any case.
     pub(crate) access_log: bool,
-    /// Client connections that are older are ended between two requests.
+    /// Older client connections are ended between two requests.
     pub(crate) max_connection_age: Option<Duration>,
-    /// For connections to a pod's own address.
+    /// Rules for connections to a pod's own address.
     pub(crate) workload_rules: RuleSet,
     pub(super) workload_authorization: Vec<Arc<str>>,
 }
 
-/// Those of a waypoint that has received none: nothing passes to pods' own addresses.
+/// Before any settings are received: nothing passes to pods' own addresses.
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Settings {
         })
     }
 
-    /// The same, with pods' own addresses closed: what is in force for them is not understood.
+    /// The same, with pods' own addresses closed, since the rules for them are not understood.
     pub(super) fn closed(&self) -> Self {
         let unknown = vec![Arc::from("of the settings, which require a later version,")];
         Self {

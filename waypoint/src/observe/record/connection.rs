@@ -1,4 +1,4 @@
-//! One connection that is no HTTP.
+//! One non-HTTP connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::super::outcome::{CUT, Outcome};
 use super::super::{Destination, Flag, Observer, Source};
 use crate::state::{Endpoint, Workload};
 
-/// A connection that is no HTTP, until this is dropped. It counts as a request in flight until then.
+/// A non-HTTP connection, until this is dropped. It counts as a request in flight until then.
 pub(crate) struct ConnectionRecord {
     observer: Arc<Observer>,
     source: Arc<Source>,
@@ -24,12 +24,12 @@ pub(crate) struct ConnectionRecord {
     outcome: Outcome,
     sent: AtomicU64,
     received: AtomicU64,
-    /// Once it is known where it goes.
+    /// Set once the destination is known.
     totals: Option<Totals>,
 }
 
 impl Observer {
-    /// A connection that is no HTTP has come; the record's drop is its end.
+    /// A non-HTTP connection has arrived; dropping the record is its end.
     pub(crate) fn connection(
         self: &Arc<Self>,
         source: &Arc<Source>,
@@ -60,12 +60,12 @@ impl ConnectionRecord {
             .decided(&self.observer.metrics, &self.destination, decision);
     }
 
-    /// Why it ends other than by its two ends.
+    /// Why it was ended by neither of its two ends.
     pub(crate) fn failed(&mut self, flag: Flag, reason: impl Into<String>) {
         self.outcome.failed(flag, reason);
     }
 
-    /// The client broke it off.
+    /// The client aborted it.
     pub(crate) fn left(&mut self, reason: impl Into<String>) {
         self.outcome.left(reason);
     }
@@ -91,7 +91,7 @@ impl Drop for ConnectionRecord {
         let metrics = &self.observer.metrics;
         let workload = endpoint.map(|(workload, _)| workload);
         if self.totals.is_none() {
-            // So that what was opened and what was closed agree.
+            // Opened and closed must agree.
             metrics.tcp_opened(&self.source.series, &self.destination, workload);
         }
         metrics.tcp_closed(
