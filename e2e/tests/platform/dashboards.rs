@@ -32,6 +32,7 @@ struct Query {
     panel: String,
     legend: String,
     expression: String,
+    variables: Vec<Variable>,
 }
 
 #[test]
@@ -57,14 +58,14 @@ fn every_panel_of_every_dashboard_fills() -> Result<()> {
         });
         for query in excused {
             // It has to be understood all the same.
-            fills(&prometheus, &query.expression)?;
+            fills(&prometheus, query)?;
         }
         let all = waiting.len();
         eventually("every panel to fill", LIMIT * 2, || {
             load.stir()?;
             let mut empty = Vec::new();
             for query in &waiting {
-                if !fills(&prometheus, &query.expression)? {
+                if !fills(&prometheus, query)? {
                     empty.push(*query);
                 }
             }
@@ -135,14 +136,14 @@ fn metrics_of(expression: &str) -> Vec<&str> {
 }
 
 /// Whether a query has a value for one of the workloads that a reader may choose.
-fn fills(prometheus: &Prometheus, expression: &str) -> Result<bool> {
+fn fills(prometheus: &Prometheus, query: &Query) -> Result<bool> {
     for workload in load::WORKLOADS {
-        let query = substitute(expression, workload);
-        let samples = prometheus.query(&query).with_context(|| query.clone())?;
+        let text = substitute(prometheus, query, workload)?;
+        let samples = prometheus.query(&text).with_context(|| text.clone())?;
         if samples.iter().any(|sample: &Sample| sample.value.is_finite()) {
             return Ok(true);
         }
-        if !expression.contains("$workload") {
+        if !query.expression.contains("$workload") {
             break;
         }
     }
@@ -152,20 +153,70 @@ fn fills(prometheus: &Prometheus, expression: &str) -> Result<bool> {
 /// Some scrapes, as Grafana chooses it.
 const RATE_INTERVAL: &str = "40s";
 
-/// What Grafana puts in place of variables.
-fn substitute(expression: &str, workload: &str) -> String {
-    let values = [
-        ("$__rate_interval", RATE_INTERVAL),
-        ("$namespace", NAMESPACE),
-        ("$workload", workload),
-        ("$pod", ".*"),
-        ("$system", ambit_e2e::mesh::NAMESPACE),
-        ("$core_hour", "0.03"),
-        ("$gib_hour", "0.004"),
-    ];
-    values.iter().fold(expression.to_owned(), |text, (name, value)| {
-        text.replace(name, value)
-    })
+/// A query as Grafana would send it: with the reader's choices in place of variables. Of variables that take several values, all are chosen.
+fn substitute(prometheus: &Prometheus, query: &Query, workload: &str) -> Result<String> {
+    let mut text = query.expression.replace("$__rate_interval", RATE_INTERVAL);
+    // The later ones may use the earlier ones.
+    let mut chosen = Vec::new();
+    for variable in &query.variables {
+        let choice = match &variable.lookup {
+            None => variable.text.clone(),
+            Some((metric, label)) => {
+                let metric = chosen
+                    .iter()
+                    .fold(metric.clone(), |metric, (name, value): &(String, String)| {
+                        metric.replace(name, value)
+                    });
+                let values = prometheus.query(&format!("group by ({label}) ({metric})"))?;
+                let values = values.iter().filter_map(|sample| sample.labels[label].as_str());
+                if variable.many {
+                    format!("({})", values.collect::<Vec<_>>().join("|"))
+                } else {
+                    let mut values =
+                        values.filter(|value| *value == NAMESPACE || *value == ambit_e2e::mesh::NAMESPACE);
+                    values.next().unwrap_or_default().to_owned()
+                }
+            }
+        };
+        chosen.push((format!("${}", variable.name), choice));
+    }
+    chosen.push(("$workload".to_owned(), workload.to_owned()));
+    for (name, value) in &chosen {
+        text = text.replace(name, value);
+    }
+    ensure!(!text.contains('$'), "a variable is left: {text}");
+    Ok(text)
+}
+
+/// What a reader chooses, but for the workload.
+#[derive(Debug, Clone)]
+struct Variable {
+    name: String,
+    /// The metric, with a selector, and the label whose values there are; none where the reader types.
+    lookup: Option<(String, String)>,
+    /// What the reader typed.
+    text: String,
+    many: bool,
+}
+
+impl Variable {
+    fn read(variable: &Value) -> Option<Self> {
+        let name = variable["name"].as_str()?.to_owned();
+        let query = variable["query"]["query"].as_str();
+        let lookup = query.and_then(|query| {
+            query
+                .strip_prefix("label_values(")?
+                .strip_suffix(')')?
+                .rsplit_once(", ")
+        });
+        let typed = variable["type"] == "textbox";
+        (lookup.is_some() || typed).then(|| Self {
+            name,
+            lookup: lookup.map(|(metric, label)| (metric.to_owned(), label.to_owned())),
+            text: variable["query"].as_str().unwrap_or_default().to_owned(),
+            many: variable["multi"] == true,
+        })
+    }
 }
 
 /// Every query of every dashboard of the chart.
@@ -175,6 +226,8 @@ fn queries() -> Result<Vec<Query>> {
     for entry in fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))? {
         let dashboard: Value = serde_json::from_str(&fs::read_to_string(entry?.path())?)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let variables = dashboard["templating"]["list"].as_array().into_iter().flatten();
+        let variables: Vec<Variable> = variables.filter_map(Variable::read).collect();
         for panel in dashboard["panels"].as_array().into_iter().flatten() {
             for target in panel["targets"].as_array().into_iter().flatten() {
                 found.push(Query {
@@ -182,6 +235,7 @@ fn queries() -> Result<Vec<Query>> {
                     panel: text(&panel["title"]),
                     legend: text(&target["legendFormat"]),
                     expression: text(&target["expr"]),
+                    variables: variables.clone(),
                 });
             }
         }

@@ -60,7 +60,7 @@ fn glance() -> Row {
             Panel::stat("A month at this rate", Unit::Money, "What the CPU and memory of now would cost in a month, at the prices above. A high value: see which part below.")
                 .query("month", month),
             Panel::stat(
-                "Memory for each captured pod",
+                "Memory per captured pod",
                 Unit::Bytes,
                 "Memory of ztunnels and waypoints, divided by captured pods. A high value is a mesh with few pods on many nodes: compare with the memory of a sidecar.",
             )
@@ -69,7 +69,7 @@ fn glance() -> Row {
                 format!("({} + ({} or vector(0))) / (sum(ambit_ztunnel_pods) > 0)", memory("", ZTUNNELS), memory("", WAYPOINTS)),
             ),
             Panel::stat(
-                "CPU for 1,000 connections a second",
+                "CPU per 1,000 conn/s",
                 Unit::Cores,
                 "CPU of ztunnels, divided by new connections (each counted at either end). A high value at low load is what ztunnels use when idle.",
             )
@@ -82,7 +82,7 @@ fn glance() -> Row {
                 ),
             ),
             Panel::stat(
-                "CPU for 1,000 requests a second",
+                "CPU per 1,000 req/s",
                 Unit::Cores,
                 "CPU of waypoints, divided by requests. A high value at low load is what waypoints use when idle.",
             )

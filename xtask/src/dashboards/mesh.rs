@@ -30,7 +30,7 @@ fn glance() -> Row {
             Panel::stat("Requests", Unit::Requests, "HTTP requests that waypoints served. A high value is load.")
                 .query("requests", or_zero(&sum_rate("", "istio_requests_total", WAYPOINT))),
             Panel::stat(
-                "Requests without a server error",
+                "Success (no 5xx)",
                 Unit::Share,
                 "The part of requests that did not end with a 5xx. A high value is good; below 99% callers see failures.",
             )
@@ -73,11 +73,11 @@ fn requests() -> Row {
             Panel::graph(
                 "Requests by namespace",
                 Unit::Requests,
-                "Requests by the destination's namespace. A high value is load.",
+                "Requests by the namespace of the Service that was asked. A high value is load.",
             )
             .query(
-                "{{destination_workload_namespace}}",
-                sum_rate("destination_workload_namespace", "istio_requests_total", WAYPOINT),
+                "{{destination_service_namespace}}",
+                sum_rate("destination_service_namespace", "istio_requests_total", WAYPOINT),
             ),
             Panel::graph(
                 "Requests by response code",
@@ -100,14 +100,14 @@ fn requests() -> Row {
             )
             .query(
                 "Requests",
-                format!("topk(10, {})", sum_rate("destination_service", "istio_requests_total", WAYPOINT)),
+                format!("topk(10, {} > 0)", sum_rate("destination_service", "istio_requests_total", WAYPOINT)),
             ),
             Panel::table(
                 "Services with the most failures",
                 Unit::Share,
                 "The part of requests that ended with a 5xx, by Service; the ten worst. A high value is a Service that fails its callers.",
             )
-            .query("Failed", format!("topk(10, 1 - {})", success("destination_service", WAYPOINT))),
+            .query("Failed", format!("topk(10, 1 - {} > 0)", success("destination_service", WAYPOINT))),
         ],
     }
 }
@@ -161,7 +161,7 @@ fn connections() -> Row {
             .query(
                 "Connections",
                 format!(
-                    "topk(10, {})",
+                    "topk(10, {} > 0)",
                     sum_rate(
                         "destination_workload_namespace, destination_workload, source_workload",
                         "istio_tcp_connections_opened_total",
@@ -177,7 +177,7 @@ fn connections() -> Row {
             .query(
                 "Connections",
                 format!(
-                    "topk(10, {})",
+                    "topk(10, {} > 0)",
                     sum_rate(
                         "source_workload_namespace, source_workload, destination_workload_namespace, destination_workload",
                         "istio_tcp_connections_opened_total",

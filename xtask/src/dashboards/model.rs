@@ -8,6 +8,15 @@ const COLUMNS: u64 = 24;
 /// The version of the JSON model: that of Grafana 10, which later releases read.
 const SCHEMA: u64 = 39;
 
+/// Labels, as the heads of tables call them.
+const COLUMN_NAMES: &[(&str, &str)] = &[
+    ("destination_service", "Service"),
+    ("destination_workload", "To"),
+    ("destination_workload_namespace", "To namespace"),
+    ("source_workload", "From"),
+    ("source_workload_namespace", "From namespace"),
+];
+
 /// What a value counts; the names are Grafana's.
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
@@ -156,7 +165,8 @@ impl Panel {
         panel
     }
 
-    /// A table's column is named after its query's legend. Grafana calls it `Value` where there is one, `Value #A` where there are more.
+    /// A table's column is named after its query's legend (Grafana calls it `Value` where there is one, `Value #A` where there are more), or
+    /// after its label.
     fn columns(&self) -> Value {
         let names = self.queries.iter().zip('A'..).map(|((legend, _), reference)| {
             let column = if self.queries.len() == 1 {
@@ -166,7 +176,10 @@ impl Panel {
             };
             (column, json!(legend))
         });
-        Value::Object(names.collect())
+        let labels = COLUMN_NAMES
+            .iter()
+            .map(|(label, name)| ((*label).to_owned(), json!(name)));
+        Value::Object(names.chain(labels).collect())
     }
 
     fn defaults(&self) -> Value {
@@ -266,7 +279,6 @@ impl Variable {
                 if *many {
                     variable["multi"] = true.into();
                     variable["includeAll"] = true.into();
-                    variable["allValue"] = ".*".into();
                     variable["current"] = json!({ "text": ["All"], "value": ["$__all"] });
                 }
                 variable

@@ -4,7 +4,7 @@ use super::model::{Dashboard, Panel, Row, Unit, Variable};
 use super::query::{or_zero, quantile, share, success, sum, sum_rate};
 
 const TO: &str = "destination_workload_namespace=\"$namespace\"";
-const HTTP: &str = "reporter=\"waypoint\",destination_workload_namespace=\"$namespace\"";
+const HTTP: &str = "reporter=\"waypoint\",destination_service_namespace=\"$namespace\"";
 const TCP: &str = "reporter=\"destination\",destination_workload_namespace=\"$namespace\"";
 const OUT: &str = "reporter=\"source\",source_workload_namespace=\"$namespace\"";
 
@@ -33,7 +33,7 @@ fn glance() -> Row {
             Panel::stat("Requests", Unit::Requests, "HTTP requests to the namespace's Services that waypoints served. A high value is load.")
                 .query("requests", or_zero(&sum_rate("", "istio_requests_total", HTTP))),
             Panel::stat(
-                "Requests without a server error",
+                "Success (no 5xx)",
                 Unit::Share,
                 "The part of requests that did not end with a 5xx. A high value is good; below 99% callers see failures.",
             )

@@ -48,7 +48,7 @@ fn glance() -> Row {
             Panel::stat("Requests", Unit::Requests, "Requests that the replicas served. A high value is load.")
                 .query("requests", or_zero(&sum_rate("", "istio_requests_total", HTTP))),
             Panel::stat(
-                "Requests without a server error",
+                "Success (no 5xx)",
                 Unit::Share,
                 "The part of requests that did not end with a 5xx. A high value is good; below 99% callers see failures.",
             )

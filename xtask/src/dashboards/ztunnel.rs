@@ -161,8 +161,12 @@ fn resources() -> Row {
                 "Memory lent for wide windows and large buffers. A high value means fast long transfers, or peers that do not read; a quarter of the memory limit is the most.",
             )
             .query("{{pod}}", sum("pod", &format!("ambit_hbone_lent_bytes{{{OWN},namespace!=\"\"}}"))),
-            Panel::graph("Descriptors", Unit::Number, "Descriptors of proxied connections. A high value near the process' limit ends in refusals (descriptors).")
-                .query("{{pod}}", gauge("descriptors_in_use")),
+            Panel::graph(
+                "Descriptors",
+                Unit::Number,
+                "Descriptors of proxied connections. A high value near the process' limit ends in refusals (descriptors).",
+            )
+            .query("{{pod}}", gauge("descriptors_in_use")),
             Panel::graph(
                 "Sockets in pods",
                 Unit::PerSecond,

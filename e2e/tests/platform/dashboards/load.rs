@@ -93,6 +93,8 @@ impl<'a> Load<'a> {
         // No TLS where HBONE is spoken.
         let mut stream = TcpStream::connect((self.server.ip, mesh::PORT_HBONE))?;
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+        // Plaintext, from outside of the mesh.
+        TcpStream::connect((self.server.ip, 8080))?.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
         // Nothing listens there.
         let closed = SocketAddr::from((self.server.ip, 4));
         for stream in self
