@@ -9,10 +9,10 @@ const MAX_LENGTH: usize = 2048;
 /// Longest trust domain name in bytes (SPIFFE-ID §2.1).
 const MAX_TRUST_DOMAIN: usize = 255;
 
-/// Why a text is no workload's SPIFFE id.
+/// Why a text is not the SPIFFE id of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseIdentityError {
-    /// Another scheme, or none.
+    /// The scheme is missing or is another one.
     #[error("{0:?} does not begin with spiffe://")]
     Scheme(String),
     /// The path is not `/ns/<namespace>/sa/<service account>`.
@@ -23,10 +23,10 @@ pub enum ParseIdentityError {
     Characters(String),
 }
 
-/// A workload's SPIFFE id, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`: the form that Istio gives to
-/// Kubernetes service accounts, within the rules of the [SPIFFE-ID standard].
+/// A workload's SPIFFE id, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`: the form that Istio uses
+/// for Kubernetes service accounts. It follows the [SPIFFE-ID standard].
 ///
-/// Cheap to clone; equality is equality of the whole id.
+/// Cheap to clone. Two ids are equal if all their parts are.
 ///
 /// [SPIFFE-ID standard]: https://spiffe.io/docs/latest/spiffe-specs/spiffe-id/
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,7 +41,7 @@ impl SpiffeId {
     /// The id of a service account.
     ///
     /// # Errors
-    /// When one of the parts is empty or has characters that a SPIFFE id cannot hold.
+    /// When a part is empty or has characters that a SPIFFE id cannot contain.
     pub fn new(
         trust_domain: &str,
         namespace: &str,
@@ -56,7 +56,7 @@ impl SpiffeId {
             return Err(ParseIdentityError::Characters(principal));
         }
         Ok(Self {
-            // Both fit: the whole is at most 2048 bytes long.
+            // Both fit: the id is at most 2048 bytes long.
             trust_domain: trust_domain.len() as u16,
             namespace: namespace.len() as u16,
             principal: principal.into(),

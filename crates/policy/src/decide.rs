@@ -1,38 +1,38 @@
-//! The decision, and why.
+//! The decision on a connection, and its reason.
 
 use std::fmt;
 
 use crate::matching::Connection;
 use crate::set::{Action, Policies, Policy, Target, shown};
 
-/// Names that a text spells out; the others are counted: it goes into header fields too.
+/// Policies that a reason lists by name; further ones are counted. The text is also sent in header fields.
 const NAMED: usize = 5;
 
-/// Whether the connection may be made.
+/// Whether the connection is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
+    /// The connection is allowed.
     Allow,
-    /// It may not.
+    /// The connection is denied.
     Deny,
 }
 
-/// Why a decision fell as it did. Policies are named `namespace/name`, as people know them ([`PolicyName::shown`]).
+/// The reason for a decision. Policies are named `namespace/name`, as users wrote them ([`PolicyName::shown`]).
 ///
 /// [`PolicyName::shown`]: crate::PolicyName::shown
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// No enforced policy applies to the workload.
     NoPolicy,
-    /// Deny policies apply, none matched, and there is no allow policy.
+    /// Deny policies apply, none matched, and no allow policy applies.
     NotDenied,
     /// This allow policy matched.
     AllowedBy(String),
     /// This deny policy matched.
     DeniedBy(String),
-    /// These allow policies apply, and none matched.
+    /// These allow policies apply, and none of them matched.
     NotAllowedBy(Vec<String>),
-    /// The workload names this policy, and it has not arrived: closed until it does.
+    /// The workload refers to this policy, and the policy has not been received: every connection is denied until then.
     PolicyMissing(String),
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
-    /// The policy that decided; for [`Reason::NotAllowedBy`] the first of those that did not match.
+    /// The policy that decided; for [`Reason::NotAllowedBy`] the first policy that did not match.
     pub fn policy(&self) -> Option<&str> {
         match self {
             Self::NoPolicy | Self::NotDenied => None,
@@ -67,19 +67,19 @@ impl Reason {
     }
 }
 
-/// What was decided on a connection.
+/// The decision on a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Whether it may be made.
+    /// Whether the connection is allowed.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
     /// Audit policies that would have denied it.
     pub audited: Vec<String>,
 }
 
 impl Decision {
-    /// Whether the connection may be made.
+    /// Whether the connection is allowed.
     pub fn is_allowed(&self) -> bool {
         self.verdict == Verdict::Allow
     }
@@ -122,7 +122,7 @@ impl Policies {
                 (false, Action::Allow, false) => add(&mut not_allowed, policy),
             }
         }
-        // An audit allow would deny only what no other allow policy, enforced or not, lets through.
+        // An allow policy on audit would deny only a connection that no other allow policy, enforced or not, allows.
         if !audit_allowed && allowed.is_none() {
             audited.append(&mut audit_allows);
         }
@@ -144,7 +144,7 @@ impl Policies {
     }
 }
 
-/// Names a policy once, however many of its name there are.
+/// Adds the name of a policy once, even if several policies have it.
 fn add(names: &mut Vec<String>, policy: &Policy) {
     let name = policy.name.shown();
     if !names.contains(&name) {

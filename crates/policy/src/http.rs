@@ -1,9 +1,9 @@
-//! Who may make which HTTP request.
+//! Authorization of HTTP requests.
 //!
-//! [`evaluate`] decides as connections are decided on: an enforced `Deny` rule that matches denies; else, where enforced `Allow`
-//! rules apply, one of them must match; else the request may pass. A rule matches when each of its fields that has values does. A
-//! connection that is no HTTP has no [`Attributes`]: no `Allow` rule that asks for any matches it, and every `Deny` rule that asks
-//! for some does if its callers do.
+//! [`evaluate`] decides in the same order as for connections: an enforced `Deny` rule that matches denies. Otherwise, where
+//! enforced `Allow` rules apply, one of them must match. Otherwise the request is allowed. A rule matches when each of its fields
+//! that has values matches. A non-HTTP connection has no [`Attributes`]: an `Allow` rule that requires some does not match it, and
+//! a `Deny` rule that requires some matches it if the callers match.
 
 mod decide;
 mod host;
@@ -18,26 +18,26 @@ pub use decide::evaluate;
 pub use host::normalize_host;
 pub use path::{PathRefusal, normalize_path, readings};
 
-/// One rule. One that has no values at all matches nothing.
+/// One rule. A rule without any value matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRule {
     /// `namespace/policy/rule`.
     pub name: String,
-    /// What a match means.
+    /// The action when the rule matches.
     pub action: Action,
-    /// Report only: it never decides.
+    /// Report only: the rule never decides.
     pub audit: bool,
-    /// Callers, one of which must match; none: every caller.
+    /// Callers, one of which must match; empty: every caller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<Source>,
-    /// Methods; none: every one. `Allow` takes them as they are written here, `Deny` whatever their case.
+    /// Methods; empty: every method. `Allow` compares them with case, `Deny` without.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    /// Paths; none: every one.
+    /// Paths; empty: every path.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathMatch>,
-    /// Names the request is addressed to; none: every one.
+    /// Hosts that the request is addressed to; empty: every host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostMatch>,
     /// Headers, all of which must match.
@@ -45,7 +45,7 @@ pub struct HttpRule {
     pub headers: Vec<HeaderMatch>,
 }
 
-/// Callers. Of each list that has values one must match; without any value it matches nobody.
+/// Callers. One value of each non-empty list must match. Without any value it matches no caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
@@ -60,19 +60,19 @@ pub struct Source {
 /// A path. It is compared with the path as an application may see it ([`readings`]), with the percent-encoding that is left decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum PathMatch {
-    /// Equal. `Deny` takes it with a slash at its end, too, as most applications do.
+    /// Equal. `Deny` also matches the path with a slash at the end, as most applications read both alike.
     Exact(String),
-    /// This path, or one below it, by whole segments: `/orders` and `/orders/` are `/orders`, `/orders/` and `/orders/7`, and not
-    /// `/orders-old` (as the Gateway API's PathPrefix). `/` is every path.
+    /// This path, or a path below it, by whole segments: `/orders` and `/orders/` match `/orders`, `/orders/` and `/orders/7`, but
+    /// not `/orders-old` (like PathPrefix of the Gateway API). `/` matches every path.
     Prefix(String),
 }
 
-/// The name that a request is addressed to.
+/// The host that a request is addressed to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum HostMatch {
     /// Equal.
     Exact(String),
-    /// Ends with this, which begins with a dot, after at least one more character.
+    /// Ends with this suffix, after at least one more character. The suffix begins with a dot.
     Suffix(String),
 }
 
@@ -80,49 +80,50 @@ pub enum HostMatch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatch {
-    /// In lower case.
+    /// The name, in lower case.
     pub name: String,
-    /// One of them must match a field of that name; none: the header is there. Where there are several such fields, `Allow` wants a match
-    /// for each of them, `Deny` for one. A field is one value: lists in it are not taken apart. `Presence` takes an empty value too.
+    /// One of them must match a field of that name; empty: the header must be present. If the header is repeated, `Allow` requires
+    /// a match for each field, `Deny` for one. A field is one value: lists in it are not split. `Presence` matches an empty value,
+    /// too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<StringMatch>,
 }
 
-/// What is known of a request, or of a connection that is no HTTP.
+/// Attributes of a request, or of a non-HTTP connection.
 #[derive(Clone, Copy)]
 pub struct HttpRequest<'a> {
     /// The caller's authenticated principal, without a scheme.
     pub principal: Option<&'a str>,
-    /// What HTTP adds; `None` for a connection that is no HTTP.
+    /// Attributes from HTTP; `None` for a non-HTTP connection.
     pub attributes: Option<Attributes<'a>>,
 }
 
-/// What HTTP says of a request.
+/// Attributes of a request that come from HTTP.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a> {
-    /// The method, as it came.
+    /// The method, as received.
     pub method: &'a str,
     /// The path without the query, in one of its [`readings`].
     pub path: &'a str,
-    /// The name the request is addressed to, as [`normalize_host`] gives it.
+    /// The host that the request is addressed to, as [`normalize_host`] returns it.
     pub host: &'a str,
-    /// The headers, as the application is to be sent them.
+    /// The headers, as they are sent to the application.
     pub headers: &'a dyn Headers,
 }
 
-/// Looks header fields up.
+/// Lookup of header fields.
 pub trait Headers {
     /// Whether `matches` is true for the value of one of the fields of that name (in lower case).
     fn any(&self, name: &str, matches: &mut dyn FnMut(&[u8]) -> bool) -> bool;
 
-    /// The same for fields whose name has `_` where that one has `-`. CGI, and what follows it, reads both names as one.
+    /// The same for fields whose name has `_` in place of `-`. CGI and similar interfaces read both names as one.
     fn any_alike(&self, _name: &str, _matches: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         false
     }
 }
 
 impl HttpRule {
-    /// Whether it asks for anything that only HTTP knows.
+    /// Whether the rule requires any attribute that only HTTP has.
     pub fn needs_http(&self) -> bool {
         !(self.methods.is_empty()
             && self.paths.is_empty()

@@ -1,15 +1,15 @@
-//! Who may connect to whom: one pure engine for every place that decides or explains.
+//! Authorization of connections: one pure engine for every component that decides or explains.
 //!
-//! Semantics are those of Istio's L4 authorization, so that a policy means the same under either data plane:
+//! The semantics are those of Istio's L4 authorization, so a policy has the same meaning in both data planes:
 //! 1. an enforced `Deny` policy that matches denies;
-//! 2. else, where enforced `Allow` policies apply to the workload, one of them must match;
-//! 3. else the connection is allowed.
+//! 2. otherwise, where enforced `Allow` policies apply to the workload, one of them must match;
+//! 3. otherwise the connection is allowed.
 //!
 //! [`http`] has the rules for HTTP requests, which a waypoint enforces, with the same semantics.
 //!
-//! Audit policies (`dry_run` on the wire) never decide; what they would have denied is in [`Decision::audited`].
-//! Where Istio skips a policy that a workload names and nobody has sent yet, this engine denies
-//! ([`Reason::PolicyMissing`]): a rule is never silently unenforced.
+//! Audit policies (`dry_run` on the wire) never decide. [`Decision::audited`] lists those that would have denied.
+//! If a workload refers to a policy that has not been received, Istio skips the policy. This engine denies
+//! ([`Reason::PolicyMissing`]): no rule is silently unenforced.
 
 mod decide;
 pub mod http;

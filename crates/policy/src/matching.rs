@@ -1,17 +1,17 @@
-//! Does a rule match a connection?
+//! Whether a rule matches a connection.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-/// What is known of a connection at its destination.
+/// Attributes of a connection at its destination.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection<'a> {
     /// The peer's authenticated principal, `<trust domain>/ns/<namespace>/sa/<service account>` (no scheme);
     /// `None` for plaintext.
     pub principal: Option<&'a str>,
-    /// The client's own address.
+    /// The address of the client.
     pub source: IpAddr,
     /// Address and port of the application.
     pub destination: SocketAddr,
@@ -34,7 +34,7 @@ pub enum StringMatch {
     Prefix(String),
     /// Ends with.
     Suffix(String),
-    /// Is there, and not empty.
+    /// Present, and not empty.
     Presence,
 }
 
@@ -43,7 +43,7 @@ impl StringMatch {
         let value = value.unwrap_or_default();
         match self {
             Self::Exact(exact) => value == exact,
-            // Without a principal nothing but an absence can be matched, whatever the pattern.
+            // Without a principal only `Exact` of an empty text matches.
             _ if value.is_empty() => false,
             Self::Prefix(prefix) => value.starts_with(prefix.as_str()),
             Self::Suffix(suffix) => value.ends_with(suffix.as_str()),
@@ -52,7 +52,7 @@ impl StringMatch {
     }
 }
 
-/// A service account, whatever its trust domain.
+/// A service account of any trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAccountMatch {
@@ -68,7 +68,7 @@ impl ServiceAccountMatch {
     }
 }
 
-/// Every field that has values must match; within a field one value is enough, and none of its `not_` values may match.
+/// Every field with values must match. Within a field one value is enough; none of its `not_` values may match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(
@@ -103,7 +103,7 @@ pub struct Match {
 }
 
 impl Match {
-    /// Whether no field is set. Such a match matches nothing: a truncated or misspelt rule must not become "everything".
+    /// Whether no field is set. Such a match matches nothing: a truncated or misspelt rule must not match everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -135,12 +135,12 @@ fn field<T>(any_of: &[T], none_of: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (any_of.is_empty() || any_of.iter().any(&matches)) && !none_of.iter().any(&matches)
 }
 
-/// One of its matches must match. Without any it always does.
+/// One of these matches must match. An empty list always matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Clause(pub Vec<Match>);
 
-/// All of its clauses must match ("from", "to", "when").
+/// All clauses ("from", "to", "when") must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Rule(pub Vec<Clause>);

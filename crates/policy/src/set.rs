@@ -1,4 +1,4 @@
-//! Policies, and which of them apply to a workload.
+//! All policies, and those that apply to a workload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,21 +9,21 @@ use serde::{Serialize, Serializer};
 
 use crate::matching::{Connection, Rule};
 
-/// Ends what stands before the name that people know a policy by, where there are variants of one policy: a control plane that changes
-/// whom it applies to has both for a moment. Names of Kubernetes objects have no colons.
+/// Separates the variant from the name that users gave a policy. While the control plane changes which workloads a policy applies
+/// to, two variants of it exist for a moment. Names of Kubernetes objects have no colons.
 pub const VARIANT_END: &str = "::";
 
 /// `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyName {
-    /// The namespace it was written in.
+    /// The namespace of the policy.
     pub namespace: String,
-    /// Its name there, with its variant if it has any.
+    /// The name in that namespace, with the variant if there is one.
     pub name: String,
 }
 
 impl PolicyName {
-    /// As people know it: without the variant (see [`VARIANT_END`]).
+    /// The name as users wrote it: without the variant (see [`VARIANT_END`]).
     pub fn shown(&self) -> String {
         format!("{}/{}", self.namespace, without_variant(&self.name))
     }
@@ -47,7 +47,7 @@ impl fmt::Display for PolicyName {
     }
 }
 
-/// A text is no policy's name.
+/// A text is not the name of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy name {0:?} is not namespace/name")]
 pub struct ParsePolicyNameError(String);
@@ -75,20 +75,20 @@ impl Serialize for PolicyName {
 /// Which workloads a policy applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Scope {
-    /// All of the mesh.
+    /// All workloads of the mesh.
     Global,
-    /// All of the policy's namespace.
+    /// All workloads in the namespace of the policy.
     Namespace,
-    /// Those that name it.
+    /// Workloads that refer to the policy.
     WorkloadSelector,
 }
 
 /// What a match means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Action {
-    /// Let it through.
+    /// Allow the connection.
     Allow,
-    /// Refuse it.
+    /// Deny the connection.
     Deny,
 }
 
@@ -97,13 +97,13 @@ pub enum Action {
 pub struct Policy {
     /// Its name.
     pub name: PolicyName,
-    /// Where it applies.
+    /// The workloads that it applies to.
     pub scope: Scope,
     /// What a match means.
     pub action: Action,
-    /// One rule that matches is enough; without rules nothing matches.
+    /// One matching rule is enough. Without rules nothing matches.
     pub rules: Vec<Rule>,
-    /// Report only: it never decides.
+    /// Report only: the policy never decides.
     pub audit: bool,
 }
 
@@ -113,16 +113,16 @@ impl Policy {
     }
 }
 
-/// The workload that is called, as far as policies care.
+/// The destination workload: the attributes that policies use.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     /// Its namespace.
     pub namespace: &'a str,
-    /// The policies it names (`namespace/name`).
+    /// The policies that it refers to (`namespace/name`).
     pub policies: &'a [String],
 }
 
-/// Every policy known, and an index of which applies where.
+/// All policies that were received, with an index by the workloads that they apply to.
 #[derive(Debug, Clone, Default)]
 pub struct Policies {
     by_name: BTreeMap<String, Arc<Policy>>,
@@ -131,7 +131,7 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Adds a policy, or puts it in the place of the one of the same name.
+    /// Adds a policy, or replaces the policy of the same name.
     pub fn insert(&mut self, policy: Policy) {
         let key = policy.name.to_string();
         self.remove(&key);
@@ -150,7 +150,7 @@ impl Policies {
         self.by_name.insert(key, Arc::new(policy));
     }
 
-    /// Takes a policy (`namespace/name`) out; whether it was there.
+    /// Removes a policy (`namespace/name`). Returns whether it existed.
     pub fn remove(&mut self, name: &str) -> bool {
         let Some(policy) = self.by_name.remove(name) else {
             return false;
@@ -177,12 +177,12 @@ impl Policies {
         self.by_name.get(name)
     }
 
-    /// All of them, by name.
+    /// All policies, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.by_name.values()
     }
 
-    /// What applies to a workload; `Err` with the name where it names a policy that is not known.
+    /// The policies that apply to a workload; `Err` with the name of a policy that it refers to and that was not received.
     pub(crate) fn applying<'a>(
         &'a self,
         target: Target<'a>,

@@ -3,11 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-/// After a failure of the listener. Out of descriptors, most likely: they come back.
+/// The pause after a failure of the listener. Most likely the process is out of descriptors; later some are free again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts again and again. An error that concerns only the connection is skipped. While the listener fails (no descriptors, no
-/// memory), connections wait in its queue: the loop pauses between attempts, and logs the first failure.
+/// Accepts connections. An error of a single connection is skipped. While the listener fails (no descriptors, no memory),
+/// connections wait in its queue: the loop pauses between attempts, and logs the first failure.
 #[derive(Debug)]
 pub struct AcceptLoop {
     listener: &'static str,
@@ -15,7 +15,7 @@ pub struct AcceptLoop {
 }
 
 impl AcceptLoop {
-    /// For a listener with this name, which the log shows.
+    /// A loop for a listener with this name, which appears in the log.
     pub fn new(listener: &'static str) -> Self {
         Self {
             listener,
@@ -51,7 +51,7 @@ impl AcceptLoop {
     }
 }
 
-/// Errors of `accept` that concern the connection that was to be accepted, not the listener.
+/// Errors of `accept` that concern a single connection, not the listener.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(

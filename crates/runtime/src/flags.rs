@@ -1,4 +1,4 @@
-//! Flags that several programs have, each with an environment variable; used through clap's `flatten`.
+//! Flags that several programs have, each with an environment variable. Programs include them with clap's `flatten`.
 
 use std::net::SocketAddr;
 use std::num::ParseIntError;
@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people: key=value.
+    /// Text for people: key=value.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl LogFormat {
-    /// The flag's value.
+    /// The value of the flag.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -26,7 +26,7 @@ impl LogFormat {
     }
 }
 
-/// What is logged, and how.
+/// Flags of the log.
 #[derive(Debug, Clone, Args)]
 pub struct LogFlags {
     /// What is logged: a level, or levels by module as in `info,ambit_ztunnel=debug` (a tracing filter).

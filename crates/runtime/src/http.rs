@@ -22,17 +22,17 @@ use tracing::Instrument;
 use crate::accept::AcceptLoop;
 use deadline::Deadline;
 
-/// How long a caller may take to say what it wants.
+/// The time for a caller to send the head of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What callers may cost; tests shorten it.
+/// Limits on callers; tests set shorter ones.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Connections at once. One more ends the oldest: whoever holds many open must not keep probes away.
+    /// Open connections. One more ends the oldest, so that a caller with many connections does not keep probes away.
     connections: usize,
-    /// For writing one answer.
+    /// The time to write one response.
     answer: Duration,
-    /// For all that is under way at the shutdown.
+    /// The time at shutdown for requests in progress.
     grace: Duration,
 }
 
@@ -42,7 +42,7 @@ const LIMITS: Limits = Limits {
     grace: Duration::from_secs(5),
 };
 
-/// What a path answers.
+/// The response for a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     status: StatusCode,
@@ -51,7 +51,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A text; one that Prometheus can read, if it is metrics.
+    /// A text. Metrics are in Prometheus' text format.
     pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
         Self {
             status,
@@ -69,7 +69,7 @@ impl Answer {
         }
     }
 
-    /// 200 with a text, or 500 with what went wrong.
+    /// 200 with a text, or 500 with the error.
     pub fn text_or_error<E: std::fmt::Display>(body: Result<String, E>) -> Self {
         match body {
             Ok(body) => Self::text(StatusCode::OK, body),
@@ -77,7 +77,7 @@ impl Answer {
         }
     }
 
-    /// 200 with a JSON document, or 500 with what went wrong.
+    /// 200 with a JSON document, or 500 with the error.
     pub fn json_or_error<E: std::fmt::Display>(body: Result<String, E>) -> Self {
         match body {
             Ok(body) => Self::json(body),
@@ -85,7 +85,7 @@ impl Answer {
         }
     }
 
-    /// 200, or 503 with what stands in the way.
+    /// 200, or 503 with the reason why the program is not ready.
     pub fn ready(obstacle: Option<&str>) -> Self {
         match obstacle {
             None => Self::text(StatusCode::OK, "ready\n"),
@@ -116,8 +116,8 @@ impl Answer {
     }
 }
 
-/// Answers GET requests by path until `shutdown`, and resolves when the last of them has been answered, after 5 s at most. `None` is
-/// 404. `name` is for the log. Of 64 connections the oldest ends for one more; an answer that is not read within 30 s is given up.
+/// Responds to GET requests by path until `shutdown`. Resolves after the last response, at most 5 s later. `None` becomes 404.
+/// `name` is for the log. At 64 connections, a new one ends the oldest. A response that is not read within 30 s is aborted.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
@@ -135,7 +135,7 @@ async fn serve_within(
     answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static,
 ) {
     let answer = Arc::new(answer);
-    // What is left of them when this ends is aborted.
+    // Connections that remain when this ends are aborted.
     let mut connections = Connections::default();
     let mut accepting = AcceptLoop::new(name);
     while let Some((tcp, peer)) = shutdown
@@ -187,7 +187,7 @@ impl Connections {
 /// Opens a port for [`serve`].
 ///
 /// # Errors
-/// When it is taken, or may not be opened; the address is in the error.
+/// When the port is in use, or may not be opened. The error has the address.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address)
         .await

@@ -1,4 +1,4 @@
-//! The log, to standard output. Logging never blocks: a thread of its own writes, and what it cannot take is dropped and counted.
+//! The log, on standard output. Logging never blocks: a separate thread writes. Lines that it cannot take are dropped and counted.
 
 mod error;
 mod fields;
@@ -20,10 +20,10 @@ use writer::Collector;
 pub use writer::LogGuard;
 pub(crate) use writer::dropped_lines;
 
-/// Begins to log as `flags` say. What was logged is written, at the latest, when the guard is dropped.
+/// Starts logging with these flags. All lines are written at the latest when the guard is dropped.
 ///
 /// # Errors
-/// When the flags' filter is malformed, or there is no thread to write.
+/// When the filter of the flags is malformed, or the writer's thread cannot be started.
 pub fn start_log(flags: &LogFlags) -> Result<LogGuard, LogError> {
     let given =
         EnvFilter::try_new(&flags.filter).map_err(|error| LogError::Filter(flags.filter.clone(), error))?;
@@ -56,7 +56,7 @@ pub fn start_log(flags: &LogFlags) -> Result<LogGuard, LogError> {
     }
     .map_err(LogError::Thread)?;
     if let Some(error) = mistake {
-        tracing::warn!(%error, "the log filter is that of the flags");
+        tracing::warn!(%error, "cannot use the log filter in the file; using the filter of the flags");
     }
     Ok(guard)
 }

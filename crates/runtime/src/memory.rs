@@ -1,20 +1,20 @@
-//! How much memory this process may use.
+//! The memory limit of this process.
 
 use std::path::{Path, PathBuf};
 
-/// Where control groups are mounted.
+/// The mount point of control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// What version 1 shows where there is no limit is larger, and depends on the page size.
+/// Without a limit, version 1 shows a larger value, which depends on the page size.
 const NO_LIMIT: usize = 1 << 60;
 
-/// The memory limit of this process's container, in bytes, where it has one.
+/// The memory limit of this container in bytes, if there is one.
 pub fn memory_limit() -> Option<usize> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     limit_in(Path::new(CGROUPS), &own)
 }
 
-/// The least of the limits under `root`. A container sees its own group as the root of the tree, or the whole tree with its group in it,
-/// which `own` names.
+/// The lowest limit under `root`. A container sees either its own group as the root of the tree, or the whole tree, in which `own`
+/// names its group.
 fn limit_in(root: &Path, own: &str) -> Option<usize> {
     let mut files = vec![root.join("memory.max"), root.join("memory/memory.limit_in_bytes")];
     for line in own.lines() {

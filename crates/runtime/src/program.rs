@@ -1,11 +1,11 @@
-//! The frame of a program: its threads, and the two signals that end it.
+//! What every program needs to run: threads, and the two signals that end it.
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Threads for control work of a proxy. Two, so that a long dump does not delay readiness and certificates.
+/// Threads for the control work of a proxy. With two, a long dump does not delay readiness and certificates.
 const CONTROL_THREADS: usize = 2;
 
 /// SIGTERM and SIGINT.
@@ -16,7 +16,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes both signals from now on. Must be called within a Tokio runtime.
+    /// Handles both signals from now on. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// When a handler cannot be installed.
@@ -27,7 +27,7 @@ impl Signals {
         })
     }
 
-    /// Resolves at the next signal, with its name.
+    /// Waits for the next signal, and returns its name.
     pub async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -45,8 +45,8 @@ pub fn run_program<T>(name: &str, threads: usize, program: impl AsyncFnOnce(Sign
     runtime.block_on(async { Ok(program(Signals::new()?).await) })
 }
 
-/// The threads of a proxy. Connections have their own; control plane, certificates, dumps and metrics run on others, so that neither
-/// waits for the other.
+/// The threads of a proxy. Connections have separate threads from control work (control plane, certificates, dumps, metrics), so
+/// neither waits for the other.
 #[derive(Debug)]
 pub struct Workers {
     control: Runtime,
@@ -54,7 +54,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts them. Threads for connections, one for each CPU, have this name.
+    /// Starts the threads. Threads for connections, one for each CPU, have this name.
     ///
     /// # Errors
     /// When threads cannot be started.
@@ -65,7 +65,7 @@ impl Workers {
         })
     }
 
-    /// Runs the program's control work to its end. Connections are to be spawned on the handle.
+    /// Runs the control work of the program to its end. Spawn connections on the handle.
     ///
     /// # Errors
     /// When signal handlers cannot be installed.

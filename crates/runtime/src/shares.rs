@@ -1,4 +1,4 @@
-//! Places, or bytes, that many share, so that nobody takes them all.
+//! Places, or bytes, that several holders share so that none of them takes all.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,11 +8,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// A limited number of places, and who holds how many of them.
+/// A limited number of places, and how many each holder has.
 ///
-/// Nobody may hold more than are free: one who asks for as many as there are gets half of them, two get a third each, and as much is left
-/// for the next to come. That takes no limit by holder that would be wrong for the only one there is. (The dynamic threshold of packet
-/// buffers: Choudhury and Hahne, 1998.)
+/// A holder may have at most as many places as are free. So a single holder gets at most half of all places, two get a third each,
+/// and the same share is left for the next holder. A fixed limit per holder would be too low for a single holder. (This is the
+/// dynamic threshold of packet buffers: Choudhury and Hahne, 1998.)
 #[derive(Debug)]
 pub struct Shares<K: Hash + Eq>(Arc<Inner<K>>);
 
@@ -23,7 +23,7 @@ struct Inner<K: Hash + Eq> {
     holders: Mutex<HashMap<K, Weak<Holder<K>>>>,
 }
 
-/// One of those who share. Keep it while its places are taken often: to find it takes a lock, to take a place does not.
+/// One holder. Keep it while it often takes places: finding a holder needs a lock, taking a place does not.
 #[derive(Debug)]
 pub struct Holder<K: Hash + Eq> {
     key: K,
@@ -31,7 +31,7 @@ pub struct Holder<K: Hash + Eq> {
     shares: Arc<Inner<K>>,
 }
 
-/// One place or several, until it is dropped.
+/// One or several places, until this is dropped.
 #[derive(Debug)]
 pub struct Share<K: Hash + Eq> {
     holder: Arc<Holder<K>>,
@@ -45,7 +45,7 @@ impl<K: Hash + Eq> Clone for Shares<K> {
 }
 
 impl<K: Hash + Eq + Clone> Shares<K> {
-    /// So many places.
+    /// A pool with this many places.
     pub fn new(places: usize) -> Self {
         Self(Arc::new(Inner {
             places,
@@ -78,7 +78,7 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         }
     }
 
-    /// A place for the holder with this key, unless it holds as many as are free.
+    /// A place for the holder with this key, unless the holder has as many as are free.
     pub fn take(&self, key: &K) -> Option<Share<K>> {
         self.holder(key).take()
     }
@@ -90,20 +90,20 @@ impl<K: Hash + Eq + Clone> Shares<K> {
 }
 
 impl<K: Hash + Eq> Holder<K> {
-    /// A place, unless as many are held as are free.
+    /// A place, unless the holder has as many as are free.
     pub fn take(self: &Arc<Self>) -> Option<Share<K>> {
         self.take_many(1)
     }
 
-    /// As many places at once, or none, as [`Holder::add`] has it.
+    /// All of these places, or none, as for [`Holder::add`].
     pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Share<K>> {
         let holder = Arc::clone(self);
-        // Made only where they are taken: it gives them back.
+        // Created only after the places are taken, since its drop gives them back.
         self.add(places).then(|| Share { holder, places })
     }
 }
 
-/// Places of one holder, as many as it says at the moment, until they are dropped.
+/// Places of one holder, whose number changes, until this is dropped.
 #[derive(Debug)]
 pub struct Held<K: Hash + Eq> {
     holder: Arc<Holder<K>>,
@@ -117,7 +117,7 @@ impl<K: Hash + Eq> Holder<K> {
         Held { holder, places: 0 }
     }
 
-    /// Takes so many places, or none: what is held then may be no more than what was free, less one place. They are to be given back by
+    /// Takes all of these places, or none: the holder may then have at most the number that was free, less one. Give them back with
     /// [`Holder::subtract`].
     pub fn add(&self, places: usize) -> bool {
         let own = self.taken.fetch_add(places, Ordering::AcqRel);
@@ -133,30 +133,30 @@ impl<K: Hash + Eq> Holder<K> {
         fitted.is_ok()
     }
 
-    /// Takes so many places, whether or not there are as many. They are to be given back by [`Holder::subtract`].
+    /// Takes these places even if fewer are free. Give them back with [`Holder::subtract`].
     pub fn add_anyway(&self, places: usize) {
         self.taken.fetch_add(places, Ordering::AcqRel);
         self.shares.taken.fetch_add(places, Ordering::AcqRel);
     }
 
-    /// Gives back what was added.
+    /// Gives back places that were added.
     pub fn subtract(&self, places: usize) {
         self.taken.fetch_sub(places, Ordering::AcqRel);
         self.shares.taken.fetch_sub(places, Ordering::AcqRel);
     }
 
-    /// Whether it holds three quarters of what it may.
+    /// Whether the holder has three quarters of its share.
     pub fn is_short(&self) -> bool {
         let own = self.taken.load(Ordering::Relaxed);
         let taken = self.shares.taken.load(Ordering::Relaxed);
-        // It may hold half of what is free, and what it has.
+        // Its share is half of the free places and its own places together.
         let free = self.shares.places.saturating_sub(taken);
         own.saturating_mul(5) > free.saturating_mul(3)
     }
 }
 
 impl<K: Hash + Eq> Held<K> {
-    /// So many more, or none, as [`Holder::add`] has it.
+    /// Adds all of these places, or none, as for [`Holder::add`].
     pub fn grow(&mut self, places: usize) -> bool {
         let fits = self.holder.add(places);
         if fits {
@@ -165,20 +165,20 @@ impl<K: Hash + Eq> Held<K> {
         fits
     }
 
-    /// So many more, whether or not there are as many.
+    /// Adds these places even if fewer are free.
     pub fn grow_anyway(&mut self, places: usize) {
         self.holder.add_anyway(places);
         self.places += places;
     }
 
-    /// So many are given back, or all that there are.
+    /// Gives back these places, or all if there are fewer.
     pub fn shrink(&mut self, places: usize) {
         let places = places.min(self.places);
         self.holder.subtract(places);
         self.places -= places;
     }
 
-    /// How many.
+    /// The number of places.
     pub fn places(&self) -> usize {
         self.places
     }
@@ -193,7 +193,7 @@ impl<K: Hash + Eq> Drop for Held<K> {
 impl<K: Hash + Eq> Drop for Holder<K> {
     fn drop(&mut self) {
         let mut holders = self.shares.holders.lock();
-        // Another may have come in its place.
+        // Another holder may have the same key by now.
         if holders
             .get(&self.key)
             .is_some_and(|known| known.strong_count() == 0)
@@ -204,7 +204,7 @@ impl<K: Hash + Eq> Drop for Holder<K> {
 }
 
 impl<K: Hash + Eq> Share<K> {
-    /// Whose it is.
+    /// The key of the holder.
     pub fn holder(&self) -> &Arc<Holder<K>> {
         &self.holder
     }

@@ -10,19 +10,18 @@ use tokio::net::TcpStream;
 /// Most files of a process that has no limit: the kernel's own default.
 const UNLIMITED: usize = 1 << 20;
 
-/// Silence after which a peer is probed, and between two probes. Applications probe their own connections, but what they probe is the
-/// proxy, which always answers: so the proxy notices a dead peer as soon as the default of Go, the most eager of the common ones,
-/// would (150 s). It is short enough, too, that connection tracking on the way never forgets a connection whose one half is closed
-/// (60 s by default).
+/// The idle time before a peer is probed, and between two probes. The keepalive probes of an application only reach the proxy, which
+/// always responds. So the proxy itself must notice a dead peer, as soon as the shortest of the common defaults (Go: 150 s). The
+/// time is also short enough that connection tracking never forgets a half-closed connection (60 s by default).
 const PROBE: Duration = Duration::from_secs(15);
-/// Probes without an answer.
+/// Probes without a response until the peer counts as dead.
 const PROBES: u32 = 9;
 
-/// For every socket: no delay, and dead peers are noticed. A live peer may be silent for as long as it likes. There is no
-/// `TCP_USER_TIMEOUT`: it would end connections whose peer is alive and does not read.
+/// Options for every socket: no delay, and detection of dead peers. A live peer may be silent for any time. `TCP_USER_TIMEOUT` is
+/// not set: it would end connections whose peer is alive but does not read.
 ///
 /// # Errors
-/// When the connection is gone already.
+/// When the connection has already ended.
 pub fn prepare_socket(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
@@ -32,7 +31,7 @@ pub fn prepare_socket(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
-/// Raises the soft limit of open files to the hard one, as container runtimes set the former low. Returns what holds then.
+/// Raises the soft limit of open files to the hard limit, as container runtimes set the soft limit low. Returns the new limit.
 pub fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -42,7 +41,7 @@ pub fn raise_descriptor_limit() -> usize {
     let current = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, "RLIMIT_NOFILE stays at its soft limit");
+            tracing::warn!(%error, "cannot raise RLIMIT_NOFILE above its soft limit");
             limit.current
         }
     };

@@ -6,9 +6,9 @@ use crate::decide::{Decision, Reason, Verdict};
 use crate::matching::StringMatch;
 use crate::set::Action;
 
-/// Decides on a request by all the rules that apply to its destination.
+/// Decides on a request with all rules that apply to its destination.
 pub fn evaluate(rules: &[HttpRule], request: &HttpRequest<'_>) -> Decision {
-    // Decoded once for all rules, and only where there is something to decode.
+    // Decoded once for all rules, and only if there is something to decode.
     let path = request
         .attributes
         .filter(|_| rules.iter().any(|rule| !rule.paths.is_empty()))
@@ -49,7 +49,7 @@ pub fn evaluate(rules: &[HttpRule], request: &HttpRequest<'_>) -> Decision {
             .filter(move |rule| rule.action == Action::Allow && rule.audit == audit);
         allows.map(|rule| rule.name.clone()).collect::<Vec<_>>()
     };
-    // An audit allow would deny only what no other allow rule, enforced or not, lets through.
+    // An allow rule on audit would deny only a request that no other allow rule, enforced or not, allows.
     if audit_allows && !audit_allowed && allowed.is_none() {
         audited.append(&mut names(true));
     }
@@ -93,8 +93,8 @@ impl HttpRule {
                 .all(|header| header.matches(self.action, request))
     }
 
-    /// Methods are told apart by case (RFC 9110 §9.1), and many applications do not: whichever the application does, a rule that
-    /// denies takes every spelling, and one that allows takes only its own.
+    /// Methods are case-sensitive (RFC 9110 §9.1), but not in many applications. To be safe with both, a rule that denies matches
+    /// every spelling, and a rule that allows matches only its own.
     fn is_method(&self, method: &str, of_request: &str) -> bool {
         match self.action {
             Action::Allow => method == of_request,
@@ -146,8 +146,8 @@ impl HostMatch {
 }
 
 impl HeaderMatch {
-    /// Of fields that are repeated the application may take any one: a rule that denies takes any too, and one that allows wants all of
-    /// them to match. The same for those of a name that the application may take for this one.
+    /// An application may use any one of repeated fields. So a rule that denies matches if one field does, and a rule that allows
+    /// requires all fields to match. The same holds for fields whose name the application may read as this name.
     fn matches(&self, action: Action, request: &Attributes<'_>) -> bool {
         let any = |matches: &mut dyn FnMut(&[u8]) -> bool| {
             request.headers.any(&self.name, matches) || request.headers.any_alike(&self.name, matches)

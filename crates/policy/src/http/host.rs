@@ -1,13 +1,13 @@
-//! The name a request is addressed to.
+//! The host that a request is addressed to.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 /// The host of a `Host` field or an `:authority` as rules compare it: without the port and the root's dot, in lower case.
 ///
-/// `None` where it is no `uri-host [ ":" port ]` (RFC 9110 §7.2) that everybody reads alike: user information is none of it; a port is a
-/// number of 16 bits, or empty (RFC 3986 §3.2.3); in brackets is an IPv6 address; and of what RFC 3986 §3.2.2 lets a registered name
-/// have, only labels of letters, digits, `-` and `_` are names that a service can have.
+/// `None` unless it is a `uri-host [ ":" port ]` (RFC 9110 §7.2) that every application reads alike: no user information; the port
+/// is a 16-bit number, or empty (RFC 3986 §3.2.3); an IPv6 address is in brackets; a name has only labels of letters, digits, `-`
+/// and `_`, which is less than RFC 3986 §3.2.2 permits, but all that names of services use.
 pub fn normalize_host(authority: &str) -> Option<Cow<'_, str>> {
     let literal = authority.starts_with('[');
     let end = match literal {
@@ -30,7 +30,7 @@ pub fn normalize_host(authority: &str) -> Option<Cow<'_, str>> {
 }
 
 fn is_port(port: &str) -> bool {
-    // Numbers may have a sign when they are parsed.
+    // `parse` would accept a sign.
     port.bytes().all(|b| b.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok())
 }
 

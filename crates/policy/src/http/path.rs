@@ -1,25 +1,25 @@
-//! How applications read a path: what rules compare. What is sent on stays as it came (RFC 9110 §7.7).
+//! How applications read a path. Rules compare these readings. The path that is forwarded stays as received (RFC 9110 §7.7).
 
 use std::borrow::Cow;
 
 /// Why a path has no normal form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathRefusal {
-    /// It does not begin with a slash.
+    /// The path does not begin with a slash.
     NotAbsolute,
-    /// A `%` that two hexadecimal digits do not follow, or encoded bytes that are no UTF-8.
+    /// A `%` without two hexadecimal digits after it, or encoded bytes that are not UTF-8.
     Encoding,
-    /// A control character or NUL, as it is or encoded; a space as it is; or a `?` or `#`, where the path ends.
+    /// A control character or NUL, raw or encoded; a raw space; or a `?` or `#`, which ends the path.
     Character,
-    /// A backslash, as it is or encoded: some applications take it for a slash.
+    /// A backslash, raw or encoded: some applications read it as a slash.
     Backslash,
-    /// An encoded slash: some applications take it for a slash, others do not.
+    /// An encoded slash: some applications read it as a slash, others do not.
     EncodedSlash,
-    /// A semicolon, as it is or encoded: some applications cut the segment there.
+    /// A semicolon, raw or encoded: some applications end the segment there.
     Semicolon,
     /// `..` beyond the root.
     AboveRoot,
-    /// A rule denies one of the ways in which applications read it, and not another.
+    /// A rule denies one reading of the path, and not another.
     ReadDifferently,
 }
 
@@ -47,7 +47,7 @@ impl std::error::Error for PathRefusal {}
 /// Upper and lower case stay as they are. An empty path is `/`, and `*` (of `OPTIONS *`) is itself.
 ///
 /// # Errors
-/// Where applications disagree on what a path means, it has no normal form.
+/// When applications read the path in different ways: it has no normal form.
 pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathRefusal> {
     match path {
         "" => return Ok(Cow::Borrowed("/")),
@@ -65,12 +65,12 @@ pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathRefusal> {
     remove_dot_segments(&unescaped).map(Cow::Owned)
 }
 
-/// The paths that applications may take this one for; the first is its normal form. Beyond that: as it is, without `//` and dot
-/// segments resolved; with encoded slashes and backslashes as slashes; without parameters (`;`); cut at a `#`; decoded twice. A plain
-/// path has one reading.
+/// The readings of this path in applications; the first is its normal form. The others: without resolving `//` and dot segments;
+/// with encoded slashes and backslashes as slashes; without parameters (`;`); cut at a `#`; decoded twice. A plain path has one
+/// reading.
 ///
 /// # Errors
-/// Where it is malformed.
+/// When the path is malformed.
 pub fn readings(path: &str) -> Result<Vec<Cow<'_, str>>, PathRefusal> {
     match path {
         "" => return Ok(vec![Cow::Borrowed("/")]),
@@ -115,7 +115,7 @@ pub fn readings(path: &str) -> Result<Vec<Cow<'_, str>>, PathRefusal> {
     Ok(distinct)
 }
 
-/// Whether every application reads the path as it is.
+/// Whether every application reads the path in the same way.
 fn is_unambiguous(path: &str) -> Result<bool, PathRefusal> {
     let mut plain = true;
     let mut previous = 0;
@@ -131,7 +131,7 @@ fn is_unambiguous(path: &str) -> Result<bool, PathRefusal> {
     Ok(plain)
 }
 
-/// As [`unescape`], with encoded slashes, backslashes and semicolons left encoded.
+/// Like [`unescape`], but encoded slashes, backslashes and semicolons stay encoded.
 fn unescape_leniently(path: &str) -> Result<String, PathRefusal> {
     let (unescaped, encoded) = unescape(path, true)?;
     if encoded && std::str::from_utf8(&decode(unescaped.as_bytes())).is_err() {
@@ -140,7 +140,7 @@ fn unescape_leniently(path: &str) -> Result<String, PathRefusal> {
     Ok(unescaped)
 }
 
-/// With each encoded `%` that begins another encoding decoded; `None` where there is none.
+/// Decodes each encoded `%` that begins another encoding; `None` if there is none.
 fn decode_percent(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -160,7 +160,7 @@ fn decode_percent(path: &str) -> Option<String> {
     found.then_some(out)
 }
 
-/// Each segment up to its first semicolon.
+/// Cuts each segment at its first semicolon.
 fn without_parameters(path: &str) -> String {
     let segments = path.split('/').map(|segment| {
         let end = [segment.find(';'), segment.find("%3B")]
@@ -172,7 +172,7 @@ fn without_parameters(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Dot segments resolved, as by those that stay at the root.
+/// Resolves dot segments; `..` at the root has no effect, as in many applications.
 fn resolve(path: &str) -> String {
     let mut out: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -185,7 +185,7 @@ fn resolve(path: &str) -> String {
     join(path, &out)
 }
 
-/// Whether nothing is to be done.
+/// Whether the path is in normal form already.
 fn is_plain(path: &str) -> Result<bool, PathRefusal> {
     let mut plain = true;
     let mut previous = 0;
@@ -203,7 +203,7 @@ fn is_plain(path: &str) -> Result<bool, PathRefusal> {
     Ok(plain)
 }
 
-/// Decodes what stands for unreserved characters, and puts the rest in upper case; whether there is such a rest.
+/// Decodes encoded unreserved characters, and writes other encodings in upper case. Returns whether there are others.
 fn unescape(path: &str, lenient: bool) -> Result<(String, bool), PathRefusal> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -237,7 +237,7 @@ fn from_hex(digits: &[u8]) -> Option<u8> {
     u8::try_from(value).ok()
 }
 
-/// With slashes merged. The path begins with one.
+/// Merges slashes. The path begins with a slash.
 fn remove_dot_segments(path: &str) -> Result<String, PathRefusal> {
     let mut out: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -266,7 +266,7 @@ fn join(path: &str, segments: &[&str]) -> String {
     joined
 }
 
-/// The path with its encoding decoded, as an application sees it. What is no encoding stays.
+/// The decoded path, as an application sees it. A `%` that begins no encoding stays.
 pub(super) fn decode(path: &[u8]) -> Cow<'_, [u8]> {
     if !path.contains(&b'%') {
         return Cow::Borrowed(path);

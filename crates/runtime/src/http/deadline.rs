@@ -1,4 +1,4 @@
-//! A bound on the time that an answer takes to be written.
+//! A limit on the time to write a response.
 
 use std::io;
 use std::pin::Pin;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A stream that fails with [`io::ErrorKind::TimedOut`] when what is written to it has not been flushed in time, however slowly its
-/// other end goes on reading.
+/// A stream that fails with [`io::ErrorKind::TimedOut`] when written bytes have not been flushed in time, even while the peer
+/// still reads slowly.
 pub(crate) struct Deadline<IO> {
     io: IO,
     limit: Duration,
-    /// From the first byte until all are flushed.
+    /// The time from the first byte until all are flushed.
     writing: Option<Pin<Box<Sleep>>>,
 }
 
@@ -26,7 +26,7 @@ impl<IO> Deadline<IO> {
         }
     }
 
-    /// Ready when it is too late.
+    /// Ready after the time has passed.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let limit = self.limit;
         let writing = self

@@ -1,10 +1,10 @@
-//! What can be wrong with a log.
+//! Errors of the log.
 
 use std::io;
 
 use tracing_subscriber::filter::ParseError;
 
-/// Why nothing can be logged.
+/// Why the log cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter cannot be parsed.
@@ -14,6 +14,6 @@ pub enum LogError {
     #[error("log filter: longer than 1024 bytes")]
     Length,
     /// The writer's thread did not start.
-    #[error("the log's thread: {0}")]
+    #[error("cannot start the thread of the log: {0}")]
     Thread(#[source] io::Error),
 }

@@ -1,4 +1,4 @@
-//! The fields of a line of text, as `tracing_subscriber` writes them without colours, in less time: text that needs no escapes is copied.
+//! Formats the fields of a text line like `tracing_subscriber` without colours, but faster: text that needs no escapes is copied.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -9,7 +9,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
 
-/// `name=value`, the message without its name.
+/// Writes `name=value`; the message without its name.
 #[derive(Debug)]
 pub(super) struct PlainFields;
 
@@ -18,7 +18,7 @@ impl<'writer> FormatFields<'writer> for PlainFields {
         if writer.has_ansi_escapes() {
             return DefaultFields::new().format_fields(writer, fields);
         }
-        // What is written while fields are formatted may log too.
+        // A field that is being formatted may itself log.
         let mut line = LINE.take();
         fields.record(&mut Plain {
             line: &mut line,
@@ -32,7 +32,7 @@ impl<'writer> FormatFields<'writer> for PlainFields {
 }
 
 thread_local! {
-    /// Used again: fields are put together here, which costs less than many calls of the writer.
+    /// A reused buffer. Collecting fields here costs less than many calls of the writer.
     static LINE: Cell<String> = const { Cell::new(String::new()) };
 }
 
@@ -52,7 +52,7 @@ impl Plain<'_> {
         self.line.push('=');
     }
 
-    /// As it is without us: seldom used, or short.
+    /// With the formatting of the standard library: for values that are rare or short.
     fn default(&mut self, record: impl FnOnce(&mut DefaultVisitor<'_>)) {
         let first = !std::mem::replace(&mut self.any, true);
         let mut visitor = DefaultVisitor::new(Writer::new(self.line), first);
@@ -76,7 +76,7 @@ impl Visit for Plain<'_> {
             return self.default(|visitor| visitor.record_debug(field, value));
         }
         self.name(field);
-        // A text takes whatever is written to it.
+        // Writing to a string does not fail.
         let _ = write!(self.line, "{value:?}");
     }
 
@@ -85,7 +85,7 @@ impl Visit for Plain<'_> {
     }
 }
 
-/// Whether its `Debug` is the text itself in quotes.
+/// Whether the `Debug` output is the text itself in quotes.
 fn is_plain(text: &str) -> bool {
     text.bytes()
         .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))

@@ -1,4 +1,4 @@
-//! A log filter in a file, which is followed while the program runs: a changed level restarts nothing.
+//! A log filter in a file. The program follows changes of the file, so a changed level needs no restart.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,12 +11,12 @@ use tracing_subscriber::reload::{self, Handle};
 
 use super::error::LogError;
 
-/// The file is read so often.
+/// The interval between two reads of the file.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest filter, in bytes.
 const LONGEST: u64 = 1024;
 
-/// The file and what was read last.
+/// The file, and its last content.
 pub(super) struct FilterFile {
     path: PathBuf,
     text: String,
@@ -30,7 +30,7 @@ impl FilterFile {
         }
     }
 
-    /// The file's filter where it is another than before. While the file cannot be read, it is as before.
+    /// The filter in the file if it has changed. While the file cannot be read, it counts as unchanged.
     pub(super) fn changed(&mut self) -> Option<Result<EnvFilter, LogError>> {
         let mut text = String::new();
         let file = File::open(&self.path).ok()?;
@@ -46,7 +46,7 @@ impl FilterFile {
         Some(filter.map_err(|error| LogError::Filter(self.text.clone(), error)))
     }
 
-    /// Looks at the file once. A filter that cannot be parsed changes nothing, and is reported once.
+    /// Reads the file once. A filter that cannot be parsed changes nothing, and is reported once.
     fn look<S>(&mut self, handle: &Handle<EnvFilter, S>) -> Result<(), reload::Error> {
         match self.changed() {
             None => Ok(()),
@@ -56,13 +56,13 @@ impl FilterFile {
                 Ok(())
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, path = %self.path.display(), "the log filter stays as it is");
+                tracing::warn!(%error, path = %self.path.display(), "cannot use the log filter in the file; keeping the current filter");
                 Ok(())
             }
         }
     }
 
-    /// Follows the file for as long as there is a log.
+    /// Follows the file as long as the log exists.
     pub(super) fn follow<S: 'static>(mut self, handle: Handle<EnvFilter, S>) -> io::Result<()> {
         let thread = thread::Builder::new().name("log-filter".to_owned());
         thread.spawn(move || {

@@ -1,4 +1,4 @@
-//! A bound on log lines that peers cause: of one subject and reason a few lines pass, then one every ten seconds.
+//! A limit on log lines that peers cause: for each subject and reason a few lines pass, then one every ten seconds.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Lines that pass at once.
+/// Lines that pass without a pause.
 const BURST: u32 = 5;
-/// One more line passes after this time, and what was suppressed is reported.
+/// After this time one more line passes, and the number of suppressed lines is reported.
 const REFILL: Duration = Duration::from_secs(10);
-/// Subjects of one reason, at most; further ones share one bucket.
+/// The maximum of subjects for one reason; further ones share one bucket.
 const MAX_SUBJECTS: usize = 1024;
 
 static THROTTLE: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Instant::now()));
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
-/// Whether to log what `subject` (an identity, an address, a pod) has caused for this reason. Lines that do not pass are counted
-/// (`ambit_log_suppressed_total`); a line of its own says how many, by subject and reason.
+/// Whether to log an event that `subject` (an identity, an address, a pod) has caused for this reason. Suppressed lines are
+/// counted (`ambit_log_suppressed_total`). A separate line reports their number by subject and reason.
 pub fn log_permit(subject: &str, reason: &'static str) -> bool {
     let now = Instant::now();
     let permitted = THROTTLE.take(subject, reason, now);
@@ -29,12 +29,12 @@ pub fn log_permit(subject: &str, reason: &'static str) -> bool {
     permitted
 }
 
-/// Lines that did not pass.
+/// Suppressed lines.
 pub(crate) fn suppressed_lines() -> u64 {
     SUPPRESSED.load(Ordering::Relaxed)
 }
 
-/// Reports what was suppressed, when it is time to.
+/// Reports suppressed lines when a report is due.
 pub(super) fn report() {
     THROTTLE.report(Instant::now());
 }
@@ -88,9 +88,9 @@ impl Throttle {
         }
     }
 
-    /// Logs what was suppressed since the last report, and forgets subjects that are quiet.
+    /// Logs the number of suppressed lines since the last report, and forgets quiet subjects.
     fn report(&self, now: Instant) {
-        // Logged without the lock: a line may be throttled itself.
+        // Logged without the lock, as this line may itself be throttled.
         for Report {
             subject,
             reason,

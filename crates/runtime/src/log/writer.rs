@@ -1,5 +1,5 @@
-//! Lines on their way out: collected, in order, and written many at a time by a thread of their own. A system call for each would be a
-//! third of what a line of the access log costs. While the output takes nothing, lines wait up to a bound; further ones are dropped and
+//! The writer of log lines: a separate thread writes them in order, many at a time. A system call per line would be a third of
+//! the cost of a line of the access log. While the output is blocked, lines wait up to a limit; further lines are dropped and
 //! counted. No caller ever waits.
 
 use std::io::{self, Write};
@@ -14,33 +14,33 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::throttle;
 
-/// Lines of the access log wait for others so long, at most.
+/// The longest time that a line of the access log waits for others.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// With so many bytes nothing waits any more.
+/// With this many bytes, lines are written at once.
 const BATCH: usize = 64 << 10;
-/// Bytes that wait for the output; lines past them are dropped.
+/// The maximum of bytes that wait for the output; further lines are dropped.
 const FULL: usize = 1 << 20;
-/// The idle thread looks so often whether suppressed lines are to be reported.
+/// How often the idle thread checks whether a report of suppressed lines is due.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long the end of the program waits for an output that takes nothing.
+/// How long the program waits at its end for a blocked output.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Lines that were dropped, in the whole process.
+/// Dropped lines in the whole process.
 pub(crate) fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Takes lines; the writer's end is [`LogGuard`].
+/// Accepts lines. Dropping [`LogGuard`] ends the writer.
 pub(super) struct Collector(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     pending: Mutex<Pending>,
-    /// There is something to write, or more reason to.
+    /// Signals new lines, or a reason to write them now.
     work: Condvar,
-    /// The thread has ended.
+    /// Signals that the thread has ended.
     done: Condvar,
 }
 
@@ -49,13 +49,13 @@ struct Pending {
     lines: Vec<u8>,
     /// Dropped since the last report.
     dropped: u64,
-    /// They are to be written at once.
+    /// The lines are to be written at once.
     now: bool,
     ended: bool,
     done: bool,
 }
 
-/// Writes what is left when it is dropped, if the output takes it within two seconds. What is logged afterwards is lost.
+/// Writes the remaining lines when dropped, if the output accepts them within two seconds. Later lines are lost.
 pub struct LogGuard {
     shared: Arc<Shared>,
 }
@@ -63,7 +63,7 @@ pub struct LogGuard {
 /// One line.
 pub(super) struct Line<'a> {
     shared: &'a Shared,
-    /// Only lines of the access log can wait: of the others there are few, and somebody may be looking.
+    /// Only lines of the access log wait: other lines are few, and a person may be reading them.
     patient: bool,
 }
 
@@ -142,7 +142,7 @@ impl Shared {
             pending.now = false;
             std::mem::swap(&mut pending.lines, &mut taken);
             drop(pending);
-            // Nobody could be told of an error.
+            // An error could not be reported anywhere.
             let _ = output.write_all(&taken).and_then(|()| output.flush());
             if dropped > 0 {
                 tracing::warn!(
