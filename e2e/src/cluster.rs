@@ -64,10 +64,7 @@ impl Cluster {
                 progress(&format!("cluster {} is up already", spec.name));
                 return Ok(cluster);
             }
-            progress(&format!(
-                "cluster {} is incomplete: removing it",
-                spec.name
-            ));
+            progress(&format!("cluster {} is incomplete: removing it", spec.name));
         }
         state::remove(&spec.name)?;
         let cluster = Self::of(state::create(spec, programs.dir())?);
@@ -86,8 +83,9 @@ impl Cluster {
         layout::validate_name(name)?;
         state::require_root()?;
         let layout = state::load(name)?;
-        let layout = layout
-            .with_context(|| format!("cluster {name} does not exist: run `cargo xtask cluster up --name {name}`"))?;
+        let layout = layout.with_context(|| {
+            format!("cluster {name} does not exist: run `cargo xtask cluster up --name {name}`")
+        })?;
         Ok(Self::of(layout))
     }
 

@@ -41,8 +41,9 @@ impl Lab {
     /// When the cluster is not there, or Ambit cannot be installed.
     pub fn enter() -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = env::var("AMBIT_TEST_CLUSTER")
-            .context("AMBIT_TEST_CLUSTER is not set to a cluster: run `cargo xtask test`, or see e2e/tests")?;
+        let name = env::var("AMBIT_TEST_CLUSTER").context(
+            "AMBIT_TEST_CLUSTER is not set to a cluster: run `cargo xtask test`, or see e2e/tests",
+        )?;
         let cluster = Cluster::attach(&name)?;
         let lab = Self { cluster, _turn: turn };
         let there = lab

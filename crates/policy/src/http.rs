@@ -1,9 +1,9 @@
 //! Authorization of HTTP requests.
 //!
-//! [`evaluate`] decides in the same order as for connections: an enforced `Deny` rule that matches denies. Otherwise, where
-//! enforced `Allow` rules apply, one of them must match. Otherwise the request is allowed. A rule matches when each of its fields
-//! that has values matches. A non-HTTP connection has no [`Attributes`]: an `Allow` rule that requires some does not match it, and
-//! a `Deny` rule that requires some matches it if the callers match.
+//! [`evaluate`] decides in the same order as for connections: an enforced `Deny` rule that matches denies. Otherwise,
+//! where enforced `Allow` rules apply, one of them must match. Otherwise the request is allowed. A rule matches when
+//! each of its fields that has values matches. A non-HTTP connection has no [`Attributes`]: an `Allow` rule that
+//! requires some does not match it, and a `Deny` rule that requires some matches it if the callers match.
 
 mod decide;
 mod host;
@@ -57,13 +57,14 @@ pub struct Source {
     pub namespaces: Vec<StringMatch>,
 }
 
-/// A path. It is compared with the path as an application may see it ([`readings`]), with the percent-encoding that is left decoded.
+/// A path. It is compared with the path as an application may see it ([`readings`]), with the percent-encoding that is
+/// left decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum PathMatch {
     /// Equal. `Deny` also matches the path with a slash at the end, as most applications read both alike.
     Exact(String),
-    /// This path, or a path below it, by whole segments: `/orders` and `/orders/` match `/orders`, `/orders/` and `/orders/7`, but
-    /// not `/orders-old` (like PathPrefix of the Gateway API). `/` matches every path.
+    /// This path, or a path below it, by whole segments: `/orders` and `/orders/` match `/orders`, `/orders/` and
+    /// `/orders/7`, but not `/orders-old` (like PathPrefix of the Gateway API). `/` matches every path.
     Prefix(String),
 }
 
@@ -82,9 +83,9 @@ pub enum HostMatch {
 pub struct HeaderMatch {
     /// The name, in lower case.
     pub name: String,
-    /// One of them must match a field of that name; empty: the header must be present. If the header is repeated, `Allow` requires
-    /// a match for each field, `Deny` for one. A field is one value: lists in it are not split. `Presence` matches an empty value,
-    /// too.
+    /// One of them must match a field of that name; empty: the header must be present. If the header is repeated,
+    /// `Allow` requires a match for each field, `Deny` for one. A field is one value: lists in it are not split.
+    /// `Presence` matches an empty value, too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<StringMatch>,
 }

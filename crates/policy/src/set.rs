@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 
 use crate::matching::{Connection, Rule};
 
-/// Separates the variant from the name that users gave a policy. While the control plane changes which workloads a policy applies
-/// to, two variants of it exist for a moment. Names of Kubernetes objects have no colons.
+/// Separates the variant from the name that users gave a policy. While the control plane changes which workloads a
+/// policy applies to, two variants of it exist for a moment. Names of Kubernetes objects have no colons.
 pub const VARIANT_END: &str = "::";
 
 /// `namespace/name`.
@@ -182,7 +182,8 @@ impl Policies {
         self.by_name.values()
     }
 
-    /// The policies that apply to a workload; `Err` with the name of a policy that it refers to and that was not received.
+    /// The policies that apply to a workload; `Err` with the name of a policy that it refers to and that was not
+    /// received.
     pub(crate) fn applying<'a>(
         &'a self,
         target: Target<'a>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The pause after a failure of the listener. Most likely the process is out of descriptors; later some are free again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections. An error of a single connection is skipped. While the listener fails (no descriptors, no memory),
-/// connections wait in its queue: the loop pauses between attempts, and logs the first failure.
+/// Accepts connections. An error of a single connection is skipped. While the listener fails (no descriptors, no
+/// memory), connections wait in its queue: the loop pauses between attempts, and logs the first failure.
 #[derive(Debug)]
 pub struct AcceptLoop {
     listener: &'static str,

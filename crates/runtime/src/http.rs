@@ -116,8 +116,9 @@ impl Answer {
     }
 }
 
-/// Responds to GET requests by path until `shutdown`. Resolves after the last response, at most 5 s later. `None` becomes 404.
-/// `name` is for the log. At 64 connections, a new one ends the oldest. A response that is not read within 30 s is aborted.
+/// Responds to GET requests by path until `shutdown`. Resolves after the last response, at most 5 s later. `None`
+/// becomes 404. `name` is for the log. At 64 connections, a new one ends the oldest. A response that is not read within
+/// 30 s is aborted.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,

@@ -1,5 +1,5 @@
-//! What Ambit's programs share: common flags, the log, signals, workers, accept loops, places by holder, the small HTTP server
-//! (readiness, metrics and dumps, by path), socket options, and limits of the process.
+//! What Ambit's programs share: common flags, the log, signals, workers, accept loops, places by holder, the small HTTP
+//! server (readiness, metrics and dumps, by path), socket options, and limits of the process.
 
 mod accept;
 mod flags;

@@ -1,4 +1,5 @@
-//! The log, on standard output. Logging never blocks: a separate thread writes. Lines that it cannot take are dropped and counted.
+//! The log, on standard output. Logging never blocks: a separate thread writes. Lines that it cannot take are dropped
+//! and counted.
 
 mod error;
 mod fields;

@@ -13,8 +13,8 @@ pub fn memory_limit() -> Option<usize> {
     limit_in(Path::new(CGROUPS), &own)
 }
 
-/// The lowest limit under `root`. A container sees either its own group as the root of the tree, or the whole tree, in which `own`
-/// names its group.
+/// The lowest limit under `root`. A container sees either its own group as the root of the tree, or the whole tree, in
+/// which `own` names its group.
 fn limit_in(root: &Path, own: &str) -> Option<usize> {
     let mut files = vec![root.join("memory.max"), root.join("memory/memory.limit_in_bytes")];
     for line in own.lines() {

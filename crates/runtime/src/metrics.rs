@@ -1,5 +1,5 @@
-//! Metrics as text, and families of series that forget: labels that name workloads and identities come and go, and neither memory nor
-//! `/metrics` may grow with them for ever.
+//! Metrics as text, and families of series that forget: labels that name workloads and identities come and go, and
+//! neither memory nor `/metrics` may grow with them for ever.
 
 mod family;
 mod instrument;
@@ -24,7 +24,8 @@ pub trait Expose {
     fn overflow(&self) -> (&'static str, u64);
 }
 
-/// All metrics of a program in Prometheus' text format: those of the registry, these families, and what the log has dropped.
+/// All metrics of a program in Prometheus' text format: those of the registry, these families, and what the log has
+/// dropped.
 ///
 /// # Errors
 /// When the registry's metrics cannot be written as text.
@@ -66,8 +67,8 @@ pub fn render_metrics(registry: &Registry, families: &[&dyn Expose]) -> Result<S
     Ok(text)
 }
 
-/// Counters with labels. A series that has not changed for 15 minutes, and that nobody holds, is removed; where there are too many, after
-/// two minutes.
+/// Counters with labels. A series that has not changed for 15 minutes, and that nobody holds, is removed; where there
+/// are too many, after two minutes.
 pub struct Counters(Family<Total>);
 
 /// One series of [`Counters`], which is not removed while this lives.

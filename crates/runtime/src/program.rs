@@ -45,8 +45,8 @@ pub fn run_program<T>(name: &str, threads: usize, program: impl AsyncFnOnce(Sign
     runtime.block_on(async { Ok(program(Signals::new()?).await) })
 }
 
-/// The threads of a proxy. Connections have separate threads from control work (control plane, certificates, dumps, metrics), so
-/// neither waits for the other.
+/// The threads of a proxy. Connections have separate threads from control work (control plane, certificates, dumps,
+/// metrics), so neither waits for the other.
 #[derive(Debug)]
 pub struct Workers {
     control: Runtime,

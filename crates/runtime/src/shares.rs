@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 /// A limited number of places, and how many each holder has.
 ///
-/// A holder may have at most as many places as are free. So a single holder gets at most half of all places, two get a third each,
-/// and the same share is left for the next holder. A fixed limit per holder would be too low for a single holder. (This is the
-/// dynamic threshold of packet buffers: Choudhury and Hahne, 1998.)
+/// A holder may have at most as many places as are free. So a single holder gets at most half of all places, two get a
+/// third each, and the same share is left for the next holder. A fixed limit per holder would be too low for a single
+/// holder. (This is the dynamic threshold of packet buffers: Choudhury and Hahne, 1998.)
 #[derive(Debug)]
 pub struct Shares<K: Hash + Eq>(Arc<Inner<K>>);
 
@@ -117,7 +117,8 @@ impl<K: Hash + Eq> Holder<K> {
         Held { holder, places: 0 }
     }
 
-    /// Takes all of these places, or none: the holder may then have at most the number that was free, less one. Give them back with
+    /// Takes all of these places, or none: the holder may then have at most the number that was free, less one. Give
+    /// them back with
     /// [`Holder::subtract`].
     pub fn add(&self, places: usize) -> bool {
         let own = self.taken.fetch_add(places, Ordering::AcqRel);

@@ -1,4 +1,4 @@
-//! From `istio.security.Authorization` to the types that decide.
+//! Converts `istio.security.Authorization` to the types of the policy engine.
 
 use std::net::IpAddr;
 
@@ -10,13 +10,13 @@ use thiserror::Error;
 
 use crate::{features, security};
 
-/// Why an authorization was not understood. It is refused whole: half a rule would mean something else.
+/// Why an authorization was rejected. It is rejected as a whole, since a part of a rule would have another meaning.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum AuthorizationError {
-    /// A field that must have a value has none.
+    /// A required field is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
-    /// An enumeration has a number this build does not know.
+    /// An enumeration has a value that this version does not have.
     #[error("{field} has the unknown value {value}")]
     UnknownValue {
         /// The field.
@@ -24,25 +24,26 @@ pub enum AuthorizationError {
         /// Its number.
         value: i32,
     },
-    /// An address block that is none.
+    /// An invalid address block.
     #[error("{0} holds an invalid address block ({1} bytes, prefix length {2})")]
     AddressBlock(&'static str, usize, u32),
     /// A port beyond 65535.
     #[error("{0} holds the port {1}, which is above 65535")]
     Port(&'static str, u32),
-    /// A string match without a kind.
+    /// A string match without a known kind.
     #[error("{0} holds a match of no known kind")]
     StringMatch(&'static str),
     /// An extension changes what the policy means.
     #[error("it has the extension {0:?}, which is not supported")]
     Extension(String),
-    /// It needs a reader of a later version.
+    /// It requires a feature of a later version.
     #[error("it requires {0:?}, which this version does not have")]
     Requires(String),
 }
 
 impl AuthorizationError {
-    /// Whether no earlier version of it may stay in force either: it was written for later readers.
+    /// Whether the last applied version may not stay in force either, because this one requires a later version of the
+    /// program.
     pub fn is_of_a_later_version(&self) -> bool {
         matches!(self, Self::Requires(_))
     }
@@ -95,9 +96,9 @@ impl TryFrom<security::Authorization> for Policy {
     }
 }
 
-/// What to enforce in the place of an authorization that was not understood, where no earlier version of it can stay in force: a
-/// `DENY` matches everything it applies to, an `ALLOW` nothing. Only audit policies still decide nothing. What the policy applies to
-/// counts as its namespace where its scope is not understood either.
+/// The fallback for a rejected authorization without a last applied version: a `DENY` matches every connection that it
+/// applies to, an `ALLOW` none. Audit policies still decide nothing. If the scope is not understood either, the policy
+/// applies to its namespace.
 pub fn closed(from: &security::Authorization) -> Policy {
     let deny = !matches!(
         security::Action::try_from(from.action),

@@ -1,11 +1,11 @@
-//! Messages with descriptors between processes of one host: an async unix `SOCK_SEQPACKET` socket, one protobuf message a
-//! packet, descriptors beside it as `SCM_RIGHTS`. The node agent listens, the ztunnel connects; `docs/protocols.md` has the
-//! conversation.
+//! Messages with descriptors between processes of one host: an async unix `SOCK_SEQPACKET` socket with one protobuf
+//! message per packet, and descriptors as `SCM_RIGHTS`. The node agent listens, the ztunnel connects;
+//! `docs/protocols.md` describes the protocol.
 //!
-//! Tokio's stream types carry the descriptors here, for their readiness only (they do not look at the socket's type; safe code
-//! has no other way since `AsyncFd`'s constructors became unsafe).
+//! Tokio's stream types own the sockets here, for their readiness only. They do not check the type of the socket, and
+//! safe code has no other way since the constructors of `AsyncFd` became unsafe.
 //!
-//! Any [`Error`] of [`Channel::recv`] but [`Error::Io`] means that the other side broke the protocol: drop the channel.
+//! Any [`Error`] of [`Channel::recv`] except [`Error::Io`] means that the peer violated the protocol: drop the channel.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -31,19 +31,20 @@ const BACKLOG: i32 = 16;
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket failed; on `send`, a peer that has gone is `BrokenPipe`.
+    /// The socket failed. If the peer has closed, `send` returns `BrokenPipe`.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A message to send has no bytes (the other side would take it for the end) or more than [`MAX_MESSAGE`].
+    /// A message to send is empty (the peer would read it as the end) or longer than [`MAX_MESSAGE`].
     #[error("a message of {0} bytes cannot be sent: 1 to {MAX_MESSAGE} are allowed")]
     MessageLength(usize),
     /// More than [`BROKER_MAX_SOCKETS`] descriptors to send.
     #[error("{0} descriptors cannot be sent with one message: at most {BROKER_MAX_SOCKETS} are allowed")]
     TooManyDescriptors(usize),
-    /// A received packet was longer than [`MAX_MESSAGE`]; it is lost.
+    /// A received packet was longer than [`MAX_MESSAGE`], and is lost.
     #[error("received a packet longer than {MAX_MESSAGE} bytes")]
     MessageTruncated,
-    /// A received packet had more descriptors than allowed, or than this process may still open; all of them are closed.
+    /// A received packet had more descriptors than are allowed, or than this process may still open. All of them are
+    /// closed.
     #[error("received more descriptors than {BROKER_MAX_SOCKETS}, or than this process may open")]
     DescriptorsTruncated,
     /// A received packet is not the expected message.
@@ -51,7 +52,7 @@ pub enum Error {
     Decode(#[from] prost::DecodeError),
 }
 
-/// Who is at the other end, as the kernel recorded it when the peer connected (`SO_PEERCRED`).
+/// The peer, as the kernel recorded it at the connect (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerCredentials {
     /// Process id in this process's pid namespace; `None` when the peer is not visible in it.
@@ -69,7 +70,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`. A socket left there by an earlier process is replaced; its permissions are the umask's, so guard
+    /// Listens at `path`, and replaces a socket of an earlier process. The umask determines the permissions, so protect
     /// the directory. Must be called within a Tokio runtime.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
@@ -86,7 +87,7 @@ impl Listener {
         })
     }
 
-    /// The next peer, and who it is. Cancel-safe.
+    /// The next peer, with its credentials. Cancel-safe.
     pub async fn accept(&self) -> io::Result<(Channel, PeerCredentials)> {
         let (socket, _unnamed) = self.socket.accept().await?;
         let peer = socket.peer_cred()?;
@@ -110,12 +111,12 @@ impl Channel {
     /// Connects to the [`Listener`] at `path`. Must be called within a Tokio runtime.
     pub fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
         let fd = new_socket()?;
-        // On a unix socket this never waits: it succeeds, or fails (EAGAIN: the listener's backlog is full).
+        // On a unix socket this never waits: it succeeds or fails (EAGAIN: the backlog of the listener is full).
         rustix::net::connect(&fd, &SocketAddrUnix::new(path.as_ref())?)?;
         Ok(Self::new(UnixStream::from_std(fd.into())?))
     }
 
-    /// Two ends joined to each other, within one process.
+    /// Two connected ends within one process.
     pub fn pair() -> io::Result<(Self, Self)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -132,8 +133,8 @@ impl Channel {
         }
     }
 
-    /// Sends one message with its descriptors (duplicates of them: the caller keeps its own). Waits while the socket's
-    /// buffer is full. Cancel-safe: a packet is sent whole or not at all.
+    /// Sends one message with duplicates of the descriptors; the caller keeps its own. Waits while the buffer of the
+    /// socket is full. Cancel-safe: a packet is sent completely or not at all.
     pub async fn send(
         &self,
         message: &impl prost::Message,
@@ -155,8 +156,8 @@ impl Channel {
         Ok(sent?)
     }
 
-    /// The next message with its descriptors (close-on-exec), or `None` once the other side is gone. Cancel-safe: a packet
-    /// is taken from the socket only when it is returned.
+    /// The next message with its descriptors (close-on-exec), or `None` after the peer has closed. Cancel-safe: a
+    /// packet is removed from the socket only when it is returned.
     pub async fn recv<M: prost::Message + Default>(&self) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
         let packet = self
             .socket
@@ -174,7 +175,7 @@ impl Channel {
             .await;
         match packet {
             Ok(packet) => packet,
-            // The peer closed with packets of ours unread: an end like any other.
+            // The peer closed with unread packets of ours: the conversation has ended normally.
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -210,7 +211,7 @@ fn send_packet(fd: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>])
     Ok(())
 }
 
-/// `None` at the end of the conversation. On an error, descriptors that did arrive are closed.
+/// `None` at the end of the conversation. On an error, received descriptors are closed.
 fn receive_packet(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>, Error> {
     let mut space = [MaybeUninit::uninit(); ANCILLARY];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

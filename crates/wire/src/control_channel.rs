@@ -1,5 +1,5 @@
-//! The way to the control plane: a gRPC channel over TLS that trusts the mesh root only, and the token that authenticates its
-//! calls.
+//! The connection to the control plane: a gRPC channel over TLS that trusts only the mesh root, and the token that
+//! authenticates calls.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A control plane that has gone without a word is noticed within twice this.
+/// The keepalive interval. A control plane that no longer responds is detected within twice this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const WINDOW: u32 = 4 << 20;
 
-/// Why no channel to a control plane can be made from a URL.
+/// Why a URL is not that of a control plane.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlChannelError {
     /// Not a URL of the form `https://host[:port]`.
@@ -35,22 +35,22 @@ pub enum ControlChannelError {
         /// The text given.
         url: String,
     },
-    /// The host cannot stand in a certificate.
+    /// The host is not valid in a certificate.
     #[error("control plane URL {url:?}: {source}")]
     Host {
         /// The text given.
         url: String,
-        /// What is wrong with its host.
+        /// The error in the host.
         source: InvalidDnsNameError,
     },
-    /// gRPC refuses the URL.
+    /// gRPC rejects the URL.
     #[error(transparent)]
     Endpoint(#[from] tonic::transport::Error),
 }
 
-/// A channel to the control plane at `url` (`https://host[:port]`, default port 443) which connects at first use and again after each
-/// loss. TLS 1.3; the server must show a certificate for the URL's host under the roots in `root_cert` (PEM), which is read at each
-/// connect. A peer that no longer answers is noticed within 10 s.
+/// A channel to the control plane at `url` (`https://host[:port]`, default port 443). It connects at first use, and
+/// again after each loss. It requires TLS 1.3 and a certificate for the host of the URL under the roots in `root_cert`
+/// (PEM). That file is read at each connect. A peer that no longer responds is detected within 10 s.
 pub fn control_channel(url: &str, root_cert: &Path) -> Result<Channel, ControlChannelError> {
     let malformed = || ControlChannelError::Url { url: url.to_owned() };
     let uri: Uri = url.parse().map_err(|_| malformed())?;
@@ -68,7 +68,7 @@ pub fn control_channel(url: &str, root_cert: &Path) -> Result<Channel, ControlCh
     channel(server, &uri)
 }
 
-/// The same to the one replica at `address`, whose certificate must be for `name`, under `roots` (PEM).
+/// A channel to the one replica at `address`. Its certificate must be for `name`, under `roots` (PEM).
 pub fn control_channel_at(
     address: SocketAddr,
     name: &str,
@@ -100,7 +100,7 @@ fn channel(server: Server, uri: &Uri) -> Result<Channel, ControlChannelError> {
         let server = Arc::clone(&server);
         async move { server.connect().await.map(TokioIo::new) }
     });
-    // The connector does the TLS, so towards tonic the endpoint is plain; the requests say https.
+    // The connector does TLS, so the endpoint is plain for tonic. Requests have the scheme https.
     let plain = format!("http://{}", uri.authority().map_or("", |a| a.as_str()));
     let endpoint = Endpoint::from_shared(plain)?
         .origin(uri.clone())
@@ -120,9 +120,9 @@ struct Server {
     roots: Roots,
 }
 
-/// Where the mesh root is.
+/// The source of the mesh root.
 enum Roots {
-    /// Read at each connect.
+    /// A file that is read at each connect.
     File(PathBuf),
     Pem(String),
 }
@@ -169,8 +169,8 @@ fn client_config(root_pem: &[u8]) -> io::Result<ClientConfig> {
     Ok(config)
 }
 
-/// Authenticates each call (or stream) with the bearer token that the file holds at that moment: projected service-account tokens are
-/// rotated.
+/// Authenticates each call (or stream) with the bearer token that is in the file at that moment, since projected
+/// service-account tokens are rotated.
 #[derive(Debug, Clone)]
 pub struct TokenFile {
     path: Arc<Path>,
@@ -184,7 +184,7 @@ impl TokenFile {
         }
     }
 
-    /// The token as it is now, without the white space around it.
+    /// The current token, without white space around it.
     pub fn read(&self) -> io::Result<String> {
         let token = std::fs::read_to_string(&self.path).map_err(|e| {
             io::Error::new(

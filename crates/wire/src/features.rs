@@ -1,17 +1,18 @@
-//! What readers of this version understand beyond the fields that every version has.
+//! Features that this version understands beyond the fields that every version has.
 //!
-//! A message that carries rules names in `requires` what its reader must understand: an old reader drops fields that it does not know, and
-//! an `Allow` without its newest condition allows more. What is not in this list is closed.
+//! A message with rules lists in `requires` the features that its reader must support. An old reader drops fields that
+//! it does not know, and an `Allow` rule without its newest condition allows more. So a message with an unknown feature
+//! is rejected.
 
 /// `load_balancing` with mode `STRICT`: endpoints of other nodes are never chosen.
 pub const LOCAL: &str = "local";
 
-/// `Service.others`: rules of other Services that hold too.
+/// `Service.others`: rules of other Services that also apply.
 pub const RULE_SETS: &str = "rule-sets";
 
 const UNDERSTOOD: [&str; 2] = [LOCAL, RULE_SETS];
 
-/// The first of `requires` that this version does not understand.
+/// The first feature in `requires` that this version does not support.
 pub fn missing(requires: &[String]) -> Option<&str> {
     let mut requires = requires.iter().map(String::as_str);
     requires.find(|feature| !UNDERSTOOD.contains(feature))

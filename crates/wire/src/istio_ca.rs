@@ -22,7 +22,8 @@ pub struct IstioCa {
 }
 
 impl IstioCa {
-    /// Asks over `channel`, authenticated by `token`, for certificates that last `validity` (the CA may shorten it).
+    /// A client over `channel`, authenticated by `token`, that requests certificates of this `validity` (the CA may
+    /// shorten it).
     pub fn new(channel: Channel, token: TokenFile, validity: Duration) -> Self {
         Self {
             client: IstioCertificateServiceClient::with_interceptor(channel, token),

@@ -1,6 +1,6 @@
-//! What goes over the wire between Ambit's parts, and with a foreign ztunnel or control plane.
+//! Messages and protocols between Ambit's programs, and with a foreign ztunnel or control plane.
 //!
-//! The protobuf modules are named as their packages. [`names`] has the constants that both ends must agree on.
+//! The protobuf modules have the names of their packages. [`names`] has constants that both ends must agree on.
 
 pub mod authorization;
 pub mod broker_channel;
@@ -23,7 +23,8 @@ macro_rules! protobuf {
     };
 }
 
-/// Generated from `proto/`, laid out as the protobuf packages are (the generated code refers to itself that way).
+/// Generated from `proto/`. The modules follow the protobuf packages, since the generated code refers to itself that
+/// way.
 pub mod istio {
     protobuf!(
         /// `istio.workload`: workloads and services.
@@ -36,7 +37,7 @@ pub mod istio {
 }
 pub use istio::{security, workload};
 
-/// As [`istio`], for the types that refer to its.
+/// Like [`istio`], for types that refer to types of that module.
 pub mod ambit {
     /// `ambit.waypoint`.
     pub mod waypoint {
@@ -73,7 +74,7 @@ protobuf!(
     cri, "runtime.v1"
 );
 
-/// The beginning of `text`, of `longest` bytes at most: what others write is cut before it is logged, kept or passed on.
+/// The beginning of `text`, at most `longest` bytes. Text from peers is cut before it is logged, stored or forwarded.
 pub fn clipped(text: &str, longest: usize) -> &str {
     let mut end = text.len().min(longest);
     while !text.is_char_boundary(end) {

@@ -1,12 +1,12 @@
-//! Names and numbers that two parts must agree on.
+//! Names and numbers that two programs must agree on.
 
-/// Outbound connections of a captured pod arrive here.
+/// The port for outbound connections of a captured pod.
 pub const PORT_OUTBOUND: u16 = 15001;
-/// Inbound plaintext of a captured pod arrives here.
+/// The port for inbound plaintext of a captured pod.
 pub const PORT_INBOUND: u16 = 15006;
 /// HBONE: HTTP/2 CONNECT in mutual TLS.
 pub const PORT_HBONE: u16 = 15008;
-/// On a captured pod's loopback: only the proxy connects to it, to make its other sockets.
+/// On the loopback of a captured pod: only the proxy connects to it, to create its other sockets.
 pub const PORT_SEED: u16 = 15009;
 /// Admin on localhost: config dump.
 pub const PORT_ADMIN: u16 = 15000;
@@ -17,30 +17,30 @@ pub const PORT_METRICS: u16 = 15020;
 /// Readiness.
 pub const PORT_READY: u16 = 15021;
 
-/// Socket mark of the proxy's own connections in a pod: they are not redirected again.
+/// Socket mark of the proxy's own connections in a pod, which are not redirected again.
 pub const MARK_PROXY: u32 = 0x539;
-/// Packet mark of what a captured pod's application sends outside: it goes over the loopback to the proxy.
+/// Packet mark of outbound packets of the application in a captured pod: they go over the loopback to the proxy.
 pub const MARK_REDIRECTED: u32 = 0x77;
 /// Routing table for [`MARK_REDIRECTED`].
 pub const ROUTE_TABLE: u32 = 100;
-/// Source address that kubelet probes get on the node, so that a pod can tell them from everything else.
+/// Source address that kubelet probes get on the node, so that a pod can distinguish them from other connections.
 pub const PROBE_SOURCE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 7, 127);
 
 /// Uid and gid of the unprivileged proxies.
 pub const PROXY_UID: u32 = 65532;
 /// Audience of the service-account tokens that authenticate callers of the control plane.
 pub const TOKEN_AUDIENCE: &str = "istio-ca";
-/// Where the agent listens for ztunnels (`SOCK_SEQPACKET`).
+/// The socket on which the agent listens for ztunnels (`SOCK_SEQPACKET`).
 pub const BROKER_SOCKET: &str = "/run/ambit/broker/ztunnel.sock";
-/// Where the agent listens for its CNI plugin.
+/// The socket on which the agent listens for its CNI plugin.
 pub const CNI_SOCKET: &str = "/run/ambit/cni/cni.sock";
 /// Version of the broker protocol, in `Hello`.
 pub const BROKER_VERSION: u32 = 2;
-/// Most descriptors in one broker message.
+/// The maximum of descriptors in one broker message.
 pub const BROKER_MAX_SOCKETS: usize = 16;
 
-/// Header of a CONNECT: the client's address of a plaintext connection to the same destination. The CONNECT is taken (202) if that one was
-/// denied before a byte of it was read, and refused (412) if not.
+/// Header of a CONNECT: the client address of a plaintext connection to the same destination. The CONNECT is accepted
+/// (202) if that connection was denied before any byte of it was read. Otherwise it is refused (412).
 pub const HEADER_DENIED: &str = "x-ambit-denied";
 
 /// Type URL of `istio.workload.Address`.
@@ -61,30 +61,31 @@ pub const TYPE_WAYPOINT_SETTINGS: &str = "type.googleapis.com/ambit.waypoint.v1.
 pub const TYPE_WAYPOINT_SERVICE: &str = "type.googleapis.com/ambit.waypoint.v1.Service";
 /// Type URL of `ambit.waypoint.v1.Policy`.
 pub const TYPE_WAYPOINT_POLICY: &str = "type.googleapis.com/ambit.waypoint.v1.Policy";
-/// Name of the one `ambit.waypoint.v1.Settings`.
+/// Name of the only `ambit.waypoint.v1.Settings`.
 pub const WAYPOINT_SETTINGS: &str = "waypoint";
 
 /// Name of the Deployment, the service account and the Service of the control plane.
 pub const CONTROL: &str = "ambit-control";
-/// Name of the Deployment and the service account of the process that writes.
+/// Name of the Deployment and the service account of the operator.
 pub const OPERATOR: &str = "ambit-operator";
 
-/// Name of the ConfigMap with the mesh's root certificate: the control plane's in its own namespace, and a copy where waypoints are.
+/// Name of the ConfigMap with the root certificate of the mesh, in the control plane's namespace, and as a copy in
+/// namespaces with waypoints.
 pub const ROOT_CONFIG_MAP: &str = "ambit-ca-root";
-/// The certificate in it.
+/// The key of the certificate in that ConfigMap.
 pub const ROOT_KEY: &str = "root-cert.pem";
 
 /// Namespace of Ambit's own pods unless configured otherwise.
 pub const SYSTEM_NAMESPACE: &str = "ambit-system";
-/// Name (`namespace/name`, namespace [`SYSTEM_NAMESPACE`]) of the authorization that strict mTLS becomes: it denies callers
+/// Name (`namespace/name`, namespace [`SYSTEM_NAMESPACE`]) of the authorization for strict mTLS, which denies callers
 /// without a principal.
 pub const STRICT_POLICY: &str = "strict-mtls";
-/// Ends the variant in the name of an authorization.
+/// Separates the variant in the name of an authorization.
 pub use ambit_policy::VARIANT_END as POLICY_VARIANT_END;
 /// Default SPIFFE trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
 
-/// Labels of Istio's TCP metrics, in the order in which both proxies give their values.
+/// Labels of Istio's TCP metrics, in the order in which both proxies pass the values.
 pub const ISTIO_TCP_LABELS: [&str; 23] = [
     "reporter",
     "source_workload",

@@ -1,4 +1,4 @@
-//! WaypointPolicies from the wire, in the form that is enforced.
+//! Converts WaypointPolicies from the wire to the form that a waypoint enforces.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,54 +14,54 @@ use crate::{features, security, waypoint};
 pub struct WaypointPolicy {
     /// `namespace/name`.
     pub name: Arc<str>,
-    /// Who may do what.
+    /// Authorization rules.
     pub rules: Vec<HttpRule>,
-    /// How long a request may take until the head of its answer has come.
+    /// The timeout of a request, until the head of its response.
     pub timeout: Option<Duration>,
-    /// What is tried again.
+    /// Retries.
     pub retry: Option<Retry>,
 }
 
-/// What is tried again.
+/// Which requests are retried, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
-    /// Tries after the first.
+    /// Attempts after the first.
     pub attempts: u32,
-    /// Answers that are tried again.
+    /// Status codes of responses that are retried.
     pub status_codes: Vec<u16>,
-    /// Whether a request is tried again to whose endpoint no connection came about.
+    /// Whether to retry when no connection to the endpoint was established.
     pub connect_failure: bool,
-    /// Whether a request is tried again whose connection ended before an answer came.
+    /// Whether to retry when the connection ended before a response.
     pub reset: bool,
-    /// How long one try may take until the head of its answer has come.
+    /// The timeout of one attempt, until the head of its response.
     pub per_try_timeout: Option<Duration>,
-    /// The longest pause before the first retry; it doubles with each further one.
+    /// The longest pause before the first retry; it doubles with each further retry.
     pub backoff_base: Duration,
-    /// The longest pause of all.
+    /// The longest pause before any retry.
     pub backoff_max: Duration,
-    /// Whether requests that are not idempotent are tried again too.
+    /// Whether requests that are not idempotent are retried, too.
     pub non_idempotent: bool,
 }
 
-/// Why a policy is not understood. None of it is then in force.
+/// Why a policy was rejected. No part of it is then in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WaypointPolicyError {
-    /// A value that must be there is not.
+    /// A required value is missing.
     #[error("{0} is empty")]
     Empty(&'static str),
-    /// A rule's action is of no known number.
+    /// The action of a rule has an unknown value.
     #[error("rule {rule}: action has the unknown value {value}")]
     Action {
         /// The rule's name.
         rule: String,
-        /// The number.
+        /// The value.
         value: i32,
     },
-    /// A rule that asks for nothing, or a source that does.
+    /// A rule or a source without any condition.
     #[error("rule {0} has nothing that could match")]
     EmptyRule(String),
-    /// A match without a kind, or of one that the field does not take.
-    #[error("rule {rule}: {field} holds a match of a kind it does not take")]
+    /// A match without a kind, or of a kind that the field does not support.
+    #[error("rule {rule}: {field} has a match of a kind that it does not support")]
     Match {
         /// The rule's name.
         rule: String,
@@ -76,19 +76,20 @@ pub enum WaypointPolicyError {
         /// The path.
         path: String,
     },
-    /// A span of time that is negative, or zero where it must not be.
+    /// A duration that is negative, or zero where it must not be.
     #[error("{0} is not a duration that a timer can wait")]
     Duration(&'static str),
-    /// A status code that is none.
+    /// An invalid status code.
     #[error("retry.status_codes has {0}, which is not the status of a failure")]
     StatusCode(u32),
-    /// It needs a reader of a later version.
+    /// It requires a feature of a later version.
     #[error("it requires {0:?}, which this version does not have")]
     Requires(String),
 }
 
 impl WaypointPolicyError {
-    /// Whether no earlier version of it may stay in force either: it was written for later readers.
+    /// Whether the last applied version may not stay in force either, because this one requires a later version of the
+    /// program.
     pub fn is_of_a_later_version(&self) -> bool {
         matches!(self, Self::Requires(_))
     }
@@ -120,8 +121,8 @@ impl TryFrom<waypoint::Policy> for WaypointPolicy {
     }
 }
 
-/// What to enforce in the place of a policy that was not understood, where no earlier version of it can stay in force: an enforced `Deny`
-/// matches everything, an enforced `Allow` nothing, and audit rules still decide nothing.
+/// The fallback for a rejected policy without a last applied version: an enforced `Deny` rule matches every request, an
+/// enforced `Allow` rule none, and audit rules still decide nothing.
 pub fn closed(from: &waypoint::Policy) -> WaypointPolicy {
     let policy = name(from);
     let everything = |name: String| HttpRule {
@@ -134,7 +135,7 @@ pub fn closed(from: &waypoint::Policy) -> WaypointPolicy {
         hosts: Vec::new(),
         headers: Vec::new(),
     };
-    // What the whole of it, or an audit rule, means to a later version is not known here.
+    // The meaning of the policy, or of an audit rule, in a later version is unknown here.
     let later = features::missing(&from.requires).is_some()
         || from
             .authorization
@@ -153,7 +154,7 @@ pub fn closed(from: &waypoint::Policy) -> WaypointPolicy {
             audit: false,
             from: Vec::new(),
             methods: Vec::new(),
-            // Every path, and connections that are no HTTP; a rule without anything would match nothing.
+            // Matches every path and non-HTTP connections. A rule without any condition would match nothing.
             paths: match deny {
                 true => vec![PathMatch::Prefix("/".to_owned())],
                 false => Vec::new(),
@@ -237,7 +238,7 @@ fn path(rule: &str, from: security::StringMatch) -> Result<PathMatch, WaypointPo
         Some(StringMatch::Prefix(path)) => (path, PathMatch::Prefix),
         _ => return Err(wrong_kind(rule, "paths")),
     };
-    // Encoding is decoded before paths are compared.
+    // Paths are decoded before they are compared.
     let normal =
         !path.contains('%') && path.starts_with('/') && normalize_path(&path).is_ok_and(|n| n == path);
     if !normal {
@@ -252,7 +253,7 @@ fn path(rule: &str, from: security::StringMatch) -> Result<PathMatch, WaypointPo
 fn host(rule: &str, from: security::StringMatch) -> Result<HostMatch, WaypointPolicyError> {
     match string_match(from) {
         Some(StringMatch::Exact(host)) => Ok(HostMatch::Exact(host)),
-        // By whole labels.
+        // A suffix matches whole labels.
         Some(StringMatch::Suffix(suffix)) if suffix.starts_with('.') => Ok(HostMatch::Suffix(suffix)),
         Some(StringMatch::Suffix(suffix)) => Ok(HostMatch::Suffix(format!(".{suffix}"))),
         _ => Err(wrong_kind(rule, "hosts")),

@@ -1,5 +1,5 @@
-//! Delta xDS (incremental ADS), both halves. What a server serves lies in [`Collection`]s; `docs/protocols.md` says what of the
-//! protocol is used and how.
+//! Client and server of delta xDS (incremental ADS). A server serves [`Collection`]s. `docs/protocols.md` describes
+//! which parts of the protocol are used, and how.
 
 mod client;
 mod collection;
@@ -10,7 +10,7 @@ pub use client::{Batch, Client, ConnectionState, Handler, Rejection, Resource, S
 pub use collection::{Changes, Collection, FellBehind, PartLimit, StoredResource};
 pub use server::{Source, serve};
 
-/// In `system_version_info` of a response which the rest of the same set of changes follows at once.
+/// The `system_version_info` of a response that is followed at once by the rest of the same changes.
 const PARTIAL: &str = "partial";
 
 #[cfg(test)]

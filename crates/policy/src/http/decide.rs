@@ -93,8 +93,8 @@ impl HttpRule {
                 .all(|header| header.matches(self.action, request))
     }
 
-    /// Methods are case-sensitive (RFC 9110 §9.1), but not in many applications. To be safe with both, a rule that denies matches
-    /// every spelling, and a rule that allows matches only its own.
+    /// Methods are case-sensitive (RFC 9110 §9.1), but not in many applications. To be safe with both, a rule that
+    /// denies matches every spelling, and a rule that allows matches only its own.
     fn is_method(&self, method: &str, of_request: &str) -> bool {
         match self.action {
             Action::Allow => method == of_request,
@@ -146,8 +146,9 @@ impl HostMatch {
 }
 
 impl HeaderMatch {
-    /// An application may use any one of repeated fields. So a rule that denies matches if one field does, and a rule that allows
-    /// requires all fields to match. The same holds for fields whose name the application may read as this name.
+    /// An application may use any one of repeated fields. So a rule that denies matches if one field does, and a rule
+    /// that allows requires all fields to match. The same holds for fields whose name the application may read as this
+    /// name.
     fn matches(&self, action: Action, request: &Attributes<'_>) -> bool {
         let any = |matches: &mut dyn FnMut(&[u8]) -> bool| {
             request.headers.any(&self.name, matches) || request.headers.any_alike(&self.name, matches)

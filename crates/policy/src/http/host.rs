@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-/// The host of a `Host` field or an `:authority` as rules compare it: without the port and the root's dot, in lower case.
+/// The host of a `Host` field or an `:authority` as rules compare it: without the port and the root's dot, in lower
+/// case.
 ///
-/// `None` unless it is a `uri-host [ ":" port ]` (RFC 9110 §7.2) that every application reads alike: no user information; the port
-/// is a 16-bit number, or empty (RFC 3986 §3.2.3); an IPv6 address is in brackets; a name has only labels of letters, digits, `-`
-/// and `_`, which is less than RFC 3986 §3.2.2 permits, but all that names of services use.
+/// `None` unless it is a `uri-host [ ":" port ]` (RFC 9110 §7.2) that every application reads alike: no user
+/// information; the port is a 16-bit number, or empty (RFC 3986 §3.2.3); an IPv6 address is in brackets; a name has
+/// only labels of letters, digits, `-` and `_`, which is less than RFC 3986 §3.2.2 permits, but all that names of
+/// services use.
 pub fn normalize_host(authority: &str) -> Option<Cow<'_, str>> {
     let literal = authority.starts_with('[');
     let end = match literal {

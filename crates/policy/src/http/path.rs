@@ -1,4 +1,5 @@
-//! How applications read a path. Rules compare these readings. The path that is forwarded stays as received (RFC 9110 §7.7).
+//! How applications read a path. Rules compare these readings. The path that is forwarded stays as received (RFC 9110
+//! §7.7).
 
 use std::borrow::Cow;
 
@@ -42,9 +43,10 @@ impl std::fmt::Display for PathRefusal {
 
 impl std::error::Error for PathRefusal {}
 
-/// The path, without its query, in normal form (RFC 3986, section 6.2.2, and slashes merged): percent-encoded unreserved characters are
-/// decoded, the hexadecimal digits of other encoding are in upper case, slashes in a row are one, and then `.` and `..` are resolved.
-/// Upper and lower case stay as they are. An empty path is `/`, and `*` (of `OPTIONS *`) is itself.
+/// The path, without its query, in normal form (RFC 3986, section 6.2.2, and slashes merged): percent-encoded
+/// unreserved characters are decoded, the hexadecimal digits of other encoding are in upper case, slashes in a row are
+/// one, and then `.` and `..` are resolved. Upper and lower case stay as they are. An empty path is `/`, and `*` (of
+/// `OPTIONS *`) is itself.
 ///
 /// # Errors
 /// When applications read the path in different ways: it has no normal form.
@@ -65,9 +67,9 @@ pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathRefusal> {
     remove_dot_segments(&unescaped).map(Cow::Owned)
 }
 
-/// The readings of this path in applications; the first is its normal form. The others: without resolving `//` and dot segments;
-/// with encoded slashes and backslashes as slashes; without parameters (`;`); cut at a `#`; decoded twice. A plain path has one
-/// reading.
+/// The readings of this path in applications; the first is its normal form. The others: without resolving `//` and dot
+/// segments; with encoded slashes and backslashes as slashes; without parameters (`;`); cut at a `#`; decoded twice. A
+/// plain path has one reading.
 ///
 /// # Errors
 /// When the path is malformed.

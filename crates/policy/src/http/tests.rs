@@ -248,7 +248,8 @@ fn hosts_match_whole_or_by_their_last_labels() {
     assert!(!of(suffix(), ""));
 }
 
-/// Whether a rule with these headers matches a request with these fields, by the rule's action and whether it is on audit.
+/// Whether a rule with these headers matches a request with these fields, by the rule's action and whether it is on
+/// audit.
 fn matches_headers(
     action: Action,
     audit: bool,

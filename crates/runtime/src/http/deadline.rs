@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A stream that fails with [`io::ErrorKind::TimedOut`] when written bytes have not been flushed in time, even while the peer
-/// still reads slowly.
+/// A stream that fails with [`io::ErrorKind::TimedOut`] when written bytes have not been flushed in time, even while
+/// the peer still reads slowly.
 pub(crate) struct Deadline<IO> {
     io: IO,
     limit: Duration,

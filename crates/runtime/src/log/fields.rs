@@ -1,4 +1,5 @@
-//! Formats the fields of a text line like `tracing_subscriber` without colours, but faster: text that needs no escapes is copied.
+//! Formats the fields of a text line like `tracing_subscriber` without colours, but faster: text that needs no escapes
+//! is copied.
 
 use std::cell::Cell;
 use std::error::Error;

@@ -17,8 +17,8 @@ const MAX_SUBJECTS: usize = 1024;
 static THROTTLE: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Instant::now()));
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
-/// Whether to log an event that `subject` (an identity, an address, a pod) has caused for this reason. Suppressed lines are
-/// counted (`ambit_log_suppressed_total`). A separate line reports their number by subject and reason.
+/// Whether to log an event that `subject` (an identity, an address, a pod) has caused for this reason. Suppressed lines
+/// are counted (`ambit_log_suppressed_total`). A separate line reports their number by subject and reason.
 pub fn log_permit(subject: &str, reason: &'static str) -> bool {
     let now = Instant::now();
     let permitted = THROTTLE.take(subject, reason, now);

@@ -1,6 +1,6 @@
-//! The writer of log lines: a separate thread writes them in order, many at a time. A system call per line would be a third of
-//! the cost of a line of the access log. While the output is blocked, lines wait up to a limit; further lines are dropped and
-//! counted. No caller ever waits.
+//! The writer of log lines: a separate thread writes them in order, many at a time. A system call per line would be a
+//! third of the cost of a line of the access log. While the output is blocked, lines wait up to a limit; further lines
+//! are dropped and counted. No caller ever waits.
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -18,17 +18,17 @@ use crate::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// Foreign control planes send everything in one response.
+/// The maximum size of a response: foreign control planes send everything in one.
 const MAX_RESPONSE: usize = 512 << 20;
-/// Names that a NACK spells out; the others are counted.
+/// Resources that a NACK lists by name; further ones are counted.
 const NAMES_IN_NACK: usize = 20;
 
-/// What to subscribe to.
+/// A subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     /// The resources' type.
     pub type_url: String,
-    /// Their names; `None` for all there are.
+    /// Their names; `None` for all resources of the type.
     pub names: Option<Vec<String>>,
 }
 
@@ -42,7 +42,7 @@ impl Subscription {
     }
 }
 
-/// A resource that is new or has changed.
+/// A new or changed resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// Its name.
@@ -60,19 +60,19 @@ pub struct Batch {
     pub type_url: String,
     /// New and changed resources.
     pub added: Vec<Resource>,
-    /// Names that are gone. A name that was never here may be among them.
+    /// Names of removed resources. Some may never have existed here.
     pub removed: Vec<String>,
-    /// Whether this brings the client up to date, as far as the server knows; otherwise more follows at once. An Ambit server cuts
-    /// large responses; every response of a foreign one is complete.
+    /// Whether the client is up to date after this batch, as far as the server knows; otherwise more follows at once.
+    /// An Ambit server splits large responses; every response of a foreign server is complete.
     pub complete: bool,
 }
 
-/// A resource that is not understood.
+/// A rejected resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Its name.
     pub name: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 
@@ -82,37 +82,39 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Takes what the control plane sends.
+/// The receiver of what the control plane sends.
 pub trait Handler: Send {
-    /// Applies a batch. Resources that are not understood are named in the answer, and what was known of them before must stay in
-    /// force; all others of the batch count as applied.
+    /// Applies a batch, and returns the rejected resources. Their last applied versions must stay in force. All other
+    /// resources of the batch count as applied.
     fn apply(&mut self, batch: Batch) -> impl Future<Output = Vec<Rejection>> + Send;
 }
 
-/// Whether a control plane is answering.
+/// The state of the connection to the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// A stream is open and the server has answered on it.
+    /// A stream is open, and the server has responded on it.
     Connected,
-    /// No server has answered since the stream was lost, or ever; `error` says why the latest attempt failed.
+    /// No server has responded since the stream was lost, or since the start. `error` is the reason of the latest
+    /// failure.
     Disconnected {
-        /// Attempts that failed in succession.
+        /// Failed attempts in a row.
         attempts: u32,
-        /// Why the latest failed.
+        /// The reason of the latest failure.
         error: Option<String>,
     },
 }
 
 impl ConnectionState {
-    /// Whether a control plane is answering.
+    /// Whether a control plane responds.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected)
     }
 }
 
-/// The client half of delta xDS: keeps one ADS stream open, over which it subscribes to several types, and hands what arrives to a
-/// [`Handler`]. After a loss it connects again (exponential backoff with jitter, at most 5 s) and tells the server what it holds, so that
-/// only differences are sent.
+/// The client of delta xDS. It keeps one ADS stream open, subscribes to several types on it, and passes received
+/// resources to a
+/// [`Handler`]. After a loss it reconnects (exponential backoff with jitter, at most 5 s) and sends the versions that
+/// it has, so that the server sends only differences.
 pub struct Client<H> {
     service: AggregatedDiscoveryServiceClient<InterceptedService<Channel, TokenFile>>,
     node: Node,
@@ -123,13 +125,13 @@ pub struct Client<H> {
 
 struct Type {
     subscription: Subscription,
-    /// Name to version of what has been applied. The version is empty, which no server's is, for what was rejected at first sight:
-    /// something may stand in for it, so the server must tell when it is gone.
+    /// Applied resources: name to version. A resource that was rejected the first time has an empty version, which no
+    /// server uses: a fallback may be in force for it, so the server must report its removal.
     held: HashMap<String, String>,
 }
 
 impl<H: Handler> Client<H> {
-    /// A client that will subscribe over `channel`, authenticated by `token`, as `node`.
+    /// A client that subscribes over `channel`, authenticated by `token`, as `node`.
     pub fn new(
         channel: Channel,
         token: TokenFile,
@@ -157,7 +159,7 @@ impl<H: Handler> Client<H> {
         }
     }
 
-    /// Whether a control plane is answering, as it changes.
+    /// The state of the connection, with its changes.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
     }
@@ -223,7 +225,7 @@ impl<H: Handler> Client<H> {
         }
     }
 
-    /// Applies a response; what to answer.
+    /// Applies a response, and returns the reply.
     async fn apply(&mut self, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
         let DeltaDiscoveryResponse {
             system_version_info,
@@ -327,7 +329,7 @@ fn nack(rejections: &[Rejection]) -> discovery::Status {
     }
 }
 
-/// Half to the whole of a delay that doubles with each attempt.
+/// A random delay between a half and the whole of a value that doubles with each attempt.
 fn delay(attempts: u32) -> Duration {
     let whole = FIRST_DELAY
         .saturating_mul(1 << (attempts - 1).min(10))
@@ -335,7 +337,7 @@ fn delay(attempts: u32) -> Duration {
     whole.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-/// With the causes below, which tonic leaves out of its own text.
+/// The status with its causes, which tonic omits from its own text.
 fn describe(status: &Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = std::error::Error::source(status);

@@ -6,17 +6,17 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-/// Removals that are remembered. A reader further behind than this starts anew.
+/// The number of removals that are remembered. A reader that is further behind starts again.
 const REMEMBERED_REMOVALS: usize = 65_536;
 
-/// All resources of one type that one kind of client may see, by name, with an order of change.
+/// All resources of one type that one kind of client may see, by name, and ordered by their latest change.
 ///
-/// Readers keep a cursor into that order instead of a copy of what each client holds: a change costs every client the change,
-/// not the size of the collection. Each name stands in the order once, at its latest change. Versions are hashes of the
-/// content, so that replicas agree on them.
+/// Readers keep a cursor into that order instead of a copy of the resources of each client, so the cost of a change
+/// does not depend on the size of the collection. Each name is in the order once, at its latest change. Versions are
+/// hashes of the content, so replicas agree on them.
 ///
-/// A new collection is not ready: servers say nothing from it (a client that holds resources from before must not be told that
-/// they are all gone). [`Collection::replace`] makes it ready.
+/// A new collection is not ready. Servers send nothing from it, since a client that has resources from before must not
+/// receive their removal. [`Collection::replace`] makes it ready.
 #[derive(Debug)]
 pub struct Collection {
     state: RwLock<State>,
@@ -26,13 +26,13 @@ pub struct Collection {
 #[derive(Debug, Default)]
 struct State {
     ready: bool,
-    /// The latest change.
+    /// The number of the latest change.
     sequence: u64,
     resources: HashMap<Arc<str>, Stored>,
     removals: HashMap<Arc<str>, u64>,
     order: BTreeMap<u64, Arc<str>>,
     removal_order: BTreeMap<u64, Arc<str>>,
-    /// Removals up to here are forgotten.
+    /// Removals up to this change are forgotten.
     forgotten: u64,
 }
 
@@ -54,20 +54,20 @@ pub struct StoredResource {
     pub bytes: Bytes,
 }
 
-/// Part of what changed after a cursor, see [`Collection::changes`].
+/// A part of the changes after a cursor, see [`Collection::changes`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// New or changed resources.
     pub updated: Vec<StoredResource>,
-    /// Names that are gone.
+    /// Names of removed resources.
     pub removed: Vec<Arc<str>>,
-    /// Where to go on.
+    /// The cursor for the next part.
     pub cursor: u64,
-    /// Nothing is left after `cursor`.
+    /// Whether nothing is left after `cursor`.
     pub complete: bool,
 }
 
-/// So many resources were removed since the reader's cursor that not all removals are remembered: start anew.
+/// More resources were removed since the reader's cursor than are remembered: start again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("fell too far behind the changes")]
 pub struct FellBehind;
@@ -87,8 +87,8 @@ impl Collection {
         }
     }
 
-    /// Makes `resources` (name, encoded message) the whole content, and the collection ready. What is equal to before does not
-    /// count as changed.
+    /// Replaces the whole content by `resources` (name, encoded message), and makes the collection ready. Equal
+    /// resources do not count as changed.
     pub fn replace(&self, resources: impl IntoIterator<Item = (String, Vec<u8>)>) {
         self.modify(|state| {
             let mut kept = HashSet::new();
@@ -110,14 +110,14 @@ impl Collection {
         });
     }
 
-    /// Sets (`Some`, the encoded message) or removes (`None`) resources by name, all at once for readers. What is equal to before
-    /// does not count as changed. Does not make the collection ready.
+    /// Sets (`Some`, the encoded message) or removes (`None`) resources by name, atomically for readers. Equal
+    /// resources do not count as changed. Does not make the collection ready.
     pub fn update(&self, changes: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
         let changes = changes.into_iter();
         self.update_shared(changes.map(|(name, bytes)| (name, bytes.map(Bytes::from))));
     }
 
-    /// The same, with messages that several collections have.
+    /// The same, with messages that several collections share.
     pub fn update_shared(&self, changes: impl IntoIterator<Item = (String, Option<Bytes>)>) {
         self.modify(|state| {
             for (name, bytes) in changes {
@@ -129,12 +129,12 @@ impl Collection {
         });
     }
 
-    /// What is in it is all there is.
+    /// Marks the content as complete.
     pub fn set_ready(&self) {
         self.modify(|state| state.ready = true);
     }
 
-    /// Whether the content is complete, so that it may be served.
+    /// Whether the content is complete and may be served.
     pub fn is_ready(&self) -> bool {
         self.read().ready
     }
@@ -156,19 +156,19 @@ impl Collection {
         Some(stored.resource(name))
     }
 
-    /// The number of the latest change. Cursors at or past it have seen everything.
+    /// The number of the latest change. A cursor at or past it is up to date.
     pub fn latest(&self) -> u64 {
         self.read().sequence
     }
 
-    /// Notified after each change, and when the collection becomes ready.
+    /// Notifies after each change, and when the collection becomes ready.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// What changed after `cursor`, in order of change, until `more` (given each resource's name and version, and the number of
-    /// resources and bytes taken so far) ends the part. Removals are included only when they came after `removals_after`
-    /// (a reader that starts at `cursor` 0 has no use for earlier ones).
+    /// What changed after `cursor`, in order of change, until `more` (given each resource's name and version, and the
+    /// number of resources and bytes taken so far) ends the part. Removals are included only when they came after
+    /// `removals_after` (a reader that starts at `cursor` 0 has no use for earlier ones).
     ///
     /// `wanted` says which names are of interest with which version; others are passed over.
     pub fn changes(
@@ -211,7 +211,7 @@ impl Collection {
         Ok(part)
     }
 
-    /// Those of `names` that are not in the collection, and the number of the latest change at that moment.
+    /// The names that are not in the collection, and the number of the latest change at that moment.
     pub fn absent<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> (Vec<String>, u64) {
         let state = self.read();
         let absent = names
@@ -238,14 +238,14 @@ impl Collection {
     }
 }
 
-/// When a part of the changes is large enough.
+/// The limits of a part of the changes.
 #[derive(Debug, Clone, Copy)]
 pub struct PartLimit {
-    /// Resources and removals together.
+    /// The number of resources and removals.
     pub resources: usize,
-    /// Names and content together; exceeded by at most one resource.
+    /// The bytes of names and content; exceeded by at most one resource.
     pub bytes: usize,
-    /// The number of the last change that may be in it.
+    /// The number of the last change that may be in the part.
     pub end: u64,
 }
 
@@ -306,7 +306,7 @@ impl State {
     }
 }
 
-/// The same in every replica, of whichever build.
+/// A hash that is the same in every replica and build.
 fn version(bytes: &[u8]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(bytes).into();
     u64::from_be_bytes([a, b, c, d, e, f, g, h])

@@ -1,4 +1,4 @@
-//! Who a client of xDS says that it is.
+//! The node of an xDS client: its claimed identity.
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -6,7 +6,7 @@ use prost_types::{Struct, Value};
 use crate::discovery::Node;
 
 impl Node {
-    /// A node of this id, with metadata by name.
+    /// A node with this id, and metadata by name.
     pub fn new(id: String, metadata: &[(&str, &str)]) -> Self {
         let field = |&(name, value): &(&str, &str)| {
             let kind = Some(Kind::StringValue(value.to_owned()));
@@ -20,7 +20,7 @@ impl Node {
         }
     }
 
-    /// As Istio's proxies name themselves, so that a foreign control plane understands.
+    /// The id in the format of Istio's proxies, which a foreign control plane understands.
     pub fn proxy(kind: &str, name: &str, namespace: &str, metadata: &[(&str, &str)]) -> Self {
         let id = format!("{kind}~0.0.0.0~{name}.{namespace}~{namespace}.svc.cluster.local");
         let own = [("NAME", name), ("NAMESPACE", namespace)];

@@ -16,50 +16,50 @@ use subscribed::Subscribed;
 use super::Collection;
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-/// Longest reason of a NACK that is logged, in bytes.
+/// The longest logged reason of a NACK, in bytes.
 const LONGEST_REASON: usize = 1024;
 
 /// Decides what each client may see.
 pub trait Source: Send + Sync + 'static {
-    /// Who a client is; its text stands in logs.
+    /// The identity of a client. Its text appears in logs.
     type Client: fmt::Display + Send + Sync + 'static;
 
     /// The resources of a type that `client` may see. An error ends its stream.
     fn collection(&self, client: &Self::Client, type_url: &str) -> Result<Arc<Collection>, Status>;
 
-    /// Resources of a type refer only to those of types with a lower rank. What is new or changed of a lower rank is told before what was
-    /// published after it in a higher one.
+    /// The rank of a type. Resources refer only to types of lower rank. A change in a lower rank is sent before changes
+    /// that were published later in a higher rank.
     fn rank(&self, _type_url: &str) -> u8 {
         0
     }
 
-    /// Whether removals of this type are told only when the client has answered, be it with a NACK, what was published before them in all
-    /// its types: for types that others refer to.
+    /// Whether removals of this type wait until the client has replied (ACK or NACK) to all changes of all its types
+    /// that were published before the removal. This is for types that other types refer to.
     fn removes_last(&self, _type_url: &str) -> bool {
         false
     }
 
-    /// Most names that `client` may subscribe to, or say that it holds, of one type.
+    /// The maximum of names of one type that `client` may subscribe to, or send as initial versions.
     fn most_names(&self, _client: &Self::Client) -> usize {
         usize::MAX
     }
 
-    /// Called when a client asked for more than it may; its stream ends.
+    /// Called when a client exceeded its limit; its stream ends.
     fn limited(&self, _client: &Self::Client) {}
 
-    /// Called for each response: so many resources and removals of the type are on their way.
+    /// Called for each response, with its number of resources and removals.
     fn sent(&self, _client: &Self::Client, _type_url: &str, _resources: usize) {}
 
     /// Called when a client could not apply a response; the reason has been logged.
     fn rejected(&self, _client: &Self::Client, _type_url: &str) {}
 }
 
-/// The server half of delta xDS on one stream: answers `requests` of `client`, until they end or `shutdown`.
+/// The server of delta xDS on one stream: responds to `requests` of `client` until they end, or until `shutdown`.
 ///
-/// Of each type one response at a time is under way; what changes until the client has acknowledged it goes into the next one. Only where
-/// another type has news does that which the news may refer to (see [`Source::rank`]) go ahead of it at once: the order on the stream is
-/// what counts, and no type waits for the acknowledgement of another. After a NACK the client keeps what it has, and gets the resource
-/// again when it next changes.
+/// Each type has one response in flight at a time. Changes before its acknowledgement go into the next response. There
+/// is one exception: when another type has changes, types that these may refer to (see [`Source::rank`]) are sent
+/// first, at once. The order on the stream is sufficient, so no type waits for the acknowledgement of another. After a
+/// NACK the client keeps its last applied version, and receives the resource again at its next change.
 pub fn serve<S: Source>(
     source: Arc<S>,
     client: S::Client,
@@ -84,7 +84,7 @@ pub fn serve<S: Source>(
 struct Session<S: Source, R> {
     source: Arc<S>,
     client: S::Client,
-    /// `None` once the stream is over.
+    /// `None` after the stream has ended.
     requests: Option<R>,
     /// Lower ranks first.
     types: Vec<Subscribed>,
@@ -168,13 +168,14 @@ where
         Ok(())
     }
 
-    /// The next response, if there is one to send now. What is published goes out in rounds, each as far as the collections had got when
-    /// it began: a type that changes all the time keeps no other waiting.
+    /// The next response, if there is one to send now. Changes are sent in rounds. A round covers the changes that were
+    /// published before it began, so a type that changes all the time does not delay others.
     fn respond(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         if let Some(response) = self.go_on()? {
             return Ok(Some(response));
         }
-        // What refers is looked at first: what it refers to was published before it, and is in the round with it.
+        // Types of higher rank come first here: resources that they refer to were published earlier, and so are in the
+        // same round.
         self.types.iter_mut().rev().for_each(Subscribed::begin_round);
         self.go_on()
     }
@@ -209,14 +210,14 @@ where
         Ok(None)
     }
 
-    /// Lets removals go that have waited long enough; whether there were any.
+    /// Releases removals that have waited long enough. Returns whether there were any.
     fn release(&mut self) -> bool {
         let mut any = false;
         for index in 0..self.types.len() {
             let Some(mut hold) = self.types[index].take_hold() else {
                 continue;
             };
-            // Its own type is waited for too: when the client has answered that, it has subscribed to the others.
+            // The type itself counts, too: when the client has replied to it, the client has subscribed to the others.
             let over = hold.is_over(&self.types);
             self.types[index].put_hold(hold, over);
             any |= over;
@@ -243,7 +244,7 @@ async fn any_changed(types: &mut [Subscribed]) {
     if types.is_empty() {
         return pending().await;
     }
-    // A collection that will never change again (its owner is gone) must not spin.
+    // A collection whose owner is gone never changes again, and must not cause a busy loop.
     let waits = types.iter_mut().map(|t| {
         async {
             if t.changed.changed().await.is_err() {

@@ -130,7 +130,8 @@ async fn a_rejected_resource_comes_again_only_when_it_changes() {
     server.stop().await;
 }
 
-/// Something stands in for what was rejected at first sight (a closed policy, for one), so its end must be told as well.
+/// Something stands in for what was rejected at first sight (a closed policy, for one), so its end must be told as
+/// well.
 #[tokio::test]
 async fn what_was_rejected_and_is_gone_at_a_reconnect_is_told_as_gone() {
     let fake = Arc::new(Fake::default());

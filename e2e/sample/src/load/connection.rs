@@ -93,7 +93,11 @@ impl Connection {
         let reason = reason.map_or_else(String::new, |reason| {
             String::from_utf8_lossy(reason.as_bytes()).into_owned()
         });
-        answer.into_body().collect().await.context("the response was cut")?;
+        answer
+            .into_body()
+            .collect()
+            .await
+            .context("the response was cut")?;
         Ok((status, reason))
     }
 }

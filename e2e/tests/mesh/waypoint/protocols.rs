@@ -178,7 +178,10 @@ fn websocket_and_h2c_pass() -> Result<()> {
             .get("traceparent")
             .map(String::as_str)
             .unwrap_or_default();
-        ensure!(passed.contains("0af7651916cd43dd8448eb211c80319c"), "{received:?}");
+        ensure!(
+            passed.contains("0af7651916cd43dd8448eb211c80319c"),
+            "{received:?}"
+        );
         Ok(())
     })
 }

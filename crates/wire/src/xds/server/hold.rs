@@ -2,20 +2,20 @@ use std::collections::HashMap;
 
 use super::subscribed::Subscribed;
 
-/// Removals that wait until the client has answered what there was to say when they became known, of all types: what referred to the
-/// removed resources is away then. What there is to say later is none of their business, so that a type which changes all the time does
-/// not keep them waiting.
+/// Removals that wait until the client has replied to all changes, of all types, that were pending when the removals
+/// became known. After that, no resource of the client refers to the removed ones. Later changes do not count, so a
+/// type that changes all the time does not delay removals.
 pub(super) struct Hold {
     pub(super) names: Vec<String>,
     /// By type.
     marks: HashMap<String, Mark>,
 }
 
-/// How far another type must get.
+/// The progress that another type must make.
 enum Mark {
-    /// So far in its changes must it be sent.
+    /// Changes up to this number must be sent.
     Sent(u64),
-    /// The response of this nonce must be answered.
+    /// The client must have replied to the response with this nonce.
     Answered(u64),
 }
 
@@ -27,8 +27,8 @@ impl Hold {
         }
     }
 
-    /// Whether all types have got as far as they must. What that is, is fixed when a type is first asked; one that the client subscribes
-    /// to after this has begun counts as well.
+    /// Whether all types have made the required progress, which is fixed at the first call for each type. A type that
+    /// the client subscribes to later counts, too.
     pub(super) fn is_over(&mut self, types: &[Subscribed]) -> bool {
         let mut over = true;
         for one in types {
@@ -38,7 +38,7 @@ impl Hold {
     }
 
     fn is_reached(&mut self, of: &Subscribed) -> bool {
-        // A type of which nothing is known yet may be about to say anything.
+        // A type that is not ready may still have changes that refer to the removed resources.
         let Some(latest) = of.latest() else {
             return false;
         };

@@ -9,7 +9,7 @@ use super::hold::Hold;
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use crate::xds::{Collection, PARTIAL, PartLimit, StoredResource};
 
-/// One response holds at most so much (one resource may exceed the bytes).
+/// The limits of one response (one resource may exceed the bytes).
 const PART: PartLimit = PartLimit {
     resources: 5_000,
     bytes: 2 << 20,
@@ -20,28 +20,28 @@ const WILDCARD: &str = "*";
 /// The state of one type on one stream.
 pub(super) struct Subscribed {
     pub(super) type_url: String,
-    /// What it refers to has a lower one.
+    /// Types that it refers to have a lower rank.
     pub(super) rank: u8,
     removes_last: bool,
     collection: Arc<Collection>,
     pub(super) changed: watch::Receiver<u64>,
     wildcard: bool,
     names: HashSet<String>,
-    /// Names subscribed to that have not been answered yet.
+    /// Subscribed names without a response so far.
     unanswered: BTreeSet<String>,
-    /// What the client said it holds, until it has been compared.
+    /// Versions that the client sent at the start, until they have been compared.
     held: HashMap<String, Option<u64>>,
-    /// Removals to tell.
+    /// Removals to send.
     gone: VecDeque<String>,
     /// Removals that wait.
     hold: Option<Hold>,
-    /// Those that became known after these began to wait.
+    /// Removals that became known after those began to wait.
     to_hold: Vec<String>,
-    /// How far this round goes in the collection's changes; `None` while the collection is not ready.
+    /// The last change of this round; `None` while the collection is not ready.
     end: Option<u64>,
-    /// Position in the collection's changes; `None` until the collection was ready.
+    /// The position in the changes of the collection; `None` until the collection is ready.
     position: Option<Position>,
-    /// The first and the last response, by their nonces, that the client has not acknowledged.
+    /// The nonces of the first and the last response that the client has not acknowledged.
     outstanding: Option<(u64, u64)>,
     /// Whether anything has been sent; the first response is sent even if it is empty.
     answered: bool,
@@ -49,7 +49,7 @@ pub(super) struct Subscribed {
 
 struct Position {
     cursor: u64,
-    /// Removals up to here were told by comparison with what the client holds.
+    /// Removals up to here were found by comparison with the versions that the client sent.
     start: u64,
 }
 
@@ -89,12 +89,13 @@ impl Subscribed {
         subscribed
     }
 
-    /// How many names it is subscribed to.
+    /// The number of subscribed names.
     pub(super) fn names(&self) -> usize {
         self.names.len()
     }
 
-    /// Takes the answer to a response; whether it was awaited. Answers come in the order of the responses.
+    /// Handles the reply to a response. Returns whether the reply was expected. Replies have the order of the
+    /// responses.
     pub(super) fn acknowledge(&mut self, nonce: &str) -> bool {
         let (Some((first, last)), Ok(nonce)) = (self.outstanding, nonce.parse::<u64>()) else {
             return false;
@@ -106,13 +107,15 @@ impl Subscribed {
         awaited
     }
 
-    /// What is subscribed to by name is sent, even again: the client may have forgotten it (xDS protocol, "Subscribing to Resources").
+    /// A resource that is subscribed by name is sent even if it was sent before, since the client may have dropped it
+    /// (xDS protocol, "Subscribing to Resources").
     pub(super) fn change(&mut self, subscribe: Vec<String>, unsubscribe: Vec<String>) {
         for name in subscribe {
             if name == WILDCARD {
                 if !self.wildcard {
                     self.wildcard = true;
-                    // From the beginning; `start` stays, so that removals of what was sent by name are still told.
+                    // From the beginning. `start` stays, so that removals of resources that were sent by name are still
+                    // sent.
                     if let Some(position) = &mut self.position {
                         position.cursor = 0;
                     }
@@ -133,9 +136,9 @@ impl Subscribed {
         }
     }
 
-    /// What is there by now belongs to the round that begins.
+    /// Starts a round with all changes so far.
     pub(super) fn begin_round(&mut self) {
-        // In this order: what comes in between is noticed.
+        // In this order, no change in between is missed.
         self.changed.mark_unchanged();
         self.end = self.collection.is_ready().then(|| self.collection.latest());
     }
@@ -150,35 +153,35 @@ impl Subscribed {
         self.outstanding.is_none() && (behind || gone || !self.unanswered.is_empty() || !self.answered)
     }
 
-    /// How far the collection has got; `None` while it is not ready.
+    /// The number of the latest change in the collection; `None` while it is not ready.
     pub(super) fn latest(&self) -> Option<u64> {
         self.collection.is_ready().then(|| self.collection.latest())
     }
 
-    /// Whether changes up to here have been sent, but for removals that are held.
+    /// Whether changes up to this number have been sent, except for removals that wait.
     pub(super) fn has_sent(&self, cursor: u64) -> bool {
         let behind = self.position.as_ref().is_none_or(|p| p.cursor < cursor);
         !behind && self.unanswered.is_empty() && self.gone.is_empty()
     }
 
-    /// The last response without an answer; 0 where there is none.
+    /// The nonce of the last response without a reply; 0 if there is none.
     pub(super) fn last_nonce(&self) -> u64 {
         self.outstanding.map_or(0, |(_, last)| last)
     }
 
-    /// Whether this response and all before it have been answered.
+    /// Whether the client has replied to this response and all earlier ones.
     pub(super) fn has_answered(&self, nonce: u64) -> bool {
         self.outstanding.is_none_or(|(first, _)| first > nonce)
     }
 
-    /// Takes out what is held; where nothing is, what is to be held begins to be.
+    /// Takes the removals that wait. If none do, those in `to_hold` begin to wait.
     pub(super) fn take_hold(&mut self) -> Option<Hold> {
         let names = &mut self.to_hold;
         let begin = || (!names.is_empty()).then(|| Hold::new(std::mem::take(names)));
         self.hold.take().or_else(begin)
     }
 
-    /// Puts back what was taken out: over or not.
+    /// Puts back what was taken, with whether the wait is over.
     pub(super) fn put_hold(&mut self, hold: Hold, over: bool) {
         if over {
             self.gone.extend(hold.names);
@@ -187,7 +190,7 @@ impl Subscribed {
         }
     }
 
-    /// What there is to send once the responses before are acknowledged.
+    /// The next response, if all earlier ones are acknowledged.
     pub(super) fn respond(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         if self.outstanding.is_some() {
             return Ok(None);
@@ -195,7 +198,7 @@ impl Subscribed {
         self.go_ahead(nonce)
     }
 
-    /// What there is to send, whatever is outstanding.
+    /// The next response, even if earlier ones are not acknowledged.
     pub(super) fn go_ahead(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         let Some(end) = self.end else {
             return Ok(None);
@@ -263,13 +266,13 @@ impl Subscribed {
         }))
     }
 
-    /// Where this type stands; at the first call, compares what the client holds.
+    /// The position of this type. The first call compares the versions that the client sent.
     fn position(&mut self) -> (u64, u64) {
         if let Some(Position { cursor, start }) = self.position {
             return (cursor, start);
         }
         let (gone, latest) = self.collection.absent(self.held.keys().map(String::as_str));
-        // One that comes back is news, even with the content that the client holds still.
+        // A resource that is added again counts as changed, even if the client still has the same content.
         for name in &gone {
             self.held.remove(name);
         }
@@ -278,11 +281,11 @@ impl Subscribed {
                 self.remove(name);
             }
         }
-        // Names are answered one by one; only a wildcard goes through the whole collection.
+        // Names are looked up one by one; only a wildcard goes through the whole collection.
         (if self.wildcard { 0 } else { latest }, latest)
     }
 
-    /// A removal to tell, once it may be.
+    /// Adds a removal, which is sent at once or waits.
     fn remove(&mut self, name: String) {
         if self.removes_last {
             self.to_hold.push(name);
@@ -291,13 +294,13 @@ impl Subscribed {
         }
     }
 
-    /// Those that the client has not been told.
+    /// Removals that have not been sent.
     fn removals(&self) -> impl Iterator<Item = &String> {
         let held = self.hold.iter().flat_map(|hold| &hold.names);
         self.gone.iter().chain(held).chain(&self.to_hold)
     }
 
-    /// Drops removals that are no longer true, or that count from a later moment.
+    /// Drops removals of resources that exist again, or that were removed again later.
     fn forget_removals<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         if self.removals().next().is_none() {
             return;
@@ -311,7 +314,7 @@ impl Subscribed {
         }
     }
 
-    /// What is now known under the names newly subscribed to; those without a resource count as removed.
+    /// The resources of newly subscribed names. A name without a resource counts as removed.
     fn answer_names(&mut self) -> Vec<StoredResource> {
         let (mut updated, mut bytes) = (Vec::new(), 0);
         while updated.len() < PART.resources && bytes < PART.bytes {
@@ -322,7 +325,7 @@ impl Subscribed {
                 Some(stored) if self.held.get(&name).copied().flatten() == Some(stored.version) => {}
                 Some(stored) => {
                     bytes += stored.bytes.len();
-                    // Not a second time among what has changed.
+                    // Not sent a second time among the changes.
                     self.held.insert(name, Some(stored.version));
                     updated.push(stored);
                 }
@@ -346,7 +349,7 @@ impl Subscribed {
     }
 }
 
-/// `None` for a version that is not of this server's making.
+/// `None` for a version that this server did not create.
 fn parse_version(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }

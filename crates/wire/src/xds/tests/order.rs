@@ -1,4 +1,5 @@
-//! What is referred to arrives before what refers to it, whatever has been acknowledged. The test is the client: it decides when.
+//! What is referred to arrives before what refers to it, whatever has been acknowledged. The test is the client: it
+//! decides when.
 
 use std::time::Duration;
 
@@ -249,7 +250,8 @@ async fn what_comes_back_and_goes_again_waits_again() {
     assert_eq!(stream.next().await.removed_resources, ["p"]);
 }
 
-/// "The server must still provide those resources": a client may have forgotten them (xDS protocol, "Subscribing to Resources").
+/// "The server must still provide those resources": a client may have forgotten them (xDS protocol, "Subscribing to
+/// Resources").
 #[tokio::test]
 async fn a_name_subscribed_to_again_is_sent_again() {
     let fake = both_ready();
@@ -327,8 +329,8 @@ async fn what_comes_back_unchanged_is_there() {
     }
 }
 
-/// A publisher that is as fast as it can be, and a client that acknowledges late: at no moment does the client hold a reference to what
-/// it does not hold. Names are new each time, or come again.
+/// A publisher that is as fast as it can be, and a client that acknowledges late: at no moment does the client hold a
+/// reference to what it does not hold. Names are new each time, or come again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn references_hold_at_every_moment() {
     for names in [usize::MAX, 3] {
