@@ -1,5 +1,5 @@
-//! The socket over which ztunnels get pods' listeners and the seeds of their sockets. The protocol is `crates/wire/proto/broker.proto`;
-//! `docs/protocols.md` describes the conversation.
+//! The socket over which ztunnels receive the listeners of pods, and the seeds of their sockets. The messages are in
+//! `crates/wire/proto/broker.proto`; `docs/protocols.md` describes the protocol.
 
 mod peer;
 pub(crate) mod session;
@@ -20,10 +20,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections that are being checked or served at once; ztunnels of a node are one or two.
+/// The maximum of open connections. A node has one or two ztunnels.
 const MOST_CONNECTIONS: usize = 16;
 
-/// The listening end.
+/// The listening socket.
 #[derive(Debug)]
 pub struct Broker {
     listener: Listener,
@@ -35,10 +35,10 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Listens at `socket`, whose directory is made, or set, to mode 0750 and group `gid`.
+    /// Listens at `socket`. Its directory is created if needed, and gets mode 0750 and group `gid`.
     ///
     /// # Errors
-    /// The directory or the socket cannot be made.
+    /// When the directory or the socket cannot be created.
     pub fn bind(
         socket: &Path,
         gid: u32,
@@ -51,7 +51,7 @@ impl Broker {
             private_directory(directory, 0o750, Some(gid))?;
         }
         let listener = Listener::bind(socket)?;
-        // Connecting takes the right to write; the directory keeps everybody else out.
+        // A connect needs write permission on the socket; the directory excludes all other users.
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
         chown(socket, None, Some(gid))?;
         Ok(Self {

@@ -1,5 +1,5 @@
-//! Capturing and releasing pods: one machine a pod (`machine`, pure) and one manager that owns them all and carries their
-//! effects out. What is done in one pod's network namespace is done in the order in which it was ordered (`lane`).
+//! Captures and releases pods. Each pod has a state machine (`machine`, pure). One manager owns all of them and
+//! performs their effects. Jobs in the network namespace of a pod run in the order of their requests (`lane`).
 
 mod effects;
 mod failure;

@@ -1,4 +1,5 @@
-//! The CNI plugin: what the container runtime runs, what the agent answers, and how it gets into the node's configuration.
+//! The CNI plugin: the program that the container runtime runs, the agent's responses, and the installation on the
+//! node.
 
 mod conflist;
 mod install;

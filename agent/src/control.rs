@@ -1,4 +1,5 @@
-//! The way to the control plane: what to capture comes down as delta xDS, what was captured goes up as reports.
+//! The connection to the control plane: delta xDS brings the pods to capture, reports return the pods that were
+//! captured.
 
 mod reporter;
 mod updates;

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Serves `/healthz/ready` (what `obstacle` says stands in the way: 503) and `/metrics` until `stop`.
+/// Serves `/healthz/ready` (503 with the reason that `obstacle` returns) and `/metrics` until `stop`.
 pub(crate) async fn serve(
     listener: TcpListener,
     metrics: Metrics,

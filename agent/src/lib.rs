@@ -1,13 +1,14 @@
 //! The node agent: CNI plugin, redirection, socket broker.
 //!
-//! The only privileged part of the mesh. For each pod that is to be captured it makes listening sockets in the pod's network
-//! namespace, hands them to an unprivileged ztunnel, and puts nftables rules in force that lead the pod's connections to them.
+//! The only privileged program of the mesh. For each pod to capture, it creates listening sockets in the pod's network
+//! namespace, passes them to an unprivileged ztunnel, and applies nftables rules that redirect the pod's connections to
+//! them.
 //!
-//! - [`capture`]: what happens to a pod, step by step; who is told.
-//! - [`broker`]: the socket over which ztunnels get listeners and outbound sockets.
+//! - [`capture`]: capture and release of a pod, step by step.
+//! - [`broker`]: the socket over which ztunnels receive listeners and outbound sockets.
 //! - [`cni`]: the plugin that captures a pod before its first process, and its installation.
-//! - [`netlink`], [`netns`]: the kernel.
-//! - [`runtime`]: the container runtime.
+//! - [`netlink`], [`netns`]: calls to the kernel.
+//! - [`runtime`]: calls to the container runtime.
 //! - [`probes`], [`report`], [`snapshot`], [`metrics`]: the rest of the node's state.
 
 pub mod broker;

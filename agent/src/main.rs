@@ -1,4 +1,4 @@
-//! The node agent; as `ambit-cni`, run by the container runtime, the CNI plugin.
+//! The node agent. When the container runtime runs it as `ambit-cni`, it is the CNI plugin.
 
 use ambit_agent::config::Config;
 use ambit_agent::{cni, node};

@@ -1,7 +1,7 @@
-//! nf_tables and rtnetlink, spoken directly: the image holds no `nft` and no `ip`, and the rules are few.
+//! nf_tables and rtnetlink without external programs: the image contains no `nft` and no `ip`, and there are few rules.
 //!
-//! Everything here acts on the network namespace of the calling thread; see [`crate::netns`] for how a thread gets there. The
-//! calls block, for microseconds.
+//! All functions act on the network namespace of the calling thread; [`crate::netns`] starts threads in other
+//! namespaces. The calls block for microseconds.
 
 mod bypass;
 mod changes;
@@ -25,13 +25,13 @@ pub use route::{raise_loopback, remove_redirection_route};
 
 use rustix::io::Errno;
 
-/// Why the kernel did not do as it was told.
+/// Why a change in the kernel failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// The kernel refused one message; nothing of the transaction is in force.
+    /// The kernel refused one message. No part of the transaction is in force.
     #[error("kernel refused to {step}: {errno} ({errno:?})")]
     Refused {
-        /// What the message would have done, for a person.
+        /// The purpose of the message, for a person.
         step: String,
         /// The kernel's error number.
         errno: Errno,
@@ -39,21 +39,21 @@ pub enum NetlinkError {
     /// The netlink socket itself failed.
     #[error("netlink socket: could not {action}: {errno} ({errno:?})")]
     Socket {
-        /// What was being done.
+        /// The action that failed.
         action: &'static str,
         /// The error number.
         errno: Errno,
     },
-    /// The kernel cannot hand a connection over without rewriting it.
+    /// The kernel cannot redirect a connection without rewriting its addresses.
     #[error("the kernel has no nft_tproxy (CONFIG_NFT_TPROXY), which the redirection needs")]
     NoTproxy,
-    /// An answer that is not netlink, or none at all.
+    /// A response that is not netlink, or no response.
     #[error("netlink: {0}")]
     Answer(&'static str),
 }
 
 impl NetlinkError {
-    /// The kernel's error number, if it gave one.
+    /// The kernel's error number, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } | Self::Socket { errno, .. } => Some(*errno),

@@ -1,7 +1,7 @@
-//! Work inside pods' network namespaces.
+//! Jobs in the network namespaces of pods.
 //!
-//! A thread that enters another namespace stays in it, and a runtime's worker must not: every job here gets a thread of its own,
-//! which ends with it.
+//! A thread that enters another namespace stays there, so a worker of the runtime must not enter one. Every job here
+//! has its own thread, which ends with the job.
 
 mod namespace;
 mod sockets;
@@ -11,13 +11,13 @@ pub use sockets::{AdoptError, Listeners, WrongSocket, make_listeners};
 
 use std::io;
 
-/// Why work in a network namespace failed.
+/// Why a job in a network namespace failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// The namespace's file could not be opened.
+    /// The file of the namespace could not be opened.
     #[error("could not open network namespace {path}: {source}")]
     Open {
-        /// The path tried.
+        /// The path of the file.
         path: String,
         /// Why not.
         source: io::Error,
@@ -30,19 +30,19 @@ pub enum NetnsError {
         /// Why not.
         source: io::Error,
     },
-    /// No thread could be started, or it ended without an answer.
+    /// No thread could be started, or the thread ended without a result.
     #[error("could not run in network namespace: {0}")]
     Thread(String),
-    /// Something else listens on a port that redirection needs.
+    /// Another program listens on a port that redirection needs.
     #[error("port {port} is in use in the pod's network namespace")]
     PortInUse {
         /// Which.
         port: u16,
     },
-    /// A socket could not be made or set up.
+    /// A socket could not be created or configured.
     #[error("could not {action} in the pod's network namespace: {source}")]
     Socket {
-        /// What was being done.
+        /// The action that failed.
         action: String,
         /// Why not.
         source: io::Error,

@@ -1,4 +1,4 @@
-//! The agent as a whole: puts the parts together, and takes the node's part in an uninstallation.
+//! The whole agent: starts its components, and cleans the node up when the mesh is removed.
 
 use crate::broker::{Broker, ZtunnelPeers};
 use crate::capture::{Leaving, Manager, Settings};
@@ -26,20 +26,22 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Time for tasks to end after a signal, within the pod's grace period; what is left then is cut off.
+/// The time for tasks to end after a signal, within the grace period of the pod. Tasks that remain are aborted.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(15);
-/// After a signal, how long an agent with a control plane listens on: that the mesh is being removed may be said at the same moment.
+/// How long a connected agent still receives updates after a signal, since the removal of the mesh may arrive at the
+/// same moment.
 const LAST_WORD: Duration = Duration::from_secs(2);
 const UNINSTALL_RETRY: Duration = Duration::from_secs(2);
 
-/// Runs the agent until `stop`. Pods, rules and the plugin are left in place: an upgrade or a restart releases nothing. Only where the
-/// control plane's last word is that the mesh is being removed, they go before the agent does.
+/// Runs the agent until `stop`. Pods stay captured, and rules and plugin stay in place: an upgrade or a restart
+/// releases nothing. Only if the control plane has reported that the mesh is being removed, all of them are removed
+/// before the agent ends.
 ///
 /// # Errors
-/// Something without which there is no agent: a socket, a directory, a malformed address of the control plane.
+/// When a socket or a directory cannot be created, or the address of the control plane is malformed.
 pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    // Eight descriptors a pod: the soft limit of 1024 is soon reached.
+    // A pod needs eight descriptors, so the soft limit of 1024 is too low.
     ambit_runtime::raise_descriptor_limit();
     std::fs::create_dir_all(&config.state)
         .with_context(|| format!("state directory {}", config.state.display()))?;
@@ -150,7 +152,7 @@ pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()
     finish(tasks, stop, &is_leaving, &config).await
 }
 
-/// Runs the tasks to their end, and leaves nothing of the agent's own if the node was cleared by then.
+/// Runs the tasks to their end. If the node was cleaned up by then, removes the agent's own files, too.
 async fn finish(
     tasks: JoinSet<&'static str>,
     stop: CancellationToken,
@@ -164,7 +166,7 @@ async fn finish(
     outcome
 }
 
-/// A task that ends before it is told to takes the agent with it: the kubelet starts a whole one.
+/// A task that ends early ends the agent: the kubelet then restarts it as a whole.
 async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut outcome = Ok(());
     tokio::select! {
@@ -195,7 +197,7 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
     name
 }
 
-/// What the agent puts on the node itself: plugin and probe rules.
+/// The agent's changes to the node itself: plugin and probe rules.
 struct Presence {
     installer: Arc<Installer>,
     probes: Arc<Probes>,
@@ -206,8 +208,8 @@ struct Presence {
 }
 
 impl Presence {
-    /// Keeps both while there are pods to capture; takes both away once all are released, and puts them back when the mesh
-    /// returns. An agent that is told to end while the mesh is being removed takes them away after the redirections.
+    /// Keeps both in place while the mesh exists. Removes both after all pods are released, and restores them when the
+    /// mesh returns. If the agent has to end while the mesh is being removed, it removes them after the redirections.
     async fn keep(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if *self.leaving.borrow_and_update() == Leaving::Released {
@@ -219,7 +221,8 @@ impl Presence {
         if *self.leaving.borrow() == Leaving::No {
             return;
         }
-        // An error when the manager has ended: what it could not release is said there, and no agent comes for the plugin to ask.
+        // An error means that the manager has ended. The manager reports what it could not release, and no other agent
+        // will serve the plugin.
         _ = self
             .leaving
             .wait_for(|leaving| *leaving == Leaving::Released)
@@ -282,8 +285,8 @@ impl Presence {
     }
 }
 
-/// Keeps the plugin in place from the moment it is known which pods and namespaces there are: before, it could only hold up every pod of
-/// the node. One that an earlier agent left does that.
+/// Keeps the plugin in place after pods and namespaces are known. Before that, the plugin could only delay every pod of
+/// the node, as the plugin of an earlier agent does.
 async fn keep_plugin(installer: Arc<Installer>, mut told: watch::Receiver<bool>, stop: CancellationToken) {
     let told = stop.run_until_cancelled(becomes(&mut told, |told| told)).await;
     if told.is_some() {
@@ -291,15 +294,15 @@ async fn keep_plugin(installer: Arc<Installer>, mut told: watch::Receiver<bool>,
     }
 }
 
-/// Never ends once the manager is gone: the agent is ending then.
+/// Never resolves after the manager has ended, since the agent is then ending.
 async fn becomes<T: Copy>(receiver: &mut watch::Receiver<T>, wanted: impl Fn(T) -> bool) {
     if receiver.wait_for(|value| wanted(*value)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// After an uninstallation the agent's own files go as well; the sockets are of no use to anybody without it. Only once every task has
-/// ended, as one of them writes the snapshot.
+/// After an uninstallation, removes the agent's own files. The sockets have no use without the agent. This runs after
+/// every task has ended, as one of them writes the snapshot.
 fn remove_own_files(config: &Config) {
     for file in [&config.broker_socket, &config.cni_socket, &snapshot_path(config)] {
         _ = std::fs::remove_file(file);
@@ -326,7 +329,7 @@ fn installation(config: &Config) -> Installation {
     }
 }
 
-/// For the control plane's logs only: who the caller is comes from its token.
+/// Only for the logs of the control plane, which takes the identity of the caller from its token.
 fn xds_node(config: &Config) -> Node {
     let id = format!("agent~{}~{}", config.pod_namespace, config.pod.pod_name);
     let metadata: &[(&str, &str)] = &[

@@ -1,4 +1,4 @@
-//! The node's table of probes, kept as wanted.
+//! The nftables table of the node for kubelet probes.
 
 use crate::netlink::{self, NetlinkError};
 use std::collections::BTreeSet;
@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How often the table is put in force anew, in case something else flushed it.
+/// How often the table is applied again, in case another program flushed it.
 const REPAIR: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Keeper of the table `ip ambit_node` in the namespace of this process (the node's).
+/// Maintains the table `ip ambit_node` in the namespace of this process (the node's).
 #[derive(Debug, Default)]
 pub struct Probes {
     wanted: Mutex<Wanted>,
-    /// What is in force; held while it is being changed.
+    /// The applied table; locked during a change.
     current: tokio::sync::Mutex<Option<BTreeSet<SocketAddrV4>>>,
     changed: Notify,
 }
@@ -24,7 +24,7 @@ pub struct Probes {
 #[derive(Debug, Default, Clone)]
 struct Wanted {
     probes: BTreeSet<SocketAddrV4>,
-    /// No table at all.
+    /// Whether the table is to be absent.
     removed: bool,
 }
 
@@ -41,7 +41,7 @@ impl Probes {
         }
     }
 
-    /// Sets which addresses and ports are probed.
+    /// Sets the probed addresses and ports.
     pub fn want(&self, probes: BTreeSet<SocketAddrV4>) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if wanted.probes != probes {
@@ -50,7 +50,7 @@ impl Probes {
         }
     }
 
-    /// Brings the table to what is wanted now; returns when it is in force.
+    /// Applies the desired table, and returns when it is in force.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -61,7 +61,7 @@ impl Probes {
             return Ok(());
         }
         let probes: Vec<_> = wanted.probes.iter().copied().collect();
-        // A few messages to the kernel: shorter than handing the work to another thread.
+        // A few messages to the kernel take less time than a switch to another thread.
         match &*current {
             Some(_) => netlink::set_probes(&probes)?,
             None => netlink::install_node_table(&probes)?,
@@ -70,7 +70,7 @@ impl Probes {
         Ok(())
     }
 
-    /// Removes the table, and keeps it away until [`Self::restore`].
+    /// Removes the table, until [`Self::restore`].
     ///
     /// # Errors
     /// What the kernel refused.
@@ -81,13 +81,13 @@ impl Probes {
         netlink::remove_node_table()
     }
 
-    /// Allows the table again.
+    /// Permits the table again.
     pub fn restore(&self) {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).removed = false;
         self.changed.notify_one();
     }
 
-    /// Keeps the table until `stop`; leaves it in force.
+    /// Maintains the table until `stop`, and leaves it in force.
     pub async fn keep(&self, stop: CancellationToken) {
         loop {
             let next = match self.settle().await {

@@ -1,10 +1,10 @@
-//! What the control plane is to be told, as it stands now. Whoever holds the stream sends what differs from what it has sent.
+//! The current state for the control plane. The stream sends the entries that differ from those that it has sent.
 
 use ambit_wire::agent::{NodeState, PodReport};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
 
-/// The whole state, each entry with a number that grows when it is to be sent again.
+/// The whole state. The number of an entry grows when the entry has to be sent again.
 #[derive(Debug, Default, Clone)]
 pub struct State {
     /// By pod UID.
@@ -29,7 +29,7 @@ impl Default for Reports {
 }
 
 impl Reports {
-    /// Sees each change.
+    /// Notifies of each change.
     pub fn subscribe(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
@@ -49,7 +49,7 @@ impl Reports {
         });
     }
 
-    /// Has a pod's report sent again.
+    /// Causes the report of a pod to be sent again.
     pub fn repeat(&self, uid: &str) {
         self.state.send_if_modified(|state| {
             state.version += 1;

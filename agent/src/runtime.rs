@@ -1,4 +1,4 @@
-//! What the agent asks the container runtime: where a pod's sandbox is, and whether a process is a ztunnel.
+//! Queries to the container runtime: the sandbox of a pod, and whether a process is a ztunnel.
 
 mod cri;
 
@@ -10,34 +10,34 @@ use std::path::PathBuf;
 /// A pod's running sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
-    /// The runtime's id, which the CNI calls have too.
+    /// The runtime's id, which CNI calls have, too.
     pub id: String,
-    /// Paths at which its network namespace may be found, best first; none for a pod on the host's network.
+    /// Possible paths of its network namespace, best first; empty for a pod on the host network.
     pub netns_paths: Vec<PathBuf>,
 }
 
-/// The container runtime did not answer, or not as it should.
+/// A failed query to the container runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The call failed.
     #[error("container runtime: {call}: {}", .status.message())]
     Call {
-        /// Which.
+        /// The call.
         call: &'static str,
-        /// Its answer.
+        /// The status that it returned.
         status: Box<tonic::Status>,
     },
-    /// The verbose part of an answer is not as containerd and CRI-O write it.
+    /// The verbose part of a response does not have the format of containerd and CRI-O.
     #[error("container runtime: no {what} in the verbose status of {id}")]
     NoInfo {
-        /// What is missing.
+        /// The missing field.
         what: &'static str,
-        /// Of which sandbox or container.
+        /// The sandbox or container.
         id: String,
     },
 }
 
-/// The container runtime, as far as the agent needs it.
+/// The calls to the container runtime that the agent needs.
 #[async_trait::async_trait]
 pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// The ready sandbox of the pod with this UID, if there is one.

@@ -1,4 +1,4 @@
-//! What the agent keeps on disk, so that a node can boot and pods can be captured while no control plane answers.
+//! The agent's state on disk: with it, a node can boot and pods can be captured while no control plane responds.
 
 use crate::files::write_atomically;
 use ambit_wire::agent::PodCapture;
@@ -12,17 +12,17 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Snapshot {
-    /// The control plane's last word on each pod of the node.
+    /// The latest settings of each pod of the node from the control plane.
     pub pods: Vec<PodEntry>,
-    /// The sandboxes that pods were found in.
+    /// The known sandboxes of pods.
     pub sandboxes: Vec<CapturedPod>,
     /// Namespaces whose pods are captured by default.
     pub enrolled_namespaces: Vec<String>,
     /// The mesh's trust domain.
     pub trust_domain: Option<String>,
-    /// Seconds that connections of a released pod get.
+    /// Seconds for open connections of a released pod.
     pub drain_deadline_seconds: Option<u32>,
-    /// The mesh is going.
+    /// Whether the mesh is being removed.
     pub uninstall: bool,
 }
 
@@ -47,19 +47,19 @@ pub struct PodEntry {
 pub struct CapturedPod {
     /// The pod.
     pub uid: String,
-    /// Where it was found.
+    /// Its sandbox.
     #[serde(flatten)]
     pub sandbox: SandboxRecord,
 }
 
-/// What a CNI call said about a pod's sandbox.
+/// The sandbox of a pod, from a CNI call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxRecord {
     /// The runtime's id of the sandbox.
     pub sandbox_id: String,
     /// Path of the network namespace.
     pub netns_path: PathBuf,
-    /// Its inode: the path may come to mean another one.
+    /// Its inode, since another namespace may later have the same path.
     pub netns_inode: u64,
     /// The pod's addresses.
     pub addresses: Vec<String>,
@@ -99,8 +99,8 @@ impl From<&PodEntry> for PodCapture {
 }
 
 impl Snapshot {
-    /// Reads the snapshot. One that cannot be read is reported and taken for absent, which is not the same as empty: nothing is
-    /// known then, and the control plane sends everything again.
+    /// Reads the snapshot. A snapshot that cannot be read is logged, and counts as absent. Absent is not the same as
+    /// empty: nothing is known, and the control plane sends everything again.
     pub fn load(path: &Path) -> Option<Self> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
@@ -122,7 +122,7 @@ impl Snapshot {
     }
 }
 
-/// Writes each new snapshot to `path`; ends when no more can come, with the last one written.
+/// Writes each new snapshot to `path`. Ends after the last snapshot is written.
 pub async fn keep_snapshot(path: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     while snapshots.changed().await.is_ok() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());

@@ -1,12 +1,12 @@
-//! The node's CNI configuration as text in, text out: with the plugin, and without it again.
+//! Edits the text of the node's CNI configuration: adds the plugin, and removes it again.
 
 use super::plugin::VERSIONS;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// The plugin's name: its `type` in a conflist and its file's name.
+/// The name of the plugin: its `type` in a conflist, and the name of its file.
 pub(super) const PLUGIN: &str = "ambit-cni";
-/// Marks a list that was made of a single plugin's file, so that the file can be made again.
+/// Marks a list that was made from the file of a single plugin, so that the file can be restored.
 const CONVERTED: &str = "ambit.dev/converted-from";
 
 /// The configuration cannot be edited.
@@ -15,7 +15,8 @@ pub enum ConfigError {
     /// Not JSON.
     #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// A version of CNI that the plugin does not know: with it in the list, no pod of the node would start.
+    /// A version of CNI that the plugin does not support. With the plugin in such a list, no pod of the node would
+    /// start.
     #[error("ambit-cni does not support its cniVersion {0} ({known})", known = VERSIONS.join(", "))]
     Version(String),
     /// Not a CNI configuration.
@@ -23,7 +24,7 @@ pub enum ConfigError {
     Shape(&'static str),
 }
 
-/// What the plugin is told in its entry.
+/// The settings in the plugin's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PluginConfig {
     pub(super) exempt_namespaces: Vec<String>,
@@ -36,8 +37,8 @@ impl PluginConfig {
     }
 }
 
-/// The conflist in `text` with the plugin as its last entry; `None` when it stands there already. A single plugin's
-/// configuration (`name` is its file's name) becomes a list.
+/// The conflist in `text` with the plugin as its last entry; `None` if it has that entry already. The configuration of
+/// a single plugin (`name` is the name of its file) becomes a list.
 pub(super) fn with_plugin(
     text: &str,
     name: &str,
@@ -59,8 +60,8 @@ pub(super) fn with_plugin(
     pretty(&list).map(Some)
 }
 
-/// The configuration in `text` without the plugin, and the name of the file it belongs into if that was another one; `None`
-/// when the plugin is not in it.
+/// The configuration in `text` without the plugin, and the original name of the file if that was another one; `None` if
+/// the plugin is not in it.
 pub(super) fn without_plugin(text: &str) -> Result<Option<(String, Option<String>)>, ConfigError> {
     let mut list: Value = serde_json::from_str(text)?;
     let converted = list.as_object_mut().and_then(|object| object.remove(CONVERTED));
@@ -96,7 +97,7 @@ pub(super) fn is_conflist(name: &str) -> bool {
         .is_some_and(|extension| extension == "conflist")
 }
 
-/// The name of the list that a single plugin's file becomes: the same place in the order of names.
+/// The name of the list that replaces the file of a single plugin. It has the same place in the order of names.
 pub(super) fn list_name(name: &str) -> String {
     if is_conflist(name) {
         name.to_owned()
@@ -132,13 +133,13 @@ fn as_list(config: Value, name: &str) -> Result<Value, ConfigError> {
     Ok(Value::Object(list))
 }
 
-/// The runtime calls the plugins with `cniVersion`, or with the highest of `cniVersions` that it knows itself: any of them.
+/// The versions with which the runtime may call the plugins: `cniVersion`, or any of `cniVersions`.
 fn known_versions(list: &Value) -> Result<(), ConfigError> {
     let several = list.get("cniVersions").and_then(Value::as_array);
     let mut versions: Vec<&Value> = several.into_iter().flatten().collect();
     versions.extend(list.get("cniVersion"));
     if versions.is_empty() {
-        // What a list without a version is to libcni.
+        // libcni assumes this version for a list without one.
         return Err(ConfigError::Version("0.1.0".to_owned()));
     }
     let known = |version: &&Value| {

@@ -1,4 +1,4 @@
-//! Puts the plugin on the node, keeps it there, and takes it away again.
+//! Installs the plugin on the node, repairs the installation, and removes it.
 
 use super::conflist::{
     ConfigError, PLUGIN, PluginConfig, is_conflist, list_name, with_plugin, without_plugin,
@@ -16,15 +16,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// A look at the directory even if nothing was heard.
+/// How often the directory is checked without a notification.
 const LOOK: Duration = Duration::from_secs(10);
-/// What libcni takes for configuration.
+/// The extensions of files that libcni reads as configuration.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
 /// Why the plugin could not be installed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// A file or directory.
+    /// A file or directory cannot be read or written.
     #[error("{path}: {source}")]
     File {
         /// Which.
@@ -32,7 +32,7 @@ pub enum InstallError {
         /// Why.
         source: io::Error,
     },
-    /// A configuration that cannot be edited.
+    /// A configuration cannot be edited.
     #[error("CNI configuration {path}: {source}")]
     Config {
         /// Which.
@@ -45,14 +45,14 @@ pub enum InstallError {
     NoConfig(String),
 }
 
-/// Where the plugin goes.
+/// The places of an installation.
 #[derive(Debug, Clone)]
 pub struct Installation {
-    /// Directory of plugins' binaries.
+    /// Directory of plugin binaries.
     pub binaries: PathBuf,
     /// Directory of CNI configurations.
     pub configs: PathBuf,
-    /// Where the configuration as it was before is kept.
+    /// Directory for copies of the original configuration.
     pub backup: PathBuf,
     /// Namespaces whose pods start without the agent.
     pub exempt_namespaces: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Installation {
     pub socket: PathBuf,
 }
 
-/// A configuration as it was found.
+/// A configuration before the plugin was added.
 #[derive(Debug, Serialize, Deserialize)]
 struct Backup {
     name: String,
@@ -68,14 +68,14 @@ struct Backup {
 }
 
 impl Installation {
-    /// Copies this process's own program to the plugins' directory.
+    /// Copies this program to the directory of plugins.
     fn install_binary(&self) -> Result<(), InstallError> {
         let program = read(Path::new("/proc/self/exe"))?;
         let path = self.binaries.join(PLUGIN);
         write_atomically(&path, &program, 0o755).map_err(in_file(&path))
     }
 
-    /// Makes the plugin the last in the configuration that the runtime uses; whether anything had to be written.
+    /// Makes the plugin the last one in the configuration that the runtime uses. Returns whether a file was written.
     fn configure(&self) -> Result<bool, InstallError> {
         let name = self
             .first_config()?
@@ -89,7 +89,7 @@ impl Installation {
         let Some(edited) = with_plugin(&text, &name, &plugin).map_err(in_config(&path))? else {
             return Ok(false);
         };
-        // Only a text without the plugin is what it was before.
+        // Only a text without the plugin is an original.
         if without_plugin(&text).is_ok_and(|without| without.is_none()) || !is_conflist(&name) {
             let backup = Backup {
                 name: name.clone(),
@@ -107,7 +107,7 @@ impl Installation {
         Ok(true)
     }
 
-    /// Takes the plugin out of every configuration, and its binary away.
+    /// Removes the plugin from every configuration, and its binary.
     fn uninstall(&self) -> Result<(), InstallError> {
         let backup: Option<Backup> = std::fs::read(&self.backup)
             .ok()
@@ -115,13 +115,13 @@ impl Installation {
         for name in self.config_names()? {
             let path = self.configs.join(&name);
             let text = String::from_utf8_lossy(&read(&path)?).into_owned();
-            // What is not JSON is not ours.
+            // A file that is not JSON is not ours.
             let Ok(Some((without, original))) = without_plugin(&text) else {
                 continue;
             };
             let restored = original.unwrap_or(name);
             let target = self.configs.join(&restored);
-            // Byte for byte as it was, unless somebody has changed it since.
+            // Restored byte for byte, unless another program has changed it since.
             let content = backup
                 .as_ref()
                 .filter(|backup| backup.name == restored && same_json(&backup.text, &without))
@@ -136,7 +136,7 @@ impl Installation {
         remove(&self.backup)
     }
 
-    /// The configuration that the runtime takes: the first by name.
+    /// The configuration that the runtime uses: the first by name.
     fn first_config(&self) -> Result<Option<String>, InstallError> {
         Ok(self.config_names()?.into_iter().next())
     }
@@ -166,7 +166,7 @@ pub struct Installer {
 }
 
 impl Installer {
-    /// An installer that has done nothing yet.
+    /// An installer; nothing is installed yet.
     pub fn new(installation: Installation, metrics: Metrics) -> Self {
         Self {
             installation,
@@ -180,8 +180,8 @@ impl Installer {
         self.installed.subscribe()
     }
 
-    /// Installs the plugin and repairs its configuration whenever something else writes there, until `stop`. It stays in place
-    /// then: a node whose agent is being replaced must not start pods outside the mesh.
+    /// Installs the plugin, and repairs the configuration whenever another program changes it, until `stop`. The plugin
+    /// then stays in place: a node whose agent is being replaced must not start pods outside the mesh.
     pub async fn keep(&self, stop: CancellationToken) {
         let mut has_binary = false;
         let mut complaint = String::new();
@@ -211,7 +211,7 @@ impl Installer {
     /// Removes the plugin and restores the configuration.
     ///
     /// # Errors
-    /// A file could not be written; some of it may be undone already, and all of it may be tried again.
+    /// When a file cannot be written. Part of the removal may be done; it can be retried.
     pub async fn uninstall(&self) -> Result<(), InstallError> {
         self.installed.send_replace(false);
         let installation = self.installation.clone();
@@ -258,7 +258,7 @@ impl Installer {
     }
 }
 
-/// Ends when something happened in the directory; the events themselves do not matter.
+/// Ends at any event in the directory; the content of events does not matter.
 async fn changed(watcher: &mut Option<AsyncFd<OwnedFd>>) {
     let Some(watcher) = watcher else {
         return std::future::pending().await;

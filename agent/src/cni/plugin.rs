@@ -1,4 +1,5 @@
-//! The plugin as the container runtime runs it (CNI specification 1.1.0): chained behind the plugin that makes the pod's network.
+//! The plugin as the container runtime runs it (CNI specification 1.1.0), chained after the plugin that creates the pod
+//! network.
 
 use super::protocol::{Answer, MAX_LINE, Operation, Request, VERSION};
 use serde::Deserialize;
@@ -10,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The versions of the specification that the plugin knows.
+/// The versions of the specification that the plugin supports.
 pub(super) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// Longer than the agent itself waits, so that its reason is heard.
+/// Longer than the agent itself waits, so that the plugin receives the agent's reason.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 const INVALID_ENVIRONMENT: u32 = 4;
@@ -22,7 +23,7 @@ const INCOMPATIBLE_VERSION: u32 = 1;
 const TRY_AGAIN_LATER: u32 = 11;
 const NOT_AVAILABLE: u32 = 50;
 
-/// The plugin's entry in a conflist, with what the runtime adds.
+/// The plugin's entry in a conflist, with the fields that the runtime adds.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config {
@@ -32,7 +33,7 @@ struct Config {
     #[serde(default)]
     socket: Option<PathBuf>,
     prev_result: Option<Value>,
-    /// GC: the attachments that still are.
+    /// GC: the attachments that still exist.
     #[serde(default, rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<Attachment>>,
 }
@@ -61,7 +62,7 @@ impl CniError {
     }
 }
 
-/// Runs the call that the process's environment and standard input hold, and prints its result.
+/// Runs the call in the environment and standard input of the process, and prints its result.
 pub fn run() -> ExitCode {
     let environment: HashMap<String, String> = std::env::vars()
         .filter(|(name, _)| name.starts_with("CNI_"))
@@ -85,7 +86,7 @@ pub fn run() -> ExitCode {
             )
         }
     };
-    // Nobody is left to tell when standard output is closed.
+    // An error cannot be reported if standard output is closed.
     _ = writeln!(io::stdout(), "{text}");
     code
 }
@@ -104,7 +105,7 @@ fn call(
             json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS}),
         )),
         "ADD" => add(&variable, &parse(input)?, ask).map(Some),
-        // The chain is asked about its own state by its own plugins; redirection is watched by the agent.
+        // The other plugins check the pod network; the agent watches the redirection.
         "CHECK" => parse(input).map(|_| None),
         "DEL" => {
             del(&variable, input, ask);
@@ -152,7 +153,7 @@ fn add(variable: &dyn Fn(&str) -> String, config: &Config, ask: &Ask<'_>) -> Res
         )
     })?;
     let request = request(Operation::Add, variable, Some(&previous));
-    // Decided here and not by the agent: its own pod must be able to start.
+    // Decided here and not by the agent, since the agent's own pod must be able to start.
     let exempt = config.exempt_namespaces.contains(&request.pod_namespace);
     if exempt || request.pod_namespace.is_empty() {
         return Ok(previous);
@@ -176,8 +177,9 @@ fn add(variable: &dyn Fn(&str) -> String, config: &Config, ask: &Ask<'_>) -> Res
     }
 }
 
-/// Whether pods can be started. An agent that was there since the node booted is taken to come back: its socket outlives it. A node that
-/// is not ready for the time of each upgrade would lose its pods' places in Services, and then the pods.
+/// Whether pods can be started. If an agent has run since the boot (its socket remains), it is assumed to come back.
+/// Otherwise the node would be unready during each upgrade, and its pods would be removed from Services, and later
+/// evicted.
 fn status(config: &Config, ask: &Ask<'_>) -> Result<(), CniError> {
     let request = request(Operation::Status, &|_| String::new(), None);
     match ask(socket(config), &request) {
@@ -195,9 +197,9 @@ fn status(config: &Config, ask: &Ask<'_>) -> Result<(), CniError> {
     }
 }
 
-/// Never fails: what is not collected now is with the next call, or when the agent itself looks.
+/// Never fails: the rest is collected by the next call, or by the agent itself.
 fn collect(config: &Config, ask: &Ask<'_>) {
-    // Without the list nothing is known to be gone.
+    // Without the list it is unknown which attachments are gone.
     let Some(valid) = &config.valid_attachments else {
         return;
     };
@@ -211,7 +213,8 @@ fn collect(config: &Config, ask: &Ask<'_>) {
     _ = ask(socket(config), &request);
 }
 
-/// Never fails: a pod must be able to end while no agent runs. One that starts later sees that the sandbox is gone.
+/// Never fails: a pod must be able to end while no agent runs. An agent that starts later detects that the sandbox is
+/// gone.
 fn del(variable: &dyn Fn(&str) -> String, input: &str, ask: &Ask<'_>) {
     let Ok(config) = parse(input) else { return };
     let request = request(Operation::Del, variable, None);

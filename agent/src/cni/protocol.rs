@@ -1,21 +1,21 @@
-//! What the plugin asks and the agent answers: one line of JSON each, one question a connection.
+//! The protocol between plugin and agent: a request and a response, each one line of JSON, per connection.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Version of this protocol. The agent installs the plugin, so they differ only while an agent is being replaced.
+/// Version of this protocol. The agent installs the plugin, so versions differ only while an agent is being replaced.
 pub(super) const VERSION: u32 = 1;
 /// Longest line, in bytes.
 pub(super) const MAX_LINE: u64 = 64 * 1024;
 
-/// A CNI call, as far as the agent needs it.
+/// The parts of a CNI call that the agent needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// The protocol's version.
+    /// The version of the protocol.
     pub version: u32,
-    /// What is called.
+    /// The command.
     pub operation: Operation,
     /// `CNI_CONTAINERID`: the sandbox.
     pub container_id: String,
@@ -28,44 +28,44 @@ pub struct Request {
     /// `K8S_POD_NAME`.
     #[serde(default)]
     pub pod_name: String,
-    /// `K8S_POD_UID`; runtimes older than containerd 1.4 do not say it.
+    /// `K8S_POD_UID`; runtimes older than containerd 1.4 do not send it.
     #[serde(default)]
     pub pod_uid: Option<String>,
-    /// The addresses that earlier plugins gave the pod.
+    /// The addresses that earlier plugins assigned to the pod.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// GC: the sandboxes that still are.
+    /// GC: the sandboxes that still exist.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub valid: BTreeSet<String>,
 }
 
-/// The calls that reach the agent.
+/// The calls that the plugin forwards to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Operation {
-    /// A sandbox was made.
+    /// A sandbox was created.
     Add,
-    /// A sandbox goes.
+    /// A sandbox is being removed.
     Del,
     /// Whether pods can be started.
     Status,
-    /// Sandboxes other than those named are gone.
+    /// All sandboxes except the listed ones are gone.
     Gc,
 }
 
-/// The agent's answer.
+/// The agent's response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "result")]
 pub enum Answer {
-    /// ADD: the pod is captured: rules are in force.
+    /// ADD: the pod is captured; its rules are in force.
     Captured,
-    /// ADD: the pod is not to be captured. DEL, GC: noted. STATUS: they can.
+    /// ADD: the pod is not to be captured. DEL, GC: done. STATUS: pods can be started.
     Passed,
     /// ADD: try again later.
     Failed {
-        /// CamelCase.
+        /// The reason, in CamelCase.
         reason: String,
-        /// For a person.
+        /// The explanation, for a person.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The agent's end of the plugin's socket.
+//! The socket on which the agent serves the plugin.
 
 use super::protocol::{Answer, MAX_LINE, Operation, Request, VERSION};
 use crate::capture::{Admission, AdmissionRequest, Handle};
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 const READ_TIME: Duration = Duration::from_secs(5);
 
-/// Answers CNI calls. Its directory is root's alone, which is who the container runtime runs plugins as.
+/// Responds to CNI calls. Only root can enter the directory of the socket; the container runtime runs plugins as root.
 #[derive(Debug)]
 pub struct CniServer {
     listener: UnixListener,
@@ -25,10 +25,10 @@ pub struct CniServer {
 }
 
 impl CniServer {
-    /// Listens at `socket`, whose directory is made, or set, to mode 0700.
+    /// Listens at `socket`. Its directory is created if needed, and gets mode 0700.
     ///
     /// # Errors
-    /// The directory or the socket cannot be made.
+    /// When the directory or the socket cannot be created.
     pub fn bind(socket: &Path, manager: Handle) -> io::Result<Self> {
         if let Some(directory) = socket.parent() {
             private_directory(directory, 0o700, None)?;
@@ -43,7 +43,7 @@ impl CniServer {
         })
     }
 
-    /// Answers until `stop`. Calls under way end with an answer: the manager gives each one.
+    /// Serves until `stop`. Each call in progress still gets a response from the manager.
     pub async fn run(self, stop: CancellationToken) {
         let calls = TaskTracker::new();
         let mut accepting = AcceptLoop::new("cni");

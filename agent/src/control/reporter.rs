@@ -17,12 +17,12 @@ use tonic::transport::Channel;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(5);
-/// Until a report that could not be recorded is sent again.
+/// The pause before a report that could not be recorded is sent again.
 const REPEAT: Duration = Duration::from_secs(2);
-/// Reports on their way.
+/// The maximum of reports in flight.
 const IN_FLIGHT: usize = 64;
 
-/// Sends reports until told to stop.
+/// Sends reports until it is stopped.
 #[derive(Debug)]
 pub struct Reporter {
     client: NodeAgentClient<InterceptedService<Channel, TokenFile>>,
@@ -30,16 +30,16 @@ pub struct Reporter {
     manager: Handle,
 }
 
-/// What a report was about: a pod's UID, or the node.
+/// The subject of a report: the UID of a pod, or the node.
 type Subject = Option<String>;
 
-/// What one stream has sent.
+/// The reports that one stream has sent.
 #[derive(Debug, Default)]
 struct Sent {
     sequence: u64,
-    /// By sequence: what it was about, and the pod's state.
+    /// By sequence number: the subject, and the state of the pod.
     waiting: BTreeMap<u64, (Subject, i32)>,
-    /// The version of each pod's report that was sent.
+    /// The version of each report that was sent.
     pods: BTreeMap<String, u64>,
     node: Option<NodeState>,
 }
@@ -77,7 +77,7 @@ impl Reporter {
         }
     }
 
-    /// One stream; begins with the whole state.
+    /// Runs one stream, which begins with the whole state.
     async fn stream(&self, answered: &mut bool) -> Status {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         let mut state = self.reports.subscribe();
@@ -85,7 +85,7 @@ impl Reporter {
         let mut client = self.client.clone();
         let open = client.report(ReceiverStream::new(receiver));
         tokio::pin!(open);
-        // The server may answer only once it has heard something.
+        // The server may respond only after the first report.
         let mut acks = loop {
             tokio::select! {
                 opened = &mut open => match opened {
@@ -121,7 +121,7 @@ impl Reporter {
         }
     }
 
-    /// What is to be sent again, if anything.
+    /// The subject that has to be sent again, if any.
     fn on_ack(&self, sent: &mut Sent, ack: &CaptureAck) -> Option<Subject> {
         let (subject, state) = sent.waiting.remove(&ack.sequence)?;
         if !ack.error.is_empty() {
@@ -139,14 +139,15 @@ impl Reporter {
     }
 }
 
-/// Waits for a change and sends what differs from what was sent. Cancel-safe: what is sent is noted at once.
+/// Waits for a change, and sends the reports that differ from those that were sent. Cancel-safe: a report is recorded
+/// when sent.
 async fn send_changes(
     state: &mut watch::Receiver<State>,
     sent: &mut Sent,
     sender: &mpsc::Sender<CaptureReport>,
 ) -> Result<(), Status> {
     loop {
-        // Room first: from here on nothing waits until it is noted.
+        // Reserves room first: after that, nothing waits until the report is recorded as sent.
         let permit = sender
             .reserve()
             .await
@@ -167,7 +168,7 @@ async fn send_changes(
     }
 }
 
-/// The next report that was not sent as it is now, noted as sent.
+/// The next report that was not sent in its current version; records it as sent.
 fn next(state: &State, sent: &mut Sent) -> Option<(What, Subject, i32)> {
     sent.pods.retain(|uid, _| state.pods.contains_key(uid));
     let unsent = state

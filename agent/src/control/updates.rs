@@ -7,13 +7,13 @@ use ambit_wire::xds::{Batch, Handler, Rejection, Resource, Subscription};
 use prost::Message;
 use std::collections::BTreeSet;
 
-/// What the agent subscribes to: all that the control plane has for its node.
+/// The agent's subscriptions: all resources that the control plane has for this node.
 pub fn subscriptions() -> [Subscription; 3] {
-    // Namespaces first: a pod's CNI call is decided by them where its record is missing.
+    // Namespaces first: they decide on the CNI call of a pod without a record.
     [TYPE_ENROLLED_NAMESPACE, TYPE_NODE_CONFIG, TYPE_POD_CAPTURE].map(Subscription::wildcard)
 }
 
-/// Hands what arrives to the manager.
+/// Passes received resources to the manager.
 #[derive(Debug)]
 pub struct Updates {
     manager: Handle,
@@ -22,7 +22,7 @@ pub struct Updates {
     synced: bool,
 }
 
-/// Names of one type, and whether they are all there are.
+/// The names of one type, and whether they are complete.
 #[derive(Debug, Default)]
 struct Known {
     names: BTreeSet<String>,
@@ -39,7 +39,7 @@ impl Known {
 }
 
 impl Updates {
-    /// A handler that tells `manager`.
+    /// A handler that notifies `manager`.
     pub fn new(manager: Handle) -> Self {
         Self {
             manager,
