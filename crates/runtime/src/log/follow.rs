@@ -122,11 +122,14 @@ mod tests {
             tracing::info!("after");
         });
         std::fs::remove_file(&path).unwrap();
-        assert!(!logged("before"), "no file: as the flags say");
+        assert!(
+            !logged("before"),
+            "without a file, the filter of the flags is in force"
+        );
         assert!(logged("during"));
         assert!(
-            logged("malformed") && logged("stays as it is"),
-            "what cannot be parsed changes nothing"
+            logged("malformed") && logged("keeping the current filter"),
+            "a filter that cannot be parsed changes nothing"
         );
         assert!(logged("long"));
         assert!(!logged("after"));
