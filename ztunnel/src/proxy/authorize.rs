@@ -35,7 +35,7 @@ impl Attempt<'_> {
         let find = async {
             loop {
                 changes.borrow_and_update();
-                if let Some(workload) = self.known() {
+                if let Some(workload) = self.current_workload() {
                     return Some(workload);
                 }
                 changes.changed().await.ok()?;
@@ -46,7 +46,7 @@ impl Attempt<'_> {
     }
 
     /// The pod's workload. Another workload may have had the address before, or may have it since.
-    fn known(&self) -> Option<Arc<Workload>> {
+    fn current_workload(&self) -> Option<Arc<Workload>> {
         let info = self.pod.info.load();
         let at_address = self.proxy.state.workload(self.destination.ip());
         at_address.filter(|workload| {
@@ -112,7 +112,7 @@ impl Attempt<'_> {
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
-                let Some(workload) = self.known() else {
+                let Some(workload) = self.current_workload() else {
                     continue;
                 };
                 let decision = self.decide(&workload);

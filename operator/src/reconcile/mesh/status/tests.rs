@@ -41,7 +41,7 @@ fn rollout_is_done_when_all_nodes_are_updated() {
     );
 }
 
-fn told(finding: &Finding) -> (&str, bool, bool, bool) {
+fn summary(finding: &Finding) -> (&str, bool, bool, bool) {
     (
         finding.reason,
         finding.is_ready(),
@@ -63,22 +63,22 @@ fn mesh_conditions() {
     let trouble = ["ztunnel-x on n1: ImagePullBackOff: not found".to_owned()];
 
     assert_eq!(
-        told(&finding(&done, &done, &[], &quiet)),
+        summary(&finding(&done, &done, &[], &quiet)),
         ("Ready", true, false, false)
     );
     assert_eq!(
-        told(&finding(&done, &half, &[], &quiet)),
+        summary(&finding(&done, &half, &[], &quiet)),
         ("RollingOut", false, true, false)
     );
     let failed = finding(&done, &half, &trouble, &quiet);
-    assert_eq!(told(&failed), ("PodsFailing", false, false, true));
+    assert_eq!(summary(&failed), ("PodsFailing", false, false, true));
     assert!(
         failed.message.starts_with("ztunnel-x on n1: ImagePullBackOff"),
         "{}",
         failed.message
     );
     let degraded = finding(&done, &done, &[], &failing);
-    assert_eq!(told(&degraded), ("CaptureFailed", true, false, false));
+    assert_eq!(summary(&degraded), ("CaptureFailed", true, false, false));
     assert!(
         degraded.message.contains("2 pods") && degraded.message.contains("shop"),
         "{}",
@@ -93,7 +93,7 @@ fn unready_nodes_are_excluded_and_named() {
     assert!(one.done);
     let quiet = MeshSummary::default();
     let found = finding(&one, &one, &[], &quiet);
-    assert_eq!(told(&found), ("Ready", true, false, false));
+    assert_eq!(summary(&found), ("Ready", true, false, false));
     assert!(
         found
             .message
