@@ -23,11 +23,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::tools::{self, IMAGES};
-use crate::wait;
+use crate::{preflight, wait};
 
 pub use audit::{Audit, Write};
 pub use layout::Spec;
-pub use node::Node;
+pub use node::{KUBELET_RESERVE_PERCENT, Node};
+pub(crate) use state::is_root;
 pub use status::{NodeStatus, Status};
 
 use layout::Layout;
@@ -46,7 +47,7 @@ impl Cluster {
     /// run that was killed half-way, is removed first.
     pub fn up(spec: &Spec, progress: &dyn Fn(&str)) -> Result<Self> {
         spec.validate()?;
-        state::require_root()?;
+        preflight::check(&preflight::Work::default())?;
         tools::ensure_packages(progress)?;
         let programs = tools::kubernetes(progress)?;
         let _lock = state::lock(&spec.name)?;

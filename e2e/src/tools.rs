@@ -20,8 +20,9 @@ use anyhow::{Context, Result};
 
 pub use actionlint::actionlint;
 pub use apt::{Package, ensure, ensure_packages, installed_here};
-pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE};
-pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, h2spec, helm, kubernetes};
+pub(crate) use apt::{missing_packages, present};
+pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
+pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubernetes};
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 

@@ -7,13 +7,14 @@ mod waypoint;
 
 use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::mesh;
+use ambit_e2e::preflight::{self, Work};
 use ambit_e2e::sample::Shop;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::cluster::how_to_undo;
-use crate::images;
 use crate::progress::Progress;
+use crate::{images, tools, workspace};
 
 /// The cluster of the demonstration.
 const CLUSTER: &str = "ambit-demo";
@@ -45,6 +46,10 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         ));
         return Ok(());
     }
+    preflight::check(&Work {
+        target: Some(&workspace::target()),
+        tests: false,
+    })?;
     // A demo starts from nothing.
     Cluster::down(CLUSTER)?;
     let result = play(progress);
@@ -61,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 
 fn play(progress: &Progress) -> Result<()> {
     let note = |message: &str| progress.note(message);
-    let archives = images::build(progress)?;
+    let archives = tools::for_cluster(progress)?;
     let cluster = progress.step("a Kubernetes cluster of two nodes", || {
         let spec = Spec {
             name: CLUSTER.to_owned(),

@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 /// Makes every image and returns their docker archives.
 pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
     tools::ensure_packages(&|message| progress.note(message))?;
-    let binaries = progress.step("build static binaries", || binaries(&[]))?;
+    let binaries = progress.step("build static binaries", || binaries(&[], progress))?;
     progress.step("build images", || {
         let dir = workspace::target().join("images");
         let context = dir.join("context");
@@ -162,16 +162,17 @@ fn digests(archives: &[PathBuf]) -> Result<String> {
 /// One run of cargo for all binaries, and for those of `more` packages, which have the package's name; returns their
 /// folder. With `--target`, the flags for static linking do not apply to build scripts and macros, and the output is
 /// separate from everyday builds.
-pub(crate) fn binaries(more: &[&str]) -> Result<PathBuf> {
+pub(crate) fn binaries(more: &[&str], progress: &Progress) -> Result<PathBuf> {
     let host = host()?;
-    let mut build = cargo(&["build", "--quiet", "--release", "--locked", "--target", &host]);
+    let mut build = cargo(&["build", "--release", "--locked", "--target", &host]);
     for image in IMAGES {
         build.args(["--package", image.package, "--bin", image.binary]);
     }
     for package in more {
         build.args(["--package", package, "--bin", package]);
     }
-    workspace::run(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    workspace::build(&mut build, "static binaries", progress)?;
     release_dir()
 }
 

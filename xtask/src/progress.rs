@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use ambit_e2e::long::seconds;
 use anyhow::Result;
 
 /// Reports the steps of one command on standard error; its result goes to standard output.
@@ -61,27 +62,9 @@ impl Progress {
     }
 }
 
-/// A duration for people: `3.2s`, `2m 05s`.
-pub(crate) fn seconds(duration: Duration) -> String {
-    let tenths = duration.as_millis() / 100;
-    if tenths < 600 {
-        format!("{}.{}s", tenths / 10, tenths % 10)
-    } else {
-        format!("{}m {:02}s", tenths / 600, tenths / 10 % 60)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_read_well() {
-        assert_eq!(seconds(Duration::from_millis(3_249)), "3.2s");
-        assert_eq!(seconds(Duration::from_millis(59_990)), "59.9s");
-        assert_eq!(seconds(Duration::from_secs(65)), "1m 05s");
-        assert_eq!(seconds(Duration::from_secs(3_600)), "60m 00s");
-    }
 
     #[test]
     fn a_step_hands_its_result_on() {

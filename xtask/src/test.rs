@@ -3,12 +3,13 @@
 use std::process::Command;
 
 use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::preflight::{self, Work};
 use ambit_e2e::tools;
 use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{fuzz, images, lint, release};
+use crate::{fuzz, images, lint, release, tools as first};
 
 /// The cluster of the tests; it is created for them and removed.
 const CLUSTER: &str = "ambit-test";
@@ -37,9 +38,14 @@ const PLATFORM: &str = "platform";
 
 /// Runs the command. Its last output is the summary of the test runner.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    preflight::check(&Work {
+        target: Some(&workspace::target()),
+        tests: true,
+    })?;
     // Not only for the cluster: tests without one make network namespaces, and inspect their rules.
     tools::ensure_packages(&|message| progress.note(message))?;
     if arguments.filter.is_none() {
+        first::for_tests(progress)?;
         lint::run(progress)?;
         let h2spec = tools::h2spec(&|message| progress.note(message))?;
         progress.step("tests without a cluster", || {
@@ -70,7 +76,7 @@ fn both(first: Result<()>, then: Result<()>) -> Result<()> {
 }
 
 fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    let archives = images::build(progress)?;
+    let archives = first::for_cluster(progress)?;
     if arguments.all && arguments.filter.is_none() {
         progress.step("a release, packaged twice", || release::check(progress))?;
     }

@@ -1,20 +1,76 @@
-//! Tools of the developer commands that the distribution lacks: built once, cached.
+//! What takes minutes to build, once: tools of the developer commands that the distribution lacks, and the first images.
 
 use std::fs;
 use std::path::PathBuf;
 
+use ambit_e2e::tools;
 use anyhow::{Context, Result};
 
+use crate::beside::{Job, side_by_side};
+use crate::images;
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
+// The most memory that each build was seen to take, rounded up, in MiB.
+const RUST: u64 = 4000;
+const KUBERNETES: u64 = 3500;
+const HELM: u64 = 2000;
+const H2SPEC: u64 = 1000;
+
+/// All that a cluster with Ambit takes, side by side where it has to be built; returns the archives of the images.
+pub(crate) fn for_cluster(progress: &Progress) -> Result<Vec<PathBuf>> {
+    let mut archives = Vec::new();
+    let mut jobs = vec![job("images", RUST, || {
+        archives = images::build(progress)?;
+        Ok(())
+    })];
+    jobs.extend(kubernetes_and_helm(progress)?);
+    side_by_side(jobs, progress)?;
+    Ok(archives)
+}
+
+/// The tools of all tests, side by side where they have to be built.
+pub(crate) fn for_tests(progress: &Progress) -> Result<()> {
+    let mut jobs = Vec::new();
+    if !deny_dir()?.exists() {
+        jobs.push(job("cargo-deny", RUST, || cargo_deny(progress).map(drop)));
+    }
+    jobs.extend(kubernetes_and_helm(progress)?);
+    jobs.push(job("h2spec", H2SPEC, || {
+        tools::h2spec(&|message| progress.note(message)).map(drop)
+    }));
+    side_by_side(jobs, progress)
+}
+
+fn kubernetes_and_helm(progress: &Progress) -> Result<Vec<Job<'_>>> {
+    if tools::go_built()? {
+        return Ok(Vec::new());
+    }
+    Ok(vec![
+        job("Kubernetes", KUBERNETES, || {
+            tools::kubernetes(&|message| progress.note(message)).map(drop)
+        }),
+        job("Helm", HELM, || {
+            tools::helm(&|message| progress.note(message)).map(drop)
+        }),
+    ])
+}
+
+fn job<'a>(name: &'static str, memory: u64, work: impl FnOnce() -> Result<()> + Send + 'a) -> Job<'a> {
+    let work = Box::new(work);
+    Job { name, memory, work }
+}
+
+fn deny_dir() -> Result<PathBuf> {
+    let name = format!("cargo-deny-{CARGO_DENY_VERSION}");
+    Ok(tools::cache_dir()?.join("tools").join(name))
+}
+
 /// The path of cargo-deny; installed first if it is missing.
 pub(crate) fn cargo_deny(progress: &Progress) -> Result<PathBuf> {
-    let dir = ambit_e2e::tools::cache_dir()?
-        .join("tools")
-        .join(format!("cargo-deny-{CARGO_DENY_VERSION}"));
+    let dir = deny_dir()?;
     let program = dir.join("bin/cargo-deny");
     if program.exists() {
         return Ok(program);
@@ -26,7 +82,6 @@ pub(crate) fn cargo_deny(progress: &Progress) -> Result<PathBuf> {
     let part = dir.with_extension("part");
     let mut install = cargo(&[
         "install",
-        "--quiet",
         "--locked",
         "cargo-deny",
         "--version",
@@ -37,7 +92,7 @@ pub(crate) fn cargo_deny(progress: &Progress) -> Result<PathBuf> {
         .arg(&part)
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("RUSTFLAGS");
-    workspace::run(&mut install).context("cannot install cargo-deny")?;
+    workspace::build(&mut install, "cargo-deny", progress).context("cannot install cargo-deny")?;
     fs::rename(&part, &dir).with_context(|| format!("cannot move {} into place", part.display()))?;
     Ok(program)
 }

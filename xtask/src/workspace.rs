@@ -4,7 +4,10 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use ambit_e2e::long;
 use anyhow::{Context, Result, bail};
+
+use crate::progress::Progress;
 
 /// The root of the work tree.
 pub(crate) use ambit_e2e::workspace as root;
@@ -37,6 +40,31 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a build with cargo, which takes minutes where nothing is compiled yet, and reports how far it is.
+pub(crate) fn build(command: &mut Command, name: &str, progress: &Progress) -> Result<()> {
+    // The bar goes to standard error even where that is no terminal, and needs a width then.
+    command
+        .env("CARGO_TERM_PROGRESS_WHEN", "always")
+        .env("CARGO_TERM_PROGRESS_WIDTH", "100");
+    let mut far = String::new();
+    let gauge = |line: &str| {
+        match crates_built(line) {
+            Some(count) => far = count,
+            None if !line.trim_start().starts_with("Compiling ") => return None,
+            None => {}
+        }
+        Some(far.clone())
+    };
+    long::run(command, name, gauge, &|message| progress.note(message)).map(drop)
+}
+
+/// What cargo's bar says: `    Building [====>    ] 12/345: serde, syn(build)`.
+fn crates_built(line: &str) -> Option<String> {
+    let (_, rest) = line.trim_start().strip_prefix("Building [")?.split_once("] ")?;
+    let (done, all) = rest.split(':').next()?.split_once('/')?;
+    Some(format!("{done} of {all} crates"))
+}
+
 /// Runs a command and returns its output; its errors are shown only if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let words = words(command);
@@ -61,4 +89,17 @@ fn words(command: &Command) -> String {
         .chain(arguments)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::crates_built;
+
+    #[test]
+    fn how_far_cargo_is_stands_in_its_bar() {
+        let bar = "    Building [=====>        ] 112/345: serde, syn(build)";
+        assert_eq!(crates_built(bar).as_deref(), Some("112 of 345 crates"));
+        assert_eq!(crates_built("   Compiling serde v1.0.0"), None);
+        assert_eq!(crates_built("error: Building [x"), None);
+    }
 }

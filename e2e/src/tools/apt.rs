@@ -87,26 +87,44 @@ pub fn ensure_packages(progress: Progress) -> Result<()> {
     ensure(PACKAGES, progress)
 }
 
-/// Installs the packages whose programs are missing, and notes for [`installed_here`] which of them were.
-pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
-    let missing: Vec<&Package> = packages
+/// What is missing of what the cluster needs, where no apt-get is there to install it.
+pub(crate) fn missing_packages() -> Option<String> {
+    let missing = missing(PACKAGES);
+    (!missing.is_empty() && !present("apt-get")).then(|| by_hand(&missing))
+}
+
+fn missing(packages: &[Package]) -> Vec<&Package> {
+    packages
         .iter()
         .filter(|package| !present(package.program))
-        .collect();
+        .collect()
+}
+
+fn by_hand(missing: &[&Package]) -> String {
+    let list = |of: fn(&Package) -> &str| {
+        missing
+            .iter()
+            .map(|package| of(package))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    format!(
+        "these programs, and there is no apt-get to install them: {}. On Debian they are in the packages {}; install what corresponds to \
+         them here",
+        list(|package| package.program),
+        list(|package| package.name)
+    )
+}
+
+/// Installs the packages whose programs are missing, and notes for [`installed_here`] which of them were.
+pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
+    let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
     if !present("apt-get") {
-        bail!(
-            "these programs are missing: {}; on Debian they are in the packages {}, install what corresponds to them here",
-            missing
-                .iter()
-                .map(|package| package.program)
-                .collect::<Vec<_>>()
-                .join(", "),
-            names.join(", ")
-        );
+        bail!(by_hand(&missing));
     }
     for package in &missing {
         progress(&format!(
@@ -164,7 +182,7 @@ fn installed(listed: &str) -> BTreeSet<String> {
 }
 
 /// Whether `program` is in PATH, or in the system folders that a user's PATH may lack.
-pub(super) fn present(program: &str) -> bool {
+pub(crate) fn present(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::{Progress, apt, cache_dir, image, lock};
-use crate::shell;
+use crate::long;
 
 /// The version of Kubernetes that the cluster runs; `e2e/cluster/go.mod` requires the same.
 pub const KUBERNETES_VERSION: &str = "1.34.4";
@@ -63,14 +63,33 @@ impl Kubernetes {
 /// Where, beside the programs, the images are that every node needs.
 pub(crate) const IMAGES: &[&str] = &["pause.tar", "coredns.tar"];
 
+fn kubernetes_module() -> PathBuf {
+    crate::workspace().join("e2e/cluster")
+}
+
+fn kubernetes_dir(cache: &Path) -> Result<PathBuf> {
+    let sources = fingerprint(&kubernetes_module())?;
+    Ok(cache.join(format!("kubernetes-{KUBERNETES_VERSION}-{}", &sources[..16])))
+}
+
+fn helm_dir(cache: &Path) -> PathBuf {
+    cache.join(format!("helm-{HELM_VERSION}"))
+}
+
+/// Whether what a cluster with Ambit takes was built with Go, which is then no longer needed for it.
+///
+/// # Errors
+/// When the sources of the embedded Kubernetes cannot be read.
+pub fn go_built() -> Result<bool> {
+    let cache = cache_dir()?.join("tools");
+    Ok(kubernetes_dir(&cache)?.is_dir() && helm_dir(&cache).is_dir())
+}
+
 /// The embedded Kubernetes, built first if this version of its sources never was.
 pub fn kubernetes(progress: Progress) -> Result<Kubernetes> {
-    let module = crate::workspace().join("e2e/cluster");
+    let module = kubernetes_module();
     let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!(
-        "kubernetes-{KUBERNETES_VERSION}-{}",
-        &fingerprint(&module)?[..16]
-    ));
+    let dir = kubernetes_dir(&cache)?;
     let _lock = lock(&cache.join("kubernetes.lock"))?;
     if dir.is_dir() {
         return Ok(Kubernetes { dir });
@@ -92,7 +111,12 @@ pub fn kubernetes(progress: Progress) -> Result<Kubernetes> {
             .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"]);
         go.args(["-ldflags", &flags, "-o"])
             .arg(format!("{}/", out.display()));
-        shell::run(go.args(["./pause", "./coredns", "./kube"])).context("cannot build e2e/cluster")?;
+        go_build(
+            &mut go,
+            &["./pause", "./coredns", "./kube"],
+            "Kubernetes",
+            progress,
+        )?;
         for component in COMPONENTS {
             symlink("kube", out.join(component)).with_context(|| format!("cannot link {component}"))?;
         }
@@ -107,7 +131,7 @@ pub fn kubernetes(progress: Progress) -> Result<Kubernetes> {
 /// The path of Helm, built first if it never was.
 pub fn helm(progress: Progress) -> Result<PathBuf> {
     let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!("helm-{HELM_VERSION}"));
+    let dir = helm_dir(&cache);
     let _lock = lock(&cache.join("helm.lock"))?;
     if !dir.is_dir() {
         progress(&format!(
@@ -117,9 +141,8 @@ pub fn helm(progress: Progress) -> Result<PathBuf> {
             let mut go = go()?;
             go.env("GOBIN", out)
                 .args(["install", "-trimpath", "-ldflags", "-s -w"]);
-            shell::run(go.arg(format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}")))
-                .context("cannot build Helm")?;
-            Ok(())
+            let package = format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}");
+            go_build(&mut go, &[&package], "Helm", progress)
         })?;
     }
     Ok(dir.join("helm"))
@@ -139,8 +162,8 @@ pub fn h2spec(progress: Progress) -> Result<PathBuf> {
                 .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
                 .args(["-ldflags", "-s -w", "-o"])
                 .arg(format!("{}/", out.display()));
-            shell::run(go.arg("github.com/summerwind/h2spec/cmd/h2spec")).context("cannot build h2spec")?;
-            Ok(())
+            let package = "github.com/summerwind/h2spec/cmd/h2spec";
+            go_build(&mut go, &[package], "h2spec", progress)
         })?;
     }
     Ok(dir.join("h2spec"))
@@ -157,11 +180,10 @@ pub(super) fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
     fs::rename(&part, dir).with_context(|| format!("cannot move {} into place", part.display()))
 }
 
-pub(super) fn go() -> Result<Command> {
+/// Go, with all that it keeps in our cache.
+pub(crate) fn go() -> Result<Command> {
     if !apt::present("go") {
-        bail!(
-            "`go` is not in PATH: install Go 1.25 or later (https://go.dev/dl), the embedded cluster is built with it"
-        );
+        bail!("`go` is not in PATH: install Go 1.25 or later (https://go.dev/dl)");
     }
     let mut command = Command::new("go");
     command.env("CGO_ENABLED", "0");
@@ -172,6 +194,27 @@ pub(super) fn go() -> Result<Command> {
         }
     }
     Ok(command)
+}
+
+/// Runs `go build` or `go install`, which takes minutes where nothing is cached.
+fn go_build(go: &mut Command, packages: &[&str], name: &str, progress: Progress) -> Result<()> {
+    let (mut modules, mut compiled) = (0, 0);
+    let far = |line: &str| {
+        if line.starts_with("go: downloading ") {
+            modules += 1;
+        } else if !line.contains([' ', ':']) {
+            compiled += 1;
+        } else {
+            return None;
+        }
+        Some(format!(
+            "{modules} modules downloaded, {compiled} packages compiled"
+        ))
+    };
+    // The names of packages are printed with -v, as they are compiled.
+    go.arg("-v").args(packages);
+    long::run(go, name, far, progress).with_context(|| format!("cannot build {name}"))?;
+    Ok(())
 }
 
 /// A hash over every file of the module: names and contents.

@@ -60,7 +60,9 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         machine.push_str("; binaries of an earlier build");
         images::release_dir()?
     } else {
-        progress.step("build static binaries", || images::binaries(&["ambit-bench-l7"]))?
+        progress.step("build static binaries", || {
+            images::binaries(&["ambit-bench-l7"], progress)
+        })?
     };
     let peers = progress.step("the other proxies", || Peers::ensure(&contestants, progress))?;
     let stage = progress.step("two network namespaces, and the backend", || {

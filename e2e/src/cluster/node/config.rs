@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::cluster::layout::Layout;
 use crate::tools::PAUSE_IMAGE;
 
+/// How much of a file system a kubelet wants free: with less it evicts pods and deletes images, that of the pods' sandboxes too.
+pub const KUBELET_RESERVE_PERCENT: u64 = 1;
+
 /// Folders that are private to a node and survive a power cut: name on its disk, path inside.
 pub(super) const DISK: &[(&str, &str)] = &[
     ("containerd", "/var/lib/containerd"),
@@ -74,6 +77,7 @@ disabled_plugins = [
 "#;
 
 fn kubelet(layout: &Layout, index: usize) -> Value {
+    let reserve = format!("{KUBELET_RESERVE_PERCENT}%");
     let pki = layout.pki();
     let node = layout.node_name(index);
     json!({
@@ -103,7 +107,7 @@ fn kubelet(layout: &Layout, index: usize) -> Value {
         "containerLogMaxSize": "1Gi",
         // The nodes share a machine's disk: its filling up is no reason to evict or to forget images.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
+        "evictionHard": { "memory.available": "100Mi", "nodefs.available": reserve, "imagefs.available": reserve },
     })
 }
 
