@@ -5,6 +5,7 @@
 
 mod audit;
 mod cgroup;
+mod context;
 mod control_plane;
 mod dns;
 mod layout;
@@ -38,8 +39,29 @@ const READY_LIMIT: Duration = Duration::from_secs(180);
 /// A cluster that was made, by this process or by an earlier one.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    layout: Layout,
+    /// None of a cluster that others run: see [`Cluster::of_context`].
+    layout: Option<Layout>,
+    access: Access,
+    images: Images,
+}
+
+/// How a cluster is spoken to.
+#[derive(Debug, Clone)]
+struct Access {
+    name: String,
+    kubectl: PathBuf,
     kubeconfig: PathBuf,
+    /// The context of the kubeconfig, where it is not the current one.
+    context: Option<String>,
+    /// The folder of what is kept for it.
+    dir: PathBuf,
+}
+
+/// Where the nodes have the images from that `cargo xtask images` makes.
+#[derive(Debug, Clone)]
+struct Images {
+    registry: String,
+    tag: String,
 }
 
 impl Cluster {
@@ -47,18 +69,21 @@ impl Cluster {
     /// run that was killed half-way, is removed first.
     pub fn up(spec: &Spec, progress: &dyn Fn(&str)) -> Result<Self> {
         spec.validate()?;
-        preflight::check(&preflight::Work::default())?;
+        preflight::check(&preflight::Work {
+            cluster: true,
+            ..preflight::Work::default()
+        })?;
         tools::ensure_packages(progress)?;
         let programs = tools::kubernetes(progress)?;
         let _lock = state::lock(&spec.name)?;
         if let Some(layout) = state::load(&spec.name)? {
             let cluster = Self::of(layout);
             if cluster.inspect().healthy() {
-                if cluster.layout.nodes != spec.nodes {
+                let nodes = cluster.nodes().len();
+                if nodes != spec.nodes {
                     bail!(
-                        "cluster {} is up with {} nodes, not {}: take it down first",
+                        "cluster {} is up with {nodes} nodes, not {}: take it down first",
                         spec.name,
-                        cluster.layout.nodes,
                         spec.nodes
                     );
                 }
@@ -73,7 +98,7 @@ impl Cluster {
             format!(
                 "cluster {} did not come up; its logs are in {}",
                 spec.name,
-                cluster.layout.dir.join("log").display()
+                cluster.dir().join("log").display()
             )
         })?;
         Ok(cluster)
@@ -115,35 +140,78 @@ impl Cluster {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.layout.name
+        &self.access.name
     }
 
     /// The folder of its state: `log` in it holds every program's log.
     pub fn dir(&self) -> &Path {
-        &self.layout.dir
+        &self.access.dir
     }
 
     /// The folder of the programs it was made with; `kubectl` is among them.
     pub fn programs(&self) -> &Path {
-        &self.layout.programs
+        self.access.kubectl.parent().unwrap_or(Path::new("/"))
     }
 
     /// The administrator's kubeconfig. It works from this machine.
     pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
+        &self.access.kubeconfig
+    }
+
+    /// Whether its nodes are on this machine, where they can be looked into.
+    pub fn is_here(&self) -> bool {
+        self.layout.is_some()
+    }
+
+    /// The reference of an image of ours, as its nodes get it.
+    pub fn image(&self, name: &str) -> String {
+        format!("{}/{name}:{}", self.images.registry, self.images.tag)
+    }
+
+    /// The same cluster with images from another place.
+    #[must_use]
+    pub fn with_images(mut self, registry: &str, tag: &str) -> Self {
+        self.images = Images {
+            registry: registry.to_owned(),
+            tag: tag.to_owned(),
+        };
+        self
+    }
+
+    /// Values of the chart that say where its images are from.
+    pub(crate) fn image_values(&self) -> [String; 2] {
+        let Images { registry, tag } = &self.images;
+        [format!("image.registry={registry}"), format!("image.tag={tag}")]
+    }
+
+    fn here(&self) -> Result<&Layout> {
+        let name = self.name();
+        self.layout
+            .as_ref()
+            .with_context(|| format!("the nodes of {name} are not on this machine"))
     }
 
     /// kubectl, as administrator of this cluster.
     pub fn kubectl(&self) -> Command {
-        control_plane::kubectl(&self.layout)
+        let mut command = Command::new(&self.access.kubectl);
+        command.env("KUBECONFIG", &self.access.kubeconfig);
+        command.args(self.access.context.iter().map(|name| format!("--context={name}")));
+        command
     }
 
     /// Helm, as administrator of this cluster, with caches of the cluster's own. It is built first if it never was.
     pub fn helm(&self, progress: &dyn Fn(&str)) -> Result<Command> {
-        let mut command = Command::new(tools::helm(progress)?);
-        let home = self.layout.dir.join("helm");
+        let program = match &self.layout {
+            None if tools::present("helm") => PathBuf::from("helm"),
+            _ => tools::helm(progress)?,
+        };
+        let mut command = Command::new(program);
+        let home = self.dir().join("helm");
+        if let Some(context) = &self.access.context {
+            command.env("HELM_KUBECONTEXT", context);
+        }
         command
-            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECONFIG", self.kubeconfig())
             .env("HELM_CACHE_HOME", home.join("cache"));
         command
             .env("HELM_CONFIG_HOME", home.join("config"))
@@ -161,31 +229,40 @@ impl Cluster {
     /// # Errors
     /// When the API server keeps no audit log.
     pub fn audit(&self) -> Result<Audit> {
-        Audit::begin(&self.layout)
+        Audit::begin(self.here()?)
     }
 
-    /// Its nodes, in order.
+    /// Its nodes, in order; none of a cluster whose nodes are not on this machine.
     pub fn nodes(&self) -> Vec<Node> {
-        (1..=self.layout.nodes)
-            .map(|index| Node::new(&self.layout, index))
-            .collect()
+        let of = |layout: &Layout| (1..=layout.nodes).map(|index| Node::new(layout, index)).collect();
+        self.layout.as_ref().map_or_else(Vec::new, of)
     }
 
     /// The network namespace of the control plane. The bridge `wire` in it carries all traffic between the nodes, each of which
     /// is plugged in by an interface of its name.
-    pub fn wire_netns(&self) -> String {
-        self.layout.control_plane_netns()
+    ///
+    /// # Errors
+    /// When its nodes are not on this machine.
+    pub fn wire_netns(&self) -> Result<String> {
+        self.here().map(Layout::control_plane_netns)
     }
 
     fn of(layout: Layout) -> Self {
         Self {
-            kubeconfig: layout.kubeconfig("admin"),
-            layout,
+            access: Access {
+                name: layout.name.clone(),
+                kubectl: layout.program("kubectl"),
+                kubeconfig: layout.kubeconfig("admin"),
+                context: None,
+                dir: layout.dir.clone(),
+            },
+            layout: Some(layout),
+            images: Images::default(),
         }
     }
 
     fn make(&self, progress: &dyn Fn(&str)) -> Result<()> {
-        let layout = &self.layout;
+        let layout = self.here()?;
         progress(&format!(
             "starting the control plane of {} on {}",
             layout.name,
@@ -216,7 +293,7 @@ impl Cluster {
     }
 
     fn wait_nodes_ready(&self) -> Result<()> {
-        let logs = self.layout.dir.join("log");
+        let logs = self.dir().join("log");
         wait::until(
             "every node to be Ready",
             READY_LIMIT,

@@ -1,5 +1,7 @@
 //! kubectl, with the responses that the demonstration and the tests need. All of it goes through the real program.
 
+mod forward;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -8,6 +10,8 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::shell;
+
+pub(crate) use forward::Forward;
 
 impl Cluster {
     /// Runs kubectl and returns what it printed.

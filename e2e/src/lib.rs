@@ -5,6 +5,7 @@
 //! Helm, [`sample`] an application, [`prometheus`] scrapes it, and [`wire`] records what goes between the nodes.
 
 pub mod cluster;
+pub mod docs;
 pub mod http;
 pub mod kube;
 pub mod lab;

@@ -47,12 +47,9 @@ pub fn install(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
         "--timeout",
         "5m",
     ]);
-    helm.args([
-        "--set",
-        "image.registry=localhost/ambit",
-        "--set",
-        "image.tag=dev",
-    ]);
+    for value in cluster.image_values() {
+        helm.args(["--set", &value]);
+    }
     shell::run(&mut helm)
         .with_context(|| format!("the chart was not installed; its pods: {}", pods_summary(cluster)))?;
     Ok(())

@@ -25,35 +25,41 @@ const RUST: u64 = 4 * GB;
 const RUST_TESTS: u64 = 10 * GB;
 const RUST_AGAIN: u64 = GB;
 
-/// What is going to be done, besides making a cluster.
+/// What is going to be done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work<'a> {
+    /// Whether a cluster is made.
+    pub cluster: bool,
     /// Cargo's target folder, where Rust is compiled.
     pub target: Option<&'a Path>,
     /// Whether tests are compiled too, after format and clippy.
     pub tests: bool,
 }
 
-/// Looks for all that making a cluster, and `work`, takes.
+/// Looks for all that `work` takes.
 ///
 /// # Errors
 /// What is missing, all of it, and how to go on.
 pub fn check(work: &Work) -> Result<()> {
     let cache = tools::cache_dir()?;
-    let go_needed = !tools::go_built()?;
-    let mut places = vec![Place {
-        path: cache.clone(),
-        bytes: NODES,
-        what: "nodes and their images",
-        move_with: "XDG_CACHE_HOME",
-        kubelets: true,
-    }];
+    let go_needed = work.cluster && !tools::go_built()?;
+    let mut places = Vec::new();
+    if work.cluster {
+        places.push(Place {
+            path: cache.clone(),
+            bytes: NODES,
+            what: "nodes and their images",
+            move_with: "XDG_CACHE_HOME",
+            kubelets: true,
+        });
+    }
     if go_needed {
         places.push(Place {
+            path: cache,
             bytes: GO,
             what: "Kubernetes and Helm, built once",
+            move_with: "XDG_CACHE_HOME",
             kubelets: false,
-            ..places[0].clone()
         });
     }
     if let Some(target) = work.target {
@@ -65,11 +71,13 @@ pub fn check(work: &Work) -> Result<()> {
             kubelets: false,
         });
     }
-    let mut problems: Vec<Option<String>> = vec![root(is_root())];
+    let mut problems: Vec<Option<String>> = Vec::new();
+    if work.cluster {
+        problems.extend([root(is_root()), tools::missing_packages()]);
+    }
     if go_needed {
         problems.push(go());
     }
-    problems.push(tools::missing_packages());
     if work.target.is_some() {
         problems.push(compiler(&env::var_os("CC").unwrap_or_else(|| "cc".into())));
     }

@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Cluster;
+
 pub use load::{LoadStats, Plan, Second};
 pub use shop::Shop;
 pub use stats::{Failure, Flow, Stats, millis};
@@ -21,6 +23,11 @@ pub const IMAGE: &str = "localhost/ambit/sample:dev";
 
 /// Part of everything the application says, so that a packet capture shows whether it went in clear.
 pub const MARKER: &str = "ambit-sample-payload-in-clear";
+
+/// A manifest with the application's image as the cluster's nodes get it.
+fn with_image(manifest: &str, cluster: &Cluster) -> String {
+    manifest.replace(IMAGE, &cluster.image("sample"))
+}
 
 /// What the server logs of a connection, and answers with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use actionlint::actionlint;
-pub use apt::{Package, ensure, ensure_packages, installed_here};
+pub use apt::{BUILDAH, Package, ensure, ensure_packages, installed_here};
 pub(crate) use apt::{missing_packages, present};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
 pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubernetes};

@@ -34,7 +34,7 @@ impl Recording {
         }
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net=/run/netns/{}", cluster.wire_netns()))
+            .arg(format!("--net=/run/netns/{}", cluster.wire_netns()?))
             .arg("--");
         command
             .args([

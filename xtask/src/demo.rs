@@ -2,6 +2,8 @@
 //! run; if one does not hold, the demo fails.
 
 mod act;
+pub(crate) mod check;
+mod context;
 mod show;
 mod waypoint;
 
@@ -28,6 +30,18 @@ pub(crate) struct Arguments {
     /// Keep the cluster afterwards.
     #[arg(long)]
     keep: bool,
+    /// Run on a cluster that exists: a context of the kubeconfig. Afterwards the cluster is as it was.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// The registry that this cluster pulls images from. The demo pushes them there.
+    #[arg(long, requires = "context")]
+    registry: Option<String>,
+    /// The tag of images that are in the registry already: none are built or pushed.
+    #[arg(long, requires = "registry")]
+    tag: Option<String>,
+    /// Run on the Ambit that is installed in this cluster, and do not change it.
+    #[arg(long, requires = "context")]
+    use_installed: bool,
 }
 
 #[derive(Subcommand)]
@@ -46,15 +60,29 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         ));
         return Ok(());
     }
+    if let Some(context) = &arguments.context {
+        return context::run(
+            &context::Options {
+                context,
+                registry: arguments.registry.as_deref(),
+                tag: arguments.tag.as_deref(),
+                use_installed: arguments.use_installed,
+                keep: arguments.keep,
+            },
+            progress,
+        );
+    }
     preflight::check(&Work {
+        cluster: true,
         target: Some(&workspace::target()),
         tests: false,
     })?;
     // A demo starts from nothing.
     Cluster::down(CLUSTER)?;
-    let result = play(progress);
+    let result = play(CLUSTER, progress);
     if arguments.keep && Cluster::status(CLUSTER)?.exists {
-        show::how_to_go_on(CLUSTER);
+        show::how_to_go_on(&format!("eval \"$(cargo xtask cluster env --name {CLUSTER})\""));
+        show::line("\n   cargo xtask demo down");
     } else {
         progress.step("remove the cluster", || Cluster::down(CLUSTER))?;
         if result.is_ok() {
@@ -64,12 +92,12 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     result
 }
 
-fn play(progress: &Progress) -> Result<()> {
+fn play(name: &str, progress: &Progress) -> Result<()> {
     let note = |message: &str| progress.note(message);
     let archives = tools::for_cluster(progress)?;
     let cluster = progress.step("a Kubernetes cluster of two nodes", || {
         let spec = Spec {
-            name: CLUSTER.to_owned(),
+            name: name.to_owned(),
             ..Spec::default()
         };
         Cluster::up(&spec, &note)
@@ -82,4 +110,28 @@ fn play(progress: &Progress) -> Result<()> {
         Shop::deploy(&cluster, "shop")
     })?;
     act::play(&cluster, &shop, progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::workspace;
+
+    #[test]
+    fn the_readme_shows_what_the_demo_prints() {
+        let read = |path: &str| fs::read_to_string(workspace::root().join(path)).unwrap();
+        let sources = ["act", "waypoint"]
+            .map(|part| read(&format!("xtask/src/demo/{part}.rs")))
+            .concat();
+        let readme = read("README.md");
+        let titles: Vec<&str> = readme
+            .lines()
+            .filter_map(|line| line.strip_prefix("━━ "))
+            .collect();
+        assert!(titles.len() > 3, "{titles:?}");
+        for title in titles {
+            assert!(sources.contains(title), "the demo has no title `{title}`");
+        }
+    }
 }

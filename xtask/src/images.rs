@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 
 /// Makes every image and returns their docker archives.
 pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
-    tools::ensure_packages(&|message| progress.note(message))?;
+    tools::ensure(&[tools::BUILDAH], &|message| progress.note(message))?;
     let binaries = progress.step("build static binaries", || binaries(&[], progress))?;
     progress.step("build images", || {
         let dir = workspace::target().join("images");
@@ -119,6 +119,38 @@ pub(crate) fn renew(cluster: &Cluster, archives: &[PathBuf], progress: &Progress
         running.note(&digests)?;
     }
     Ok(())
+}
+
+/// Pushes images to a registry, with the user's credentials; returns their tag, which follows from what is in them.
+pub(crate) fn push(archives: &[PathBuf], registry: &str, progress: &Progress) -> Result<String> {
+    let content = Sha256::digest(digests(archives)?);
+    let tag: String = content.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let store = workspace::target().join("images/store");
+    let buildah = |arguments: &[&str]| {
+        let mut command = Command::new("buildah");
+        command.arg("--root").arg(store.join("root"));
+        command.arg("--runroot").arg(store.join("run"));
+        workspace::output(command.args(["--storage-driver", "vfs"]).args(arguments)).map(drop)
+    };
+    let result = progress.step(&format!("push images to {registry}, tag {tag}"), || {
+        archives.iter().try_for_each(|archive| {
+            let name = archive.file_stem().unwrap_or_default().to_string_lossy();
+            buildah(&[
+                "pull",
+                "--quiet",
+                &format!("docker-archive:{}", archive.display()),
+            ])?;
+            let (from, to) = (
+                format!("localhost/ambit/{name}:{TAG}"),
+                format!("docker://{registry}/{name}:{tag}"),
+            );
+            buildah(&["push", "--quiet", &from, &to])
+        })
+    });
+    if store.exists() {
+        fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))?;
+    }
+    result.map(|()| tag)
 }
 
 /// The record of the images that the pods of a cluster run, in the cluster's folder; none if some may run others.

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{fuzz, images, lint, release, tools as first};
+use crate::{demo, fuzz, images, lint, release, tools as first};
 
 /// The cluster of the tests; it is created for them and removed.
 const CLUSTER: &str = "ambit-test";
@@ -39,6 +39,7 @@ const PLATFORM: &str = "platform";
 /// Runs the command. Its last output is the summary of the test runner.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     preflight::check(&Work {
+        cluster: true,
         target: Some(&workspace::target()),
         tests: true,
     })?;
@@ -57,7 +58,21 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     // The remains of an earlier, killed run must not decide the result of this one.
     clean_up(arguments.keep)?;
     let result = on_cluster(arguments, progress);
-    both(result, clean_up(arguments.keep))
+    let result = both(result, clean_up(arguments.keep));
+    both(result, demo(arguments, progress))
+}
+
+/// The demo, which `--all` runs too; with a filter, only where it says so.
+fn demo(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    let chosen = arguments
+        .filter
+        .as_ref()
+        .is_none_or(|filter| filter.contains("demo"));
+    if !arguments.all || !chosen {
+        return Ok(());
+    }
+    let result = progress.step("the demo", || demo::check::run(progress));
+    both(result, Cluster::down(demo::check::CLUSTER))
 }
 
 /// Removes the clusters, except for one that is to stay.
@@ -151,7 +166,7 @@ mod tests {
         let named = format!("const NAME: &str = \"{CUT}\";");
         assert!(read("e2e/tests/mesh/cluster.rs").contains(&named));
         let ci = read(".ci/run");
-        for name in [CLUSTER, CUT] {
+        for name in [CLUSTER, CUT, demo::check::CLUSTER] {
             assert!(ci.contains(name), ".ci/run does not take {name} down");
         }
     }

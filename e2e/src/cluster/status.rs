@@ -66,7 +66,9 @@ impl Status {
 
 impl Cluster {
     pub(super) fn inspect(&self) -> Status {
-        let layout = &self.layout;
+        let Some(layout) = &self.layout else {
+            return Status::absent(self.name());
+        };
         let processes = process::list(&layout.dir).unwrap_or_default();
         let mut expected: Vec<String> = control_plane::ROLES.iter().map(|role| (*role).into()).collect();
         for index in 1..=layout.nodes {

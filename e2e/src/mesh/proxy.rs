@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::NAMESPACE;
 use crate::cluster::{Cluster, Node};
 use crate::http::{self, Url};
+use crate::kube::Forward;
 
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -138,8 +139,25 @@ impl Pod {
     /// # Errors
     /// When it is not served.
     pub fn loopback(&self, cluster: &Cluster, port: u16, path: &str) -> Result<String> {
-        let stream = self.dial(cluster, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-        http::get(stream, &Url::parse(&format!("http://localhost:{port}{path}"))?)
+        let url = Url::parse(&format!("http://localhost:{port}{path}"))?;
+        if cluster.is_here() {
+            http::get(
+                self.dial(cluster, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?,
+                &url,
+            )
+        } else {
+            let forward = Forward::start(cluster, &self.namespace, &self.name, port)?;
+            http::get(forward.connect()?, &url)
+        }
+    }
+
+    /// The same as [`Pod::metric`], through the pod's own loopback.
+    ///
+    /// # Errors
+    /// When the pod serves no metrics.
+    pub fn loopback_metric(&self, cluster: &Cluster, name: &str, labels: &[&str]) -> Result<f64> {
+        let text = self.loopback(cluster, 15020, "/metrics")?;
+        Ok(sum_metric(&text, name, labels))
     }
 
     /// The sum of a metric's series whose labels contain every one of `labels` (as `name="value"`).

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::{IMAGE, Stats};
+use super::{IMAGE, Stats, with_image};
 use crate::cluster::Cluster;
 use crate::mesh::{self, Pod};
 use crate::{eventually, kube};
@@ -30,7 +30,7 @@ impl Shop {
     /// When something of that does not happen; the error tells the pods.
     pub fn deploy(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let shop = Self::create(cluster, namespace)?;
-        cluster.apply(namespace, MANIFEST)?;
+        cluster.apply(namespace, &with_image(MANIFEST, cluster))?;
         let ready = shop.wait_pods("to be Ready", READY_LIMIT, |pod| pod.ready);
         ready.and_then(|_| shop.wait_answers()).with_context(|| {
             let pods = cluster.run_kubectl(&["get", "pods", "--namespace", namespace, "--output=wide"]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Heard, LoadStats, Plan, Shop, WebCounts};
+use super::{Heard, LoadStats, Plan, Shop, WebCounts, with_image};
 use crate::cluster::Cluster;
 use crate::eventually;
 use crate::http::{Answer, Request};
@@ -40,7 +40,7 @@ impl Web {
     /// # Errors
     /// When that does not happen; the error tells the pods.
     pub fn deploy(cluster: &Cluster, shop: Shop) -> Result<Self> {
-        cluster.apply(shop.namespace(), MANIFEST)?;
+        cluster.apply(shop.namespace(), &with_image(MANIFEST, cluster))?;
         let web = Self {
             cluster: cluster.clone(),
             shop,
@@ -214,7 +214,7 @@ impl Web {
         let count = || -> Result<Vec<f64>> {
             replicas
                 .iter()
-                .map(|pod| pod.metric("istio_requests_total", &[]))
+                .map(|pod| pod.loopback_metric(&self.cluster, "istio_requests_total", &[]))
                 .collect()
         };
         let before = count()?;

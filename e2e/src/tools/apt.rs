@@ -24,6 +24,13 @@ pub struct Package {
     pub why: &'static str,
 }
 
+/// What images are built with.
+pub const BUILDAH: Package = Package {
+    name: "buildah",
+    program: "buildah",
+    why: "building images without a daemon",
+};
+
 const PACKAGES: &[Package] = &[
     Package {
         name: "iproute2",
@@ -70,11 +77,7 @@ const PACKAGES: &[Package] = &[
         program: "conntrack",
         why: "kube-proxy's clean-up of old connections",
     },
-    Package {
-        name: "buildah",
-        program: "buildah",
-        why: "building images without a daemon",
-    },
+    BUILDAH,
     Package {
         name: "tcpdump",
         program: "tcpdump",

@@ -3,3 +3,4 @@
 //! A file for each tool. Tests here may install and remove Ambit; each leaves it installed, with a Ready Mesh, or not at all.
 
 mod dashboards;
+mod docs;

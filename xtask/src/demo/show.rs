@@ -95,20 +95,18 @@ pub(super) fn log_line(line_of_log: &LogLine, fields: &[&str]) {
 }
 
 /// For a reader who keeps the cluster.
-pub(super) fn how_to_go_on(cluster: &str) {
+pub(super) fn how_to_go_on(command: &str) {
     line(&format!(
         "
 The cluster stays up. In a shell:
 
-   eval \"$(cargo xtask cluster env --name {cluster})\"
+   {command}
    kubectl get mesh,ambientnamespaces -A
    kubectl explain ambientnamespace.spec.authorization --recursive
    kubectl -n ambit-system logs daemonset/ztunnel | grep access
    kubectl -n shop edit ambientnamespace ambient       # another rule; mtls.mode: Strict
    kubectl -n shop edit waypointpolicy orders          # another method; a timeout, a retry
    kubectl -n shop logs deployment/waypoint | grep access
-   kubectl label namespace shop istio.io/dataplane-mode-    # and out of the mesh again
-
-   cargo xtask demo down"
+   kubectl label namespace shop istio.io/dataplane-mode-    # and out of the mesh again"
     ));
 }
