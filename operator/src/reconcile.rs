@@ -3,6 +3,7 @@
 //! with the desired state.
 
 mod apply;
+mod check;
 mod client;
 mod conditions;
 mod dataplane;
@@ -24,15 +25,16 @@ mod watch;
 mod waypoint;
 mod writer;
 
+pub use check::check;
 pub use client::{RequestError, Requests, bounded};
 pub use health::Health;
 pub use lease::{Leadership, Lease};
 pub use loads::{ControlPlanes, LoadFollower, LoadTable, ReplicaLoad};
-pub use mesh::{LEAST_KUBERNETES, uninstall};
+pub use mesh::{LEAST_KUBERNETES, apply_mesh, uninstall};
 pub use objects::{Live, Objects};
 pub use recorder::Recorder;
 pub use root::{RootReplaced, publish_root, root_certificate, root_replaced};
-pub use settings::{ImageSettings, Settings};
+pub use settings::{HostSettings, ImageSettings, Settings};
 pub use watch::watch;
 pub use writer::Writer;
 

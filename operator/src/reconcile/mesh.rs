@@ -1,5 +1,6 @@
 //! The Mesh: roll-out, status and deletion.
 
+mod create;
 mod deletion;
 mod status;
 mod uninstall;
@@ -14,6 +15,7 @@ use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
+pub use create::apply_mesh;
 use status::Rollout;
 pub(super) use status::count;
 pub use uninstall::uninstall;

@@ -8,6 +8,17 @@ use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
 /// Maximum length of a quoted message of the scheduler, the runtime or the kubelet, in bytes.
 const LONGEST: usize = 512;
 
+/// What a container waits for whose image cannot be had.
+const IMAGE_REASONS: [&str; 4] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+];
+/// What to do about that.
+const IMAGE_REMEDY: &str = "images are set by the chart's values `image` and `images`, Secrets for pulling them by `image.pullSecrets` or \
+                            `imagePullSecrets` of the Mesh or the AmbientNamespace";
+
 /// A pod with Ambit's label. Any user can write that label: only pods of the operator's namespace belong to the data
 /// plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +106,12 @@ fn trouble(status: &PodStatus) -> Option<String> {
     while !message.is_char_boundary(end) {
         end -= 1;
     }
-    Some(format!("{}: {}", reason.unwrap_or("Unknown"), &message[..end]))
+    let reason = reason.unwrap_or("Unknown");
+    let trouble = format!("{reason}: {}", &message[..end]);
+    if IMAGE_REASONS.contains(&reason) {
+        return Some(format!("{trouble} ({IMAGE_REMEDY})"));
+    }
+    Some(trouble)
 }
 
 #[cfg(test)]
@@ -123,9 +139,11 @@ mod tests {
     fn reasons_of_pods_that_do_not_run() {
         assert_eq!(trouble_of(waiting("ContainerCreating")), None);
         assert_eq!(
-            trouble_of(waiting("ErrImagePull")).as_deref(),
-            Some("ErrImagePull: why")
+            trouble_of(waiting("CrashLoopBackOff")).as_deref(),
+            Some("CrashLoopBackOff: why")
         );
+        let image = trouble_of(waiting("ErrImagePull")).unwrap();
+        assert!(image.starts_with("ErrImagePull: why (images are set by the chart's values"));
         let unschedulable = json!({"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"},
         ]});

@@ -12,7 +12,7 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-use super::{FIELD_MANAGER, ImageSettings, Settings};
+use super::{FIELD_MANAGER, HostSettings, ImageSettings, Settings};
 
 /// The operator's settings in tests.
 pub(super) fn settings() -> Settings {
@@ -20,10 +20,17 @@ pub(super) fn settings() -> Settings {
         namespace: "ambit-system".into(),
         identity: "op".into(),
         images: ImageSettings {
-            registry: "registry.example/ambit".into(),
-            tag: "1.2.3".into(),
+            agent: "registry.example/ambit/agent:1.2.3".into(),
+            ztunnel: "registry.example/ambit/ztunnel:1.2.3".into(),
+            waypoint: "registry.example/ambit/waypoint:1.2.3".into(),
             pull_policy: "IfNotPresent".into(),
             pull_secrets: Vec::new(),
+        },
+        host: HostSettings {
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dir: "/opt/cni/bin".into(),
+            runtime_socket: "/run/containerd/containerd.sock".into(),
+            agent_selinux_type: String::new(),
         },
         cluster_id: "Kubernetes".into(),
         cluster_domain: "cluster.local".into(),

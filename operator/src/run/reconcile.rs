@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ambit_operator::control::Directory;
 use ambit_operator::index::{Key, SharedIndex};
 use ambit_operator::reconcile::{
-    ControlPlanes, ImageSettings, Leadership, Lease, LoadFollower, LoadTable, Objects, Settings, Writer,
-    root_certificate, root_replaced,
+    ControlPlanes, HostSettings, ImageSettings, Leadership, Lease, LoadFollower, LoadTable, Objects,
+    Settings, Writer, root_certificate, root_replaced,
 };
 use ambit_wire::{TokenFile, names};
 use anyhow::bail;
@@ -23,6 +23,8 @@ pub(crate) struct Options {
     common: Common,
     #[command(flatten)]
     images: ImageSettings,
+    #[command(flatten)]
+    host: HostSettings,
     /// The service-account token with audience istio-ca, for the control plane; read again for each call.
     #[arg(long, env = "AMBIT_TOKEN", default_value = "/var/run/ambit/token/token")]
     token: PathBuf,
@@ -33,6 +35,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
     let Options {
         common,
         images,
+        host,
         token,
     } = options;
     // Shows in readiness what this replica waits for, from the start.
@@ -95,6 +98,7 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
         namespace,
         identity: common.identity,
         images,
+        host,
         cluster_id: common.cluster_id,
         cluster_domain: common.cluster_domain,
         log_format: log_format.to_owned(),

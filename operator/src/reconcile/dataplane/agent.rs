@@ -11,15 +11,20 @@ const STATUS_PORT: u16 = 15031;
 
 pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let (mut volumes, mut mounts) = trust(DATA_PLANE);
+    let paths = &settings.host;
     let host = [
         ("run", "/run/ambit", "/run/ambit", "DirectoryOrCreate"),
         ("state", "/var/lib/ambit", "/var/lib/ambit", "DirectoryOrCreate"),
-        // The directory, not the socket in it: the socket is another file after a restart of the runtime.
-        ("cri", "/run/containerd", "/run/containerd", "Directory"),
-        ("cni-bin", "/opt/cni/bin", "/host/cni-bin", "DirectoryOrCreate"),
+        ("cri", paths.runtime_dir(), paths.runtime_dir(), "Directory"),
+        (
+            "cni-bin",
+            &paths.cni_bin_dir,
+            "/host/cni-bin",
+            "DirectoryOrCreate",
+        ),
         (
             "cni-conf",
-            "/etc/cni/net.d",
+            &paths.cni_conf_dir,
             "/host/cni-conf",
             "DirectoryOrCreate",
         ),
@@ -35,7 +40,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
         json!({ "name": "netns", "mountPath": "/run/netns", "readOnly": true, "mountPropagation": "HostToContainer" }),
     );
     let mut env = environment(settings, mesh);
-    env.push(variable("AMBIT_CRI_SOCKET", "/run/containerd/containerd.sock"));
+    env.push(variable("AMBIT_CRI_SOCKET", &paths.runtime_socket));
     env.push(variable("AMBIT_CNI_BIN", "/host/cni-bin"));
     env.push(variable("AMBIT_CNI_CONF", "/host/cni-conf"));
     env.push(variable(
@@ -45,6 +50,14 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let probe = |path: &str| json!({ "httpGet": { "host": "127.0.0.1", "path": path, "port": STATUS_PORT } });
     let mut readiness = probe("/healthz/ready");
     readiness["periodSeconds"] = json!(2);
+    let mut security = json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"] },
+    });
+    if !paths.agent_selinux_type.is_empty() {
+        security["seLinuxOptions"] = json!({ "type": paths.agent_selinux_type });
+    }
     pod(
         settings,
         mesh,
@@ -59,15 +72,11 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
             "securityContext": { "runAsUser": 0, "runAsGroup": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{
                 "name": "agent",
-                "image": settings.image("agent"),
+                "image": settings.images.agent,
                 "imagePullPolicy": settings.images.pull_policy,
                 "env": env,
                 "readinessProbe": readiness,
-                "securityContext": {
-                    "allowPrivilegeEscalation": false,
-                    "readOnlyRootFilesystem": true,
-                    "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"] },
-                },
+                "securityContext": security,
                 "resources": mesh.agent.resources,
                 "volumeMounts": mounts,
             }],

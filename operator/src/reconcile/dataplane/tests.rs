@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::*;
 use crate::reconcile::apply::Owned;
+use crate::reconcile::settings::HostSettings;
 use crate::reconcile::testing::{recorded, settings};
 
 fn mesh() -> MeshSpec {
@@ -159,6 +160,62 @@ fn images_are_pulled_with_secrets() {
     mesh.image_pull_secrets = vec![ambit_crds::PullSecret { name: "own".into() }];
     let own = Some(vec!["own".to_owned()]);
     assert_eq!(secrets(&settings, &mesh), [own.clone(), own]);
+}
+
+/// By a digest, and from another registry than the rest.
+#[test]
+fn each_part_has_an_image_of_its_own() {
+    let mut settings = settings();
+    let (agent, ztunnel) = ("a.example/agent@sha256:0a", "b.example/z:1");
+    (settings.images.agent, settings.images.ztunnel) = (agent.into(), ztunnel.into());
+    let images: Vec<_> = render(&settings, &mesh())
+        .iter()
+        .filter_map(|r| {
+            r.object
+                .pointer("/spec/template/spec/containers/0/image")
+                .cloned()
+        })
+        .collect();
+    assert_eq!(images, [agent, ztunnel]);
+}
+
+/// As k3s has them, with SELinux.
+#[test]
+fn paths_on_the_nodes_are_the_platforms() {
+    let mut settings = settings();
+    settings.host = HostSettings {
+        cni_conf_dir: "/k3s/net.d".into(),
+        cni_bin_dir: "/k3s/bin".into(),
+        runtime_socket: "/run/k3s/containerd/containerd.sock".into(),
+        agent_selinux_type: "super_t".into(),
+    };
+    let objects = render(&settings, &mesh());
+    let agent = objects
+        .iter()
+        .find(|r| r.gvk.kind == "DaemonSet" && r.name == AGENT);
+    let spec = &agent.unwrap().object["spec"]["template"]["spec"];
+    let container = &spec["containers"][0];
+    let of = |list: &Value, name: &str, path: &str| {
+        let mut all = list.as_array().unwrap().iter();
+        all.find(|item| item["name"] == name)
+            .unwrap()
+            .pointer(path)
+            .cloned()
+    };
+    for (name, on_node, mounted) in [
+        ("cri", "/run/k3s/containerd", "/run/k3s/containerd"),
+        ("cni-bin", "/k3s/bin", "/host/cni-bin"),
+        ("cni-conf", "/k3s/net.d", "/host/cni-conf"),
+    ] {
+        assert_eq!(of(&spec["volumes"], name, "/hostPath/path"), Some(json!(on_node)));
+        assert_eq!(
+            of(&container["volumeMounts"], name, "/mountPath"),
+            Some(json!(mounted))
+        );
+    }
+    let socket = of(&container["env"], "AMBIT_CRI_SOCKET", "/value");
+    assert_eq!(socket, Some(json!("/run/k3s/containerd/containerd.sock")));
+    assert_eq!(container["securityContext"]["seLinuxOptions"]["type"], "super_t");
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
             },
             "containers": [{
                 "name": "ztunnel",
-                "image": settings.image("ztunnel"),
+                "image": settings.images.ztunnel,
                 "imagePullPolicy": settings.images.pull_policy,
                 "env": env,
                 "ports": [

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 
 use crate::index::MeshSummary;
 use crate::reconcile::conditions::Finding;
+use crate::reconcile::dataplane::{AGENT, ZTUNNEL};
 use crate::reconcile::pace::differ_in_messages_at_most;
 
 /// Maximum of pods that a message names.
@@ -18,6 +19,8 @@ pub(super) struct Rollout {
     pub(super) desired: i32,
     pub(super) updated: i32,
     pub(super) ready: i32,
+    /// Nodes that have no pod of it yet, though one should be there.
+    pub(super) missing: i32,
     /// Nodes that are not Ready, and have no ready pod of it: they are not waited for.
     pub(super) away: Vec<String>,
     /// The roll-out is complete, except for nodes that are not Ready.
@@ -48,6 +51,7 @@ impl Rollout {
             desired,
             updated,
             ready: status.number_ready,
+            missing: desired.saturating_sub(status.current_number_scheduled),
             done: current && enough(updated) && enough(available),
             away,
         }
@@ -88,6 +92,15 @@ pub(super) fn finding(
         return Finding::degraded("PodsFailing", format!("{}. {counts}", named(troubles)));
     }
     if !done {
+        for (name, missing) in [(AGENT, agent.missing), (ZTUNNEL, ztunnel.missing)] {
+            if missing > 0 {
+                counts.push_str(&format!(
+                    ". {missing} pods of {name} have yet to be created: if that lasts, a quota or the Pod Security level of the \
+                     namespace refuses them (`kubectl describe daemonset {name}` has the reason; agents need \
+                     pod-security.kubernetes.io/enforce=privileged)"
+                ));
+            }
+        }
         return Finding::progressing("RollingOut", counts);
     }
     if mesh.failed > 0 {

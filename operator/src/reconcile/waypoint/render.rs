@@ -161,7 +161,7 @@ fn pod_template(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) -> Valu
             },
             "containers": [{
                 "name": CONTAINER,
-                "image": settings.image("waypoint"),
+                "image": settings.images.waypoint,
                 "imagePullPolicy": settings.images.pull_policy,
                 "env": env,
                 "ports": [

@@ -50,6 +50,26 @@ fn summary(finding: &Finding) -> (&str, bool, bool, bool) {
     )
 }
 
+/// As in a namespace whose Pod Security level is `baseline`: no pod shows why.
+#[test]
+fn pods_that_are_not_created_have_a_remedy() {
+    let done = Rollout::of(Some(&set(1, 1, 2, 2)), None, Vec::new());
+    let mut refused = set(1, 1, 0, 0);
+    refused.status.as_mut().unwrap().current_number_scheduled = 0;
+    let refused = Rollout::of(Some(&refused), None, Vec::new());
+    let finding = finding(&refused, &done, &[], &MeshSummary::default());
+    assert_eq!(finding.reason, "RollingOut");
+    let words = [
+        "2 pods of ambit-agent have yet to be created",
+        "enforce=privileged",
+    ];
+    assert!(
+        words.iter().all(|word| finding.message.contains(word)),
+        "{}",
+        finding.message
+    );
+}
+
 #[test]
 fn mesh_conditions() {
     let done = Rollout::of(Some(&set(1, 1, 2, 2)), None, Vec::new());
