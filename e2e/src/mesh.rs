@@ -1,5 +1,6 @@
 //! Ambit on a cluster: installed with Helm as a user would, and looked at from outside.
 
+mod chart;
 mod proxy;
 mod restart;
 
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::{eventually, kube, shell};
 
+pub use chart::manifests;
 pub use proxy::{LogLine, Pod, config_dump, control_planes, operators, ztunnels};
 pub use restart::restart;
 
@@ -55,20 +57,11 @@ pub fn install(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
     Ok(())
 }
 
-/// Brings an Ambit that is installed up to this chart, and the definitions too, which Helm leaves as they are; waits until the Mesh is
-/// Ready.
+/// Brings an Ambit that is installed up to this chart; waits until the Mesh is Ready.
 ///
 /// # Errors
 /// When that fails; the error quotes why.
 pub fn upgrade(cluster: &Cluster, progress: &dyn Fn(&str)) -> Result<()> {
-    let definitions = crate::workspace().join("charts/ambit/crds").display().to_string();
-    cluster.run_kubectl(&[
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--filename",
-        &definitions,
-    ])?;
     install(cluster, progress)?;
     wait_ready(cluster)
 }

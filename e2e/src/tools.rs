@@ -1,7 +1,7 @@
 //! What the cluster is made with: found where it is installed, installed where it is not, and cached.
 //!
 //! Two sources: packages of the distribution ([`ensure_packages`]), and Go modules: that in `e2e/cluster` ([`kubernetes`]), Helm
-//! ([`helm`]) and h2spec ([`h2spec`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
+//! ([`helm`]), kubeconform ([`kubeconform`]) and h2spec ([`h2spec`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
 mod actionlint;
@@ -22,7 +22,10 @@ pub use actionlint::actionlint;
 pub use apt::{BUILDAH, Package, ensure, ensure_packages, installed_here};
 pub(crate) use apt::{missing_packages, present};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
-pub use build::{HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubernetes};
+pub use build::{
+    HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
+    kubernetes_source,
+};
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 

@@ -80,7 +80,7 @@ fn generate(progress: &Progress) -> Result<()> {
 }
 
 fn dir() -> PathBuf {
-    workspace::root().join("charts/ambit/crds")
+    workspace::root().join("charts/ambit/files/crds")
 }
 
 fn present() -> Result<Vec<String>> {

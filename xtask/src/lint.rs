@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{alerts, crds, dashboards, tools};
+use crate::{alerts, chart, crds, dashboards, tools};
 
 /// The fuzz targets are a workspace of their own.
 const FUZZ: &str = "fuzz/Cargo.toml";
@@ -19,6 +19,10 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
     progress.step("generated definitions", || crds::check(progress))?;
     progress.step("generated dashboards", dashboards::check)?;
     progress.step("alerts", || alerts::check(progress))?;
+    progress.step("the chart", || {
+        chart::check(progress)?;
+        chart::lint(progress)
+    })?;
     progress.step("clippy", || {
         // Includes the tests that need a cluster, and the features that the fuzz targets use.
         let what = [

@@ -3,6 +3,7 @@
 mod alerts;
 mod bench;
 mod beside;
+mod chart;
 mod cluster;
 mod crds;
 mod dashboards;
@@ -36,6 +37,8 @@ enum Command {
     /// Measure what Ambit costs: l4, l7.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Generate the chart's schema and README from its values.yaml, or its manifests.
+    Chart(chart::Arguments),
     /// A real Kubernetes on this machine: up, down, list, status.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
 fn run(command: Command, progress: &Progress) -> Result<()> {
     match command {
         Command::Bench(command) => bench::run(&command, progress),
+        Command::Chart(arguments) => chart::run(&arguments, progress),
         Command::Cluster(command) => cluster::run(command, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
         Command::Dashboards(arguments) => dashboards::run(&arguments, progress),

@@ -1,4 +1,4 @@
-//! What is built with Go: the embedded Kubernetes, Helm, and h2spec.
+//! What is built with Go: the embedded Kubernetes, Helm, kubeconform, and h2spec.
 
 use std::env;
 use std::fs;
@@ -17,6 +17,9 @@ pub const KUBERNETES_VERSION: &str = "1.34.4";
 
 /// The version of Helm that installs the chart.
 pub const HELM_VERSION: &str = "3.22.0";
+
+/// The version of kubeconform that checks the chart's manifests.
+const KUBECONFORM_VERSION: &str = "0.8.0";
 
 /// The image of CoreDNS.
 pub(crate) const COREDNS_IMAGE: &str = "localhost/coredns:1";
@@ -146,6 +149,45 @@ pub fn helm(progress: Progress) -> Result<PathBuf> {
         })?;
     }
     Ok(dir.join("helm"))
+}
+
+/// The path of kubeconform, built first if it never was.
+pub fn kubeconform(progress: Progress) -> Result<PathBuf> {
+    let cache = cache_dir()?.join("tools");
+    let dir = cache.join(format!("kubeconform-{KUBECONFORM_VERSION}"));
+    let _lock = lock(&cache.join("kubeconform.lock"))?;
+    if !dir.is_dir() {
+        progress(&format!(
+            "building kubeconform {KUBECONFORM_VERSION} from its Go module: it checks the chart's manifests (under a minute, once)"
+        ));
+        install(&dir, |out| {
+            let mut go = go()?;
+            go.env("GOBIN", out)
+                .args(["install", "-trimpath", "-ldflags", "-s -w"]);
+            shell::run(go.arg(format!(
+                "github.com/yannh/kubeconform/cmd/kubeconform@v{KUBECONFORM_VERSION}"
+            )))
+            .context("cannot build kubeconform")?;
+            Ok(())
+        })?;
+    }
+    Ok(dir.join("kubeconform"))
+}
+
+/// The folder of Kubernetes' own Go module, with the description of its API.
+pub fn kubernetes_source(progress: Progress) -> Result<PathBuf> {
+    progress(&format!(
+        "looking for the sources of Kubernetes {KUBERNETES_VERSION}: they describe its API"
+    ));
+    let mut go = go()?;
+    // Outside of any module: this one is asked for by its version.
+    go.current_dir(env::temp_dir())
+        .args(["mod", "download", "-json"])
+        .arg(format!("k8s.io/kubernetes@v{KUBERNETES_VERSION}"));
+    let said = shell::run(&mut go).context("cannot download the sources of Kubernetes")?;
+    let said: serde_json::Value = serde_json::from_str(&said).context("go mod download")?;
+    let dir = said["Dir"].as_str().context("go mod download names no folder")?;
+    Ok(PathBuf::from(dir))
 }
 
 /// The path of h2spec, built first if this version never was.

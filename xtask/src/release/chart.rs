@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use ambit_e2e::tools;
+use ambit_e2e::{mesh, tools};
 use anyhow::{Context, Result, bail};
 
 use super::Source;
@@ -44,11 +44,7 @@ pub(super) fn package(
 
 /// The manifests for `kubectl apply`, from the chart's package in `archive`.
 pub(super) fn install_yaml(archive: &Path, progress: &Progress) -> Result<String> {
-    let mut helm = Command::new(tools::helm(&|message| progress.note(message))?);
-    helm.args(["template", "ambit"]).arg(archive);
-    helm.args(["--namespace", "ambit-system", "--include-crds", "--no-hooks"]);
-    helm.args(["--kube-version", tools::KUBERNETES_VERSION]);
-    workspace::output(&mut helm)
+    mesh::manifests(archive, &[] as &[&str], &|message| progress.note(message))
 }
 
 /// The chart's values with another registry.

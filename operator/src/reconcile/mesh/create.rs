@@ -16,7 +16,10 @@ const CHART: &str = "ambit-chart";
 /// Why the Mesh was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    /// The API server refused it or did not respond.
+    /// The API server refuses the spec: field and reason.
+    #[error("the API server refuses the Mesh of the chart's values (`mesh.spec`): {0}")]
+    Refused(String),
+    /// The API server did not respond, or grants no access.
     #[error(transparent)]
     Api(#[from] ReconcileError),
     /// The API server does not serve the kind.
@@ -54,6 +57,10 @@ pub async fn apply_mesh(
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(error) if is_not_found(&error) => return Err(CreateError::NoKind(timeout)),
+            // Unprocessable: the definition of Mesh does not allow it.
+            Err(kube::Error::Api(status)) if status.code == 422 => {
+                return Err(CreateError::Refused(status.message.clone()));
+            }
             Err(error) => {
                 return Err(ReconcileError::api("applying the Mesh of the chart's values")(error).into());
             }
