@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::{Progress, apt, cache_dir, image, lock};
-use crate::long;
+use crate::{long, shell};
 
 /// The version of Kubernetes that the cluster runs; `e2e/cluster/go.mod` requires the same.
 pub const KUBERNETES_VERSION: &str = "1.34.4";
@@ -164,11 +164,8 @@ pub fn kubeconform(progress: Progress) -> Result<PathBuf> {
             let mut go = go()?;
             go.env("GOBIN", out)
                 .args(["install", "-trimpath", "-ldflags", "-s -w"]);
-            shell::run(go.arg(format!(
-                "github.com/yannh/kubeconform/cmd/kubeconform@v{KUBECONFORM_VERSION}"
-            )))
-            .context("cannot build kubeconform")?;
-            Ok(())
+            let package = format!("github.com/yannh/kubeconform/cmd/kubeconform@v{KUBECONFORM_VERSION}");
+            go_build(&mut go, &[&package], "kubeconform", progress)
         })?;
     }
     Ok(dir.join("kubeconform"))
