@@ -90,7 +90,12 @@ impl Metrics {
     /// # Errors
     /// Never in practice: a metric without samples is left out before.
     pub fn encode(&self) -> Result<String, prometheus::Error> {
-        ambit_runtime::render_metrics(&self.registry, &[])
+        ambit_runtime::render_metrics("agent", &self.registry, &[])
+    }
+
+    /// For metrics that others count.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(crate) fn pods(&self, states: impl Iterator<Item = CaptureState>) {

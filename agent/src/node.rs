@@ -92,13 +92,14 @@ pub async fn run(config: Config, signal: CancellationToken) -> anyhow::Result<()
     let channel = control_channel(&config.control.url, &config.control.root_cert)?;
     let token = TokenFile::new(&config.control.token);
     let updates = Updates::new(handle.clone());
-    let client = Client::new(
+    let mut client = Client::new(
         channel.clone(),
         token.clone(),
         xds_node(&config),
         subscriptions(),
         updates,
     );
+    client.register(metrics.registry())?;
     let mut connection = client.state();
     let reporter = Reporter::new(channel, token, reports.clone(), handle.clone());
     let installer = Arc::new(Installer::new(installation(&config), metrics.clone()));

@@ -28,6 +28,13 @@ pub const WAYPOINT: &str = "waypoint";
 /// Label on a waypoint's objects and pods: the waypoint's name.
 pub const WAYPOINT_NAME: &str = "ambit.dev/waypoint";
 
+/// Label on the objects and pods of a waypoint, its name: tools that know Istio look for it.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Label on the objects and pods of a waypoint: tools that know Istio recognize waypoints by it.
+pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
+/// Value of [`GATEWAY_MANAGED`] of waypoints.
+pub const GATEWAY_MANAGED_MESH: &str = "istio.io-mesh-controller";
+
 /// Annotation: the capture mark. A pod that has it with the value [`CAPTURED`] is reached over HBONE.
 pub const CAPTURE_MARK: &str = "ambient.istio.io/redirection";
 /// Value of [`CAPTURE_MARK`].

@@ -25,8 +25,8 @@ pub use ambient_namespace::{
 };
 pub use generate::{GenerateError, generate};
 pub use mesh::{
-    AccessLog, Agent, ComponentStatus, Identity, Mesh, MeshPods, MeshSpec, MeshStatus, MeshWaypoint,
-    Telemetry, Ztunnel, ZtunnelStatus,
+    AccessLog, Agent, ComponentStatus, DestinationReports, Identity, Mesh, MeshPods, MeshSpec, MeshStatus,
+    MeshWaypoint, MetricLabel, Metrics, Telemetry, Ztunnel, ZtunnelStatus,
 };
 pub use mtls::{Mtls, MtlsMode, NamespaceMtls, PortMtls};
 pub use pods::{Placement, PullSecret, Resources, Rollout};

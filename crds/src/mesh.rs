@@ -260,6 +260,10 @@ pub struct Telemetry {
     #[x_kube(validation = Rule::new("self.matches('^([a-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([a-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$')")
         .message("logLevel must be a level (off, error, warn, info, debug, trace) or a list like 'info,ambit_ztunnel=debug'"))]
     pub log_level: String,
+
+    /// Metrics of connections and requests.
+    #[serde(default)]
+    pub metrics: Metrics,
 }
 
 impl Default for Telemetry {
@@ -267,8 +271,71 @@ impl Default for Telemetry {
         Self {
             access_log: AccessLog::default(),
             log_level: default_log_level(),
+            metrics: Metrics::default(),
         }
     }
+}
+
+/// Metrics of connections and requests. A change reaches running pods within two minutes and restarts none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// Labels to remove from the metrics `istio_*` of ztunnels and waypoints. Fewer labels make fewer time series: series that
+    /// differ only in removed labels become one series with their sum. The label `reporter` cannot be removed, because both
+    /// ends of a connection report it and the sum would count it twice. Queries for a removed label find nothing; Kiali needs
+    /// the labels of workloads, canonical services, namespaces and clusters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub drop_labels: Vec<MetricLabel>,
+
+    /// Whether waypoints count each request a second time with `reporter="destination"`, as a sidecar of the destination would:
+    /// Enabled or Disabled. Istio's service and workload dashboards and Flagger's checks for Istio query that reporter. Enabled
+    /// doubles the series of requests, and queries that add up all reporters, such as those of Kiali, count requests twice.
+    /// Defaults to Disabled.
+    #[serde(default)]
+    pub waypoint_reports_destination: DestinationReports,
+}
+
+/// Whether waypoints also report as the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DestinationReports {
+    /// Each request is counted with `reporter="waypoint"` and with `reporter="destination"`.
+    Enabled,
+    /// Each request is counted with `reporter="waypoint"`.
+    #[default]
+    Disabled,
+}
+
+/// A label of Istio's metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum MetricLabel {
+    SourceWorkload,
+    SourceCanonicalService,
+    SourceCanonicalRevision,
+    SourceWorkloadNamespace,
+    SourcePrincipal,
+    SourceApp,
+    SourceVersion,
+    SourceCluster,
+    DestinationService,
+    DestinationServiceNamespace,
+    DestinationServiceName,
+    DestinationWorkload,
+    DestinationCanonicalService,
+    DestinationCanonicalRevision,
+    DestinationWorkloadNamespace,
+    DestinationPrincipal,
+    DestinationApp,
+    DestinationVersion,
+    DestinationCluster,
+    RequestProtocol,
+    ResponseCode,
+    GrpcResponseStatus,
+    ResponseFlags,
+    ConnectionSecurityPolicy,
 }
 
 /// Status of the mesh.

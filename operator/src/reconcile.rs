@@ -11,6 +11,7 @@ mod health;
 mod lease;
 mod loads;
 mod mesh;
+mod metrics;
 mod namespace;
 mod nodes;
 mod objects;
@@ -99,6 +100,18 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// As a metric label.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Api { .. } => "api",
+            Self::Json { .. } => "json",
+            Self::Taken { .. } => "taken",
+            Self::Forged { .. } => "forged",
+            Self::Contested { .. } => "contested",
+            Self::Leaving { .. } => "namespace_terminating",
+        }
+    }
+
     fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
         move |source| Self::Api {

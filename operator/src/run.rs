@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ambit_operator::control::Directory;
 use ambit_operator::index::{Config, SharedIndex};
 use ambit_operator::reconcile::{Health, Objects, Requests, bounded, watch as watch_cluster};
-use ambit_runtime::{Answer, Signals, render_metrics};
+use ambit_runtime::{Answer, Signals, is_metrics_path, render_metrics};
 use ambit_wire::names;
 use anyhow::Context;
 use kube::Client;
@@ -174,14 +174,14 @@ impl Process {
         });
     }
 
-    /// Serves metrics, until SIGTERM or until a part fails.
-    async fn wait(mut self, metrics: SocketAddr) -> anyhow::Result<()> {
+    /// Serves metrics as `component`, until SIGTERM or until a part fails.
+    async fn wait(mut self, component: &'static str, metrics: SocketAddr) -> anyhow::Result<()> {
         let metrics = listen(metrics).await?;
         let (ended, registry) = (self.stop.clone(), self.registry.clone());
         self.tasks.spawn("metrics", async move {
-            let answer = move |path: &str| match path {
-                "/metrics" => Some(Answer::text_or_error(render_metrics(&registry, &[]))),
-                _ => None,
+            let answer = move |path: &str| {
+                let metrics = || render_metrics(component, &registry, &[]);
+                is_metrics_path(path).then(|| Answer::text_or_error(metrics()))
             };
             ambit_runtime::serve("metrics", metrics, ended, answer).await;
             Ok(())

@@ -2,6 +2,7 @@
 
 mod access;
 mod baggage;
+mod body;
 mod destination;
 mod flag;
 mod load;
@@ -16,11 +17,12 @@ mod trace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ambit_hbone::MemoryBudget;
-use prometheus::IntCounter;
+use ambit_runtime::MetricsSettings;
+use prometheus::{IntCounter, Registry};
 
 #[cfg(feature = "testing")]
 pub use baggage::baggage;
+pub(crate) use body::BodyMeter;
 pub(crate) use destination::Destination;
 pub(crate) use flag::Flag;
 pub(crate) use load::Load;
@@ -70,12 +72,14 @@ impl Observer {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Also registers the metrics of memory that HBONE lends.
-    ///
-    /// # Errors
-    /// When a budget's metrics are registered already.
-    pub(crate) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
-        self.metrics.include(memory)
+    /// Applies the metrics settings of the mesh.
+    pub(crate) fn apply(&self, settings: &MetricsSettings) {
+        self.metrics.apply(settings);
+    }
+
+    /// For metrics that other parts count.
+    pub(crate) fn registry(&self) -> &Registry {
+        self.metrics.registry()
     }
 
     /// Counts requests that admission refused.

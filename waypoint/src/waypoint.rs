@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ambit_identity::SpiffeId;
 use ambit_mesh::subscription::Synced;
-use ambit_runtime::{Answer, listen, serve};
+use ambit_runtime::{Answer, MetricsSettings, is_metrics_path, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, IdentityLease, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
@@ -146,7 +146,7 @@ impl Waypoint {
         let lease = certificates.lease(identity);
         let (state, observer) = (Arc::new(State::new()), Observer::new()?);
         let admission = Admission::of_process();
-        observer.include(&admission.windows)?;
+        admission.windows.register(observer.registry())?;
         let (leaving, draining) = (CancellationToken::new(), CancellationToken::new());
         let proxy = {
             let _data = parts.data.enter();
@@ -166,13 +166,14 @@ impl Waypoint {
             proxy: Arc::clone(&proxy),
             synced: synced_sender,
         };
-        let client = Client::new(
+        let mut client = Client::new(
             parts.control_plane,
             parts.token.clone(),
             node(&config),
             subscriptions(),
             updater,
         );
+        client.register(observer.registry())?;
         let reporter = Reporter {
             dial: parts.report,
             token: parts.token,
@@ -219,7 +220,20 @@ impl Waypoint {
         this.tasks
             .spawn(reporter.run(shutdown()).instrument(tracing::info_span!("report")));
         this.serve_http(admin, metrics, ready);
+        this.follow_settings();
         Ok(this)
+    }
+
+    /// What the mesh says of metrics.
+    fn follow_settings(&self) {
+        let Some(path) = self.config.http.metrics_file.clone() else {
+            return;
+        };
+        let (observer, shutdown) = (Arc::clone(&self.shared.observer), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let following = MetricsSettings::follow(&path, |settings| observer.apply(settings));
+            shutdown.run_until_cancelled(following).await;
+        });
     }
 
     fn serve_http(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
@@ -231,7 +245,7 @@ impl Waypoint {
         let shared = Arc::clone(&self.shared);
         self.tasks
             .spawn(serve("metrics", metrics, shutdown(), move |path| {
-                matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
+                is_metrics_path(path).then(|| shared.metrics())
             }));
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(serve("ready", ready, shutdown(), move |path| {

@@ -2,7 +2,7 @@
 
 mod leaving;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +24,8 @@ use crate::sockets::Handed;
 pub(crate) struct Pods {
     proxy: Arc<Proxy>,
     served: Mutex<HashMap<String, Served>>,
+    /// UIDs of pods that the agent wants served and that are not.
+    refused: Mutex<HashSet<String>>,
     leaving: Leaving,
     acceptors: TaskTracker,
     /// Set while `served` is locked: no more pods are accepted.
@@ -50,6 +52,7 @@ impl Pods {
         Self {
             proxy,
             served: Mutex::default(),
+            refused: Mutex::default(),
             leaving: Leaving::default(),
             acceptors: TaskTracker::new(),
             ending: AtomicBool::new(false),
@@ -71,6 +74,11 @@ impl Pods {
     /// Pods served, and pods with remaining connections.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.served.lock().len(), self.leaving.len())
+    }
+
+    /// Pods that could not be served when the agent last asked.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.lock().len()
     }
 
     /// Accepts nothing new; resolves when the last connection of all pods has ended.
@@ -97,6 +105,7 @@ impl Pods {
     fn release(&self, served: Served) {
         served.accepting.cancel();
         served.pod.drain.cancel();
+        self.proxy.metrics.pod_stopped();
         self.proxy.pool.evict_pod(&served.pod.uid);
         self.leaving.take(served.pod);
     }
@@ -131,6 +140,7 @@ impl Pods {
     }
 
     fn forget(&self, uid: &str, force: bool) {
+        self.refused.lock().remove(uid);
         if let Some(served) = self.served.lock().remove(uid) {
             tracing::info!(uid, force, "pod released");
             self.release(served);
@@ -139,19 +149,8 @@ impl Pods {
             self.leaving.end(uid);
         }
     }
-}
 
-impl PodEvents for Pods {
-    fn held(&self) -> Vec<(PodIdentity, Arc<Handed>)> {
-        let served = self.served.lock();
-        let held = |served: &Served| {
-            let identity = served.pod.info.load().identity.clone();
-            (identity, Arc::clone(&served.handed))
-        };
-        served.values().map(held).collect()
-    }
-
-    fn add(&self, identity: PodIdentity, handed: Handed) -> Result<(), AddError> {
+    fn serve(&self, identity: PodIdentity, handed: Handed) -> Result<(), AddError> {
         let handed = Arc::new(handed);
         let uid = identity.uid.clone();
         let mut served = self.served.lock();
@@ -200,6 +199,7 @@ impl PodEvents for Pods {
             identity = %pod.lease.load().identity(),
             "serving pod"
         );
+        self.proxy.metrics.pod_started();
         served.insert(
             uid,
             Served {
@@ -209,6 +209,28 @@ impl PodEvents for Pods {
             },
         );
         Ok(())
+    }
+}
+
+impl PodEvents for Pods {
+    fn held(&self) -> Vec<(PodIdentity, Arc<Handed>)> {
+        let served = self.served.lock();
+        let held = |served: &Served| {
+            let identity = served.pod.info.load().identity.clone();
+            (identity, Arc::clone(&served.handed))
+        };
+        served.values().map(held).collect()
+    }
+
+    fn add(&self, identity: PodIdentity, handed: Handed) -> Result<(), AddError> {
+        let uid = identity.uid.clone();
+        let added = self.serve(identity, handed);
+        let mut refused = self.refused.lock();
+        match &added {
+            Ok(()) => _ = refused.remove(&uid),
+            Err(_) => _ = refused.insert(uid),
+        }
+        added
     }
 
     fn remove(&self, uid: &str, force: bool) -> impl Future<Output = ()> + Send + 'static {
@@ -231,6 +253,7 @@ impl PodEvents for Pods {
         for uid in gone {
             self.forget(&uid, true);
         }
+        self.refused.lock().retain(|uid| named.contains(uid));
         self.snapshot_done.store(true, Ordering::Release);
         tracing::info!(pods = named.len(), "the node agent has sent all pods");
     }
@@ -249,10 +272,52 @@ mod tests {
     async fn stopping_ztunnel_accepts_no_pod() {
         let pods = Pods::new(crate::proxy::testing::proxy(false));
         pods.drain().await;
-        let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
-        let handed = Handed::new(std::iter::repeat_with(listener).take(5).collect());
-        let added = pods.add(PodIdentity::default(), handed.unwrap());
+        let added = pods.add(PodIdentity::default(), handed());
         assert!(matches!(added, Err(AddError::Ending)), "{added:?}");
         assert_eq!(pods.counts(), (0, 0));
+    }
+
+    fn handed() -> Handed {
+        let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
+        Handed::new(std::iter::repeat_with(listener).take(5).collect()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn pods_are_counted_as_served_pending_started_and_stopped() {
+        let pods = Pods::new(crate::proxy::testing::proxy(false));
+        let metrics = Arc::clone(&pods.proxy.metrics);
+        let counted = || {
+            let text = metrics.render(crate::observe::Gauges::default()).unwrap();
+            ["started", "stopped"].map(|what| {
+                let name = format!("workload_manager_proxies_{what}_total ");
+                let mut lines = text.lines();
+                let value = lines.find_map(|line| line.strip_prefix(&name)).unwrap();
+                value.parse::<u64>().unwrap()
+            })
+        };
+        let identity = |namespace: &str| PodIdentity {
+            uid: "server-uid".into(),
+            namespace: namespace.into(),
+            service_account: "server".into(),
+            ..PodIdentity::default()
+        };
+        assert_eq!((pods.counts().0, pods.refused(), counted()), (0, 0, [0, 0]));
+        // No identity can have this namespace.
+        pods.add(identity("no namespace/"), handed()).unwrap_err();
+        assert_eq!((pods.counts().0, pods.refused(), counted()), (0, 1, [0, 0]));
+        pods.add(identity("test"), handed()).unwrap();
+        assert_eq!((pods.counts().0, pods.refused(), counted()), (1, 0, [1, 0]));
+        // The agent says more of a pod that is served.
+        pods.add(identity("test"), handed()).unwrap();
+        assert_eq!((pods.counts().0, pods.refused(), counted()), (1, 0, [1, 0]));
+        pods.remove("server-uid", false).await;
+        assert_eq!((pods.counts().0, pods.refused(), counted()), (0, 0, [1, 1]));
+        // Nor does one wait that is gone before it could be served, whether the agent says so or names it no more.
+        pods.add(identity("no namespace/"), handed()).unwrap_err();
+        pods.remove("server-uid", false).await;
+        assert_eq!(pods.refused(), 0);
+        pods.add(identity("no namespace/"), handed()).unwrap_err();
+        pods.snapshot_done(&[]);
+        assert_eq!(pods.refused(), 0);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ambit_hbone::{HboneConfig, HbonePool, MemoryBudget};
 use ambit_mesh::Skew;
 use ambit_mesh::subscription::Synced;
-use ambit_runtime::{Answer, Shares, listen, serve};
+use ambit_runtime::{Answer, MetricsSettings, Shares, is_metrics_path, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
@@ -124,7 +124,7 @@ impl Ztunnel {
             ..HboneConfig::default()
         };
         let metrics_of_proxy = Arc::new(Metrics::new()?);
-        metrics_of_proxy.include(&hbone.memory)?;
+        hbone.memory.register(metrics_of_proxy.registry())?;
         let proxy = Arc::new(Proxy {
             state: Arc::new(MeshState::new(&config.pod.node_name)),
             certificates: CertificateManager::new(parts.certificates, ManagerConfig::default()),
@@ -151,13 +151,14 @@ impl Ztunnel {
         };
         // The order matters: resources that workloads name should be there before them.
         let subscriptions = [TYPE_AUTHORIZATION, TYPE_ADDRESS].map(Subscription::wildcard);
-        let client = Client::new(
+        let mut client = Client::new(
             parts.control_plane,
             parts.token,
             node(&config),
             subscriptions,
             updater,
         );
+        client.register(proxy.metrics.registry())?;
         let shared = Arc::new(Shared {
             proxy,
             pods: Arc::clone(&pods),
@@ -192,7 +193,20 @@ impl Ztunnel {
             tasks,
         };
         this.serve_http(admin, metrics, ready);
+        this.follow_settings();
         Ok(this)
+    }
+
+    /// What the mesh says of metrics.
+    fn follow_settings(&self) {
+        let Some(path) = self.config.http.metrics_file.clone() else {
+            return;
+        };
+        let (metrics, shutdown) = (Arc::clone(&self.shared.proxy.metrics), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let following = MetricsSettings::follow(&path, |settings| metrics.apply(settings));
+            shutdown.run_until_cancelled(following).await;
+        });
     }
 
     fn serve_http(&self, admin: TcpListener, metrics: TcpListener, ready: TcpListener) {
@@ -204,7 +218,7 @@ impl Ztunnel {
         let shared = Arc::clone(&self.shared);
         self.tasks
             .spawn(serve("metrics", metrics, shutdown(), move |path| {
-                matches!(path, "/metrics" | "/stats/prometheus").then(|| shared.metrics())
+                is_metrics_path(path).then(|| shared.metrics())
             }));
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(serve("ready", ready, shutdown(), move |path| {
@@ -260,10 +274,12 @@ impl Shared {
 
     fn metrics(&self) -> Answer {
         let (pods, draining_pods) = self.pods.counts();
+        let refused_pods = self.pods.refused();
         let (workloads, services, policies) = self.proxy.state.counts();
         let gauges = Gauges {
             pods,
             draining_pods,
+            refused_pods,
             workloads,
             services,
             policies,

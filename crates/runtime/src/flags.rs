@@ -91,6 +91,9 @@ pub struct HttpFlags {
     /// Prometheus metrics.
     #[arg(long, env = "AMBIT_METRICS_ADDRESS", default_value = "0.0.0.0:15020")]
     pub metrics_address: SocketAddr,
+    /// A file with settings of metrics (JSON), which is followed while the program runs.
+    #[arg(long = "metrics-file", env = "AMBIT_METRICS_FILE")]
+    pub metrics_file: Option<PathBuf>,
     /// Readiness.
     #[arg(long, env = "AMBIT_READY_ADDRESS", default_value = "0.0.0.0:15021")]
     pub ready_address: SocketAddr,

@@ -3,10 +3,12 @@
 
 mod accept;
 mod flags;
+mod followed;
 mod http;
 mod log;
 mod memory;
 mod metrics;
+mod process;
 mod program;
 mod shares;
 mod socket;
@@ -17,8 +19,8 @@ pub use http::{Answer, listen, serve};
 pub use log::{LogError, LogGuard, log_permit, start_log};
 pub use memory::memory_limit;
 pub use metrics::{
-    Counter, Counters, Expose, FamilyOptions, Histogram, Histograms, WeakCounter, WeakHistogram,
-    render_metrics,
+    Counter, Counters, Expose, FamilyOptions, Histogram, Histograms, MetricsSettings, WeakCounter,
+    WeakHistogram, is_metrics_path, render_metrics,
 };
 pub use program::{Signals, Workers, run_program};
 pub use shares::{Held, Holder, Share, Shares};

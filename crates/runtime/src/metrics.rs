@@ -3,66 +3,113 @@
 
 mod family;
 mod instrument;
+mod settings;
 
 use std::fmt::Write;
 
 use prometheus::{Registry, TextEncoder};
 
 use crate::log::{dropped_lines, suppressed_lines};
+use crate::process::process_metrics;
 pub use family::FamilyOptions;
 use family::{Family, Series};
 use instrument::{Buckets, Total};
+pub use settings::MetricsSettings;
 
-const OVERFLOW: &str = "ambit_metrics_overflow_total";
+const BUILD: &str = "istio_build";
 
 /// Writes itself in Prometheus' text format.
 pub trait Expose {
     /// Appends all series to `out`, and removes those that have expired.
     fn expose(&self, out: &mut String);
 
-    /// Its name, and how often something was counted in a series that is not its own.
-    fn overflow(&self) -> (&'static str, u64);
+    /// From now on it has none of these labels. Series that differed in them alone are one, which has their sum.
+    fn set_dropped(&self, labels: &[&str]);
+
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// How many series it has, and how many it may have.
+    fn bound(&self) -> (usize, usize);
+
+    /// How often something was counted in a series that is not its own.
+    fn overflow(&self) -> u64;
 }
 
-/// All metrics of a program in Prometheus' text format: those of the registry, these families, and what the log has
-/// dropped.
+/// Whether metrics are served at this path: the usual one of Prometheus, and the one that scrapers of Istio's proxies use.
+pub fn is_metrics_path(path: &str) -> bool {
+    matches!(path, "/metrics" | "/stats/prometheus")
+}
+
+/// All metrics of a program in Prometheus' text format: its version, the resources of its process, those of the registry,
+/// these families, and what the log has dropped. `component` is the program's name in `istio_build`.
 ///
 /// # Errors
 /// When the registry's metrics cannot be written as text.
-pub fn render_metrics(registry: &Registry, families: &[&dyn Expose]) -> Result<String, prometheus::Error> {
+pub fn render_metrics(
+    component: &str,
+    registry: &Registry,
+    families: &[&dyn Expose],
+) -> Result<String, prometheus::Error> {
     let mut text = TextEncoder::new().encode_to_string(&registry.gather())?;
     for family in families {
         family.expose(&mut text);
     }
     // Writing to a string does not fail.
-    if !families.is_empty() {
-        let _ = writeln!(
-            text,
-            "# HELP {OVERFLOW} How often a metric was counted with unknown labels because it had its \
-             maximum of series\n# TYPE {OVERFLOW} counter"
-        );
+    let mut line = |line: std::fmt::Arguments<'_>| _ = text.write_fmt(format_args!("{line}\n"));
+    let version = env!("CARGO_PKG_VERSION");
+    line(format_args!(
+        "# HELP {BUILD} The program and its version\n# TYPE {BUILD} gauge"
+    ));
+    line(format_args!(
+        "{BUILD}{{component=\"{component}\",tag=\"{version}\"}} 1"
+    ));
+    type Value = fn(&dyn Expose) -> u64;
+    let of_families: [(&str, &str, &str, Value); 3] = [
+        (
+            "ambit_metrics_series",
+            "Series of a metric whose series expire",
+            "gauge",
+            |family| family.bound().0 as u64,
+        ),
+        (
+            "ambit_metrics_series_limit",
+            "Maximum of such series, without those with unknown labels",
+            "gauge",
+            |family| family.bound().1 as u64,
+        ),
+        (
+            "ambit_metrics_overflow_total",
+            "How often such a metric was counted with unknown labels because it had its maximum of series",
+            "counter",
+            |family| family.overflow(),
+        ),
+    ];
+    for (name, help, kind, value) in of_families.iter().filter(|_| !families.is_empty()) {
+        line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
+        for family in families {
+            let metric = family.name();
+            line(format_args!("{name}{{metric=\"{metric}\"}} {}", value(*family)));
+        }
     }
-    for family in families {
-        let (name, count) = family.overflow();
-        let _ = writeln!(text, "{OVERFLOW}{{metric=\"{name}\"}} {count}");
-    }
-    for (name, help, value) in [
+    let of_the_log = [
         (
             "ambit_log_dropped_total",
             "Log lines that were dropped because the log was not read fast enough",
-            dropped_lines(),
+            "counter",
+            dropped_lines() as f64,
         ),
         (
             "ambit_log_suppressed_total",
             "Log lines about refused peers that were suppressed because one peer caused many",
-            suppressed_lines(),
+            "counter",
+            suppressed_lines() as f64,
         ),
-    ] {
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}"
-        );
+    ];
+    for (name, help, kind, value) in of_the_log.into_iter().chain(process_metrics()) {
+        line(format_args!(
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+        ));
     }
     Ok(text)
 }
@@ -176,8 +223,20 @@ impl Expose for Counters {
         self.0.expose(out);
     }
 
-    fn overflow(&self) -> (&'static str, u64) {
-        (self.0.name(), self.0.overflow())
+    fn set_dropped(&self, labels: &[&str]) {
+        self.0.set_dropped(labels);
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn bound(&self) -> (usize, usize) {
+        self.0.bound()
+    }
+
+    fn overflow(&self) -> u64 {
+        self.0.overflow()
     }
 }
 
@@ -186,7 +245,19 @@ impl Expose for Histograms {
         self.0.expose(out);
     }
 
-    fn overflow(&self) -> (&'static str, u64) {
-        (self.0.name(), self.0.overflow())
+    fn set_dropped(&self, labels: &[&str]) {
+        self.0.set_dropped(labels);
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn bound(&self) -> (usize, usize) {
+        self.0.bound()
+    }
+
+    fn overflow(&self) -> u64 {
+        self.0.overflow()
     }
 }

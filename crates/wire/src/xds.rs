@@ -2,6 +2,7 @@
 //! which parts of the protocol are used, and how.
 
 mod client;
+mod client_metrics;
 mod collection;
 mod node;
 mod server;

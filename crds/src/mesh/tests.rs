@@ -33,7 +33,7 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
                 "maxConnectionAge": "10s",
                 "placement": {},
             },
-            "telemetry": {"accessLog": "Enabled", "logLevel": "info"},
+            "telemetry": {"accessLog": "Enabled", "logLevel": "info", "metrics": {"waypointReportsDestination": "Disabled"}},
             "drainDeadline": "1m",
         })
     );
@@ -116,6 +116,37 @@ fn log_levels_are_checked() {
     ] {
         let messages = refused(&mesh("default", json!({"telemetry": {"logLevel": level}})));
         assert_eq!(messages.is_empty(), accepted, "{level}: {messages}");
+    }
+}
+
+#[test]
+fn only_labels_that_there_are_can_be_dropped_and_the_reporter_cannot() {
+    let dropped = |labels: Value| {
+        let metrics = json!({"dropLabels": labels, "waypointReportsDestination": "Enabled"});
+        mesh("default", json!({"telemetry": {"metrics": metrics}}))
+    };
+    let object = dropped(json!(["source_principal", "destination_app", "response_code"]));
+    assert_eq!(refused(&object), "");
+    let read: Mesh = serde_json::from_value(object).unwrap();
+    let labels = read.spec.telemetry.metrics.drop_labels;
+    assert_eq!(
+        serde_json::to_value(labels).unwrap(),
+        json!(["source_principal", "destination_app", "response_code"])
+    );
+    let crd = serde_json::to_value(Mesh::crd()).unwrap();
+    let path = ["spec", "telemetry", "metrics", "dropLabels"].map(|field| format!("/properties/{field}"));
+    let path = format!(
+        "/spec/versions/0/schema/openAPIV3Schema{}/items/enum",
+        path.concat()
+    );
+    let known = crd.pointer(&path).unwrap().as_array().unwrap();
+    assert!(
+        known.contains(&json!("source_principal")) && !known.contains(&json!("reporter")),
+        "{known:?}"
+    );
+    for label in ["reporter", "source_principals", "le"] {
+        let error = serde_json::from_value::<Mesh>(dropped(json!([label]))).unwrap_err();
+        assert!(error.to_string().contains("unknown variant"), "{error}");
     }
 }
 

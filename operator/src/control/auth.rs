@@ -35,6 +35,9 @@ pub(super) enum Role {
 }
 
 impl Role {
+    /// Those that open configuration streams.
+    pub(super) const OF_PROXIES: [Self; 3] = [Self::Ztunnel, Self::Agent, Self::Waypoint];
+
     /// As a metric label.
     pub(super) fn label(self) -> &'static str {
         match self {

@@ -30,10 +30,10 @@ impl IstioCertificateService for Certificates {
             .0
             .caller(request.metadata(), request.extensions(), WHAT)
             .await?;
-        let (identity, issued) = self
-            .issue(&caller, request.get_ref())
-            .await
-            .map_err(|e| e.record(&self.0.metrics, WHAT))?;
+        let (identity, issued) = self.issue(&caller, request.get_ref()).await.map_err(|refusal| {
+            self.0.metrics.not_issued(refusal.reason.label());
+            refusal.record(&self.0.metrics, WHAT)
+        })?;
         self.0.metrics.issued();
         let not_after = chrono::DateTime::<chrono::Utc>::from(issued.not_after).to_rfc3339();
         info!(%identity, %caller, not_after, "certificate issued");

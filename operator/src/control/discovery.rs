@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -116,6 +117,10 @@ impl xds::Source for Shared {
 
     fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {
         client.open.sent(type_url, resources);
+    }
+
+    fn acknowledged(&self, client: &Subscriber, took: Duration) {
+        self.metrics.acknowledged(client.caller.role.label(), took);
     }
 
     fn most_names(&self, client: &Subscriber) -> usize {

@@ -1,7 +1,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use super::auth::Role;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// In seconds.
+const ACKNOWLEDGED: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 
 /// The control plane's own metrics.
 #[derive(Clone)]
@@ -11,7 +20,10 @@ pub(super) struct Metrics {
     rejected: IntCounterVec,
     streams: IntGaugeVec,
     refused: IntCounterVec,
+    acknowledged: HistogramVec,
     issued: IntCounter,
+    not_issued: IntCounterVec,
+    expiry: IntGauge,
     reports: IntCounterVec,
 }
 
@@ -39,6 +51,23 @@ impl Metrics {
                 "Calls that the control plane refused.",
                 &["reason"],
             )?,
+            acknowledged: HistogramVec::new(
+                HistogramOpts::new(
+                    "ambit_xds_change_to_ack_seconds",
+                    "From the publication of a change to the acknowledgement of a proxy or agent whose stream is open, by its role.",
+                )
+                .buckets(ACKNOWLEDGED.to_vec()),
+                &["role"],
+            )?,
+            not_issued: vec(
+                "ambit_certificates_refused_total",
+                "Requests for workload certificates that were refused.",
+                &["reason"],
+            )?,
+            expiry: IntGauge::new(
+                "ambit_ca_expiry_timestamp_seconds",
+                "When the certificate of the mesh's authority expires, in seconds since 1970: no other lasts longer.",
+            )?,
             issued: IntCounter::new("ambit_certificates_issued_total", "Workload certificates issued.")?,
             reports: vec(
                 "ambit_capture_reports_total",
@@ -52,6 +81,14 @@ impl Metrics {
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.issued.clone()))?;
         registry.register(Box::new(metrics.reports.clone()))?;
+        registry.register(Box::new(metrics.acknowledged.clone()))?;
+        registry.register(Box::new(metrics.not_issued.clone()))?;
+        registry.register(Box::new(metrics.expiry.clone()))?;
+        // So that what has not happened yet is 0.
+        for role in Role::OF_PROXIES {
+            metrics.streams.with_label_values(&[role.label()]);
+            metrics.acknowledged.with_label_values(&[role.label()]);
+        }
         Ok(metrics)
     }
 
@@ -65,6 +102,22 @@ impl Metrics {
 
     pub(super) fn issued(&self) {
         self.issued.inc();
+    }
+
+    pub(super) fn not_issued(&self, reason: &str) {
+        self.not_issued.with_label_values(&[reason]).inc();
+    }
+
+    /// When the authority's certificate expires.
+    pub(super) fn expires(&self, at: SystemTime) {
+        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.expiry.set(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn acknowledged(&self, role: &str, took: Duration) {
+        self.acknowledged
+            .with_label_values(&[role])
+            .observe(took.as_secs_f64());
     }
 
     pub(super) fn reported(&self, recorded: bool) {

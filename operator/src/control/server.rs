@@ -125,6 +125,7 @@ impl ControlPlane {
             metrics: Metrics::new(registry)?,
             shutdown,
         };
+        shared.metrics.expires(shared.authority.not_after());
         Ok(Self {
             shared: Arc::new(shared),
             serving_names,

@@ -337,6 +337,16 @@ impl Running {
         TokenFile::new(path)
     }
 
+    /// The value of a series.
+    pub(crate) fn counted(&self, series: &str) -> f64 {
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Calls refused for this reason so far.
     pub(crate) fn refused(&self, reason: &str) -> u64 {
         let families = self.registry.gather();

@@ -4,7 +4,8 @@ mod agent;
 mod ztunnel;
 
 use ambit_crds::labels;
-use ambit_crds::{AccessLog, MeshSpec, Placement};
+use ambit_crds::{AccessLog, DestinationReports, MeshSpec, Placement};
+use ambit_runtime::MetricsSettings;
 use ambit_wire::names;
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
@@ -18,11 +19,12 @@ pub(super) const AGENT: &str = "ambit-agent";
 pub(super) const ZTUNNEL: &str = "ztunnel";
 /// Name of the ztunnels' ServiceAccount.
 pub(super) const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
-/// Name of the ConfigMap that agents and ztunnels read while they run: the root certificate and the log filter. In the
-/// operator's own namespace [`names::ROOT_CONFIG_MAP`] belongs to the control plane.
+/// Name of the ConfigMap that agents and ztunnels read while they run: the root certificate, the log filter and the metrics
+/// settings. In the operator's own namespace [`names::ROOT_CONFIG_MAP`] belongs to the control plane.
 pub(super) const DATA_PLANE: &str = "ambit-data-plane";
 
 const LOG_KEY: &str = "log-filter";
+const METRICS_KEY: &str = "metrics.json";
 /// Where that ConfigMap is mounted.
 const ROOT_MOUNT: &str = "/var/run/ambit/root";
 
@@ -51,8 +53,8 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     objects
 }
 
-/// The mesh's root certificate and the log filter, for the pods of a namespace. The filter is not part of the pods: a
-/// change restarts none.
+/// The mesh's root certificate, the log filter and the metrics settings, for the pods of a namespace. The last two are not
+/// part of the pods: a change restarts none.
 pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str, name: &str) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),
@@ -61,7 +63,18 @@ pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str, name: 
         object: json!({ "data": {
             names::ROOT_KEY: settings.root_certificate,
             LOG_KEY: mesh.telemetry.log_level,
+            METRICS_KEY: json!(metrics(mesh)).to_string(),
         } }),
+    }
+}
+
+fn metrics(mesh: &MeshSpec) -> MetricsSettings {
+    let metrics = &mesh.telemetry.metrics;
+    // Each is a text in JSON.
+    let name = |label| json!(label).as_str().map(str::to_owned);
+    MetricsSettings {
+        drop_labels: metrics.drop_labels.iter().filter_map(name).collect(),
+        waypoint_reports_destination: metrics.waypoint_reports_destination == DestinationReports::Enabled,
     }
 }
 
@@ -161,6 +174,20 @@ pub(super) fn environment(settings: &Settings, mesh: &MeshSpec) -> Vec<Value> {
         variable("AMBIT_LOG_FILTER_FILE", &format!("{ROOT_MOUNT}/{LOG_KEY}")),
         variable("AMBIT_LOG_FORMAT", &settings.log_format),
     ]
+}
+
+/// Annotations by which Prometheus finds a pod's metrics.
+pub(super) fn scraped(port: u16) -> Value {
+    json!({
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": port.to_string(),
+        "prometheus.io/path": "/metrics",
+    })
+}
+
+/// Where a proxy reads its metrics settings.
+pub(super) fn metrics_file() -> Value {
+    variable("AMBIT_METRICS_FILE", &format!("{ROOT_MOUNT}/{METRICS_KEY}"))
 }
 
 /// A variable with the value of one of the pod's fields.

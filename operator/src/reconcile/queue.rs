@@ -98,6 +98,20 @@ impl Queue {
         }
     }
 
+    /// Number of keys that are due and not running.
+    pub(super) fn due(&self, now: Instant) -> usize {
+        let due = self
+            .due
+            .iter()
+            .filter(|(work, at)| **at <= now && !self.running.contains(work));
+        due.count()
+    }
+
+    /// Number of keys that are running.
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
     /// Number of keys that wait after a failure.
     pub(super) fn failing(&self) -> usize {
         self.failures.len()

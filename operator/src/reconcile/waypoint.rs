@@ -270,6 +270,7 @@ impl WaypointReconciler {
             key,
             replicas,
             least: waypoint.scaling.min,
+            waypoint_for: waypoint.waypoint_for,
             pods: ambient.as_ref().and_then(|a| a.spec.waypoint_pods.as_ref()),
         };
         if let Some(mistake) = desired.resources(mesh).mistake() {

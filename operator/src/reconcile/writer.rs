@@ -7,12 +7,14 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use kube::Client;
+use prometheus::Registry;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::fenced;
 use super::mesh::MeshReconciler;
+use super::metrics::WorkMetrics;
 use super::namespace::NamespaceReconciler;
 use super::queue::{Queue, Work};
 use super::recorder::Events;
@@ -39,6 +41,7 @@ pub struct Writer {
     objects: Arc<Objects>,
     leadership: Leadership,
     health: Health,
+    metrics: Option<WorkMetrics>,
 }
 
 impl Writer {
@@ -79,13 +82,26 @@ impl Writer {
             objects,
             leadership,
             health,
+            metrics: None,
         }
+    }
+
+    /// Counts its work in `registry`.
+    ///
+    /// # Errors
+    /// When the registry has metrics of these names already.
+    pub fn register(&mut self, registry: &Registry) -> Result<(), prometheus::Error> {
+        self.metrics = Some(WorkMetrics::register(registry)?);
+        Ok(())
     }
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut leadership = self.leadership.clone();
         loop {
+            if let Some(metrics) = &self.metrics {
+                metrics.idle();
+            }
             // Work in progress ends with the leadership.
             let leads = leadership.wait_for(|leads| *leads).map(|leads| leads.is_ok());
             match stop.run_until_cancelled(self.idle(leads)).await {
@@ -142,6 +158,9 @@ impl Writer {
             while running.len() < PARALLEL {
                 let Some(work) = queue.take(now) else { break };
                 running.push(self.work(work));
+            }
+            if let Some(metrics) = &self.metrics {
+                metrics.queue(&queue, now);
             }
             let full = running.len() >= PARALLEL;
             let next = queue.next().filter(|_| !full).map_or(resync, |at| at.min(resync));
@@ -211,10 +230,14 @@ impl Writer {
 
     /// Reconciles one key; returns when to run again even if nothing changes.
     async fn work(&self, work: Work) -> (Work, Result<Option<Duration>, ReconcileError>) {
+        let begun = Instant::now();
         let result = match &work {
             Work::Mesh => self.mesh.reconcile().await,
             Work::Namespace(namespace) => self.namespace(namespace).await,
         };
+        if let Some(metrics) = &self.metrics {
+            metrics.worked(&work, begun.elapsed(), result.as_ref().err());
+        }
         (work, result)
     }
 

@@ -105,12 +105,13 @@ pub(crate) async fn reconcile(options: Options, log_format: &str) -> anyhow::Res
         root_certificate: root,
     };
     let (index, health) = (Arc::clone(&process.index), process.health.clone());
-    let writer = Writer::new(client, settings, index, objects, leadership, loads, health);
+    let mut writer = Writer::new(client, settings, index, objects, leadership, loads, health);
+    writer.register(&process.registry)?;
     process.tasks.spawn("writer", async move {
         writer.run(stop).await;
         Ok(())
     });
-    process.wait(common.metrics_address).await
+    process.wait("operator", common.metrics_address).await
 }
 
 /// Until initial sync is done.

@@ -75,7 +75,7 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     process
         .tasks
         .spawn("control plane", async move { Ok(control.run(listener).await?) });
-    process.wait(metrics_address).await
+    process.wait("control", metrics_address).await
 }
 
 /// The certificate authority; retries until the API server responds.

@@ -105,7 +105,7 @@ async fn serve(
     let upload = (!incoming.is_end_stream()).then(Arc::<Upload>::default);
     let body = upload.as_ref().map(|upload| {
         let patience = (!grpc).then_some(client.proxy.timeouts.body);
-        ClientBody::new(incoming, Arc::clone(upload), record.received(), patience)
+        ClientBody::new(incoming, Arc::clone(upload), record.request_body(), patience)
     });
     let passing = pass(client, target, head, body, upload.clone(), interim, &mut record);
     match passing.await {

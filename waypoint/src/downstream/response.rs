@@ -79,7 +79,7 @@ impl UpstreamBody {
             Some(Ok(frame)) => {
                 if let Some(record) = &mut self.record {
                     if let Some(data) = frame.data_ref() {
-                        record.sent(data.len() as u64);
+                        record.sent(data);
                     } else if let Some(trailers) = frame.trailers_ref() {
                         record.trailers(trailers);
                     }

@@ -67,12 +67,15 @@ where
     } = upgrade;
     // Too late to refuse it.
     let _held = client.account.hold_anyway(COPYING);
-    let received = record.as_ref().map(RequestRecord::received).unwrap_or_default();
+    let received = record
+        .as_ref()
+        .map(RequestRecord::request_body)
+        .unwrap_or_default();
     let sent = AtomicU64::new(first.len() as u64);
-    received.fetch_add(said.len() as u64, Ordering::Relaxed);
+    received.read_bytes(said.len() as u64);
     let copying = async {
         let mut io = Counted::new(io, End::Client, |bytes| {
-            received.fetch_add(bytes, Ordering::Relaxed);
+            received.read_bytes(bytes);
         });
         let mut endpoint = Counted::new(endpoint, End::Endpoint, |bytes| {
             sent.fetch_add(bytes, Ordering::Relaxed);
@@ -91,7 +94,7 @@ where
     let Some(mut record) = record else {
         return;
     };
-    record.sent(sent.into_inner());
+    record.sent_bytes(sent.into_inner());
     match ended {
         Ok(Ok(_)) => {}
         Ok(Err(error)) if is_clients(&error) => record.left(format!("WebSocket: {error}")),

@@ -1,40 +1,16 @@
 //! Prometheus metrics: Istio's standard ones under their own names and labels, and ours under `ambit_`.
 
-use ambit_hbone::MemoryBudget;
 use ambit_identity::SpiffeId;
-use ambit_runtime::{Counter, Counters, FamilyOptions, Histograms, render_metrics};
+use ambit_runtime::{Counter, Counters, Expose, FamilyOptions, MetricsSettings, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 
 use super::baggage::SourceWorkload;
-use super::series::{REQUEST_LABELS, SeriesTable, SourceSeries};
+use super::series::{SeriesTable, SourceSeries};
 use super::{Destination, Flag};
 use crate::state::Workload;
-
-/// In milliseconds, as Istio's.
-const DURATION_BUCKETS: &[f64] = &[
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    25.0,
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1000.0,
-    2500.0,
-    5000.0,
-    10_000.0,
-    30_000.0,
-    60_000.0,
-    300_000.0,
-    600_000.0,
-    1_800_000.0,
-    3_600_000.0,
-];
 
 /// Gauges that are read at each scrape.
 #[derive(Debug, Clone, Default)]
@@ -87,13 +63,29 @@ impl Refusal {
 const MAX_SERIES: usize = 3_000;
 
 /// The labels that remain in that case.
-const KEPT: &[&str] = &[
+pub(super) const KEPT: &[&str] = &[
     "reporter",
     "request_protocol",
     "response_code",
     "response_flags",
     "connection_security_policy",
 ];
+
+/// A metric whose series expire.
+pub(super) fn expiring(
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+    kept: &'static [&'static str],
+) -> FamilyOptions {
+    FamilyOptions {
+        name,
+        help,
+        labels,
+        most: MAX_SERIES,
+        kept,
+    }
+}
 
 /// The series of an open non-HTTP connection, which keeps them alive.
 pub(super) struct Totals {
@@ -130,13 +122,6 @@ impl Metrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
-        let expiring = |name, help, labels, kept| FamilyOptions {
-            name,
-            help,
-            labels,
-            most: MAX_SERIES,
-            kept,
-        };
         let gauge = |name: &str, help: &str| {
             register(&registry, IntGauge::new(format!("ambit_waypoint_{name}"), help)?)
         };
@@ -145,23 +130,7 @@ impl Metrics {
             &["kind"],
         )?;
         Ok(Self {
-            series: SeriesTable::new(
-                Counters::new(expiring(
-                    "istio_requests_total",
-                    "Requests that have ended",
-                    &REQUEST_LABELS,
-                    KEPT,
-                )),
-                Histograms::new(
-                    expiring(
-                        "istio_request_duration_milliseconds",
-                        "From the head of a request to the end of its response",
-                        &REQUEST_LABELS,
-                        KEPT,
-                    ),
-                    DURATION_BUCKETS,
-                ),
-            ),
+            series: SeriesTable::new(),
             tcp_opened: Counters::new(expiring(
                 "istio_tcp_connections_opened_total",
                 "Non-HTTP connections opened",
@@ -235,8 +204,8 @@ impl Metrics {
         })
     }
 
-    pub(super) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
-        memory.register(&self.registry)
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(super) fn source(&self, identity: &SpiffeId, workload: &SourceWorkload) -> Arc<SourceSeries> {
@@ -317,21 +286,40 @@ impl Metrics {
         self.silent_connections
             .set(signed(gauges.silent_connections as u64));
         self.control_plane.set(gauges.control_plane.into());
-        render_metrics(
-            &self.registry,
-            &[
-                &self.series.requests,
-                &self.series.duration,
-                &self.tcp_opened,
-                &self.tcp_closed,
-                &self.tcp_sent,
-                &self.tcp_received,
-                &self.retries,
-                &self.retry_limits,
-                &self.denied,
-                &self.audited,
-            ],
-        )
+        render_metrics("waypoint", &self.registry, &self.families())
+    }
+
+    /// Metrics whose series expire.
+    fn families(&self) -> [&dyn Expose; 14] {
+        [
+            &self.series.requests,
+            &self.series.duration,
+            &self.series.request_bytes,
+            &self.series.response_bytes,
+            &self.series.messages.request,
+            &self.series.messages.response,
+            &self.tcp_opened,
+            &self.tcp_closed,
+            &self.tcp_sent,
+            &self.tcp_received,
+            &self.retries,
+            &self.retry_limits,
+            &self.denied,
+            &self.audited,
+        ]
+    }
+
+    /// Applies the metrics settings of the mesh.
+    pub(super) fn apply(&self, settings: &MetricsSettings) {
+        let dropped = settings.dropped();
+        // Ours have few labels.
+        let families = self.families();
+        let istios = families
+            .iter()
+            .filter(|family| family.name().starts_with("istio_"));
+        istios.for_each(|family| family.set_dropped(&dropped));
+        self.series
+            .report_destination(settings.waypoint_reports_destination);
     }
 }
 

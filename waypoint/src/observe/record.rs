@@ -4,7 +4,7 @@ mod connection;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use ambit_identity::SpiffeId;
 use ambit_policy::Decision;
@@ -12,10 +12,11 @@ use ambit_runtime::Share;
 use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::access::{self, Line};
+use super::body::{BodyMeter, Counts, Messages};
 use super::load::RequestInFlight;
 use super::outcome::{CUT, Outcome};
 use super::protocol::Protocol;
-use super::series::SeriesKey;
+use super::series::{Reporter, SeriesKey};
 use super::trace::trace_id;
 use super::{Destination, Flag, Observer, Source};
 use crate::account::Held;
@@ -60,8 +61,11 @@ pub(crate) struct RequestRecord {
     outcome: Outcome,
     route: Option<Arc<str>>,
     retries: u32,
-    bytes_in: Arc<AtomicU64>,
+    request_body: Arc<Counts>,
     bytes_out: u64,
+    /// Of gRPC alone: where the response's messages end, and how many have.
+    messages: Option<Messages>,
+    messages_out: u64,
     ended: bool,
 }
 
@@ -103,8 +107,10 @@ impl RequestRecord {
             outcome: Outcome::default(),
             route: None,
             retries: 0,
-            bytes_in: Arc::default(),
+            request_body: Arc::default(),
             bytes_out: 0,
+            messages: Messages::of(request),
+            messages_out: 0,
             ended: false,
         }
     }
@@ -187,14 +193,22 @@ impl RequestRecord {
         }
     }
 
-    /// This number of bytes of the response's body is being sent.
-    pub(crate) fn sent(&mut self, bytes: u64) {
+    /// This part of the response's body is being sent.
+    pub(crate) fn sent(&mut self, data: &[u8]) {
+        self.sent_bytes(data.len() as u64);
+        if let Some(messages) = &mut self.messages {
+            self.messages_out += messages.end_in(data);
+        }
+    }
+
+    /// This number of bytes of a response without messages is being sent.
+    pub(crate) fn sent_bytes(&mut self, bytes: u64) {
         self.bytes_out += bytes;
     }
 
-    /// Counts the bytes of the request's body.
-    pub(crate) fn received(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.bytes_in)
+    /// Counts the request's body as it is read. There is one reader.
+    pub(crate) fn request_body(&self) -> BodyMeter {
+        BodyMeter::new(&self.request_body, self.messages.map(|_| Messages::default()))
     }
 
     /// The response has ended correctly. A record that is dropped without this counts as one whose client disconnected.
@@ -219,7 +233,7 @@ impl RequestRecord {
             route: self.route.as_deref(),
             outcome: &self.outcome,
             retries: self.retries,
-            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_in: self.request_body.bytes.load(Ordering::Relaxed),
             bytes_out: self.bytes_out,
             duration: self.in_flight.elapsed(),
             trace_id: self.trace_id.as_deref(),
@@ -240,7 +254,10 @@ impl Drop for RequestRecord {
             self.failed(flag, reason);
         }
         let endpoint = self.endpoint.as_ref().map(|(workload, _)| &**workload);
-        let key = SeriesKey {
+        let bytes_in = self.request_body.bytes.load(Ordering::Relaxed);
+        let messages_in = self.request_body.messages.load(Ordering::Relaxed);
+        let mut key = SeriesKey {
+            reporter: Reporter::Waypoint,
             destination: Arc::clone(self.destination.key()),
             workload: endpoint.map(|workload| Arc::clone(workload.series())),
             protocol: self.protocol,
@@ -249,11 +266,24 @@ impl Drop for RequestRecord {
             flag: self.outcome.flag,
         };
         let table = &self.observer.metrics.series;
-        let series = table.of(&self.source.series, key, &self.destination, endpoint);
-        series.requests.inc();
-        series
-            .duration
-            .observe(self.in_flight.elapsed().as_secs_f64() * 1e3);
+        let count = |key: SeriesKey| {
+            let series = table.of(&self.source.series, key, &self.destination, endpoint);
+            series.requests.inc();
+            series
+                .duration
+                .observe(self.in_flight.elapsed().as_secs_f64() * 1e3);
+            series.request_bytes.observe(bytes_in as f64);
+            series.response_bytes.observe(self.bytes_out as f64);
+            if let Some(messages) = &series.messages {
+                messages.request.inc_by(messages_in);
+                messages.response.inc_by(self.messages_out);
+            }
+        };
+        if table.reports_destination() {
+            count(key.clone());
+            key.reporter = Reporter::Destination;
+        }
+        count(key);
         if self.outcome.is_notable() || self.observer.access_log.load(Ordering::Relaxed) {
             access::log(&self.line());
         }

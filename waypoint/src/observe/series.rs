@@ -2,6 +2,7 @@
 //! so the handles of used ones are cached, by source and by what differs between its requests.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use ambit_identity::SpiffeId;
@@ -10,12 +11,50 @@ use ambit_wire::names::ISTIO_TCP_LABELS;
 use parking_lot::RwLock;
 
 use super::baggage::SourceWorkload;
+use super::metrics::{KEPT, expiring};
 use super::protocol::Protocol;
 use super::{Destination, Flag};
 use crate::state::Workload;
 
 /// Number of cached handles before expired ones are removed.
 const HANDLES: usize = 8;
+/// In milliseconds, as Istio's.
+const DURATION_BUCKETS: &[f64] = &[
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
+/// In bytes, each four times the one before.
+const SIZE_BUCKETS: &[f64] = &[
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+    268_435_456.0,
+];
 /// The code of an invalid gRPC status.
 const OTHER_STATUS: u16 = 17;
 
@@ -50,6 +89,24 @@ pub(super) struct SeriesKey {
     pub(super) code: u16,
     pub(super) grpc_status: Option<u16>,
     pub(super) flag: Flag,
+    pub(super) reporter: Reporter,
+}
+
+/// Whom a request's series is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Reporter {
+    Waypoint,
+    /// As a sidecar of the destination would report it: for tools that know no waypoints.
+    Destination,
+}
+
+impl Reporter {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Waypoint => "waypoint",
+            Self::Destination => "destination",
+        }
+    }
 }
 
 impl SeriesKey {
@@ -64,6 +121,17 @@ impl SeriesKey {
 pub(super) struct RequestSeries {
     pub(super) requests: Counter,
     pub(super) duration: Histogram,
+    pub(super) request_bytes: Histogram,
+    pub(super) response_bytes: Histogram,
+    /// Of gRPC.
+    pub(super) messages: Option<Messages<Counter>>,
+}
+
+/// What counts messages of requests and of responses.
+#[derive(Debug, Clone)]
+pub(super) struct Messages<T> {
+    pub(super) request: T,
+    pub(super) response: T,
 }
 
 /// The same, without keeping it alive.
@@ -71,6 +139,9 @@ pub(super) struct RequestSeries {
 struct Handle {
     requests: WeakCounter,
     duration: WeakHistogram,
+    request_bytes: WeakHistogram,
+    response_bytes: WeakHistogram,
+    messages: Option<Messages<WeakCounter>>,
 }
 
 impl Handle {
@@ -78,6 +149,34 @@ impl Handle {
         Some(RequestSeries {
             requests: self.requests.upgrade()?,
             duration: self.duration.upgrade()?,
+            request_bytes: self.request_bytes.upgrade()?,
+            response_bytes: self.response_bytes.upgrade()?,
+            messages: match &self.messages {
+                None => None,
+                Some(messages) => Some(Messages {
+                    request: messages.request.upgrade()?,
+                    response: messages.response.upgrade()?,
+                }),
+            },
+        })
+    }
+}
+
+impl RequestSeries {
+    /// None where any of them has no series of its own: it may have one later.
+    fn downgrade(&self) -> Option<Handle> {
+        Some(Handle {
+            requests: self.requests.downgrade()?,
+            duration: self.duration.downgrade()?,
+            request_bytes: self.request_bytes.downgrade()?,
+            response_bytes: self.response_bytes.downgrade()?,
+            messages: match &self.messages {
+                None => None,
+                Some(messages) => Some(Messages {
+                    request: messages.request.downgrade()?,
+                    response: messages.response.downgrade()?,
+                }),
+            },
         })
     }
 }
@@ -93,16 +192,75 @@ pub(super) struct SourceSeries {
 pub(super) struct SeriesTable {
     pub(super) requests: Counters,
     pub(super) duration: Histograms,
+    pub(super) request_bytes: Histograms,
+    pub(super) response_bytes: Histograms,
+    pub(super) messages: Messages<Counters>,
+    /// Each request is reported as its destination would, too.
+    reports_destination: AtomicBool,
     sources: RwLock<HashMap<(SpiffeId, SourceWorkload), Weak<SourceSeries>>>,
 }
 
 impl SeriesTable {
-    pub(super) fn new(requests: Counters, duration: Histograms) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            requests,
-            duration,
+            requests: Counters::new(expiring(
+                "istio_requests_total",
+                "Requests that have ended",
+                &REQUEST_LABELS,
+                KEPT,
+            )),
+            duration: Histograms::new(
+                expiring(
+                    "istio_request_duration_milliseconds",
+                    "From the head of a request to the end of its response",
+                    &REQUEST_LABELS,
+                    KEPT,
+                ),
+                DURATION_BUCKETS,
+            ),
+            request_bytes: Histograms::new(
+                expiring(
+                    "istio_request_bytes",
+                    "Bytes of the bodies of requests",
+                    &REQUEST_LABELS,
+                    KEPT,
+                ),
+                SIZE_BUCKETS,
+            ),
+            response_bytes: Histograms::new(
+                expiring(
+                    "istio_response_bytes",
+                    "Bytes of the bodies of responses",
+                    &REQUEST_LABELS,
+                    KEPT,
+                ),
+                SIZE_BUCKETS,
+            ),
+            messages: Messages {
+                request: Counters::new(expiring(
+                    "istio_request_messages_total",
+                    "Messages of gRPC requests that have ended",
+                    &REQUEST_LABELS,
+                    KEPT,
+                )),
+                response: Counters::new(expiring(
+                    "istio_response_messages_total",
+                    "Messages of responses to gRPC requests that have ended",
+                    &REQUEST_LABELS,
+                    KEPT,
+                )),
+            },
+            reports_destination: AtomicBool::new(false),
             sources: RwLock::default(),
         }
+    }
+
+    pub(super) fn reports_destination(&self) -> bool {
+        self.reports_destination.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn report_destination(&self, on: bool) {
+        self.reports_destination.store(on, Ordering::Relaxed);
     }
 
     pub(super) fn source(&self, identity: &SpiffeId, workload: &SourceWorkload) -> Arc<SourceSeries> {
@@ -140,6 +298,7 @@ impl SeriesTable {
             return series;
         }
         let labels = labels(
+            key.reporter,
             &source.labels,
             destination,
             endpoint,
@@ -151,15 +310,21 @@ impl SeriesTable {
         let series = RequestSeries {
             requests: self.requests.with(&labels),
             duration: self.duration.with(&labels),
+            request_bytes: self.request_bytes.with(&labels),
+            response_bytes: self.response_bytes.with(&labels),
+            messages: (key.protocol == Protocol::Grpc).then(|| Messages {
+                request: self.messages.request.with(&labels),
+                response: self.messages.response.with(&labels),
+            }),
         };
-        if let (Some(requests), Some(duration)) = (series.requests.downgrade(), series.duration.downgrade()) {
+        if let Some(handle) = series.downgrade() {
             let mut handles = source.handles.write();
             if handles.len() == handles.capacity() {
                 handles.retain(|_, handle| handle.upgrade().is_some());
                 let room = handles.len().max(HANDLES);
                 handles.reserve(room);
             }
-            handles.insert(key, Handle { requests, duration });
+            handles.insert(key, handle);
         }
         series
     }
@@ -173,7 +338,8 @@ impl SourceSeries {
         endpoint: Option<&'a Workload>,
         flag: Flag,
     ) -> Vec<Label<'a>> {
-        labels(&self.labels, destination, endpoint, "tcp", None, flag)
+        let reporter = Reporter::Waypoint;
+        labels(reporter, &self.labels, destination, endpoint, "tcp", None, flag)
     }
 }
 
@@ -198,6 +364,7 @@ fn source_labels(identity: &SpiffeId, workload: &SourceWorkload) -> [String; 8] 
 }
 
 fn labels<'a>(
+    reporter: Reporter,
     source: &'a [String; 8],
     destination: &'a Destination,
     endpoint: Option<&'a Workload>,
@@ -206,7 +373,7 @@ fn labels<'a>(
     flag: Flag,
 ) -> Vec<Label<'a>> {
     let mut labels: Vec<Label<'a>> = Vec::with_capacity(REQUEST_LABELS.len());
-    labels.push("waypoint".into());
+    labels.push(reporter.name().into());
     labels.extend(source.iter().map(|label| Label::from(label.as_str())));
     labels.extend(match destination {
         Destination::Service(service) => [

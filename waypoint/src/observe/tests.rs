@@ -1,7 +1,8 @@
+mod settings;
+
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ambit_identity::SpiffeId;
 use ambit_policy::{Decision, Reason, Verdict};
@@ -270,10 +271,20 @@ fn bytes_of_the_request_are_counted_by_whoever_reads_them() {
     let observer = Observer::new().unwrap();
     let (destination, _) = served();
     let record = observer.request(&source(&observer, "cart"), destination, &get("/"));
-    let received = record.received();
-    received.fetch_add(7, Ordering::Relaxed);
-    assert_eq!(record.received().load(Ordering::Relaxed), 7);
+    let mut body = record.request_body();
+    body.read(&[0; 7]);
+    body.read_bytes(5);
     record.end();
+    assert_eq!(sum(&observer, "istio_request_bytes_sum", &[]), 12.0);
+    assert_eq!(sum(&observer, "istio_request_bytes_count", &[]), 1.0);
+    assert_eq!(sum(&observer, "istio_request_bytes_bucket", &[("le", "64")]), 1.0);
+}
+
+/// The sum of a metric's series that have all of these labels.
+fn sum(observer: &Observer, metric: &str, labels: &[(&str, &str)]) -> f64 {
+    let lines = lines(observer, metric, labels);
+    let values = lines.iter().map(|line| line.rsplit(' ').next().unwrap());
+    values.map(|value| value.parse::<f64>().unwrap()).sum()
 }
 
 thread_local! {
@@ -333,7 +344,7 @@ fn the_access_log_has_both_identities_and_what_decided() {
         record.sent_to(&endpoint);
         record.retried(Some(&"shop/orders".into()));
         record.answered(StatusCode::OK, &HeaderMap::new());
-        record.sent(12);
+        record.sent(&[0; 12]);
         record.end();
     };
     let lines = logged(serve);
@@ -460,6 +471,13 @@ fn past_the_bound_callers_are_unknown_and_nothing_grows() {
         &[("metric", "istio_requests_total")],
     );
     assert!(overflow[0].ends_with(" 500"), "{overflow:?}");
+    for (metric, value) in [
+        ("ambit_metrics_series", 3000.0),
+        ("ambit_metrics_series_limit", 3000.0),
+    ] {
+        let labels = [("metric", "istio_requests_total")];
+        assert_eq!(sum(&observer, metric, &labels), value, "{metric}");
+    }
 }
 
 #[test]

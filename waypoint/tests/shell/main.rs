@@ -35,6 +35,8 @@ struct Mesh {
     waypoint: Waypoint,
     ca: Arc<TestCa>,
     _token: NamedTempFile,
+    /// Settings of metrics.
+    settings: NamedTempFile,
 }
 
 impl Mesh {
@@ -47,6 +49,7 @@ impl Mesh {
         let ca = Arc::new(TestCa::new().unwrap());
         let token = NamedTempFile::new().unwrap();
         std::fs::write(token.path(), "token").unwrap();
+        let settings = NamedTempFile::new().unwrap();
         let config = Config::parse_from([
             "ambit-waypoint",
             "--pod-namespace=shop",
@@ -54,6 +57,7 @@ impl Mesh {
             "--hbone-address=127.0.0.1:0",
             "--admin-address=127.0.0.1:0",
             "--metrics-address=127.0.0.1:0",
+            &format!("--metrics-file={}", settings.path().display()),
             "--ready-address=127.0.0.1:0",
         ]);
         let url = control_plane.url();
@@ -71,6 +75,7 @@ impl Mesh {
             control_plane,
             ca,
             _token: token,
+            settings,
         }
     }
 
@@ -252,6 +257,59 @@ async fn a_request_passes_and_a_policy_refuses_it() {
         "spiffe://cluster.local/ns/shop/sa/waypoint"
     );
     assert!(!dump.to_string().contains("PRIVATE"));
+    mesh.waypoint.stop().await;
+}
+
+/// What dashboards made for Istio ask for, as a scrape has it.
+#[tokio::test]
+async fn a_scrape_has_the_series_that_istios_dashboards_ask_for() {
+    let application = client::application().await;
+    let mesh = Mesh::serving(application).await;
+    mesh.set_service(&[]);
+    let mut client = mesh.client("cart");
+    eventually(async || client.send("GET", "/orders").await.0 == 200).await;
+    let metrics = mesh.metrics().await;
+    for series in [
+        "istio_requests_total{",
+        "istio_request_duration_milliseconds_bucket{",
+        "istio_request_bytes_bucket{",
+        "istio_response_bytes_bucket{",
+        "istio_build{component=\"waypoint\",tag=\"",
+        "istio_xds_message_total{url=\"",
+        "istio_xds_message_bytes_total{url=\"",
+        "istio_xds_connection_terminations_total{reason=\"Reconnect\"} 0",
+        "process_open_fds ",
+        "process_cpu_seconds_total ",
+    ] {
+        let has = metrics.lines().any(|line| line.starts_with(series));
+        assert!(has, "no {series} in {metrics}");
+    }
+    let at = mesh.waypoint.addresses().metrics;
+    let istios = get_plain(at, "/stats/prometheus").await;
+    assert!(
+        istios.0 == 200 && istios.1.contains("\nistio_requests_total{"),
+        "{istios:?}"
+    );
+
+    let settings = r#"{"dropLabels":["source_principal"],"waypointReportsDestination":true}"#;
+    std::fs::write(mesh.settings.path(), settings).unwrap();
+    eventually(async || !mesh.metrics().await.contains("source_principal=")).await;
+    assert_eq!(client.send("GET", "/orders").await.0, 200);
+    let metrics = mesh.metrics().await;
+    let requests: Vec<_> = metrics
+        .lines()
+        .filter(|line| line.starts_with("istio_requests_total{"))
+        .collect();
+    let of = |reporter: &str| {
+        requests
+            .iter()
+            .find(|line| line.contains(&format!("reporter=\"{reporter}\"")))
+    };
+    assert!(
+        of("destination").is_some_and(|line| line.ends_with(" 1")),
+        "{requests:?}"
+    );
+    assert!(of("waypoint").is_some(), "{requests:?}");
     mesh.waypoint.stop().await;
 }
 

@@ -1,9 +1,9 @@
 //! Prometheus metrics: Istio's standard TCP metrics under their own names and labels, and ours under `ambit_ztunnel_`.
 
-use ambit_hbone::MemoryBudget;
-use ambit_runtime::{Counter, Counters, FamilyOptions, render_metrics};
+use ambit_runtime::{Counter, Counters, Expose, FamilyOptions, MetricsSettings, render_metrics};
 use ambit_wire::names::ISTIO_TCP_LABELS;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{Direction, Flag, Refusal, Traffic};
 use crate::limits::{Budget, Limits};
@@ -39,6 +39,10 @@ pub(crate) struct Metrics {
     denied: Counters,
     audited: Counters,
     sockets: IntCounterVec,
+    /// Connections that are open, by reporter.
+    open: IntGaugeVec,
+    started_pods: IntCounter,
+    stopped_pods: IntCounter,
     gauges: Vec<IntGauge>,
 }
 
@@ -47,6 +51,7 @@ pub(crate) struct Metrics {
 pub(crate) struct Gauges {
     pub(crate) pods: usize,
     pub(crate) draining_pods: usize,
+    pub(crate) refused_pods: usize,
     pub(crate) workloads: usize,
     pub(crate) services: usize,
     pub(crate) policies: usize,
@@ -56,16 +61,40 @@ pub(crate) struct Gauges {
     pub(crate) agent: bool,
 }
 
-const GAUGES: [(&str, &str); 9] = [
-    ("pods", "Captured pods that this ztunnel serves"),
-    ("draining_pods", "Released pods with open connections"),
-    ("workloads", "Workloads in the configuration"),
-    ("services", "Services in the configuration"),
-    ("policies", "Authorization policies in the configuration"),
-    ("hbone_connections", "Pooled HBONE connections"),
-    ("descriptors_in_use", "Descriptors of proxied connections"),
-    ("control_plane_connected", "1 while a control plane is connected"),
-    ("agent_connected", "1 while the node agent is connected"),
+/// The pods are also counted under the names of Istio's ztunnel.
+const GAUGES: [(&str, &str); 11] = [
+    (
+        "workload_manager_active_proxy_count",
+        "Captured pods that this ztunnel serves",
+    ),
+    (
+        "workload_manager_pending_proxy_count",
+        "Captured pods that could not be served when the node agent last asked",
+    ),
+    ("ambit_ztunnel_pods", "Captured pods that this ztunnel serves"),
+    (
+        "ambit_ztunnel_draining_pods",
+        "Released pods with open connections",
+    ),
+    ("ambit_ztunnel_workloads", "Workloads in the configuration"),
+    ("ambit_ztunnel_services", "Services in the configuration"),
+    (
+        "ambit_ztunnel_policies",
+        "Authorization policies in the configuration",
+    ),
+    ("ambit_ztunnel_hbone_connections", "Pooled HBONE connections"),
+    (
+        "ambit_ztunnel_descriptors_in_use",
+        "Descriptors of proxied connections",
+    ),
+    (
+        "ambit_ztunnel_control_plane_connected",
+        "1 while a control plane is connected",
+    ),
+    (
+        "ambit_ztunnel_agent_connected",
+        "1 while the node agent is connected",
+    ),
 ];
 
 impl Metrics {
@@ -90,11 +119,31 @@ impl Metrics {
             })
         };
         let gauge = |(name, help): (&str, &str)| {
-            let gauge = IntGauge::new(format!("ambit_ztunnel_{name}"), help)?;
+            let gauge = IntGauge::new(name, help)?;
             register(&registry, &gauge)?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            register(&registry, &counter)?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let open = Opts::new(
+            "istio_tcp_sockets_open",
+            "Connections of captured pods that are open, by reporter",
+        );
+        let open = IntGaugeVec::new(open, &["reporter"])?;
+        register(&registry, &open)?;
         Ok(Self {
+            open,
+            started_pods: counter(
+                "workload_manager_proxies_started_total",
+                "Captured pods that this ztunnel has begun to serve",
+            )?,
+            stopped_pods: counter(
+                "workload_manager_proxies_stopped_total",
+                "Captured pods that this ztunnel has stopped to serve",
+            )?,
             opened: expiring(
                 "istio_tcp_connections_opened_total",
                 "TCP connections opened",
@@ -160,12 +209,9 @@ impl Metrics {
         }
     }
 
-    /// Also registers the metrics of borrowed memory.
-    ///
-    /// # Errors
-    /// When a budget's metrics are registered already.
-    pub(crate) fn include(&self, memory: &MemoryBudget) -> Result<(), prometheus::Error> {
-        memory.register(&self.registry)
+    /// For metrics that other parts count.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(crate) fn refused(&self, direction: Direction, refusal: Refusal) {
@@ -188,8 +234,19 @@ impl Metrics {
         self.audited.with(&[policy, namespace]).inc();
     }
 
+    /// A pod is served from now on.
+    pub(crate) fn pod_started(&self) {
+        self.started_pods.inc();
+    }
+
+    /// A pod is served no longer, but for connections that are open.
+    pub(crate) fn pod_stopped(&self) {
+        self.stopped_pods.inc();
+    }
+
     /// Counts an opened connection.
     pub(super) fn opened(&self, traffic: &Traffic) -> Totals {
+        self.open.with_label_values(&[traffic.reporter.name()]).inc();
         let labels = labels(traffic, Flag::None);
         let labels = labels.each_ref().map(AsRef::as_ref);
         let opened = self.opened.with(&labels);
@@ -202,6 +259,7 @@ impl Metrics {
     }
 
     pub(super) fn closed(&self, traffic: &Traffic, flag: Flag) {
+        self.open.with_label_values(&[traffic.reporter.name()]).dec();
         let labels = labels(traffic, flag);
         self.closed.with(&labels.each_ref().map(AsRef::as_ref)).inc();
     }
@@ -212,6 +270,8 @@ impl Metrics {
     /// When the metrics cannot be written as text.
     pub(crate) fn render(&self, values: Gauges) -> Result<String, prometheus::Error> {
         let values = [
+            values.pods,
+            values.refused_pods,
             values.pods,
             values.draining_pods,
             values.workloads,
@@ -225,17 +285,30 @@ impl Metrics {
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
-        render_metrics(
-            &self.registry,
-            &[
-                &self.opened,
-                &self.closed,
-                &self.sent_bytes,
-                &self.received_bytes,
-                &self.denied,
-                &self.audited,
-            ],
-        )
+        render_metrics("ztunnel", &self.registry, &self.families())
+    }
+
+    /// Metrics whose series expire.
+    fn families(&self) -> [&dyn Expose; 6] {
+        [
+            &self.opened,
+            &self.closed,
+            &self.sent_bytes,
+            &self.received_bytes,
+            &self.denied,
+            &self.audited,
+        ]
+    }
+
+    /// Applies the metrics settings of the mesh.
+    pub(crate) fn apply(&self, settings: &MetricsSettings) {
+        let dropped = settings.dropped();
+        // Ours have few labels.
+        let families = self.families();
+        let istios = families
+            .iter()
+            .filter(|family| family.name().starts_with("istio_"));
+        istios.for_each(|family| family.set_dropped(&dropped));
     }
 }
 

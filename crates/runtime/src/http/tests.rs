@@ -167,3 +167,45 @@ async fn a_client_that_reads_a_little_now_and_then_wins_no_time() {
         () = writing => {}
     }
 }
+
+/// What every program's metrics have, whatever else it counts.
+#[tokio::test]
+async fn every_program_has_its_version_and_its_process_in_its_metrics() {
+    let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let answer = |path: &str| {
+        let metrics = || crate::render_metrics("ztunnel", &prometheus::Registry::new(), &[]);
+        crate::is_metrics_path(path).then(|| Answer::text_or_error(metrics()))
+    };
+    let server = tokio::spawn(serve("test", listener, shutdown.clone(), answer));
+    let build = format!(
+        "\nistio_build{{component=\"ztunnel\",tag=\"{}\"}} 1\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for path in ["/metrics", "/stats/prometheus"] {
+        let text = ask(address, &format!("GET {path}")).await;
+        assert!(text.contains(&build), "{text}");
+        let value = |name: &str| {
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value
+                .unwrap_or_else(|| panic!("no {name} in {text}"))
+                .parse::<f64>()
+                .unwrap()
+        };
+        assert!(value("process_cpu_seconds_total") >= 0.0);
+        // Not before this was written, and not in the future.
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        let started = value("process_start_time_seconds");
+        assert!(started > 1.7e9 && started < now + 60.0, "{started}");
+        assert!(value("process_threads") >= 1.0);
+        assert!(value("process_resident_memory_bytes") > 4096.0);
+        assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
+        // At least the listener, this connection's two ends and the three standard streams.
+        let open = value("process_open_fds");
+        assert!(open >= 4.0 && open <= value("process_max_fds"), "{open}");
+    }
+    shutdown.cancel();
+    server.await.unwrap();
+}

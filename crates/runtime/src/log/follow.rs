@@ -1,49 +1,32 @@
 //! A log filter in a file. The program follows changes of the file, so a changed level needs no restart.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::{self, Handle};
 
 use super::error::LogError;
+use crate::followed::{FollowedFile, LOOK};
 
-/// The interval between two reads of the file.
-const LOOK: Duration = Duration::from_secs(5);
 /// Longest filter, in bytes.
 const LONGEST: u64 = 1024;
 
-/// The file, and its last content.
-pub(super) struct FilterFile {
-    path: PathBuf,
-    text: String,
-}
+/// The file.
+pub(super) struct FilterFile(FollowedFile);
 
 impl FilterFile {
     pub(super) fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            text: String::new(),
-        }
+        Self(FollowedFile::new(path, LONGEST))
     }
 
     /// The filter in the file if it has changed. While the file cannot be read, it counts as unchanged.
     pub(super) fn changed(&mut self) -> Option<Result<EnvFilter, LogError>> {
-        let mut text = String::new();
-        let file = File::open(&self.path).ok()?;
-        file.take(LONGEST + 1).read_to_string(&mut text).ok()?;
-        if text.trim() == self.text {
-            return None;
-        }
-        text.trim().clone_into(&mut self.text);
-        if text.len() as u64 > LONGEST {
-            return Some(Err(LogError::Length));
-        }
-        let filter = EnvFilter::try_new(&self.text);
-        Some(filter.map_err(|error| LogError::Filter(self.text.clone(), error)))
+        Some(match self.0.changed()? {
+            Ok(text) => EnvFilter::try_new(text).map_err(|error| LogError::Filter(text.to_owned(), error)),
+            Err(_) => Err(LogError::Length),
+        })
     }
 
     /// Reads the file once. A filter that cannot be parsed changes nothing, and is reported once.
@@ -51,12 +34,13 @@ impl FilterFile {
         match self.changed() {
             None => Ok(()),
             Some(Ok(filter)) => {
+                let text = filter.to_string();
                 handle.reload(filter)?;
-                tracing::info!(filter = self.text, "the log filter has changed");
+                tracing::info!(filter = text, "the log filter has changed");
                 Ok(())
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, path = %self.path.display(), "cannot use the log filter in the file; keeping the current filter");
+                tracing::warn!(%error, path = %self.0.path().display(), "cannot use the log filter in the file; keeping the current filter");
                 Ok(())
             }
         }

@@ -1,4 +1,5 @@
-//! Series by the values of their labels, of which the idle ones are removed.
+//! Series by the values of their labels, of which the idle ones are removed. Labels can be dropped while the program runs: then series
+//! that differed in them alone are one, which has their sum.
 
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
@@ -23,7 +24,10 @@ const MAX_UNKNOWN: usize = 64;
 
 const UNKNOWN: &str = "unknown";
 
-/// The values of a series' labels. A slice's hash tells where each ends.
+/// Labels of a metric, at most.
+const MAX_LABELS: usize = 32;
+
+/// The values of a series' labels, empty for those that are dropped. A slice's hash tells where each ends.
 type Values = Box<[Box<str>]>;
 
 /// What a family is called, and how many series it may have.
@@ -46,11 +50,24 @@ pub(super) struct Family<M> {
     options: FamilyOptions,
     kind: &'static str,
     make: Box<dyn Fn() -> M + Send + Sync>,
-    series: RwLock<IndexMap<Values, Arc<Series<M>>>>,
+    table: RwLock<Table<M>>,
     /// Those that count towards the bound; changed under the lock.
     bounded: AtomicUsize,
     overflow: AtomicU64,
     searched: Mutex<Option<Instant>>,
+}
+
+struct Table<M> {
+    /// Labels that no series has; a bit for each.
+    dropped: u32,
+    series: IndexMap<Values, Arc<Series<M>>>,
+    /// Series from before a change of what is dropped that somebody may still count in, and where what they count belongs; the oldest first.
+    replaced: Vec<Replaced<M>>,
+}
+
+struct Replaced<M> {
+    old: Arc<Series<M>>,
+    new: Arc<Series<M>>,
 }
 
 /// One series.
@@ -94,7 +111,11 @@ impl<M: Instrument> Family<M> {
             options,
             kind,
             make: Box::new(make),
-            series: RwLock::default(),
+            table: RwLock::new(Table {
+                dropped: 0,
+                series: IndexMap::new(),
+                replaced: Vec::new(),
+            }),
             bounded: AtomicUsize::new(0),
             overflow: AtomicU64::new(0),
             searched: Mutex::new(None),
@@ -111,6 +132,11 @@ impl<M: Instrument> Family<M> {
         self.overflow.load(Ordering::Relaxed)
     }
 
+    /// How many series count towards the bound, and the bound.
+    pub(super) fn bound(&self) -> (usize, usize) {
+        (self.bounded.load(Ordering::Relaxed), self.options.most)
+    }
+
     pub(super) fn name(&self) -> &'static str {
         self.options.name
     }
@@ -123,14 +149,16 @@ impl<M: Instrument> Family<M> {
             self.search(now);
         }
         if !self.is_full() {
-            let mut all = self.series.write();
-            if let Some(series) = all.get(&Wanted(values)) {
+            let mut table = self.table.write();
+            let mut place = [""; MAX_LABELS];
+            let values = table.without_dropped(values, &mut place);
+            if let Some(series) = table.series.get(&Wanted(values)) {
                 return (Arc::clone(series), true);
             }
             // Another may have taken the last place meanwhile.
             if !self.is_full() {
                 self.bounded.fetch_add(1, Ordering::Relaxed);
-                return (self.insert(&mut all, values, true, now), true);
+                return (self.insert(&mut table, values, true, now), true);
             }
         }
         self.overflow.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +166,10 @@ impl<M: Instrument> Family<M> {
     }
 
     fn get(&self, values: &[&str]) -> Option<Arc<Series<M>>> {
-        self.series.read().get(&Wanted(values)).cloned()
+        let table = self.table.read();
+        let mut place = [""; MAX_LABELS];
+        let values = table.without_dropped(values, &mut place);
+        table.series.get(&Wanted(values)).cloned()
     }
 
     /// The series that takes these values, of which there is no room for one of their own.
@@ -152,37 +183,87 @@ impl<M: Instrument> Family<M> {
         if let Some(series) = self.get(&kept) {
             return series;
         }
-        let mut all = self.series.write();
+        let mut table = self.table.write();
         let unknown = vec![UNKNOWN; values.len()];
-        let full = all.len() >= self.bounded.load(Ordering::Relaxed) + MAX_UNKNOWN;
-        let values = if full { &unknown } else { &kept };
-        if let Some(series) = all.get(&Wanted(values)) {
+        let full = table.series.len() >= self.bounded.load(Ordering::Relaxed) + MAX_UNKNOWN;
+        let mut place = [""; MAX_LABELS];
+        let values = table.without_dropped(if full { &unknown } else { &kept }, &mut place);
+        if let Some(series) = table.series.get(&Wanted(values)) {
             return Arc::clone(series);
         }
-        self.insert(&mut all, values, false, now)
+        self.insert(&mut table, values, false, now)
     }
 
-    fn insert(
-        &self,
-        all: &mut IndexMap<Values, Arc<Series<M>>>,
-        values: &[&str],
-        bounded: bool,
-        now: Instant,
-    ) -> Arc<Series<M>> {
+    fn insert(&self, table: &mut Table<M>, values: &[&str], bounded: bool, now: Instant) -> Arc<Series<M>> {
         let value = (self.make)();
         let seen = Mutex::new(Seen {
             version: value.version(),
             since: now,
         });
+        let labels = self.options.labels.iter().zip(values).enumerate();
+        let labels = labels.filter(|(index, _)| !table.drops(*index));
         let series = Arc::new(Series {
             value,
-            labels: labels(self.options.labels, values),
+            labels: text(labels.map(|(_, (name, value))| (*name, *value))),
             bounded,
             seen,
         });
         let values = values.iter().map(|value| Box::from(*value)).collect();
-        all.insert(values, Arc::clone(&series));
+        table.series.insert(values, Arc::clone(&series));
         series
+    }
+
+    /// From now on no series has these labels. What was counted goes on where it belongs now; a label that comes back is empty in it.
+    pub(super) fn set_dropped(&self, labels: &[&str]) {
+        self.set_dropped_at(labels, Instant::now());
+    }
+
+    fn set_dropped_at(&self, labels: &[&str], now: Instant) {
+        let named = self.options.labels.iter().enumerate();
+        let dropped = named
+            .filter(|(_, name)| labels.contains(name))
+            .fold(0, |dropped, (index, _)| dropped | 1 << index);
+        let mut table = self.table.write();
+        if table.dropped == dropped {
+            return;
+        }
+        table.dropped = dropped;
+        // All of them are replaced, so that nobody goes on counting in one that is there no more.
+        let before = std::mem::take(&mut table.series);
+        let mut bounded = 0;
+        for (values, old) in before {
+            let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
+            let mut place = [""; MAX_LABELS];
+            let values = table.without_dropped(&values, &mut place);
+            let new = match table.series.get(&Wanted(values)) {
+                Some(new) => Arc::clone(new),
+                None => {
+                    bounded += usize::from(old.bounded);
+                    self.insert(&mut table, values, old.bounded, now)
+                }
+            };
+            old.value.move_to(&new.value);
+            table.replaced.push(Replaced { old, new });
+        }
+        self.bounded.store(bounded, Ordering::Relaxed);
+        drop(table);
+        self.settle();
+    }
+
+    /// Moves what was counted in series that have been replaced to where it belongs.
+    fn settle(&self) {
+        if self.table.read().replaced.is_empty() {
+            return;
+        }
+        let mut table = self.table.write();
+        for Replaced { old, new } in std::mem::take(&mut table.replaced) {
+            old.value.move_to(&new.value);
+            match Arc::try_unwrap(old) {
+                // Nobody can count in it any more; somebody may have, a moment ago.
+                Ok(old) => old.value.move_to(&new.value),
+                Err(old) => table.replaced.push(Replaced { old, new }),
+            }
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -200,7 +281,8 @@ impl<M: Instrument> Family<M> {
     }
 
     fn remove_idle(&self, idle: Duration, now: Instant) {
-        self.series.write().retain(|_, series| {
+        self.settle();
+        self.table.write().series.retain(|_, series| {
             let mut seen = series.seen.lock();
             let version = series.value.version();
             if version != seen.version {
@@ -224,7 +306,7 @@ impl<M: Instrument> Family<M> {
     fn expose_at(&self, out: &mut String, now: Instant) {
         self.remove_idle(IDLE, now);
         // Written without the lock, for which connections may wait.
-        let mut series: Vec<_> = self.series.read().values().cloned().collect();
+        let mut series: Vec<_> = self.table.read().series.values().cloned().collect();
         series.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
         if series.is_empty() {
             return;
@@ -238,10 +320,35 @@ impl<M: Instrument> Family<M> {
     }
 }
 
+impl<M> Table<M> {
+    fn drops(&self, index: usize) -> bool {
+        self.dropped & 1 << index != 0
+    }
+
+    /// `values`, empty where the label is dropped; written to `place` where any is.
+    fn without_dropped<'v, 'p>(
+        &self,
+        values: &'p [&'v str],
+        place: &'p mut [&'v str; MAX_LABELS],
+    ) -> &'p [&'v str] {
+        if self.dropped == 0 {
+            return values;
+        }
+        let place = &mut place[..values.len()];
+        place.copy_from_slice(values);
+        for (index, value) in place.iter_mut().enumerate() {
+            if self.drops(index) {
+                *value = "";
+            }
+        }
+        place
+    }
+}
+
 /// `a="b",…` by name, as the prometheus crate writes them, escaped as the text format wants it.
-fn labels(names: &[&str], values: &[&str]) -> Box<str> {
+fn text<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> Box<str> {
     let mut text = String::new();
-    let mut pairs: Vec<_> = names.iter().zip(values).collect();
+    let mut pairs: Vec<_> = labels.collect();
     pairs.sort_unstable();
     for (name, value) in pairs {
         if !text.is_empty() {
@@ -379,8 +486,86 @@ mod tests {
     }
 
     #[test]
+    fn series_that_differ_in_a_dropped_label_alone_are_one_that_has_their_sum() {
+        let (family, start) = (family(), Instant::now());
+        let (held, own) = family.with_at(&["held", "x"], start);
+        assert!(own);
+        let weak = Arc::downgrade(&held);
+        held.value.add(10);
+        count(&family, &["a", "x"], start);
+        count(&family, &["b", "y"], start);
+        family.set_dropped_at(&["who"], start);
+        assert_eq!(
+            lines(&family, start),
+            [r#"seen_total{why="x"} 11"#, r#"seen_total{why="y"} 1"#]
+        );
+        // Connections that are open go on counting in what they hold.
+        held.value.add(5);
+        count(&family, &["c", "x"], start);
+        assert_eq!(lines(&family, start)[0], r#"seen_total{why="x"} 17"#);
+        // The sum stays as long as one of them does, however idle it is.
+        let later = start + IDLE;
+        assert_eq!(lines(&family, later), [r#"seen_total{why="x"} 17"#]);
+        held.value.add(1);
+        drop(held);
+        assert_eq!(lines(&family, later), [r#"seen_total{why="x"} 18"#]);
+        assert!(weak.upgrade().is_none(), "a cache that has it looks it up again");
+        assert_eq!(lines(&family, later + IDLE), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_label_that_comes_back_is_there_in_what_is_counted_from_then_on() {
+        let (family, now) = (family(), Instant::now());
+        family.set_dropped_at(&["who", "of another metric"], now);
+        let (held, _) = family.with_at(&["a", "x"], now);
+        held.value.add(1);
+        family.set_dropped_at(&["why"], now);
+        held.value.add(1);
+        count(&family, &["a", "x"], now);
+        assert_eq!(
+            lines(&family, now),
+            [r#"seen_total{who=""} 2"#, r#"seen_total{who="a"} 1"#]
+        );
+        family.set_dropped_at(&[], now);
+        count(&family, &["a", "x"], now);
+        held.value.add(1);
+        assert_eq!(
+            lines(&family, now),
+            [
+                r#"seen_total{who="",why=""} 3"#,
+                r#"seen_total{who="a",why=""} 1"#,
+                r#"seen_total{who="a",why="x"} 1"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_bound_is_that_of_what_is_left_of_the_labels() {
+        let (family, start) = (family(), Instant::now());
+        for who in 0..100 {
+            count(&family, &[&who.to_string(), "-"], start);
+        }
+        assert_eq!((lines(&family, start).len(), family.overflow()), (4, 97));
+        family.set_dropped_at(&["who"], start);
+        // What had no room is among them, so the sum is whole.
+        assert_eq!(lines(&family, start), [r#"seen_total{why="-"} 100"#]);
+        for who in 0..100 {
+            count(&family, &[&who.to_string(), "-"], start);
+        }
+        assert_eq!(lines(&family, start), [r#"seen_total{why="-"} 200"#]);
+        assert_eq!(family.overflow(), 97, "there is room for all of them");
+        for why in 0..100 {
+            count(&family, &["a", &why.to_string()], start);
+        }
+        assert!(lines(&family, start).len() <= OPTIONS.most + MAX_UNKNOWN + 1);
+    }
+
+    #[test]
     fn labels_are_escaped() {
-        assert_eq!(&*labels(&["b", "a"], &["", "x\"y\\z\n"]), r#"a="x\"y\\z\n",b="""#);
+        assert_eq!(
+            &*text([("b", ""), ("a", "x\"y\\z\n")].into_iter()),
+            r#"a="x\"y\\z\n",b="""#
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ pub(super) trait Instrument {
     /// Differs when something was counted meanwhile.
     fn version(&self) -> u64;
 
+    /// Moves what was counted to another of the same kind.
+    fn move_to(&self, other: &Self);
+
     /// Appends its lines. `labels` is `a="b",…`.
     fn write(&self, name: &str, labels: &str, out: &mut String);
 }
@@ -25,6 +28,10 @@ impl Total {
 impl Instrument for Total {
     fn version(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    fn move_to(&self, other: &Self) {
+        other.add(self.0.swap(0, Ordering::Relaxed));
     }
 
     fn write(&self, name: &str, labels: &str, out: &mut String) {
@@ -67,6 +74,13 @@ impl Instrument for Buckets {
             .iter()
             .map(|count| count.load(Ordering::Relaxed))
             .sum()
+    }
+
+    fn move_to(&self, other: &Self) {
+        let pairs = self.counts.iter().zip(&other.counts);
+        for (from, to) in pairs.chain([(&self.sum, &other.sum)]) {
+            to.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        }
     }
 
     fn write(&self, name: &str, labels: &str, out: &mut String) {

@@ -3,6 +3,8 @@ use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::time::Duration;
 
+use prometheus::Registry;
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +14,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::PARTIAL;
+use super::client_metrics::{ClientMetrics, Termination};
 use crate::control_channel::TokenFile;
 use crate::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -121,6 +124,7 @@ pub struct Client<H> {
     types: Vec<Type>,
     handler: H,
     state: watch::Sender<ConnectionState>,
+    metrics: Option<ClientMetrics>,
 }
 
 struct Type {
@@ -156,7 +160,18 @@ impl<H: Handler> Client<H> {
                 attempts: 0,
                 error: None,
             }),
+            metrics: None,
         }
+    }
+
+    /// Counts messages, their bytes and ends of streams in `registry`.
+    ///
+    /// # Errors
+    /// When the registry has metrics of these names already.
+    pub fn register(&mut self, registry: &Registry) -> Result<(), prometheus::Error> {
+        let types = self.types.iter().map(|t| t.subscription.type_url.as_str());
+        self.metrics = Some(ClientMetrics::register(registry, types)?);
+        Ok(())
     }
 
     /// The state of the connection, with its changes.
@@ -172,8 +187,12 @@ impl<H: Handler> Client<H> {
                 () = shutdown.cancelled() => return,
                 ended = self.stream() => ended,
             };
-            if self.state.borrow().is_connected() {
+            let answered = self.state.borrow().is_connected();
+            if answered {
                 attempts = 0;
+            }
+            if let Some(metrics) = &self.metrics {
+                metrics.terminated(Termination::of(&ended, answered));
             }
             attempts += 1;
             let delay = delay(attempts);
@@ -209,7 +228,7 @@ impl<H: Handler> Client<H> {
         loop {
             let response = match responses.message().await {
                 Ok(Some(response)) => response,
-                Ok(None) => return Status::unavailable("the control plane ended the stream"),
+                Ok(None) => return Status::new(Code::Ok, "the control plane ended the stream"),
                 Err(status) => return status,
             };
             if !self.state.borrow().is_connected() {
@@ -227,6 +246,7 @@ impl<H: Handler> Client<H> {
 
     /// Applies a response, and returns the reply.
     async fn apply(&mut self, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+        let bytes = response.encoded_len();
         let DeltaDiscoveryResponse {
             system_version_info,
             resources,
@@ -242,6 +262,9 @@ impl<H: Handler> Client<H> {
             warn!(type_url, "the control plane sent a type without a subscription");
             return None;
         };
+        if let Some(metrics) = &self.metrics {
+            metrics.received(&type_url, bytes);
+        }
         debug!(
             type_url,
             added = resources.len(),

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -29,7 +30,7 @@ struct State {
     /// The number of the latest change.
     sequence: u64,
     resources: HashMap<Arc<str>, Stored>,
-    removals: HashMap<Arc<str>, u64>,
+    removals: HashMap<Arc<str>, Removal>,
     order: BTreeMap<u64, Arc<str>>,
     removal_order: BTreeMap<u64, Arc<str>>,
     /// Removals up to this change are forgotten.
@@ -40,7 +41,14 @@ struct State {
 struct Stored {
     sequence: u64,
     version: u64,
+    changed: Instant,
     bytes: Bytes,
+}
+
+#[derive(Debug)]
+struct Removal {
+    sequence: u64,
+    changed: Instant,
 }
 
 /// A resource as a [`Collection`] holds it.
@@ -61,6 +69,8 @@ pub struct Changes {
     pub updated: Vec<StoredResource>,
     /// Names of removed resources.
     pub removed: Vec<Arc<str>>,
+    /// When the first of these changes after `removals_after` was published.
+    pub since: Option<Instant>,
     /// The cursor for the next part.
     pub cursor: u64,
     /// Whether nothing is left after `cursor`.
@@ -194,13 +204,20 @@ impl Collection {
                 return Ok(part);
             }
             part.cursor = sequence;
+            let first = part.since.is_none() && sequence > removals_after;
             match state.resources.get(name) {
                 Some(stored) if wanted(name, Some(stored.version)) => {
                     bytes += name.len() + stored.bytes.len();
+                    if first {
+                        part.since = Some(stored.changed);
+                    }
                     part.updated.push(stored.resource(name));
                 }
                 None if sequence > removals_after && wanted(name, None) => {
                     bytes += name.len();
+                    if first {
+                        part.since = state.removals.get(name).map(|removal| removal.changed);
+                    }
                     part.removed.push(Arc::clone(name));
                 }
                 _ => {}
@@ -268,8 +285,8 @@ impl State {
             self.order.remove(&stored.sequence);
         }
         if let Some(removed) = self.removals.remove(&name) {
-            self.order.remove(&removed);
-            self.removal_order.remove(&removed);
+            self.order.remove(&removed.sequence);
+            self.removal_order.remove(&removed.sequence);
         }
         self.sequence += 1;
         self.order.insert(self.sequence, Arc::clone(&name));
@@ -277,6 +294,7 @@ impl State {
             name,
             Stored {
                 sequence: self.sequence,
+                changed: Instant::now(),
                 version: version(&bytes),
                 bytes,
             },
@@ -291,7 +309,11 @@ impl State {
         self.sequence += 1;
         self.order.insert(self.sequence, Arc::clone(&name));
         self.removal_order.insert(self.sequence, Arc::clone(&name));
-        self.removals.insert(name, self.sequence);
+        let removal = Removal {
+            sequence: self.sequence,
+            changed: Instant::now(),
+        };
+        self.removals.insert(name, removal);
     }
 
     fn forget_old_removals(&mut self) {

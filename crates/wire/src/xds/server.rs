@@ -3,6 +3,7 @@ mod subscribed;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{pending, select_all};
 use futures::stream::{self, BoxStream};
@@ -49,6 +50,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// Called for each response, with its number of resources and removals.
     fn sent(&self, _client: &Self::Client, _type_url: &str, _resources: usize) {}
+
+    /// Called when a client has applied a response, so long after the first change in it was published.
+    fn acknowledged(&self, _client: &Self::Client, _took: Duration) {}
 
     /// Called when a client could not apply a response; the reason has been logged.
     fn rejected(&self, _client: &Self::Client, _type_url: &str) {}
@@ -154,7 +158,11 @@ where
             return Ok(());
         };
         let answered = subscribed.acknowledge(&request.response_nonce);
-        if let Some(error) = request.error_detail.as_ref().filter(|_| answered) {
+        let refused = request.error_detail.as_ref();
+        if let (Some(since), None) = (answered.as_ref().and_then(|answered| answered.since), refused) {
+            self.source.acknowledged(&self.client, since.elapsed());
+        }
+        if let Some(error) = refused.filter(|_| answered.is_some()) {
             warn!(
                 client = %self.client, type_url = request.type_url, code = error.code, reason = crate::clipped(&error.message, LONGEST_REASON),
                 "the client rejected configuration and keeps the version before"

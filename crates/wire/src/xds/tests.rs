@@ -5,6 +5,7 @@ mod order;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::harness::{A, B, ControlPlane, Fake, TestClient, map, resources};
 use super::{ConnectionState, Subscription};
@@ -41,6 +42,74 @@ async fn changes_and_removals_arrive_for_each_type_apart() {
     assert_eq!(client.next().await, (B.into(), map(&[("b", "1")]), vec![]));
     assert!(client.state.borrow().is_connected());
     server.stop().await;
+}
+
+/// As soon as it is so.
+async fn eventually(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .expect("it came about in time");
+}
+
+#[tokio::test]
+async fn it_is_told_how_long_changes_took_to_be_acknowledged() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("x", "1"), ("y", "1")]));
+    fake.b.replace([]);
+    let server = ControlPlane::start(&fake, None).await;
+    let mut client = TestClient::start(server.address, both());
+    client.next().await;
+    client.next().await;
+    let acknowledged = || fake.acknowledged.lock().unwrap().len();
+    // What was there when the client came is no change that it took time for.
+    fake.a.update([("z".into(), Some(b"1".to_vec()))]);
+    client.next().await;
+    eventually(|| acknowledged() == 1).await;
+    fake.a.update([("z".into(), Some(b"bad".to_vec()))]);
+    client.next().await;
+    eventually(|| fake.rejections.lock().unwrap().len() == 1).await;
+    assert_eq!(acknowledged(), 1, "it was rejected");
+    // Removals are changes as well.
+    fake.a.update([("y".into(), None)]);
+    client.next().await;
+    eventually(|| acknowledged() == 2).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn messages_and_ends_of_streams_are_counted_by_the_client() {
+    let fake = Arc::new(Fake::default());
+    fake.a.replace(resources(&[("x", "1")]));
+    let server = ControlPlane::start(&fake, None).await;
+    let mut client = TestClient::start(server.address, both());
+    let of = |client: &TestClient, what: &str, url: &str| {
+        client.counted(&format!("istio_xds_message{what}_total{{url=\"{url}\"}}"))
+    };
+    let ended = |client: &TestClient, reason: &str| {
+        client.counted(&format!(
+            "istio_xds_connection_terminations_total{{reason=\"{reason}\"}}"
+        ))
+    };
+    client.next().await;
+    fake.a.update([("y".into(), Some(vec![7; 5000]))]);
+    client.next().await;
+    assert_eq!((of(&client, "", A), of(&client, "", B)), (2, 0));
+    assert!((5000..6000).contains(&of(&client, "_bytes", A)));
+    assert_eq!(of(&client, "_bytes", B), 0);
+    assert_eq!(ended(&client, "Reconnect"), 0);
+    // As it shuts down, the control plane asks its clients to go elsewhere.
+    server.stop().await;
+    client.wait_connected(false).await;
+    eventually(|| ended(&client, "ConnectionError") > 0).await;
+    assert_eq!(
+        ["Reconnect", "Error", "Complete"].map(|reason| ended(&client, reason)),
+        [1, 0, 0]
+    );
 }
 
 #[tokio::test]

@@ -360,6 +360,46 @@ async fn each_role_gets_only_its_types() {
     assert!(refusal.contains("type agent may not have"), "{refusal}");
 }
 
+#[tokio::test]
+async fn acknowledgements_certificates_and_the_authoritys_end_are_counted() {
+    let running = Running::start().await;
+    let cluster = &running.cluster;
+    let ztunnel = cluster.ztunnel("one");
+    cluster.add(pod("shop", "cart-1", "cart", "one"));
+    let acknowledged = |role: &str| {
+        running.counted(&format!(
+            "ambit_xds_change_to_ack_seconds_count{{role=\"{role}\"}}"
+        ))
+    };
+    cluster.addresses.replace([("shop/cart".to_owned(), vec![1])]);
+    let mut subscriber = Subscriber::start(&running, &ztunnel, &[TYPE_ADDRESS]);
+    assert_eq!(subscriber.names().await, ["shop/cart"]);
+    cluster.addresses.update([("shop/pay".to_owned(), Some(vec![2]))]);
+    assert_eq!(subscriber.names().await, ["shop/pay"]);
+    let wait = async {
+        while acknowledged("ztunnel") < 1.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), wait).await.unwrap();
+    assert_eq!((acknowledged("ztunnel"), acknowledged("waypoint")), (1.0, 0.0));
+    assert_eq!(running.counted("ambit_control_streams{role=\"ztunnel\"}"), 1.0);
+
+    let other_domain = "spiffe://elsewhere/ns/shop/sa/cart";
+    certificate(&running, &ztunnel, Some(other_domain), &csr())
+        .await
+        .unwrap_err();
+    certificate(&running, &ztunnel, Some(CART), &csr()).await.unwrap();
+    let refused = running.counted("ambit_certificates_refused_total{reason=\"trust_domain\"}");
+    assert_eq!(
+        (refused, running.counted("ambit_certificates_issued_total")),
+        (1.0, 1.0)
+    );
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let days = (running.counted("ambit_ca_expiry_timestamp_seconds") - now) / 86_400.0;
+    assert!((3649.0..3651.0).contains(&days), "{days}");
+}
+
 fn report(sequence: u64, uid: &str, state: CaptureState) -> CaptureReport {
     let pod = PodReport {
         uid: uid.to_owned(),

@@ -60,6 +60,8 @@ pub struct WaypointSummary {
     pub obstacle: Option<String>,
     /// Services that it serves.
     pub services: usize,
+    /// What the namespace's waypoints are for, as its label `istio.io/waypoint-for` has it.
+    pub waypoint_for: &'static str,
     /// How it scales.
     pub scaling: ScalingSettings,
     /// Its live pods, those on their way out too.
@@ -159,6 +161,8 @@ impl Index {
         let plan = self.plans.get(namespace);
         let known = plan.into_iter().flat_map(|p| &p.waypoints);
         let scaling = self.scaling(namespace);
+        let labels = self.waypoint_labels.get(namespace);
+        let waypoint_for = labels.map(|l| l.waypoint_for).unwrap_or_default().as_str();
         let mut found: BTreeMap<&str, WaypointSummary> = known
             .map(|(name, waypoint)| {
                 let summary = WaypointSummary {
@@ -168,6 +172,7 @@ impl Index {
                     bound: waypoint.bound,
                     obstacle: waypoint.obstacle.clone(),
                     services: waypoint.served.len(),
+                    waypoint_for,
                     scaling,
                     pods: Vec::new(),
                 };

@@ -275,6 +275,52 @@ fn rollouts_go_by_percentage_or_number() {
 }
 
 #[test]
+fn changed_settings_of_metrics_restart_nothing() {
+    let mut changed = mesh();
+    changed.telemetry.metrics.drop_labels = vec![ambit_crds::MetricLabel::SourcePrincipal];
+    changed.telemetry.metrics.waypoint_reports_destination = ambit_crds::DestinationReports::Enabled;
+    let (before, after) = (render(&settings(), &mesh()), render(&settings(), &changed));
+    let differs = before.iter().zip(&after).filter(|(b, a)| b.object != a.object);
+    let differs: Vec<_> = differs.map(|(_, a)| a).collect();
+    assert_eq!(differs.len(), 1);
+    assert_eq!(differs[0].gvk.kind, "ConfigMap");
+    let text = differs[0].object["data"]["metrics.json"].as_str().unwrap();
+    let read: ambit_runtime::MetricsSettings = serde_json::from_str(text).unwrap();
+    assert_eq!(read.drop_labels, ["source_principal"]);
+    assert!(read.waypoint_reports_destination);
+    let (_, container) = pod_of(ZTUNNEL, &changed);
+    let mounts = container.volume_mounts.unwrap();
+    let mut file = container.env.unwrap().into_iter();
+    let file = file
+        .find(|v| v.name == "AMBIT_METRICS_FILE")
+        .and_then(|v| v.value)
+        .unwrap();
+    assert!(
+        mounts
+            .iter()
+            .any(|m| file == format!("{}/metrics.json", m.mount_path)),
+        "{file}"
+    );
+}
+
+/// What the Mesh can drop is what the proxies have.
+#[test]
+fn every_label_but_the_reporter_can_be_dropped() {
+    let had = ambit_wire::names::ISTIO_TCP_LABELS.into_iter();
+    let had = had
+        .chain(["response_code", "grpc_response_status"])
+        .filter(|label| *label != "reporter");
+    for label in had.clone() {
+        let parsed: Result<ambit_crds::MetricLabel, _> = serde_json::from_value(json!(label));
+        assert!(parsed.is_ok(), "{label}");
+    }
+    let unknown = serde_json::from_value::<ambit_crds::MetricLabel>(json!(""))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(unknown.matches('`').count() / 2 - 1, had.count(), "{unknown}");
+}
+
+#[test]
 fn a_changed_log_level_restarts_nothing() {
     let mut louder = mesh();
     louder.telemetry.log_level = "debug".into();

@@ -5,7 +5,10 @@ use ambit_wire::names::{PORT_METRICS, PORT_READY, PROXY_UID};
 use serde_json::{Value, json};
 
 use super::super::settings::Settings;
-use super::{DATA_PLANE, ZTUNNEL, ZTUNNEL_ACCOUNT, access_log, environment, pod, trust, variable};
+use super::{
+    DATA_PLANE, ZTUNNEL, ZTUNNEL_ACCOUNT, access_log, environment, metrics_file, pod, scraped, trust,
+    variable,
+};
 
 pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     let (mut volumes, mut mounts) = trust(DATA_PLANE);
@@ -17,6 +20,7 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
     }));
     let drain = ambit_crds::parse_duration(&mesh.drain_deadline).map_or(60, |d| d.as_secs());
     let mut env = environment(settings, mesh);
+    env.push(metrics_file());
     env.push(variable("AMBIT_ACCESS_LOG", access_log(mesh)));
     env.push(variable("AMBIT_DRAIN_DEADLINE", &drain.to_string()));
     let mut template = pod(
@@ -53,7 +57,6 @@ pub(super) fn pod_template(settings: &Settings, mesh: &MeshSpec) -> Value {
             "volumes": volumes,
         }),
     );
-    template["metadata"]["annotations"] =
-        json!({ "prometheus.io/scrape": "true", "prometheus.io/port": PORT_METRICS.to_string() });
+    template["metadata"]["annotations"] = scraped(PORT_METRICS);
     template
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::index::Key;
 use crate::reconcile::apply::{Rendered, hash};
 use crate::reconcile::dataplane::{
-    complete, environment, field, own_labels, place, root, service_account, trust, variable,
+    complete, environment, field, metrics_file, own_labels, place, root, scraped, service_account, trust,
+    variable,
 };
 use crate::reconcile::settings::Settings;
 
@@ -28,6 +29,8 @@ pub(super) struct Desired<'a> {
     pub(super) replicas: u32,
     /// Minimum of replicas.
     pub(super) least: u32,
+    /// What it is for, by the namespace's label `istio.io/waypoint-for`.
+    pub(super) waypoint_for: &'a str,
     /// Settings of the namespace for its pods.
     pub(super) pods: Option<&'a WaypointPods>,
 }
@@ -87,7 +90,10 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) ->
         ));
     }
     for object in &mut named {
-        complete(object, waypoint_labels(name));
+        let mut all = waypoint_labels(name);
+        // Not on the pods: it changes with the namespace, and nothing need restart for it.
+        all[labels::WAYPOINT_FOR] = json!(desired.waypoint_for);
+        complete(object, all);
         if object.gvk.kind == "Deployment" {
             let template = desired.shared_template(settings, mesh);
             object.object["metadata"]["annotations"] = json!({ labels::TEMPLATE_HASH: template });
@@ -99,6 +105,9 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) ->
 fn waypoint_labels(name: &str) -> Value {
     let mut all = own_labels(APPLICATION);
     all[labels::WAYPOINT_NAME] = json!(name);
+    // By these, tools that know Istio's waypoints find ours.
+    all[labels::GATEWAY_MANAGED] = json!(labels::GATEWAY_MANAGED_MESH);
+    all[labels::GATEWAY_NAME] = json!(name);
     all
 }
 
@@ -131,17 +140,19 @@ fn pod_template(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) -> Valu
     let name = &desired.key.name;
     let drain = parse_duration(&mesh.spec.drain_deadline).map_or(60, |d| d.as_secs());
     let mut env = environment(settings, &mesh.spec);
+    env.push(metrics_file());
     env.push(field("SERVICE_ACCOUNT", "spec.serviceAccountName"));
     env.push(variable("AMBIT_WAYPOINT", name));
     env.push(variable("AMBIT_DRAIN_DEADLINE", &drain.to_string()));
     let (volumes, mounts) = trust(ROOT_CONFIG_MAP);
     let mut pod_labels = waypoint_labels(name);
+    pod_labels[labels::CANONICAL_NAME] = json!(name);
     // It terminates HBONE itself, on its own address.
     pod_labels[labels::DATAPLANE_MODE] = json!(labels::DATAPLANE_MODE_NONE);
     let mut template = json!({
         "metadata": {
             "labels": pod_labels,
-            "annotations": { "prometheus.io/scrape": "true", "prometheus.io/port": PORT_METRICS.to_string() },
+            "annotations": scraped(PORT_METRICS),
         },
         "spec": {
             "serviceAccountName": name,

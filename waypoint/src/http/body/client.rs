@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use crate::observe::BodyMeter;
 use crate::received::{ReceiveError, Received};
 
 /// What became of a request's body, for those who answer and report.
@@ -58,8 +59,7 @@ pub(crate) enum BodyError {
 pub(crate) struct ClientBody {
     incoming: Received,
     upload: Arc<Upload>,
-    /// Counts the bytes that came.
-    received: Arc<AtomicU64>,
+    meter: BodyMeter,
     /// No end, where `None`.
     patience: Option<Duration>,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -69,13 +69,13 @@ impl ClientBody {
     pub(crate) fn new(
         incoming: Received,
         upload: Arc<Upload>,
-        received: Arc<AtomicU64>,
+        meter: BodyMeter,
         patience: Option<Duration>,
     ) -> Self {
         Self {
             incoming,
             upload,
-            received,
+            meter,
             patience,
             waiting: None,
         }
@@ -119,7 +119,7 @@ impl Body for ClientBody {
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.meter.read(data);
                 }
                 Some(Ok(frame))
             }

@@ -79,7 +79,7 @@ impl Mesh {
     pub(super) async fn taking_on(timeouts: HttpTimeouts, admission: Admission) -> Self {
         let ca = Arc::new(TestCa::new().unwrap());
         let (state, observer) = (Arc::new(State::new()), Observer::new().unwrap());
-        observer.include(&admission.windows).unwrap();
+        admission.windows.register(observer.registry()).unwrap();
         state
             .apply_settings(ambit_wire::waypoint::Settings {
                 access_log: true,

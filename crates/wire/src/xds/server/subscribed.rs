@@ -1,5 +1,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use prost_types::Any;
 use tokio::sync::watch;
@@ -43,8 +44,16 @@ pub(super) struct Subscribed {
     position: Option<Position>,
     /// The nonces of the first and the last response that the client has not acknowledged.
     outstanding: Option<(u64, u64)>,
+    /// When the first change in a response was published, by the nonce of the response; of those that are outstanding.
+    sent: VecDeque<(u64, Instant)>,
     /// Whether anything has been sent; the first response is sent even if it is empty.
     answered: bool,
+}
+
+/// A client has answered a response.
+pub(super) struct Answered {
+    /// When the first change in it was published, where there was one while the client was subscribed.
+    pub(super) since: Option<Instant>,
 }
 
 struct Position {
@@ -77,6 +86,7 @@ impl Subscribed {
             end: None,
             position: None,
             outstanding: None,
+            sent: VecDeque::new(),
             answered: false,
         };
         subscribed.change(
@@ -94,17 +104,19 @@ impl Subscribed {
         self.names.len()
     }
 
-    /// Handles the reply to a response. Returns whether the reply was expected. Replies have the order of the
-    /// responses.
-    pub(super) fn acknowledge(&mut self, nonce: &str) -> bool {
-        let (Some((first, last)), Ok(nonce)) = (self.outstanding, nonce.parse::<u64>()) else {
-            return false;
-        };
-        let awaited = (first..=last).contains(&nonce);
-        if awaited {
-            self.outstanding = (nonce < last).then_some((nonce + 1, last));
+    /// Handles the reply to a response, if it was expected. Replies have the order of the responses.
+    pub(super) fn acknowledge(&mut self, nonce: &str) -> Option<Answered> {
+        let (first, last) = self.outstanding?;
+        let nonce = nonce.parse::<u64>().ok()?;
+        if !(first..=last).contains(&nonce) {
+            return None;
         }
-        awaited
+        self.outstanding = (nonce < last).then_some((nonce + 1, last));
+        let mut since = None;
+        while let Some((_, changed)) = self.sent.pop_front_if(|(sent, _)| *sent <= nonce) {
+            since = since.or(Some(changed));
+        }
+        Some(Answered { since })
     }
 
     /// A resource that is subscribed by name is sent even if it was sent before, since the client may have dropped it
@@ -253,6 +265,7 @@ impl Subscribed {
         self.answered = true;
         let first = self.outstanding.map_or(nonce, |(first, _)| first);
         self.outstanding = Some((first, nonce));
+        self.sent.extend(changes.since.map(|since| (nonce, since)));
         Ok(Some(DeltaDiscoveryResponse {
             system_version_info: if complete {
                 changes.cursor.to_string()

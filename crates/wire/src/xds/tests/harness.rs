@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
+use prometheus::{Registry, TextEncoder};
 use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -32,6 +34,8 @@ pub(crate) struct Fake {
     pub(crate) a: Arc<Collection>,
     pub(crate) b: Arc<Collection>,
     pub(crate) rejections: Mutex<Vec<String>>,
+    /// How long changes took to be acknowledged.
+    pub(crate) acknowledged: Mutex<Vec<Duration>>,
     /// Resources and removals sent, of all types.
     pub(crate) sent: Mutex<usize>,
     /// The authorization of each stream.
@@ -61,6 +65,10 @@ impl Source for Fake {
 
     fn sent(&self, _client: &String, _type_url: &str, resources: usize) {
         *self.sent.lock().unwrap() += resources;
+    }
+
+    fn acknowledged(&self, _client: &String, took: Duration) {
+        self.acknowledged.lock().unwrap().push(took);
     }
 
     fn rejected(&self, _client: &String, type_url: &str) {
@@ -161,6 +169,7 @@ pub(crate) struct TestClient {
     pub(crate) batches: mpsc::UnboundedReceiver<Batch>,
     pub(crate) state: watch::Receiver<ConnectionState>,
     pub(crate) token: NamedTempFile,
+    registry: Registry,
     shutdown: CancellationToken,
 }
 
@@ -173,15 +182,31 @@ impl TestClient {
         std::fs::write(token.path(), "first\n").unwrap();
         let (sender, batches) = mpsc::unbounded_channel();
         let file = TokenFile::new(token.path());
-        let client = Client::new(channel, file, Node::default(), subscriptions, Recorder(sender));
+        let mut client = Client::new(channel, file, Node::default(), subscriptions, Recorder(sender));
+        let registry = Registry::new();
+        client.register(&registry).unwrap();
         let (state, shutdown) = (client.state(), CancellationToken::new());
         tokio::spawn(client.run(shutdown.clone()));
         Self {
             batches,
             state,
             token,
+            registry,
             shutdown,
         }
+    }
+
+    /// The value of a series.
+    pub(crate) fn counted(&self, series: &str) -> u64 {
+        let text = TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {series} in {text}"))
+            .parse()
+            .unwrap()
     }
 
     pub(crate) async fn batch(&mut self) -> Batch {

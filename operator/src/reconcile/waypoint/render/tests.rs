@@ -19,6 +19,7 @@ fn rendered(mesh: &Mesh, replicas: u32, least: u32) -> Vec<Rendered> {
         key: &key,
         replicas,
         least,
+        waypoint_for: "service",
         pods: None,
     };
     render(&settings(), mesh, &desired)
@@ -129,6 +130,31 @@ fn its_pods_are_spread_found_by_its_service_and_never_captured() {
     assert_eq!(labels["ambit.dev/waypoint"], "edge");
 }
 
+/// Kiali takes pods with these labels for a waypoint.
+#[test]
+fn tools_find_its_pods_and_their_metrics() {
+    let deployment: Deployment = the(&rendered(&mesh(), 1, 1), "Deployment");
+    let spec = deployment.spec.unwrap();
+    let pod = spec.template.metadata.unwrap();
+    let (labels, annotations) = (pod.labels.unwrap(), pod.annotations.unwrap());
+    for (label, value) in [
+        ("gateway.istio.io/managed", "istio.io-mesh-controller"),
+        ("gateway.networking.k8s.io/gateway-name", "edge"),
+        ("service.istio.io/canonical-name", "edge"),
+    ] {
+        assert_eq!(labels[label], value, "{label}");
+    }
+    // A change of the namespace's label must restart nothing.
+    assert_eq!(labels.get("istio.io/waypoint-for"), None);
+    for (annotation, value) in [("scrape", "true"), ("port", "15020"), ("path", "/metrics")] {
+        assert_eq!(annotations[&format!("prometheus.io/{annotation}")], value);
+    }
+    // What a Deployment is found by cannot be changed: waypoints of earlier versions must stay theirs.
+    let selector = spec.selector.match_labels.unwrap();
+    let selector: Vec<_> = selector.keys().map(String::as_str).collect();
+    assert_eq!(selector, ["ambit.dev/waypoint", "app.kubernetes.io/name"]);
+}
+
 #[test]
 fn one_replica_has_no_disruption_budget() {
     let budgets = |replicas, least| {
@@ -162,6 +188,7 @@ fn objects_are_in_the_users_namespace_without_owner() {
                 (rendered.name.as_str(), &labels["ambit.dev/waypoint"]),
                 ("edge", &json!("edge"))
             );
+            assert_eq!(labels["istio.io/waypoint-for"], "service");
         }
     }
 }
@@ -236,6 +263,7 @@ fn namespace_settings_override_the_mesh() {
             key: &key,
             replicas: 1,
             least: 1,
+            waypoint_for: "service",
             pods,
         };
         let deployment: Deployment = the(&render(&settings(), &mesh, &desired), "Deployment");
@@ -278,6 +306,7 @@ fn the_shared_template_is_the_meshs_alone() {
             key: &key,
             replicas,
             least: 1,
+            waypoint_for: "service",
             pods,
         };
         let objects = render(&settings(), mesh, &desired);

@@ -52,8 +52,29 @@ async fn only_the_leader_creates_and_scales_waypoints() {
 async fn failures_back_off_and_delay_no_other_namespace() {
     let world = World::new();
     world.server.refuse(DEPLOYMENT, true);
-    let (_leads, leadership) = tokio::sync::watch::channel(true);
-    let writing = tokio::spawn(writer(&world, leadership).run(CancellationToken::new()));
+    let (leads, leadership) = tokio::sync::watch::channel(true);
+    let registry = prometheus::Registry::new();
+    let mut writer = writer(&world, leadership);
+    writer.register(&registry).unwrap();
+    let counted = |series: &str| {
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {series} in {text}"))
+            .parse::<f64>()
+            .unwrap()
+    };
+    let errors = "ambit_operator_reconcile_errors_total{kind=\"namespace\",reason=\"api\"}";
+    let passes = "ambit_operator_reconcile_duration_seconds_count{kind=\"namespace\"}";
+    let retry = "ambit_operator_queue_depth{state=\"retry\"}";
+    assert_eq!(
+        (counted(errors), counted(passes), counted(retry)),
+        (0.0, 0.0, 0.0)
+    );
+    let writing = tokio::spawn(writer.run(CancellationToken::new()));
     world.until(|w| w.server.attempts(DEPLOYMENT) > 0).await;
     // A cluster in which something changes all the time.
     for n in 0..300 {
@@ -66,6 +87,10 @@ async fn failures_back_off_and_delay_no_other_namespace() {
     }
     let attempts = world.server.attempts(DEPLOYMENT);
     assert!((5..30).contains(&attempts), "{attempts} attempts in a minute");
+    assert!(counted(errors) >= 5.0);
+    let failing = counted(retry);
+    assert!(failing >= 1.0);
+    assert!(counted(passes) >= counted(errors));
 
     // Somebody edits what it is made from: that is tried at once.
     world.server.refuse(DEPLOYMENT, false);
@@ -75,6 +100,14 @@ async fn failures_back_off_and_delay_no_other_namespace() {
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(world.server.get(DEPLOYMENT).is_some());
+    assert!(counted(retry) < failing, "{failing}");
+    assert!(counted("ambit_operator_reconcile_duration_seconds_count{kind=\"mesh\"}") >= 1.0);
+    leads.send_replace(false);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for state in ["due", "running", "retry"] {
+        let depth = counted(&format!("ambit_operator_queue_depth{{state=\"{state}\"}}"));
+        assert_eq!(depth, 0.0, "{state}");
+    }
     writing.abort();
 }
 

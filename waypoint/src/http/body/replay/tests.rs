@@ -49,7 +49,7 @@ impl Client {
         let body = ClientBody::new(
             Received::Http1(incoming),
             Arc::<Upload>::default(),
-            Arc::default(),
+            crate::observe::BodyMeter::default(),
             None,
         );
         (client, Spool::new(body, 8, account(room).nothing()))
