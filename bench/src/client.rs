@@ -37,8 +37,8 @@ pub struct Options {
     /// Connections at a time, each with a thread.
     #[arg(long, default_value_t = 1)]
     pub connections: usize,
-    /// Requests a second, on a schedule that a slow response does not delay: the latency counts from when a request was to be
-    /// sent. Without it, each connection sends the next request as soon as it has the response.
+    /// Requests a second, on a schedule that a slow response does not delay: the latency counts from when a request was
+    /// to be sent. Without it, each connection sends the next request as soon as it has the response.
     #[arg(long)]
     pub rate: Option<f64>,
 }

@@ -54,7 +54,8 @@ impl Histogram {
         Duration::from_nanos(self.max)
     }
 
-    /// The least duration that at least the share `quantile` (0 to 1) of all do not exceed; zero if nothing was counted.
+    /// The least duration that at least the share `quantile` (0 to 1) of all do not exceed; zero if nothing was
+    /// counted.
     pub fn quantile(&self, quantile: f64) -> Duration {
         // Counts are far below 2^52, where a float is exact.
         let rank = ((self.count as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);

@@ -1,4 +1,5 @@
-//! What the parts of the L7 benchmark agree on: names, ports and files. The load itself is the package `ambit-bench-l7`.
+//! What the parts of the L7 benchmark agree on: names, ports and files. The load itself is the package
+//! `ambit-bench-l7`.
 
 use std::net::Ipv4Addr;
 
@@ -21,7 +22,8 @@ pub const HOSTNAME: &str = "server.bench.svc.cluster.local";
 pub const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The Service's port.
 pub const SERVICE_PORT: u16 = 80;
-/// Where the backend, and the proxies of the plain rows, answer plain HTTP/1.1; the port that CONNECT to the backend names.
+/// Where the backend, and the proxies of the plain rows, answer plain HTTP/1.1; the port that CONNECT to the backend
+/// names.
 pub const HTTP_PORT: u16 = 8080;
 /// Where the backend, and the waypoints, end HBONE.
 pub const HBONE_PORT: u16 = 15008;

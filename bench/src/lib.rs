@@ -1,7 +1,8 @@
-//! The load of the benchmarks: [`server`] answers, [`client`] asks and measures, [`Report`] is what a measurement came to.
+//! The load of the benchmarks: [`server`] answers, [`client`] asks and measures, [`Report`] is what a measurement came
+//! to.
 //!
-//! Threads and blocking sockets, one thread a connection: what the load itself costs is then two system calls a message,
-//! and it does not share a runtime's scheduler with the proxies that are measured.
+//! Threads and blocking sockets, one thread a connection: what the load itself costs is then two system calls a
+//! message, and it does not share a runtime's scheduler with the proxies that are measured.
 
 pub mod client;
 mod histogram;

@@ -32,7 +32,8 @@ pub struct Report {
     pub seconds: f64,
     /// Requests, connections or bytes a second, in that time.
     pub per_second: f64,
-    /// All requests, connections or bytes, with those of the warm-up: what the processor time of the proxies was spent on.
+    /// All requests, connections or bytes, with those of the warm-up: what the processor time of the proxies was spent
+    /// on.
     pub total: u64,
     /// How long requests or connections took; nothing for throughput.
     pub latency: Option<Latency>,
@@ -44,8 +45,8 @@ pub struct Report {
     pub first_error: Option<String>,
 }
 
-/// How the two ends of one connection see it. The client's address is the same to both on a direct path; a proxy on the way
-/// that keeps the client's IP still has a port of its own.
+/// How the two ends of one connection see it. The client's address is the same to both on a direct path; a proxy on the
+/// way that keeps the client's IP still has a port of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// The client's address, as the client knows it.

@@ -1,7 +1,7 @@
 //! The side that answers: one port for every kind of load.
 //!
-//! A thread serves one connection at a time, from accepting it to its end, and there is always one more that waits to accept:
-//! no connection is handed from thread to thread. The threads end with the process.
+//! A thread serves one connection at a time, from accepting it to its end, and there is always one more that waits to
+//! accept: no connection is handed from thread to thread. The threads end with the process.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -158,8 +158,8 @@ fn reply(mut stream: TcpStream, _: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes one byte, gives one, and closes first: the client's port is free again at once, and `TIME_WAIT` is on this side,
-/// where it does not keep the same client from coming again.
+/// Takes one byte, gives one, and closes first: the client's port is free again at once, and `TIME_WAIT` is on this
+/// side, where it does not keep the same client from coming again.
 fn connect(mut stream: TcpStream, _: SocketAddr) -> io::Result<()> {
     let mut byte = [0];
     if !read_or_end(&mut stream, &mut byte)? {

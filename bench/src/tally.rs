@@ -57,8 +57,8 @@ impl Tally {
         }
     }
 
-    /// Counts one that went well, just now: when it was to begin and when it did. What was to begin in the window is measured, even
-    /// if it took longer than the window lasts: else the slowest would be missing.
+    /// Counts one that went well, just now: when it was to begin and when it did. What was to begin in the window is
+    /// measured, even if it took longer than the window lasts: else the slowest would be missing.
     pub fn done(&mut self, due: Instant, begun: Instant) {
         let now = Instant::now();
         self.total += 1;

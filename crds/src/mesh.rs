@@ -280,19 +280,19 @@ impl Default for Telemetry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Metrics {
-    /// Labels to remove from the metrics `istio_*` of ztunnels and waypoints. Fewer labels make fewer time series: series that
-    /// differ only in removed labels become one series with their sum. The label `reporter` cannot be removed, because both
-    /// ends of a connection report it and the sum would count it twice. Queries for a removed label find nothing; Kiali needs
-    /// the labels of workloads, canonical services, namespaces and clusters.
+    /// Labels to remove from the metrics `istio_*` of ztunnels and waypoints. Fewer labels make fewer time series:
+    /// series that differ only in removed labels become one series with their sum. The label `reporter` cannot be
+    /// removed, because both ends of a connection report it and the sum would count it twice. Queries for a removed
+    /// label find nothing; Kiali needs the labels of workloads, canonical services, namespaces and clusters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub drop_labels: Vec<MetricLabel>,
 
-    /// Whether waypoints count each request a second time with `reporter="destination"`, as a sidecar of the destination would:
-    /// Enabled or Disabled. Istio's service and workload dashboards and Flagger's checks for Istio query that reporter. Enabled
-    /// doubles the series of requests, and queries that add up all reporters, such as those of Kiali, count requests twice.
-    /// Defaults to Disabled.
+    /// Whether waypoints count each request a second time with `reporter="destination"`, as a sidecar of the
+    /// destination would: Enabled or Disabled. Istio's service and workload dashboards and Flagger's checks for Istio
+    /// query that reporter. Enabled doubles the series of requests, and queries that add up all reporters, such as
+    /// those of Kiali, count requests twice. Defaults to Disabled.
     #[serde(default)]
     pub waypoint_reports_destination: DestinationReports,
 }

@@ -1,7 +1,8 @@
 //! The code blocks of the documentation, and how each of them is tested.
 //!
-//! An HTML comment before a block says it: `<!-- test: cluster -->`, or `<!-- test: skip: … -->` with the reason. Readers do not see
-//! it. [`Block::mark`] reads it; a unit test here fails for a block of commands or YAML that has none.
+//! An HTML comment before a block says it: `<!-- test: cluster -->`, or `<!-- test: skip: … -->` with the reason.
+//! Readers do not see it. [`Block::mark`] reads it; a unit test here fails for a block of commands or YAML that has
+//! none.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! As much of HTTP/1.1 as one request a connection needs: for the sample application, and for looking at the proxies' ports.
+//! As much of HTTP/1.1 as one request a connection needs: for the sample application, and for looking at the proxies'
+//! ports.
 
 mod message;
 

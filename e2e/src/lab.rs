@@ -70,8 +70,8 @@ impl Lab {
         mesh::apply(&self.cluster, mesh::MESH)
     }
 
-    /// Runs `test` on the sample application in a namespace of its own, and removes that again. Where it fails, what there is
-    /// to see is kept, and the error says where.
+    /// Runs `test` on the sample application in a namespace of its own, and removes that again. Where it fails, what
+    /// there is to see is kept, and the error says where.
     ///
     /// # Errors
     /// Those of the test, and where what there is to see was kept.
@@ -118,7 +118,8 @@ impl Lab {
             Err(lost) => error.context(format!("no evidence could be saved: {lost:#}")),
         });
         if let Err(error) = &result {
-            // At once and beside the test's name: what tests print comes after all of them, and some hundred lines below.
+            // At once and beside the test's name: what tests print comes after all of them, and some hundred lines
+            // below.
             _ = writeln!(io::stderr(), "in namespace {namespace}: {error:?}");
         }
         let removed = self.cluster.run_kubectl(&[

@@ -1,4 +1,5 @@
-//! Commands that take minutes: every 15 seconds a line says what runs, for how long, and how far it is, on a terminal or not.
+//! Commands that take minutes: every 15 seconds a line says what runs, for how long, and how far it is, on a terminal
+//! or not.
 
 use std::io::{BufReader, Read};
 use std::process::{Command, Stdio};
@@ -16,8 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// Lines of a failed command that its error quotes.
 const QUOTED: usize = 100;
 
-/// Runs a command to its end and returns its standard output. `far` is called with each line of its standard error, and returns how
-/// far the command is where the line says so; the other lines are quoted if the command fails.
+/// Runs a command to its end and returns its standard output. `far` is called with each line of its standard error, and
+/// returns how far the command is where the line says so; the other lines are quoted if the command fails.
 ///
 /// # Errors
 /// When the command cannot be started, or does not succeed.

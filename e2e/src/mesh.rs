@@ -33,7 +33,8 @@ pub const ENROLL: &str = "istio.io/dataplane-mode=ambient";
 
 const READY_LIMIT: Duration = Duration::from_secs(240);
 
-/// Installs the chart, or brings it up to date, with the images that `cargo xtask images` made; waits for the operator and the control plane.
+/// Installs the chart, or brings it up to date, with the images that `cargo xtask images` made; waits for the operator
+/// and the control plane.
 ///
 /// # Errors
 /// When Helm fails; the error quotes it.

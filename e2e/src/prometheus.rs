@@ -1,7 +1,8 @@
 //! A real Prometheus beside a cluster: it scrapes Ambit's pods and the kubelets, and evaluates the chart's alerts.
 //!
-//! The Prometheus of the distribution comes without discovery of Kubernetes' objects. Pods are listed here and handed over in a file, under the names
-//! (`__meta_kubernetes_pod_…`) that the discovery would use, so that the relabelling is the usual one.
+//! The Prometheus of the distribution comes without discovery of Kubernetes' objects. Pods are listed here and handed
+//! over in a file, under the names (`__meta_kubernetes_pod_…`) that the discovery would use, so that the relabelling is
+//! the usual one.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

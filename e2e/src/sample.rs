@@ -1,5 +1,5 @@
-//! The sample applications: what they say, what they count, and how they stand on a cluster. The program itself is the crate
-//! `ambit-sample`.
+//! The sample applications: what they say, what they count, and how they stand on a cluster. The program itself is the
+//! crate `ambit-sample`.
 
 mod load;
 mod shop;

@@ -100,8 +100,8 @@ pub fn in_clear<'a>(packets: &'a [Packet], text: &'a str) -> impl Iterator<Item 
     packets.iter().filter(move |packet| packet.carries(text))
 }
 
-/// Those packets to or from pods at `addresses` that carry something; all of them have to be HBONE: to or from its port, and
-/// TLS from the first byte of every connection whose beginning was recorded.
+/// Those packets to or from pods at `addresses` that carry something; all of them have to be HBONE: to or from its
+/// port, and TLS from the first byte of every connection whose beginning was recorded.
 ///
 /// # Errors
 /// When one is not, or when there is none.

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 /// The root of the work tree: as cargo says when it runs something, else where this was compiled.
 ///
-/// Cargo compares times of files, so with one target folder for two work trees it may start what it compiled for the other one.
+/// Cargo compares times of files, so with one target folder for two work trees it may start what it compiled for the
+/// other one.
 #[must_use]
 pub fn workspace() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();

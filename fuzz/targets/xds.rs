@@ -1,7 +1,8 @@
 //! Delta xDS, as a client of the control plane: it receives nothing but what it may see, in responses with rising
 //! nonces; once it has acknowledged everything, it has exactly the current resources.
 //!
-//! Input: steps. What the client says is a request as it is encoded; a short one acknowledges what came last; others change resources.
+//! Input: steps. What the client says is a request as it is encoded; a short one acknowledges what came last; others
+//! change resources.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -18,8 +18,8 @@ pub(crate) struct Job<'a> {
     pub(crate) work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
 }
 
-/// Does all of it, beginning in the order given. A job waits while the available memory does not suffice for it beside those that run;
-/// one that runs alone never waits.
+/// Does all of it, beginning in the order given. A job waits while the available memory does not suffice for it beside
+/// those that run; one that runs alone never waits.
 pub(crate) fn side_by_side(jobs: Vec<Job<'_>>, progress: &Progress) -> Result<()> {
     within(available()?, jobs, progress)
 }

@@ -19,7 +19,8 @@ use values::Values;
 /// What to make of the chart. Without flags: its schema and its README.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Write nothing; fail where the generated files differ from values.yaml, or where Helm or kubeconform refuse the chart.
+    /// Write nothing; fail where the generated files differ from values.yaml, or where Helm or kubeconform refuse the
+    /// chart.
     #[arg(long)]
     check: bool,
     /// Write the chart as manifests for `kubectl apply --server-side` to this file instead.
@@ -63,7 +64,8 @@ pub(crate) fn check(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// The chart with its own values and with each of `ci/*-values.yaml`: what Helm thinks of it, and whether Kubernetes has such objects.
+/// The chart with its own values and with each of `ci/*-values.yaml`: what Helm thinks of it, and whether Kubernetes
+/// has such objects.
 pub(crate) fn lint(progress: &Progress) -> Result<()> {
     let schemas = conform::schemas(progress)?;
     for file in value_sets()? {

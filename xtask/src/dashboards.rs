@@ -1,7 +1,8 @@
 //! `cargo xtask dashboards`: the chart's Grafana dashboards, from the definitions beside this file.
 //!
-//! A definition has titles, descriptions, units and queries; [`model`] adds what Grafana needs besides. Queries use the metrics that `docs/operations.md`
-//! lists, and the target labels `namespace` and `pod` that every usual scrape configuration sets.
+//! A definition has titles, descriptions, units and queries; [`model`] adds what Grafana needs besides. Queries use the
+//! metrics that `docs/operations.md` lists, and the target labels `namespace` and `pod` that every usual scrape
+//! configuration sets.
 
 mod control_plane;
 mod cost;

@@ -1,4 +1,5 @@
-//! What takes minutes to build, once: tools of the developer commands that the distribution lacks, and the first images.
+//! What takes minutes to build, once: tools of the developer commands that the distribution lacks, and the first
+//! images.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The certificate authority of a benchmark: its key lies in a file, so that load, backend and control plane are of one mesh.
+//! The certificate authority of a benchmark: its key lies in a file, so that load, backend and control plane are of one
+//! mesh.
 
 use std::fs;
 use std::net::IpAddr;

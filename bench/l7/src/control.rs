@@ -1,5 +1,5 @@
-//! The control plane of one waypoint: it signs its certificate, tells it what it serves, and takes its load reports. Who calls is not
-//! looked at: it runs in a network namespace of the benchmark's own.
+//! The control plane of one waypoint: it signs its certificate, tells it what it serves, and takes its load reports.
+//! Who calls is not looked at: it runs in a network namespace of the benchmark's own.
 
 mod resources;
 

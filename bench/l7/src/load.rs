@@ -34,7 +34,8 @@ pub(crate) struct Options {
     /// How long to work before that without measuring, in seconds
     #[arg(long, default_value_t = 1.0)]
     pub(crate) warmup: f64,
-    /// Requests a second, on a schedule that a slow response does not delay: the latency counts from when a request was to be sent
+    /// Requests a second, on a schedule that a slow response does not delay: the latency counts from when a request was
+    /// to be sent
     #[arg(long)]
     pub(crate) rate: Option<f64>,
 }

@@ -1,5 +1,5 @@
-//! `ambit-bench-l7`: what the L7 benchmark needs besides the proxies. Each command runs on one thread, so that it can share a core
-//! with others without moving between cores.
+//! `ambit-bench-l7`: what the L7 benchmark needs besides the proxies. Each command runs on one thread, so that it can
+//! share a core with others without moving between cores.
 
 mod authority;
 mod backend;

@@ -114,7 +114,8 @@ pub struct PathMatch {
         .message("paths begin with '/' and are written in normal form: without //, /./, /../, and none of ? # ; % \\ *"))]
     pub exact: Option<String>,
 
-    /// The beginning of the path, by whole segments: /orders matches /orders and /orders/7, and not /orders-old. `/` matches every path.
+    /// The beginning of the path, by whole segments: /orders matches /orders and /orders/7, and not /orders-old. `/`
+    /// matches every path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self.startsWith('/') && !self.matches('//|/[.][.]?(/|$)|[?#;%\\\\\\\\*]|[[:cntrl:]]')")

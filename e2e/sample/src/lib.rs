@@ -1,5 +1,5 @@
-//! What the sample application speaks over gRPC, for the application itself and for the tests. The application is the binary
-//! `ambit-sample`.
+//! What the sample application speaks over gRPC, for the application itself and for the tests. The application is the
+//! binary `ambit-sample`.
 
 mod exercise;
 

@@ -30,7 +30,8 @@ pub(crate) struct Arguments {
     /// When a request counts as failed, in milliseconds.
     #[arg(long, default_value_t = 30_000)]
     timeout: u64,
-    /// Where the counts (/stats), the probe (/healthz) and new plans (/plan/CONNECTIONS/INTERVAL/METHOD/PATH) are served.
+    /// Where the counts (/stats), the probe (/healthz) and new plans (/plan/CONNECTIONS/INTERVAL/METHOD/PATH) are
+    /// served.
     #[arg(long, default_value = "0.0.0.0:8081")]
     stats: SocketAddr,
 }
@@ -104,8 +105,8 @@ async fn worker(load: &Load, plan: watch::Receiver<Plan>, index: usize) {
 }
 
 impl Load {
-    /// One request; made once more on another connection if its own ends before a byte of the response, and it is idempotent. Returns
-    /// whether it had a good response.
+    /// One request; made once more on another connection if its own ends before a byte of the response, and it is
+    /// idempotent. Returns whether it had a good response.
     async fn request(&self, plan: &Plan, connection: &mut Option<Connection>) -> bool {
         let (begun, start) = (SystemTime::now(), Instant::now());
         self.stats.with(|stats| stats.in_flight += 1);

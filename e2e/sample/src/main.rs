@@ -1,5 +1,5 @@
-//! Small applications that talk all the time, and count what fails: the demonstration and the tests look at them while the mesh
-//! changes around them.
+//! Small applications that talk all the time, and count what fails: the demonstration and the tests look at them while
+//! the mesh changes around them.
 
 mod client;
 mod load;
@@ -40,8 +40,8 @@ enum Command {
     },
     /// Ask for ever, and count. A failure never ends it.
     Client(client::Arguments),
-    /// Answer HTTP/1.1 and HTTP/2 with what was asked, and gRPC. Besides: /flaky fails every third time, /slow?ms=N answers later, a
-    /// WebSocket gets its messages back, /counts tells what came.
+    /// Answer HTTP/1.1 and HTTP/2 with what was asked, and gRPC. Besides: /flaky fails every third time, /slow?ms=N
+    /// answers later, a WebSocket gets its messages back, /counts tells what came.
     Web(web::Arguments),
     /// Load a web server over connections that are kept, and count. Idle until told otherwise.
     Load(load::Arguments),

@@ -1,7 +1,8 @@
 //! What a cluster is called, where it lies and which addresses it has: pure functions of its name and its slot.
 //!
-//! Every cluster on a machine has a slot, a small number from which its networks follow: `10.(88 + slot).0.0/16`. In it,
-//! `.0.0/24` is the wire between the machines, `.(64 + n).0/24` are the pods of node n, and `.128.0/17` the Services.
+//! Every cluster on a machine has a slot, a small number from which its networks follow: `10.(88 + slot).0.0/16`. In
+//! it, `.0.0/24` is the wire between the machines, `.(64 + n).0/24` are the pods of node n, and `.128.0/17` the
+//! Services.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The networks of a cluster: a network namespace for the control plane and one for each node, joined by the bridge `wire`,
-//! which lies in the control plane's namespace. The machine itself gets one interface and one route.
+//! The networks of a cluster: a network namespace for the control plane and one for each node, joined by the bridge
+//! `wire`, which lies in the control plane's namespace. The machine itself gets one interface and one route.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -47,8 +47,8 @@ impl Node {
         self.layout.node_netns(self.index)
     }
 
-    /// The folder on this machine that holds what survives [`Node::kill`]: `ambit` is the node's `/var/lib/ambit`, `cni` its
-    /// `/etc/cni/net.d`, and so on.
+    /// The folder on this machine that holds what survives [`Node::kill`]: `ambit` is the node's `/var/lib/ambit`,
+    /// `cni` its `/etc/cni/net.d`, and so on.
     pub fn disk(&self) -> PathBuf {
         self.layout.disk(self.index)
     }
@@ -144,7 +144,8 @@ impl Node {
         Ok(())
     }
 
-    /// Cuts the node's power: its link goes, then every process of it ends at once, pods and all. What is on its disk stays.
+    /// Cuts the node's power: its link goes, then every process of it ends at once, pods and all. What is on its disk
+    /// stays.
     pub fn kill(&self) -> Result<()> {
         network::unplug_node(&self.layout, self.index)?;
         if let Ok(init) = self.init_pid() {
@@ -192,7 +193,8 @@ impl Node {
         process::kill(&self.layout.dir, |role| role.starts_with(&prefix))
     }
 
-    /// Processes of containers carry no mark of ours, but live in the node's pid namespace or below and end with its init.
+    /// Processes of containers carry no mark of ours, but live in the node's pid namespace or below and end with its
+    /// init.
     fn wait_empty(&self, namespace: &Path) -> Result<()> {
         crate::wait::until(
             &format!("all of {} to end", self.name()),

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use super::{NAMESPACE, RELEASE};
 use crate::{shell, tools};
 
-/// A chart, a folder or a package, as manifests for `kubectl apply --server-side`: with the namespace, and without hooks, which only Helm runs. `values` are as in
-/// `image.tag=1.2.3`.
+/// A chart, a folder or a package, as manifests for `kubectl apply --server-side`: with the namespace, and without
+/// hooks, which only Helm runs. `values` are as in `image.tag=1.2.3`.
 ///
 /// # Errors
 /// When Helm refuses the values; the error quotes it.

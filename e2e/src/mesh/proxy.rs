@@ -95,7 +95,8 @@ impl Pod {
         found.with_context(|| format!("pod {} is on `{}`, which is no node", self.name, self.node))
     }
 
-    /// Opens a TCP connection out of the pod's network namespace, as a process in the pod would. It stays in that namespace.
+    /// Opens a TCP connection out of the pod's network namespace, as a process in the pod would. It stays in that
+    /// namespace.
     ///
     /// # Errors
     /// When the pod does not run or nothing answers.

@@ -12,8 +12,8 @@ use crate::eventually;
 /// The images that `cargo xtask images` makes.
 const OURS: &str = "localhost/ambit/";
 
-/// Ends every pod that runs an image of ours, for its controller to replace it; those without a controller stay as they are. Waits until
-/// Ambit's own pods are Ready again, and the Mesh, if it was. Returns how many pods were ended.
+/// Ends every pod that runs an image of ours, for its controller to replace it; those without a controller stay as they
+/// are. Waits until Ambit's own pods are Ready again, and the Mesh, if it was. Returns how many pods were ended.
 ///
 /// # Errors
 /// When that is not so in four minutes.

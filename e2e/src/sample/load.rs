@@ -51,7 +51,8 @@ pub struct LoadStats {
     pub failed: u64,
     /// Connections that ended, or were reset, before a byte of the response came.
     pub resets: u64,
-    /// Requests that were made once more on another connection because of that, as HTTP clients do where the method is idempotent.
+    /// Requests that were made once more on another connection because of that, as HTTP clients do where the method is
+    /// idempotent.
     pub retried: u64,
     /// Connections that were made.
     pub connections: u64,

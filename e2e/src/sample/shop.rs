@@ -24,7 +24,8 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Makes the namespace and the application in it, and waits until every pod is Ready and every client got a response.
+    /// Makes the namespace and the application in it, and waits until every pod is Ready and every client got a
+    /// response.
     ///
     /// # Errors
     /// When something of that does not happen; the error tells the pods.
@@ -39,7 +40,8 @@ impl Shop {
         Ok(shop)
     }
 
-    /// Makes only the namespace, and waits until pods can be made in it. One of that name that an earlier test left is waited out.
+    /// Makes only the namespace, and waits until pods can be made in it. One of that name that an earlier test left is
+    /// waited out.
     ///
     /// # Errors
     /// When the API server refuses it, or an earlier one does not go.
@@ -168,7 +170,8 @@ impl Shop {
         self.wait_protocol(&pods, "TCP")
     }
 
-    /// Waits until a client has been answered `more` times more for each kind of traffic than by now; returns its counts.
+    /// Waits until a client has been answered `more` times more for each kind of traffic than by now; returns its
+    /// counts.
     ///
     /// # Errors
     /// When that does not happen in 90 s.

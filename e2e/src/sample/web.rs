@@ -89,8 +89,8 @@ impl Web {
         self.shop.pods_of("web")
     }
 
-    /// The live replicas of the namespace's waypoint of this name, Ready or not; none if there is no such waypoint. One that has no
-    /// address yet is left out.
+    /// The live replicas of the namespace's waypoint of this name, Ready or not; none if there is no such waypoint. One
+    /// that has no address yet is left out.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -206,7 +206,8 @@ impl Web {
         )
     }
 
-    /// How many requests each of these replicas of a waypoint had while the load generators had so many more good responses each.
+    /// How many requests each of these replicas of a waypoint had while the load generators had so many more good
+    /// responses each.
     ///
     /// # Errors
     /// When a replica serves no metrics, or the responses do not come.
@@ -251,8 +252,8 @@ impl Web {
         Ok(counts)
     }
 
-    /// As [`Web::ensure_no_failure`]; and that no connection was cut since the load generators had counted `before`: a request that is
-    /// not idempotent would have failed with it.
+    /// As [`Web::ensure_no_failure`]; and that no connection was cut since the load generators had counted `before`: a
+    /// request that is not idempotent would have failed with it.
     ///
     /// # Errors
     /// The failures, or how many requests had to be made again.

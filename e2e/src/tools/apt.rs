@@ -159,7 +159,8 @@ pub fn ensure(packages: &[Package], progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// Names of the packages that [`ensure`] installed on this machine for this user, now or earlier: none that was there before.
+/// Names of the packages that [`ensure`] installed on this machine for this user, now or earlier: none that was there
+/// before.
 ///
 /// # Errors
 /// When the note of them cannot be read.

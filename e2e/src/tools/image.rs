@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 const BLOCK: usize = 512;
 
-/// Writes a docker archive at `archive`: an image called `reference` that holds only `program`, as `/NAME`, and runs it.
+/// Writes a docker archive at `archive`: an image called `reference` that holds only `program`, as `/NAME`, and runs
+/// it.
 pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<()> {
     let name = program
         .file_name()
@@ -32,8 +33,8 @@ pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<(
     )
 }
 
-/// Writes a docker archive at `archive`: an image called `reference` of the file system in `layer`, a tar file. It runs nothing by
-/// itself.
+/// Writes a docker archive at `archive`: an image called `reference` of the file system in `layer`, a tar file. It runs
+/// nothing by itself.
 pub(super) fn write_layer(archive: &Path, reference: &str, environment: &[&str], layer: &Path) -> Result<()> {
     let open = || File::open(layer).with_context(|| format!("cannot read {}", layer.display()));
     let mut hash = Sha256::new();

@@ -1,4 +1,5 @@
-//! Prometheus and promtool, from the distribution's package, which is unpacked and not installed: an installation would start a service.
+//! Prometheus and promtool, from the distribution's package, which is unpacked and not installed: an installation would
+//! start a service.
 
 use std::fs;
 use std::path::{Path, PathBuf};

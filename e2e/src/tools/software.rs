@@ -1,6 +1,7 @@
 //! An image of software as people run it: databases, a cache, web servers and their clients, as Debian packages them.
 //!
-//! The packages are unpacked, not installed: nothing of them runs while the image is made, and the machine has none of them after it.
+//! The packages are unpacked, not installed: nothing of them runs while the image is made, and the machine has none of
+//! them after it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

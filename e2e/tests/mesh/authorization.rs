@@ -22,7 +22,8 @@ fn principal(shop: &Shop, account: &str) -> String {
     format!("cluster.local/ns/{}/sa/{account}", shop.namespace())
 }
 
-/// Waits until a client has had failures of every kind of traffic in `flows` since now; returns what it had counted before.
+/// Waits until a client has had failures of every kind of traffic in `flows` since now; returns what it had counted
+/// before.
 fn wait_refused(shop: &Shop, client: &str, flows: &[&str], limit: Duration) -> Result<Stats> {
     let before = shop.stats(client)?;
     eventually(&format!("{client} to be refused"), limit, || {

@@ -139,7 +139,8 @@ fn removed_label_releases_pods() -> Result<()> {
     })
 }
 
-/// Ztunnels hear of a pod's leaving at different times; here one replica of the control plane, and with it all that hangs on it, is late.
+/// Ztunnels hear of a pod's leaving at different times; here one replica of the control plane, and with it all that
+/// hangs on it, is late.
 #[test]
 fn leaving_strict_fails_no_request() -> Result<()> {
     const LATE: Duration = Duration::from_millis(250);

@@ -159,7 +159,8 @@ fn agents(lab: &Lab) -> Result<Vec<Pod>> {
     )
 }
 
-/// Neither the load nor the sample's own clients had a failure, and the load's long connection is the one that it began with.
+/// Neither the load nor the sample's own clients had a failure, and the load's long connection is the one that it began
+/// with.
 fn ensure_unharmed(shop: &Shop) -> Result<()> {
     for client in ["load", "client-a", "client-b"] {
         let stats = shop.stats(client)?;
@@ -175,7 +176,8 @@ fn traffic_continues_without_operator() -> Result<()> {
     let lab = Lab::enter()?;
     lab.with_shop("headless", |shop| {
         shop.enroll()?;
-        // Killed, not asked: no stream ends politely and no lease is released. Scaled down, so that they stay away for a while.
+        // Killed, not asked: no stream ends politely and no lease is released. Scaled down, so that they stay away for
+        // a while.
         for (operator, container) in operators(&lab)? {
             kill(&lab, &operator, container)?;
         }

@@ -40,8 +40,8 @@ pub(crate) fn root(cluster: &Cluster) -> Result<CertificateDer<'static>> {
     Ok(CertificateDer::from_pem_slice(pem.as_bytes())?)
 }
 
-/// A token of a service account for the control plane, bound to a pod where one is given. The account is of that pod's namespace,
-/// otherwise of Ambit's.
+/// A token of a service account for the control plane, bound to a pod where one is given. The account is of that pod's
+/// namespace, otherwise of Ambit's.
 pub(crate) fn token(cluster: &Cluster, account: &str, audience: &str, pod: Option<&Pod>) -> Result<String> {
     let audience = format!("--audience={audience}");
     let namespace = pod.map_or(mesh::NAMESPACE, |pod| pod.namespace.as_str());

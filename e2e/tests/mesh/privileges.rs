@@ -47,7 +47,8 @@ fn a_ztunnel_runs_without_any_privilege() -> Result<()> {
     Ok(())
 }
 
-/// The one that talks with every pod cannot make objects, the one that makes objects cannot see the key of the authority.
+/// The one that talks with every pod cannot make objects, the one that makes objects cannot see the key of the
+/// authority.
 #[test]
 fn accounts_have_separate_rights() -> Result<()> {
     const CONTROL: &str = "ambit-control";
@@ -122,7 +123,8 @@ fn control_plane() -> String {
     format!("system:serviceaccount:{}:ambit-control", mesh::NAMESPACE)
 }
 
-/// RBAC has no right to patch annotations alone: the admission policy is what keeps the rest of a pod from the control plane.
+/// RBAC has no right to patch annotations alone: the admission policy is what keeps the rest of a pod from the control
+/// plane.
 #[test]
 fn control_plane_changes_only_its_annotations_of_pods() -> Result<()> {
     let lab = Lab::enter()?;
@@ -171,7 +173,8 @@ fn control_plane_changes_only_its_annotations_of_pods() -> Result<()> {
     Ok(())
 }
 
-/// RBAC cannot limit a creation by name: the admission policy is what keeps the control plane from Secrets that are not its own.
+/// RBAC cannot limit a creation by name: the admission policy is what keeps the control plane from Secrets that are not
+/// its own.
 #[test]
 fn control_plane_creates_only_its_own_secret() -> Result<()> {
     let lab = Lab::enter()?;

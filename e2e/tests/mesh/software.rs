@@ -1,4 +1,5 @@
-//! Software as people run it: each thing is done twice in one run, outside of the mesh and inside, and must come out alike.
+//! Software as people run it: each thing is done twice in one run, outside of the mesh and inside, and must come out
+//! alike.
 
 mod databases;
 mod redis;

@@ -66,7 +66,8 @@ fn get_policy(lab: &Lab, web: &Web, name: &str) -> Result<Value> {
         .get(&["waypointpolicy", name, "--namespace", web.namespace()])
 }
 
-/// Applies a policy and waits until a waypoint enforces it, and requests of every client go through that. Returns the policy.
+/// Applies a policy and waits until a waypoint enforces it, and requests of every client go through that. Returns the
+/// policy.
 pub(crate) fn enforce(lab: &Lab, web: &Web, name: &str, spec: Value) -> Result<Value> {
     lab.cluster.apply(web.namespace(), &policy(name, spec))?;
     let enforced = eventually(&format!("policy {name} to be enforced"), LIMIT, || {
@@ -90,7 +91,8 @@ pub(crate) fn enforce(lab: &Lab, web: &Web, name: &str, spec: Value) -> Result<V
     Ok(enforced)
 }
 
-/// Waits until requests of every client go through this waypoint; or through none, so that the server sees the client's own address.
+/// Waits until requests of every client go through this waypoint; or through none, so that the server sees the client's
+/// own address.
 fn wait_way(web: &Web, waypoint: Option<&str>) -> Result<()> {
     for client in CLIENTS {
         eventually(&format!("{client} to go through {waypoint:?}"), LIMIT, || {

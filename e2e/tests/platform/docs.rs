@@ -1,7 +1,7 @@
 //! Commands and manifests of the documentation, as a reader uses them: document by document, each from its top.
 //!
-//! Before each document Ambit is installed with a Mesh that is Ready, and the sample application runs in namespace `shop`, in the mesh.
-//! A document that installs Ambit itself begins without it.
+//! Before each document Ambit is installed with a Mesh that is Ready, and the sample application runs in namespace
+//! `shop`, in the mesh. A document that installs Ambit itself begins without it.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -96,7 +96,8 @@ impl CertificateAuthority {
         Self::from_pem(&key.serialize_pem(), &certificate, &certificate)
     }
 
-    /// An authority from PEM: its PKCS#8 key, its certificate (for an intermediate, followed by those above it), and the root.
+    /// An authority from PEM: its PKCS#8 key, its certificate (for an intermediate, followed by those above it), and
+    /// the root.
     pub fn from_pem(key_pem: &str, certificate_pem: &str, root_pem: &str) -> Result<Self, AuthorityError> {
         let unreadable = |what| {
             move |e: &dyn std::fmt::Display| AuthorityError::Unreadable {

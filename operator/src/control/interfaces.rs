@@ -74,7 +74,8 @@ pub trait Sources: Send + Sync + 'static {
     /// `istio.workload.Address`: all workloads (named by uid) and services (named `namespace/hostname`).
     fn addresses(&self) -> Arc<Collection>;
 
-    /// `istio.security.Authorization`, named `namespace/name`: those of the whole mesh, and of namespaces that have pods on the node.
+    /// `istio.security.Authorization`, named `namespace/name`: those of the whole mesh, and of namespaces that have
+    /// pods on the node.
     fn authorizations(&self, node: &str) -> Arc<Collection>;
 
     /// `ambit.agent.v1.PodCapture` of all pods of one node, named by the pod's UID. For a node without pods, or an

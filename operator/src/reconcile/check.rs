@@ -23,7 +23,8 @@ pub enum CheckError {
     Timeout(Duration, String),
 }
 
-/// Waits until every replica of the control plane and of the operator is available, and the Mesh, where there is one, is Ready.
+/// Waits until every replica of the control plane and of the operator is available, and the Mesh, where there is one,
+/// is Ready.
 ///
 /// # Errors
 /// When the API server refuses, or when that is not so after `timeout`; the error has what is missing.

@@ -19,8 +19,8 @@ pub(super) const AGENT: &str = "ambit-agent";
 pub(super) const ZTUNNEL: &str = "ztunnel";
 /// Name of the ztunnels' ServiceAccount.
 pub(super) const ZTUNNEL_ACCOUNT: &str = "ambit-ztunnel";
-/// Name of the ConfigMap that agents and ztunnels read while they run: the root certificate, the log filter and the metrics
-/// settings. In the operator's own namespace [`names::ROOT_CONFIG_MAP`] belongs to the control plane.
+/// Name of the ConfigMap that agents and ztunnels read while they run: the root certificate, the log filter and the
+/// metrics settings. In the operator's own namespace [`names::ROOT_CONFIG_MAP`] belongs to the control plane.
 pub(super) const DATA_PLANE: &str = "ambit-data-plane";
 
 const LOG_KEY: &str = "log-filter";
@@ -53,8 +53,8 @@ pub(super) fn render(settings: &Settings, mesh: &MeshSpec) -> Vec<Rendered> {
     objects
 }
 
-/// The mesh's root certificate, the log filter and the metrics settings, for the pods of a namespace. The last two are not
-/// part of the pods: a change restarts none.
+/// The mesh's root certificate, the log filter and the metrics settings, for the pods of a namespace. The last two are
+/// not part of the pods: a change restarts none.
 pub(super) fn root(settings: &Settings, mesh: &MeshSpec, namespace: &str, name: &str) -> Rendered {
     Rendered {
         gvk: GroupVersionKind::gvk("", "v1", "ConfigMap"),

@@ -305,8 +305,8 @@ impl std::io::Write for Sink {
     }
 }
 
-/// What `act` logs, as JSON. One subscriber serves all threads: with one of this thread's own, a call that another test comes upon first would
-/// be taken for one that nobody listens to.
+/// What `act` logs, as JSON. One subscriber serves all threads: with one of this thread's own, a call that another test
+/// comes upon first would be taken for one that nobody listens to.
 fn logged(act: impl FnOnce()) -> Vec<serde_json::Value> {
     // Fails where it is set already.
     let _ = tracing_subscriber::fmt()

@@ -20,8 +20,8 @@ use crate::workspace;
 /// How to run it.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The cluster: made for the benchmark and removed after it, unless it is there already; the Ambit on it is then measured
-    /// as it is.
+    /// The cluster: made for the benchmark and removed after it, unless it is there already; the Ambit on it is then
+    /// measured as it is.
     #[arg(long, default_value = "ambit-bench")]
     name: String,
     /// Leave the cluster up that was made, with the pods.

@@ -1,4 +1,5 @@
-//! `cargo xtask bench l7`: our waypoint beside Envoy as a waypoint, and plain reverse proxies for scale, in the same run.
+//! `cargo xtask bench l7`: our waypoint beside Envoy as a waypoint, and plain reverse proxies for scale, in the same
+//! run.
 
 mod config;
 mod contestant;

@@ -53,7 +53,8 @@ impl Process {
     }
 }
 
-/// proc_pid_stat(5): fields 14 and 15 are time in user and kernel mode; field 2, a name in parentheses, may hold anything.
+/// proc_pid_stat(5): fields 14 and 15 are time in user and kernel mode; field 2, a name in parentheses, may hold
+/// anything.
 fn cpu(stat: &str) -> Result<f64> {
     let (_, rest) = stat.rsplit_once(')').context("no name in it")?;
     let mut fields = rest.split_whitespace().skip(11);

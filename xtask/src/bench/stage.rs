@@ -1,5 +1,5 @@
-//! Where a benchmark takes place: the same pods in a namespace that is in the mesh and in one that is not, and the ztunnels
-//! between them.
+//! Where a benchmark takes place: the same pods in a namespace that is in the mesh and in one that is not, and the
+//! ztunnels between them.
 
 use std::time::Duration;
 
@@ -88,7 +88,8 @@ impl Stage {
         self.cluster.exec(&pod.namespace, &pod.name, &command)
     }
 
-    /// A proxy's own connection to the server has another port than the client's, so the two ends tell whether there was one.
+    /// A proxy's own connection to the server has another port than the client's, so the two ends tell whether there
+    /// was one.
     fn check_ways(&self) -> Result<()> {
         for server in [&self.direct.server, &self.direct.neighbour] {
             let seen = self.seen(&self.direct, server)?;

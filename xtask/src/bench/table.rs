@@ -156,7 +156,8 @@ impl Row {
         *self.load == alone && self.same_node == flooded.same_node
     }
 
-    /// How much longer one path's slowest requests take than `alone` in the same round: the median, the least and the most.
+    /// How much longer one path's slowest requests take than `alone` in the same round: the median, the least and the
+    /// most.
     fn growth(&self, alone: &Self, path: impl Fn(&Sample) -> &Report) -> String {
         let p99 = |sample| Some(path(sample).latency?.p99_us);
         let rounds = self.samples.iter().zip(&alone.samples);
@@ -240,7 +241,8 @@ impl Row {
         format!("{p50}, {p99}")
     }
 
-    /// The two paths of a round were measured one directly after the other: what changes slowly on the machine cancels out.
+    /// The two paths of a round were measured one directly after the other: what changes slowly on the machine cancels
+    /// out.
     fn ratio(&self, name: &str, figure: impl Fn(&Report) -> Option<f64>) -> String {
         let ratio = |sample: &Sample| Some(figure(&sample.mesh)? / figure(&sample.direct)?);
         spread(name, self.samples.iter().filter_map(ratio))

@@ -1,4 +1,5 @@
-//! Manifests against the schemas of Kubernetes, offline: `kubeconform`, with schemas from the API description in Kubernetes' own Go module.
+//! Manifests against the schemas of Kubernetes, offline: `kubeconform`, with schemas from the API description in
+//! Kubernetes' own Go module.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use serde_json::{Value, json};
 use crate::progress::Progress;
 use crate::workspace;
 
-/// Kinds that Kubernetes has no schema for: definitions' own schemas are recursive, and the rest belongs to other projects.
+/// Kinds that Kubernetes has no schema for: definitions' own schemas are recursive, and the rest belongs to other
+/// projects.
 const SKIPPED: &str =
     "CustomResourceDefinition,ServiceMonitor,PodMonitor,PrometheusRule,SecurityContextConstraints";
 
@@ -110,7 +112,8 @@ fn write(description: &Value, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets a definition take no fields but its own, and corrects what the description says differently from what the API server takes.
+/// Lets a definition take no fields but its own, and corrects what the description says differently from what the API
+/// server takes.
 fn close(name: &str, definition: &mut Value) {
     if definition.get("properties").is_some() && definition.get("additionalProperties").is_none() {
         definition["additionalProperties"] = json!(false);

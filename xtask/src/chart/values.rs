@@ -1,7 +1,8 @@
 //! The chart's values.yaml: values, and what the comments above them say.
 //!
-//! A comment describes the key below it. Lines that begin with `@` are for the schema: `@type NAME` (see [`super::schema`]), `@schema {…}` (JSON
-//! that is merged into the schema), `@like PATH` (keys without a comment are as those of the same name below PATH).
+//! A comment describes the key below it. Lines that begin with `@` are for the schema: `@type NAME` (see
+//! [`super::schema`]), `@schema {…}` (JSON that is merged into the schema), `@like PATH` (keys without a comment are as
+//! those of the same name below PATH).
 
 use std::collections::BTreeMap;
 

@@ -42,7 +42,8 @@ pub(super) fn quantile(quantile: &str, by: &str, metric: &str, selector: &str) -
     )
 }
 
-/// The part of requests that did not end with a 5xx, by labels. Those whose callers gave up (code 0) count as good: nobody waited for them.
+/// The part of requests that did not end with a 5xx, by labels. Those whose callers gave up (code 0) count as good:
+/// nobody waited for them.
 pub(super) fn success(by: &str, selector: &str) -> String {
     let good = format!("{selector},response_code!~\"5..\"");
     share(

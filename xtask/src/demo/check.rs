@@ -1,4 +1,5 @@
-//! The demo under test: on a new cluster, and once more through the context of a kubeconfig, as on a cluster of somebody else.
+//! The demo under test: on a new cluster, and once more through the context of a kubeconfig, as on a cluster of
+//! somebody else.
 
 use std::env;
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
-//! The demo on a cluster that exists, reached through a context of the user's kubeconfig. At its end the cluster is as it was.
+//! The demo on a cluster that exists, reached through a context of the user's kubeconfig. At its end the cluster is as
+//! it was.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +65,8 @@ fn play(cluster: &Cluster, options: &Options, progress: &Progress) -> Result<()>
     act::play(cluster, &shop, progress)
 }
 
-/// The cluster with the images that its nodes can get: those of a registry, or loaded where the cluster runs on this machine.
+/// The cluster with the images that its nodes can get: those of a registry, or loaded where the cluster runs on this
+/// machine.
 fn with_images(cluster: Cluster, options: &Options, progress: &Progress) -> Result<Cluster> {
     if let (Some(registry), Some(tag)) = (options.registry, options.tag) {
         return Ok(cluster.with_images(registry, tag));

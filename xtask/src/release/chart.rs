@@ -18,8 +18,8 @@ const CHART: &str = "charts/ambit";
 /// Where the chart in the work tree takes images from.
 pub(super) const REGISTRY: &str = "localhost/ambit";
 
-/// Packages the chart with Helm and returns its bytes; its images come from `registry`. Helm writes the time of packaging and files in
-/// the order of the folder, so the package is written anew.
+/// Packages the chart with Helm and returns its bytes; its images come from `registry`. Helm writes the time of
+/// packaging and files in the order of the folder, so the package is written anew.
 pub(super) fn package(
     source: &Source,
     registry: &str,

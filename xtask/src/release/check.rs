@@ -1,4 +1,5 @@
-//! A part of `cargo xtask test --all`: two packagings of the same programs have the same bytes, and another tool reads the images.
+//! A part of `cargo xtask test --all`: two packagings of the same programs have the same bytes, and another tool reads
+//! the images.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -22,7 +22,8 @@ pub(super) struct Image {
     pub(super) digest: String,
 }
 
-/// Writes the image of `target`, called `reference` (`registry/name:tag`). `programs` has the program of each architecture.
+/// Writes the image of `target`, called `reference` (`registry/name:tag`). `programs` has the program of each
+/// architecture.
 pub(super) fn image(
     source: &Source,
     target: &Target,

@@ -68,8 +68,8 @@ impl Platform {
         Ok((!missing.is_empty()).then(|| missing.join(" and ")))
     }
 
-    /// Compiles the programs of these images, and returns the folder that has them. The same commit gives the same bytes, wherever
-    /// the clone lies: no path of this machine is in them.
+    /// Compiles the programs of these images, and returns the folder that has them. The same commit gives the same
+    /// bytes, wherever the clone lies: no path of this machine is in them.
     pub(super) fn compile(&self, images: &[&Image]) -> Result<PathBuf> {
         let mut build = cargo(&[
             "build",
@@ -175,8 +175,8 @@ fn glibc_version(macros: &str) -> Result<String> {
     }
 }
 
-/// Folders of this machine whose names compilers put into programs, each with what to put instead, as `FROM=TO`. Where one holds
-/// another, the later counts.
+/// Folders of this machine whose names compilers put into programs, each with what to put instead, as `FROM=TO`. Where
+/// one holds another, the later counts.
 fn machine_paths() -> Result<Vec<String>> {
     let mut maps = vec![
         (workspace::root().to_owned(), "/ambit".to_owned()),

@@ -1,7 +1,7 @@
 //! Software bills of materials in CycloneDX's JSON: what is linked into each program, and nothing else.
 //!
-//! `cargo tree` says which crates and features a build of the programs compiles for a platform; tools that read `cargo metadata`
-//! list dependencies of tests, build scripts and macros, too.
+//! `cargo tree` says which crates and features a build of the programs compiles for a platform; tools that read `cargo
+//! metadata` list dependencies of tests, build scripts and macros, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,8 @@
 //! Plaintext connections that were denied before a byte of them was read.
 //!
-//! A client in the mesh whose node has not heard that the pod is captured, or takes identities only, connects in plaintext. Its ztunnel
-//! sees a reset, as it may see one of an application that has read all that was said. It asks here which of them it was.
+//! A client in the mesh whose node has not heard that the pod is captured, or takes identities only, connects in
+//! plaintext. Its ztunnel sees a reset, as it may see one of an application that has read all that was said. It asks
+//! here which of them it was.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,8 @@ use tokio::time::Instant;
 
 /// How long one is remembered. The client asks at once, or when its node has heard of the pod (`skew_timeout`).
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// How many are in all pods of the node together, shared out by the clients' addresses; what is denied past it is not remembered.
+/// How many are in all pods of the node together, shared out by the clients' addresses; what is denied past it is not
+/// remembered.
 const MOST: usize = 16_384;
 
 /// From where, and to where.

@@ -1,5 +1,5 @@
-//! In network namespaces of their own, with what the node agent makes. Needs root: the threads give up every privilege before the
-//! first socket.
+//! In network namespaces of their own, with what the node agent makes. Needs root: the threads give up every privilege
+//! before the first socket.
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::process::Command;

@@ -62,7 +62,8 @@ fn strict_server(ip: Ipv4Addr, protocol: TunnelProtocol) -> Workload {
     }
 }
 
-/// The server takes no plaintext, and its node may have begun to redirect: the client's hears last that it speaks HBONE.
+/// The server takes no plaintext, and its node may have begun to redirect: the client's hears last that it speaks
+/// HBONE.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_pod_under_strict_is_waited_for() {
     let mut mesh = Mesh::new(Limits::default(), TunnelProtocol::None).await;

@@ -54,7 +54,8 @@ async fn no_pod_is_accepted_before_initial_sync() {
         Arc::new(TestCa::new().unwrap()),
     );
     let mut starting = Box::pin(Node::start(&control_plane, &ca));
-    // It resolves when the ztunnel has asked the agent for pods. Connections that it took now would go past waypoints, in plaintext.
+    // It resolves when the ztunnel has asked the agent for pods. Connections that it took now would go past waypoints,
+    // in plaintext.
     let early = tokio::time::timeout(Duration::from_millis(500), &mut starting).await;
     assert!(early.is_err(), "it asks for pods and knows nothing of the mesh");
     control_plane.speak();

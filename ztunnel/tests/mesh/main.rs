@@ -1,5 +1,5 @@
-//! Two ztunnels of two nodes, over loopback: pods have addresses in 127.0.0.0/8, the node agent and the control plane are
-//! stand-ins that speak the real protocols.
+//! Two ztunnels of two nodes, over loopback: pods have addresses in 127.0.0.0/8, the node agent and the control plane
+//! are stand-ins that speak the real protocols.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! Pods in network namespaces of their own, with the node agent's own sockets and nftables rules. Needs root, `ip` and `sysctl`.
+//! Pods in network namespaces of their own, with the node agent's own sockets and nftables rules. Needs root, `ip` and
+//! `sysctl`.
 
 mod late;
 mod measure;
@@ -229,8 +230,8 @@ async fn connections_continue_without_an_agent() {
     assert!(reused > 0, "every connection had a new socket");
 }
 
-/// Connections over HBONE get their source port from the pod's own range. A plaintext connection from the same client may hold
-/// one of these already: the two would be one to the pod's connection tracking.
+/// Connections over HBONE get their source port from the pod's own range. A plaintext connection from the same client
+/// may hold one of these already: the two would be one to the pod's connection tracking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_a_plaintext_peer_holds_is_not_used_again() {
     let Cluster {

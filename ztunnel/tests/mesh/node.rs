@@ -162,7 +162,8 @@ impl Node {
         self.redirect(ip, to, at(ip, PORT_OUTBOUND)).await
     }
 
-    /// A plaintext connection from `from` to the application at `to`, as the redirection of that pod passes it to the ztunnel.
+    /// A plaintext connection from `from` to the application at `to`, as the redirection of that pod passes it to the
+    /// ztunnel.
     pub(crate) async fn connect_plaintext(&self, from: Ipv4Addr, to: SocketAddr) -> TcpStream {
         let std::net::IpAddr::V4(pod) = to.ip() else {
             panic!("IPv4 only")

@@ -19,7 +19,8 @@ const CLIENT: &str = "spiffe://cluster.local/ns/test/sa/client";
 const BAGGAGE: &str = "k8s.cluster.name=Kubernetes,k8s.namespace.name=test,k8s.deployment.name=client,\
                        service.name=client,service.version=latest";
 
-/// A captured client and a service `shop`, bound to a waypoint, of one plaintext backend that is reached when nothing is in the way.
+/// A captured client and a service `shop`, bound to a waypoint, of one plaintext backend that is reached when nothing
+/// is in the way.
 struct Shop {
     control_plane: ControlPlane,
     ca: Arc<TestCa>,

@@ -14,8 +14,8 @@ use crate::{shell, wait};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(180);
 
-/// Makes a node of a fresh set of namespaces. Arguments: its hostname, then its disk, then pairs of a folder on the disk and the
-/// path it has inside.
+/// Makes a node of a fresh set of namespaces. Arguments: its hostname, then its disk, then pairs of a folder on the
+/// disk and the path it has inside.
 const MOUNTS: &str = r#"
 hostname "$1"; disk=$2; shift 2
 mount --make-rshared /

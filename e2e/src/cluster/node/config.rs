@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::cluster::layout::Layout;
 use crate::tools::PAUSE_IMAGE;
 
-/// How much of a file system a kubelet wants free: with less it evicts pods and deletes images, that of the pods' sandboxes too.
+/// How much of a file system a kubelet wants free: with less it evicts pods and deletes images, that of the pods'
+/// sandboxes too.
 pub const KUBELET_RESERVE_PERCENT: u64 = 1;
 
 /// Folders that are private to a node and survive a power cut: name on its disk, path inside.
@@ -24,7 +25,8 @@ pub(super) const DISK: &[(&str, &str)] = &[
     ("container-logs", "/var/log/containers"),
 ];
 
-/// Writes all of it; the CNI configuration only where there is none yet, since others may have chained themselves into it.
+/// Writes all of it; the CNI configuration only where there is none yet, since others may have chained themselves into
+/// it.
 pub(super) fn write(layout: &Layout, index: usize) -> Result<()> {
     let (config, disk) = (layout.config(index), layout.disk(index));
     for (name, _) in DISK {

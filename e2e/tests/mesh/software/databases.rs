@@ -33,8 +33,8 @@ fn mariadb_sends_first_and_its_errors_arrive() -> Result<()> {
     })
 }
 
-/// Transactions go on while their namespace leaves the mesh and joins it again, and when the server is replaced they fail no more than
-/// natively.
+/// Transactions go on while their namespace leaves the mesh and joins it again, and when the server is replaced they
+/// fail no more than natively.
 #[test]
 fn postgres_continues_while_namespace_leaves_and_joins() -> Result<()> {
     let lab = Lab::enter()?;

@@ -19,8 +19,8 @@ fn redis_accepts_inline_commands_and_its_errors_arrive() -> Result<()> {
         software.meshed.make_strict()?;
         ensure!(software.alike(INLINE)? == "+OK\n$1\n1\n+OK\n");
         ensure!(software.alike("redis-cli -h redis INCR hits")?.trim() == "1");
-        // Four hold all there is, each for as long as it is let: probes and whoever looks take a place now and then, and those who find
-        // none try again. All places are held once many in a row find none.
+        // Four hold all there is, each for as long as it is let: probes and whoever looks take a place now and then,
+        // and those who find none try again. All places are held once many in a row find none.
         let hold = "for i in 1 2 3 4; do (until redis-cli -h redis BLPOP nothing 0 2>&1 | grep -q nobody; do sleep 0.1; done) >/dev/null 2>&1 & done; \
                     n=0; until [ $n = 20 ]; do \
                     if redis-cli -h redis PING 2>&1 | grep -q 'max number of clients'; then n=$((n+1)); else n=0; sleep 0.2; fi; done; echo held";

@@ -73,7 +73,8 @@ fn ensure_refused(lab: &Lab, web: &Web) -> Result<()> {
     ensure_closed(lab, web)
 }
 
-/// Waits until none of these is left, and none of their processes: one that was told to end may serve for a moment still.
+/// Waits until none of these is left, and none of their processes: one that was told to end may serve for a moment
+/// still.
 fn wait_gone(lab: &Lab, web: &Web, replicas: &[Pod]) -> Result<()> {
     eventually("the last replica to be gone", LIMIT, || {
         let left = web.waypoints(WAYPOINT)?;
@@ -124,8 +125,8 @@ fn no_replica_refuses_even_after_operators_were_killed() -> Result<()> {
 
         lab.cluster
             .run_kubectl(&["delete", "resourcequota", "full", "--namespace", web.namespace()])?;
-        // The ReplicaSet's controller tries again ever more seldom; a change of its object makes it look now. The first look may come
-        // before the API server has taken note that the quota is gone.
+        // The ReplicaSet's controller tries again ever more seldom; a change of its object makes it look now. The first
+        // look may come before the API server has taken note that the quota is gone.
         let mut looks = 0;
         eventually("the replica to come back", LIMIT, || {
             looks += 1;

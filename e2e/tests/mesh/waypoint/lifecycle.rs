@@ -88,8 +88,8 @@ fn last_policy_deletes_the_waypoint_without_failures() -> Result<()> {
     })
 }
 
-/// The resource version of every object that a restart of the operators must leave alone. What says that the operators themselves
-/// were away (their Deployment, pods, endpoints, leases) is not among them.
+/// The resource version of every object that a restart of the operators must leave alone. What says that the operators
+/// themselves were away (their Deployment, pods, endpoints, leases) is not among them.
 fn versions(lab: &Lab, namespaces: &[&str]) -> Result<BTreeMap<String, String>> {
     let kinds = "deployments,replicasets,daemonsets,pods,services,serviceaccounts,configmaps,secrets,poddisruptionbudgets,\
                  endpointslices,roles,rolebindings,ambientnamespaces,waypointpolicies";
@@ -167,8 +167,8 @@ fn restarted_operators_write_only_their_lease() -> Result<()> {
         let test = || -> Result<()> {
             ask("1s")?;
             let namespaces = [web.namespace(), mesh::NAMESPACE];
-            // A namespace that an earlier test left goes still, and the Mesh counts it until it is gone. What all that led to has
-            // come to rest when objects stay as they are over some five seconds.
+            // A namespace that an earlier test left goes still, and the Mesh counts it until it is gone. What all that
+            // led to has come to rest when objects stay as they are over some five seconds.
             let before = eventually("all to come to rest", LIMIT + LIMIT, || {
                 let going = terminating(&lab)?;
                 ensure!(going.is_empty(), "namespaces are going still: {going:?}");

@@ -213,7 +213,8 @@ fn non_http_passes_and_caller_rules_apply() -> Result<()> {
             ensure!(opened()? > 20.0, "{} did", opened()?);
             Ok(())
         })?;
-        // A waypoint waits a while for a client's first bytes, unless the Service says that there is nothing to wait for.
+        // A waypoint waits a while for a client's first bytes, unless the Service says that there is nothing to wait
+        // for.
         let said = r#"[{"op": "add", "path": "/spec/ports/2/appProtocol", "value": "tcp"}]"#;
         let patch = ["patch", "service", "server", "--type=json", "--patch", said];
         let before = shop.stats("client-a")?.flows["banner"].ok;

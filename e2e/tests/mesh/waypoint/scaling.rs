@@ -15,14 +15,15 @@ use ambit_e2e::lab::{LIMIT, Lab};
 const FOLLOW: u64 = 10;
 /// How long fewer must have done before some go.
 const WINDOW: Duration = Duration::from_secs(15);
-/// How much earlier than the load fell its last second may begin in which the operator saw it whole: a report is the mean of a second, and
-/// the load generators may have been slow in that one.
+/// How much earlier than the load fell its last second may begin in which the operator saw it whole: a report is the
+/// mean of a second, and the load generators may have been slow in that one.
 const BLUR: Duration = Duration::from_secs(3);
-/// When new replicas have their share at the latest: they have it two ages of a connection (10 s each, by default) after they came, but
-/// where a connection goes is chance, so that some measurements fail.
+/// When new replicas have their share at the latest: they have it two ages of a connection (10 s each, by default)
+/// after they came, but where a connection goes is chance, so that some measurements fail.
 const SHARED: Duration = Duration::from_secs(120);
 
-/// When the last of the replicas became Ready, by Kubernetes' own word and not by when a test came to look: in seconds since 1970.
+/// When the last of the replicas became Ready, by Kubernetes' own word and not by when a test came to look: in seconds
+/// since 1970.
 fn ready_since(lab: &Lab, web: &Web) -> Result<u64> {
     let selector = format!("ambit.dev/waypoint={WAYPOINT}");
     let pods = ["pods", "--namespace", web.namespace(), "--selector", &selector];

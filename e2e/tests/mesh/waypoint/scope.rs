@@ -88,8 +88,8 @@ fn foreign_changes_send_a_waypoint_nothing() -> Result<()> {
                 ensure!(!dump.contains(word), "{word} is in {dump}");
             }
 
-            // That ztunnels know of a round of changes shows that the control planes looked at it, and at all that was before it: what the
-            // waypoint's own coming led to is sent by then.
+            // That ztunnels know of a round of changes shows that the control planes looked at it, and at all that was
+            // before it: what the waypoint's own coming led to is sent by then.
             let change = |port: u16| -> Result<()> {
                 lab.cluster
                     .apply("elsewhere", &services("elsewhere", ELSEWHERE, port))?;
@@ -129,8 +129,8 @@ fn foreign_changes_send_a_waypoint_nothing() -> Result<()> {
     })
 }
 
-/// 25 applications of 10 pods each, behind a Service each: the objects, and the pods' statuses. No node runs these pods; what there is
-/// to know of them is said here instead, and that is all that the control plane looks at.
+/// 25 applications of 10 pods each, behind a Service each: the objects, and the pods' statuses. No node runs these
+/// pods; what there is to know of them is said here instead, and that is all that the control plane looks at.
 fn applications(namespace: &str, net: u8) -> (String, String) {
     let (mut objects, mut statuses) = (Vec::new(), Vec::new());
     for app in 0..25_u8 {

@@ -289,7 +289,8 @@ async fn restarted_operator_writes_nothing() {
     assert_eq!(restarted.pass().await, [] as [String; 0]);
 }
 
-/// Foreground, background and orphaning differ in the finalizer that the API server adds, and in what the garbage collector does at once.
+/// Foreground, background and orphaning differ in the finalizer that the API server adds, and in what the garbage
+/// collector does at once.
 #[tokio::test]
 async fn deletion_releases_first() {
     for how in ["foregroundDeletion", "orphan", "example.com/other"] {

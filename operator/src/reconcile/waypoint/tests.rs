@@ -1,4 +1,5 @@
-//! Passes over a namespace, with an API server in memory and the real index; the watches hear of what is written after each pass.
+//! Passes over a namespace, with an API server in memory and the real index; the watches hear of what is written after
+//! each pass.
 
 mod foreign;
 mod leading;
@@ -148,7 +149,8 @@ impl World {
         writes.map(|w| format!("{} {}", w.method, w.path)).collect()
     }
 
-    /// Passes until nothing is written any more, and nothing is to come of itself within a moment; all that was written.
+    /// Passes until nothing is written any more, and nothing is to come of itself within a moment; all that was
+    /// written.
     async fn settle(&self) -> Vec<String> {
         let mut all = Vec::new();
         loop {

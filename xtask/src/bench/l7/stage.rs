@@ -1,5 +1,5 @@
-//! Where the benchmark takes place: the load and the backend in one network namespace and on one core, the proxy in another and on
-//! another. The namespaces have a wire to each other and none to anywhere else.
+//! Where the benchmark takes place: the load and the backend in one network namespace and on one core, the proxy in
+//! another and on another. The namespaces have a wire to each other and none to anywhere else.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,7 +1,9 @@
-//! Plaintext that the destination's ztunnel has denied, as its pod takes identities only and this node has not heard of it.
+//! Plaintext that the destination's ztunnel has denied, as its pod takes identities only and this node has not heard of
+//! it.
 //!
-//! The denial comes before a byte is read, but looks like a reset by an application that may have read all. So the destination's ztunnel is
-//! asked over HBONE: it takes this CONNECT only if it has denied that very connection. Then all that the client has said is said again.
+//! The denial comes before a byte is read, but looks like a reset by an application that may have read all. So the
+//! destination's ztunnel is asked over HBONE: it takes this CONNECT only if it has denied that very connection. Then
+//! all that the client has said is said again.
 
 use std::borrow::Borrow;
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +38,8 @@ pub(super) struct Plaintext<'a> {
 }
 
 impl Plaintext<'_> {
-    /// Copies between the client and the destination, or the destination reached anew. `first` is of the connection that there is.
+    /// Copies between the client and the destination, or the destination reached anew. `first` is of the connection
+    /// that there is.
     pub(super) async fn serve(&self, tcp: TcpStream, upstream: ReusableStream, first: Record) {
         let memory = &self.pod.memory;
         let from = Borrow::<TcpStream>::borrow(&upstream).local_addr();
@@ -138,8 +141,8 @@ impl Plaintext<'_> {
         route.is_ok_and(|route| route.waypoint.is_none())
     }
 
-    /// The workload, once this node hears of it. Only where something listens for HBONE: other resets are passed on at once, and nobody is
-    /// asked there for a while.
+    /// The workload, once this node hears of it. Only where something listens for HBONE: other resets are passed on at
+    /// once, and nobody is asked there for a while.
     async fn news(&self, address: SocketAddr) -> Option<Arc<Workload>> {
         let (limits, state) = (&self.proxy.limits, &self.proxy.state);
         if let Err(failure) = connect(self.pod, address, limits.attempt_timeout).await {
@@ -162,8 +165,8 @@ impl Plaintext<'_> {
     }
 }
 
-/// Whether an address that nobody knows may be a pod's: pods of a cluster are in one range, or a few. It keeps most hosts outside of the
-/// cluster from being asked.
+/// Whether an address that nobody knows may be a pod's: pods of a cluster are in one range, or a few. It keeps most
+/// hosts outside of the cluster from being asked.
 fn is_near(one: IpAddr, other: IpAddr) -> bool {
     match (one, other) {
         (IpAddr::V4(one), IpAddr::V4(other)) => one.octets()[0] == other.octets()[0],

@@ -1,5 +1,5 @@
-//! Two nodes, of which the client's hears late, or nothing, of the server's pod: that it is captured, that it takes identities only, that
-//! there is such a pod.
+//! Two nodes, of which the client's hears late, or nothing, of the server's pod: that it is captured, that it takes
+//! identities only, that there is such a pod.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -81,7 +81,8 @@ impl Nodes {
     }
 }
 
-/// It knows the pod as one outside of the mesh, which takes what comes. Whoever speaks first, nothing fails and nothing is lost.
+/// It knows the pod as one outside of the mesh, which takes what comes. Whoever speaks first, nothing fails and nothing
+/// is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_capture_update_reaches_strict_pod() {
     let nodes = nodes(true).await;
@@ -165,7 +166,8 @@ async fn until_reset(client: &Pod, application: SocketAddr) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{application}");
 }
 
-/// A reset by the application looks the same to the client's node. Behind a ztunnel that lets plaintext pass, and without one.
+/// A reset by the application looks the same to the client's node. Behind a ztunnel that lets plaintext pass, and
+/// without one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_read_by_the_application_are_not_repeated() {
     let nodes = nodes(false).await;
@@ -185,7 +187,8 @@ async fn bytes_read_by_the_application_are_not_repeated() {
     }
 }
 
-/// A host outside of the mesh is asked once in a while, or when something has been heard of it, not whenever it resets a connection.
+/// A host outside of the mesh is asked once in a while, or when something has been heard of it, not whenever it resets
+/// a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn address_without_hbone_is_remembered() {
     let nodes = nodes(false).await;

@@ -1,5 +1,5 @@
-//! What the pair of ztunnels costs against the direct path, without a cluster: run by hand, in release, with `AMBIT_BENCH` set to the
-//! `ambit-bench` binary.
+//! What the pair of ztunnels costs against the direct path, without a cluster: run by hand, in release, with
+//! `AMBIT_BENCH` set to the `ambit-bench` binary.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

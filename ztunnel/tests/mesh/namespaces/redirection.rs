@@ -1,5 +1,5 @@
-//! The redirection without NAT and without conntrack: what a connection keeps that NAT would take, and joining and leaving with
-//! connections open.
+//! The redirection without NAT and without conntrack: what a connection keeps that NAT would take, and joining and
+//! leaving with connections open.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -60,8 +60,8 @@ pub(super) fn talk(tcp: &mut TcpStream, words: &str) {
     assert_eq!(heard, words.as_bytes());
 }
 
-/// An entry would end before a half-closed connection does that is quiet for longer than its timeout, and would take both ends
-/// from each other.
+/// An entry would end before a half-closed connection does that is quiet for longer than its timeout, and would take
+/// both ends from each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_in_all_their_states_have_no_conntrack_entry() {
     let Cluster {
@@ -124,8 +124,8 @@ async fn one_source_port_reaches_two_destinations_at_once() {
     }
 }
 
-/// What the kernel says to a packet that belongs to no connection reaches its sender: a client of the pod that had the address
-/// before learns at once that it is gone.
+/// What the kernel says to a packet that belongs to no connection reaches its sender: a client of the pod that had the
+/// address before learns at once that it is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_connection_is_reset() {
     let Cluster {
@@ -255,7 +255,8 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> std::io::Result<Socket> {
     }
 }
 
-/// The proxy speaks to applications from clients' addresses: a port of which the pod believes that it is a client's own is none.
+/// The proxy speaks to applications from clients' addresses: a port of which the pod believes that it is a client's own
+/// is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ended_connection_leaves_the_bypass_set() {
     let net = Net::new();
@@ -329,7 +330,8 @@ async fn joining_and_leaving_fail_no_connection_over_ipv6() {
     join_and_leave(|pod| pod.ip6.into()).await;
 }
 
-/// Two pods join and leave again and again, while connections that were open before each step go on, and new ones come all the time.
+/// Two pods join and leave again and again, while connections that were open before each step go on, and new ones come
+/// all the time.
 async fn join_and_leave(address: fn(&Pod) -> IpAddr) {
     let net = Net::new();
     let pods = [net.pod("client", 2).await, net.pod("server", 3).await];

@@ -1,4 +1,5 @@
-//! A rule for all of a namespace becomes one for some of its pods, and the other way round: at no moment is it in force nowhere.
+//! A rule for all of a namespace becomes one for some of its pods, and the other way round: at no moment is it in force
+//! nowhere.
 
 use std::collections::BTreeMap;
 

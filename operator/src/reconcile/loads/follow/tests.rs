@@ -22,7 +22,8 @@ struct World {
     table: Arc<LoadTable>,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
-    /// At 127.0.0.2, on the port of the first replica: nobody else takes it, and it refuses connections until it listens.
+    /// At 127.0.0.2, on the port of the first replica: nobody else takes it, and it refuses connections until it
+    /// listens.
     second: Option<TcpSocket>,
     token: tempfile::NamedTempFile,
 }

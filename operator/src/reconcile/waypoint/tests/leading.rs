@@ -46,8 +46,8 @@ async fn only_the_leader_creates_and_scales_waypoints() {
     writing.await.unwrap();
 }
 
-/// As a quota or an admission webhook does: what is refused in one namespace is tried ever more rarely, whatever changes elsewhere, and holds up
-/// nobody else.
+/// As a quota or an admission webhook does: what is refused in one namespace is tried ever more rarely, whatever
+/// changes elsewhere, and holds up nobody else.
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_and_delay_no_other_namespace() {
     let world = World::new();
