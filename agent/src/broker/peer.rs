@@ -1,4 +1,4 @@
-//! Who may connect to the broker.
+//! Which processes may connect to the broker.
 
 use crate::runtime::{Runtime, RuntimeError};
 use ambit_wire::broker_channel::{Channel, PeerCredentials};
@@ -11,20 +11,20 @@ use std::sync::Arc;
 /// Decides whether a caller is a ztunnel of this node.
 #[async_trait::async_trait]
 pub trait PeerCheck: Send + Sync + std::fmt::Debug {
-    /// Lets the caller in, or says why not.
+    /// Accepts the caller, or returns the reason for a refusal.
     async fn check(&self, channel: &Channel, credentials: PeerCredentials) -> Result<(), Refusal>;
 }
 
 /// Why a caller was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// Another user.
+    /// The process belongs to another user.
     #[error("its uid {0} is not that of a ztunnel")]
     Uid(u32),
-    /// A process outside this node's pid namespace.
+    /// The process is outside the pid namespace of the node.
     #[error("its process is not visible on this node")]
     NotVisible,
-    /// Not a ztunnel's container.
+    /// The process is not in a ztunnel container.
     #[error(
         "its process is not the first of a running container \"ztunnel\" of a pod labelled app=ztunnel in Ambit's namespace"
     )]
@@ -32,13 +32,13 @@ pub enum Refusal {
     /// The process that connected has ended.
     #[error("its process has ended")]
     Ended,
-    /// The container runtime could not be asked.
+    /// The query to the container runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
 impl Refusal {
-    /// The refusal in a word, for a metric.
+    /// The reason as one word, for a metric.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Uid(_) => "uid",
@@ -50,14 +50,14 @@ impl Refusal {
     }
 }
 
-/// The rule in force on a node: uid 65532, and the first process of a ztunnel container according to the runtime.
+/// The rule on a node: uid 65532, and, according to the runtime, the first process of a ztunnel container.
 #[derive(Debug)]
 pub struct ZtunnelPeers {
     runtime: Arc<dyn Runtime>,
 }
 
 impl ZtunnelPeers {
-    /// The rule, with the runtime to ask.
+    /// The rule, with the runtime for its queries.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
         Self { runtime }
     }
@@ -70,7 +70,7 @@ impl PeerCheck for ZtunnelPeers {
             return Err(Refusal::Uid(credentials.uid));
         }
         let pid = credentials.pid.ok_or(Refusal::NotVisible)?;
-        // While the process lives its number is not given to another one.
+        // While the process lives, no other process gets its id.
         let process = process_of(channel, pid).ok_or(Refusal::Ended)?;
         if !self.runtime.is_ztunnel(pid).await? {
             return Err(Refusal::NotZtunnel);
@@ -82,7 +82,7 @@ impl PeerCheck for ZtunnelPeers {
     }
 }
 
-/// A handle of the process that connected: the kernel's own (Linux 6.5), or one opened by its number.
+/// A handle of the process that connected: from the socket (Linux 6.5), or opened by process id.
 fn process_of(channel: &Channel, pid: i32) -> Option<OwnedFd> {
     use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
     match getsockopt(&channel.as_fd(), PeerPidfd) {
@@ -94,7 +94,7 @@ fn process_of(channel: &Channel, pid: i32) -> Option<OwnedFd> {
 
 fn has_ended(process: &OwnedFd) -> bool {
     let mut descriptors = [PollFd::new(process, PollFlags::IN)];
-    // A handle is readable once its process has ended. In doubt, it has.
+    // A handle becomes readable when its process ends. An error counts as ended.
     !matches!(
         poll(
             &mut descriptors,

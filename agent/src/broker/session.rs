@@ -1,4 +1,4 @@
-//! One conversation with a ztunnel.
+//! One session with a ztunnel.
 
 use crate::capture::{FromSession, Handle, Outgoing, SessionId};
 use ambit_wire::broker::from_agent::Message as ToZtunnel;
@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
-/// How long a ztunnel has to say hello and what it holds.
+/// The time for a ztunnel to send Hello and the listeners that it has.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// More pods than a node can have.
 const MOST_HELD: usize = 4096;
-/// Acknowledgements of one ztunnel that the manager has not taken yet.
+/// The maximum of acknowledgements of one ztunnel that the manager has not processed.
 const ACKS: usize = 64;
-/// Longest error in one: it goes into logs and statuses.
+/// The longest error in an acknowledgement; it appears in logs and statuses.
 const LONGEST_ERROR: usize = 1024;
 
-/// Why a conversation ended before its time.
+/// Why a session ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     #[error(transparent)]
@@ -46,7 +46,7 @@ struct Greeting {
     held: Vec<(PodIdentity, Vec<OwnedFd>)>,
 }
 
-/// Talks with a ztunnel until it closes the connection or breaks the protocol.
+/// Serves a ztunnel until it closes the connection or violates the protocol.
 pub(crate) async fn converse(
     channel: Channel,
     id: SessionId,
@@ -79,7 +79,7 @@ pub(crate) async fn converse(
         outbox,
         held,
     });
-    // Both directions at once: a ztunnel that waits for us to read must not keep us from writing to it.
+    // Both directions concurrently: a ztunnel that waits for us to read must not block our writes.
     let ended = tokio::select! {
         ended = write(&channel, outgoing) => ended,
         ended = read(&channel, id, manager) => ended,
@@ -147,7 +147,7 @@ async fn read(channel: &Channel, id: SessionId, manager: &Handle) -> Result<(), 
                 let end = ack.error.floor_char_boundary(LONGEST_ERROR);
                 ack.error.truncate(end);
                 ack.error.shrink_to_fit();
-                // The manager's queue has no bound of its own. The semaphore is never closed.
+                // The queue of the manager is unbounded, so this semaphore is the limit. It is never closed.
                 let Ok(permit) = Arc::clone(&acks).acquire_owned().await else {
                     return Ok(());
                 };
@@ -174,7 +174,7 @@ async fn receive(channel: &Channel) -> Result<Option<(FromZtunnelMessage, Vec<Ow
                 },
                 descriptors,
             )) => return Ok(Some((message, descriptors))),
-            // A kind of message that a later minor version may have; it asks for nothing of ours.
+            // A message of a later minor version, which needs no action here.
             Some((FromZtunnel { message: None }, _)) => {
                 tracing::debug!("a message of an unknown kind was ignored")
             }
@@ -200,11 +200,11 @@ mod tests {
         let message = FromZtunnel {
             message: Some(message),
         };
-        // The agent may have had enough of it.
+        // The agent may already have closed the connection.
         _ = channel.send(&message, &[]).await;
     }
 
-    /// While the manager is busy, a ztunnel that somebody has broken into says as much as it can.
+    /// A compromised ztunnel sends as many messages as it can while the manager is busy.
     #[tokio::test]
     async fn a_flood_of_acknowledgements_waits_at_its_sender() {
         let (ours, theirs) = Channel::pair().expect("a pair");
@@ -223,7 +223,7 @@ mod tests {
                 send(&theirs, FromZtunnelMessage::Ack(Ack { sequence, error })).await;
             }
         });
-        // Taken from the queue, not done with.
+        // Received from the queue, but not processed.
         let (mut taken, mut others) = (vec![], vec![]);
         while taken.len() < ACKS {
             match next() {

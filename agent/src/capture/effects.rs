@@ -1,4 +1,4 @@
-//! The effects of a pod's machine, each a future that ends in an answer to the manager.
+//! The effects of the state machine of a pod: each is a future that ends with a reply to the manager.
 
 use super::failure::{Failure, Reason};
 use super::lane::{Lane, Turn};
@@ -13,7 +13,7 @@ use crate::snapshot::SandboxRecord;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a task brings back to the manager.
+/// The reply of a task to the manager.
 #[derive(Debug)]
 pub(super) enum Answer {
     Pod {
@@ -33,16 +33,16 @@ pub(super) enum Answer {
         listeners: Listeners,
         inode: u64,
     },
-    /// Rules are in force, or in force again.
+    /// Rules are in force, or were restored.
     Rules {
         uid: Uid,
         epoch: u64,
         in_force: Arc<InForce>,
         changes: Option<Arc<Changes>>,
-        /// What was missing; nothing where the pod is captured only now.
+        /// The missing parts; empty for a new capture.
         restored: Vec<&'static str>,
     },
-    /// The time for a hand-over to a ztunnel is over.
+    /// The time for a hand-over to a ztunnel has passed.
     HandoverDue {
         uid: Uid,
         epoch: u64,
@@ -52,7 +52,7 @@ pub(super) enum Answer {
         uid: Uid,
     },
     LookDue,
-    /// The runtime's word on the sandbox of a pod that nobody names.
+    /// The runtime's response about the sandbox of a pod without a record.
     Looked {
         uid: Uid,
         sandbox_id: String,
@@ -60,16 +60,16 @@ pub(super) enum Answer {
     },
 }
 
-/// How long connections may wait in an accept queue before the rest is left to the drain.
+/// How long connections may wait in an accept queue. After that, the drain handles the rest.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
 const DELIVERY_LOOK: Duration = Duration::from_millis(200);
-/// How often a captured pod is checked though no change was notified.
+/// How often a captured pod is checked without a notification of a change.
 const CHECK: Duration = Duration::from_secs(60);
-/// The least time between two checks, whatever changes in the pod.
+/// The minimum time between two checks of a pod.
 const LEAST_CHECK: Duration = Duration::from_secs(1);
 
-/// Whose effects: the pod, and the epoch of its machine that ordered them.
+/// The owner of effects: the pod, and the epoch of its state machine that requested them.
 pub(super) struct Effects {
     pub(super) uid: Uid,
     pub(super) epoch: u64,
@@ -103,7 +103,7 @@ impl Effects {
     ) -> Answer {
         let look = async {
             let location = locate(runtime.as_ref(), &self.uid, record, host_inode).await?;
-            // The turn is taken only now: the runtime may be slow, and a job of a later sandbox must not wait for it.
+            // The turn is taken only here: the runtime may be slow, and a job of a later sandbox must not wait for it.
             let mut turn = lane.turn();
             turn.comes().await;
             let table = redirection.look(&location.netns).await?;
@@ -143,7 +143,7 @@ impl Effects {
             if let Err(e) = probes.settle().await {
                 tracing::warn!(pod.uid = self.uid, error = %e, "probe rules of the node are not current; probes of pods under strict mTLS will fail until they are");
             }
-            // Before the rules: what changes after them is notified.
+            // Before the rules, so that every later change causes a notification.
             let changes = job.kernel.watch(&job.netns).await;
             Ok((job.kernel.apply(&job.netns).await?, changes))
         };
@@ -159,7 +159,7 @@ impl Effects {
         }
     }
 
-    /// Until something changes in the namespace, or it is time for a look.
+    /// Waits until something changes in the namespace, or until the next regular check.
     pub(super) async fn watch(self, changes: Option<Arc<Changes>>) -> Answer {
         tokio::time::sleep(LEAST_CHECK).await;
         let changed = async {
@@ -168,12 +168,12 @@ impl Effects {
                 None => std::future::pending().await,
             }
         };
-        // In either case the pod is looked at.
+        // In both cases the pod is checked.
         _ = tokio::time::timeout(CHECK, changed).await;
         self.answer(Event::CheckDue)
     }
 
-    /// Restores what is missing of the redirection; nothing is done where nothing is.
+    /// Restores missing parts of the redirection. Does nothing if none are missing.
     pub(super) async fn check(self, work: Work, guarded: Guarded) -> Answer {
         let checked = async {
             let job = work.begin().await?;
@@ -229,7 +229,7 @@ impl Effects {
         self.conclude(result, Event::Undone)
     }
 
-    /// Until no connection to the listeners waits to be accepted, or is still in its handshake.
+    /// Waits until no connection to the listeners is in an accept queue or in its handshake.
     pub(super) async fn empty_queue(self, redirection: Arc<dyn Redirection>, netns: Option<Netns>) -> Answer {
         let wait = async {
             let netns = located(netns)?;
@@ -251,7 +251,8 @@ impl Effects {
         self.conclude(result, Event::QueueEmpty)
     }
 
-    /// Until nothing is left that a ztunnel sent to applications and closed: without the rules their acknowledgements go astray.
+    /// Waits until applications have acknowledged all data of connections that a ztunnel has closed. Without the rules,
+    /// their acknowledgements would be misrouted.
     pub(super) async fn deliver(self, redirection: Arc<dyn Redirection>, netns: Option<Netns>) -> Answer {
         let wait = async {
             let netns = located(netns)?;
@@ -264,7 +265,7 @@ impl Effects {
         self.conclude(result, Event::Delivered)
     }
 
-    /// Waits for a ztunnel's acknowledgement; see [`Answer::HandoverDue`].
+    /// Waits for the acknowledgement of a ztunnel; see [`Answer::HandoverDue`].
     pub(super) async fn handover(self, time: Duration, handover: u64) -> Answer {
         tokio::time::sleep(time).await;
         Answer::HandoverDue {
@@ -275,7 +276,7 @@ impl Effects {
     }
 }
 
-/// A job in a pod's network namespace, with its place among the pod's jobs.
+/// A job in the network namespace of a pod, with its place in the order of jobs.
 pub(super) struct Work {
     pub(super) turn: Turn,
     pub(super) redirection: Arc<dyn Redirection>,
@@ -300,7 +301,7 @@ impl Work {
     }
 }
 
-/// What makes a pod's redirection, to be compared with what stands.
+/// The parts of a pod's redirection, for comparison with the kernel's state.
 #[derive(Debug, Clone)]
 pub(super) struct Guarded {
     pub(super) in_force: Arc<InForce>,

@@ -1,4 +1,4 @@
-//! What keeps a pod from being captured, in words that end up in a status and in a CNI error.
+//! Why a pod is not captured. These texts appear in statuses and CNI errors.
 
 use crate::netlink::NetlinkError;
 use crate::netns::NetnsError;
@@ -7,31 +7,32 @@ use std::fmt;
 /// CamelCase reasons, for conditions, annotations and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The runtime has no running sandbox for the pod (yet); its CNI call will bring one.
+    /// The runtime has no running sandbox for the pod (yet). The CNI call will bring one.
     SandboxNotFound,
     /// No ztunnel is connected to this agent.
     NoZtunnel,
-    /// A ztunnel is connected and has not answered in time.
+    /// A ztunnel is connected, but has not responded in time.
     ZtunnelSilent,
-    /// The ztunnel would not serve the pod.
+    /// The ztunnel refused to serve the pod.
     ZtunnelRefused,
-    /// The container runtime does not answer.
+    /// The container runtime does not respond.
     RuntimeUnavailable,
     /// The pod's network namespace cannot be opened or entered.
     NetnsUnreachable,
-    /// The pod is in the host's network namespace.
+    /// The pod is in the network namespace of the host.
     HostNetwork,
-    /// The application listens on 15001, 15006, 15008 or the loopback's 15009, or a ztunnel that is not connected holds the listeners.
+    /// The application listens on 15001, 15006, 15008, or 15009 of the loopback; or a ztunnel that is not connected has
+    /// the listeners.
     PortInUse,
-    /// The listening sockets could not be made.
+    /// The listening sockets could not be created.
     ListenersFailed,
     /// The kernel refused the nftables rules or the route.
     RulesRejected,
-    /// Nothing is wrong; the message says what is being done.
+    /// No failure: the message describes the step in progress.
     InProgress,
     /// The control plane has sent no record of the pod.
     PodUnknown,
-    /// The agent stops.
+    /// The agent is stopping.
     ShuttingDown,
 }
 
@@ -55,7 +56,7 @@ impl Reason {
         }
     }
 
-    /// Whether it is a matter of waiting rather than something that went wrong.
+    /// Whether the pod is only waiting, as opposed to a failure.
     pub fn is_waiting(self) -> bool {
         matches!(self, Self::SandboxNotFound | Self::NoZtunnel | Self::InProgress)
     }
@@ -71,9 +72,9 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Failure {
-    /// What kind.
+    /// The kind of failure.
     pub reason: Reason,
-    /// What exactly, and what can be done.
+    /// The details, and a remedy.
     pub message: String,
 }
 

@@ -1,12 +1,13 @@
-//! The order of what is done in one pod's network namespace.
+//! The order of jobs in the network namespace of one pod.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
-/// The jobs of one pod: one at a time, in the order in which their turns were taken. A late job can so never undo what a later one did.
+/// The jobs of one pod: one at a time, in the order in which their turns were taken. So a delayed job never undoes the
+/// result of a later one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lane {
-    /// Ends with the last turn that was taken.
+    /// Closed when the last turn ends.
     last: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
 }
 
@@ -29,7 +30,7 @@ impl Lane {
         Turn { before, _over: over }
     }
 
-    /// Whether no job is under way or waits.
+    /// Whether no job runs or waits.
     pub(super) fn is_idle(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_mut()
@@ -41,7 +42,7 @@ impl Turn {
     /// Waits until every earlier job has ended.
     pub(super) async fn comes(&mut self) {
         if let Some(before) = &mut self.before {
-            // Nothing is ever sent: it ends when the earlier turn is dropped.
+            // Nothing is ever sent; this ends when the earlier turn is dropped.
             _ = before.await;
         }
         self.before = None;

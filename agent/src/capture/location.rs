@@ -1,4 +1,4 @@
-//! From a pod to its network namespace.
+//! Finds the network namespace of a pod.
 
 use super::failure::{Failure, Reason};
 use crate::netns::Netns;
@@ -9,19 +9,20 @@ use std::path::PathBuf;
 /// A pod's UID.
 pub(super) type Uid = String;
 
-/// A pod's network namespace, opened.
+/// The open network namespace of a pod.
 #[derive(Debug, Clone)]
 pub(super) struct Location {
     /// The namespace.
     pub netns: Netns,
-    /// Where it was opened.
+    /// The path at which it was opened.
     pub path: PathBuf,
-    /// The sandbox it belongs to.
+    /// The sandbox that it belongs to.
     pub sandbox_id: String,
 }
 
-/// Finds and opens the namespace of the pod `uid`: by the record of its CNI call if that still holds, else by the container
-/// runtime, which is asked again once the namespace is open, so that it is this pod's and no successor's.
+/// Finds and opens the namespace of the pod `uid`: by the record of its CNI call if that is still valid, otherwise by
+/// the container runtime. The runtime is queried again after the namespace is open, to be sure that it belongs to this
+/// pod.
 pub(super) async fn locate(
     runtime: &dyn Runtime,
     uid: &str,

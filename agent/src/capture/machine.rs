@@ -1,4 +1,4 @@
-//! The life of one pod's capture as a pure state machine: events in, effects out, no I/O.
+//! The capture of one pod as a pure state machine: events in, effects out, no I/O.
 //!
 //! ```text
 //!            Locate           MakeListeners        AddPod              ApplyRules
@@ -8,11 +8,11 @@
 //!  Released ◄── Releasing(Undoing) ◄── (Draining) ◄── (Emptying) ◄── (Withdrawing) ◄── (Swapping)
 //! ```
 //!
-//! Effects in the pod's network namespace run one after the other, in the order in which they were ordered. All else runs
-//! concurrently, so each effect carries the epoch in which it was ordered; what comes back from an earlier epoch is dropped by the
-//! caller. A new epoch begins whenever the machine leaves the path it was on.
+//! Effects in the pod's network namespace run one after the other, in the order of their requests. All other effects run
+//! concurrently, so each effect has the epoch of its request, and the caller drops replies from earlier epochs. A new epoch
+//! begins whenever the machine leaves its current path.
 //!
-//! A captured pod's rules and listeners are checked from time to time and on each notified change; what is missing is restored.
+//! Rules and listeners of a captured pod are checked regularly, and after each notified change. Missing parts are restored.
 
 use super::failure::{Failure, Reason};
 use crate::netlink::PodTable;
@@ -21,169 +21,171 @@ use std::time::Duration;
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How long a ztunnel has to answer AddPod.
+/// The time for a ztunnel to respond to AddPod.
 pub(super) const ACK_TIME: Duration = Duration::from_secs(5);
-/// How long an agent that was restarted waits for a ztunnel that holds a pod's listeners.
+/// How long a restarted agent waits for a ztunnel that has the listeners of a pod.
 pub(super) const HELD_TIME: Duration = Duration::from_secs(5);
-/// From the mark's removal to the last accept: other nodes' ztunnels hear of the removal meanwhile and stop sending HBONE.
+/// The time from the removal of the mark to the last accept. Meanwhile ztunnels of other nodes receive the removal, and
+/// stop sending HBONE.
 const LINGER: Duration = Duration::from_secs(1);
-/// The same when nobody acknowledges the removal.
+/// The same without an acknowledgement of the removal.
 const LINGER_UNACKNOWLEDGED: Duration = Duration::from_secs(3);
 
-/// Where a pod stands.
+/// The state of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Not to be captured; nothing of ours is known to be in it.
+    /// Not to be captured; as far as is known, nothing of ours is in the pod.
     Idle,
-    /// On the way to listeners.
+    /// Preparing listeners.
     Pending(Pending),
-    /// Listeners stand; a ztunnel is to acknowledge them.
+    /// Listeners exist; a ztunnel has to acknowledge them.
     ListenersReady,
-    /// A ztunnel serves them; rules come next.
+    /// A ztunnel serves the listeners; rules come next.
     Acknowledged,
     /// Rules are in force.
     Captured,
-    /// A step failed and will be tried again.
+    /// A step failed, and will be retried.
     Failed(Failure),
-    /// On the way out.
+    /// Being released.
     Releasing(Releasing),
-    /// Nothing of ours is left.
+    /// Nothing of ours is left in the pod.
     Released,
 }
 
 /// Steps of [`State::Pending`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pending {
-    /// Looking for the pod's network namespace.
+    /// Finding the pod's network namespace.
     Locating,
-    /// An earlier agent captured the pod: a ztunnel may hold its listeners.
+    /// An earlier agent captured the pod: a ztunnel may have its listeners.
     AwaitingHeld,
-    /// Making the listeners.
+    /// Creating the listeners.
     MakingListeners,
 }
 
 /// Steps of [`State::Releasing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Releasing {
-    /// Rules are coming by which new connections are redirected no more.
+    /// Applying rules that redirect no new connections.
     Swapping,
-    /// No new redirection; the mark is being removed and the others hear of it.
+    /// No new redirection; the mark is being removed, and other nodes are notified.
     Withdrawing,
-    /// Connections that wait to be accepted still are.
+    /// Connections in accept queues are still accepted.
     Emptying,
-    /// Earlier connections end by themselves.
+    /// Earlier connections drain.
     Draining,
     /// Removing table, rule, route and listeners.
     Undoing,
 }
 
-/// What is wanted of the pod.
+/// The desired state of the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Captured,
-    /// It was to be captured, and nobody names it any more: it stays as it is until its sandbox ends.
+    /// It was to be captured, and no longer has a record: it stays captured until its sandbox ends.
     Kept,
-    /// Nobody names it, and nobody has looked: it is kept if it is redirected.
+    /// It has no record, and has not been examined: it stays captured if it is redirected.
     AsFound,
     Released,
 }
 
-/// What happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The pod is to be captured.
     Capture,
     /// The pod is to be released.
     Release,
-    /// Look at the pod even if it is not to be captured: an earlier agent may have.
+    /// Examine the pod even if it is not to be captured: an earlier agent may have captured it.
     Inspect,
-    /// The control plane does not name the pod, or no longer. That is no order to release it: its containers may still run.
+    /// The control plane has no record of the pod, or no longer. This does not release the pod: its containers may
+    /// still run.
     Unnamed,
     /// The sandbox is gone, and its namespace with it.
     SandboxGone,
-    /// A sandbox other than the known one was made (the CNI call).
+    /// A sandbox other than the known one was created (the CNI call).
     SandboxMade,
-    /// The namespace is found, with this of our table in it.
+    /// The namespace is found, with this state of our table.
     Located(PodTable),
-    /// Listeners were made, or taken over from a ztunnel.
+    /// Listeners were created, or taken over from a ztunnel.
     ListenersReady,
-    /// A ztunnel connected and did not bring this pod's listeners, or none connected in time.
+    /// A ztunnel connected without this pod's listeners, or none connected in time.
     NotHeld,
-    /// Nothing but that what is reported may differ.
+    /// No change, except that the report may differ.
     Look,
     /// The ztunnel serves the pod.
     Acknowledged,
-    /// The table, rule and route stand.
+    /// Table, rule and route are in force.
     RulesInForce,
-    /// A captured pod is to be checked.
+    /// A check of a captured pod is due.
     CheckDue,
-    /// All that makes the redirection stands, or stands again.
+    /// All parts of the redirection are in place, or were restored.
     Intact,
-    /// A captured pod's redirection is gone and cannot be restored.
+    /// The redirection of a captured pod is gone, and cannot be restored.
     Lost(Failure),
-    /// New connections are redirected no more.
+    /// New connections are no longer redirected.
     Swapped,
     /// The control plane has recorded that the pod is being released.
     Withdrawn,
-    /// The time for others to hear of it is over.
+    /// The time for the notification of other nodes has passed.
     LingerOver,
     /// No connection waits to be accepted.
     QueueEmpty,
-    /// No ztunnel has a connection of the pod any more.
+    /// No ztunnel has a connection of the pod.
     ZtunnelDone,
-    /// Applications have all that was sent to them.
+    /// Applications have received all data.
     Delivered,
     /// The drain deadline has passed.
     DrainDeadline,
     /// Table, rule and route are removed.
     Undone,
-    /// The step under way failed.
+    /// The current step failed.
     Failed(Failure),
-    /// Time to try again.
+    /// A retry is due.
     RetryDue,
 }
 
-/// What is to be done.
+/// An action for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Find the namespace and look at the table: answers Located or Failed.
+    /// Find the namespace and read the table. Reply: Located or Failed.
     Locate,
-    /// Answers NotHeld after [`HELD_TIME`], unless a ztunnel brings the listeners.
+    /// Reply: NotHeld after [`HELD_TIME`], unless a ztunnel brings the listeners.
     AwaitHeld,
-    /// Answers ListenersReady or Failed.
+    /// Reply: ListenersReady or Failed.
     MakeListeners,
-    /// Tell the newest ztunnel, now or when there is one: answers Acknowledged or Failed.
+    /// Notify the newest ztunnel, now or when one connects. Reply: Acknowledged or Failed.
     AddPod,
-    /// Answers RulesInForce or Failed.
+    /// Reply: RulesInForce or Failed.
     ApplyRules,
-    /// Wait for a change, or for some time: answers CheckDue.
+    /// Wait for a change, or for some time. Reply: CheckDue.
     Watch,
-    /// Look whether all stands and restore what does not: answers Intact or Lost.
+    /// Check all parts, and restore missing ones. Reply: Intact or Lost.
     Check,
-    /// Answers Swapped or Failed.
+    /// Reply: Swapped or Failed.
     SwapRules,
-    /// Answers LingerOver.
+    /// Reply: LingerOver.
     Linger(Duration),
-    /// Answers QueueEmpty or Failed.
+    /// Reply: QueueEmpty or Failed.
     EmptyQueue,
-    /// Tell every ztunnel that has the pod; without `force` answers ZtunnelDone.
+    /// Notify every ztunnel that has the pod. Reply without `force`: ZtunnelDone.
     RemovePod {
-        /// End its connections too.
+        /// End its connections, too.
         force: bool,
     },
-    /// Answers DrainDeadline.
+    /// Reply: DrainDeadline.
     DrainTimer,
-    /// Wait until applications have what a ztunnel sent last: answers Delivered or Failed.
+    /// Wait until applications have received the last data of a ztunnel. Reply: Delivered or Failed.
     Deliver,
-    /// Remove table, rule, route: answers Undone or Failed.
+    /// Remove table, rule and route. Reply: Undone or Failed.
     Undo,
     /// Close listeners and namespace.
     DropDescriptors,
-    /// Answers RetryDue.
+    /// Reply: RetryDue.
     Retry(Duration),
 }
 
-/// One pod's machine.
+/// The state machine of one pod.
 #[derive(Debug, Clone)]
 pub struct Machine {
     state: State,
@@ -192,9 +194,9 @@ pub struct Machine {
     attempts: u32,
     located: bool,
     listeners: bool,
-    /// New connections are redirected now.
+    /// Whether new connections are redirected.
     in_force: bool,
-    /// The redirection is broken: that some of it stands does not make the pod captured.
+    /// Whether the redirection is broken. If only a part is in place, the pod does not count as captured.
     lost: bool,
 }
 
@@ -214,28 +216,28 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// Where the pod stands.
+    /// The state of the pod.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// The epoch that effects ordered now belong to.
+    /// The epoch of effects that are requested now.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether the pod is to be captured, or to stay so.
+    /// Whether the pod is to be captured, or to stay captured.
     pub fn wants_capture(&self) -> bool {
         self.wanted != Wanted::Released
     }
 
-    /// Whether a pod without a sandbox may come to have one: one that nobody names has reached its end with it.
+    /// Whether a pod without a sandbox may get one. A pod without a record ends with its sandbox.
     fn is_awaited(&self) -> bool {
         self.wanted == Wanted::Captured
     }
 
-    /// Whether a ztunnel is to accept on the pod's listeners: also while an agent that was restarted still looks the pod up, and
-    /// while connections can still arrive at a pod that is being released.
+    /// Whether a ztunnel is to accept on the pod's listeners. It is also true while a restarted agent still looks the
+    /// pod up, and while connections can still arrive at a pod that is being released.
     pub fn wants_ztunnel(&self) -> bool {
         let accepting = matches!(
             self.state,
@@ -244,7 +246,7 @@ impl Machine {
         self.listeners && (accepting || self.wants_capture())
     }
 
-    /// Whether probes must reach the pod past the redirection.
+    /// Whether probes must bypass the redirection.
     pub fn needs_probes(&self) -> bool {
         self.in_force
             || matches!(
@@ -258,13 +260,13 @@ impl Machine {
         matches!(self.state, State::Idle | State::Released)
     }
 
-    /// The state as the control plane is told. A pod that an earlier agent captured stays captured while this one takes it over.
+    /// The state in reports. A pod that an earlier agent captured counts as captured while this agent takes it over.
     pub fn reported(&self) -> CaptureState {
         match &self.state {
             State::Idle | State::Released => CaptureState::Released,
             State::Releasing(_) => CaptureState::Releasing,
             State::Captured => CaptureState::Captured,
-            // Ports that are taken while rules are in force are taken by a ztunnel that is yet to connect.
+            // If ports are in use while rules are in force, a ztunnel that has not connected yet uses them.
             State::Failed(failure) if self.in_force && failure.reason == Reason::PortInUse => {
                 CaptureState::Captured
             }
@@ -275,7 +277,7 @@ impl Machine {
         }
     }
 
-    /// Takes an event; returns what is to be done, in order.
+    /// Handles an event, and returns the effects in order.
     pub fn handle(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Capture => self.capture(),
@@ -317,9 +319,9 @@ impl Machine {
         self.wanted = Wanted::Captured;
         match self.state {
             State::Idle | State::Released => self.locate(),
-            // Rules are being deleted: afterwards, from the start.
+            // Rules are being deleted; after that, the capture starts from the beginning.
             State::Releasing(Releasing::Undoing) => vec![],
-            // What is under way in the namespace ends before the look at it.
+            // The current job in the namespace ends before it is examined.
             State::Releasing(_) => self.locate(),
             _ => vec![],
         }
@@ -357,7 +359,7 @@ impl Machine {
                 self.wanted = Wanted::AsFound;
                 self.locate()
             }
-            // A release that was ordered goes on.
+            // A release in progress continues.
             _ => vec![],
         }
     }
@@ -365,7 +367,8 @@ impl Machine {
     fn sandbox_gone(&mut self) -> Vec<Effect> {
         let mut effects = self.forget();
         if self.is_awaited() {
-            // The CNI call for the next sandbox, if there is to be one, begins again; a look now and then costs little.
+            // The CNI call for the next sandbox, if any, starts a new capture. Until then, an occasional retry costs
+            // little.
             self.state = State::Failed(Failure::new(
                 Reason::SandboxNotFound,
                 "the pod's sandbox has ended",
@@ -377,7 +380,7 @@ impl Machine {
         effects
     }
 
-    /// Back to nothing: what the pod had is gone.
+    /// Resets the machine: nothing of the pod is left.
     fn forget(&mut self) -> Vec<Effect> {
         self.located = false;
         self.listeners = false;
@@ -418,7 +421,7 @@ impl Machine {
         self.listeners = true;
         match self.state {
             State::Pending(Pending::AwaitingHeld | Pending::MakingListeners) => self.listeners_ready(),
-            // Brought by a ztunnel: what was tried (and found the ports taken) need not be tried again.
+            // A ztunnel has the listeners, so the attempt that found the ports in use need not be retried.
             State::Failed(_) if self.wants_capture() => self.locate(),
             _ => vec![],
         }
@@ -446,7 +449,7 @@ impl Machine {
                 Releasing::Draining,
                 vec![Effect::DrainTimer, Effect::RemovePod { force: false }],
             ),
-            // The drain's time goes on.
+            // The time of the drain continues.
             (Releasing::Draining, Event::ZtunnelDone) => vec![Effect::Deliver],
             (Releasing::Draining, Event::Delivered) => self.releasing(Releasing::Undoing, vec![Effect::Undo]),
             (Releasing::Draining, Event::DrainDeadline) => self.releasing(
@@ -477,7 +480,7 @@ impl Machine {
         let attempts = self.attempts;
         let mut effects = vec![];
         if failure.reason == Reason::SandboxNotFound {
-            // What was in it is gone too; holding on to it would keep a dead namespace alive.
+            // Its content is gone, too. An open handle would keep the dead namespace alive.
             effects = self.forget();
             if !self.is_awaited() {
                 self.wanted = Wanted::Released;

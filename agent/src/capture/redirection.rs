@@ -1,36 +1,36 @@
-//! What is done in a pod's network namespace to redirect its connections.
+//! The jobs in the network namespace of a pod that redirect its connections.
 
 use super::failure::Failure;
 use crate::netlink::{self, Changes, InForce, PodTable};
 use crate::netns::{self, Listeners, Netns, NetnsRunner};
 use std::sync::Arc;
 
-/// The jobs of a capture. They are not ordered here: [`super::lane`] does that.
+/// The jobs of a capture. [`super::lane`] orders them.
 #[async_trait::async_trait]
 pub(super) trait Redirection: Send + Sync + std::fmt::Debug {
-    /// What of the table stands.
+    /// The state of the table.
     async fn look(&self, netns: &Netns) -> Result<PodTable, Failure>;
-    /// Listeners and seeds, made anew.
+    /// Creates listeners and seeds.
     async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure>;
-    /// Puts table, rule and route in force, in place of those that are there; returns what now stands. Connections
-    /// that are open stay what they are.
+    /// Applies table, rule and route, in place of existing ones, and returns the new state. Open connections do not
+    /// change.
     async fn apply(&self, netns: &Netns) -> Result<Arc<InForce>, Failure>;
-    /// What is missing, or differs, of what [`Self::apply`] left. Where nothing is, connections from before the capture that have ended by
-    /// now are forgotten.
+    /// The parts that are missing, or differ from the state after [`Self::apply`]. If there are none, forgets
+    /// connections from before the capture that have ended.
     async fn missing(&self, netns: &Netns, of: Arc<InForce>) -> Result<Vec<&'static str>, Failure>;
-    /// Notifications of changes; none where they cannot be had.
+    /// Notifications of changes; none if they are not available.
     async fn watch(&self, netns: &Netns) -> Option<Changes>;
-    /// From now on no new connection is redirected; earlier ones are.
+    /// Stops the redirection of new connections; earlier ones are still redirected.
     async fn drain(&self, netns: &Netns) -> Result<(), Failure>;
-    /// Connections that wait to be accepted.
+    /// The number of connections in accept queues.
     async fn waiting(&self, netns: &Netns) -> Result<u64, Failure>;
-    /// Redirected connections on which the proxy's end has sent what the application has not got yet.
+    /// The number of redirected connections with data that the application has not received yet.
     async fn undelivered(&self, netns: &Netns) -> Result<usize, Failure>;
     /// Removes table, rule and route.
     async fn remove(&self, netns: &Netns) -> Result<(), Failure>;
 }
 
-/// The kernel, through threads in pods' namespaces.
+/// The implementation in the kernel, with threads in the namespaces of pods.
 #[derive(Debug)]
 pub(super) struct Kernel(pub(super) NetnsRunner);
 
@@ -42,7 +42,8 @@ impl Redirection for Kernel {
 
     async fn make_listeners(&self, netns: &Netns) -> Result<Listeners, Failure> {
         let job = || {
-            // The ztunnel makes its sockets over it. A container runtime may run its loopback plugin beside ours.
+            // The ztunnel creates its sockets over the loopback. A container runtime may run its loopback plugin
+            // concurrently.
             netlink::raise_loopback()?;
             Ok(netns::make_listeners()?)
         };
