@@ -87,7 +87,7 @@ pub struct MeshSpec {
     #[serde(default)]
     pub waypoint: MeshWaypoint,
 
-    /// Logs of the programs.
+    /// Logs and metrics of the programs.
     #[serde(default)]
     pub telemetry: Telemetry,
 }
@@ -243,7 +243,7 @@ pub enum AccessLog {
     Disabled,
 }
 
-/// Logs of the programs.
+/// Logs and metrics of the programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Telemetry {
