@@ -57,12 +57,16 @@ fn definition(crd: &CustomResourceDefinition) -> Result<(String, String), Genera
     Ok((format!("{name}.yaml"), text))
 }
 
-/// Adds a default for `spec`, which may be left out if none of its fields is required. The derive macro cannot express
-/// this.
+/// Adds a default for `spec`, which may be left out if none of its fields is required, and for `status`: until the
+/// operator has written one, `observedGeneration` is -1. The derive macro cannot express this.
 pub(crate) fn adapt(crd: &mut Value) {
     if let Some(versions) = crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
+                // An object that the operator has not seen yet is not up to date: kstatus takes one without a status for ready.
+                if let Some(Value::Object(status)) = schema.pointer_mut("/properties/status") {
+                    status.insert("default".to_owned(), json!({"observedGeneration": -1}));
+                }
                 // A default has to be valid itself.
                 if schema.pointer("/properties/spec/required").is_some() {
                     continue;

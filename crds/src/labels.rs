@@ -84,6 +84,10 @@ pub const CONDITION_READY: &str = "Ready";
 pub const CONDITION_PROGRESSING: &str = "Progressing";
 /// Condition: a person should look.
 pub const CONDITION_DEGRADED: &str = "Degraded";
+/// Condition, present only while it is True: a change is in progress. Tools that use kstatus (Flux, kpt) wait.
+pub const CONDITION_RECONCILING: &str = "Reconciling";
+/// Condition, present only while it is True: nothing changes until a person acts. Tools that use kstatus fail.
+pub const CONDITION_STALLED: &str = "Stalled";
 /// Condition of a policy: it is valid, and its target exists.
 pub const CONDITION_ACCEPTED: &str = "Accepted";
 /// Condition of a policy: a waypoint enforces it.

@@ -128,11 +128,15 @@ pub struct TargetRef {
 #[serde(rename_all = "camelCase")]
 pub struct WaypointPolicyStatus {
     /// Accepted and Programmed of the policy as a whole: True if they are True at every target; otherwise the
-    /// conditions of the first target where they are not.
+    /// conditions of the first target where they are not. Ready: both are True. Reconciling, present only while it is
+    /// True: a waypoint is starting. Stalled, present only while it is True: a person should look.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// The metadata.generation that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
     /// Targets at which a waypoint enforces the policy, of all targets, as in `2/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<String>,

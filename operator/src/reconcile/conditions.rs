@@ -64,6 +64,15 @@ impl Finding {
             (labels::CONDITION_PROGRESSING, self.progressing, "Settled"),
             (labels::CONDITION_DEGRADED, self.degraded, "AsExpected"),
         ];
+        let stalled = self.degraded && !self.progressing;
+        let abnormal = abnormal(
+            self.progressing,
+            stalled,
+            self.reason,
+            &self.message,
+            generation,
+            before,
+        );
         all.into_iter()
             .map(|(kind, holds, otherwise)| {
                 let told = holds || otherwise.is_empty();
@@ -74,8 +83,27 @@ impl Finding {
                 };
                 condition(kind, holds, reason, message, generation, before)
             })
+            .chain(abnormal)
             .collect()
     }
+}
+
+/// The condition that kstatus reads beside Ready, if any: `Reconciling` or `Stalled`. By convention each is present only
+/// while it is True.
+pub(super) fn abnormal(
+    reconciling: bool,
+    stalled: bool,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    before: &[Condition],
+) -> Option<Condition> {
+    let kind = match (reconciling, stalled) {
+        (true, _) => labels::CONDITION_RECONCILING,
+        (false, true) => labels::CONDITION_STALLED,
+        (false, false) => return None,
+    };
+    Some(condition(kind, true, reason, message, generation, before))
 }
 
 /// A condition, for `generation`. It keeps its time while its status does not change.
@@ -137,7 +165,8 @@ mod tests {
             [
                 ("Ready", "False", false),
                 ("Progressing", "False", true),
-                ("Degraded", "True", true)
+                ("Degraded", "True", true),
+                ("Stalled", "True", true)
             ]
         );
         assert!(new.iter().all(|c| c.observed_generation == Some(2)));
@@ -145,6 +174,22 @@ mod tests {
             (new[0].reason.as_str(), new[1].reason.as_str()),
             ("PodsFailing", "Settled")
         );
+    }
+
+    #[test]
+    fn what_kstatus_looks_for_is_there_only_while_it_is_true() {
+        let abnormal = |finding: Finding| -> Vec<String> {
+            let conditions = finding.conditions(&[], Some(1)).into_iter().skip(3);
+            conditions.map(|c| format!("{}={}", c.type_, c.status)).collect()
+        };
+        assert!(abnormal(Finding::ready("R", "")).is_empty());
+        assert_eq!(abnormal(Finding::progressing("P", "")), ["Reconciling=True"]);
+        assert_eq!(abnormal(Finding::degraded("D", "")), ["Stalled=True"]);
+        let both = Finding {
+            progressing: true,
+            ..Finding::degraded("B", "")
+        };
+        assert_eq!(abnormal(both), ["Reconciling=True"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use tracing::info;
 
 use crate::index::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
-use crate::reconcile::conditions::condition;
+use crate::reconcile::conditions::{abnormal, condition};
 use crate::reconcile::mesh::{count, status_patch};
 use crate::reconcile::recorder::Events;
 use crate::reconcile::{FIELD_MANAGER, ReconcileError, is_not_found};
@@ -131,7 +131,8 @@ fn status(
         .iter()
         .filter(|a| holds(a, labels::CONDITION_PROGRAMMED));
     WaypointPolicyStatus {
-        conditions: summarized(&ancestors, before.unwrap_or_default()),
+        conditions: summarized(&ancestors, before.unwrap_or_default(), summary.generation),
+        observed_generation: Some(summary.generation),
         targets: Some(format!("{}/{}", programmed.count(), ancestors.len())),
         ancestors,
         in_force: summary.in_force.clone(),
@@ -147,26 +148,33 @@ fn holds(ancestor: &PolicyAncestor, kind: &str) -> bool {
 }
 
 /// The conditions of the policy as a whole: those of the first target where they are not true, or else of the first
-/// target.
-fn summarized(ancestors: &[PolicyAncestor], before: &[Condition]) -> Vec<Condition> {
+/// target; Ready, if both are true; and the condition that kstatus reads.
+fn summarized(ancestors: &[PolicyAncestor], before: &[Condition], generation: i64) -> Vec<Condition> {
     let kinds = [labels::CONDITION_ACCEPTED, labels::CONDITION_PROGRAMMED];
     let worst = |kind: &str| {
         let failing = ancestors.iter().find(|a| !holds(a, kind));
         named(failing.or(ancestors.first())?, kind)
     };
-    let found = kinds.into_iter().filter_map(worst);
-    found
-        .map(|c| {
-            let holds = c.status == "True";
-            condition(
-                &c.type_,
-                holds,
-                &c.reason,
-                &c.message,
-                c.observed_generation,
-                before,
-            )
-        })
+    let found: Vec<&Condition> = kinds.into_iter().filter_map(worst).collect();
+    let Some(decides) = found.iter().find(|c| c.status != "True").or(found.last()) else {
+        return Vec::new();
+    };
+    let ready = decides.status == "True";
+    let reconciling = !ready && decides.reason == PolicyReason::WaypointNotReady.as_str();
+    let (reason, message, generation) = (&decides.reason, &decides.message, Some(generation));
+    let of_targets = found
+        .iter()
+        .map(|c| (c.type_.as_str(), c.status == "True", &c.reason, &c.message));
+    let all = of_targets.chain([(labels::CONDITION_READY, ready, reason, message)]);
+    all.map(|(kind, holds, reason, message)| condition(kind, holds, reason, message, generation, before))
+        .chain(abnormal(
+            reconciling,
+            !ready && !reconciling,
+            reason,
+            message,
+            generation,
+            before,
+        ))
         .collect()
 }
 

@@ -84,9 +84,12 @@ fn each_target_has_conditions_and_enforcer() {
         whole,
         [
             ("Accepted", "True", "Accepted"),
-            ("Programmed", "False", "NoVirtualAddress")
+            ("Programmed", "False", "NoVirtualAddress"),
+            ("Ready", "False", "NoVirtualAddress"),
+            ("Stalled", "True", "NoVirtualAddress")
         ]
     );
+    assert_eq!(status.observed_generation, Some(2));
     assert_eq!(status.targets.as_deref(), Some("1/2"));
     assert_eq!((&headless.enforced_by, &headless.replicas), (&None, &None));
     let said: Vec<_> = headless
