@@ -1,7 +1,8 @@
 //! What the cluster is made with: found where it is installed, installed where it is not, and cached.
 //!
 //! Two sources: packages of the distribution ([`ensure_packages`]), and Go modules: that in `e2e/cluster` ([`kubernetes`]), Helm
-//! ([`helm`]), kubeconform ([`kubeconform`]) and h2spec ([`h2spec`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
+//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]) and Tilt ([`tilt`]). Each tells through `progress` what it
+//! installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
 mod actionlint;
@@ -10,6 +11,7 @@ mod build;
 mod image;
 mod prometheus;
 mod software;
+mod tilt;
 
 use std::collections::BTreeSet;
 use std::env;
@@ -28,6 +30,7 @@ pub use build::{
 };
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
+pub use tilt::tilt;
 
 /// A listener for one-line messages on what is being done.
 pub type Progress<'a> = &'a dyn Fn(&str);

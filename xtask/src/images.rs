@@ -1,5 +1,7 @@
 //! `cargo xtask images`: static binaries, and an image of each.
 
+mod builder;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -7,11 +9,13 @@ use std::process::Command;
 
 use ambit_e2e::cluster::Cluster;
 use ambit_e2e::{mesh, tools};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
+
+pub(crate) use builder::{Builder, Destination, Recipe};
 
 /// Options.
 #[derive(clap::Args)]
@@ -28,6 +32,7 @@ pub(crate) struct Image {
     pub(crate) binary: &'static str,
 }
 
+/// All of them.
 pub(crate) const IMAGES: &[Image] = &[
     Image {
         target: "operator",
@@ -60,6 +65,9 @@ pub(crate) const IMAGES: &[Image] = &[
         binary: "ambit-bench",
     },
 ];
+
+/// Where they are from, as the chart has it by default.
+pub(crate) const REGISTRY: &str = "localhost/ambit";
 
 const TAG: &str = "dev";
 
@@ -153,6 +161,11 @@ pub(crate) fn push(archives: &[PathBuf], registry: &str, progress: &Progress) ->
     result.map(|()| tag)
 }
 
+/// Forgets which images the pods of a cluster run: others were loaded, beside what this module knows of.
+pub(crate) fn forget(cluster: &Cluster) -> Result<()> {
+    Running::on(cluster).forget()
+}
+
 /// The record of the images that the pods of a cluster run, in the cluster's folder; none if some may run others.
 struct Running(PathBuf);
 
@@ -221,8 +234,8 @@ pub(crate) fn host() -> Result<String> {
 }
 
 impl Image {
-    fn reference(&self) -> String {
-        format!("localhost/ambit/{}:{TAG}", self.target)
+    pub(crate) fn reference(&self, registry: &str) -> String {
+        format!("{registry}/{}:{TAG}", self.target)
     }
 
     /// Its docker archive, built unless the existing one came from the same binary and the same Dockerfile.
@@ -237,55 +250,21 @@ impl Image {
         }
         fs::copy(&binary, context.join(self.binary))
             .with_context(|| format!("cannot copy {}", binary.display()))?;
-        for old in [&archive, &recorded] {
-            if old.exists() {
-                fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
-            }
+        if recorded.exists() {
+            fs::remove_file(&recorded).with_context(|| format!("cannot remove {}", recorded.display()))?;
         }
-        // A temporary store: the machine's images are not touched.
-        let store = dir.join("store");
-        let result = self.buildah(&store, &dockerfile, context, &archive);
-        if store.exists() {
-            fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))?;
-        }
-        result?;
+        let reference = self.reference(REGISTRY);
+        let recipe = Recipe {
+            dockerfile: &dockerfile,
+            target: self.target,
+            context,
+            reference: &reference,
+        };
+        Builder::find()?.make(&recipe, &Destination::Archive(&archive), &dir.join("store"))?;
         fs::write(&recorded, digest).with_context(|| format!("cannot write {}", recorded.display()))?;
         let size = fs::metadata(&archive)?.len() / 1_000_000;
-        progress.note(&format!("{} ({size} MB)", self.reference()));
+        progress.note(&format!("{reference} ({size} MB)"));
         Ok(archive)
-    }
-
-    fn buildah(&self, store: &Path, dockerfile: &Path, context: &Path, archive: &Path) -> Result<()> {
-        let buildah = || {
-            let mut command = Command::new("buildah");
-            command
-                .arg("--root")
-                .arg(store.join("root"))
-                .arg("--runroot")
-                .arg(store.join("run"));
-            command.args(["--storage-driver", "vfs"]);
-            command
-        };
-        let reference = self.reference();
-        let mut build = buildah();
-        build.args([
-            "bud",
-            "--quiet",
-            "--isolation",
-            "chroot",
-            "--target",
-            self.target,
-            "--tag",
-            &reference,
-        ]);
-        build.arg("--file").arg(dockerfile).arg(context);
-        workspace::output(&mut build)?;
-        let destination = format!("docker-archive:{}:{reference}", archive.display());
-        workspace::output(buildah().args(["push", "--quiet", &reference, &destination]))?;
-        if !archive.exists() {
-            bail!("buildah wrote no {}", archive.display());
-        }
-        Ok(())
     }
 }
 

@@ -8,12 +8,14 @@ mod cluster;
 mod crds;
 mod dashboards;
 mod demo;
+mod dev;
 mod fuzz;
 mod images;
 mod lint;
 mod progress;
 mod release;
 mod test;
+mod tilt;
 mod tools;
 mod workspace;
 
@@ -48,6 +50,8 @@ enum Command {
     Dashboards(dashboards::Arguments),
     /// Show on a real cluster what Ambit does: a running application joins the mesh.
     Demo(demo::Arguments),
+    /// Bring programs of the work tree into a running cluster, in seconds. The Tiltfile does it at every edit.
+    Dev(dev::Arguments),
     /// Random input by libFuzzer for the parsers of untrusted data: all targets for a minute each, or one.
     Fuzz(fuzz::Arguments),
     /// Build static binaries and an image of each, as docker archives under target/images.
@@ -56,11 +60,16 @@ enum Command {
     Lint,
     /// Make the files of a release: images, chart, manifests, bills of materials, checksums, notes.
     Release(release::Arguments),
+    /// Run Tilt on a cluster of this machine; Tilt and the cluster are created if missing.
+    Tilt(tilt::Arguments),
     /// All tests, including those on a real cluster.
     Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
+    if let Some(ended) = dev::as_wrapper() {
+        return ended;
+    }
     let progress = Progress::new();
     match run(Arguments::parse().command, &progress) {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,10 +88,12 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
         Command::Crds(arguments) => crds::run(&arguments, progress),
         Command::Dashboards(arguments) => dashboards::run(&arguments, progress),
         Command::Demo(arguments) => demo::run(&arguments, progress),
+        Command::Dev(arguments) => dev::run(&arguments, progress),
         Command::Fuzz(arguments) => fuzz::run(&arguments, progress),
         Command::Images(arguments) => images::run(&arguments, progress),
         Command::Lint => lint::run(progress),
         Command::Release(arguments) => release::run(&arguments, progress),
+        Command::Tilt(arguments) => tilt::run(&arguments, progress),
         Command::Test(arguments) => test::run(&arguments, progress),
     }
 }

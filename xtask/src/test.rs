@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{demo, fuzz, images, lint, release, tools as first};
+use crate::{demo, fuzz, images, lint, release, tilt, tools as first};
 
 /// The cluster of the tests; it is created for them and removed.
 const CLUSTER: &str = "ambit-test";
@@ -57,27 +57,42 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     }
     // The remains of an earlier, killed run must not decide the result of this one.
     clean_up(arguments.keep)?;
-    let result = on_cluster(arguments, progress);
+    let result = edits(arguments, progress);
+    let result = both(result, on_cluster(arguments, progress));
     let result = both(result, clean_up(arguments.keep));
     both(result, demo(arguments, progress))
 }
 
-/// The demo, which `--all` runs too; with a filter, only where it says so.
+/// Whether `--all` runs a part of this name; with a filter, only if the filter contains the name.
+fn chosen(arguments: &Arguments, name: &str) -> bool {
+    arguments.all
+        && arguments
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter.contains(name))
+}
+
+/// The demo, on a cluster of its own.
 fn demo(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    let chosen = arguments
-        .filter
-        .as_ref()
-        .is_none_or(|filter| filter.contains("demo"));
-    if !arguments.all || !chosen {
+    if !chosen(arguments, "demo") {
         return Ok(());
     }
     let result = progress.step("the demo", || demo::check::run(progress));
     both(result, Cluster::down(demo::check::CLUSTER))
 }
 
+/// The test of the Tiltfile, on a cluster of its own.
+fn edits(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    if !chosen(arguments, "tilt") {
+        return Ok(());
+    }
+    let result = progress.step("Tilt", || tilt::check(progress));
+    both(result, Cluster::down(tilt::CLUSTER))
+}
+
 /// Removes the clusters, except for one that is to stay.
 fn clean_up(keep: bool) -> Result<()> {
-    let cut = Cluster::down(CUT);
+    let cut = both(Cluster::down(CUT), Cluster::down(tilt::CLUSTER));
     let tested = if keep { Ok(()) } else { Cluster::down(CLUSTER) };
     both(cut, tested)
 }
@@ -166,7 +181,7 @@ mod tests {
         let named = format!("const NAME: &str = \"{CUT}\";");
         assert!(read("e2e/tests/mesh/cluster.rs").contains(&named));
         let ci = read(".ci/run");
-        for name in [CLUSTER, CUT, demo::check::CLUSTER] {
+        for name in [CLUSTER, CUT, demo::check::CLUSTER, tilt::CLUSTER] {
             assert!(ci.contains(name), ".ci/run does not take {name} down");
         }
     }

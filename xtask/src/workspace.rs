@@ -82,7 +82,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn words(command: &Command) -> String {
+/// The program and its arguments.
+pub(crate) fn words(command: &Command) -> String {
     let program = command.get_program().to_string_lossy().into_owned();
     let arguments = command.get_args().map(|word| word.to_string_lossy().into_owned());
     std::iter::once(program)

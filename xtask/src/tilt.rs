@@ -1,0 +1,107 @@
+//! `cargo xtask tilt`: Tilt on a cluster of this machine, with the programs that the Tiltfile calls in PATH.
+
+mod check;
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::tools;
+use anyhow::{Context, Result};
+
+use crate::progress::Progress;
+use crate::workspace;
+
+pub(crate) use check::{CLUSTER, check};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The cluster's name. If there is none, it is created; it stays until `cargo xtask cluster down`.
+    #[arg(long, default_value = "ambit")]
+    name: String,
+    /// Arguments of Tilt: `up`, `ci`, `down`, `trigger enrol`, `logs ztunnel`, …
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "up")]
+    arguments: Vec<OsString>,
+}
+
+/// Tilt's commands that serve web pages.
+const SERVING: [&str; 2] = ["up", "ci"];
+
+/// Runs the command: this process becomes Tilt.
+pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    let words: Vec<&OsString> = arguments.arguments.iter().collect();
+    let tilt = Tilt::prepare(&arguments.name, true, progress)?;
+    Err(tilt.command(&words)?.exec()).context("cannot start Tilt")
+}
+
+/// Tilt, and a cluster for it.
+struct Tilt {
+    cluster: Cluster,
+    program: PathBuf,
+    helm: PathBuf,
+}
+
+impl Tilt {
+    /// Creates the cluster of this name if there is none, and builds Tilt and Helm if they never were. With `pages`, Tilt's web pages are
+    /// built too, where that is possible.
+    fn prepare(name: &str, pages: bool, progress: &Progress) -> Result<Self> {
+        let note = |message: &str| progress.note(message);
+        let cluster = progress.step(&format!("cluster {name}"), || {
+            // One that is up stays as it is, whatever its size.
+            if Cluster::status(name)?.healthy() {
+                return Cluster::attach(name);
+            }
+            let spec = Spec {
+                name: name.to_owned(),
+                ..Spec::default()
+            };
+            Cluster::up(&spec, &note)
+        })?;
+        Ok(Self {
+            cluster,
+            program: tools::tilt(pages, &note)?,
+            helm: tools::helm(&note)?,
+        })
+    }
+
+    /// Tilt with these arguments.
+    fn command(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Result<Command> {
+        let mut command = Command::new(&self.program);
+        command.current_dir(workspace::root()).args(words);
+        if words
+            .first()
+            .is_some_and(|first| SERVING.iter().any(|serving| first.as_ref() == *serving))
+        {
+            // A Tilt that was built from source looks for a web server of its own developers.
+            command.arg("--web-mode=prod");
+        }
+        let folders = [
+            Some(self.cluster.programs()),
+            self.helm.parent(),
+            self.program.parent(),
+        ];
+        command.env("PATH", path(folders.into_iter().flatten())?);
+        command.env("KUBECONFIG", self.cluster.kubeconfig());
+        // Tilt's own state is in the cache, and is removed with it.
+        let state = tools::cache_dir()?.join("tilt");
+        for name in ["TILT_DEV_DIR", "XDG_STATE_HOME", "XDG_DATA_HOME"] {
+            command.env(name, &state);
+        }
+        command.env("DO_NOT_TRACK", "1");
+        Ok(command)
+    }
+}
+
+/// PATH with folders in front of it.
+fn path<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<OsString> {
+    let present = env::var_os("PATH").unwrap_or_default();
+    let all: Vec<PathBuf> = folders
+        .map(Path::to_owned)
+        .chain(env::split_paths(&present))
+        .collect();
+    env::join_paths(all).context("a folder of PATH has a colon in its name")
+}
