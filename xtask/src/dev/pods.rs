@@ -209,7 +209,7 @@ mod tests {
             pod("d", "DaemonSet", image, true),
         );
         assert!(ours(&[c.clone(), d.clone()]).replace(&old).is_ok());
-        assert!(ours(&[c.clone()]).replace(&old).is_err());
+        assert!(ours(std::slice::from_ref(&c)).replace(&old).is_err());
         assert!(ours(&[a, c.clone(), d]).replace(&old).is_err());
         assert!(
             ours(&[c, pod("d", "DaemonSet", image, false)])
