@@ -77,21 +77,23 @@ fn commands_and_manifests_of_the_docs_work() -> Result<()> {
 fn prepare(lab: &Lab, shop: &Shop, blocks: &[Block]) -> Result<()> {
     let cluster = &lab.cluster;
     let note = |message: &str| println!("{message}");
-    let ready = cluster
-        .get(&["mesh", "default"])
-        .and_then(|mesh| mesh::is_ready(&mesh))
+    let installed = cluster
+        .get(&["deployment", "ambit-operator", "--namespace", mesh::NAMESPACE])
         .is_ok();
     if blocks
         .iter()
         .any(|block| block.text.contains("helm install ambit "))
     {
-        return if ready {
+        return if installed {
             mesh::uninstall(cluster, &note)
         } else {
             Ok(())
         };
     }
-    if !ready {
+    if installed && cluster.get(&["mesh", "default"]).is_ok() {
+        // An earlier document may have begun a roll-out.
+        mesh::wait_ready(cluster)?;
+    } else {
         lab.install()?;
     }
     // What an earlier document said of the namespace goes; a refusal stays in the logs.
