@@ -2,5 +2,6 @@
 //!
 //! A file for each tool. Tests here may install and remove Ambit; each leaves it installed, with a Ready Mesh, or not at all.
 
+mod chart;
 mod dashboards;
 mod docs;
