@@ -46,9 +46,8 @@ fn samples(stat: &str, status: &str, machine: &str) -> Vec<Sample> {
     let field = |index: usize| fields.get(index).copied();
     let kibibytes = |name: &str| Some(after(status, name)? * 1024.0);
     let seconds = |ticks: Option<f64>| Some(ticks? / TICKS_PER_SECOND);
-    let busy = seconds(field(USER_TIME))
-        .zip(seconds(field(SYSTEM_TIME)))
-        .map(|(user, system)| user + system);
+    let busy = field(USER_TIME).zip(field(SYSTEM_TIME));
+    let busy = seconds(busy.map(|(user, system)| user + system));
     let started = seconds(field(START_TIME))
         .zip(after(machine, "btime"))
         .map(|(since_boot, boot)| boot + since_boot);

@@ -134,6 +134,10 @@ impl Metrics {
         );
         let open = IntGaugeVec::new(open, &["reporter"])?;
         register(&registry, &open)?;
+        // So that the metric is there before the first connection.
+        for reporter in ["source", "destination"] {
+            open.with_label_values(&[reporter]);
+        }
         Ok(Self {
             open,
             started_pods: counter(
