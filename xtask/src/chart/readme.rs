@@ -8,6 +8,7 @@ use serde_yaml::Value;
 use super::values::{Values, children};
 
 const INSTALL: &str = "\
+<!-- test: cluster -->
 ```sh
 helm install ambit charts/ambit --namespace ambit-system --create-namespace
 helm test ambit --namespace ambit-system
@@ -16,6 +17,7 @@ helm test ambit --namespace ambit-system
 The node agents need the Pod Security level `privileged` in the release's namespace. Where the cluster enforces another
 one:
 
+<!-- test: cluster -->
 ```sh
 kubectl label namespace ambit-system pod-security.kubernetes.io/enforce=privileged
 ```
