@@ -8,19 +8,27 @@ use std::fs;
 
 use ambit_e2e::lab::{LIMIT, Lab};
 use ambit_e2e::prometheus::{Prometheus, Sample};
-use ambit_e2e::{eventually, workspace};
+use ambit_e2e::{eventually, mesh, workspace};
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use load::{Load, NAMESPACE};
 
 /// What fills these is a failure that the load does not provoke: dashboard, panel, legend, and why.
-const EMPTY: &[(&str, &str, &str, &str)] = &[(
-    "ambit-control-plane",
-    "Configuration rejected by type",
-    "{{role}} {{type_url}}",
-    "no proxy rejects what this control plane sends",
-)];
+const EMPTY: &[(&str, &str, &str, &str)] = &[
+    (
+        "ambit-control-plane",
+        "Configuration rejected by type",
+        "{{role}} {{type_url}}",
+        "no proxy rejects what this control plane sends",
+    ),
+    (
+        "ambit-control-plane",
+        "Certificates refused by reason",
+        "{{reason}}",
+        "no proxy asks for a certificate that it may not have",
+    ),
+];
 
 /// Metrics of alerts that have no series before the first failure.
 const ABSENT: &[&str] = &["ambit_config_rejected_total"];
@@ -38,7 +46,13 @@ struct Query {
 #[test]
 fn every_panel_of_every_dashboard_fills() -> Result<()> {
     let lab = Lab::enter()?;
-    lab.with_shop(NAMESPACE, |shop| {
+    // Istio's dashboards of Services and workloads ask for the destination's side.
+    let mesh = json!({
+        "apiVersion": "ambit.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"},
+        "spec": {"telemetry": {"metrics": {"waypointReportsDestination": "Enabled"}}},
+    });
+    mesh::apply(&lab.cluster, &mesh.to_string())?;
+    let result = lab.with_shop(NAMESPACE, |shop| {
         let load = Load::start(&lab, shop)?;
         let prometheus = Prometheus::start(&lab.cluster, &|message| println!("{message}"))?;
         let queries = queries()?;
@@ -79,7 +93,10 @@ fn every_panel_of_every_dashboard_fills() -> Result<()> {
         );
         check_alerts(&prometheus)?;
         istio::check(&prometheus, &load)
-    })
+    });
+    // Whatever came of it, the next test finds the Mesh as it was.
+    let restored = mesh::apply(&lab.cluster, mesh::MESH);
+    result.and(restored)
 }
 
 /// Every alert is evaluated without an error, the series that it names are there, and none of the worst fires.
@@ -172,8 +189,7 @@ fn substitute(prometheus: &Prometheus, query: &Query, workload: &str) -> Result<
                 if variable.many {
                     format!("({})", values.collect::<Vec<_>>().join("|"))
                 } else {
-                    let mut values =
-                        values.filter(|value| *value == NAMESPACE || *value == ambit_e2e::mesh::NAMESPACE);
+                    let mut values = values.filter(|value| *value == NAMESPACE || *value == mesh::NAMESPACE);
                     values.next().unwrap_or_default().to_owned()
                 }
             }

@@ -1,7 +1,7 @@
 //! Control plane and operator.
 
 use super::model::{Dashboard, Panel, Row, Unit, Variable};
-use super::query::{cpu, memory, sum, sum_rate};
+use super::query::{cpu, memory, quantile, sum, sum_rate};
 
 const OWN: &str = "namespace=\"$system\"";
 
@@ -58,6 +58,12 @@ fn configuration() -> Row {
     Row {
         title: "Configuration and certificates",
         panels: vec![
+            Panel::graph(
+                "From a change to its acknowledgement, p99",
+                Unit::Seconds,
+                "How long it takes until proxies and agents work with a change. A high value is a control plane without CPU, or proxies that are slow to apply what they are sent.",
+            )
+            .query("{{role}}", quantile("0.99", "role", "ambit_xds_change_to_ack_seconds", OWN)),
             Panel::graph("Streams by role", Unit::Number, "Open configuration streams. A high value is the size of the mesh; one agent and one ztunnel on each node.")
                 .query("{{role}}", sum("role", &format!("ambit_control_streams{{{OWN}}}"))),
             Panel::graph(
@@ -85,6 +91,18 @@ fn configuration() -> Row {
             )
             .query("{{role}} {{type_url}}", sum_rate("role, type_url", "ambit_config_rejected_total", OWN)),
             Panel::graph(
+                "Certificates refused by reason",
+                Unit::PerSecond,
+                "Requests for certificates that were refused. A high value is a node that asks for identities of pods that it does not run, or a clock that is wrong.",
+            )
+            .query("{{reason}}", sum_rate("reason", "ambit_certificates_refused_total", OWN)),
+            Panel::graph(
+                "Life of the authority",
+                Unit::Seconds,
+                "How long the certificate of the mesh's authority is valid yet. A high value is good; at 0 no certificate is valid any more.",
+            )
+            .query("authority", format!("min(ambit_ca_expiry_timestamp_seconds{{{OWN}}} > 0) - time()")),
+            Panel::graph(
                 "Captures recorded",
                 Unit::PerSecond,
                 "Reports of agents on captured pods, by whether they were recorded on the pod. A high value of failed means that the API server refuses or is slow.",
@@ -96,8 +114,26 @@ fn configuration() -> Row {
 
 fn kubernetes() -> Row {
     Row {
-        title: "The Kubernetes API",
+        title: "Reconciliation and the Kubernetes API",
         panels: vec![
+            Panel::graph(
+                "Queue of the operator",
+                Unit::Number,
+                "The Mesh and namespaces that are due, running, or waiting after a failure (retry). A high value that stays means that statuses and waypoints are late.",
+            )
+            .query("{{state}}", sum("state", &format!("ambit_operator_queue_depth{{{OWN}}}"))),
+            Panel::graph(
+                "Duration of a reconciliation, p99",
+                Unit::Seconds,
+                "One pass in a hundred takes longer, by what is reconciled. A high value is a slow API server, or namespaces with many waypoints.",
+            )
+            .query("{{kind}}", quantile("0.99", "kind", "ambit_operator_reconcile_duration_seconds", OWN)),
+            Panel::graph(
+                "Reconciliations that failed",
+                Unit::PerSecond,
+                "Passes that failed and are tried again, by what was reconciled and why. A few conflicts are usual; a high value is an object that the API server refuses.",
+            )
+            .query("{{kind}} {{reason}}", sum_rate("kind, reason", "ambit_operator_reconcile_errors_total", OWN)),
             Panel::graph(
                 "Requests by method",
                 Unit::Requests,

@@ -14,7 +14,7 @@ pub(super) fn dashboard() -> Dashboard {
         title: "Ambit / Mesh",
         description: "Traffic, failures and refusals of the whole mesh. Requests are those that waypoints see; connections are all that ztunnels carry.",
         variables: Vec::new(),
-        rows: vec![glance(), requests(), connections(), refusals()],
+        rows: vec![glance(), requests(), connections(), refusals(), versions()],
     }
 }
 
@@ -185,6 +185,26 @@ fn connections() -> Row {
                     )
                 ),
             ),
+        ],
+    }
+}
+
+fn versions() -> Row {
+    Row {
+        title: "Versions and series",
+        panels: vec![
+            Panel::graph(
+                "Processes by version",
+                Unit::Number,
+                "Processes of each part by version. Two versions of a part for long are a roll-out that does not end.",
+            )
+            .query("{{component}} {{tag}}", "sum by (component, tag) (istio_build)"),
+            Panel::graph(
+                "Series of metrics that may grow",
+                Unit::Share,
+                "Series of each bounded metric, of as many as it may have, in the process that has the most. At 100% new names are counted as unknown.",
+            )
+            .query("{{metric}}", "max by (metric) (ambit_metrics_series / ambit_metrics_series_limit)"),
         ],
     }
 }

@@ -108,6 +108,24 @@ fn requests() -> Row {
             )
             .query("{{response_code}}", sum_rate("response_code", "istio_requests_total", HTTP)),
             Panel::graph(
+                "Size of responses, p90",
+                Unit::Bytes,
+                "One response in ten is larger, by Service. A high value explains long durations and memory of waypoints.",
+            )
+            .query(
+                "{{destination_service_name}}",
+                quantile("0.9", "destination_service_name", "istio_response_bytes", HTTP),
+            ),
+            Panel::graph(
+                "Size of requests, p90",
+                Unit::Bytes,
+                "One request in ten is larger, by Service. A high value explains long durations and memory of waypoints.",
+            )
+            .query(
+                "{{destination_service_name}}",
+                quantile("0.9", "destination_service_name", "istio_request_bytes", HTTP),
+            ),
+            Panel::graph(
                 "Requests by caller",
                 Unit::Requests,
                 "Requests by the workload that made them. A high value is load; a new name is a new dependency.",

@@ -89,6 +89,24 @@ fn traffic() -> Row {
             .query("{{pod}} captured", gauge("pods"))
             .query("{{pod}} draining", gauge("draining_pods")),
             Panel::graph(
+                "Pods that wait for capture",
+                Unit::Number,
+                "Pods whose sockets the ztunnel has been sent and does not serve yet. A high value that stays is a ztunnel without CPU or descriptors.",
+            )
+            .query("{{pod}}", sum("pod", &format!("workload_manager_pending_proxy_count{{{OWN}}}"))),
+            Panel::graph(
+                "Configuration messages",
+                Unit::PerSecond,
+                "Messages from the control plane by type. A high value is churn: pods that come and go.",
+            )
+            .query("{{url}}", sum_rate("url", "istio_xds_message_total", OWN)),
+            Panel::graph(
+                "Configuration streams ended",
+                Unit::PerSecond,
+                "Streams to the control plane that ended. A high value is a control plane that restarts, or a network that cuts connections.",
+            )
+            .query("{{pod}}", sum_rate("pod", "istio_xds_connection_terminations_total", OWN)),
+            Panel::graph(
                 "Configuration",
                 Unit::Number,
                 "Workloads, Services and authorization policies that each ztunnel knows. A high value is memory; values that differ for long mean that one is behind.",
@@ -161,12 +179,11 @@ fn resources() -> Row {
                 "Memory lent for wide windows and large buffers. A high value means fast long transfers, or peers that do not read; a quarter of the memory limit is the most.",
             )
             .query("{{pod}}", sum("pod", &format!("ambit_hbone_lent_bytes{{{OWN},namespace!=\"\"}}"))),
-            Panel::graph(
-                "Descriptors",
-                Unit::Number,
-                "Descriptors of proxied connections. A high value near the process' limit ends in refusals (descriptors).",
-            )
-            .query("{{pod}}", gauge("descriptors_in_use")),
+            Panel::graph("Descriptors", Unit::Share, "Open descriptors, of as many as the process may have. A high value ends in refusals (descriptors), from 80% on.")
+                .query(
+                    "{{pod}}",
+                    format!("max by (pod) (process_open_fds{{{OWN},pod=~\"ztunnel-.*\"}} / process_max_fds{{{OWN},pod=~\"ztunnel-.*\"}})"),
+                ),
             Panel::graph(
                 "Sockets in pods",
                 Unit::PerSecond,

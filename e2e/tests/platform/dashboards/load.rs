@@ -1,5 +1,6 @@
 //! Traffic of every kind that the dashboards show: through ztunnels alone and through a waypoint, let in, denied, audited, tried again, refused.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub(super) struct Load<'a> {
     control: Pod,
     /// A port where nothing listens, and one that speaks TLS.
     server: Pod,
+    stirred: Cell<u16>,
 }
 
 impl<'a> Load<'a> {
@@ -34,15 +36,7 @@ impl<'a> Load<'a> {
     pub(super) fn start(lab: &'a Lab, shop: &Shop) -> Result<Self> {
         let web = Web::deploy(&lab.cluster, shop.clone())?;
         shop.enroll()?;
-        let principal = format!("cluster.local/ns/{NAMESPACE}/sa/client-b");
-        let server = json!({"matchLabels": {"app": "server"}});
-        lab.cluster.apply(
-            NAMESPACE,
-            &object("AmbientNamespace", "ambient", json!({"authorization": [
-                {"name": "no-banner", "action": "Deny", "podSelector": server, "ports": [9091], "from": [{"principals": [principal]}]},
-                {"name": "watch", "action": "Deny", "mode": "Audit", "podSelector": server, "ports": [9090]},
-            ]})),
-        )?;
+        rules(lab, 9090)?;
         lab.cluster.apply(
             NAMESPACE,
             &object(
@@ -85,11 +79,15 @@ impl<'a> Load<'a> {
             web,
             control,
             server,
+            stirred: Cell::new(0),
         })
     }
 
     /// Does what no application does by itself, once.
     pub(super) fn stir(&self) -> Result<()> {
+        // Something for the operator to reconcile, and for ztunnels to acknowledge.
+        self.stirred.set(self.stirred.get() + 1);
+        rules(self.lab, 9090 + self.stirred.get() % 2)?;
         // No TLS where HBONE is spoken.
         let mut stream = TcpStream::connect((self.server.ip, mesh::PORT_HBONE))?;
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
@@ -124,6 +122,20 @@ impl<'a> Load<'a> {
     pub(super) fn service(&self) -> String {
         format!("web.{NAMESPACE}.svc.cluster.local")
     }
+}
+
+/// Rules for TCP: one that denies, and one that only counts, on this port.
+fn rules(lab: &Lab, watched: u16) -> Result<()> {
+    let principal = format!("cluster.local/ns/{NAMESPACE}/sa/client-b");
+    let server = json!({"matchLabels": {"app": "server"}});
+    let rules = json!([
+        {"name": "no-banner", "action": "Deny", "podSelector": server, "ports": [9091], "from": [{"principals": [principal]}]},
+        {"name": "watch", "action": "Deny", "mode": "Audit", "podSelector": server, "ports": [watched]},
+    ]);
+    lab.cluster.apply(
+        NAMESPACE,
+        &object("AmbientNamespace", "ambient", json!({"authorization": rules})),
+    )
 }
 
 fn object(kind: &str, name: &str, spec: Value) -> String {
