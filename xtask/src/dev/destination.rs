@@ -27,7 +27,7 @@ pub(super) struct Brought {
 /// How its nodes get an image.
 enum Way {
     /// One of `cargo xtask cluster`: it is loaded.
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
     /// It is loaded by kind, into the cluster of this name.
     Kind(String),
     /// It is loaded by k3d, into the cluster of this name.
@@ -142,7 +142,7 @@ impl Way {
         if let Some(name) = context.strip_prefix("ambit-")
             && embedded.iter().any(|cluster| cluster == name)
         {
-            return Ok(Self::Embedded(Embedded::attach(name)?));
+            return Ok(Self::Embedded(Box::new(Embedded::attach(name)?)));
         }
         if let Some(name) = context.strip_prefix("kind-") {
             return Ok(Self::Kind(name.to_owned()));
