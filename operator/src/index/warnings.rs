@@ -169,10 +169,10 @@ mod tests {
         assert!(
             from("cluster.local/ns/shop/sa/kart")[0].contains("namespace shop has no service account kart")
         );
-        assert!(from("cluster.local/ns/shoop/sa/cart")[0].contains("no namespace shoop"));
+        assert!(from("cluster.local/ns/shoop/sa/cart")[0].contains("namespace shoop does not exist"));
         assert!(from("example.org/ns/shop/sa/cart")[0].contains("trust domain is cluster.local"));
         let namespaces = warned(json!({"from": [{"namespaces": ["shop", "shoop", "sh*"]}]}));
-        assert_eq!(namespaces, ["namespaces: there is no namespace shoop"]);
+        assert_eq!(namespaces, ["namespaces: namespace shoop does not exist"]);
         let selector = json!({"podSelector": {"matchLabels": {"app": "x"}}, "ports": [8080]});
         assert_eq!(warned(selector), ["podSelector selects no pod"]);
     }

@@ -318,7 +318,9 @@ mod tests {
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].0, "NoAmbientNamespace");
         assert!(
-            events[0].1.contains("no AmbientNamespace can be created"),
+            events[0]
+                .1
+                .contains("the AmbientNamespace for their status cannot be created"),
             "{}",
             events[0].1
         );

@@ -351,7 +351,7 @@ async fn each_role_gets_only_its_types() {
         .refusal()
         .await;
     assert!(
-        refusal.contains("type ztunnel may not have") && refusal.contains("PodCapture"),
+        refusal.contains("type ztunnel may not subscribe") && refusal.contains("PodCapture"),
         "{refusal}"
     );
     let refusal = Subscriber::start(&running, &agent, &[TYPE_ADDRESS])

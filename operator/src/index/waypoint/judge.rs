@@ -387,7 +387,7 @@ impl<'a> Judge<'a> {
             n => format!(" and {} more", n - 1),
         };
         Some(format!(
-            "at Service {service}{more} the {part} of {namespace}/{other} applies instead"
+            "at Service {service}{more}, {namespace}/{other} has precedence for its {part}"
         ))
     }
 }

@@ -494,7 +494,7 @@ async fn scaling_publishes_events() {
     assert!(world.events().is_empty(), "nothing was scaled");
 
     let event = |reason: &str, note: &str| {
-        let limits = "target 10 a replica, at least 1 and at most";
+        let limits = "target 10 per replica, minimum 1, maximum";
         (
             reason.to_owned(),
             format!("waypoint: {note} requests in flight, {limits}"),

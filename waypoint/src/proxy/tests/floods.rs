@@ -256,7 +256,7 @@ async fn slow_bodies_are_408() {
     let answer = read_all(&mut slow).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(
-        answer.contains("x-ambit-reason: the request's body: nothing came for 0.2s"),
+        answer.contains("x-ambit-reason: the request's body: no data for 0.2s"),
         "{answer}"
     );
 }

@@ -35,7 +35,7 @@ async fn waypoint_gets_only_its_configuration() {
     }
     for type_url in [TYPE_ADDRESS, TYPE_POD_CAPTURE, TYPE_NODE_CONFIG, "anything"] {
         let refusal = Subscriber::start(&running, &shop, &[type_url]).refusal().await;
-        assert!(refusal.contains("type waypoint may not have"), "{refusal}");
+        assert!(refusal.contains("type waypoint may not subscribe"), "{refusal}");
     }
     // By name either: another's resource is one that there is not.
     let (sender, mut batches) = mpsc::unbounded_channel();

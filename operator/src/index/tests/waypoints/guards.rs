@@ -363,7 +363,7 @@ fn pods_that_are_not_captured_are_not_counted_as_guarded() {
     }));
     let message = world.target("orders").programmed.message;
     assert!(
-        message.ends_with("; nothing guards 2 endpoints, as their EndpointSlice names no pods"),
+        message.ends_with("; nothing guards 2 endpoints, since their EndpointSlice names no pods"),
         "{message}"
     );
 }

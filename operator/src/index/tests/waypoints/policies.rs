@@ -71,7 +71,7 @@ fn targets_that_are_none() {
             "Service",
             "nobody",
             "TargetNotFound",
-            "spec.targetRefs[0]: there is no Service \"nobody\" in namespace shop",
+            "spec.targetRefs[0]: namespace shop has no Service \"nobody\"",
         ),
         ("Namespace", "bank", "Invalid", "spec.targetRefs[0].name"),
         ("Service", "waypoint", "Invalid", "belongs to a waypoint"),
@@ -309,11 +309,11 @@ fn of_several_timeouts_and_retries_one_applies() {
     for (policy, note) in [
         (
             "younger",
-            "at Service web shop/b-twin goes before it with its timeouts",
+            "at Service web, shop/b-twin has precedence for its timeouts",
         ),
         (
             "namespace",
-            "at Service web shop/b-twin goes before it with its timeouts",
+            "at Service web, shop/b-twin has precedence for its timeouts",
         ),
     ] {
         let programmed = world.target(policy).programmed;
@@ -328,7 +328,7 @@ fn of_several_timeouts_and_retries_one_applies() {
             .target("b-twin")
             .programmed
             .message
-            .contains("applies instead")
+            .contains("has precedence")
     );
 }
 

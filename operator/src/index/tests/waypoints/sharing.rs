@@ -61,7 +61,8 @@ fn second_service_is_no_way_round_rules() {
         assert_eq!(world.others("waypoint", "web"), sets(&[]));
         let message = world.target("orders").programmed.message;
         assert!(
-            message.ends_with("it also holds for Service second, as the same pods are reached through it"),
+            message
+                .ends_with("it also applies to Service second, since the same pods are reached through it"),
             "{message}"
         );
         // Other ports and other pods are nothing of the rules.
@@ -106,8 +107,9 @@ fn each_of_two_sets_of_rules_holds() {
     assert_eq!(world.others("waypoint", "web"), sets(&["public"]));
     let message = world.target("public").programmed.message;
     assert!(
-        message
-            .contains("what passes has to pass shop/orders too, which another Service of the same pods has"),
+        message.contains(
+            "requests also have to pass shop/orders, since another Service of the same pods has it"
+        ),
         "{message}"
     );
     // Rules that decide nothing hold nowhere else.
@@ -130,7 +132,7 @@ fn another_way_to_the_same_pods_is_told() {
             .target("orders")
             .programmed
             .message
-            .contains("it also holds for Service canary")
+            .contains("it also applies to Service canary")
     };
     world.web_service("shop", "canary", "10.96.0.2", json!({}));
     world.endpoints("shop", "canary", &["a"]);

@@ -117,7 +117,7 @@ fn unready_nodes_are_excluded_and_named() {
     assert!(
         found
             .message
-            .ends_with("1 nodes are not Ready, and not waited for: n2"),
+            .ends_with("The operator does not wait for 1 nodes that are not Ready: n2"),
         "{}",
         found.message
     );

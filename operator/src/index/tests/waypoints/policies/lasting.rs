@@ -92,7 +92,7 @@ fn a_misspelt_target_releases_nothing() {
     assert!(
         accepted
             .message
-            .ends_with("; until then the policy stays in force for Service web too"),
+            .ends_with("; until then the policy stays in force for Service web, too"),
         "{}",
         accepted.message
     );
@@ -138,7 +138,7 @@ fn a_target_is_kept_while_its_service_is_away() {
         summary.unwrap().in_force
     };
     for (names, message) in [
-        (vec!["wbe", "api"], "in namespace shop"),
+        (vec!["wbe", "api"], "has no Service \"wbe\""),
         (vec!["wbe"], "generation 1 stays in force until then"),
     ] {
         let (mut world, later) = kept(&names);
