@@ -357,7 +357,7 @@ async fn each_role_gets_only_its_types() {
     let refusal = Subscriber::start(&running, &agent, &[TYPE_ADDRESS])
         .refusal()
         .await;
-    assert!(refusal.contains("type agent may not have"), "{refusal}");
+    assert!(refusal.contains("type agent may not subscribe"), "{refusal}");
 }
 
 #[tokio::test]
