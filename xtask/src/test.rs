@@ -22,7 +22,7 @@ const CUT: &str = "ambit-cut";
 pub(crate) struct Arguments {
     /// Only the tests on the cluster, and only those whose name contains this.
     filter: Option<String>,
-    /// Also the slow tests: those with the tools around a mesh (Argo CD, Prometheus, Helm's upgrades).
+    /// Also the slow tests: those with the tools around a mesh (Tilt, Prometheus, Helm's upgrades), and the demo.
     #[arg(long)]
     all: bool,
     /// Keep the cluster, and use it again next time.
