@@ -28,8 +28,7 @@ use crate::{preflight, wait};
 
 pub use audit::{Audit, Write};
 pub use layout::Spec;
-pub use node::{KUBELET_RESERVE_PERCENT, Node};
-pub(crate) use state::is_root;
+pub use node::Node;
 pub use status::{NodeStatus, Status};
 
 use layout::Layout;

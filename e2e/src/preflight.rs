@@ -11,10 +11,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::{KUBELET_RESERVE_PERCENT, is_root};
 use crate::{shell, tools};
 
+/// How much of a file system a kubelet wants free: with less it evicts pods and deletes images, that of the pods'
+/// sandboxes too.
+pub(crate) const KUBELET_RESERVE_PERCENT: u64 = 1;
+
 const GB: u64 = 1_000_000_000;
+
+// Estimates, not measurements.
 
 /// What programs and images of a cluster of two nodes take, with the logs of a run.
 const NODES: u64 = 2 * GB;
@@ -98,6 +103,11 @@ fn told(problems: &[String]) -> Result<()> {
         let _ = write!(text, "\n  - {problem}");
     }
     bail!(text)
+}
+
+/// Whether this process may make namespaces, mounts and cgroups.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 fn root(is_root: bool) -> Option<String> {

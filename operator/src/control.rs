@@ -17,6 +17,7 @@ mod metrics;
 mod peers;
 mod refusal;
 mod reports;
+mod role;
 mod server;
 mod serving;
 

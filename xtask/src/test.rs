@@ -128,7 +128,11 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
             .iter()
             .try_for_each(|program| workspace::run(program_of(program).args(["--quiet", "--no-run"])))
     })?;
-    progress.note("tests on the cluster; it is removed after them");
+    progress.note(if arguments.keep {
+        "tests on the cluster"
+    } else {
+        "tests on the cluster; it is removed after them"
+    });
     // If one program fails, the next one runs nevertheless.
     let results = programs.iter().map(|program| {
         let mut test = program_of(program);

@@ -14,7 +14,7 @@ use crate::workspace::{self, cargo};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
-// An estimate of the memory that each build takes at most, in MiB: two jobs of rustc or of Go's compiler and linker.
+// Not measured: an estimate of the memory that each build takes at most, in MiB: two jobs of rustc or of Go's compiler and linker.
 const RUST: u64 = 4000;
 const KUBERNETES: u64 = 3500;
 const HELM: u64 = 2000;

@@ -218,46 +218,31 @@ impl WeakHistogram {
     }
 }
 
-impl Expose for Counters {
-    fn expose(&self, out: &mut String) {
-        self.0.expose(out);
-    }
+/// A family with instruments of its own exposes the family in it.
+macro_rules! expose_the_family {
+    ($($family:ty),*) => {$(
+        impl Expose for $family {
+            fn expose(&self, out: &mut String) {
+                self.0.expose(out);
+            }
 
-    fn set_dropped(&self, labels: &[&str]) {
-        self.0.set_dropped(labels);
-    }
+            fn set_dropped(&self, labels: &[&str]) {
+                self.0.set_dropped(labels);
+            }
 
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
+            fn name(&self) -> &'static str {
+                self.0.name()
+            }
 
-    fn bound(&self) -> (usize, usize) {
-        self.0.bound()
-    }
+            fn bound(&self) -> (usize, usize) {
+                self.0.bound()
+            }
 
-    fn overflow(&self) -> u64 {
-        self.0.overflow()
-    }
+            fn overflow(&self) -> u64 {
+                self.0.overflow()
+            }
+        }
+    )*};
 }
 
-impl Expose for Histograms {
-    fn expose(&self, out: &mut String) {
-        self.0.expose(out);
-    }
-
-    fn set_dropped(&self, labels: &[&str]) {
-        self.0.set_dropped(labels);
-    }
-
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn bound(&self) -> (usize, usize) {
-        self.0.bound()
-    }
-
-    fn overflow(&self) -> u64 {
-        self.0.overflow()
-    }
-}
+expose_the_family!(Counters, Histograms);

@@ -11,8 +11,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-pub use config::KUBELET_RESERVE_PERCENT;
-
 use super::layout::Layout;
 use super::{cgroup, network, process};
 use crate::shell;

@@ -12,15 +12,10 @@ use crate::tools;
 
 /// Refuses whoever is not root, which namespaces, mounts and cgroups take.
 pub(super) fn require_root() -> Result<()> {
-    if !is_root() {
+    if !crate::preflight::is_root() {
         bail!("root is needed: a cluster consists of network namespaces, mounts and cgroups");
     }
     Ok(())
-}
-
-/// Whether this process may make namespaces, mounts and cgroups.
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// Held by whoever makes or removes a cluster.

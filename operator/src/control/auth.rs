@@ -12,6 +12,7 @@ use tonic::metadata::MetadataMap;
 use super::connection::{Call, Connection};
 use super::interfaces::{AgentPod, Directory, PodInfo};
 use super::refusal::{Addresses, Reason, Refusal};
+use super::role::Role;
 use review::ReviewCache;
 pub use review::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
 
@@ -19,35 +20,6 @@ pub use review::{KubeTokenReviewer, Review, ReviewError, TokenReviewer};
 const AGENT: &str = "ambit-agent";
 /// Service account of the ztunnels.
 const ZTUNNEL: &str = "ambit-ztunnel";
-
-/// The kind of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Gets workloads, services and authorizations, and certificates for the pods of its node.
-    Ztunnel,
-    /// Gets the pods of its node to capture, and reports on them.
-    Agent,
-    /// Gets the configuration of its waypoint only, and certificates of its own identity; reports its load. It runs in
-    /// a user's namespace; its pod determines which waypoint it is ([`PodInfo::waypoint`]).
-    Waypoint,
-    /// The operator: gets the load of waypoints, and nothing else.
-    Operator,
-}
-
-impl Role {
-    /// Those that open configuration streams.
-    pub(super) const OF_PROXIES: [Self; 3] = [Self::Ztunnel, Self::Agent, Self::Waypoint];
-
-    /// As a metric label.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Ztunnel => "ztunnel",
-            Self::Agent => "agent",
-            Self::Waypoint => "waypoint",
-            Self::Operator => "operator",
-        }
-    }
-}
 
 /// An authenticated client.
 #[derive(Debug, Clone)]

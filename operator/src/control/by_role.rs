@@ -15,8 +15,8 @@ use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 
 use super::Shared;
-use super::auth::Role;
 use super::discovery::{Discovery, WHAT};
+use super::role::Role;
 
 impl Role {
     /// A client that reconnects sends the version of each resource that it holds, in one message.

@@ -9,10 +9,11 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::Shared;
-use super::auth::{Caller, Role};
+use super::auth::Caller;
 use super::ca::{IssueError, Issued};
 use super::interfaces::MeshSettings;
 use super::refusal::{Reason, Refusal};
+use super::role::Role;
 
 const WHAT: &str = "a certificate";
 const IDENTITY_FIELD: &str = "ImpersonatedIdentity";

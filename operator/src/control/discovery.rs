@@ -15,10 +15,11 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::Shared;
-use super::auth::{Caller, Role};
+use super::auth::Caller;
 use super::ending::until;
 use super::metrics::StreamGuard;
 use super::refusal::Reason;
+use super::role::Role;
 
 pub(super) const WHAT: &str = "configuration";
 

@@ -10,10 +10,10 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::Shared;
-use super::auth::Role;
 use super::ending::until;
 use super::loads::LoadWatch;
 use super::refusal::Reason;
+use super::role::Role;
 
 const WHAT: &str = "load watch";
 

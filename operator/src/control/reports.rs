@@ -13,9 +13,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::auth::{Caller, Role};
+use super::auth::Caller;
 use super::ending::until;
 use super::refusal::Reason;
+use super::role::Role;
 
 const WHAT: &str = "capture reports";
 /// Records written at once for one agent.

@@ -311,13 +311,7 @@ impl Metrics {
 
     /// Applies the metrics settings of the mesh.
     pub(super) fn apply(&self, settings: &MetricsSettings) {
-        let dropped = settings.dropped();
-        // Ours have few labels.
-        let families = self.families();
-        let istios = families
-            .iter()
-            .filter(|family| family.name().starts_with("istio_"));
-        istios.for_each(|family| family.set_dropped(&dropped));
+        settings.drop_labels_of(&self.families());
         self.series
             .report_destination(settings.waypoint_reports_destination);
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Expose;
 use crate::followed::{FollowedFile, LOOK};
 
 /// Longest file, in bytes.
@@ -20,9 +21,15 @@ pub struct MetricsSettings {
 }
 
 impl MetricsSettings {
-    /// The labels that are dropped.
-    pub fn dropped(&self) -> Vec<&str> {
-        self.drop_labels.iter().map(String::as_str).collect()
+    /// Drops the labels of the settings from Istio's metrics among the families. Metrics of ours have few labels.
+    pub fn drop_labels_of(&self, families: &[&dyn Expose]) {
+        let dropped: Vec<&str> = self.drop_labels.iter().map(String::as_str).collect();
+        for family in families
+            .iter()
+            .filter(|family| family.name().starts_with("istio_"))
+        {
+            family.set_dropped(&dropped);
+        }
     }
 
     /// Follows the file at `path`, and never resolves. `apply` is given the settings when they have been read, and when they have changed.

@@ -7,11 +7,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cluster::layout::Layout;
+use crate::preflight::KUBELET_RESERVE_PERCENT;
 use crate::tools::PAUSE_IMAGE;
-
-/// How much of a file system a kubelet wants free: with less it evicts pods and deletes images, that of the pods'
-/// sandboxes too.
-pub const KUBELET_RESERVE_PERCENT: u64 = 1;
 
 /// Folders that are private to a node and survive a power cut: name on its disk, path inside.
 pub(super) const DISK: &[(&str, &str)] = &[
