@@ -141,7 +141,7 @@ impl Client {
             .get_mut(&response.type_url)
             .expect("a type that was asked for");
         for resource in response.resources {
-            let stored = collection.get(&resource.name).expect("a resource that there is");
+            let (stored, _) = collection.get(&resource.name).expect("a resource that there is");
             let value = resource.resource.expect("a resource has a content").value;
             assert_eq!(value, stored.bytes);
             held.resources.insert(resource.name, Ok(value));
@@ -191,7 +191,7 @@ impl Client {
                 .expect("else the stream had ended");
             let asked = |name: &str| held.everything || held.names.contains(name);
             for name in NAMES.iter().filter(|name| asked(name)) {
-                let stored = collection.get(name);
+                let stored = collection.get(name).map(|(stored, _)| stored);
                 let is_there = match (held.resources.get(*name), &stored) {
                     (None, None) => true,
                     (Some(Ok(value)), Some(stored)) => *value == stored.bytes,

@@ -73,7 +73,8 @@ pub struct Changes {
     pub since: Option<Instant>,
     /// The cursor for the next part.
     pub cursor: u64,
-    /// Whether nothing is left after `cursor`.
+    /// Whether nothing is left after `cursor`. Otherwise there may be resources that changed before `cursor`, and again
+    /// after it: they come with a later part.
     pub complete: bool,
 }
 
@@ -159,11 +160,11 @@ impl Collection {
         self.len() == 0
     }
 
-    /// One resource.
-    pub fn get(&self, name: &str) -> Option<StoredResource> {
+    /// One resource, and the number of its latest change.
+    pub fn get(&self, name: &str) -> Option<(StoredResource, u64)> {
         let state = self.read();
         let (name, stored) = state.resources.get_key_value(name)?;
-        Some(stored.resource(name))
+        Some((stored.resource(name), stored.sequence))
     }
 
     /// The number of the latest change. A cursor at or past it is up to date.

@@ -210,6 +210,11 @@ where
                 if let Some(response) = self.respond_with(lower, Subscribed::go_ahead)? {
                     return Ok(Some(response));
                 }
+                // Something changed again since the round began, so its state as of this round cannot be sent any
+                // more. A new round begins, with all types.
+                if !self.types[lower].is_round_settled() {
+                    return Ok(None);
+                }
             }
             if let Some(response) = self.respond_with(index, Subscribed::respond)? {
                 return Ok(Some(response));

@@ -46,8 +46,9 @@ pub(super) struct Subscribed {
     outstanding: Option<(u64, u64)>,
     /// When the first change in a response was published, by the nonce of the response; of those that are outstanding.
     sent: VecDeque<(u64, Instant)>,
-    /// Whether anything has been sent; the first response is sent even if it is empty.
-    answered: bool,
+    /// Whether the last response said that nothing is left. When nothing is and it did not, or there was none yet, an
+    /// empty response says so.
+    told_complete: bool,
 }
 
 /// A client has answered a response.
@@ -56,8 +57,12 @@ pub(super) struct Answered {
     pub(super) since: Option<Instant>,
 }
 
+#[derive(Clone, Copy)]
 struct Position {
     cursor: u64,
+    /// Changes up to here, or later changes of the same resources, have been sent. This is behind `cursor` while
+    /// resources in between have changed again after the end of the round: a part passes over these.
+    settled: u64,
     /// Removals up to here were found by comparison with the versions that the client sent.
     start: u64,
 }
@@ -87,7 +92,7 @@ impl Subscribed {
             position: None,
             outstanding: None,
             sent: VecDeque::new(),
-            answered: false,
+            told_complete: false,
         };
         subscribed.change(
             request.resource_names_subscribe,
@@ -129,7 +134,7 @@ impl Subscribed {
                     // From the beginning. `start` stays, so that removals of resources that were sent by name are still
                     // sent.
                     if let Some(position) = &mut self.position {
-                        position.cursor = 0;
+                        (position.cursor, position.settled) = (0, 0);
                     }
                 }
             } else {
@@ -162,7 +167,7 @@ impl Subscribed {
         };
         let behind = self.position.as_ref().is_none_or(|p| p.cursor < end);
         let gone = !self.gone.is_empty();
-        self.outstanding.is_none() && (behind || gone || !self.unanswered.is_empty() || !self.answered)
+        self.outstanding.is_none() && (behind || gone || !self.unanswered.is_empty() || !self.told_complete)
     }
 
     /// The number of the latest change in the collection; `None` while it is not ready.
@@ -171,9 +176,19 @@ impl Subscribed {
     }
 
     /// Whether changes up to this number have been sent, except for removals that wait.
-    pub(super) fn has_sent(&self, cursor: u64) -> bool {
-        let behind = self.position.as_ref().is_none_or(|p| p.cursor < cursor);
-        !behind && self.unanswered.is_empty() && self.gone.is_empty()
+    pub(super) fn has_sent(&self, change: u64) -> bool {
+        self.has_settled(change) && self.gone.is_empty()
+    }
+
+    /// Whether the client has been sent all resources as of this round, or later. Resources of higher rank in this
+    /// round may refer to them.
+    pub(super) fn is_round_settled(&self) -> bool {
+        self.end.is_none_or(|end| self.has_settled(end))
+    }
+
+    fn has_settled(&self, change: u64) -> bool {
+        let settled = self.position.as_ref().is_some_and(|p| p.settled >= change);
+        settled && self.unanswered.is_empty()
     }
 
     /// The nonce of the last response without a reply; 0 if there is none.
@@ -215,8 +230,12 @@ impl Subscribed {
         let Some(end) = self.end else {
             return Ok(None);
         };
-        let (cursor, start) = self.position();
-        let mut updated = self.answer_names();
+        let Position {
+            cursor,
+            settled,
+            start,
+        } = self.position();
+        let mut updated = self.answer_names(end);
         let subscribed = |name: &str| self.wildcard || self.names.contains(name);
         let wanted = |name: &str, version: Option<u64>| {
             subscribed(name) && (version.is_none() || self.held.get(name).copied().flatten() != version)
@@ -234,6 +253,7 @@ impl Subscribed {
             })?;
         self.position = Some(Position {
             cursor: changes.cursor,
+            settled: if changes.complete { changes.cursor } else { settled },
             start,
         });
         updated.extend(changes.updated);
@@ -259,10 +279,11 @@ impl Subscribed {
         if complete {
             self.held = HashMap::new();
         }
-        if updated.is_empty() && removed.is_empty() && self.answered {
+        let empty = updated.is_empty() && removed.is_empty();
+        if empty && (self.told_complete || !complete) {
             return Ok(None);
         }
-        self.answered = true;
+        self.told_complete = complete;
         let first = self.outstanding.map_or(nonce, |(first, _)| first);
         self.outstanding = Some((first, nonce));
         self.sent.extend(changes.since.map(|since| (nonce, since)));
@@ -280,9 +301,9 @@ impl Subscribed {
     }
 
     /// The position of this type. The first call compares the versions that the client sent.
-    fn position(&mut self) -> (u64, u64) {
-        if let Some(Position { cursor, start }) = self.position {
-            return (cursor, start);
+    fn position(&mut self) -> Position {
+        if let Some(position) = self.position {
+            return position;
         }
         let (gone, latest) = self.collection.absent(self.held.keys().map(String::as_str));
         // A resource that is added again counts as changed, even if the client still has the same content.
@@ -295,7 +316,12 @@ impl Subscribed {
             }
         }
         // Names are looked up one by one; only a wildcard goes through the whole collection.
-        (if self.wildcard { 0 } else { latest }, latest)
+        let cursor = if self.wildcard { 0 } else { latest };
+        Position {
+            cursor,
+            settled: cursor,
+            start: latest,
+        }
     }
 
     /// Adds a removal, which is sent at once or waits.
@@ -327,16 +353,20 @@ impl Subscribed {
         }
     }
 
-    /// The resources of newly subscribed names. A name without a resource counts as removed.
-    fn answer_names(&mut self) -> Vec<StoredResource> {
-        let (mut updated, mut bytes) = (Vec::new(), 0);
+    /// The resources of newly subscribed names. A name without a resource counts as removed. One that has changed after
+    /// `end` stays for the next round, since it may refer to resources that are not in this one.
+    fn answer_names(&mut self, end: u64) -> Vec<StoredResource> {
+        let (mut updated, mut bytes, mut later) = (Vec::new(), 0, BTreeSet::new());
         while updated.len() < PART.resources && bytes < PART.bytes {
             let Some(name) = self.unanswered.pop_first() else {
                 break;
             };
             match self.collection.get(&name) {
-                Some(stored) if self.held.get(&name).copied().flatten() == Some(stored.version) => {}
-                Some(stored) => {
+                Some((_, change)) if change > end => {
+                    later.insert(name);
+                }
+                Some((stored, _)) if self.held.get(&name).copied().flatten() == Some(stored.version) => {}
+                Some((stored, _)) => {
                     bytes += stored.bytes.len();
                     // Not sent a second time among the changes.
                     self.held.insert(name, Some(stored.version));
@@ -346,6 +376,7 @@ impl Subscribed {
                 None => self.remove(name),
             }
         }
+        self.unanswered.append(&mut later);
         updated
     }
 

@@ -283,7 +283,7 @@ async fn a_name_subscribed_to_again_is_sent_again() {
     assert_eq!(said(&stream.next().await), (A, vec!["service"]));
 
     // But at the beginning, what the client says it holds is not news.
-    let version = fake.a.get("service").unwrap().version;
+    let version = fake.a.get("service").unwrap().0.version;
     let mut stream = Stream::new(&fake);
     stream.request(subscribe(&[("service", &format!("{version:016x}"))]));
     let first = stream.next().await;
@@ -327,6 +327,120 @@ async fn what_comes_back_unchanged_is_there() {
         }
         assert_eq!((held.len(), held.contains("back")), (6_001, true));
     }
+}
+
+/// What refers changes once more while a round waits for a response. Its first change can no longer be sent, so the
+/// client still has what refers to the removed one.
+#[tokio::test]
+async fn removals_wait_for_what_changed_again_within_a_round() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    fake.a.update(set("other", "1"));
+    let other = stream.next().await;
+    assert_eq!(said(&other), (A, vec!["other"]));
+    fake.b.update(set("q", "1"));
+    fake.a.update(set("service", "names q"));
+    fake.b.update([("p".to_owned(), None)]);
+    let q = stream.next().await;
+    assert_eq!(said(&q), (B, vec!["q"]));
+    assert!(stream.is_silent());
+    stream.acknowledge(&q);
+    assert!(stream.is_silent());
+
+    fake.b.update(set("r", "1"));
+    fake.a.update(set("service", "names r"));
+    stream.acknowledge(&other);
+    let r = stream.next().await;
+    assert_eq!(said(&r), (B, vec!["r"]));
+    assert!(r.removed_resources.is_empty(), "service names p still");
+    assert_eq!(said(&stream.next().await), (A, vec!["service"]));
+}
+
+/// What is referred to changes once more between two parts, and so is not in this round.
+#[tokio::test]
+async fn what_refers_waits_for_what_changed_again_within_a_round() {
+    let fake = both_ready();
+    let mut stream = Stream::open(&fake).await;
+    assert!(stream.is_silent());
+    let many = (0..6_000).map(|i| (format!("p{i:04}"), Some(vec![b'x'])));
+    fake.b.update(many);
+    fake.b.update(set("q", "1"));
+    fake.a.update(set("service", "names q"));
+    assert_eq!(stream.next().await.resources.len(), 5_000);
+    fake.b.update(set("q", "2"));
+    let mut held = HashSet::new();
+    loop {
+        let response = stream.next().await;
+        if response.type_url == A {
+            break;
+        }
+        held.extend(response.resources.into_iter().map(|r| r.name));
+    }
+    assert!(held.contains("q"));
+}
+
+/// The same for one that is subscribed by name, and changes within a round.
+#[tokio::test]
+async fn a_name_is_sent_as_of_the_round() {
+    let fake = both_ready();
+    let mut stream = Stream::new(&fake);
+    stream.request(DeltaDiscoveryRequest {
+        type_url: B.to_owned(),
+        ..Default::default()
+    });
+    stream.next().await;
+    stream.request(DeltaDiscoveryRequest {
+        type_url: A.to_owned(),
+        resource_names_subscribe: vec!["service".into()],
+        ..Default::default()
+    });
+    fake.b.update(set("x", "1"));
+    assert_eq!(said(&stream.next().await), (B, vec!["x"]));
+    fake.b.update(set("q", "1"));
+    fake.a.update(set("service", "names q"));
+    let mut held = false;
+    loop {
+        let response = stream.next().await;
+        held |= response.resources.iter().any(|r| r.name == "q");
+        if response.resources.iter().any(|r| r.name == "service") {
+            break;
+        }
+    }
+    assert!(held);
+}
+
+/// A part says that there is more; then what was to come is what the client has.
+#[tokio::test]
+async fn the_end_of_parts_is_told_if_nothing_more_comes() {
+    let fake = Arc::new(Fake::default());
+    fake.b.replace(resources(&[("back", "1")]));
+    let mut before = Stream::new(&fake);
+    before.request(DeltaDiscoveryRequest {
+        type_url: B.to_owned(),
+        ..Default::default()
+    });
+    let version = before.next().await.resources[0].version.clone();
+
+    let news = (0..5_000).map(|i| (format!("r{i}"), Some(vec![b'x'])));
+    fake.b.update(news.chain(set("back", "2")));
+    let mut stream = Stream::new(&fake);
+    stream.request(DeltaDiscoveryRequest {
+        type_url: B.to_owned(),
+        initial_resource_versions: [("back".to_owned(), version)].into(),
+        ..Default::default()
+    });
+    let part = stream.next().await;
+    assert_eq!(
+        (part.resources.len(), &*part.system_version_info),
+        (5_000, "partial")
+    );
+    fake.b.update(set("back", "1"));
+    stream.acknowledge(&part);
+    let end = stream.next().await;
+    assert_eq!(said(&end), (B, vec![]));
+    assert_ne!(end.system_version_info, "partial");
+    stream.acknowledge(&end);
+    assert!(stream.is_silent());
 }
 
 /// A publisher that is as fast as it can be, and a client that acknowledges late: at no moment does the client hold a
