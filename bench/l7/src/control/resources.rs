@@ -210,7 +210,7 @@ mod tests {
         let get = |type_url: &str, name: &str| {
             let collection = resources.collection(&"w", type_url).unwrap();
             assert!(collection.is_ready());
-            collection.get(name).unwrap().bytes
+            collection.get(name).unwrap().0.bytes
         };
         let settings = Settings::decode(get(TYPE_WAYPOINT_SETTINGS, WAYPOINT_SETTINGS)).unwrap();
         assert!(settings.access_log);
