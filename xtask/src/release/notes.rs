@@ -20,7 +20,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Chart and kinds", &["chart", "charts", "crds", "examples"]),
     (
         "Shared libraries",
-        &["identity", "policy", "runtime", "tls", "wire", "xds"],
+        &["identity", "l7", "policy", "runtime", "tls", "wire", "xds"],
     ),
     ("Documentation", &["docs", "readme"]),
     (

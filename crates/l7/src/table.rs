@@ -1,0 +1,111 @@
+//! The route table of one frontend: from the head of a request to its rule.
+//!
+//! Precedence is the API's, across all rules of all routes. What the API leaves to implementations:
+//! - **`RegularExpression`** comes after `Exact` and before `PathPrefix`, as in Envoy Gateway, Contour and NGINX: a
+//!   prefix, `/` above all, is what people write to catch the rest, and behind it no pattern would ever be reached
+//!   (which is Istio's bug 60695). Patterns do not compare by length, which says nothing about them: method, headers,
+//!   query, age and order decide, which their author can see.
+//! - **gRPC** matches are ordered by service, then method, then headers. Of conditions on the same parts an exact one
+//!   comes before a pattern: service and method (exact, then patterns), service alone (exact, then pattern), method
+//!   alone (exact, then pattern), everything.
+//! - A slash at the end of a prefix is ignored, also in its length.
+
+mod class;
+mod compile;
+mod leaf;
+mod prefixes;
+mod shadow;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::{Plan, RequestHead, SpecError};
+
+use leaf::Leaf;
+use prefixes::Prefixes;
+
+pub use shadow::Shadowed;
+
+/// All rules of the routes of one frontend. Immutable.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    plans: Vec<Arc<Plan>>,
+    exact: HashMap<Box<str>, Leaf>,
+    /// Before prefixes.
+    patterns: Leaf,
+    prefixes: Prefixes,
+    /// Between prefixes and the root.
+    late_patterns: Leaf,
+    /// Every path.
+    root: Leaf,
+    errors: Vec<SpecError>,
+    shadowed: Vec<Shadowed>,
+}
+
+impl RouteTable {
+    /// The plan of the rule that takes precedence among those that match. Without any the response is 404.
+    ///
+    /// Takes no memory, but where a request repeats a header or encodes a query parameter that conditions name.
+    pub fn lookup(&self, head: &RequestHead<'_>) -> Option<&Arc<Plan>> {
+        let found = self.leaves(head.path, |leaf| match leaf.first(head) {
+            Some(plan) => ControlFlow::Break(plan),
+            None => ControlFlow::Continue(()),
+        });
+        self.plans.get(found?)
+    }
+
+    /// The plans of all rules that match, by precedence: the first one is that of [`RouteTable::lookup`], the others
+    /// show what it hides.
+    pub fn lookup_all(&self, head: &RequestHead<'_>) -> Vec<&Arc<Plan>> {
+        let mut found: Vec<usize> = Vec::new();
+        self.leaves(head.path, |leaf| {
+            for plan in leaf.all(head) {
+                if !found.contains(&plan) {
+                    found.push(plan);
+                }
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        found
+            .into_iter()
+            .filter_map(|plan| self.plans.get(plan))
+            .collect()
+    }
+
+    /// The plans of all rules, route by route.
+    pub fn plans(&self) -> &[Arc<Plan>] {
+        &self.plans
+    }
+
+    /// What is wrong with the specs.
+    pub fn errors(&self) -> &[SpecError] {
+        &self.errors
+    }
+
+    /// The rules that can never be reached, because others match all that they match and take precedence. Only what
+    /// can be decided from equal paths is found; a pattern may hide more.
+    pub fn shadowed(&self) -> &[Shadowed] {
+        &self.shadowed
+    }
+
+    /// Visits the leaves for a path by precedence.
+    fn leaves<'a, B>(&'a self, path: &str, mut visit: impl FnMut(&'a Leaf) -> ControlFlow<B>) -> Option<B> {
+        let mut walk = || {
+            if let Some(leaf) = self.exact.get(path) {
+                visit(leaf)?;
+            }
+            visit(&self.patterns)?;
+            self.prefixes.leaves(path, &mut visit)?;
+            visit(&self.late_patterns)?;
+            visit(&self.root)
+        };
+        match walk() {
+            ControlFlow::Break(found) => Some(found),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
