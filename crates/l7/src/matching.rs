@@ -22,7 +22,8 @@ pub struct RequestHead<'a> {
     pub method: &'a Method,
     /// `Host` or `:authority`. Conditions on the header `host` see it.
     pub authority: &'a str,
-    /// The path without the query: its normal form ([`normalize_path`](ambit_policy::http::normalize_path)), or as it came where it has none.
+    /// The path without the query: its [normal form](ambit_policy::http::normalize_path), or as it came where it has
+    /// none.
     pub path: &'a str,
     /// What follows the `?`.
     pub query: Option<&'a str>,
@@ -33,14 +34,14 @@ pub struct RequestHead<'a> {
 /// A condition on a value.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
-    Exact(Box<[u8]>),
+    Exact(Box<str>),
     Regex { source: Box<str>, pattern: Pattern },
 }
 
 impl Value {
     fn compile(spec: &ValueMatch, patterns: &mut Patterns) -> Result<Self, Reason> {
         Ok(match spec {
-            ValueMatch::Exact(value) => Self::Exact(value.as_bytes().into()),
+            ValueMatch::Exact(value) => Self::Exact(value.as_str().into()),
             ValueMatch::Regex(source) => Self::Regex {
                 source: source.as_str().into(),
                 pattern: patterns.compile(source)?,
@@ -50,15 +51,23 @@ impl Value {
 
     pub(crate) fn matches(&self, value: &[u8]) -> bool {
         match self {
-            Self::Exact(exact) => **exact == *value,
+            Self::Exact(exact) => exact.as_bytes() == value,
             Self::Regex { pattern, .. } => pattern.matches(value),
+        }
+    }
+
+    /// The value, if it is an exact one.
+    pub(crate) fn as_exact(&self) -> Option<&str> {
+        match self {
+            Self::Exact(exact) => Some(exact),
+            Self::Regex { .. } => None,
         }
     }
 
     /// Whether this certainly matches all that the other matches.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
-            (_, Self::Exact(value)) => self.matches(value),
+            (_, Self::Exact(value)) => self.matches(value.as_bytes()),
             (Self::Regex { source: a, .. }, Self::Regex { source: b, .. }) => a == b,
             (Self::Exact(_), Self::Regex { .. }) => false,
         }
@@ -70,6 +79,8 @@ impl Value {
 pub(crate) enum Name {
     Header(HeaderKey),
     Query(QueryName),
+    /// The segment of the path at this place; only for indexes.
+    Segment(usize),
 }
 
 impl Name {
@@ -78,6 +89,10 @@ impl Name {
         match self {
             Self::Header(key) => header_value(head, &key.0),
             Self::Query(name) => name.value(head.query?),
+            Self::Segment(at) => {
+                let mut segments = head.path.strip_prefix('/')?.split('/');
+                segments.nth(*at).map(|segment| Cow::Borrowed(segment.as_bytes()))
+            }
         }
     }
 }

@@ -20,7 +20,20 @@ const METHODS: [&str; 3] = ["GET", "POST", "PUT"];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const VALUES: [&str; 4] = ["1", "2", "12", "x"];
 const SEGMENTS: [&str; 4] = ["s", "ss", "t", "u"];
-const PATTERNS: [&str; 6] = ["/.*", "/s/[a-t]+", "/(s|ss)(/.*)?", "/t|/u/t", "/[^/]*", "/s.*"];
+const PATTERNS: [&str; 12] = [
+    "/.*",
+    "/s/[a-t]+",
+    "/(s|ss)(/.*)?",
+    "/t|/u/t",
+    "/[^/]*",
+    "/s.*",
+    "/ss?/t",
+    "/s/t/.*",
+    "/t/[su]/.*",
+    "/u",
+    "/t/s+",
+    "/ss/t{0,1}/?",
+];
 const VALUE_PATTERNS: [&str; 4] = ["1.*", ".*2", "[0-9]+", "x|1"];
 
 struct Request {

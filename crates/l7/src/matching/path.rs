@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ambit_policy::http::normalize_path;
 
 use crate::error::{At, FieldResult};
-use crate::pattern::Patterns;
+use crate::pattern::{Patterns, literal_prefix};
 use crate::{PathMatch, Reason, ValueMatch};
 
 use super::Value;
@@ -82,6 +82,32 @@ impl PathPredicate {
                         .is_none_or(|value| value.matches(part.as_bytes()))
                 };
                 !s.is_empty() && !m.is_empty() && !m.contains('/') && holds(service, s) && holds(method, m)
+            }
+        }
+    }
+
+    /// With what every path begins that matches.
+    pub(crate) fn literal_prefix(&self) -> &str {
+        match self {
+            Self::Regex(Value::Regex { source, .. }) => literal_prefix(source),
+            _ => "",
+        }
+    }
+
+    /// The segments that every path has that matches, with their places.
+    pub(crate) fn segments(&self) -> Vec<(usize, &str)> {
+        match self {
+            Self::Regex(_) => {
+                let mut segments: Vec<_> = self.literal_prefix().split('/').skip(1).enumerate().collect();
+                // The last one may go on.
+                segments.pop();
+                segments
+            }
+            Self::Grpc { service, method } => {
+                let parts = [service, method].into_iter().enumerate();
+                parts
+                    .filter_map(|(place, part)| Some((place, part.as_ref()?.as_exact()?)))
+                    .collect()
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The matches for one path, by precedence.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::RequestHead;
-use crate::matching::{Name, PathPredicate, Predicate, Value};
+use crate::matching::{Name, PathPredicate, Predicate};
 
 /// From how many entries on an index is worth it.
 const INDEX_FROM: usize = 8;
@@ -22,13 +22,17 @@ pub(super) struct Leaf {
 #[derive(Debug)]
 pub(super) struct Entry {
     path: Option<PathPredicate>,
+    /// With what every path begins that `path` matches; not empty, because comparing with nothing is slow on some CPUs.
+    prefix: Option<Box<str>>,
     predicate: Predicate,
     plan: usize,
 }
 
 impl Entry {
     pub(super) fn new(path: Option<PathPredicate>, predicate: Predicate, plan: usize) -> Self {
+        let prefix = path.as_ref().map_or("", PathPredicate::literal_prefix);
         Self {
+            prefix: (!prefix.is_empty()).then(|| prefix.into()),
             path,
             predicate,
             plan,
@@ -36,7 +40,11 @@ impl Entry {
     }
 
     fn matches(&self, head: &RequestHead<'_>) -> bool {
-        self.predicate.matches(head) && self.path.as_ref().is_none_or(|path| path.matches(head.path))
+        self.prefix
+            .as_ref()
+            .is_none_or(|prefix| head.path.starts_with(&**prefix))
+            && self.predicate.matches(head)
+            && self.path.as_ref().is_none_or(|path| path.matches(head.path))
     }
 }
 
@@ -73,7 +81,8 @@ impl Leaf {
     }
 }
 
-/// Entries by the exact value of a header or query parameter, for leaves with many entries: one for each tenant, say.
+/// Entries by the exact value of a header, a query parameter or, for patterns, a segment of the path: for leaves with
+/// many entries, one for each tenant, say.
 #[derive(Debug)]
 struct Index {
     names: Vec<(Name, ByValue)>,
@@ -86,16 +95,17 @@ type ByValue = HashMap<Box<[u8]>, Vec<usize>>;
 
 impl Index {
     fn new(entries: &[Entry]) -> Option<Self> {
+        let conditions: Vec<Vec<(Name, &[u8])>> = entries.iter().map(exact).collect();
         let mut rest: Vec<usize> = (0..entries.len()).collect();
         let mut names = Vec::new();
         while names.len() < INDEX_NAMES {
-            let Some(name) = most_frequent(entries, &rest) else {
+            let Some(name) = most_values(&conditions, &rest) else {
                 break;
             };
             let mut values = ByValue::new();
-            rest.retain(|&at| match exact(&entries[at]).find(|(n, _)| **n == name) {
+            rest.retain(|&at| match conditions[at].iter().find(|(n, _)| *n == name) {
                 Some((_, value)) => {
-                    values.entry(value.into()).or_default().push(at);
+                    values.entry((*value).into()).or_default().push(at);
                     false
                 }
                 None => true,
@@ -129,28 +139,24 @@ impl Index {
 }
 
 /// The conditions of an entry on exact values.
-fn exact(entry: &Entry) -> impl Iterator<Item = (&Name, &[u8])> {
-    entry
-        .predicate
-        .values
-        .iter()
-        .filter_map(|(name, value)| match value {
-            Value::Exact(value) => Some((name, &**value)),
-            Value::Regex { .. } => None,
-        })
+fn exact(entry: &Entry) -> Vec<(Name, &[u8])> {
+    let values = entry.predicate.values.iter();
+    let values = values.filter_map(|(name, value)| Some((name.clone(), value.as_exact()?.as_bytes())));
+    let segments = entry.path.iter().flat_map(PathPredicate::segments);
+    values
+        .chain(segments.map(|(at, text)| (Name::Segment(at), text.as_bytes())))
+        .collect()
 }
 
-/// The name that most of these entries have a condition on, if more than one has.
-fn most_frequent(entries: &[Entry], among: &[usize]) -> Option<Name> {
-    let mut counts: HashMap<&Name, usize> = HashMap::new();
-    for &at in among {
-        for (name, _) in exact(&entries[at]) {
-            *counts.entry(name).or_default() += 1;
-        }
+/// The name for which these entries have the most different values, if more than one.
+fn most_values(conditions: &[Vec<(Name, &[u8])>], among: &[usize]) -> Option<Name> {
+    let mut values: HashMap<&Name, HashSet<&[u8]>> = HashMap::new();
+    for (name, value) in among.iter().flat_map(|&at| &conditions[at]) {
+        values.entry(name).or_default().insert(value);
     }
-    counts
+    values
         .into_iter()
-        .filter(|(_, count)| *count > 1)
-        .max_by(|(a, x), (b, y)| x.cmp(y).then_with(|| b.cmp(a)))
+        .filter(|(_, values)| values.len() > 1)
+        .max_by(|(a, x), (b, y)| x.len().cmp(&y.len()).then_with(|| b.cmp(a)))
         .map(|(name, _)| name.clone())
 }

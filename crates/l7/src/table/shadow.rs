@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::matching::{Name, Path, PathPredicate, Value};
+use crate::matching::{Name, Path, PathPredicate};
 use crate::{Plan, RuleId};
 
 use super::compile::Match;
@@ -77,7 +77,7 @@ impl<'a> Group<'a> {
 #[derive(Default)]
 struct Candidates<'a> {
     /// Those without patterns, by their values.
-    exact: HashMap<Vec<&'a [u8]>, usize>,
+    exact: HashMap<Vec<&'a str>, usize>,
     /// Those with patterns.
     patterns: Vec<&'a Match>,
 }
@@ -111,13 +111,14 @@ impl<'a> Candidates<'a> {
 }
 
 /// The values of the conditions, if all are exact.
-fn exact_values(found: &Match) -> Option<Vec<&[u8]>> {
+fn exact_values(found: &Match) -> Option<Vec<&str>> {
     if matches!(found.path, Path::Other(_)) {
         return None;
     }
-    let values = found.predicate.values.iter().map(|(_, value)| match value {
-        Value::Exact(value) => Some(&**value),
-        Value::Regex { .. } => None,
-    });
-    values.collect()
+    found
+        .predicate
+        .values
+        .iter()
+        .map(|(_, value)| value.as_exact())
+        .collect()
 }
