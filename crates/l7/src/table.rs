@@ -20,7 +20,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::{Plan, RequestHead, SpecError};
+use http::Method;
+use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+
+use crate::{Plan, Preflight, RequestHead, SpecError};
 
 use leaf::Leaf;
 use prefixes::Prefixes;
@@ -46,13 +49,30 @@ pub struct RouteTable {
 impl RouteTable {
     /// The plan of the rule that takes precedence among those that match. Without any the response is 404.
     ///
-    /// Takes no memory, but where a request repeats a header or encodes a query parameter that conditions name.
+    /// Allocates nothing, but where a request repeats a header or encodes a query parameter that conditions name.
     pub fn lookup(&self, head: &RequestHead<'_>) -> Option<&Arc<Plan>> {
         let found = self.leaves(head.path, |leaf| match leaf.first(head) {
             Some(plan) => ControlFlow::Break(plan),
             None => ControlFlow::Continue(()),
         });
         self.plans.get(found?)
+    }
+
+    /// The response to a CORS preflight, and the plan whose filter gives it. A preflight asks for a request that is yet
+    /// to come: where its own rule has no such filter, that of the rule for the requested method counts.
+    pub fn preflight(&self, head: &RequestHead<'_>) -> Option<(&Arc<Plan>, Preflight)> {
+        if *head.method != Method::OPTIONS {
+            return None;
+        }
+        let answer = |method: &Method| {
+            let plan = self.lookup(&RequestHead { method, ..*head })?;
+            let response = plan.cors.as_ref()?.preflight(head.method, head.headers)?;
+            Some((plan, response))
+        };
+        answer(head.method).or_else(|| {
+            let requested = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
+            answer(&Method::from_bytes(requested.as_bytes()).ok()?)
+        })
     }
 
     /// The plans of all rules that match, by precedence: the first one is that of [`RouteTable::lookup`], the others

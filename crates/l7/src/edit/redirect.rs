@@ -96,10 +96,16 @@ impl Redirect {
         if port != default {
             location.push_str(&format!(":{port}"));
         }
+        // `OPTIONS *` has no path.
+        let path = if target.path.starts_with('/') {
+            target.path
+        } else {
+            "/"
+        };
         match &self.path {
-            Some(edit) => location.push_str(&edit.apply(target.path, target.query)),
+            Some(edit) => location.push_str(&edit.apply(path, target.query)),
             None => {
-                location.push_str(target.path);
+                location.push_str(path);
                 if let Some(query) = target.query {
                     location.push('?');
                     location.push_str(query);

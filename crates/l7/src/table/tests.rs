@@ -474,3 +474,49 @@ fn lookup_all_shows_what_is_hidden() {
         ]
     );
 }
+
+// A browser asks with OPTIONS for a POST, which has a rule of its own.
+#[test]
+fn preflight_for_another_method() {
+    let with_cors = |to: &str, spec: MatchSpec, origin: &str| RuleSpec {
+        cors: Some(crate::CorsSpec {
+            allow_origins: vec![origin.to_owned()],
+            ..crate::CorsSpec::default()
+        }),
+        ..rule(to, vec![spec])
+    };
+    let table = RouteTable::compile(&[route(
+        "r",
+        vec![
+            rule("all", vec![]),
+            with_cors("post", prefix("/a").method("POST"), "https://a.com"),
+            with_cors("all of b", prefix("/b"), "https://b.com"),
+            with_cors("post of b", prefix("/b").method("POST"), "https://a.com"),
+        ],
+    )]);
+    assert_eq!(table.errors(), []);
+    let preflight = |method: Method, path: &str, requested: Option<&str>| {
+        let mut headers = HeaderMap::new();
+        headers.insert("origin", "https://a.com".parse().unwrap());
+        if let Some(requested) = requested {
+            headers.insert("access-control-request-method", requested.parse().unwrap());
+        }
+        let head = RequestHead {
+            method: &method,
+            authority: "echo",
+            path,
+            query: None,
+            headers: &headers,
+        };
+        table
+            .preflight(&head)
+            .map(|(plan, response)| (plan.rule.index, response.status.as_u16()))
+    };
+    assert_eq!(preflight(Method::OPTIONS, "/a", Some("POST")), Some((1, 204)));
+    assert_eq!(preflight(Method::OPTIONS, "/a", Some("PUT")), None);
+    assert_eq!(preflight(Method::OPTIONS, "/a", Some("not a method")), None);
+    assert_eq!(preflight(Method::OPTIONS, "/a", None), None);
+    assert_eq!(preflight(Method::POST, "/a", Some("POST")), None);
+    // The rule that matches the preflight itself comes first.
+    assert_eq!(preflight(Method::OPTIONS, "/b", Some("POST")), Some((2, 403)));
+}

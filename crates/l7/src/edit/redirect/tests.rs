@@ -94,6 +94,12 @@ fn path_is_edited() {
     assert_eq!(location(&prefix, &TARGET), "http://echo:8080/new/x?a=b");
     let full = with_path(PathEditSpec::Full("/full".to_owned()));
     assert_eq!(location(&full, &TARGET), "http://echo:8080/full?a=b");
+    let asterisk = RequestTarget {
+        path: "*",
+        query: None,
+        ..TARGET
+    };
+    assert_eq!(location(&RedirectSpec::default(), &asterisk), "http://echo:8080/");
     let no_query = RequestTarget {
         query: None,
         ..TARGET
