@@ -66,7 +66,8 @@ fn build(pattern: &str) -> Result<Regex, Reason> {
         })
 }
 
-/// With what every value begins that the pattern matches, as far as its text shows: this spares most searches.
+/// Every value that the pattern matches begins with this. Taken from the text of the pattern, and empty in doubt. Most
+/// searches are spared by comparing it first.
 pub(crate) fn literal_prefix(pattern: &str) -> &str {
     if pattern.contains('|') {
         return "";

@@ -58,20 +58,20 @@ impl RouteTable {
         self.plans.get(found?)
     }
 
-    /// The response to a CORS preflight, and the plan whose filter gives it. A preflight asks for a request that is yet
-    /// to come: where its own rule has no such filter, that of the rule for the requested method counts.
+    /// The response to a CORS preflight, and the plan whose filter made it. A preflight announces a request with another
+    /// method: if the rule that matches the preflight has no CORS filter, the rule for the announced method counts.
     pub fn preflight(&self, head: &RequestHead<'_>) -> Option<(&Arc<Plan>, Preflight)> {
         if *head.method != Method::OPTIONS {
             return None;
         }
-        let answer = |method: &Method| {
+        let respond = |method: &Method| {
             let plan = self.lookup(&RequestHead { method, ..*head })?;
             let response = plan.cors.as_ref()?.preflight(head.method, head.headers)?;
             Some((plan, response))
         };
-        answer(head.method).or_else(|| {
+        respond(head.method).or_else(|| {
             let requested = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
-            answer(&Method::from_bytes(requested.as_bytes()).ok()?)
+            respond(&Method::from_bytes(requested.as_bytes()).ok()?)
         })
     }
 
@@ -98,7 +98,7 @@ impl RouteTable {
         &self.plans
     }
 
-    /// What is wrong with the specs.
+    /// The errors in the specs.
     pub fn errors(&self) -> &[SpecError] {
         &self.errors
     }

@@ -4,7 +4,7 @@
 //!
 //! Where the API leaves a choice:
 //! - a preflight from an origin that is not allowed gets status 403, one that is allowed 204;
-//! - `*` without credentials is answered with `*`, except for request headers, which are echoed: to browsers `*` does
+//! - `*` without credentials becomes `*`, except for request headers, which are echoed: to browsers `*` does
 //!   not include `Authorization`, and to the API it does;
 //! - `*` in `exposeHeaders` with credentials, which browsers take for a name, becomes the names of the response's
 //!   headers.

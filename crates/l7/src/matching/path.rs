@@ -86,7 +86,7 @@ impl PathPredicate {
         }
     }
 
-    /// With what every path begins that matches.
+    /// Every path that matches begins with this.
     pub(crate) fn literal_prefix(&self) -> &str {
         match self {
             Self::Regex(Value::Regex { source, .. }) => literal_prefix(source),
@@ -94,12 +94,12 @@ impl PathPredicate {
         }
     }
 
-    /// The segments that every path has that matches, with their places.
+    /// Segments that every matching path has, with their places.
     pub(crate) fn segments(&self) -> Vec<(usize, &str)> {
         match self {
             Self::Regex(_) => {
                 let mut segments: Vec<_> = self.literal_prefix().split('/').skip(1).enumerate().collect();
-                // The last one may go on.
+                // The last segment may be longer in a path.
                 segments.pop();
                 segments
             }
