@@ -2,5 +2,6 @@
 //! plane, [`reconcile`] brings the cluster's objects into their desired state.
 
 pub mod control;
+pub mod gateway;
 pub mod index;
 pub mod reconcile;

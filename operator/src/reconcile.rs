@@ -21,6 +21,7 @@ mod queue;
 mod recorder;
 mod register;
 mod root;
+mod route;
 mod settings;
 mod watch;
 mod waypoint;

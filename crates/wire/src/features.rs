@@ -10,7 +10,10 @@ pub const LOCAL: &str = "local";
 /// `Service.others`: rules of other Services that also apply.
 pub const RULE_SETS: &str = "rule-sets";
 
-const UNDERSTOOD: [&str; 2] = [LOCAL, RULE_SETS];
+/// `Service.routes`: requests are routed.
+pub const ROUTES: &str = "routes";
+
+const UNDERSTOOD: [&str; 3] = [LOCAL, RULE_SETS, ROUTES];
 
 /// The first feature in `requires` that this version does not support.
 pub fn missing(requires: &[String]) -> Option<&str> {

@@ -59,6 +59,10 @@ pub const TYPE_NODE_CONFIG: &str = "type.googleapis.com/ambit.agent.v1.NodeConfi
 pub const TYPE_WAYPOINT_SETTINGS: &str = "type.googleapis.com/ambit.waypoint.v1.Settings";
 /// Type URL of `ambit.waypoint.v1.Service`.
 pub const TYPE_WAYPOINT_SERVICE: &str = "type.googleapis.com/ambit.waypoint.v1.Service";
+/// Type URL of `ambit.waypoint.v1.Route`.
+pub const TYPE_WAYPOINT_ROUTE: &str = "type.googleapis.com/ambit.waypoint.v1.Route";
+/// Type URL of `ambit.waypoint.v1.Backend`.
+pub const TYPE_WAYPOINT_BACKEND: &str = "type.googleapis.com/ambit.waypoint.v1.Backend";
 /// Type URL of `ambit.waypoint.v1.Policy`.
 pub const TYPE_WAYPOINT_POLICY: &str = "type.googleapis.com/ambit.waypoint.v1.Policy";
 /// Name of the only `ambit.waypoint.v1.Settings`.

@@ -6,7 +6,8 @@ use ambit_wire::discovery::aggregated_discovery_service_server::AggregatedDiscov
 use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::names::{
     TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_ENROLLED_NAMESPACE, TYPE_NODE_CONFIG, TYPE_POD_CAPTURE,
-    TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
+    TYPE_WAYPOINT_BACKEND, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_ROUTE, TYPE_WAYPOINT_SERVICE,
+    TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
 };
 use ambit_wire::xds::{self, Collection};
 use futures::TryStreamExt as _;
@@ -84,6 +85,8 @@ impl xds::Source for Shared {
                 Role::Waypoint,
                 TYPE_WAYPOINT_SETTINGS
                 | TYPE_WAYPOINT_SERVICE
+                | TYPE_WAYPOINT_ROUTE
+                | TYPE_WAYPOINT_BACKEND
                 | TYPE_WAYPOINT_POLICY
                 | TYPE_WORKLOAD
                 | TYPE_AUTHORIZATION,
@@ -100,20 +103,25 @@ impl xds::Source for Shared {
         }
     }
 
-    /// Settings and Services of a waypoint name policies, and workloads name authorizations; a Service arrives after
-    /// its endpoints.
+    /// Settings, Services and Backends of a waypoint name policies, and workloads name authorizations; a Service and a
+    /// Backend arrive after their endpoints; Services name Routes, and Routes name Backends.
     fn rank(&self, type_url: &str) -> u8 {
         match type_url {
             TYPE_ADDRESS | TYPE_WORKLOAD => 1,
-            TYPE_WAYPOINT_SERVICE | TYPE_WAYPOINT_SETTINGS => 2,
+            TYPE_WAYPOINT_BACKEND => 2,
+            TYPE_WAYPOINT_ROUTE => 3,
+            TYPE_WAYPOINT_SERVICE | TYPE_WAYPOINT_SETTINGS => 4,
             _ => 0,
         }
     }
 
-    /// A workload that names a missing authorization is closed, as is a Service that names a missing policy: so first
-    /// the name is removed.
+    /// A workload that names a missing authorization is closed, as is a Service that names a missing policy or Route,
+    /// and a Route's share for a missing Backend: so first the name is removed.
     fn removes_last(&self, type_url: &str) -> bool {
-        matches!(type_url, TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY)
+        matches!(
+            type_url,
+            TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY | TYPE_WAYPOINT_BACKEND | TYPE_WAYPOINT_ROUTE
+        )
     }
 
     fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {
@@ -156,6 +164,8 @@ impl Shared {
         Ok(match type_url {
             TYPE_WAYPOINT_SETTINGS => told.settings,
             TYPE_WAYPOINT_SERVICE => told.services,
+            TYPE_WAYPOINT_ROUTE => told.routes,
+            TYPE_WAYPOINT_BACKEND => told.backends,
             TYPE_WAYPOINT_POLICY => told.policies,
             TYPE_WORKLOAD => told.workloads,
             _ => told.authorizations,

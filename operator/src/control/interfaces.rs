@@ -60,6 +60,10 @@ pub struct WaypointCollections {
     pub settings: Arc<Collection>,
     /// `ambit.waypoint.v1.Service`, named `namespace/hostname`.
     pub services: Arc<Collection>,
+    /// `ambit.waypoint.v1.Route`, named `kind/namespace/name`.
+    pub routes: Arc<Collection>,
+    /// `ambit.waypoint.v1.Backend`, named `namespace/hostname`.
+    pub backends: Arc<Collection>,
     /// `ambit.waypoint.v1.Policy`, named `namespace/name`.
     pub policies: Arc<Collection>,
     /// `istio.workload.Workload`, named by uid.

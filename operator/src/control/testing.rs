@@ -114,6 +114,8 @@ impl Cluster {
         let collections = WaypointCollections {
             settings: one("waypoint".to_owned()),
             services: one(format!("{namespace}/{name}.svc")),
+            routes: one(format!("HTTPRoute/{namespace}/{name}")),
+            backends: one(format!("{namespace}/{name}-backend.svc")),
             policies: one(format!("{namespace}/{name}-policy")),
             workloads: one(format!("{namespace}/{name}-workload")),
             authorizations: one(format!("{namespace}/{name}-rule")),

@@ -65,6 +65,12 @@ impl Index {
         update
             .namespaces
             .extend(dirty.pods.into_iter().map(|key| key.namespace));
+        for namespace in &replanned {
+            update
+                .namespaces
+                .extend(self.routes.namespaces_at(namespace).cloned());
+        }
+        update.namespaces.extend(dirty.routes);
         update.namespaces.extend(replanned);
         update.timers.append(&mut self.timers);
         self.started = true;

@@ -18,6 +18,7 @@ use super::leaving::Leaving;
 use super::placement::Placement;
 use super::pod::Claim;
 use super::policy::{PolicyInForce, TargetError};
+use super::route::Routes;
 use super::warnings;
 use super::waypoint::{Plan, Timer, WaypointLabels};
 use super::{
@@ -103,6 +104,8 @@ pub(super) struct Dirty {
     pub(super) namespaces: BTreeSet<String>,
     /// Namespaces of which only the waypoints may have changed.
     pub(super) plans: BTreeSet<String>,
+    /// Namespaces of routes of which something else may be to be said.
+    pub(super) routes: BTreeSet<String>,
     /// Policies of which another version may hold.
     pub(super) policies: BTreeSet<Key>,
     /// Namespaces in which service accounts appeared or went.
@@ -155,6 +158,7 @@ pub struct Index {
     pub(super) policies: BTreeMap<Key, PolicyRecord>,
     /// What holds of each policy.
     pub(super) in_force: BTreeMap<Key, Arc<PolicyInForce>>,
+    pub(super) routes: Routes,
     /// Labels of namespaces that have any to do with waypoints.
     pub(super) waypoint_labels: BTreeMap<String, WaypointLabels>,
     /// How many records of a namespace have to do with waypoints; namespaces without any are not in it.
@@ -207,6 +211,7 @@ impl Index {
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            routes: Routes::default(),
             waypoint_labels: BTreeMap::new(),
             waypoint_records: HashMap::new(),
             register: BTreeMap::new(),

@@ -30,6 +30,10 @@ pub struct WaypointResources {
     pub settings: BTreeMap<String, Vec<u8>>,
     /// `ambit.waypoint.v1.Service`.
     pub services: BTreeMap<String, Vec<u8>>,
+    /// `ambit.waypoint.v1.Route`.
+    pub routes: BTreeMap<String, Vec<u8>>,
+    /// `ambit.waypoint.v1.Backend`.
+    pub backends: BTreeMap<String, Vec<u8>>,
     /// `ambit.waypoint.v1.Policy`.
     pub policies: BTreeMap<String, Vec<u8>>,
     /// `istio.workload.Workload`.

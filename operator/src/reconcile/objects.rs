@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::apply::Owned;
 use super::pods::OwnPod;
-use crate::index::{Key, Registered, within};
+use super::route::RouteObject;
+use crate::index::{Key, Registered, RouteId, within};
 
 /// The part of a live object that decides whether it has to be applied again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub struct Objects {
     mesh: RwLock<Option<Arc<Mesh>>>,
     ambient: RwLock<BTreeMap<String, Arc<AmbientNamespace>>>,
     policies: RwLock<BTreeMap<Key, Arc<WaypointPolicy>>>,
+    routes: RwLock<BTreeMap<RouteId, Arc<RouteObject>>>,
     daemon_sets: RwLock<BTreeMap<String, Arc<DaemonSet>>>,
     /// Deployments of waypoints.
     deployments: RwLock<BTreeMap<Key, Arc<Deployment>>>,
@@ -90,6 +92,28 @@ impl Objects {
         within(&policies, namespace)
             .map(|(_, policy)| Arc::clone(policy))
             .collect()
+    }
+
+    /// A route.
+    pub(super) fn route(&self, id: &RouteId) -> Option<Arc<RouteObject>> {
+        get(&self.routes, id)
+    }
+
+    /// Namespaces that have a route.
+    pub(super) fn route_namespaces(&self) -> BTreeSet<String> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.keys().map(|id| id.key.namespace.clone()).collect()
+    }
+
+    /// Stores a route; `None`: it is deleted.
+    pub(super) fn set_route(&self, id: &RouteId, route: Option<RouteObject>) {
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        match route {
+            Some(route) => routes.insert(id.clone(), Arc::new(route)),
+            None => routes.remove(id),
+        };
+        drop(routes);
+        self.touch(&id.key.namespace);
     }
 
     /// A DaemonSet of the data plane.

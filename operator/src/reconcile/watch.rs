@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_crds::{AmbientNamespace, Mesh, WaypointPolicy, labels};
 use ambit_wire::names;
@@ -16,14 +17,16 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::dataplane::DATA_PLANE;
-use super::{Objects, register};
+use super::{Objects, is_not_found, register};
+use crate::gateway::{GrpcRoute, HttpRoute, ReferenceGrant};
 use crate::index::{Index, Key, SharedIndex};
 
 /// Maximum of events that are applied to the index at once.
@@ -31,6 +34,9 @@ const BATCH: usize = 512;
 
 /// A watch is restarted after this time.
 const WATCH_SECONDS: u32 = 60;
+
+/// The longest pause before it is looked again whether a kind has appeared.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The effect of an event on the index.
 pub(super) type Change = Box<dyn FnOnce(&mut Index) + Send>;
@@ -47,6 +53,9 @@ type Steps = Pin<Box<dyn Stream<Item = Step> + Send>>;
 pub(super) trait Watched:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
+    /// The cluster may lack the kind, and get or lose it while the operator runs.
+    const OPTIONAL: bool = false;
+
     /// The index facts of the object.
     fn index(&self, _: &Key) -> Change {
         Box::new(|_| ())
@@ -120,6 +129,9 @@ fn indexed(client: &Client, namespace: &str, objects: Option<&Arc<Objects>>) -> 
             objects,
         ),
         steps(Api::<ReplicaSet>::all(client.clone()), replica_sets, objects),
+        steps(Api::<HttpRoute>::all(client.clone()), all(), objects),
+        steps(Api::<GrpcRoute>::all(client.clone()), all(), objects),
+        steps(Api::<ReferenceGrant>::all(client.clone()), all(), objects),
     ]
 }
 
@@ -188,7 +200,7 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
         }
         Step::Change(K::unindex(key))
     };
-    let events = watcher::watcher(api, config).default_backoff();
+    let events = watcher::watcher(api, config).backoff(Pauses::of::<K>());
     let steps = events.flat_map(move |event| {
         let mut steps = Vec::new();
         match event {
@@ -216,11 +228,57 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
                 known.remove(&key);
                 steps.push(remove(key));
             }
+            Err(error) if K::OPTIONAL && is_absent(&error) => {
+                debug!(%kind, "the cluster does not have this kind");
+                listed.clear();
+                steps.extend(known.drain().map(&remove));
+                if !complete {
+                    complete = true;
+                    steps.push(Step::Complete);
+                }
+            }
             Err(error) => warn!(%kind, %error, "cannot watch; will try again"),
         }
         stream::iter(steps)
     });
     Box::pin(steps)
+}
+
+/// Whether the API server does not know the kind.
+fn is_absent(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
+        return false;
+    };
+    is_not_found(error)
+}
+
+/// Pauses between attempts to watch.
+struct Pauses {
+    growing: watcher::DefaultBackoff,
+    longest: Duration,
+}
+
+impl Pauses {
+    fn of<K: Watched>() -> Self {
+        Self {
+            growing: watcher::DefaultBackoff::default(),
+            longest: if K::OPTIONAL { LOOK_AGAIN } else { Duration::MAX },
+        }
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.growing.next()?.min(self.longest))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.growing.reset();
+    }
 }
 
 /// Called when an object appears or changes.

@@ -18,6 +18,7 @@ use super::metrics::WorkMetrics;
 use super::namespace::NamespaceReconciler;
 use super::queue::{Queue, Work};
 use super::recorder::Events;
+use super::route::RouteReconciler;
 use super::waypoint::WaypointReconciler;
 use super::{Health, Leadership, LoadTable, Objects, ReconcileError, Settings};
 use crate::control::Directory;
@@ -37,6 +38,7 @@ pub struct Writer {
     mesh: MeshReconciler,
     namespaces: NamespaceReconciler,
     waypoints: WaypointReconciler,
+    routes: RouteReconciler,
     index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     leadership: Leadership,
@@ -73,11 +75,13 @@ impl Writer {
             events.clone(),
             loads,
         );
+        let routes = RouteReconciler::new(client.clone(), Arc::clone(&index), Arc::clone(&objects));
         let mesh = MeshReconciler::new(client, settings, Arc::clone(&index), Arc::clone(&objects), events);
         Self {
             mesh,
             namespaces,
             waypoints,
+            routes,
             index,
             objects,
             leadership,
@@ -197,6 +201,7 @@ impl Writer {
         let mut all: BTreeSet<_> = self.objects.ambient_namespaces().into_iter().collect();
         all.extend(self.index.read(|index| index.asking()));
         all.extend(self.waypoints.namespaces());
+        all.extend(self.objects.route_namespaces());
         queue.add(Work::Mesh, now);
         for namespace in all {
             queue.add(Work::Namespace(namespace), now);
@@ -241,12 +246,13 @@ impl Writer {
         (work, result)
     }
 
-    /// The waypoints, the policies and the AmbientNamespace of a namespace: each is tried, whatever the result of the
+    /// The waypoints, the policies, the routes and the AmbientNamespace of a namespace: each is tried, whatever the result of the
     /// others.
     async fn namespace(&self, namespace: &str) -> Result<Option<Duration>, ReconcileError> {
         let waypoints = self.waypoints.reconcile(namespace).await;
         let troubles = self.waypoints.troubles(namespace);
         let ambient = self.namespaces.reconcile(namespace, &troubles).await;
-        waypoints.and(ambient)
+        let routes = self.routes.reconcile(namespace).await;
+        waypoints.and(ambient).and_then(|again| routes.map(|()| again))
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Waypoints(Mutex<HashMap<Key, Served>>);
 struct Served {
     collections: WaypointCollections,
     /// Names that are in the collections, in the order of `Served::parts`.
-    held: [BTreeSet<String>; 5],
+    held: [BTreeSet<String>; 7],
     /// The waypoint is wanted, or has its Service.
     known: bool,
 }
@@ -32,6 +32,8 @@ impl Default for Served {
             collections: WaypointCollections {
                 settings: new(),
                 services: new(),
+                routes: new(),
+                backends: new(),
                 policies: new(),
                 workloads: new(),
                 authorizations: new(),
@@ -66,12 +68,14 @@ impl Waypoints {
 
 impl Served {
     /// What is named comes before what names it.
-    fn parts(&self) -> [&Arc<Collection>; 5] {
+    fn parts(&self) -> [&Arc<Collection>; 7] {
         let c = &self.collections;
         [
             &c.authorizations,
             &c.policies,
             &c.workloads,
+            &c.backends,
+            &c.routes,
             &c.services,
             &c.settings,
         ]
@@ -81,13 +85,15 @@ impl Served {
         self.parts().into_iter().any(|c| Arc::strong_count(c) > 1)
     }
 
-    /// A service that names a policy, and a workload that names an authorization, close without it. So what is named comes before, and
-    /// goes after; and endpoints are there before their service.
+    /// A service that names a policy or a route, and a workload that names an authorization, close without it. So what is named comes
+    /// before, and goes after; and endpoints are there before their service.
     fn put(&mut self, new: WaypointResources) {
         let new = [
             new.authorizations,
             new.policies,
             new.workloads,
+            new.backends,
+            new.routes,
             new.services,
             new.settings,
         ];

@@ -8,6 +8,7 @@ use ambit_crds::labels;
 use super::labels::{WaypointFor, WaypointLabels};
 use crate::index::ServiceRecord;
 use crate::index::policy::PolicyInForce;
+use crate::index::route::Attachment;
 
 /// What the labels and policies ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl std::fmt::Display for OptOut {
 }
 
 impl Asked {
-    /// What is asked for a Service; `targeted` by a policy or not.
+    /// What is asked for a Service; `targeted` by a policy or a route, or not.
     pub(super) fn of(service: &ServiceRecord, namespace: &WaypointLabels, targeted: bool) -> Self {
         let own = service.use_waypoint.as_deref();
         let name = match (own, namespace.use_waypoint.as_deref()) {
@@ -99,6 +100,8 @@ pub(super) struct Binding {
     pub(super) in_force: Option<String>,
     pub(super) settling: Option<Settling>,
     pub(super) applying: Applying,
+    /// Routes that apply to it, that with precedence first.
+    pub(super) routes: Vec<Attachment>,
     /// Waypoints that its pods take connections from alone; none: everybody may come.
     pub(super) guard: BTreeSet<String>,
     /// Captured pods behind it that the guard protects.

@@ -41,6 +41,41 @@ impl Plan {
         self.services.get(service)?.in_force.as_deref()
     }
 
+    /// Whether a Service's routes are in force, and why.
+    pub(in crate::index) fn routed(&self, service: &Key) -> (bool, &'static str, String) {
+        let Some(binding) = self.services.get(&service.name) else {
+            return (false, "Pending", "the Service is about to be bound".to_owned());
+        };
+        let name = &service.name;
+        match &binding.asked {
+            Asked::No => (false, "Pending", "the Service is about to be bound".to_owned()),
+            Asked::OptedOut(why) => (
+                false,
+                "OptedOut",
+                format!("Service {name} has no waypoint: {why}"),
+            ),
+            Asked::NoVirtualAddress => (
+                false,
+                "NoVirtualAddress",
+                format!("Service {name} is headless: clients connect to its pods, not through a waypoint"),
+            ),
+            Asked::Waypoint(waypoint) => {
+                let full = format!("{}/{waypoint}", service.namespace);
+                if binding.enforced_by().is_some() {
+                    return (true, "Programmed", format!("waypoint {full} routes by it"));
+                }
+                let obstacle = self.waypoints.get(waypoint).and_then(|w| w.obstacle.as_ref());
+                let message = match obstacle {
+                    Some(obstacle) => format!("there cannot be a waypoint {full}: {obstacle}"),
+                    None => {
+                        format!("waypoint {full} has had no ready replica yet, or ztunnels are being updated")
+                    }
+                };
+                (false, "WaypointNotReady", message)
+            }
+        }
+    }
+
     /// What a pod has from waypoints.
     pub(in crate::index) fn of_pod(&self, pod: &str) -> Option<&PodPlan> {
         self.pods.get(pod)
@@ -167,9 +202,12 @@ impl Maker<'_> {
             .map(|(policy, p)| (*policy, *p, p.targets_service(name)))
             .filter(|(_, p, by_name)| *by_name || p.targets_namespace())
             .collect();
+        let routes = self.index.attachments(&Key::new(self.namespace, name), record);
+        let targeted = !applying.is_empty() || !routes.is_empty();
         Binding {
-            asked: Asked::of(record, &self.labels, !applying.is_empty()),
+            asked: Asked::of(record, &self.labels, targeted),
             applying: Applying::of(&applying),
+            routes,
             ..Binding::default()
         }
     }

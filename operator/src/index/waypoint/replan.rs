@@ -22,6 +22,17 @@ impl Index {
                 touched.insert(namespace.clone());
             }
         }
+        // What a route refers to is sent to the waypoints of its parents.
+        let keys = dirty.pods.iter().chain(&dirty.services).chain(&dirty.slices);
+        let namespaces = keys
+            .map(|key| &key.namespace)
+            .chain(&dirty.namespaces)
+            .chain(&dirty.plans);
+        let mut dependents = BTreeSet::new();
+        for namespace in namespaces {
+            dependents.extend(self.routes.dependents(namespace).cloned());
+        }
+        touched.extend(dependents);
         let plans = std::mem::take(&mut dirty.plans);
         touched.extend(plans.into_iter().filter(|n| self.concerns_waypoints(n)));
         for namespace in &touched {

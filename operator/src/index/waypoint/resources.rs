@@ -45,7 +45,8 @@ impl Index {
     fn resources(&self, key: &Key, waypoint: &Waypoint, plan: &Plan) -> WaypointResources {
         let namespace = &key.namespace;
         let mut resources = WaypointResources::default();
-        let mut policies: BTreeSet<&String> = plan.workload_authorization.iter().collect();
+        let own = plan.workload_authorization.iter();
+        let mut policies: BTreeSet<Key> = own.map(|name| key.sibling(name)).collect();
         let mut pods: BTreeSet<Key> = plan
             .pods
             .iter()
@@ -62,12 +63,21 @@ impl Index {
             let name = build::service_name(&self.config, &service);
             resources.services.insert(name.clone(), message.encode_to_vec());
             served.insert(name);
-            policies.extend(binding.applying.names());
+            policies.extend(binding.applying.names().map(|name| key.sibling(name)));
             pods.extend(self.endpoints.pods(&service));
         }
+        let backends = self.routes_of(waypoint, plan, &mut resources);
+        for service in &backends {
+            let (name, message, rules) = self.waypoint_backend(service);
+            resources.backends.insert(name.clone(), message.encode_to_vec());
+            served.insert(name);
+            policies.extend(rules);
+            pods.extend(self.endpoints.pods(service));
+        }
         let mut named = BTreeSet::new();
-        for service in &waypoint.served {
-            self.bare_workloads(&key.sibling(service), &mut resources, &mut named);
+        let of_own = waypoint.served.iter().map(|name| key.sibling(name));
+        for service in of_own.chain(backends.iter().cloned()).collect::<BTreeSet<_>>() {
+            self.bare_workloads(&service, &mut resources, &mut named);
         }
         for pod in &pods {
             let reached = plan.pods.get(&pod.name).and_then(|p| p.waypoint.as_ref()) == Some(&key.name);
@@ -80,12 +90,18 @@ impl Index {
             );
         }
         for name in policies {
-            let policy = self.in_force.get(&key.sibling(name));
+            let policy = self.in_force.get(&name);
             resources
                 .policies
-                .extend(policy.map(|p| (format!("{namespace}/{name}"), p.policy.encode_to_vec())));
+                .extend(policy.map(|p| (full_name(&name), p.policy.encode_to_vec())));
         }
-        resources.authorizations = self.waypoint_authorizations(namespace, &named);
+        let mut namespaces: BTreeSet<&String> = backends.iter().map(|service| &service.namespace).collect();
+        namespaces.insert(namespace);
+        for namespace in namespaces {
+            resources
+                .authorizations
+                .extend(self.waypoint_authorizations(namespace, &named));
+        }
         let settings = self.waypoint_settings(key, plan);
         let name = names::WAYPOINT_SETTINGS.to_owned();
         resources.settings.insert(name, settings.encode_to_vec());
@@ -106,15 +122,6 @@ impl Index {
     }
 
     fn waypoint_service(&self, key: &Key, record: &ServiceRecord, binding: &Binding) -> wire::Service {
-        let mut ports: Vec<wire::ServicePort> = record
-            .ports
-            .values()
-            .map(|p| wire::ServicePort {
-                port: p.port.into(),
-                protocol: p.protocol.into(),
-            })
-            .collect();
-        ports.sort_by_key(|p| p.port);
         let of = |policy: &Option<String>| {
             let policy = policy.as_ref();
             policy.map_or_else(String::new, |p| format!("{}/{p}", key.namespace))
@@ -124,6 +131,12 @@ impl Index {
         });
         let requires = record.local.then_some(features::LOCAL).into_iter();
         let requires = requires.chain((others.len() > 0).then_some(features::RULE_SETS));
+        let requires = requires.chain((!binding.routes.is_empty()).then_some(features::ROUTES));
+        let routes = binding.routes.iter().map(|attached| wire::AttachedRoute {
+            route: attached.route.to_string(),
+            ports: attached.ports.iter().copied().map(u32::from).collect(),
+            consumers: attached.consumers.clone().unwrap_or_default(),
+        });
         wire::Service {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -134,7 +147,7 @@ impl Index {
                 .copied()
                 .map(authorization::bytes)
                 .collect(),
-            ports,
+            ports: ports(record),
             authorization: qualified(&key.namespace, &binding.applying.authorization),
             timeout: of(&binding.applying.timeout),
             retry: of(&binding.applying.retry),
@@ -143,7 +156,61 @@ impl Index {
             session_affinity_seconds: record.affinity,
             requires: requires.map(str::to_owned).collect(),
             others: others.collect(),
+            routes: routes.collect(),
         }
+    }
+
+    /// Adds the routes of what a waypoint serves; returns the Services that they send requests to.
+    fn routes_of(
+        &self,
+        waypoint: &Waypoint,
+        plan: &Plan,
+        resources: &mut WaypointResources,
+    ) -> BTreeSet<Key> {
+        let mut backends = BTreeSet::new();
+        let bindings = waypoint.served.iter().filter_map(|name| plan.services.get(name));
+        for attached in bindings.flat_map(|binding| &binding.routes) {
+            let name = attached.route.to_string();
+            if resources.routes.contains_key(&name) {
+                continue;
+            }
+            let Some(resolved) = self.resolve_route(&attached.route) else {
+                continue;
+            };
+            resources.routes.insert(name, resolved.route.encode_to_vec());
+            backends.extend(resolved.backends);
+        }
+        backends
+    }
+
+    /// A Service that a route sends requests to: its name, the message, and the policies that this names.
+    fn waypoint_backend(&self, key: &Key) -> (String, wire::Backend, Vec<Key>) {
+        let record = self.services.get(key);
+        let plan = self.plans.get(&key.namespace);
+        let binding = plan.and_then(|plan| plan.services.get(&key.name));
+        let applying = binding.map(|binding| &binding.applying);
+        let sets: Vec<&Vec<String>> = applying
+            .into_iter()
+            .flat_map(|a| std::iter::once(&a.authorization).chain(&a.others))
+            .filter(|set| !set.is_empty())
+            .collect();
+        let local = record.is_some_and(|r| r.local).then_some(features::LOCAL);
+        let message = wire::Backend {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            hostname: build::hostname(&self.config, key),
+            ports: record.map(ports).unwrap_or_default(),
+            authorization: sets
+                .iter()
+                .map(|set| wire::RuleSet {
+                    policies: qualified(&key.namespace, set),
+                })
+                .collect(),
+            load_balancing: record.and_then(build::balancing),
+            requires: local.map(str::to_owned).into_iter().collect(),
+        };
+        let names = sets.into_iter().flatten().map(|name| key.sibling(name));
+        (build::service_name(&self.config, key), message, names.collect())
     }
 
     /// A pod, as a waypoint sees it: without what keeps others away from it, and of its Services only those that are `served`. `reached` is
@@ -218,6 +285,20 @@ impl Index {
             })
             .collect()
     }
+}
+
+fn ports(record: &ServiceRecord) -> Vec<wire::ServicePort> {
+    let ports = record.ports.values().map(|p| wire::ServicePort {
+        port: p.port.into(),
+        protocol: p.protocol.into(),
+    });
+    let mut ports: Vec<_> = ports.collect();
+    ports.sort_by_key(|p| p.port);
+    ports
+}
+
+fn full_name(policy: &Key) -> String {
+    format!("{}/{}", policy.namespace, policy.name)
 }
 
 fn qualified(namespace: &str, names: &[String]) -> Vec<String> {

@@ -13,10 +13,13 @@ use kube::core::PartialObjectMeta;
 use serde::de::DeserializeOwned;
 
 use super::{Change, Watched};
+use crate::gateway::{ReferenceGrant, Route, RouteKind};
 use crate::index::{
-    AmbientRecord, Key, MeshRecord, PodRecord, PolicyRecord, ReplicaSetRecord, ServiceRecord, SliceRecord,
+    AmbientRecord, Key, MeshRecord, PodRecord, PolicyRecord, ReplicaSetRecord, RouteId, RouteRecord,
+    ServiceRecord, SliceRecord,
 };
 use crate::reconcile::pods::OwnPod;
+use crate::reconcile::route::RouteObject;
 use crate::reconcile::{Live, Objects, register};
 
 impl Watched for Mesh {
@@ -118,6 +121,40 @@ impl Watched for WaypointPolicy {
 
     fn forget(key: &Key, objects: &Objects) {
         objects.set_policy(key, None);
+    }
+}
+
+impl<K: RouteKind> Watched for Route<K> {
+    const OPTIONAL: bool = true;
+
+    fn index(&self, key: &Key) -> Change {
+        let (id, record) = (RouteId::new::<K>(key), RouteRecord::of(self));
+        Box::new(move |index| index.set_route(&id, Some(record)))
+    }
+
+    fn unindex(key: Key) -> Change {
+        Box::new(move |index| index.set_route(&RouteId::new::<K>(&key), None))
+    }
+
+    fn store(self, key: &Key, objects: &Objects) {
+        objects.set_route(&RouteId::new::<K>(key), Some(RouteObject::of(self)));
+    }
+
+    fn forget(key: &Key, objects: &Objects) {
+        objects.set_route(&RouteId::new::<K>(key), None);
+    }
+}
+
+impl Watched for ReferenceGrant {
+    const OPTIONAL: bool = true;
+
+    fn index(&self, key: &Key) -> Change {
+        let (key, spec) = (key.clone(), self.spec.clone());
+        Box::new(move |index| index.set_grant(&key, Some(spec)))
+    }
+
+    fn unindex(key: Key) -> Change {
+        Box::new(move |index| index.set_grant(&key, None))
     }
 }
 

@@ -1,0 +1,152 @@
+//! What became of a route at each Service that it has as a parent.
+
+use super::resolve::Resolved;
+use super::{RouteId, RouteRecord, ports};
+use crate::gateway::ParentRef;
+use crate::index::{Index, Key};
+
+/// What a condition is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteCondition {
+    /// Its type.
+    pub kind: &'static str,
+    /// True or False.
+    pub status: bool,
+    /// In one word.
+    pub reason: &'static str,
+    /// For a person.
+    pub message: String,
+}
+
+/// What became of a route at one parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteParentSummary {
+    /// The parent, as the route names it.
+    pub parent: ParentRef,
+    /// What is to be said.
+    pub conditions: Vec<RouteCondition>,
+}
+
+/// What became of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSummary {
+    /// The `metadata.generation` that it was made from.
+    pub generation: i64,
+    /// Parents in the mesh; of others nothing is said.
+    pub parents: Vec<RouteParentSummary>,
+}
+
+fn condition(kind: &'static str, status: bool, reason: &'static str, message: String) -> RouteCondition {
+    RouteCondition {
+        kind,
+        status,
+        reason,
+        message,
+    }
+}
+
+impl Index {
+    /// The routes of a namespace.
+    pub fn routes_in(&self, namespace: &str) -> Vec<RouteId> {
+        self.routes.of_namespace(namespace).cloned().collect()
+    }
+
+    /// What became of a route; `None` if there is no such route.
+    pub fn route_summary(&self, id: &RouteId) -> Option<RouteSummary> {
+        let record = self.routes.records.get(id)?;
+        let resolved = self.resolve_route(id)?;
+        let parents = record
+            .parents(id)
+            .filter(|(_, key)| self.is_enrolled(&key.namespace));
+        Some(RouteSummary {
+            generation: record.generation,
+            parents: parents
+                .map(|(parent, key)| RouteParentSummary {
+                    parent: parent.clone(),
+                    conditions: self.route_conditions(record, &resolved, parent, &key),
+                })
+                .collect(),
+        })
+    }
+
+    fn route_conditions(
+        &self,
+        record: &RouteRecord,
+        resolved: &Resolved,
+        parent: &ParentRef,
+        service: &Key,
+    ) -> Vec<RouteCondition> {
+        let mut conditions = Vec::new();
+        let accepted = self.route_accepted(record, resolved, parent, service);
+        let programmed = match accepted.status {
+            true => self.route_programmed(service),
+            false => condition("Programmed", false, "NotAccepted", accepted.message.clone()),
+        };
+        let partly = accepted.status && !resolved.invalid.is_empty();
+        conditions.push(accepted);
+        conditions.push(match resolved.unresolved.first() {
+            None => condition(
+                "ResolvedRefs",
+                true,
+                "ResolvedRefs",
+                "all references are valid".to_owned(),
+            ),
+            Some((error, _)) => {
+                let texts: Vec<&str> = resolved
+                    .unresolved
+                    .iter()
+                    .map(|(_, text)| text.as_str())
+                    .collect();
+                let message = format!("{}; their share of the requests gets 500", texts.join("; "));
+                condition("ResolvedRefs", false, error.reason(), message)
+            }
+        });
+        if partly {
+            let message = format!("{}; requests that match these rules get 500", invalid(resolved));
+            conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", message));
+        }
+        conditions.push(programmed);
+        conditions
+    }
+
+    fn route_accepted(
+        &self,
+        record: &RouteRecord,
+        resolved: &Resolved,
+        parent: &ParentRef,
+        service: &Key,
+    ) -> RouteCondition {
+        let no_parent = |message| condition("Accepted", false, "NoMatchingParent", message);
+        let Some(found) = self.services.get(service) else {
+            let (name, namespace) = (&service.name, &service.namespace);
+            return no_parent(format!("there is no Service {name} in namespace {namespace}"));
+        };
+        if self.is_waypoint_service(service) {
+            return no_parent(format!("Service {} is a waypoint", service.name));
+        }
+        if ports(parent, found).is_none() {
+            let port = parent.port.map(|port| port.to_string());
+            let named = port.or_else(|| parent.section_name.clone()).unwrap_or_default();
+            return no_parent(format!("Service {} has no TCP port {named}", service.name));
+        }
+        let rules = record.spec.rules.len();
+        if rules > 0 && resolved.invalid.len() == rules {
+            return condition("Accepted", false, "UnsupportedValue", invalid(resolved));
+        }
+        condition("Accepted", true, "Accepted", "the route is valid".to_owned())
+    }
+
+    fn route_programmed(&self, service: &Key) -> RouteCondition {
+        let plan = self.plans.get(&service.namespace);
+        let (status, reason, message) = match plan {
+            Some(plan) => plan.routed(service),
+            None => (false, "Pending", "the Service is about to be bound".to_owned()),
+        };
+        condition("Programmed", status, reason, message)
+    }
+}
+
+fn invalid(resolved: &Resolved) -> String {
+    let texts: Vec<&str> = resolved.invalid.iter().map(|(_, text)| text.as_str()).collect();
+    texts.join("; ")
+}

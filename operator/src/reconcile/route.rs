@@ -1,0 +1,132 @@
+//! The statuses of routes: what became of each at the Services that it has as parents. Entries of other controllers are
+//! kept as they are.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client};
+use serde_json::json;
+use tracing::debug;
+
+use super::conditions::condition;
+use super::{Objects, ReconcileError, is_conflict, is_not_found};
+use crate::gateway::{GROUP, Route, RouteKind, RouteParentStatus};
+use crate::index::{RouteId, RouteParentSummary, RouteSummary, SharedIndex};
+
+/// The controller of the entries that are written here.
+const CONTROLLER: &str = "ambit.dev/operator";
+
+/// The parts of a route that its status depends on.
+#[derive(Clone, Debug)]
+pub(super) struct RouteObject {
+    generation: i64,
+    resource_version: Option<String>,
+    resource: ApiResource,
+    parents: Vec<RouteParentStatus>,
+}
+
+impl RouteObject {
+    pub(super) fn of<K: RouteKind>(route: Route<K>) -> Self {
+        let kind = GroupVersionKind::gvk(GROUP, "v1", K::KIND);
+        Self {
+            generation: route.metadata.generation.unwrap_or_default(),
+            resource_version: route.metadata.resource_version,
+            resource: ApiResource::from_gvk_with_plural(&kind, K::PLURAL),
+            parents: route.status.parents,
+        }
+    }
+}
+
+/// Writes the statuses of routes.
+pub(super) struct RouteReconciler {
+    client: Client,
+    index: Arc<SharedIndex>,
+    objects: Arc<Objects>,
+}
+
+impl RouteReconciler {
+    pub(super) fn new(client: Client, index: Arc<SharedIndex>, objects: Arc<Objects>) -> Self {
+        Self {
+            client,
+            index,
+            objects,
+        }
+    }
+
+    /// One pass over the routes of one namespace.
+    pub(super) async fn reconcile(&self, namespace: &str) -> Result<(), ReconcileError> {
+        let mut result = Ok(());
+        for id in self.index.read(|index| index.routes_in(namespace)) {
+            let summary = self.index.read(|index| index.route_summary(&id));
+            let (Some(summary), Some(route)) = (summary, self.objects.route(&id)) else {
+                continue;
+            };
+            // A status that cannot be written does not hold up the others.
+            result = result.and(self.write(&id, &route, &summary).await);
+        }
+        result
+    }
+
+    async fn write(
+        &self,
+        id: &RouteId,
+        route: &RouteObject,
+        summary: &RouteSummary,
+    ) -> Result<(), ReconcileError> {
+        // Made from another version of it: the right one will follow.
+        if route.generation != summary.generation {
+            return Ok(());
+        }
+        let parents = parents(route, summary);
+        if parents == route.parents {
+            return Ok(());
+        }
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &id.key.namespace, &route.resource);
+        // The list is replaced as a whole: only if nobody else has written to it meanwhile.
+        let patch = json!({
+            "metadata": {"resourceVersion": route.resource_version},
+            "status": {"parents": parents},
+        });
+        let written = api
+            .patch_status(&id.key.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await;
+        match written {
+            Ok(_) => Ok(()),
+            Err(error) if is_not_found(&error) || is_conflict(&error) => {
+                debug!(route = %id, %error, "the watch has yet to show the latest version");
+                Ok(())
+            }
+            Err(error) => Err(ReconcileError::api(format!("status of {id}"))(error)),
+        }
+    }
+}
+
+/// The whole list: the entries of others, in their places, and those of this controller.
+fn parents(route: &RouteObject, summary: &RouteSummary) -> Vec<RouteParentStatus> {
+    let (ours, mut others): (Vec<_>, Vec<_>) = route
+        .parents
+        .iter()
+        .cloned()
+        .partition(|p| p.controller_name == CONTROLLER);
+    let own = summary.parents.iter().map(|parent| {
+        let reference = serde_json::to_value(&parent.parent).unwrap_or_default();
+        let before = ours.iter().find(|p| p.parent_ref == reference);
+        let before = before.map(|p| p.conditions.as_slice()).unwrap_or_default();
+        RouteParentStatus {
+            conditions: conditions(parent, summary.generation, before),
+            parent_ref: reference,
+            controller_name: CONTROLLER.to_owned(),
+        }
+    });
+    others.extend(own);
+    others
+}
+
+fn conditions(parent: &RouteParentSummary, generation: i64, before: &[Condition]) -> Vec<Condition> {
+    let all = parent.conditions.iter();
+    all.map(|c| condition(c.kind, c.status, c.reason, &c.message, Some(generation), before))
+        .collect()
+}
