@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ambit_wire::waypoint as wire;
 
 use super::{RouteId, RouteRecord, translate};
-use crate::gateway::{BackendRef, Rule};
+use crate::gateway::{BackendRef, RequestMirror, Rule};
 use crate::index::{Index, Key, build};
 
 /// Why a reference is not valid, as the API calls it.
@@ -83,24 +83,7 @@ impl Resolver<'_> {
 
     fn rule(&mut self, n: usize, rule: &Rule) -> wire::RouteRule {
         let field = format!("spec.rules[{n}]");
-        let translated = translate::rule(rule, &field).and_then(|mut translated| {
-            for (m, mirror) in translate::mirrors(rule).enumerate() {
-                let field = format!("{field}.filters: RequestMirror {m}");
-                if let Ok((backend, port)) = self.backend(&mirror.backend_ref, &field) {
-                    translated.mirrors.push(translate::mirror(mirror, backend, port));
-                }
-            }
-            for (b, reference) in rule.backend_refs.iter().enumerate() {
-                let field = format!("{field}.backendRefs[{b}]");
-                let mut backend = translate::backend(reference, &field)?;
-                match self.backend(reference, &field) {
-                    Ok((name, port)) => (backend.backend, backend.port) = (name, port),
-                    Err(error) => backend.invalid = error,
-                }
-                translated.backends.push(backend);
-            }
-            Ok(translated)
-        });
+        let translated = self.translated(rule, &field);
         translated.unwrap_or_else(|error| {
             self.invalid.push((n, error.clone()));
             wire::RouteRule {
@@ -110,6 +93,26 @@ impl Resolver<'_> {
                 ..wire::RouteRule::default()
             }
         })
+    }
+
+    fn translated(&mut self, rule: &Rule, field: &str) -> Result<wire::RouteRule, String> {
+        let mut translated = translate::rule(rule, field, &mut |mirror, field| self.mirror(mirror, field))?;
+        for (n, reference) in rule.backend_refs.iter().enumerate() {
+            let field = format!("{field}.backendRefs[{n}]");
+            let mut mirrors = |mirror: &RequestMirror, field: &str| self.mirror(mirror, field);
+            let mut backend = translate::backend(reference, &field, &mut mirrors)?;
+            match self.backend(reference, &field) {
+                Ok((name, port)) => (backend.backend, backend.port) = (name, port),
+                Err(error) => backend.invalid = error,
+            }
+            translated.backends.push(backend);
+        }
+        Ok(translated)
+    }
+
+    fn mirror(&mut self, mirror: &RequestMirror, field: &str) -> Option<wire::Mirror> {
+        let (backend, port) = self.backend(&mirror.backend_ref, field).ok()?;
+        Some(translate::mirror(mirror, backend, port))
     }
 
     /// The Backend and port that a reference is to; or why it is not valid.

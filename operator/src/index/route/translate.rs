@@ -11,13 +11,11 @@ use crate::gateway::{
 /// An error names the field and the reason.
 type Result<T> = std::result::Result<T, String>;
 
-/// Tries after the first, where a retry does not say how many.
-const ATTEMPTS: u32 = 1;
-/// The pause before a retry grows up to this many times the first one.
-const LONGEST_PAUSE: u32 = 10;
+/// Mirrors, as [`super::resolve`] resolves them: with the field that they are in.
+type Mirrors<'a> = &'a mut dyn FnMut(&RequestMirror, &str) -> Option<wire::Mirror>;
 
-/// A rule without its backends and mirrors.
-pub(super) fn rule(rule: &Rule, field: &str) -> Result<wire::RouteRule> {
+/// A rule without its backends. Mirrors that `mirrors` does not resolve are left out.
+pub(super) fn rule(rule: &Rule, field: &str, mirrors: Mirrors<'_>) -> Result<wire::RouteRule> {
     if rule.session_persistence.is_some() {
         return Err(format!("{field}.sessionPersistence is not supported"));
     }
@@ -28,33 +26,8 @@ pub(super) fn rule(rule: &Rule, field: &str) -> Result<wire::RouteRule> {
         matches: matches.collect::<Result<_>>()?,
         ..wire::RouteRule::default()
     };
-    for (n, filter) in rule.filters.iter().enumerate() {
-        let field = format!("{field}.filters[{n}]");
-        match filter.r#type.as_str() {
-            "RequestHeaderModifier" => {
-                translated.request_headers = filter.request_header_modifier.as_ref().map(headers);
-            }
-            "ResponseHeaderModifier" => {
-                translated.response_headers = filter.response_header_modifier.as_ref().map(headers);
-            }
-            "RequestRedirect" => {
-                let redirected = filter.request_redirect.as_ref();
-                translated.redirect = redirected.map(|r| redirect(r, &field)).transpose()?;
-            }
-            "URLRewrite" => {
-                let rewritten = filter.url_rewrite.as_ref();
-                translated.rewrite = rewritten.map(|r| rewrite(r, &field)).transpose()?;
-            }
-            "CORS" => translated.cors = filter.cors.as_ref().map(cors),
-            "RequestMirror" => {}
-            other => return Err(format!("{field}: type {other:?} is not supported")),
-        }
-    }
-    if translated.redirect.is_some() && translated.rewrite.is_some() {
-        return Err(format!(
-            "{field}.filters: RequestRedirect and URLRewrite exclude each other"
-        ));
-    }
+    let (filters, cors) = filters(&rule.filters, field, mirrors)?;
+    (translated.filters, translated.cors) = (Some(filters), cors);
     if let Some(timeouts) = &rule.timeouts {
         let read = |text: &Option<String>, name: &str| duration(text, &format!("{field}.timeouts.{name}"));
         translated.timeout = read(&timeouts.request, "request")?;
@@ -65,10 +38,39 @@ pub(super) fn rule(rule: &Rule, field: &str) -> Result<wire::RouteRule> {
     Ok(translated)
 }
 
-/// The mirrors of a rule.
-pub(super) fn mirrors(rule: &Rule) -> impl Iterator<Item = &RequestMirror> {
-    let mirrors = rule.filters.iter().filter(|f| f.r#type == "RequestMirror");
-    mirrors.filter_map(|f| f.request_mirror.as_ref())
+fn filters(
+    from: &[Filter],
+    field: &str,
+    mirrors: Mirrors<'_>,
+) -> Result<(wire::RouteFilters, Option<wire::Cors>)> {
+    let (mut found, mut crossing) = (wire::RouteFilters::default(), None);
+    for (n, filter) in from.iter().enumerate() {
+        let field = format!("{field}.filters[{n}]");
+        match filter.r#type.as_str() {
+            "RequestHeaderModifier" => {
+                found.request_headers = filter.request_header_modifier.as_ref().map(headers);
+            }
+            "ResponseHeaderModifier" => {
+                found.response_headers = filter.response_header_modifier.as_ref().map(headers);
+            }
+            "RequestRedirect" => {
+                let redirected = filter.request_redirect.as_ref();
+                found.redirect = redirected.map(|r| redirect(r, &field)).transpose()?;
+            }
+            "URLRewrite" => {
+                let rewritten = filter.url_rewrite.as_ref();
+                found.rewrite = rewritten.map(|r| rewrite(r, &field)).transpose()?;
+            }
+            "RequestMirror" => {
+                let mirror = filter.request_mirror.as_ref();
+                let field = format!("{field}.requestMirror.backendRef");
+                found.mirrors.extend(mirror.and_then(|m| mirrors(m, &field)));
+            }
+            "CORS" => crossing = filter.cors.as_ref().map(cors),
+            other => return Err(format!("{field}: type {other:?} is not supported")),
+        }
+    }
+    Ok((found, crossing))
 }
 
 /// A mirror to this Backend.
@@ -79,8 +81,7 @@ pub(super) fn mirror(from: &RequestMirror, backend: String, port: u32) -> wire::
             count(fraction.numerator),
             count(fraction.denominator.unwrap_or(100)),
         ),
-        (None, Some(percent)) => (count(percent), 100),
-        (None, None) => (0, 0),
+        (None, percent) => (count(percent.unwrap_or(100)), 100),
     };
     wire::Mirror {
         backend,
@@ -91,27 +92,17 @@ pub(super) fn mirror(from: &RequestMirror, backend: String, port: u32) -> wire::
 }
 
 /// A backend whose reference is still to be resolved.
-pub(super) fn backend(from: &BackendRef, field: &str) -> Result<wire::RouteBackend> {
-    let mut translated = wire::RouteBackend {
-        weight: u32::try_from(from.weight.unwrap_or(1))
-            .map_err(|_| format!("{field}.weight: a negative weight"))?,
+pub(super) fn backend(from: &BackendRef, field: &str, mirrors: Mirrors<'_>) -> Result<wire::RouteBackend> {
+    let weight = u32::try_from(from.weight.unwrap_or(1));
+    let (filters, crossing) = filters(&from.filters, field, mirrors)?;
+    if crossing.is_some() {
+        return Err(format!("{field}.filters: CORS is not supported for one backend"));
+    }
+    Ok(wire::RouteBackend {
+        weight: weight.map_err(|_| format!("{field}.weight: out of range"))?,
+        filters: Some(filters),
         ..wire::RouteBackend::default()
-    };
-    for (n, filter) in from.filters.iter().enumerate() {
-        let field = format!("{field}.filters[{n}]");
-        let (request, response) = of_backend(filter, &field)?;
-        translated.request_headers = request.or(translated.request_headers);
-        translated.response_headers = response.or(translated.response_headers);
-    }
-    Ok(translated)
-}
-
-fn of_backend(filter: &Filter, field: &str) -> Result<(Option<wire::HeaderEdit>, Option<wire::HeaderEdit>)> {
-    match filter.r#type.as_str() {
-        "RequestHeaderModifier" => Ok((filter.request_header_modifier.as_ref().map(headers), None)),
-        "ResponseHeaderModifier" => Ok((None, filter.response_header_modifier.as_ref().map(headers))),
-        other => Err(format!("{field}: type {other:?} is not supported for a backend")),
-    }
+    })
 }
 
 /// The matches of a rule that cannot be honoured, as far as they can be understood; if none can, every request.
@@ -239,32 +230,20 @@ fn cors(from: &CorsFilter) -> wire::Cors {
         allow_methods: from.allow_methods.clone(),
         allow_headers: from.allow_headers.clone(),
         expose_headers: from.expose_headers.clone(),
-        // The default of the Fetch standard.
-        max_age_seconds: u32::try_from(from.max_age.unwrap_or(5)).unwrap_or_default(),
+        max_age_seconds: from.max_age.and_then(|age| u32::try_from(age).ok()),
     }
 }
 
-fn retry(from: &RouteRetry, field: &str) -> Result<wire::Retry> {
-    let codes = from.codes.iter().map(|code| u32::try_from(*code));
-    let base = duration(&from.backoff, &format!("{field}.backoff"))?;
-    let longest = base.map(|base| prost_types::Duration {
-        seconds: base.seconds * i64::from(LONGEST_PAUSE) + i64::from(base.nanos / 100_000_000),
-        nanos: base.nanos % 100_000_000 * 10,
-    });
-    Ok(wire::Retry {
-        attempts: from
-            .attempts
-            .map_or(Ok(ATTEMPTS), u32::try_from)
-            .map_err(|_| format!("{field}.attempts: out of range"))?,
-        status_codes: codes
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|_| format!("{field}.codes: out of range"))?,
-        // GEP-1731: connection errors are tried again whatever the codes.
-        connect_failure: true,
-        reset: true,
-        backoff_base: base,
-        backoff_max: longest,
-        ..wire::Retry::default()
+fn retry(from: &RouteRetry, field: &str) -> Result<wire::RouteRetry> {
+    let number = |n: i64, name: &str| u32::try_from(n).map_err(|_| format!("{field}.{name}: out of range"));
+    Ok(wire::RouteRetry {
+        codes: from
+            .codes
+            .iter()
+            .map(|code| number(*code, "codes"))
+            .collect::<Result<_>>()?,
+        attempts: from.attempts.map(|n| number(n, "attempts")).transpose()?,
+        backoff: duration(&from.backoff, &format!("{field}.backoff"))?,
     })
 }
 

@@ -4,6 +4,7 @@ mod budget;
 mod forged;
 mod guards;
 mod policies;
+mod routes;
 mod scope;
 mod shared;
 mod sharing;
