@@ -9,6 +9,7 @@ mod passthrough;
 mod request;
 mod response;
 mod retry;
+mod route;
 mod serve;
 mod skew;
 mod tries;

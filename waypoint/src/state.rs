@@ -4,30 +4,35 @@
 //! configuration, which is an atomic load, and chooses an endpoint under a read lock of that service alone.
 
 mod dump;
+mod route;
 mod rules;
 mod service;
 mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ambit_mesh::{Applied, Authorizations, Client, Mesh, Query, Via, check_requires};
+use ambit_mesh::{Applied, Authorizations, Balancing, Client, Mesh, Query, Via, check_requires};
 #[cfg(test)]
 use ambit_policy::Policy;
 use ambit_policy::{Connection, Decision};
-use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
+use ambit_wire::waypoint_route::RouteError;
 use ambit_wire::workload as wire_workload;
 use ambit_wire::xds::{Batch, Rejection};
+use ambit_wire::{waypoint as wire, waypoint_route};
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use tokio::sync::watch;
+
+use route::RouteSpecs;
 
 pub(crate) use ambit_mesh::{Endpoint, Invalid, Workload};
 pub(crate) use ambit_wire::waypoint_policy::Retry;
 pub(crate) use ambit_wire::workload::AppProtocol;
 pub(crate) use dump::StateDump;
+pub(crate) use route::{Backend, PortRoutes};
 pub(crate) use rules::RuleSet;
 pub(crate) use service::{Chosen, ServiceConfig};
 pub(crate) use settings::Settings;
@@ -41,6 +46,9 @@ pub(crate) struct State {
     mesh: Mesh<ServiceConfig>,
     /// Written by one task only. Policies and everything derived from them change while it is locked.
     policies: RwLock<PolicyTable>,
+    /// Written by the same task, while `policies` is locked.
+    routes: RwLock<RouteSpecs>,
+    backends: RwLock<HashMap<Arc<str>, Arc<Backend>>>,
     settings: ArcSwap<Settings>,
     /// Policies for connections, which the waypoint applies to the real client at the endpoint.
     authorizations: Authorizations,
@@ -140,10 +148,10 @@ impl State {
         removed: &[String],
         set: impl IntoIterator<Item = (String, wire::Service)>,
     ) -> Vec<(String, Invalid)> {
-        let policies = self.policies.read();
+        let (policies, routes) = (self.policies.read(), self.routes.read());
         let (mut services, mut invalid, mut closed) = (Vec::new(), Vec::new(), Vec::new());
         for (name, service) in set {
-            match ServiceConfig::resolve(service, |name| policies.get(name).cloned()) {
+            match ServiceConfig::resolve(service, |name| policies.get(name).cloned(), &routes) {
                 Ok(service) => services.push(Arc::new(service)),
                 Err(error) => {
                     // The earlier version must not stay in force.
@@ -156,7 +164,7 @@ impl State {
         }
         self.mesh.apply_services(services, removed);
         self.mesh.apply_services(Vec::new(), &closed);
-        drop(policies);
+        drop((policies, routes));
         self.change_decisions();
         self.served.send_modify(|n| *n += 1);
         if !removed.is_empty() || !closed.is_empty() {
@@ -218,6 +226,11 @@ impl State {
                 entry.set_config(Some(Arc::new(resolved)));
             }
         }
+        for backend in self.backends.write().values_mut() {
+            if backend.names_any(&changed) {
+                *backend = Arc::new(backend.resolve_again(|name| policies.get(name).cloned()));
+            }
+        }
         let settings = self.settings.load();
         if settings.names_any(&changed) {
             let resolved = settings.resolve_again(|name| policies.get(name).cloned());
@@ -225,6 +238,79 @@ impl State {
         }
         drop(policies);
         self.change_decisions();
+    }
+
+    /// Removes backends (`<namespace>/<hostname>`), then sets others; returns the resources that were not understood, by
+    /// name. These are closed.
+    pub(crate) fn apply_backends(
+        &self,
+        removed: &[String],
+        set: impl IntoIterator<Item = (String, wire::Backend)>,
+    ) -> Vec<(String, Invalid)> {
+        let policies = self.policies.read();
+        let mut invalid = Vec::new();
+        let mut backends = self.backends.write();
+        for name in removed {
+            backends.remove(name.as_str());
+        }
+        for (name, backend) in set {
+            match Backend::resolve(backend, |name| policies.get(name).cloned()) {
+                Ok(backend) => {
+                    backends.insert(Arc::clone(&backend.key), Arc::new(backend));
+                }
+                Err(error) => {
+                    backends.remove(name.as_str());
+                    invalid.push((name, error));
+                }
+            }
+        }
+        drop((backends, policies));
+        self.change_decisions();
+        invalid
+    }
+
+    /// Removes routes (`<kind>/<namespace>/<name>`), then sets others; returns the resources that were not understood,
+    /// by name. Services that name one of these are closed on its ports.
+    pub(crate) fn apply_routes(
+        &self,
+        removed: &[String],
+        set: impl IntoIterator<Item = (String, wire::Route)>,
+    ) -> Vec<(String, RouteError)> {
+        let policies = self.policies.read();
+        let mut invalid = Vec::new();
+        let mut routes = self.routes.write();
+        let mut changed: Vec<Arc<str>> = removed.iter().map(|name| Arc::from(name.as_str())).collect();
+        for name in removed {
+            routes.remove(name.as_str());
+        }
+        for (name, route) in set {
+            let name: Arc<str> = name.into();
+            changed.push(Arc::clone(&name));
+            match waypoint_route::spec(route) {
+                Ok(spec) => {
+                    routes.insert(name, Arc::new(spec));
+                }
+                Err(error) => {
+                    routes.remove(&name);
+                    invalid.push((name.to_string(), error));
+                }
+            }
+        }
+        for (config, entry) in self.mesh.services() {
+            if config.routing.names_any(&changed) {
+                entry.set_config(Some(Arc::new(config.route_again(&routes))));
+            }
+        }
+        drop((routes, policies));
+        self.change_decisions();
+        invalid
+    }
+
+    /// A backend of a route, and its endpoints.
+    pub(crate) fn backend(&self, key: &str) -> Option<(Arc<Backend>, Option<Arc<ServiceEntry>>)> {
+        let backend = self.backends.read().get(key).cloned()?;
+        let endpoints = self.mesh.service(key);
+        Some((backend, endpoints))
     }
 
     /// Whether a WaypointPolicy of that name is in force.
@@ -273,6 +359,26 @@ pub(crate) fn choose(
             tried,
             client,
         })
+    };
+    choose(tried).or_else(|| choose(&[]))
+}
+
+/// The same of a backend of a route, balanced as it says.
+pub(crate) fn choose_by(
+    entry: &ServiceEntry,
+    balancing: &Balancing,
+    port: u16,
+    client: Client<'_>,
+    tried: &[Arc<str>],
+) -> Option<Endpoint> {
+    let choose = |tried| {
+        let query = Query {
+            port,
+            v4: client.address.is_none_or(|address| address.is_ipv4()),
+            tried,
+            client,
+        };
+        entry.choose_by(balancing, &query)
     };
     choose(tried).or_else(|| choose(&[]))
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ambit_mesh::subscription::{Synced, decode, reject};
 use ambit_wire::names::{
-    TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
-    WAYPOINT_SETTINGS,
+    TYPE_AUTHORIZATION, TYPE_WAYPOINT_BACKEND, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_ROUTE,
+    TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD, WAYPOINT_SETTINGS,
 };
 use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::xds::{Batch, Handler, Rejection, Subscription};
@@ -17,11 +17,13 @@ use crate::proxy::Proxy;
 use crate::state::{Invalid, State};
 
 /// The order matters: resources that services name should be there before them.
-pub(crate) const TYPES: [&str; 5] = [
+pub(crate) const TYPES: [&str; 7] = [
     TYPE_AUTHORIZATION,
     TYPE_WAYPOINT_POLICY,
     TYPE_WAYPOINT_SETTINGS,
     TYPE_WORKLOAD,
+    TYPE_WAYPOINT_BACKEND,
+    TYPE_WAYPOINT_ROUTE,
     TYPE_WAYPOINT_SERVICE,
 ];
 
@@ -48,6 +50,8 @@ impl Handler for StateUpdater {
         let rejections = match kind {
             TYPE_WAYPOINT_SETTINGS => self.settings(batch),
             TYPE_WAYPOINT_SERVICE => self.services(batch),
+            TYPE_WAYPOINT_ROUTE => self.routes(batch),
+            TYPE_WAYPOINT_BACKEND => self.backends(batch),
             TYPE_WAYPOINT_POLICY => self.policies(batch),
             TYPE_WORKLOAD => self.workloads(batch),
             _ => self.state.apply_authorization_batch(batch),
@@ -86,6 +90,20 @@ impl StateUpdater {
     fn services(&self, batch: Batch) -> Vec<Rejection> {
         let (decoded, mut rejections) = decode::<waypoint::Service>(batch.added);
         let invalid = self.state.apply_services(&batch.removed, decoded);
+        rejections.extend(invalid.into_iter().map(|(name, error)| reject(name, error)));
+        rejections
+    }
+
+    fn routes(&self, batch: Batch) -> Vec<Rejection> {
+        let (decoded, mut rejections) = decode::<waypoint::Route>(batch.added);
+        let invalid = self.state.apply_routes(&batch.removed, decoded);
+        rejections.extend(invalid.into_iter().map(|(name, error)| reject(name, error)));
+        rejections
+    }
+
+    fn backends(&self, batch: Batch) -> Vec<Rejection> {
+        let (decoded, mut rejections) = decode::<waypoint::Backend>(batch.added);
+        let invalid = self.state.apply_backends(&batch.removed, decoded);
         rejections.extend(invalid.into_iter().map(|(name, error)| reject(name, error)));
         rejections
     }

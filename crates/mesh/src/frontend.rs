@@ -85,6 +85,11 @@ impl<F: Frontend> ServiceEntry<F> {
         Some(endpoint)
     }
 
+    /// The same for a service that is not a frontend, balanced as given; without affinity.
+    pub fn choose_by(&self, balancing: &Balancing, query: &Query<'_>) -> Option<Endpoint> {
+        self.endpoints.read().choose(balancing, None, query, None)
+    }
+
     /// Every endpoint, with its number of uses.
     pub fn endpoints(&self) -> Vec<(Arc<Workload>, usize)> {
         let endpoints = self.endpoints.read();

@@ -9,6 +9,7 @@ pub mod features;
 pub mod istio_ca;
 pub mod names;
 pub mod waypoint_policy;
+pub mod waypoint_route;
 pub mod xds;
 
 pub use control_channel::{ControlChannelError, TokenFile, control_channel, control_channel_at};

@@ -58,12 +58,13 @@ impl Rejection {
     }
 }
 
-/// As gRPC maps HTTP's: PERMISSION_DENIED, DEADLINE_EXCEEDED, INTERNAL for what is malformed, else UNAVAILABLE.
+/// As gRPC maps HTTP's: PERMISSION_DENIED, DEADLINE_EXCEEDED, INTERNAL for what is malformed, UNIMPLEMENTED for what no route matches, else UNAVAILABLE.
 fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::FORBIDDEN => "7",
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "4",
         StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => "13",
+        StatusCode::NOT_FOUND => "12",
         _ => "14",
     }
 }

@@ -23,7 +23,9 @@ use crate::http::limits;
 use crate::observe::{Destination, Flag, Refusal, RequestRecord, Source};
 use crate::proxy::Proxy;
 use crate::retries::RetryBudget;
-use crate::state::{AppProtocol, Endpoint, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload};
+use crate::state::{
+    AppProtocol, Backend, Endpoint, PortRoutes, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload,
+};
 use crate::upstream::ConnectFailure;
 
 /// What a client's connection is for.
@@ -52,6 +54,14 @@ pub(crate) enum Target {
         settings: Arc<Settings>,
         workload: Arc<Workload>,
     },
+    /// What a route sends a request to.
+    Backend {
+        backend: Arc<Backend>,
+        /// `None` if it has no endpoints.
+        entry: Option<Arc<ServiceEntry>>,
+        port: u16,
+        client: Arc<Source>,
+    },
 }
 
 impl Target {
@@ -59,6 +69,23 @@ impl Target {
         match self {
             Self::Service { config, .. } => &config.rules,
             Self::Workload { settings, .. } => &settings.workload_rules,
+            Self::Backend { backend, .. } => &backend.rules,
+        }
+    }
+
+    /// The routes for callers in a namespace, if there are any.
+    pub(super) fn routes(&self, namespace: &str) -> Option<&Arc<PortRoutes>> {
+        match self {
+            Self::Service { config, port, .. } => config.routing.of(*port, namespace),
+            Self::Workload { .. } | Self::Backend { .. } => None,
+        }
+    }
+
+    /// The port that clients connect to.
+    pub(super) fn port(&self) -> u16 {
+        match self {
+            Self::Service { port, .. } | Self::Backend { port, .. } => *port,
+            Self::Workload { address, .. } => address.port(),
         }
     }
 
@@ -66,7 +93,7 @@ impl Target {
     pub(super) fn config(&self) -> Option<&ServiceConfig> {
         match self {
             Self::Service { config, .. } => Some(config),
-            Self::Workload { .. } => None,
+            Self::Workload { .. } | Self::Backend { .. } => None,
         }
     }
 
@@ -75,6 +102,7 @@ impl Target {
         match self {
             Self::Service { config, port, .. } => config.protocol(*port).unwrap_or(AppProtocol::Unknown),
             Self::Workload { .. } => AppProtocol::Unknown,
+            Self::Backend { backend, port, .. } => backend.protocol(*port).unwrap_or(AppProtocol::Unknown),
         }
     }
 
@@ -90,6 +118,7 @@ impl Target {
             Self::Service { config, port: 80, .. } => config.hostname.clone(),
             Self::Service { config, port, .. } => format!("{}:{port}", config.hostname),
             Self::Workload { address, .. } => address.to_string(),
+            Self::Backend { backend, port, .. } => format!("{}:{port}", backend.hostname),
         };
         Authority::try_from(name).ok()
     }
@@ -111,6 +140,18 @@ impl Target {
                 crate::state::choose(entry, *port, client, tried)
             }
             Self::Workload { address, .. } => proxy.state.workload_at(address.ip(), address.port()),
+            Self::Backend {
+                backend,
+                entry,
+                port,
+                client,
+            } => {
+                let client = Client {
+                    via: Via::ClusterIp,
+                    ..client.client()
+                };
+                crate::state::choose_by(entry.as_deref()?, &backend.balancing, *port, client, tried)
+            }
         }
     }
 
@@ -152,6 +193,7 @@ impl Target {
         let reason = match self {
             Self::Service { config, .. } => format!("no healthy endpoint of {config}"),
             Self::Workload { workload, .. } => format!("no healthy endpoint: {workload} no longer exists"),
+            Self::Backend { backend, .. } => format!("no healthy endpoint of {backend}"),
         };
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyEndpoint, reason)
     }
@@ -161,6 +203,7 @@ impl Target {
         match self {
             Self::Service { config, .. } => Destination::Service(Arc::clone(config)),
             Self::Workload { workload, .. } => Destination::Workload(Arc::clone(workload)),
+            Self::Backend { backend, .. } => Destination::Backend(Arc::clone(backend)),
         }
     }
 }
@@ -261,6 +304,17 @@ impl ClientConnection {
         let entry = self.proxy.state.service(&before.key)?;
         let config = entry.config()?;
         Some((entry, config))
+    }
+
+    /// What a route sends requests to; `None` if it is not configured.
+    pub(super) fn backend(&self, key: &str, port: u16) -> Option<Target> {
+        let (backend, entry) = self.proxy.state.backend(key)?;
+        Some(Target::Backend {
+            backend,
+            entry,
+            port,
+            client: Arc::clone(&self.source),
+        })
     }
 
     /// Whether the policies for connections let this client connect to an endpoint. Its own proxy cannot tell: there the waypoint is the

@@ -15,6 +15,7 @@ use super::asked::Asked;
 use super::connection::{ClientConnection, Target};
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
+use super::route::{self, Forward, Reply};
 use super::tries::{Passage, Source};
 use super::websocket;
 use crate::admission::REQUEST;
@@ -123,7 +124,12 @@ async fn serve(
             headers::remove_hop_by_hop(&mut parts.headers, false);
             Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
         }
-        Err(rejection) => refuse(&rejection, record, grpc),
+        Err(Reply::Rejected(rejection)) => refuse(&rejection, record, grpc),
+        Err(Reply::Routed(response)) => {
+            record.answered(response.status(), response.headers());
+            record.end();
+            *response
+        }
     }
 }
 
@@ -147,25 +153,22 @@ async fn pass(
     upload: Option<Arc<Upload>>,
     interim: Option<&Interim>,
     record: &mut RequestRecord,
-) -> Result<Answer, Rejection> {
+) -> Result<Answer, Reply> {
     if headers::size(&head.headers) > MAX_HEAD {
         return Err(Rejection::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Flag::BadRequest,
             format!("the request's fields have more than {} KiB", MAX_HEAD >> 10),
-        ));
+        )
+        .into());
     }
     if head.method == Method::CONNECT {
         let reason = "CONNECT is not supported";
-        return Err(Rejection::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            Flag::BadRequest,
-            reason,
-        ));
+        return Err(Rejection::new(StatusCode::METHOD_NOT_ALLOWED, Flag::BadRequest, reason).into());
     }
     // "GET server:80 HTTP/1.1" names no resource.
     if head.uri.scheme().is_none() && head.uri.authority().is_some() && head.version != Version::HTTP_2 {
-        return Err(Rejection::bad_request("the target is not a path"));
+        return Err(Rejection::bad_request("the target is not a path").into());
     }
     let http2 = client.http2 || target.is_http2();
     let mut authority =
@@ -180,15 +183,36 @@ async fn pass(
     headers::remove_hop_by_hop(&mut head.headers, websocket);
     head.headers.remove(headers::CLIENT_CERTIFICATE);
     if websocket && body.is_some() {
-        return Err(Rejection::bad_request("a request for an upgrade with a body"));
+        return Err(Rejection::bad_request("a request for an upgrade with a body").into());
+    }
+    let plan = route::plan(client, target, &head, authority.as_ref())?;
+    // Before rules: a browser does not say who asks.
+    if let Some(reply) = plan.as_deref().and_then(|plan| route::preflight(plan, &head)) {
+        return Err(reply);
     }
     authorize(client, target, &head, authority.as_ref(), record)?;
     let asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
+    let cors = plan.as_deref().and_then(|plan| plan.cors.as_ref());
+    let cors = cors.map(|cors| cors.actual(&head.headers));
+    let forward = match &plan {
+        Some(plan) => Some(route::forward(client, plan, target, &mut head, &mut authority)?),
+        None => None,
+    };
+    let (config, target) = (target.config(), forward.as_ref().map_or(target, |f| &f.target));
+    let http2 = client.http2 || target.is_http2();
+    if let Some(forward) = &forward {
+        record.routed(forward.name(), target.destination());
+        // A route is no way around the backend's own rules: about the request as the backend is sent it.
+        authority = authority.or_else(|| target.authority().filter(|_| http2));
+        authorize(client, target, &head, authority.as_ref(), record)?;
+    }
     prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
     headers::add_forwarded(&mut head.headers, received, client.peer.ip());
 
-    let config = target.config();
-    let retry = config.and_then(|config| config.retry.as_ref());
+    let routed = forward.as_ref().and_then(Forward::retry);
+    let retry = routed
+        .as_ref()
+        .or(config.and_then(|config| config.retry.as_ref()));
     let idempotent = headers::is_idempotent(&head.method) && !websocket;
     let budget = Budget::new(retry.map(|retry| &retry.value), idempotent);
     let source = match body {
@@ -211,7 +235,11 @@ async fn pass(
         budget,
         retrying: None,
     };
-    let (answer, from) = match config.and_then(|config| config.timeout.as_ref()) {
+    let routed = forward.as_ref().and_then(Forward::timeout);
+    let timeout = routed
+        .as_ref()
+        .or(config.and_then(|config| config.timeout.as_ref()));
+    let (answer, from) = match timeout {
         None => passage.run().await?,
         Some(timeout) => tokio::time::timeout(timeout.value, passage.run())
             .await
@@ -224,24 +252,22 @@ async fn pass(
     let (mut parts, incoming) = answer.into_parts();
     if !headers::has_known_coding(&mut parts.headers) {
         let reason = "upstream: a response whose Transfer-Encoding is not chunked alone";
-        return Err(Rejection::new(
-            StatusCode::BAD_GATEWAY,
-            Flag::UpstreamReset,
-            reason,
-        ));
+        return Err(Rejection::new(StatusCode::BAD_GATEWAY, Flag::UpstreamReset, reason).into());
     }
     // The waypoint's own word.
     parts.headers.remove(REASON);
+    if let Some(forward) = &forward {
+        forward.edit_response(&mut parts.headers);
+    }
+    if let Some(cors) = &cors {
+        cors.apply(&mut parts.headers);
+    }
     let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     let switched = asked.filter(|_| switches && websocket::is_answer(&parts));
     if switches && switched.is_none() {
         let reason = "upstream: it switched to a protocol without a request for it";
-        return Err(Rejection::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Flag::UpstreamReset,
-            reason,
-        ));
+        return Err(Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamReset, reason).into());
     }
     Ok((parts, body, switched))
 }

@@ -37,6 +37,7 @@ pub(super) fn log(line: &Line<'_>) {
     let (service, called) = match line.destination {
         Destination::Service(service) => (Some(service.hostname.as_str()), None),
         Destination::Workload(workload) => (None, Some(&**workload)),
+        Destination::Backend(backend) => (Some(backend.hostname.as_str()), None),
     };
     let destination = line.endpoint.map(|(workload, _)| workload).or(called);
     let identity = destination.map(|workload| &workload.identity).or(line.called);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::state::{ServiceConfig, Workload};
+use crate::state::{Backend, ServiceConfig, Workload};
 
 /// The destination of a request.
 #[derive(Debug, Clone)]
@@ -11,6 +11,8 @@ pub(crate) enum Destination {
     Service(Arc<ServiceConfig>),
     /// A pod, by its own address.
     Workload(Arc<Workload>),
+    /// The service that a route sends the request to.
+    Backend(Arc<Backend>),
 }
 
 impl Destination {
@@ -19,6 +21,7 @@ impl Destination {
         match self {
             Self::Service(service) => &service.hostname,
             Self::Workload(workload) => &workload.workload_name,
+            Self::Backend(backend) => &backend.hostname,
         }
     }
 
@@ -27,6 +30,7 @@ impl Destination {
         match self {
             Self::Service(service) => &service.key,
             Self::Workload(workload) => workload.series(),
+            Self::Backend(backend) => &backend.key,
         }
     }
 }

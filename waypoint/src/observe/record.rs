@@ -171,6 +171,12 @@ impl RequestRecord {
         self.outcome.failed(Flag::RetryLimit, RETRY_LIMIT);
     }
 
+    /// A route sends the request to this destination, by this rule.
+    pub(crate) fn routed(&mut self, rule: Arc<str>, destination: Destination) {
+        self.route = Some(rule);
+        self.destination = destination;
+    }
+
     /// A policy has changed the response (its timeout, for instance).
     pub(crate) fn governed_by(&mut self, policy: &Arc<str>) {
         self.route = Some(Arc::clone(policy));

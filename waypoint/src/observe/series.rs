@@ -381,6 +381,11 @@ fn labels<'a>(
             service.namespace.as_str().into(),
             service.name.as_str().into(),
         ],
+        Destination::Backend(backend) => [
+            backend.hostname.as_str().into(),
+            backend.namespace.as_str().into(),
+            backend.name.as_str().into(),
+        ],
         Destination::Workload(_) => [UNKNOWN; 3].map(Label::from),
     });
     match endpoint {

@@ -15,6 +15,7 @@ mod overload;
 mod passthrough;
 mod paths;
 mod retries;
+mod routes;
 mod rules;
 mod streaming;
 mod support;

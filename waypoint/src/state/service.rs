@@ -9,6 +9,7 @@ use ambit_mesh::{Balancing, Frontend, check_requires, external_addresses, servic
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
+use super::route::{RouteSpecs, Routing};
 use super::{AppProtocol, Invalid, Retry, RuleSet};
 
 /// The configuration of a service, with its policies resolved.
@@ -26,6 +27,7 @@ pub(crate) struct ServiceConfig {
     /// Timeout of a request, all attempts together, until the head of the response.
     pub(crate) timeout: Option<Chosen<Duration>>,
     pub(crate) retry: Option<Chosen<Retry>>,
+    pub(crate) routing: Routing,
     /// Addresses outside of the cluster that lead here, by port.
     external: Vec<(IpAddr, u16)>,
     balancing: Balancing,
@@ -68,16 +70,12 @@ impl ServiceConfig {
     pub(super) fn resolve(
         from: wire::Service,
         policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+        routes: &RouteSpecs,
     ) -> Result<Self, Invalid> {
         if from.hostname.is_empty() {
             return Err(Invalid::Empty("hostname"));
         }
         check_requires(&from.requires)?;
-        let port = |port: wire::ServicePort| {
-            let number = u16::try_from(port.port).map_err(|_| Invalid::Port(port.port))?;
-            // A protocol of a later version is detected from the bytes.
-            Ok::<_, Invalid>((number, port.protocol()))
-        };
         let some = |name: String| (!name.is_empty()).then(|| Arc::from(name));
         let names = PolicyNames {
             authorization: from.authorization.into_iter().map(Arc::from).collect(),
@@ -97,7 +95,8 @@ impl ServiceConfig {
                 .map(|bytes| ambit_mesh::ip(bytes))
                 .collect::<Result<_, _>>()?,
             external: external_addresses(&from.external_addresses)?,
-            ports: from.ports.into_iter().map(port).collect::<Result<_, _>>()?,
+            ports: ports(from.ports)?,
+            routing: Routing::new(from.routes),
             namespace: from.namespace,
             name: from.name,
             hostname: from.hostname,
@@ -109,12 +108,20 @@ impl ServiceConfig {
             names,
         };
         config.resolve_policies(policy);
+        config.resolve_routes(routes);
         Ok(config)
     }
 
     /// With the current version of its policies.
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
-        let mut config = Self {
+        let mut config = self.copied();
+        config.resolve_policies(policy);
+        config
+    }
+
+    /// Without what follows from policies.
+    fn copied(&self) -> Self {
+        Self {
             key: Arc::clone(&self.key),
             namespace: self.namespace.clone(),
             name: self.name.clone(),
@@ -122,14 +129,27 @@ impl ServiceConfig {
             addresses: self.addresses.clone(),
             ports: self.ports.clone(),
             external: self.external.clone(),
+            routing: self.routing.clone(),
             balancing: self.balancing.clone(),
             rules: RuleSet::default(),
             timeout: None,
             retry: None,
             names: self.names.clone(),
-        };
-        config.resolve_policies(policy);
+        }
+    }
+
+    /// With the current version of its routes.
+    pub(super) fn route_again(&self, routes: &RouteSpecs) -> Self {
+        let mut config = self.copied();
+        config.rules = self.rules.clone();
+        config.timeout = self.timeout.clone();
+        config.retry = self.retry.clone();
+        config.resolve_routes(routes);
         config
+    }
+
+    fn resolve_routes(&mut self, routes: &RouteSpecs) {
+        self.routing = self.routing.resolve(&self.ports, routes);
     }
 
     fn resolve_policies(&mut self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) {
@@ -154,6 +174,15 @@ impl ServiceConfig {
             .chain(&names.retry)
             .any(|name| policies.contains(name))
     }
+}
+
+pub(super) fn ports(from: Vec<wire::ServicePort>) -> Result<Vec<(u16, AppProtocol)>, Invalid> {
+    let ports = from.into_iter().map(|port| {
+        let number = u16::try_from(port.port).map_err(|_| Invalid::Port(port.port))?;
+        // A protocol of a later version is detected from the bytes.
+        Ok((number, port.protocol()))
+    });
+    ports.collect()
 }
 
 impl Frontend for ServiceConfig {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use ambit_wire::waypoint as wire;
+use ambit_l7::RouteTable;
+use ambit_wire::{waypoint as wire, waypoint_route};
 
 use super::{RouteId, RouteRecord, translate};
 use crate::gateway::{BackendRef, RequestMirror, Rule};
@@ -38,6 +39,8 @@ pub(in crate::index) struct Resolved {
     pub(super) unresolved: Vec<(RefError, String)>,
     /// Rules that cannot be honoured, by place: why.
     pub(super) invalid: Vec<(usize, String)>,
+    /// Rules that can never be reached, each with one that comes before it.
+    pub(super) shadowed: Vec<(usize, usize)>,
 }
 
 impl Index {
@@ -52,7 +55,18 @@ impl Index {
             invalid: Vec::new(),
         };
         let route = resolver.route(record);
+        // What the waypoint will find when it compiles the route.
+        let compiled = waypoint_route::spec(route.clone()).map(|spec| RouteTable::compile(&[spec]));
+        match &compiled {
+            Ok(table) => resolver.invalid.extend(table.errors().iter().map(|error| {
+                let (rule, field) = (error.rule.index, &error.field);
+                (rule, format!("spec.rules[{rule}].{field}: {}", error.reason))
+            })),
+            Err(error) => resolver.invalid.push((0, error.to_string())),
+        }
+        let shadowed = compiled.iter().flat_map(|table| table.shadowed());
         Some(Resolved {
+            shadowed: shadowed.map(|s| (s.rule.index, s.by.index)).collect(),
             route,
             backends: resolver.backends,
             unresolved: resolver.unresolved,

@@ -1,5 +1,7 @@
 //! What became of a route at each Service that it has as a parent.
 
+use std::collections::BTreeSet;
+
 use super::resolve::Resolved;
 use super::{RouteId, RouteRecord, ports};
 use crate::gateway::ParentRef;
@@ -130,10 +132,16 @@ impl Index {
             return no_parent(format!("Service {} has no TCP port {named}", service.name));
         }
         let rules = record.spec.rules.len();
-        if rules > 0 && resolved.invalid.len() == rules {
+        let invalid_rules: BTreeSet<usize> = resolved.invalid.iter().map(|(rule, _)| *rule).collect();
+        if rules > 0 && invalid_rules.len() == rules {
             return condition("Accepted", false, "UnsupportedValue", invalid(resolved));
         }
-        condition("Accepted", true, "Accepted", "the route is valid".to_owned())
+        let mut message = "the route is valid".to_owned();
+        for (rule, by) in &resolved.shadowed {
+            message +=
+                &format!("; spec.rules[{rule}] matches nothing, since spec.rules[{by}] comes before it");
+        }
+        condition("Accepted", true, "Accepted", message)
     }
 
     fn route_programmed(&self, service: &Key) -> RouteCondition {

@@ -105,9 +105,22 @@ pub(super) fn backend(from: &BackendRef, field: &str, mirrors: Mirrors<'_>) -> R
     })
 }
 
-/// The matches of a rule that cannot be honoured, as far as they can be understood; if none can, every request.
+/// The matches of a rule that cannot be honoured, as far as they can be understood. Others match nothing.
 pub(super) fn matches_of_invalid(rule: &Rule) -> Vec<wire::RouteMatch> {
-    rule.matches.iter().filter_map(|m| matching(m, "").ok()).collect()
+    let matches = rule.matches.iter();
+    matches
+        .map(|m| matching(m, "").unwrap_or_else(|_| nothing()))
+        .collect()
+}
+
+/// A match of the empty path, which no request has.
+fn nothing() -> wire::RouteMatch {
+    wire::RouteMatch {
+        path: Some(wire::PathMatch {
+            r#match: Some(wire::path_match::Match::Exact(String::new())),
+        }),
+        ..wire::RouteMatch::default()
+    }
 }
 
 fn matching(from: &Match, field: &str) -> Result<wire::RouteMatch> {

@@ -1,0 +1,217 @@
+//! Routes: which backend a request goes to, and what is changed on the way.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_l7::{Action, Filters, HeaderEdit, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite};
+use ambit_policy::http::normalize_path;
+use ambit_wire::waypoint_policy::Retry;
+use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Uri};
+use http::{Response, StatusCode};
+
+use super::answer::Rejection;
+use super::connection::{ClientConnection, Target};
+use super::response::ResponseBody;
+use crate::observe::Flag;
+use crate::state::Chosen;
+
+/// A response of the waypoint itself.
+pub(super) enum Reply {
+    /// The request is refused.
+    Rejected(Rejection),
+    /// It is responded to by a route: a redirect, or a preflight's response.
+    Routed(Box<Response<ResponseBody>>),
+}
+
+impl From<Rejection> for Reply {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// What a request is forwarded to by a route.
+pub(super) struct Forward {
+    pub(super) plan: Arc<Plan>,
+    /// The backend.
+    pub(super) target: Target,
+    /// Its place among the plan's backends.
+    place: usize,
+}
+
+/// The path as rules compare it.
+fn path(head: &Parts) -> Cow<'_, str> {
+    let path = head.uri.path();
+    normalize_path(path).unwrap_or(Cow::Borrowed(path))
+}
+
+/// The plan for a request; `None` if its port has no routes.
+pub(super) fn plan(
+    client: &ClientConnection,
+    target: &Target,
+    head: &Parts,
+    authority: Option<&Authority>,
+) -> Result<Option<Arc<Plan>>, Rejection> {
+    let Some(routes) = target.routes(client.identity.namespace()) else {
+        return Ok(None);
+    };
+    if let Some(missing) = &routes.missing {
+        let reason = format!("route: {missing} has not been received");
+        return Err(Rejection::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Flag::NoRoute,
+            reason,
+        ));
+    }
+    let head = RequestHead {
+        method: &head.method,
+        authority: authority.map_or("", Authority::as_str),
+        path: &path(head),
+        query: head.uri.query(),
+        headers: &head.headers,
+    };
+    let plan = routes.table.lookup(&head).ok_or_else(|| {
+        let reason = "route: no rule matches";
+        Rejection::new(StatusCode::NOT_FOUND, Flag::NoRoute, reason)
+    })?;
+    Ok(Some(Arc::clone(plan)))
+}
+
+/// The response to a preflight, which is not forwarded.
+pub(super) fn preflight(plan: &Plan, head: &Parts) -> Option<Reply> {
+    let Preflight { status, headers } = plan.cors.as_ref()?.preflight(&head.method, &head.headers)?;
+    Some(routed(status, headers))
+}
+
+fn routed(status: StatusCode, headers: HeaderMap) -> Reply {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Reply::Routed(Box::new(response))
+}
+
+/// Chooses a backend, and changes the request for it.
+pub(super) fn forward(
+    client: &ClientConnection,
+    plan: &Arc<Plan>,
+    frontend: &Target,
+    head: &mut Parts,
+    authority: &mut Option<Authority>,
+) -> Result<Forward, Reply> {
+    let internal = |reason: String| {
+        let reason = format!("route: {}: {reason}", plan.rule);
+        Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, Flag::NoRoute, reason)
+    };
+    let split = match &plan.action {
+        Action::Forward(split) => split,
+        Action::Redirect(to) => return Err(redirect(to, frontend, head, authority.as_ref())?),
+        Action::Invalid => return Err(internal("the rule is not valid".to_owned()).into()),
+    };
+    let chosen = split.pick(rand::random());
+    let chosen = chosen.ok_or_else(|| internal("no backend, or not a valid one".to_owned()))?;
+    if let Some(to) = &chosen.filters.redirect {
+        return Err(redirect(to, frontend, head, authority.as_ref())?);
+    }
+    let target = client.backend(&chosen.id, chosen.port);
+    let target = target.ok_or_else(|| internal(format!("backend {} has not been received", chosen.id)))?;
+    plan.filters.request_headers.apply(&mut head.headers);
+    chosen.filters.request_headers.apply(&mut head.headers);
+    if let Some(to) = chosen.filters.rewrite.as_ref().or(plan.filters.rewrite.as_ref()) {
+        rewrite(to, head, authority).map_err(internal)?;
+    }
+    let mut places = split.backends().iter();
+    Ok(Forward {
+        plan: Arc::clone(plan),
+        target,
+        place: places.position(|b| std::ptr::eq(b, chosen)).unwrap_or_default(),
+    })
+}
+
+fn redirect(
+    to: &Redirect,
+    frontend: &Target,
+    head: &Parts,
+    authority: Option<&Authority>,
+) -> Result<Reply, Rejection> {
+    let target = RequestTarget {
+        scheme: "http",
+        authority: authority.map_or("", Authority::as_str),
+        port: frontend.port(),
+        path: &path(head),
+        query: head.uri.query(),
+    };
+    let location = to.location(&target).map_err(Rejection::bad_request)?;
+    Ok(routed(to.status(), HeaderMap::from_iter([(LOCATION, location)])))
+}
+
+fn rewrite(to: &Rewrite, head: &mut Parts, authority: &mut Option<Authority>) -> Result<(), String> {
+    if let Some(edit) = to.path() {
+        let edited = edit.apply(&path(head), head.uri.query());
+        let mut parts = head.uri.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::try_from(edited).map_err(|error| error.to_string())?);
+        head.uri = Uri::from_parts(parts).map_err(|error| error.to_string())?;
+    }
+    if let Some(host) = to.host() {
+        *authority = Some(Authority::try_from(host.as_bytes()).map_err(|error| error.to_string())?);
+        if head.headers.contains_key(HOST) {
+            head.headers.insert(HOST, HeaderValue::clone(host));
+        }
+    }
+    Ok(())
+}
+
+impl Forward {
+    fn filters(&self) -> Option<&Filters> {
+        match &self.plan.action {
+            Action::Forward(split) => Some(&split.backends().get(self.place)?.filters),
+            Action::Redirect(_) | Action::Invalid => None,
+        }
+    }
+
+    /// What is done to the response: first for the backend, then for the rule.
+    pub(super) fn edit_response(&self, headers: &mut HeaderMap) {
+        let of_backend = self.filters().map(|filters| &filters.response_headers);
+        let edits = of_backend
+            .into_iter()
+            .chain([&self.plan.filters.response_headers]);
+        edits.for_each(|edit: &HeaderEdit| edit.apply(headers));
+    }
+
+    /// The rule's retries and timeout of one try, as a policy has them.
+    pub(super) fn retry(&self) -> Option<Chosen<Retry>> {
+        let (retry, per_try) = (self.plan.retry.as_ref(), self.plan.timeouts.backend_request);
+        if retry.is_none() && per_try.is_none() {
+            return None;
+        }
+        let least = retry.map_or_else(Default::default, |retry| retry.backoff(0, 0));
+        Some(Chosen {
+            policy: self.name(),
+            value: Retry {
+                attempts: retry.map_or(0, ambit_l7::Retry::attempts),
+                status_codes: retry.map_or_else(Vec::new, |retry| retry.codes().to_vec()),
+                connect_failure: true,
+                reset: true,
+                per_try_timeout: per_try,
+                backoff_base: least,
+                backoff_max: least * 10,
+                non_idempotent: false,
+            },
+        })
+    }
+
+    /// The rule's timeout, as a policy has it.
+    pub(super) fn timeout(&self) -> Option<Chosen<Duration>> {
+        let value = self.plan.timeouts.request?;
+        Some(Chosen {
+            policy: self.name(),
+            value,
+        })
+    }
+
+    /// The rule, as logs and metrics name it.
+    pub(super) fn name(&self) -> Arc<str> {
+        self.plan.rule.to_string().into()
+    }
+}

@@ -1,0 +1,168 @@
+//! Routes and their backends, as the data path needs them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use ambit_l7::{RouteSpec, RouteTable};
+use ambit_mesh::{Balancing, check_requires, service_key};
+use ambit_wire::waypoint as wire;
+use ambit_wire::waypoint_policy::WaypointPolicy;
+
+use super::{AppProtocol, Invalid, RuleSet};
+
+/// Routes by name.
+pub(super) type RouteSpecs = BTreeMap<Arc<str>, Arc<RouteSpec>>;
+
+/// A service that routes send requests to.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// `<namespace>/<hostname>`, as workloads name it.
+    pub(crate) key: Arc<str>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) hostname: String,
+    pub(crate) ports: Vec<(u16, AppProtocol)>,
+    /// Its own rules.
+    pub(crate) rules: RuleSet,
+    pub(crate) balancing: Balancing,
+    sets: Vec<Vec<Arc<str>>>,
+}
+
+impl Backend {
+    pub(super) fn resolve(
+        from: wire::Backend,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Result<Self, Invalid> {
+        if from.hostname.is_empty() {
+            return Err(Invalid::Empty("hostname"));
+        }
+        check_requires(&from.requires)?;
+        let sets = from.authorization.into_iter();
+        let sets: Vec<Vec<Arc<str>>> = sets
+            .map(|set| set.policies.into_iter().map(Arc::from).collect())
+            .collect();
+        Ok(Self {
+            key: service_key(&from.namespace, &from.hostname),
+            ports: super::service::ports(from.ports)?,
+            rules: RuleSet::of_all(sets.iter().map(Vec::as_slice), policy),
+            balancing: Balancing::from(from.load_balancing.as_ref()),
+            namespace: from.namespace,
+            name: from.name,
+            hostname: from.hostname,
+            sets,
+        })
+    }
+
+    /// With the current version of its policies.
+    pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
+        Self {
+            key: Arc::clone(&self.key),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            hostname: self.hostname.clone(),
+            ports: self.ports.clone(),
+            rules: RuleSet::of_all(self.sets.iter().map(Vec::as_slice), policy),
+            balancing: self.balancing.clone(),
+            sets: self.sets.clone(),
+        }
+    }
+
+    pub(super) fn names_any(&self, policies: &[Arc<str>]) -> bool {
+        self.sets.iter().flatten().any(|name| policies.contains(name))
+    }
+
+    /// The protocol of a port; `None` if there is no such port.
+    pub(crate) fn protocol(&self, port: u16) -> Option<AppProtocol> {
+        self.ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The routes of a service.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routing {
+    attached: Arc<[wire::AttachedRoute]>,
+    /// For each port and namespace of consumers; the empty one is for all others.
+    tables: Vec<(u16, Box<str>, Arc<PortRoutes>)>,
+}
+
+/// The routes that apply to a port for some callers.
+#[derive(Debug, Default)]
+pub(crate) struct PortRoutes {
+    /// Their rules.
+    pub(crate) table: RouteTable,
+    /// A route that applies and has not been received, or is not understood: closed until it is.
+    pub(crate) missing: Option<Arc<str>>,
+}
+
+impl Routing {
+    pub(super) fn new(attached: Vec<wire::AttachedRoute>) -> Self {
+        Self {
+            attached: attached.into(),
+            tables: Vec::new(),
+        }
+    }
+
+    /// With the current version of the routes.
+    pub(super) fn resolve(&self, ports: &[(u16, AppProtocol)], routes: &RouteSpecs) -> Self {
+        let mut tables = Vec::new();
+        for (port, _) in ports {
+            let applying =
+                |a: &&wire::AttachedRoute| a.ports.is_empty() || a.ports.contains(&u32::from(*port));
+            let applying: Vec<_> = self.attached.iter().filter(applying).collect();
+            let mut consumers: Vec<&str> = applying.iter().map(|a| a.consumers.as_str()).collect();
+            consumers.sort_unstable();
+            consumers.dedup();
+            for consumer in consumers {
+                let names = applying.iter().filter(|a| a.consumers == consumer);
+                let names: Vec<&str> = names.map(|a| a.route.as_str()).collect();
+                tables.push((*port, consumer.into(), Arc::new(PortRoutes::of(&names, routes))));
+            }
+        }
+        Self {
+            attached: Arc::clone(&self.attached),
+            tables,
+        }
+    }
+
+    /// Whether it names one of these routes.
+    pub(super) fn names_any(&self, routes: &[Arc<str>]) -> bool {
+        self.attached
+            .iter()
+            .any(|a| routes.iter().any(|route| **route == a.route))
+    }
+
+    /// The routes that apply to callers in a namespace; `None` if there are none.
+    pub(crate) fn of(&self, port: u16, namespace: &str) -> Option<&Arc<PortRoutes>> {
+        let find = |consumer: &str| {
+            let mut tables = self.tables.iter();
+            tables.find(|(p, c, _)| *p == port && **c == *consumer)
+        };
+        // A consumer's own routes replace the others.
+        let found = find(namespace).or_else(|| find(""));
+        found.map(|(_, _, routes)| routes)
+    }
+}
+
+impl PortRoutes {
+    fn of(names: &[&str], routes: &RouteSpecs) -> Self {
+        let mut specs = Vec::new();
+        let mut missing = None;
+        for name in names {
+            match routes.get(*name) {
+                Some(spec) => specs.push((**spec).clone()),
+                None => missing = missing.or_else(|| Some(Arc::from(*name))),
+            }
+        }
+        Self {
+            table: RouteTable::compile(&specs),
+            missing,
+        }
+    }
+}
