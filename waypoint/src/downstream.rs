@@ -5,6 +5,7 @@ mod asked;
 mod connection;
 mod counted;
 mod held;
+mod mirror;
 mod passthrough;
 mod request;
 mod response;

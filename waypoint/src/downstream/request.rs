@@ -13,6 +13,7 @@ use http_body::Body;
 use super::answer::Rejection;
 use super::asked::Asked;
 use super::connection::{ClientConnection, Target};
+use super::mirror;
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
 use super::route::{self, Forward, Reply};
@@ -215,10 +216,11 @@ async fn pass(
         .or(config.and_then(|config| config.retry.as_ref()));
     let idempotent = headers::is_idempotent(&head.method) && !websocket;
     let budget = Budget::new(retry.map(|retry| &retry.value), idempotent);
+    let mirrored = forward.as_ref().is_some_and(|f| f.mirrors().next().is_some());
     let source = match body {
         None => Source::Empty,
         // HTTP/2 endpoints may say after a part of the body that they have not looked at the request.
-        Some(body) if budget.may_repeat() || head.version == Version::HTTP_2 => {
+        Some(body) if budget.may_repeat() || mirrored || head.version == Version::HTTP_2 => {
             Source::Kept(Spool::new(body, MAX_REPLAY, client.account.nothing()))
         }
         Some(body) => Source::Once(Some(Box::new(body))),
@@ -239,16 +241,28 @@ async fn pass(
     let timeout = routed
         .as_ref()
         .or(config.and_then(|config| config.timeout.as_ref()));
-    let (answer, from) = match timeout {
-        None => passage.run().await?,
+    let passed = match timeout {
+        None => passage.run().await,
         Some(timeout) => tokio::time::timeout(timeout.value, passage.run())
             .await
             .unwrap_or_else(|_| {
                 passage.record.governed_by(&timeout.policy);
                 let reason = format!("timeout: {} {:?}", timeout.policy, timeout.value);
                 Err(Rejection::new(StatusCode::GATEWAY_TIMEOUT, Flag::Timeout, reason))
-            })?,
+            }),
     };
+    if let Some(forward) = forward.as_ref().filter(|_| mirrored)
+        && let Some(body) = passage.source.copy()
+    {
+        mirror::send(
+            client,
+            forward.mirrors(),
+            &passage.head,
+            authority.as_ref(),
+            body.as_ref(),
+        );
+    }
+    let (answer, from) = passed?;
     let (mut parts, incoming) = answer.into_parts();
     if !headers::has_known_coding(&mut parts.headers) {
         let reason = "upstream: a response whose Transfer-Encoding is not chunked alone";

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_l7::{Action, Filters, HeaderEdit, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite};
+use ambit_l7::{
+    Action, Filters, HeaderEdit, Mirror, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite,
+};
 use ambit_policy::http::normalize_path;
 use ambit_wire::waypoint_policy::Retry;
 use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
@@ -168,6 +170,12 @@ impl Forward {
             Action::Forward(split) => Some(&split.backends().get(self.place)?.filters),
             Action::Redirect(_) | Action::Invalid => None,
         }
+    }
+
+    /// Where copies of the request go.
+    pub(super) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        let of_backend = self.filters().into_iter().flat_map(|filters| &filters.mirrors);
+        self.plan.filters.mirrors.iter().chain(of_backend)
     }
 
     /// What is done to the response: first for the backend, then for the rule.

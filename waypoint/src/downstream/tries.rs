@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 
@@ -38,6 +39,15 @@ impl Source {
     fn restore(&mut self, body: RequestBody) {
         if let (Self::Once(place), RequestBody::Once(body)) = (self, body) {
             *place = Some(body);
+        }
+    }
+
+    /// A copy for a mirror: `None` if there is none to be had, `Some(None)` if there is no body.
+    pub(super) fn copy(&self) -> Option<Option<Bytes>> {
+        match self {
+            Self::Empty => Some(None),
+            Self::Once(_) => None,
+            Self::Kept(spool) => spool.copy().map(Some),
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) enum RequestBody {
     Once(Box<ClientBody>),
     /// One try's view of what can be sent again.
     Replay(replay::Try),
+    /// All of it is there; `None` when it has been sent.
+    Whole(Option<Bytes>),
 }
 
 impl Body for RequestBody {
@@ -33,6 +35,7 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Once(body) => Pin::new(body.as_mut()).poll_frame(cx),
             Self::Replay(body) => Poll::Ready(ready!(body.poll_frame(cx))),
+            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
         }
     }
 
@@ -41,6 +44,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Once(body) => body.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_none(),
         }
     }
 
@@ -49,6 +53,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Once(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |b| b.len() as u64)),
         }
     }
 }

@@ -88,6 +88,14 @@ impl Spool {
         })
     }
 
+    /// A copy of the body, if it has ended and all of it is kept.
+    pub(crate) fn copy(&self) -> Option<Bytes> {
+        let shared = self.shared.lock();
+        let ended = shared.ended || shared.body.is_end_stream();
+        let whole = ended && !shared.spoilt && shared.trailers.is_none();
+        whole.then(|| Bytes::copy_from_slice(&shared.kept))
+    }
+
     fn next_generation(&self) -> Option<u64> {
         let mut shared = self.shared.lock();
         if shared.spoilt {

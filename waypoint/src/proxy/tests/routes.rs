@@ -471,3 +471,37 @@ async fn a_rule_retries_and_times_out() {
         )
     );
 }
+
+#[tokio::test]
+async fn copies_go_to_mirrors_and_their_responses_nowhere() {
+    let (mesh, _one, two) = versions().await;
+    let mirror = |numerator: u32| wire::Mirror {
+        backend: format!("shop/{}", host("v2")),
+        port: 80,
+        numerator,
+        denominator: 100,
+    };
+    let mut mirrored = rule_to("v1");
+    mirrored.filters = Some(wire::RouteFilters {
+        mirrors: vec![mirror(100), mirror(0)],
+        ..wire::RouteFilters::default()
+    });
+    mesh.route(vec![mirrored]);
+    let mut client = mesh.http1(80).await;
+    assert_eq!(client.get("/a").await.2, "v1 GET server /a -");
+    let request = Request::post("/b")
+        .header("host", "server")
+        .body(full("body"))
+        .unwrap();
+    assert_eq!(whole(client.send(request).await).await.2, "v1 POST server /b -");
+    let mut client = mesh.http2(80).await;
+    let request = Request::get("http://server/c").body(full("")).unwrap();
+    assert_eq!(whole(client.send(request).await).await.2, "v1 GET server /c -");
+    let arrived = async {
+        while two.seen() < 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, arrived).await.unwrap();
+    assert_eq!(two.seen(), 3);
+}

@@ -1,0 +1,94 @@
+//! Copies of requests for other backends (`RequestMirror`). Their responses are thrown away, and nothing waits for them.
+//!
+//! A copy is sent after the response to the request itself has begun, so a body is mirrored if it has ended by then and
+//! is short enough to be kept ([`MAX_REPLAY`](crate::http::limits::MAX_REPLAY)). Copies count towards the caller's
+//! share of requests and bytes, as requests do; without room there is none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_l7::Mirror;
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Request, Version};
+
+use super::asked::Asked;
+use super::connection::{ClientConnection, Target};
+use super::response::{Link, UpstreamBody};
+use crate::admission::REQUEST;
+use crate::http::RequestBody;
+use crate::http::headers;
+use crate::received::Received;
+use crate::upstream::Destination;
+
+/// The longest that a copy may take.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Sends copies of a request to those of the mirrors that apply to it.
+pub(super) fn send<'a>(
+    client: &Arc<ClientConnection>,
+    mirrors: impl Iterator<Item = &'a Mirror>,
+    head: &Parts,
+    authority: Option<&Authority>,
+    body: Option<&Bytes>,
+) {
+    for mirror in mirrors.filter(|mirror| mirror.applies(rand::random())) {
+        let Some(target) = client.backend(&mirror.id, mirror.port) else {
+            continue;
+        };
+        let bytes = REQUEST + headers::size(&head.headers) + body.map_or(0, Bytes::len);
+        let Some(admitted) = client.requests.take().zip(client.account.admit(bytes)) else {
+            tracing::debug!(backend = mirror.id, "no room for a copy of a request");
+            continue;
+        };
+        let body = body
+            .cloned()
+            .map_or(RequestBody::Empty, |body| RequestBody::Whole(Some(body)));
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = head.uri.clone();
+        *request.version_mut() = head.version;
+        *request.headers_mut() = head.headers.clone();
+        let asked = Asked::new(head, authority);
+        let client = Arc::clone(client);
+        tokio::spawn(async move {
+            let delivered = tokio::time::timeout(LONGEST, deliver(&client, &target, &asked, request)).await;
+            if let Err(reason) = delivered.unwrap_or_else(|_| Err("it took too long".to_owned())) {
+                tracing::debug!(reason, "a copy of a request was not delivered");
+            }
+            drop(admitted);
+        });
+    }
+}
+
+async fn deliver(
+    client: &ClientConnection,
+    target: &Target,
+    asked: &Asked,
+    request: Request<RequestBody>,
+) -> Result<(), String> {
+    if !target.rules().is_empty() && !asked.decide(&client.identity, target.rules()).is_allowed() {
+        return Err("the backend's rules deny it".to_owned());
+    }
+    let endpoint = target.choose(&client.proxy, &[]);
+    let endpoint = endpoint.ok_or_else(|| target.no_endpoint().reason)?;
+    if !client.decide_l4(&endpoint.workload, endpoint.target).is_allowed() {
+        return Err("the endpoint's rules deny it".to_owned());
+    }
+    let (upstream, to) = (&client.proxy.upstream, Destination::of(&endpoint));
+    let unreached = |failure: crate::upstream::ConnectFailure| failure.to_string();
+    let (response, link) = if request.version() == Version::HTTP_2 {
+        let sender = upstream.http2(&to).await.map_err(unreached)?;
+        let sent = sender.send(request, &client.account, None).await;
+        let (response, place) = sent.map_err(|_| "no response".to_owned())?;
+        (response, Link::Http2(place))
+    } else {
+        let mut connection = upstream.http1(&to).await.map_err(unreached)?;
+        let sent = connection.send(request, &client.account, None).await;
+        let response = sent.map_err(|_| "no response".to_owned())?;
+        (response.map(Received::Http1), Link::Http1(connection))
+    };
+    UpstreamBody::new(response.into_body(), link, upstream, endpoint).discard();
+    Ok(())
+}
