@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method};
 
+use super::connection::{ClientConnection, Target};
 use crate::http::headers::Fields;
 use crate::state::RuleSet;
 
@@ -20,6 +21,8 @@ pub(super) struct Asked {
     authority: Option<Authority>,
     /// Without hop-by-hop fields.
     headers: HeaderMap,
+    /// The backend that a route sends it to, with its port, and the request as the backend is sent it.
+    routed: Option<(Box<str>, u16, Box<Self>)>,
 }
 
 impl Asked {
@@ -34,6 +37,25 @@ impl Asked {
                 .collect(),
             authority: authority.cloned(),
             headers: head.headers.clone(),
+            routed: None,
+        }
+    }
+
+    /// A route sends it to this backend, changed so.
+    pub(super) fn routed(&mut self, backend: &str, port: u16, changed: Self) {
+        self.routed = Some((backend.into(), port, Box::new(changed)));
+    }
+
+    /// Decides on it by the rules of its target, and of the backend that a route sends it to.
+    pub(super) fn decide_at(&self, client: &ClientConnection, target: &Target) -> Decision {
+        let decision = self.decide(&client.identity, target.rules());
+        let Some((backend, port, changed)) = &self.routed else {
+            return decision;
+        };
+        // What is not configured any more gets no new requests; this one has its endpoint.
+        match client.backend(backend, *port) {
+            Some(backend) if decision.is_allowed() => changed.decide(&client.identity, backend.rules()),
+            _ => decision,
         }
     }
 

@@ -192,7 +192,7 @@ async fn pass(
         return Err(reply);
     }
     authorize(client, target, &head, authority.as_ref(), record)?;
-    let asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
+    let mut asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
     let cors = plan.as_deref().and_then(|plan| plan.cors.as_ref());
     let cors = cors.map(|cors| cors.actual(&head.headers));
     let forward = match &plan {
@@ -206,6 +206,9 @@ async fn pass(
         // A route is no way around the backend's own rules: about the request as the backend is sent it.
         authority = authority.or_else(|| target.authority().filter(|_| http2));
         authorize(client, target, &head, authority.as_ref(), record)?;
+        if let (Some(asked), Target::Backend { backend, port, .. }) = (&mut asked, target) {
+            asked.routed(&backend.key, *port, Asked::new(&head, authority.as_ref()));
+        }
     }
     prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
     headers::add_forwarded(&mut head.headers, received, client.peer.ip());

@@ -87,7 +87,7 @@ where
     let ended = tokio::select! {
         // Nothing more is copied once policies deny it.
         biased;
-        revoked = client.until_revoked(&from, |target| asked.decide(&client.identity, target.rules())) => Err(revoked),
+        revoked = client.until_revoked(&from, |target| asked.decide_at(client, target)) => Err(revoked),
         result = copying => Ok(result),
         () = gone => Ok(Err(client_gone())),
     };
