@@ -332,11 +332,13 @@ impl State {
         self.change_decisions();
     }
 
-    /// Numbers of services, workloads, policies and authorizations.
-    pub(crate) fn counts(&self) -> [(&'static str, usize); 4] {
+    /// Numbers of services, routes, backends, workloads, policies and authorizations.
+    pub(crate) fn counts(&self) -> [(&'static str, usize); 6] {
         let (workloads, services) = self.mesh.counts();
         [
             ("services", services),
+            ("routes", self.routes.read().len()),
+            ("backends", self.backends.read().len()),
             ("workloads", workloads),
             ("policies", self.policies.read().len()),
             ("authorizations", self.authorizations.snapshot().iter().count()),

@@ -130,3 +130,64 @@ fn conditions(parent: &RouteParentSummary, generation: i64, before: &[Condition]
     all.map(|c| condition(c.kind, c.status, c.reason, &c.message, Some(generation), before))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::gateway::HttpRoute;
+    use crate::index::RouteCondition;
+
+    fn object(parents: Value) -> RouteObject {
+        let route: HttpRoute = serde_json::from_value(json!({
+            "metadata": {"name": "r", "namespace": "shop", "generation": 3},
+            "spec": {}, "status": {"parents": parents},
+        }))
+        .unwrap();
+        RouteObject::of(route)
+    }
+
+    fn summary(status: bool) -> RouteSummary {
+        let parent = json!({"group": "", "kind": "Service", "name": "web", "port": 80});
+        RouteSummary {
+            generation: 3,
+            parents: vec![RouteParentSummary {
+                parent: serde_json::from_value(parent).unwrap(),
+                conditions: vec![RouteCondition {
+                    kind: "Accepted",
+                    status,
+                    reason: "Accepted",
+                    message: String::new(),
+                }],
+            }],
+        }
+    }
+
+    #[test]
+    fn entries_of_others_stay_and_conditions_keep_their_time() {
+        let foreign = json!({
+            "parentRef": {"name": "gateway", "later": true}, "controllerName": "other/controller",
+            "conditions": [],
+        });
+        let first = parents(&object(json!([foreign])), &summary(true));
+        assert_eq!(serde_json::to_value(&first[0]).unwrap(), foreign);
+        assert_eq!(first[1].parent_ref["port"], 80);
+        assert_eq!(first[1].conditions[0].observed_generation, Some(3));
+
+        let mut written = serde_json::to_value(&first).unwrap();
+        written[1]["conditions"][0]["lastTransitionTime"] = json!("2020-01-01T00:00:00Z");
+        let time = |of: &[RouteParentStatus]| of[1].conditions[0].last_transition_time.clone();
+        let same = parents(&object(written.clone()), &summary(true));
+        assert_eq!(serde_json::to_value(&same).unwrap(), written);
+        let other = parents(&object(written), &summary(false));
+        assert_ne!(time(&other), time(&same));
+
+        // A parent that is no longer one.
+        let mut gone = summary(true);
+        gone.parents.clear();
+        let left = parents(&object(serde_json::to_value(&same).unwrap()), &gone);
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].controller_name, "other/controller");
+    }
+}

@@ -36,7 +36,7 @@ const BATCH: usize = 512;
 const WATCH_SECONDS: u32 = 60;
 
 /// The longest pause before it is looked again whether a kind has appeared.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// The effect of an event on the index.
 pub(super) type Change = Box<dyn FnOnce(&mut Index) + Send>;

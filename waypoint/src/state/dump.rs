@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ambit_l7::RuleSpec;
 use ambit_mesh::Protocol;
 use ambit_policy::Policy;
 use ambit_policy::http::HttpRule;
 use ambit_wire::waypoint_policy::{Retry, WaypointPolicy};
 use serde::Serialize;
 
-use super::{ServiceConfig, ServiceEntry, State};
+use super::{AppProtocol, Backend, ServiceConfig, ServiceEntry, State};
 
 /// The whole state, by name.
 #[derive(Debug, Serialize)]
@@ -17,6 +18,8 @@ use super::{ServiceConfig, ServiceEntry, State};
 pub(crate) struct StateDump {
     settings: SettingsDump,
     services: BTreeMap<String, ServiceDump>,
+    routes: BTreeMap<String, Vec<RouteRuleDump>>,
+    backends: BTreeMap<String, BackendDump>,
     workloads: BTreeMap<String, WorkloadDump>,
     policies: BTreeMap<String, PolicyDump>,
     authorizations: BTreeMap<String, Policy>,
@@ -43,6 +46,8 @@ struct ServiceDump {
     /// Port to protocol.
     ports: BTreeMap<u16, &'static str>,
     policies: Vec<String>,
+    /// Routes, that with precedence first.
+    routes: Vec<String>,
     /// All policies that apply, in order.
     rules: Vec<HttpRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +56,28 @@ struct ServiceDump {
     timeout: Option<TimeoutDump>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<RetryOfDump>,
+    endpoints: BTreeMap<String, EndpointDump>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RouteRuleDump {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    matches: usize,
+    /// Names of backends, with port and weight.
+    backends: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BackendDump {
+    /// Port to protocol.
+    ports: BTreeMap<u16, &'static str>,
+    /// All policies that apply.
+    rules: Vec<HttpRule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_policy: Option<String>,
     endpoints: BTreeMap<String, EndpointDump>,
 }
 
@@ -132,6 +159,18 @@ impl State {
                 .iter()
                 .map(|(config, entry)| (config.key.to_string(), service(config, entry)))
                 .collect(),
+            routes: self
+                .routes
+                .read()
+                .iter()
+                .map(|(name, spec)| (name.to_string(), spec.rules.iter().map(route_rule).collect()))
+                .collect(),
+            backends: self
+                .backends
+                .read()
+                .iter()
+                .map(|(key, one)| (key.to_string(), backend(one, self.mesh.service(key).as_deref())))
+                .collect(),
             workloads: self
                 .mesh
                 .workloads()
@@ -170,17 +209,53 @@ impl State {
     }
 }
 
+fn route_rule(rule: &RuleSpec) -> RouteRuleDump {
+    let backends = rule.backends.iter();
+    RouteRuleDump {
+        name: rule.name.clone(),
+        matches: rule.matches.len(),
+        backends: backends
+            .map(|b| format!("{}:{} weight {}", b.id, b.port, b.weight))
+            .collect(),
+    }
+}
+
+fn backend(config: &Backend, entry: Option<&ServiceEntry>) -> BackendDump {
+    BackendDump {
+        ports: protocols(&config.ports),
+        rules: config.rules.rules().cloned().collect(),
+        missing_policy: config.rules.missing().map(str::to_owned),
+        endpoints: entry.map(endpoints).unwrap_or_default(),
+    }
+}
+
+fn protocols(ports: &[(u16, AppProtocol)]) -> BTreeMap<u16, &'static str> {
+    let ports = ports.iter();
+    ports
+        .map(|(port, protocol)| (*port, protocol.as_str_name()))
+        .collect()
+}
+
+fn endpoints(entry: &ServiceEntry) -> BTreeMap<String, EndpointDump> {
+    let endpoints = entry.endpoints().into_iter().map(|(workload, in_flight)| {
+        let dump = EndpointDump {
+            workload: workload.to_string(),
+            status: status(workload.healthy),
+            in_flight,
+        };
+        (workload.uid.to_string(), dump)
+    });
+    endpoints.collect()
+}
+
 fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
     ServiceDump {
         name: config.name.clone(),
         namespace: config.namespace.clone(),
         hostname: config.hostname.clone(),
         vips: config.addresses.iter().map(ToString::to_string).collect(),
-        ports: config
-            .ports
-            .iter()
-            .map(|(port, protocol)| (*port, protocol.as_str_name()))
-            .collect(),
+        ports: protocols(&config.ports),
+        routes: config.routing.names().map(str::to_owned).collect(),
         policies: config.names.rules().flatten().map(ToString::to_string).collect(),
         rules: config.rules.rules().cloned().collect(),
         missing_policy: config.rules.missing().map(str::to_owned),
@@ -192,18 +267,7 @@ fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
             policy: chosen.policy.to_string(),
             retry: retry(&chosen.value),
         }),
-        endpoints: entry
-            .endpoints()
-            .into_iter()
-            .map(|(workload, in_flight)| {
-                let dump = EndpointDump {
-                    workload: workload.to_string(),
-                    status: status(workload.healthy),
-                    in_flight,
-                };
-                (workload.uid.to_string(), dump)
-            })
-            .collect(),
+        endpoints: endpoints(entry),
     }
 }
 

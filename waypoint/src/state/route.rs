@@ -131,6 +131,11 @@ impl Routing {
         }
     }
 
+    /// The routes, that with precedence first.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.attached.iter().map(|attached| attached.route.as_str())
+    }
+
     /// Whether it names one of these routes.
     pub(super) fn names_any(&self, routes: &[Arc<str>]) -> bool {
         self.attached

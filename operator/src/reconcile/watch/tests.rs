@@ -24,7 +24,7 @@ async fn watched(objects: Option<&Arc<Objects>>, count: usize) -> Vec<String> {
     health.watched()
 }
 
-const INDEXED: [&str; 10] = [
+const INDEXED: [&str; 13] = [
     "/api/v1/namespaces",
     "/api/v1/namespaces/ambit-system/configmaps?labelSelector=ambit.dev%2Fregister%3Dwaypoints",
     "/api/v1/nodes",
@@ -35,6 +35,9 @@ const INDEXED: [&str; 10] = [
     "/apis/ambit.dev/v1alpha1/waypointpolicies",
     "/apis/apps/v1/replicasets?labelSelector=ambit.dev%2Fwaypoint",
     "/apis/discovery.k8s.io/v1/endpointslices",
+    "/apis/gateway.networking.k8s.io/v1/grpcroutes",
+    "/apis/gateway.networking.k8s.io/v1/httproutes",
+    "/apis/gateway.networking.k8s.io/v1beta1/referencegrants",
 ];
 
 const APPLIED: &str =
