@@ -10,6 +10,7 @@ use std::fmt;
 use crate::gateway::{BackendRef, GrantSpec, ParentRef, Route, RouteKind, RouteSpec};
 
 use super::{Index, Key, ServiceRecord};
+use resolve::Check;
 
 pub use summary::{RouteCondition, RouteParentSummary, RouteSummary};
 
@@ -124,6 +125,7 @@ fn ports(parent: &ParentRef, service: &ServiceRecord) -> Option<BTreeSet<u16>> {
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     records: BTreeMap<RouteId, RouteRecord>,
+    checks: BTreeMap<RouteId, Check>,
     by_parent: BTreeMap<Key, BTreeSet<RouteId>>,
     /// Namespace that is referred to → namespace of a parent → number of routes.
     dependents: BTreeMap<String, BTreeMap<String, usize>>,
@@ -200,9 +202,11 @@ impl Index {
         if let Some(before) = &before {
             self.routes.depend(id, before, false);
             self.routes.records.remove(id);
+            self.routes.checks.remove(id);
         }
         if let Some(record) = record {
             self.routes.depend(id, &record, true);
+            self.routes.checks.insert(id.clone(), Check::of(id, &record.spec));
             self.routes.records.insert(id.clone(), record);
         }
         self.dirty.routes.insert(id.key.namespace.clone());

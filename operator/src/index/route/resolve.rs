@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use ambit_l7::RouteTable;
 use ambit_wire::{waypoint as wire, waypoint_route};
 
-use super::{RouteId, RouteRecord, translate};
-use crate::gateway::{BackendRef, RequestMirror, Rule};
+use super::RouteId;
+use super::translate::{self, References};
+use crate::gateway::{BackendRef, RouteSpec};
 use crate::index::{Index, Key, build};
 
 /// Why a reference is not valid, as the API calls it.
@@ -30,17 +31,13 @@ impl RefError {
     }
 }
 
-/// What is sent of a route, and what is wrong with it.
+/// What is sent of a route, and what is wrong with its references.
 pub(in crate::index) struct Resolved {
     pub(in crate::index) route: wire::Route,
     /// Services that it sends requests to.
     pub(in crate::index) backends: BTreeSet<Key>,
     /// References that are not valid: why, and in words.
     pub(super) unresolved: Vec<(RefError, String)>,
-    /// Rules that cannot be honoured, by place: why.
-    pub(super) invalid: Vec<(usize, String)>,
-    /// Rules that can never be reached, each with one that comes before it.
-    pub(super) shadowed: Vec<(usize, usize)>,
 }
 
 impl Index {
@@ -52,26 +49,86 @@ impl Index {
             id,
             backends: BTreeSet::new(),
             unresolved: Vec::new(),
-            invalid: Vec::new(),
         };
-        let route = resolver.route(record);
-        // What the waypoint will find when it compiles the route.
-        let compiled = waypoint_route::spec(route.clone()).map(|spec| RouteTable::compile(&[spec]));
-        match &compiled {
-            Ok(table) => resolver.invalid.extend(table.errors().iter().map(|error| {
-                let (rule, field) = (error.rule.index, &error.field);
-                (rule, format!("spec.rules[{rule}].{field}: {}", error.reason))
-            })),
-            Err(error) => resolver.invalid.push((0, error.to_string())),
-        }
-        let shadowed = compiled.iter().flat_map(|table| table.shadowed());
+        let rules = record.spec.rules.iter().enumerate();
+        let rules = rules
+            .map(|(n, rule)| translate::rule(rule, n, &mut resolver))
+            .collect();
         Some(Resolved {
-            shadowed: shadowed.map(|s| (s.rule.index, s.by.index)).collect(),
-            route,
+            route: message(id, rules),
             backends: resolver.backends,
             unresolved: resolver.unresolved,
-            invalid: resolver.invalid,
         })
+    }
+}
+
+fn message(id: &RouteId, rules: Vec<wire::RouteRule>) -> wire::Route {
+    wire::Route {
+        kind: id.kind.to_owned(),
+        namespace: id.key.namespace.clone(),
+        name: id.key.name.clone(),
+        rules,
+        requires: Vec::new(),
+    }
+}
+
+/// What is wrong with the values of a route, whatever it refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Check {
+    /// Rules that cannot be honoured, by place: why.
+    pub(super) invalid: Vec<(usize, String)>,
+    /// Rules that can never be reached, each with one that comes before it.
+    pub(super) shadowed: Vec<(usize, usize)>,
+}
+
+/// Every reference is valid.
+struct Anything;
+
+impl References for Anything {
+    fn backend(&mut self, _: &BackendRef, _: &str) -> Result<(String, u32), String> {
+        Ok(("any".to_owned(), 1))
+    }
+}
+
+impl Check {
+    /// Finds what a waypoint finds when it compiles the route.
+    pub(super) fn of(id: &RouteId, spec: &RouteSpec) -> Self {
+        let rules = spec.rules.iter().enumerate();
+        let rules: Vec<_> = rules
+            .map(|(n, rule)| translate::rule(rule, n, &mut Anything))
+            .collect();
+        let unsupported = rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| !rule.invalid.is_empty());
+        let mut check = Self {
+            invalid: unsupported.map(|(n, rule)| (n, rule.invalid.clone())).collect(),
+            shadowed: Vec::new(),
+        };
+        match waypoint_route::spec(message(id, rules)) {
+            Ok(spec) => {
+                let table = RouteTable::compile(&[spec]);
+                let known: BTreeSet<usize> = check.invalid.iter().map(|(rule, _)| *rule).collect();
+                let errors = table.errors().iter().filter(|e| !known.contains(&e.rule.index));
+                check.invalid.extend(errors.map(|error| {
+                    let rule = error.rule.index;
+                    (
+                        rule,
+                        format!("spec.rules[{rule}].{}: {}", error.field, error.reason),
+                    )
+                }));
+                check.shadowed = table
+                    .shadowed()
+                    .iter()
+                    .map(|s| (s.rule.index, s.by.index))
+                    .collect();
+            }
+            // Numbers that the API's own definition refuses.
+            Err(error) => check
+                .invalid
+                .extend((0..spec.rules.len()).map(|n| (n, error.to_string()))),
+        }
+        check
     }
 }
 
@@ -80,65 +137,19 @@ struct Resolver<'a> {
     id: &'a RouteId,
     backends: BTreeSet<Key>,
     unresolved: Vec<(RefError, String)>,
-    invalid: Vec<(usize, String)>,
 }
 
-impl Resolver<'_> {
-    fn route(&mut self, record: &RouteRecord) -> wire::Route {
-        let rules = record.spec.rules.iter().enumerate();
-        wire::Route {
-            kind: self.id.kind.to_owned(),
-            namespace: self.id.key.namespace.clone(),
-            name: self.id.key.name.clone(),
-            rules: rules.map(|(n, rule)| self.rule(n, rule)).collect(),
-            requires: Vec::new(),
-        }
-    }
-
-    fn rule(&mut self, n: usize, rule: &Rule) -> wire::RouteRule {
-        let field = format!("spec.rules[{n}]");
-        let translated = self.translated(rule, &field);
-        translated.unwrap_or_else(|error| {
-            self.invalid.push((n, error.clone()));
-            wire::RouteRule {
-                // Requests that match it are not to fall through to others.
-                matches: translate::matches_of_invalid(rule),
-                invalid: error,
-                ..wire::RouteRule::default()
-            }
-        })
-    }
-
-    fn translated(&mut self, rule: &Rule, field: &str) -> Result<wire::RouteRule, String> {
-        let mut translated = translate::rule(rule, field, &mut |mirror, field| self.mirror(mirror, field))?;
-        for (n, reference) in rule.backend_refs.iter().enumerate() {
-            let field = format!("{field}.backendRefs[{n}]");
-            let mut mirrors = |mirror: &RequestMirror, field: &str| self.mirror(mirror, field);
-            let mut backend = translate::backend(reference, &field, &mut mirrors)?;
-            match self.backend(reference, &field) {
-                Ok((name, port)) => (backend.backend, backend.port) = (name, port),
-                Err(error) => backend.invalid = error,
-            }
-            translated.backends.push(backend);
-        }
-        Ok(translated)
-    }
-
-    fn mirror(&mut self, mirror: &RequestMirror, field: &str) -> Option<wire::Mirror> {
-        let (backend, port) = self.backend(&mirror.backend_ref, field).ok()?;
-        Some(translate::mirror(mirror, backend, port))
-    }
-
-    /// The Backend and port that a reference is to; or why it is not valid.
+impl References for Resolver<'_> {
     fn backend(&mut self, reference: &BackendRef, field: &str) -> Result<(String, u32), String> {
-        let found = self.find(reference);
-        found.map_err(|(error, text)| {
+        self.find(reference).map_err(|(error, text)| {
             let text = format!("{field}: {text}");
             self.unresolved.push((error, text.clone()));
             text
         })
     }
+}
 
+impl Resolver<'_> {
     fn find(&mut self, reference: &BackendRef) -> Result<(String, u32), (RefError, String)> {
         let kind = reference.kind.as_deref().unwrap_or("Service");
         let group = reference.group.as_deref().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::resolve::Resolved;
+use super::resolve::{Check, Resolved};
 use super::{RouteId, RouteRecord, ports};
 use crate::gateway::ParentRef;
 use crate::index::{Index, Key};
@@ -56,7 +56,7 @@ impl Index {
     /// What became of a route; `None` if there is no such route.
     pub fn route_summary(&self, id: &RouteId) -> Option<RouteSummary> {
         let record = self.routes.records.get(id)?;
-        let resolved = self.resolve_route(id)?;
+        let (check, resolved) = (self.routes.checks.get(id)?, self.resolve_route(id)?);
         let parents = record
             .parents(id)
             .filter(|(_, key)| self.is_enrolled(&key.namespace));
@@ -65,7 +65,7 @@ impl Index {
             parents: parents
                 .map(|(parent, key)| RouteParentSummary {
                     parent: parent.clone(),
-                    conditions: self.route_conditions(record, &resolved, parent, &key),
+                    conditions: self.route_conditions(record, check, &resolved, parent, &key),
                 })
                 .collect(),
         })
@@ -74,17 +74,18 @@ impl Index {
     fn route_conditions(
         &self,
         record: &RouteRecord,
+        check: &Check,
         resolved: &Resolved,
         parent: &ParentRef,
         service: &Key,
     ) -> Vec<RouteCondition> {
         let mut conditions = Vec::new();
-        let accepted = self.route_accepted(record, resolved, parent, service);
+        let accepted = self.route_accepted(record, check, parent, service);
         let programmed = match accepted.status {
             true => self.route_programmed(service),
             false => condition("Programmed", false, "NotAccepted", accepted.message.clone()),
         };
-        let partly = accepted.status && !resolved.invalid.is_empty();
+        let partly = accepted.status && !check.invalid.is_empty();
         conditions.push(accepted);
         conditions.push(match resolved.unresolved.first() {
             None => condition(
@@ -104,7 +105,7 @@ impl Index {
             }
         });
         if partly {
-            let message = format!("{}; requests that match these rules get 500", invalid(resolved));
+            let message = format!("{}; requests that match these rules get 500", invalid(check));
             conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", message));
         }
         conditions.push(programmed);
@@ -114,7 +115,7 @@ impl Index {
     fn route_accepted(
         &self,
         record: &RouteRecord,
-        resolved: &Resolved,
+        check: &Check,
         parent: &ParentRef,
         service: &Key,
     ) -> RouteCondition {
@@ -132,12 +133,12 @@ impl Index {
             return no_parent(format!("Service {} has no TCP port {named}", service.name));
         }
         let rules = record.spec.rules.len();
-        let invalid_rules: BTreeSet<usize> = resolved.invalid.iter().map(|(rule, _)| *rule).collect();
+        let invalid_rules: BTreeSet<usize> = check.invalid.iter().map(|(rule, _)| *rule).collect();
         if rules > 0 && invalid_rules.len() == rules {
-            return condition("Accepted", false, "UnsupportedValue", invalid(resolved));
+            return condition("Accepted", false, "UnsupportedValue", invalid(check));
         }
         let mut message = "the route is valid".to_owned();
-        for (rule, by) in &resolved.shadowed {
+        for (rule, by) in &check.shadowed {
             message +=
                 &format!("; spec.rules[{rule}] matches nothing, since spec.rules[{by}] comes before it");
         }
@@ -154,7 +155,7 @@ impl Index {
     }
 }
 
-fn invalid(resolved: &Resolved) -> String {
-    let texts: Vec<&str> = resolved.invalid.iter().map(|(_, text)| text.as_str()).collect();
+fn invalid(check: &Check) -> String {
+    let texts: Vec<&str> = check.invalid.iter().map(|(_, text)| text.as_str()).collect();
     texts.join("; ")
 }

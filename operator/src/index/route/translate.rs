@@ -11,11 +11,23 @@ use crate::gateway::{
 /// An error names the field and the reason.
 type Result<T> = std::result::Result<T, String>;
 
-/// Mirrors, as [`super::resolve`] resolves them: with the field that they are in.
-type Mirrors<'a> = &'a mut dyn FnMut(&RequestMirror, &str) -> Option<wire::Mirror>;
+/// Resolves references to backends.
+pub(super) trait References {
+    /// The Backend and port that a reference in `field` is to; or why it is not valid.
+    fn backend(&mut self, reference: &BackendRef, field: &str) -> Result<(String, u32)>;
+}
 
-/// A rule without its backends. Mirrors that `mirrors` does not resolve are left out.
-pub(super) fn rule(rule: &Rule, field: &str, mirrors: Mirrors<'_>) -> Result<wire::RouteRule> {
+/// A rule. One that cannot be honoured says why; requests that match it are not to fall through to others.
+pub(super) fn rule(rule: &Rule, place: usize, references: &mut impl References) -> wire::RouteRule {
+    let translated = understood(rule, &format!("spec.rules[{place}]"), references);
+    translated.unwrap_or_else(|error| wire::RouteRule {
+        matches: matches_of_invalid(rule),
+        invalid: error,
+        ..wire::RouteRule::default()
+    })
+}
+
+fn understood(rule: &Rule, field: &str, references: &mut impl References) -> Result<wire::RouteRule> {
     if rule.session_persistence.is_some() {
         return Err(format!("{field}.sessionPersistence is not supported"));
     }
@@ -26,7 +38,7 @@ pub(super) fn rule(rule: &Rule, field: &str, mirrors: Mirrors<'_>) -> Result<wir
         matches: matches.collect::<Result<_>>()?,
         ..wire::RouteRule::default()
     };
-    let (filters, cors) = filters(&rule.filters, field, mirrors)?;
+    let (filters, cors) = filters(&rule.filters, field, references)?;
     (translated.filters, translated.cors) = (Some(filters), cors);
     if let Some(timeouts) = &rule.timeouts {
         let read = |text: &Option<String>, name: &str| duration(text, &format!("{field}.timeouts.{name}"));
@@ -35,13 +47,17 @@ pub(super) fn rule(rule: &Rule, field: &str, mirrors: Mirrors<'_>) -> Result<wir
     }
     let retried = rule.retry.as_ref();
     translated.retry = retried.map(|r| retry(r, &format!("{field}.retry"))).transpose()?;
+    for (n, reference) in rule.backend_refs.iter().enumerate() {
+        let field = format!("{field}.backendRefs[{n}]");
+        translated.backends.push(backend(reference, &field, references)?);
+    }
     Ok(translated)
 }
 
 fn filters(
     from: &[Filter],
     field: &str,
-    mirrors: Mirrors<'_>,
+    references: &mut impl References,
 ) -> Result<(wire::RouteFilters, Option<wire::Cors>)> {
     let (mut found, mut crossing) = (wire::RouteFilters::default(), None);
     for (n, filter) in from.iter().enumerate() {
@@ -62,9 +78,13 @@ fn filters(
                 found.rewrite = rewritten.map(|r| rewrite(r, &field)).transpose()?;
             }
             "RequestMirror" => {
-                let mirror = filter.request_mirror.as_ref();
+                let mirrored = filter.request_mirror.as_ref();
                 let field = format!("{field}.requestMirror.backendRef");
-                found.mirrors.extend(mirror.and_then(|m| mirrors(m, &field)));
+                // One that is not valid is left out (HTTPRequestMirrorFilter).
+                let to = mirrored.and_then(|m| Some((m, references.backend(&m.backend_ref, &field).ok()?)));
+                found
+                    .mirrors
+                    .extend(to.map(|(m, (backend, port))| mirror(m, backend, port)));
             }
             "CORS" => crossing = filter.cors.as_ref().map(cors),
             other => return Err(format!("{field}: type {other:?} is not supported")),
@@ -74,7 +94,7 @@ fn filters(
 }
 
 /// A mirror to this Backend.
-pub(super) fn mirror(from: &RequestMirror, backend: String, port: u32) -> wire::Mirror {
+fn mirror(from: &RequestMirror, backend: String, port: u32) -> wire::Mirror {
     let count = |n: i64| u32::try_from(n).unwrap_or_default();
     let (numerator, denominator) = match (&from.fraction, from.percent) {
         (Some(fraction), _) => (
@@ -91,22 +111,26 @@ pub(super) fn mirror(from: &RequestMirror, backend: String, port: u32) -> wire::
     }
 }
 
-/// A backend whose reference is still to be resolved.
-pub(super) fn backend(from: &BackendRef, field: &str, mirrors: Mirrors<'_>) -> Result<wire::RouteBackend> {
+fn backend(from: &BackendRef, field: &str, references: &mut impl References) -> Result<wire::RouteBackend> {
     let weight = u32::try_from(from.weight.unwrap_or(1));
-    let (filters, crossing) = filters(&from.filters, field, mirrors)?;
+    let (filters, crossing) = filters(&from.filters, field, references)?;
     if crossing.is_some() {
         return Err(format!("{field}.filters: CORS is not supported for one backend"));
     }
-    Ok(wire::RouteBackend {
+    let mut backend = wire::RouteBackend {
         weight: weight.map_err(|_| format!("{field}.weight: out of range"))?,
         filters: Some(filters),
         ..wire::RouteBackend::default()
-    })
+    };
+    match references.backend(from, field) {
+        Ok((name, port)) => (backend.backend, backend.port) = (name, port),
+        Err(error) => backend.invalid = error,
+    }
+    Ok(backend)
 }
 
 /// The matches of a rule that cannot be honoured, as far as they can be understood. Others match nothing.
-pub(super) fn matches_of_invalid(rule: &Rule) -> Vec<wire::RouteMatch> {
+fn matches_of_invalid(rule: &Rule) -> Vec<wire::RouteMatch> {
     let matches = rule.matches.iter();
     matches
         .map(|m| matching(m, "").unwrap_or_else(|_| nothing()))
