@@ -47,6 +47,7 @@ impl Index {
         let mut resolver = Resolver {
             index: self,
             id,
+            parents: record.parents(id).map(|(_, parent)| parent).collect(),
             backends: BTreeSet::new(),
             unresolved: Vec::new(),
         };
@@ -135,6 +136,8 @@ impl Check {
 struct Resolver<'a> {
     index: &'a Index,
     id: &'a RouteId,
+    /// Callers of these send their requests there without a route, too: a consumer's route needs no grant for them.
+    parents: BTreeSet<Key>,
     backends: BTreeSet<Key>,
     unresolved: Vec<(RefError, String)>,
 }
@@ -160,7 +163,8 @@ impl Resolver<'_> {
         let own = &self.id.key.namespace;
         let namespace = reference.namespace.as_ref().unwrap_or(own);
         let key = Key::new(namespace.clone(), reference.name.clone());
-        if namespace != own && !self.index.is_granted(self.id.kind, own, &key) {
+        let granted = || self.parents.contains(&key) || self.index.is_granted(self.id.kind, own, &key);
+        if namespace != own && !granted() {
             let text = format!(
                 "no ReferenceGrant in namespace {namespace} lets a {} of {own} refer to Service {}",
                 self.id.kind, key.name

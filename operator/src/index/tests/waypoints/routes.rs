@@ -334,6 +334,27 @@ fn routes_of_other_namespaces_are_for_their_own_callers_and_older_ones_come_firs
     );
 }
 
+/// GEP-1294: the consumers could send their requests to the parent without a route.
+#[test]
+fn route_of_consumers_needs_no_grant_for_its_parent_alone() {
+    let mut world = World::canary();
+    let to = |name: &str| json!({"namespace": "shop", "name": name, "port": 80});
+    let route = |name: &str| {
+        json!({"parentRefs": [{"group": "", "kind": "Service", "namespace": "shop", "name": "web"}],
+            "rules": [{"backendRefs": [to(name)]}]})
+    };
+    world.route("client", "own", route("web"));
+    world.route("client", "other", route("web-v2"));
+    assert_eq!(
+        world.conditions("client", "own")[1],
+        ("ResolvedRefs", true, "ResolvedRefs")
+    );
+    assert_eq!(
+        world.conditions("client", "other")[1],
+        ("ResolvedRefs", false, "RefNotPermitted")
+    );
+}
+
 #[test]
 fn methods_of_grpc_are_read_from_the_same_fields() {
     let mut world = World::canary();
