@@ -1,13 +1,14 @@
 //! What the cluster is made with: found where it is installed, installed where it is not, and cached.
 //!
 //! Two sources: packages of the distribution ([`ensure_packages`]), and Go modules: that in `e2e/cluster` ([`kubernetes`]), Helm
-//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]) and Tilt ([`tilt`]). Each tells through `progress` what it
-//! installs and why. What is built lies in a cache folder of the user,
+//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]), Tilt ([`tilt`]) and the Gateway API's conformance tests
+//! ([`conformance`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
 mod actionlint;
 mod apt;
 mod build;
+mod conformance;
 mod image;
 mod prometheus;
 mod software;
@@ -28,6 +29,7 @@ pub use build::{
     HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
     kubernetes_source,
 };
+pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance};
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 pub use tilt::tilt;

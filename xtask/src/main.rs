@@ -5,6 +5,7 @@ mod bench;
 mod beside;
 mod chart;
 mod cluster;
+mod conformance;
 mod crds;
 mod dashboards;
 mod demo;
@@ -44,6 +45,8 @@ enum Command {
     /// A real Kubernetes on this machine: up, down, list, status.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// The Gateway API's conformance tests of a mesh, on a real cluster.
+    Conformance(conformance::Arguments),
     /// Generate the CustomResourceDefinitions in the chart from the types in `crds/`.
     Crds(crds::Arguments),
     /// Generate the chart's Grafana dashboards from the definitions in `xtask/src/dashboards/`.
@@ -85,6 +88,7 @@ fn run(command: Command, progress: &Progress) -> Result<()> {
         Command::Bench(command) => bench::run(&command, progress),
         Command::Chart(arguments) => chart::run(&arguments, progress),
         Command::Cluster(command) => cluster::run(command, progress),
+        Command::Conformance(arguments) => conformance::run(&arguments, progress),
         Command::Crds(arguments) => crds::run(&arguments, progress),
         Command::Dashboards(arguments) => dashboards::run(&arguments, progress),
         Command::Demo(arguments) => demo::run(&arguments, progress),

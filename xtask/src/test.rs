@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
-use crate::{demo, fuzz, images, lint, release, tilt, tools as first};
+use crate::{conformance, demo, fuzz, images, lint, release, tilt, tools as first};
 
 /// The cluster of the tests; it is created for them and removed.
 const CLUSTER: &str = "ambit-test";
@@ -22,7 +22,8 @@ const CUT: &str = "ambit-cut";
 pub(crate) struct Arguments {
     /// Only the tests on the cluster, and only those whose name contains this.
     filter: Option<String>,
-    /// Also the slow tests: those with the tools around a mesh (Tilt, Prometheus, Helm's upgrades), and the demo.
+    /// Also the slow tests: those with the tools around a mesh (Tilt, Prometheus, Helm's upgrades), the Gateway API's conformance
+    /// tests, and the demo.
     #[arg(long)]
     all: bool,
     /// Keep the cluster, and use it again next time.
@@ -60,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let result = edits(arguments, progress);
     let result = both(result, on_cluster(arguments, progress));
     let result = both(result, clean_up(arguments.keep));
+    let result = both(result, gateway_api(arguments, progress));
     both(result, demo(arguments, progress))
 }
 
@@ -79,6 +81,18 @@ fn demo(arguments: &Arguments, progress: &Progress) -> Result<()> {
     }
     let result = progress.step("the demo", || demo::check::run(progress));
     both(result, Cluster::down(demo::check::CLUSTER))
+}
+
+/// The Gateway API's conformance tests, on a cluster of their own.
+fn gateway_api(arguments: &Arguments, progress: &Progress) -> Result<()> {
+    if !chosen(arguments, "conformance") {
+        return Ok(());
+    }
+    Cluster::down(conformance::CLUSTER)?;
+    let result = progress.step("the Gateway API's conformance tests", || {
+        conformance::check(progress)
+    });
+    both(result, Cluster::down(conformance::CLUSTER))
 }
 
 /// The test of the Tiltfile, on a cluster of its own.
@@ -185,7 +199,13 @@ mod tests {
         let named = format!("const NAME: &str = \"{CUT}\";");
         assert!(read("e2e/tests/mesh/cluster.rs").contains(&named));
         let ci = read(".ci/run");
-        for name in [CLUSTER, CUT, demo::check::CLUSTER, tilt::CLUSTER] {
+        for name in [
+            CLUSTER,
+            CUT,
+            conformance::CLUSTER,
+            demo::check::CLUSTER,
+            tilt::CLUSTER,
+        ] {
             assert!(ci.contains(name), ".ci/run does not take {name} down");
         }
     }

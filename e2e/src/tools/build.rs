@@ -236,7 +236,7 @@ pub(crate) fn go() -> Result<Command> {
 }
 
 /// Runs `go build` or `go install`, which takes minutes where nothing is cached.
-fn go_build(go: &mut Command, packages: &[&str], name: &str, progress: Progress) -> Result<()> {
+pub(super) fn go_build(go: &mut Command, packages: &[&str], name: &str, progress: Progress) -> Result<()> {
     let (mut modules, mut compiled) = (0, 0);
     let far = |line: &str| {
         if line.starts_with("go: downloading ") {

@@ -1,6 +1,6 @@
 //! Images of one layer, written as archives: no builder and no registry is needed for them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -9,6 +9,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const BLOCK: usize = 512;
+
+/// A file of an image.
+pub(super) struct File {
+    /// Its path, without the slash at the beginning. Folders on the way are created.
+    pub(super) path: String,
+    pub(super) mode: u32,
+    pub(super) content: Vec<u8>,
+}
 
 /// Writes a docker archive at `archive`: an image called `reference` that holds only `program`, as `/NAME`, and runs
 /// it.
@@ -19,14 +27,26 @@ pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<(
         .to_string_lossy()
         .into_owned();
     let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    let mut layer = Vec::with_capacity(content.len() + 4 * BLOCK);
-    entry(&mut layer, &name, 0o755, &content)?;
-    end(&mut layer)?;
     let config = json!({ "Entrypoint": [format!("/{name}")], "WorkingDir": "/" });
+    let program = File {
+        path: name,
+        mode: 0o755,
+        content,
+    };
+    write_files(archive, reference, &config, &[program])
+}
+
+/// Writes a docker archive at `archive`: an image called `reference` that holds these files alone.
+pub(super) fn write_files(archive: &Path, reference: &str, config: &Value, files: &[File]) -> Result<()> {
+    let mut layer = Vec::with_capacity(files.iter().map(|file| file.content.len() + 2 * BLOCK).sum());
+    for file in files {
+        entry(&mut layer, &file.path, file.mode, &file.content)?;
+    }
+    end(&mut layer)?;
     write_image(
         archive,
         reference,
-        &config,
+        config,
         &digest(&layer),
         layer.len() as u64,
         &mut &*layer,
@@ -36,7 +56,7 @@ pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<(
 /// Writes a docker archive at `archive`: an image called `reference` of the file system in `layer`, a tar file. It runs
 /// nothing by itself.
 pub(super) fn write_layer(archive: &Path, reference: &str, environment: &[&str], layer: &Path) -> Result<()> {
-    let open = || File::open(layer).with_context(|| format!("cannot read {}", layer.display()));
+    let open = || fs::File::open(layer).with_context(|| format!("cannot read {}", layer.display()));
     let mut hash = Sha256::new();
     let length = io::copy(&mut open()?, &mut hash)?;
     let config = json!({ "Env": environment, "WorkingDir": "/" });
@@ -67,7 +87,8 @@ fn write_image(
     let config = serde_json::to_vec(&config)?;
     let config_name = format!("{}.json", digest(&config));
     let manifest = json!([{ "Config": config_name, "RepoTags": [reference], "Layers": ["layer.tar"] }]);
-    let mut file = File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
+    let mut file =
+        fs::File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
     entry(&mut file, &config_name, 0o644, &config)?;
     header(&mut file, "layer.tar", 0o644, length)?;
     io::copy(layer, &mut file)?;
