@@ -15,6 +15,7 @@ use ambit_e2e::sample::Shop;
 use ambit_e2e::tools::Package;
 use ambit_e2e::{eventually, mesh, tools, workspace};
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 const SHOP: &str = "shop";
 
@@ -113,29 +114,41 @@ fn prepare(lab: &Lab, shop: &Shop, blocks: &[Block]) -> Result<()> {
 }
 
 fn run(lab: &Lab, block: &Block) -> Result<()> {
-    let cluster = &lab.cluster;
     let text = bound(lab, &block.text)?;
     match (block.mark()?, block.language.as_str()) {
         (Some(Mark::DryRun), _) => shell(lab, "kubectl apply --dry-run=server --filename=-", &text).map(drop),
         (Some(Mark::Values), _) => shell(lab, "helm template ambit charts/ambit --values=-", &text).map(drop),
         (_, "yaml") => {
             shell(lab, "kubectl apply --filename=-", &text)?;
-            if text.contains("kind: WaypointPolicy") {
-                eventually("the waypoint to run", LIMIT, || {
-                    let waypoint = cluster.get(&["deployment", "waypoint", "--namespace", SHOP])?;
-                    ensure!(
-                        waypoint["status"]["readyReplicas"].as_u64() >= Some(1),
-                        "{}",
-                        waypoint["status"]
-                    );
-                    Ok(())
-                })?;
-            }
-            Ok(())
+            wait_waypoint(lab)
         }
         (_, "console") => console(lab, &text),
         _ => shell(lab, &text, "").map(drop),
     }
+}
+
+/// Where the namespace has a waypoint: until as many replicas run as there are at least. kubectl refuses the logs of a
+/// replica that has yet to start.
+fn wait_waypoint(lab: &Lab) -> Result<()> {
+    let cluster = &lab.cluster;
+    // Without Ambit there is no such kind.
+    let policies = cluster.list(&["waypointpolicies", "--namespace", SHOP]);
+    if !policies.is_ok_and(|policies| !policies.is_empty()) {
+        return Ok(());
+    }
+    eventually("the waypoint to run", LIMIT, || {
+        let ambient = cluster.get(&["ambientnamespace", "ambient", "--namespace", SHOP])?;
+        let least = ambient
+            .pointer("/spec/waypoint/minReplicas")
+            .and_then(Value::as_u64);
+        let waypoint = cluster.get(&["deployment", "waypoint", "--namespace", SHOP])?;
+        ensure!(
+            waypoint["status"]["readyReplicas"].as_u64() >= least.or(Some(1)),
+            "{}",
+            waypoint["status"]
+        );
+        Ok(())
+    })
 }
 
 /// The text with what a reader puts in place of its placeholders.

@@ -10,7 +10,7 @@ use super::values::{Values, children};
 const INSTALL: &str = "\
 <!-- test: cluster -->
 ```sh
-helm install ambit charts/ambit --namespace ambit-system --create-namespace
+helm install ambit charts/ambit --namespace ambit-system --create-namespace --wait
 helm test ambit --namespace ambit-system
 ```
 
