@@ -1,5 +1,6 @@
 //! The chart as people install, upgrade and remove it: with Helm, or as manifests.
 
+mod created;
 mod install;
 mod upgrade;
 mod values;
@@ -31,6 +32,12 @@ fn upgrade(lab: &Lab, chart: &str, more: &[&str]) -> Result<Command> {
 /// The chart of this repository.
 fn own_chart() -> String {
     ambit_e2e::workspace().join("charts/ambit").display().to_string()
+}
+
+/// Runs `test` without Ambit on the cluster; it is there again afterwards, as the lab installs it.
+fn without_ambit(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<()> {
+    mesh::uninstall(&lab.cluster, &|message| println!("{message}"))?;
+    test().and(lab.install())
 }
 
 /// What a command printed, which succeeds.

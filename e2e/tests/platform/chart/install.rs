@@ -6,15 +6,9 @@ use ambit_e2e::lab::{LIMIT, Lab};
 use ambit_e2e::mesh;
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{OWN_IMAGES, ensure_says, helm, own_chart, refused, run, upgrade};
+use super::{OWN_IMAGES, ensure_says, helm, own_chart, refused, run, upgrade, without_ambit};
 
 const TEST: [&str; 4] = ["test", mesh::RELEASE, "--namespace", mesh::NAMESPACE];
-
-/// Runs `test` without Ambit on the cluster; it is there again afterwards, as the lab installs it.
-fn without_ambit(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<()> {
-    mesh::uninstall(&lab.cluster, &|message| println!("{message}"))?;
-    test().and(lab.install())
-}
 
 #[test]
 fn helm_test_checks_operator_control_plane_and_mesh() -> Result<()> {
