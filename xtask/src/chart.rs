@@ -64,9 +64,14 @@ pub(crate) fn check(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// The chart with its own values and with each of `ci/*-values.yaml`: what Helm thinks of it, and whether Kubernetes
-/// has such objects.
+/// The chart of the work tree as [`lint_of`] looks at it.
 pub(crate) fn lint(progress: &Progress) -> Result<()> {
+    lint_of(&dir(), progress)
+}
+
+/// A chart, a folder or a package, with its own values and with each of `ci/*-values.yaml`: what Helm thinks of it, and
+/// whether Kubernetes has such objects.
+pub(crate) fn lint_of(chart: &Path, progress: &Progress) -> Result<()> {
     let schemas = conform::schemas(progress)?;
     for file in value_sets()? {
         let values = |command: &mut Command| {
@@ -78,11 +83,11 @@ pub(crate) fn lint(progress: &Progress) -> Result<()> {
             .as_deref()
             .map_or("values.yaml".into(), Path::to_string_lossy);
         let mut lint = helm("lint", progress)?;
-        lint.args(["--strict", "--quiet"]).arg(dir());
+        lint.args(["--strict", "--quiet"]).arg(chart);
         values(&mut lint);
         workspace::output(&mut lint)?;
         let mut render = helm("template", progress)?;
-        render.arg(mesh::RELEASE).arg(dir());
+        render.arg(mesh::RELEASE).arg(chart);
         render.args(["--namespace", mesh::NAMESPACE]);
         values(&mut render);
         let manifests = workspace::output(&mut render)?;
@@ -92,6 +97,11 @@ pub(crate) fn lint(progress: &Progress) -> Result<()> {
         progress.note(&format!("{name}: {summary}"));
     }
     Ok(())
+}
+
+/// Fails where Kubernetes has no such objects as these manifests; what kubeconform says of them.
+pub(crate) fn conforms(manifests: &str, progress: &Progress) -> Result<String> {
+    conform::schemas(progress)?.check(manifests)
 }
 
 /// The chart's own values, and those of its folder `ci`.
@@ -106,6 +116,11 @@ fn value_sets() -> Result<Vec<Option<PathBuf>>> {
         bail!("{} has no values", folder.display());
     }
     Ok(std::iter::once(None).chain(files.into_iter().map(Some)).collect())
+}
+
+/// The README of a chart with this Chart.yaml and values.yaml.
+pub(crate) fn readme(chart: &str, values: &str) -> Result<String> {
+    readme::readme(chart, &Values::read(values)?)
 }
 
 fn generated() -> Result<[(PathBuf, String); 2]> {

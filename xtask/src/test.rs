@@ -121,7 +121,7 @@ fn both(first: Result<()>, then: Result<()>) -> Result<()> {
 
 fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let archives = first::for_cluster(progress)?;
-    if arguments.all && arguments.filter.is_none() {
+    if chosen(arguments, "release") {
         progress.step("a release, packaged twice", || release::check(progress))?;
     }
     let cluster = progress.step("a cluster of two nodes", || {

@@ -31,6 +31,13 @@ impl Files {
         self.insert(path, true, content.into());
     }
 
+    /// Path and content of each file.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0
+            .iter()
+            .map(|(path, file)| (path.as_str(), file.content.as_slice()))
+    }
+
     /// The regular files of a compressed tar archive. Times, owners and the order of entries are dropped.
     pub(super) fn from_tar_gz(archive: &[u8]) -> Result<Self> {
         let mut files = Self::default();

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::workspace;
 
 /// The chart in the work tree.
-const CHART: &str = "charts/ambit";
+pub(super) const CHART: &str = "charts/ambit";
 
 /// Where the chart in the work tree takes images from.
 pub(super) const REGISTRY: &str = "localhost/ambit";
@@ -30,8 +30,11 @@ pub(super) fn package(
     copy(&workspace::root().join(CHART), &chart)?;
     let values = chart.join("values.yaml");
     let text = fs::read_to_string(&values).with_context(|| format!("cannot read {}", values.display()))?;
-    fs::write(&values, with_registry(&text, registry)?)
-        .with_context(|| format!("cannot write {}", values.display()))?;
+    let text = with_registry(&text, registry)?;
+    fs::write(&values, &text).with_context(|| format!("cannot write {}", values.display()))?;
+    // Its table has the defaults of the values.
+    let readme = crate::chart::readme(&fs::read_to_string(chart.join("Chart.yaml"))?, &text)?;
+    fs::write(chart.join("README.md"), readme).context("cannot write the chart's README.md")?;
     let version = source.version.to_string();
     let mut helm = Command::new(tools::helm(&|message| progress.note(message))?);
     helm.arg("package").arg(&chart);

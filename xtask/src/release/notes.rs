@@ -40,7 +40,8 @@ pub(super) fn notes(source: &Source, about: &str) -> Result<String> {
     let range = before
         .as_ref()
         .map_or("HEAD".to_owned(), |tag| format!("{tag}..HEAD"));
-    let log = git(&["log", "--no-merges", "--format=%h %s", &range])?;
+    // Git's own choice of the length depends on how many objects the clone has.
+    let log = git(&["log", "--no-merges", "--abbrev=12", "--format=%h %s", &range])?;
     let mut text = format!("# Ambit {}\n\n", source.version);
     writeln!(text, "Commit {} of {}.\n", source.commit, source.date()?)?;
     text += about;

@@ -44,6 +44,12 @@ impl Platform {
         })
     }
 
+    /// The macros of the C library.
+    fn c_macros(&self) -> Result<String> {
+        let header = ["-E", "-dM", "-include", "features.h", "-x", "c", "/dev/null"];
+        workspace::output(Command::new(self.compiler()?).args(header))
+    }
+
     /// What this machine lacks to build for the platform, and how to install it.
     pub(super) fn missing(&self) -> Result<Option<String>> {
         let mut missing = Vec::new();
@@ -63,6 +69,14 @@ impl Platform {
             };
             missing.push(format!(
                 "the C compiler `{compiler}` (Debian's package {package})"
+            ));
+        } else if self.c_macros().is_err() {
+            let package = match compiler {
+                "cc" => "libc6-dev".to_owned(),
+                _ => format!("libc6-dev-{}-cross", self.architecture),
+            };
+            missing.push(format!(
+                "the C library of `{compiler}` (Debian's package {package})"
             ));
         }
         Ok((!missing.is_empty()).then(|| missing.join(" and ")))
@@ -85,9 +99,7 @@ impl Platform {
         // Settings of the person who builds would change the bytes.
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PROFILE_")
-                || matches!(&*text, "RUSTFLAGS" | "CFLAGS" | "TARGET_CFLAGS")
-            {
+            if changes_bytes(&text) {
                 build.env_remove(&name);
             }
         }
@@ -115,22 +127,21 @@ impl Platform {
     pub(super) fn runtime(&self) -> Result<[(&'static str, String, &'static str); 3]> {
         let compiler = self.compiler()?;
         let gcc = workspace::output(Command::new(compiler).args(["-dumpfullversion", "-dumpversion"]))?;
-        let header = workspace::output(Command::new(compiler).args([
-            "-E",
-            "-dM",
-            "-include",
-            "features.h",
-            "-x",
-            "c",
-            "/dev/null",
-        ]))?;
         let gcc_licence = "GPL-3.0-or-later WITH GCC-exception-3.1";
         Ok([
             ("rust-std", rust_version()?, "MIT OR Apache-2.0"),
-            ("glibc", glibc_version(&header)?, "LGPL-2.1-or-later"),
+            ("glibc", glibc_version(&self.c_macros()?)?, "LGPL-2.1-or-later"),
             ("libgcc", gcc.trim().to_owned(), gcc_licence),
         ])
     }
+}
+
+/// A variable of this name changes what cargo, the crate `cc` or the build of AWS-LC makes. Flags of this command are set
+/// after all of these are removed.
+fn changes_bytes(variable: &str) -> bool {
+    let beginnings = ["CARGO_PROFILE_", "CARGO_INCREMENTAL", "CFLAGS", "AWS_LC_SYS_"];
+    beginnings.iter().any(|beginning| variable.starts_with(beginning))
+        || matches!(variable, "RUSTFLAGS" | "TARGET_CFLAGS")
 }
 
 /// The folder holds Rust's standard library.
@@ -226,6 +237,22 @@ mod tests {
             missing.contains("Debian's package gcc-riscv64-of-nobody-linux-gnu"),
             "{missing}"
         );
+    }
+
+    #[test]
+    fn settings_that_change_the_bytes_are_known() {
+        for changes in [
+            "RUSTFLAGS",
+            "CARGO_PROFILE_RELEASE_LTO",
+            "CARGO_INCREMENTAL",
+            "CFLAGS_aarch64-unknown-linux-gnu",
+            "AWS_LC_SYS_NO_ASM",
+        ] {
+            assert!(changes_bytes(changes), "{changes}");
+        }
+        for changes_not in ["CARGO_HOME", "CARGO_TARGET_DIR", "PATH", "RUSTUP_HOME"] {
+            assert!(!changes_bytes(changes_not), "{changes_not}");
+        }
     }
 
     #[test]
