@@ -77,6 +77,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
             source.commit
         );
     }
+    source::ensure_history()?;
     let out = match &arguments.out {
         Some(out) => out.clone(),
         None => workspace::target().join(format!("release-{}", source.version)),

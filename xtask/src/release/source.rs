@@ -54,6 +54,16 @@ impl Source {
     }
 }
 
+/// The notes are made of the log, which ends early in a shallow clone.
+pub(super) fn ensure_history() -> Result<()> {
+    if git(&["rev-parse", "--is-shallow-repository"])? == "true" {
+        bail!(
+            "the clone is shallow, so the release notes would miss commits: run `git fetch --unshallow --tags` first"
+        );
+    }
+    Ok(())
+}
+
 /// The output of git in the work tree, without the end of the last line.
 pub(super) fn git(arguments: &[&str]) -> Result<String> {
     let mut git = Command::new("git");
