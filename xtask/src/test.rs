@@ -17,10 +17,16 @@ const CLUSTER: &str = "ambit-test";
 /// A cluster that a test creates beside it, and removes.
 const CUT: &str = "ambit-cut";
 
+/// Steps of `--all` that have a cluster of their own, by the filter that runs them alone.
+const TILT: &str = "tilt";
+const CONFORMANCE: &str = "conformance";
+const DEMO: &str = "demo";
+
 /// Which tests.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only the tests on the cluster, and only those whose name contains this.
+    /// Only the tests on the cluster, and only those whose name contains this. With `--all`, `tilt`, `conformance` or `demo` is that
+    /// step alone.
     filter: Option<String>,
     /// Also the slow tests: those with the tools around a mesh (Tilt, Prometheus, Helm's upgrades), the Gateway API's conformance
     /// tests, and the demo.
@@ -56,38 +62,43 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         })?;
         fuzz::run_all(progress)?;
     }
-    // The remains of an earlier, killed run must not decide the result of this one.
-    clean_up(arguments.keep)?;
-    let result = edits(arguments, progress);
-    let result = both(result, on_cluster(arguments, progress));
-    let result = both(result, clean_up(arguments.keep));
-    let result = both(result, gateway_api(arguments, progress));
-    both(result, demo(arguments, progress))
+    let mut result = Ok(());
+    if chosen(arguments, TILT) {
+        result = edits(progress);
+    }
+    if uses_cluster(arguments) {
+        // The remains of an earlier, killed run must not decide the result of this one.
+        clean_up(arguments.keep)?;
+        result = both(result, on_cluster(arguments, progress));
+        result = both(result, clean_up(arguments.keep));
+    }
+    if chosen(arguments, CONFORMANCE) {
+        result = both(result, gateway_api(progress));
+    }
+    if chosen(arguments, DEMO) {
+        result = both(result, demo(progress));
+    }
+    result
 }
 
-/// Whether `--all` runs a part of this name; with a filter, only if the filter contains the name.
+/// Whether `--all` runs a step of this name; with a filter, only if the filter is the name.
 fn chosen(arguments: &Arguments, name: &str) -> bool {
-    arguments.all
-        && arguments
-            .filter
-            .as_ref()
-            .is_none_or(|filter| filter.contains(name))
+    arguments.all && arguments.filter.as_ref().is_none_or(|filter| filter == name)
+}
+
+/// Whether the tests on the common cluster are run: not if the filter is a step with a cluster of its own.
+fn uses_cluster(arguments: &Arguments) -> bool {
+    arguments.filter.is_none() || ![TILT, CONFORMANCE, DEMO].iter().any(|step| chosen(arguments, step))
 }
 
 /// The demo, on a cluster of its own.
-fn demo(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    if !chosen(arguments, "demo") {
-        return Ok(());
-    }
+fn demo(progress: &Progress) -> Result<()> {
     let result = progress.step("the demo", || demo::check::run(progress));
     both(result, Cluster::down(demo::check::CLUSTER))
 }
 
 /// The Gateway API's conformance tests, on a cluster of their own.
-fn gateway_api(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    if !chosen(arguments, "conformance") {
-        return Ok(());
-    }
+fn gateway_api(progress: &Progress) -> Result<()> {
     Cluster::down(conformance::CLUSTER)?;
     let result = progress.step("the Gateway API's conformance tests", || {
         conformance::check(progress)
@@ -96,17 +107,15 @@ fn gateway_api(arguments: &Arguments, progress: &Progress) -> Result<()> {
 }
 
 /// The test of the Tiltfile, on a cluster of its own.
-fn edits(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    if !chosen(arguments, "tilt") {
-        return Ok(());
-    }
+fn edits(progress: &Progress) -> Result<()> {
+    Cluster::down(tilt::CLUSTER)?;
     let result = progress.step("Tilt", || tilt::check(progress));
     both(result, Cluster::down(tilt::CLUSTER))
 }
 
 /// Removes the clusters, except for one that is to stay.
 fn clean_up(keep: bool) -> Result<()> {
-    let cut = both(Cluster::down(CUT), Cluster::down(tilt::CLUSTER));
+    let cut = Cluster::down(CUT);
     let tested = if keep { Ok(()) } else { Cluster::down(CLUSTER) };
     both(cut, tested)
 }
@@ -191,6 +200,29 @@ mod tests {
         assert_eq!(both(Ok(()), fail("down")).unwrap_err().to_string(), "down");
         let error = both(fail("test"), fail("down")).unwrap_err().to_string();
         assert_eq!(error, "test; after that: down");
+    }
+
+    #[test]
+    fn a_step_with_its_own_cluster_runs_alone_or_with_everything() {
+        let runs = |all, filter: Option<&str>| {
+            let filter = filter.map(str::to_owned);
+            let arguments = &Arguments {
+                filter,
+                all,
+                keep: false,
+            };
+            (
+                chosen(arguments, TILT),
+                uses_cluster(arguments),
+                chosen(arguments, DEMO),
+            )
+        };
+        assert_eq!(runs(true, None), (true, true, true));
+        assert_eq!(runs(true, Some("tilt")), (true, false, false));
+        assert_eq!(runs(true, Some("demo")), (false, false, true));
+        assert_eq!(runs(true, Some("upgrade")), (false, true, false));
+        assert_eq!(runs(false, None), (false, true, false));
+        assert_eq!(runs(false, Some("tilt")), (false, true, false));
     }
 
     #[test]
