@@ -1,9 +1,9 @@
 # The images, one target each. Every one holds a single static binary; nothing is fetched, so docker, podman and buildah
-# build them offline from a folder with the binaries in it:
+# build them offline from a folder with the binaries in it (`cargo xtask images` leaves them in target/TRIPLE/release):
 #
-#   docker build --target ztunnel --tag localhost/ambit/ztunnel:dev --file Dockerfile target/images/context
+#   docker build --target ztunnel --tag localhost/ambit/ztunnel:dev --file Dockerfile FOLDER
 #
-# `cargo xtask images` makes the binaries, then the images with buildah.
+# `cargo xtask images` reads this file, too, and writes the images itself, without a builder.
 
 FROM scratch AS operator
 COPY ambit-operator /ambit-operator

@@ -30,6 +30,7 @@ pub use build::{
     kubernetes_source,
 };
 pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance};
+pub use image::write_image;
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 pub use tilt::tilt;

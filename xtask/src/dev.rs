@@ -49,8 +49,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         .collect();
     let binaries = progress.step("build", || compile::binaries(&parts))?;
     let dir = workspace::target().join("images/dev");
-    let context = dir.join("context");
-    fs::create_dir_all(&context).with_context(|| format!("cannot create {}", context.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let brought = parts.iter().map(|image| {
         let title = format!(
             "bring the image of the {} into {}",
@@ -58,10 +57,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
             cluster.context()
         );
         progress.step(&title, || {
-            let binary = binaries.join(image.binary);
-            fs::copy(&binary, context.join(image.binary))
-                .with_context(|| format!("cannot copy {}", binary.display()))?;
-            cluster.bring(image, &context, &dir)
+            cluster.bring(image, &binaries.join(image.binary), &dir)
         })
     });
     let brought = brought.collect::<Result<Vec<Brought>>>()?;

@@ -13,9 +13,10 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
+use crate::release::Target;
 use crate::workspace::{self, cargo};
 
-pub(crate) use builder::{Builder, Destination, Recipe};
+pub(crate) use builder::{Builder, Recipe};
 
 /// Options.
 #[derive(clap::Args)]
@@ -87,15 +88,13 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 
 /// Makes every image and returns their docker archives.
 pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
-    tools::ensure(&[tools::BUILDAH], &|message| progress.note(message))?;
     let binaries = progress.step("build static binaries", || binaries(&[], progress))?;
     progress.step("build images", || {
         let dir = workspace::target().join("images");
-        let context = dir.join("context");
-        fs::create_dir_all(&context).with_context(|| format!("cannot create {}", context.display()))?;
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         IMAGES
             .iter()
-            .map(|image| image.archive(&binaries, &dir, &context, progress))
+            .map(|image| image.archive(&binaries, &dir, progress))
             .collect()
     })
 }
@@ -131,6 +130,7 @@ pub(crate) fn renew(cluster: &Cluster, archives: &[PathBuf], progress: &Progress
 
 /// Pushes images to a registry, with the user's credentials; returns their tag, which follows from what is in them.
 pub(crate) fn push(archives: &[PathBuf], registry: &str, progress: &Progress) -> Result<String> {
+    tools::ensure(&[tools::BUILDAH], &|message| progress.note(message))?;
     let content = Sha256::digest(digests(archives)?);
     let tag: String = content.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let store = workspace::target().join("images/store");
@@ -239,33 +239,37 @@ impl Image {
     }
 
     /// Its docker archive, built unless the existing one came from the same binary and the same Dockerfile.
-    fn archive(&self, binaries: &Path, dir: &Path, context: &Path, progress: &Progress) -> Result<PathBuf> {
+    fn archive(&self, binaries: &Path, dir: &Path, progress: &Progress) -> Result<PathBuf> {
         let archive = dir.join(format!("{}.tar", self.target));
         let recorded = dir.join(format!("{}.sha256", self.target));
-        let dockerfile = workspace::root().join("Dockerfile");
         let binary = binaries.join(self.binary);
-        let digest = digest(&[&binary, &dockerfile])?;
+        let digest = digest(&[&binary, &dockerfile()])?;
         if archive.exists() && fs::read_to_string(&recorded).is_ok_and(|found| found == digest) {
             return Ok(archive);
         }
-        fs::copy(&binary, context.join(self.binary))
-            .with_context(|| format!("cannot copy {}", binary.display()))?;
         if recorded.exists() {
             fs::remove_file(&recorded).with_context(|| format!("cannot remove {}", recorded.display()))?;
         }
         let reference = self.reference(REGISTRY);
-        let recipe = Recipe {
-            dockerfile: &dockerfile,
-            target: self.target,
-            context,
-            reference: &reference,
-        };
-        Builder::find()?.make(&recipe, &Destination::Archive(&archive), &dir.join("store"))?;
+        self.write(&archive, &reference, &binary)?;
         fs::write(&recorded, digest).with_context(|| format!("cannot write {}", recorded.display()))?;
         let size = fs::metadata(&archive)?.len() / 1_000_000;
         progress.note(&format!("{reference} ({size} MB)"));
         Ok(archive)
     }
+
+    /// Writes its docker archive, as the Dockerfile has it, without a builder; returns the image's id.
+    pub(crate) fn write(&self, archive: &Path, reference: &str, binary: &Path) -> Result<String> {
+        let path = dockerfile();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let target = Target::read(&text, self.target)?;
+        tools::write_image(archive, reference, binary, Some(&target.user))
+    }
+}
+
+/// The recipe of all images.
+pub(crate) fn dockerfile() -> PathBuf {
+    workspace::root().join("Dockerfile")
 }
 
 fn digest(files: &[&Path]) -> Result<String> {

@@ -19,12 +19,12 @@ use ambit_e2e::tools;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use check::check;
+pub(crate) use dockerfile::Target;
 
 use crate::images::{IMAGES, Image};
 use crate::progress::Progress;
 use crate::workspace;
 use archive::sha256;
-use dockerfile::Target;
 use platform::{PLATFORMS, Platform};
 use sbom::Linked;
 use source::Source;

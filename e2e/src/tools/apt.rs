@@ -24,11 +24,11 @@ pub struct Package {
     pub why: &'static str,
 }
 
-/// What images are built with.
+/// What images are pushed with.
 pub const BUILDAH: Package = Package {
     name: "buildah",
     program: "buildah",
-    why: "building images without a daemon",
+    why: "reading images, and pushing them to a registry, without a daemon",
 };
 
 const PACKAGES: &[Package] = &[
@@ -77,7 +77,6 @@ const PACKAGES: &[Package] = &[
         program: "conntrack",
         why: "kube-proxy's clean-up of old connections",
     },
-    BUILDAH,
     Package {
         name: "tcpdump",
         program: "tcpdump",

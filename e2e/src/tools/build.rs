@@ -124,7 +124,8 @@ pub fn kubernetes(progress: Progress) -> Result<Kubernetes> {
             symlink("kube", out.join(component)).with_context(|| format!("cannot link {component}"))?;
         }
         for (program, reference) in [("coredns", COREDNS_IMAGE), ("pause", PAUSE_IMAGE)] {
-            image::write(&out.join(format!("{program}.tar")), reference, &out.join(program))?;
+            let archive = out.join(format!("{program}.tar"));
+            image::write_image(&archive, reference, &out.join(program), None)?;
         }
         Ok(())
     })?;

@@ -157,7 +157,7 @@ fn write_image(archive: &Path, reference: &str, programs: &Path) -> Result<()> {
         "User": "1338",
         "WorkingDir": "/",
     });
-    write_files(archive, reference, &config, &files)
+    write_files(archive, reference, &config, &files).map(drop)
 }
 
 #[cfg(test)]

@@ -19,15 +19,21 @@ pub(super) struct File {
 }
 
 /// Writes a docker archive at `archive`: an image called `reference` that holds only `program`, as `/NAME`, and runs
-/// it.
-pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<()> {
+/// it as `user` (`UID:GID`; root by default). Returns the image's id, `sha256:…`.
+///
+/// # Errors
+/// When the program cannot be read, or the archive not be written.
+pub fn write_image(archive: &Path, reference: &str, program: &Path, user: Option<&str>) -> Result<String> {
     let name = program
         .file_name()
         .context("a program has a name")?
         .to_string_lossy()
         .into_owned();
     let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    let config = json!({ "Entrypoint": [format!("/{name}")], "WorkingDir": "/" });
+    let mut config = json!({ "Entrypoint": [format!("/{name}")], "WorkingDir": "/" });
+    if let Some(user) = user {
+        config["User"] = json!(user);
+    }
     let program = File {
         path: name,
         mode: 0o755,
@@ -36,14 +42,14 @@ pub(super) fn write(archive: &Path, reference: &str, program: &Path) -> Result<(
     write_files(archive, reference, &config, &[program])
 }
 
-/// Writes a docker archive at `archive`: an image called `reference` that holds these files alone.
-pub(super) fn write_files(archive: &Path, reference: &str, config: &Value, files: &[File]) -> Result<()> {
+/// Writes a docker archive at `archive`: an image called `reference` that holds these files alone. Returns the image's id.
+pub(super) fn write_files(archive: &Path, reference: &str, config: &Value, files: &[File]) -> Result<String> {
     let mut layer = Vec::with_capacity(files.iter().map(|file| file.content.len() + 2 * BLOCK).sum());
     for file in files {
         entry(&mut layer, &file.path, file.mode, &file.content)?;
     }
     end(&mut layer)?;
-    write_image(
+    write(
         archive,
         reference,
         config,
@@ -60,7 +66,7 @@ pub(super) fn write_layer(archive: &Path, reference: &str, environment: &[&str],
     let mut hash = Sha256::new();
     let length = io::copy(&mut open()?, &mut hash)?;
     let config = json!({ "Env": environment, "WorkingDir": "/" });
-    write_image(
+    write(
         archive,
         reference,
         &config,
@@ -68,16 +74,17 @@ pub(super) fn write_layer(archive: &Path, reference: &str, environment: &[&str],
         length,
         &mut open()?,
     )
+    .map(drop)
 }
 
-fn write_image(
+fn write(
     archive: &Path,
     reference: &str,
     config: &Value,
     layer_digest: &str,
     length: u64,
     layer: &mut impl Read,
-) -> Result<()> {
+) -> Result<String> {
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
@@ -85,7 +92,8 @@ fn write_image(
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_digest}")] },
     });
     let config = serde_json::to_vec(&config)?;
-    let config_name = format!("{}.json", digest(&config));
+    let id = digest(&config);
+    let config_name = format!("{id}.json");
     let manifest = json!([{ "Config": config_name, "RepoTags": [reference], "Layers": ["layer.tar"] }]);
     let mut file =
         fs::File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
@@ -94,7 +102,8 @@ fn write_image(
     io::copy(layer, &mut file)?;
     pad(&mut file, length)?;
     entry(&mut file, "manifest.json", 0o644, &serde_json::to_vec(&manifest)?)?;
-    end(&mut file)
+    end(&mut file)?;
+    Ok(format!("sha256:{id}"))
 }
 
 /// One file in the ustar format.
@@ -163,7 +172,7 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("tool"), "x".repeat(700)).unwrap();
         let archive = dir.join("image.tar");
-        write(&archive, "localhost/tool:1", &dir.join("tool")).unwrap();
+        let id = write_image(&archive, "localhost/tool:1", &dir.join("tool"), Some("1:2")).unwrap();
         let tar = |arguments: &[&str], archive: &Path| {
             let out = Command::new("tar")
                 .args(arguments)
@@ -179,6 +188,8 @@ mod tests {
         assert!(tar(&["-tvf"], &dir.join("layer.tar")).starts_with("-rwxr-xr-x"));
         let manifest = fs::read_to_string(dir.join("manifest.json")).unwrap();
         assert!(manifest.contains("localhost/tool:1"), "{manifest}");
+        let config = fs::read_to_string(dir.join(id.replace("sha256:", "") + ".json")).unwrap();
+        assert!(config.contains(r#""User":"1:2""#), "{config}");
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! Which cluster an edit goes to, and how its nodes get an image.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,7 +8,7 @@ use ambit_e2e::cluster::Cluster as Embedded;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::images::{self, Builder, Destination, Image, Recipe};
+use crate::images::{self, Builder, Image, Recipe};
 use crate::workspace;
 
 /// A cluster, of a context in the kubeconfig.
@@ -89,52 +90,38 @@ impl Cluster {
         workspace::output(kubectl.args(arguments))
     }
 
-    /// Makes the image from its binary in `context` and brings it to where the nodes take it from. What is made on the way lies in `dir`.
-    pub(super) fn bring(&self, image: &Image, context: &Path, dir: &Path) -> Result<Brought> {
+    /// Makes the image of a binary and brings it to where the nodes take it from. What is made on the way is in `dir`.
+    pub(super) fn bring(&self, image: &Image, binary: &Path, dir: &Path) -> Result<Brought> {
         let reference = self.reference(image);
-        let dockerfile = workspace::root().join("Dockerfile");
-        let recipe = Recipe {
-            dockerfile: &dockerfile,
-            target: image.target,
-            context,
-            reference: &reference,
-        };
+        if let Way::Registry(_) = self.way {
+            let context = dir.join("context");
+            fs::create_dir_all(&context).with_context(|| format!("cannot create {}", context.display()))?;
+            fs::copy(binary, context.join(image.binary))
+                .with_context(|| format!("cannot copy {}", binary.display()))?;
+            let recipe = Recipe {
+                dockerfile: &images::dockerfile(),
+                target: image.target,
+                context: &context,
+                reference: &reference,
+            };
+            Builder::find()?.push(&recipe, &dir.join("store"))?;
+            return Ok(Brought { reference, id: None });
+        }
         let archive = dir.join(format!("{}.tar", image.target));
-        let destination = match self.way {
-            Way::Registry(_) => Destination::Registry,
-            _ => Destination::Archive(&archive),
-        };
-        Builder::find()?.make(&recipe, &destination, &dir.join("store"))?;
-        let mut id = None;
+        let id = image.write(&archive, &reference, binary)?;
         if let Way::Embedded(cluster) = &self.way {
             images::forget(cluster)?;
             cluster.load_image(&archive)?;
-            id = Some(id_of(&archive)?);
-        } else if let Some(mut load) = self.way.load(&archive) {
+            return Ok(Brought {
+                reference,
+                id: Some(id),
+            });
+        }
+        if let Some(mut load) = self.way.load(&archive) {
             workspace::output(&mut load)?;
         }
-        Ok(Brought { reference, id })
+        Ok(Brought { reference, id: None })
     }
-}
-
-/// The id of the image in a docker archive: the digest of its configuration.
-fn id_of(archive: &Path) -> Result<String> {
-    let mut tar = Command::new("tar");
-    tar.args(["--extract", "--to-stdout", "--file"]).arg(archive);
-    let manifest = workspace::output(tar.arg("manifest.json"))?;
-    let manifest: Value =
-        serde_json::from_str(&manifest).context("the manifest of the archive is no JSON")?;
-    let config = manifest.pointer("/0/Config").and_then(Value::as_str);
-    config
-        .and_then(digest)
-        .with_context(|| format!("{} names no image: {manifest}", archive.display()))
-}
-
-/// `sha256:…` of `….json`, or of `blobs/sha256/…`.
-fn digest(config: &str) -> Option<String> {
-    let name = config.rsplit('/').next()?;
-    let hex = name.strip_suffix(".json").unwrap_or(name);
-    (hex.len() == 64).then(|| format!("sha256:{hex}"))
 }
 
 impl Way {
@@ -181,15 +168,6 @@ mod tests {
         };
         assert_eq!(load("kind-dev"), "kind load image-archive a.tar --name dev");
         assert_eq!(load("k3d-dev"), "k3d image import a.tar --cluster dev");
-    }
-
-    #[test]
-    fn every_builder_names_the_configuration_of_an_image() {
-        let hex = "ab".repeat(32);
-        for config in [format!("{hex}.json"), format!("blobs/sha256/{hex}")] {
-            assert_eq!(digest(&config), Some(format!("sha256:{hex}")));
-        }
-        assert_eq!(digest("config.json"), None);
     }
 
     #[test]

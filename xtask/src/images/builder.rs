@@ -1,14 +1,14 @@
-//! The program that makes images: buildah, podman or docker, whichever is there.
+//! The program that pushes images to a registry: buildah, podman or docker, whichever is there.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::workspace;
 
-/// A program that makes images from a Dockerfile.
+/// A program that makes images from a Dockerfile and pushes them, with the user's credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Builder {
     Buildah,
@@ -22,14 +22,6 @@ pub(crate) struct Recipe<'a> {
     pub(crate) target: &'a str,
     pub(crate) context: &'a Path,
     pub(crate) reference: &'a str,
-}
-
-/// Where an image goes.
-pub(crate) enum Destination<'a> {
-    /// A docker archive.
-    Archive(&'a Path),
-    /// The registry that its reference names.
-    Registry,
 }
 
 impl Builder {
@@ -50,34 +42,23 @@ impl Builder {
             .into_iter()
             .find(|(_, program, sign)| works(program, &[sign]));
         found.map(|(builder, ..)| builder).context(
-            "nothing here makes images: install buildah, podman or docker (with its daemon), any one of them",
+            "nothing here pushes images to a registry: install buildah, podman or docker (with its daemon), any one of them",
         )
     }
 
-    /// Makes an image and brings it to its destination. `store` is a folder for the time of it.
-    pub(crate) fn make(self, recipe: &Recipe, destination: &Destination, store: &Path) -> Result<()> {
-        if let Destination::Archive(archive) = destination
-            && archive.exists()
-        {
-            fs::remove_file(archive).with_context(|| format!("cannot remove {}", archive.display()))?;
-        }
+    /// Makes an image and pushes it to the registry that its reference names. `store` is a folder for the time of it.
+    pub(crate) fn push(self, recipe: &Recipe, store: &Path) -> Result<()> {
         let result = self
-            .commands(recipe, destination, store)
+            .commands(recipe, store)
             .iter_mut()
             .try_for_each(|command| workspace::output(command).map(drop));
         if store.exists() {
             fs::remove_dir_all(store).with_context(|| format!("cannot remove {}", store.display()))?;
         }
-        result?;
-        if let Destination::Archive(archive) = destination
-            && !archive.exists()
-        {
-            bail!("{self:?} wrote no {}", archive.display());
-        }
-        Ok(())
+        result
     }
 
-    fn commands(self, recipe: &Recipe, destination: &Destination, store: &Path) -> Vec<Command> {
+    fn commands(self, recipe: &Recipe, store: &Path) -> [Command; 2] {
         let Recipe {
             dockerfile,
             target,
@@ -105,21 +86,12 @@ impl Builder {
         };
         build.args(["--quiet", "--target", target, "--tag", reference]);
         build.arg("--file").arg(dockerfile).arg(context);
-        let mut deliver = program();
-        match (self, destination) {
-            (Self::Docker, Destination::Archive(archive)) => {
-                deliver.args(["save", "--output"]).arg(archive).arg(reference)
-            }
-            (_, Destination::Archive(archive)) => {
-                let archive = format!("docker-archive:{}:{reference}", archive.display());
-                deliver.args(["push", "--quiet", reference, &archive])
-            }
-            (Self::Buildah, Destination::Registry) => {
-                deliver.args(["push", "--quiet", reference, &format!("docker://{reference}")])
-            }
-            (_, Destination::Registry) => deliver.args(["push", "--quiet", reference]),
-        };
-        vec![build, deliver]
+        let mut push = program();
+        push.args(["push", "--quiet", reference]);
+        if self == Self::Buildah {
+            push.arg(format!("docker://{reference}"));
+        }
+        [build, push]
     }
 }
 
@@ -127,56 +99,40 @@ impl Builder {
 mod tests {
     use super::*;
 
-    fn words(builder: Builder, destination: &Destination) -> Vec<String> {
+    fn words(builder: Builder) -> [String; 2] {
         let recipe = Recipe {
             dockerfile: Path::new("Dockerfile"),
             target: "agent",
             context: Path::new("context"),
             reference: "r.example/agent:dev",
         };
-        let commands = builder.commands(&recipe, destination, Path::new("store"));
-        commands.iter().map(workspace::words).collect()
+        builder
+            .commands(&recipe, Path::new("store"))
+            .map(|command| workspace::words(&command))
     }
 
     #[test]
-    fn every_builder_writes_archives_and_pushes() {
-        let archive = Destination::Archive(Path::new("a.tar"));
+    fn every_builder_pushes() {
         let build = "--quiet --target agent --tag r.example/agent:dev --file Dockerfile context";
-        let store = "buildah --root store/root --runroot store/run --storage-driver vfs";
+        let push = "push --quiet r.example/agent:dev";
         assert_eq!(
-            words(Builder::Docker, &archive),
-            [
-                format!("docker build {build}"),
-                "docker save --output a.tar r.example/agent:dev".into()
-            ]
+            words(Builder::Docker),
+            [format!("docker build {build}"), format!("docker {push}")]
         );
         assert_eq!(
-            words(Builder::Podman, &archive),
+            words(Builder::Podman),
             [
                 format!("podman build --timestamp 0 {build}"),
-                "podman push --quiet r.example/agent:dev docker-archive:a.tar:r.example/agent:dev".into()
+                format!("podman {push}")
             ]
         );
-        let buildah = words(Builder::Buildah, &archive);
+        let store = "buildah --root store/root --runroot store/run --storage-driver vfs";
         assert_eq!(
-            buildah[0],
-            format!("{store} bud --isolation chroot --timestamp 0 {build}")
+            words(Builder::Buildah),
+            [
+                format!("{store} bud --isolation chroot --timestamp 0 {build}"),
+                format!("{store} {push} docker://r.example/agent:dev")
+            ]
         );
-        for (builder, last) in [
-            (
-                Builder::Docker,
-                "docker push --quiet r.example/agent:dev".to_owned(),
-            ),
-            (
-                Builder::Podman,
-                "podman push --quiet r.example/agent:dev".to_owned(),
-            ),
-            (
-                Builder::Buildah,
-                format!("{store} push --quiet r.example/agent:dev docker://r.example/agent:dev"),
-            ),
-        ] {
-            assert_eq!(words(builder, &Destination::Registry)[1], last);
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use ambit_e2e::tools;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
@@ -24,6 +25,7 @@ const REGISTRY: &str = "registry.example/ambit";
 
 /// Packages the programs that `cargo xtask images` compiled twice, and compares the results.
 pub(crate) fn check(progress: &Progress) -> Result<()> {
+    tools::ensure(&[tools::BUILDAH], &|message| progress.note(message))?;
     let dir = workspace::target().join("release-check");
     remove(&dir)?;
     let result = in_folder(&dir, progress);

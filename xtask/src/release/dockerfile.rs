@@ -1,15 +1,15 @@
-//! What the Dockerfile says about an image. Images of a release are written without a builder, from the same file.
+//! What the Dockerfile says about an image. Images are written from it without a builder.
 
 use anyhow::{Context, Result, bail};
 
 /// One target of the Dockerfile: an image that holds a single program.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The program's path in the image, without the leading slash.
-    pub(super) program: String,
+    pub(crate) program: String,
     /// `UID:GID`.
-    pub(super) user: String,
-    pub(super) entrypoint: Vec<String>,
+    pub(crate) user: String,
+    pub(crate) entrypoint: Vec<String>,
 }
 
 impl Target {
@@ -17,7 +17,7 @@ impl Target {
     ///
     /// # Errors
     /// When it is missing, or has an instruction that is not understood here.
-    pub(super) fn read(dockerfile: &str, name: &str) -> Result<Self> {
+    pub(crate) fn read(dockerfile: &str, name: &str) -> Result<Self> {
         let (mut program, mut user, mut entrypoint) = (None, None, None);
         let mut found = false;
         for line in dockerfile.lines().map(str::trim) {
