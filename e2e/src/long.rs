@@ -72,12 +72,14 @@ fn every(
             }
         }
         let output = output.join().map_err(|_| anyhow!("the reader panicked"))??;
+        let output = String::from_utf8_lossy(&output).into_owned();
         let status = child.wait().with_context(|| format!("`{words}` was lost"))?;
         if !status.success() {
-            let quoted = &kept[kept.len().saturating_sub(QUOTED)..];
-            bail!("`{words}` ended with {status}:\n{}", quoted.join("\n"));
+            // Some programs print their errors to standard output.
+            let said = if kept.is_empty() { output } else { kept.join("\n") };
+            bail!("`{words}` ended with {status}:\n{}", shell::tail(&said, QUOTED));
         }
-        Ok(String::from_utf8_lossy(&output).into_owned())
+        Ok(output)
     })
 }
 
@@ -146,6 +148,8 @@ mod tests {
         let error = result.unwrap_err().to_string();
         assert!(error.contains('3') && error.ends_with("\nbroken"), "{error}");
         assert!(noted.is_empty());
+        let (result, _) = shell("echo broken; exit 3", 60_000);
+        assert!(result.unwrap_err().to_string().ends_with("\nbroken\n"));
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ambit_e2e::cluster::{Cluster, Spec};
+use ambit_e2e::preflight::{self, Work};
 use ambit_e2e::tools;
 use anyhow::{Context, Result};
 
 use crate::progress::Progress;
-use crate::workspace;
+use crate::{tools as first, workspace};
 
 pub(crate) use check::{CLUSTER, check};
 
@@ -34,7 +35,11 @@ const SERVING: [&str; 2] = ["up", "ci"];
 /// Runs the command: this process becomes Tilt.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let words: Vec<&OsString> = arguments.arguments.iter().collect();
-    let tilt = Tilt::prepare(&arguments.name, true, progress)?;
+    let existing = match serves(&words) {
+        true => None,
+        false => Some(Cluster::attach(&arguments.name)?),
+    };
+    let tilt = Tilt::prepare(&arguments.name, existing, true, progress)?;
     Err(tilt.command(&words)?.exec()).context("cannot start Tilt")
 }
 
@@ -46,25 +51,27 @@ struct Tilt {
 }
 
 impl Tilt {
-    /// Creates the cluster of this name if there is none, and builds Tilt and Helm if they never were. With `pages`, Tilt's web pages are
-    /// built too, where that is possible.
-    fn prepare(name: &str, pages: bool, progress: &Progress) -> Result<Self> {
-        let note = |message: &str| progress.note(message);
-        let cluster = progress.step(&format!("cluster {name}"), || {
-            // One that is up stays as it is, whatever its size.
-            if Cluster::status(name)?.healthy() {
-                return Cluster::attach(name);
-            }
-            let spec = Spec {
-                name: name.to_owned(),
-                ..Spec::default()
-            };
-            Cluster::up(&spec, &note)
-        })?;
+    /// Builds Tilt and the tools of a cluster if they never were; then, if no cluster is given, creates that of this name unless it is up.
+    /// With `pages`, Tilt's web pages are built too, where that is possible.
+    fn prepare(name: &str, existing: Option<Cluster>, pages: bool, progress: &Progress) -> Result<Self> {
+        if existing.is_none() {
+            preflight::check(&Work {
+                cluster: true,
+                target: Some(&workspace::target()),
+                tests: false,
+            })?;
+        }
+        // First what takes minutes: a cluster that waits takes time from it.
+        let program = first::for_tilt(pages, progress)?;
+        let helm = tools::helm(&|message| progress.note(message))?;
+        let cluster = match existing {
+            Some(cluster) => cluster,
+            None => progress.step(&format!("cluster {name}"), || up(name, progress))?,
+        };
         Ok(Self {
             cluster,
-            program: tools::tilt(pages, &note)?,
-            helm: tools::helm(&note)?,
+            program,
+            helm,
         })
     }
 
@@ -72,10 +79,7 @@ impl Tilt {
     fn command(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Result<Command> {
         let mut command = Command::new(&self.program);
         command.current_dir(workspace::root()).args(words);
-        if words
-            .first()
-            .is_some_and(|first| SERVING.iter().any(|serving| first.as_ref() == *serving))
-        {
+        if serves(words) {
             // A Tilt that was built from source looks for a web server of its own developers.
             command.arg("--web-mode=prod");
         }
@@ -96,6 +100,25 @@ impl Tilt {
     }
 }
 
+/// The cluster of this name: one that is up stays as it is, whatever its size.
+fn up(name: &str, progress: &Progress) -> Result<Cluster> {
+    if Cluster::status(name)?.healthy() {
+        return Cluster::attach(name);
+    }
+    let spec = Spec {
+        name: name.to_owned(),
+        ..Spec::default()
+    };
+    Cluster::up(&spec, &|message| progress.note(message))
+}
+
+/// Whether Tilt serves pages with these arguments, and needs a cluster.
+fn serves(words: &[impl AsRef<std::ffi::OsStr>]) -> bool {
+    words
+        .first()
+        .is_some_and(|first| SERVING.iter().any(|serving| first.as_ref() == *serving))
+}
+
 /// PATH with folders in front of it.
 fn path<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<OsString> {
     let present = env::var_os("PATH").unwrap_or_default();
@@ -104,4 +127,21 @@ fn path<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<OsString> {
         .chain(env::split_paths(&present))
         .collect();
     env::join_paths(all).context("a folder of PATH has a colon in its name")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::workspace;
+
+    #[test]
+    fn the_test_of_the_button_exists() {
+        let read = |path: &str| fs::read_to_string(workspace::root().join(path)).unwrap();
+        let (tiltfile, guide) = (read("Tiltfile"), read("CONTRIBUTING.md"));
+        let name = tiltfile.split_once("FILTER = \"").unwrap().1;
+        let name = name.split('"').next().unwrap();
+        assert!(read("e2e/tests/mesh/authorization.rs").contains(&format!("fn {name}()")));
+        assert!(guide.contains(&format!("--show-output {name}\n")));
+    }
 }

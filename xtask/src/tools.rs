@@ -19,6 +19,7 @@ const RUST: u64 = 4000;
 const KUBERNETES: u64 = 3500;
 const HELM: u64 = 2000;
 const H2SPEC: u64 = 1000;
+const TILT: u64 = 3500;
 
 /// All that a cluster with Ambit takes, side by side where it has to be built; returns the archives of the images.
 pub(crate) fn for_cluster(progress: &Progress) -> Result<Vec<PathBuf>> {
@@ -30,6 +31,18 @@ pub(crate) fn for_cluster(progress: &Progress) -> Result<Vec<PathBuf>> {
     jobs.extend(kubernetes_and_helm(progress)?);
     side_by_side(jobs, progress)?;
     Ok(archives)
+}
+
+/// Tilt, with its web pages if asked for, and what its cluster takes, side by side where it has to be built; returns the path of Tilt.
+pub(crate) fn for_tilt(pages: bool, progress: &Progress) -> Result<PathBuf> {
+    let mut path = PathBuf::new();
+    let mut jobs = kubernetes_and_helm(progress)?;
+    jobs.push(job("Tilt", TILT, || {
+        path = tools::tilt(pages, &|message| progress.note(message))?;
+        Ok(())
+    }));
+    side_by_side(jobs, progress)?;
+    Ok(path)
 }
 
 /// The tools of all tests, side by side where they have to be built.

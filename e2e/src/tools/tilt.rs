@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::build::{fingerprint, go, install};
+use super::build::{fingerprint, go, go_build, install};
 use super::{Progress, apt, cache_dir, lock};
-use crate::shell;
+use crate::{long, shell};
 
 /// The module; `e2e/tilt/go.mod` says which version, `go.sum` what it must be made of.
 const MODULE: &str = "github.com/tilt-dev/tilt";
@@ -48,13 +48,13 @@ pub fn tilt(pages: bool, progress: Progress) -> Result<PathBuf> {
         progress(&format!(
             "building Tilt from its Go module: it brings edits into a running cluster; {what}"
         ));
-        install(&dir, |out| build(&module, out, pages))?;
+        install(&dir, |out| build(&module, out, pages, progress))?;
     }
     Ok(dir.join("tilt"))
 }
 
 /// The module is built as the main one, in a copy: its `replace` lines hold only so, and pages are embedded into it.
-fn build(module: &Path, out: &Path, pages: bool) -> Result<()> {
+fn build(module: &Path, out: &Path, pages: bool, progress: Progress) -> Result<()> {
     let told = shell::run(
         go()?
             .current_dir(module)
@@ -80,7 +80,7 @@ fn build(module: &Path, out: &Path, pages: bool) -> Result<()> {
     fs::remove_dir_all(source.join("vendor")).context("Tilt's module has no vendor folder")?;
     let built = source.join("pkg/assets/build");
     if pages {
-        web(&source.join("web"))?;
+        web(&source.join("web"), progress)?;
         fs::remove_dir_all(&built).context("Tilt's module has no folder for web pages")?;
         fs::rename(source.join("web/build"), &built).context("Node built no web pages")?;
     } else {
@@ -101,12 +101,12 @@ fn build(module: &Path, out: &Path, pages: bool) -> Result<()> {
     ]);
     go.args(["-ldflags", &format!("-s -w -X main.version={version}"), "-o"])
         .arg(out.join("tilt"));
-    shell::run(go.arg("./cmd/tilt")).context("cannot build Tilt")?;
+    go_build(&mut go, &["./cmd/tilt"], "Tilt", progress)?;
     fs::remove_dir_all(&source).with_context(|| format!("cannot remove {}", source.display()))
 }
 
 /// Builds the pages with the Yarn that the module brings along, from exactly the packages that its lock file names.
-fn web(dir: &Path) -> Result<()> {
+fn web(dir: &Path, progress: Progress) -> Result<()> {
     for step in [&["install", "--immutable"][..], &["build"]] {
         let mut yarn = Command::new("node");
         yarn.current_dir(dir)
@@ -119,7 +119,8 @@ fn web(dir: &Path) -> Result<()> {
             .env("DISABLE_ESLINT_PLUGIN", "true");
         // Elsewhere, warnings about the pages' sources are errors.
         yarn.env("CI", "false");
-        shell::run(&mut yarn).context("cannot build Tilt's web pages")?;
+        let name = format!("Tilt's web pages, yarn {}", step[0]);
+        long::run(&mut yarn, &name, |_| None, progress).context("cannot build Tilt's web pages")?;
     }
     Ok(())
 }

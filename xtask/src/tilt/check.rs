@@ -34,7 +34,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn check(progress: &Progress) -> Result<()> {
     let dir = workspace::target().join("tmp/tilt");
     let tree = copy(&dir)?;
-    let tilt = Tilt::prepare(CLUSTER, false, progress)?;
+    let tilt = Tilt::prepare(CLUSTER, None, false, progress)?;
     let session = Session { tilt, dir, tree };
     progress.step("tilt ci", || session.ci())?;
     let (port, running) = session.up()?;
@@ -192,11 +192,11 @@ impl Session {
             "`tilt down` ended with {status}: {}",
             end_of(&log)
         );
-        let left = self
-            .tilt
-            .cluster
-            .list(&["deployments,daemonsets", "--namespace", mesh::NAMESPACE])?;
+        let cluster = &self.tilt.cluster;
+        let left = cluster.list(&["deployments,daemonsets", "--namespace", mesh::NAMESPACE])?;
         ensure!(left.is_empty(), "`tilt down` left {left:?}");
+        let left = cluster.run_kubectl(&["get", "namespace", "shop", "--ignore-not-found"])?;
+        ensure!(left.is_empty(), "`tilt down` left the sample: {left}");
         Ok(())
     }
 }
