@@ -88,7 +88,10 @@ fn chosen(arguments: &Arguments, name: &str) -> bool {
 
 /// Whether the tests on the common cluster are run: not if the filter is a step with a cluster of its own.
 fn uses_cluster(arguments: &Arguments) -> bool {
-    arguments.filter.is_none() || ![TILT, CONFORMANCE, DEMO].iter().any(|step| chosen(arguments, step))
+    arguments.filter.is_none()
+        || ![TILT, CONFORMANCE, DEMO]
+            .iter()
+            .any(|step| chosen(arguments, step))
 }
 
 /// The demo, on a cluster of its own.

@@ -43,6 +43,8 @@ impl fmt::Display for RuleId {
 pub struct Plan {
     /// The rule.
     pub rule: RuleId,
+    /// Its name in logs and metrics: the text of `rule`.
+    pub label: Arc<str>,
     /// What there is to do.
     pub stages: Stages,
     /// Cross-origin resource sharing.
@@ -122,6 +124,7 @@ impl Plan {
             None => Action::Forward(Split::compile(&spec.backends, prefix.as_deref())?),
         };
         let mut plan = Self {
+            label: rule.to_string().into(),
             rule,
             stages: Stages::default(),
             cors: match &spec.cors {
@@ -143,6 +146,7 @@ impl Plan {
     /// The plan of a rule that cannot be honoured.
     pub(crate) fn invalid(rule: RuleId) -> Self {
         Self {
+            label: rule.to_string().into(),
             rule,
             stages: Stages::default(),
             cors: None,

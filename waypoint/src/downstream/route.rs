@@ -49,23 +49,19 @@ fn path(head: &Parts) -> Cow<'_, str> {
     normalize_path(path).unwrap_or(Cow::Borrowed(path))
 }
 
-/// The plan for a request; `None` if its port has no routes.
+/// The plan for a request; `None` if its port has no routes. A preflight is responded to.
 pub(super) fn plan(
     client: &ClientConnection,
     target: &Target,
     head: &Parts,
     authority: Option<&Authority>,
-) -> Result<Option<Arc<Plan>>, Rejection> {
+) -> Result<Option<Arc<Plan>>, Reply> {
     let Some(routes) = target.routes(client.identity.namespace()) else {
         return Ok(None);
     };
     if let Some(missing) = &routes.missing {
         let reason = format!("route: {missing} has not been received");
-        return Err(Rejection::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Flag::NoRoute,
-            reason,
-        ));
+        return Err(Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoRoute, reason).into());
     }
     let head = RequestHead {
         method: &head.method,
@@ -74,17 +70,14 @@ pub(super) fn plan(
         query: head.uri.query(),
         headers: &head.headers,
     };
+    if let Some((_, Preflight { status, headers })) = routes.table.preflight(&head) {
+        return Err(routed(status, headers));
+    }
     let plan = routes.table.lookup(&head).ok_or_else(|| {
         let reason = "route: no rule matches";
         Rejection::new(StatusCode::NOT_FOUND, Flag::NoRoute, reason)
     })?;
     Ok(Some(Arc::clone(plan)))
-}
-
-/// The response to a preflight, which is not forwarded.
-pub(super) fn preflight(plan: &Plan, head: &Parts) -> Option<Reply> {
-    let Preflight { status, headers } = plan.cors.as_ref()?.preflight(&head.method, &head.headers)?;
-    Some(routed(status, headers))
 }
 
 fn routed(status: StatusCode, headers: HeaderMap) -> Reply {
@@ -220,6 +213,6 @@ impl Forward {
 
     /// The rule, as logs and metrics name it.
     pub(super) fn name(&self) -> Arc<str> {
-        self.plan.rule.to_string().into()
+        Arc::clone(&self.plan.label)
     }
 }

@@ -8,7 +8,8 @@ use ambit_wire::discovery::aggregated_discovery_service_server::{
 };
 use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::names::{
-    TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
+    TYPE_AUTHORIZATION, TYPE_WAYPOINT_BACKEND, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_ROUTE,
+    TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
 };
 use ambit_wire::waypoint::waypoint_server::{Waypoint, WaypointServer};
 use ambit_wire::waypoint::{Load, LoadAck};
@@ -91,7 +92,9 @@ impl ControlPlane {
     pub(crate) async fn start() -> Self {
         let types = [
             TYPE_AUTHORIZATION,
+            TYPE_WAYPOINT_BACKEND,
             TYPE_WAYPOINT_POLICY,
+            TYPE_WAYPOINT_ROUTE,
             TYPE_WAYPOINT_SERVICE,
             TYPE_WAYPOINT_SETTINGS,
             TYPE_WORKLOAD,

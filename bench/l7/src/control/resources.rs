@@ -9,8 +9,8 @@ use ambit_bench::l7::{
     RETRY_STATUS, SERVER, SERVICE_IP, SERVICE_PORT, TIMEOUT_S, TRUST_DOMAIN, TRY_TIMEOUT_S, WAYPOINT,
 };
 use ambit_wire::names::{
-    TYPE_AUTHORIZATION, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD,
-    WAYPOINT_SETTINGS,
+    TYPE_AUTHORIZATION, TYPE_WAYPOINT_BACKEND, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_ROUTE,
+    TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD, WAYPOINT_SETTINGS,
 };
 use ambit_wire::security::{Action, StringMatch, string_match::MatchType};
 use ambit_wire::waypoint::{Policy, Retry, Rule, Service, ServicePort, Settings, Source};
@@ -48,6 +48,8 @@ impl Resources {
                 collection(TYPE_WAYPOINT_POLICY, policy, &self::policy()),
                 collection(TYPE_WORKLOAD, uid, &workload),
                 (TYPE_AUTHORIZATION, ready([])),
+                (TYPE_WAYPOINT_BACKEND, ready([])),
+                (TYPE_WAYPOINT_ROUTE, ready([])),
             ]),
         }
     }

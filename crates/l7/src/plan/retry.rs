@@ -69,6 +69,11 @@ impl Retry {
         self.attempts
     }
 
+    /// The statuses that are retried.
+    pub fn codes(&self) -> &[u16] {
+        &self.codes
+    }
+
     /// Whether a response with this status is retried.
     pub fn is_retriable(&self, status: StatusCode) -> bool {
         self.codes.contains(&status.as_u16())
