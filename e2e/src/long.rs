@@ -149,7 +149,7 @@ mod tests {
         assert!(error.contains('3') && error.ends_with("\nbroken"), "{error}");
         assert!(noted.is_empty());
         let (result, _) = shell("echo broken; exit 3", 60_000);
-        assert!(result.unwrap_err().to_string().ends_with("\nbroken\n"));
+        assert!(result.unwrap_err().to_string().ends_with("\nbroken"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::RuleId;
+use crate::{PATTERN_VALUE_LIMIT, RuleId};
 
 /// A field of a rule that cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +14,20 @@ pub struct SpecError {
     pub field: String,
     /// What is wrong.
     pub reason: Reason,
+}
+
+/// A request has a value that is too long for the patterns of a table: it is refused, so that a long value is neither a
+/// way around a rule nor a way to keep a proxy busy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValueTooLong {
+    /// The path: status 414.
+    #[error(
+        "the path is longer than {PATTERN_VALUE_LIMIT} bytes, and a route matches it by a regular expression"
+    )]
+    Path,
+    /// A header or query parameter, with its name: status 431.
+    #[error("{0} is longer than {PATTERN_VALUE_LIMIT} bytes, and a route matches it by a regular expression")]
+    Value(String),
 }
 
 /// What is wrong with a field.

@@ -22,9 +22,9 @@ pub use edit::cors::{Cors, CorsResponse, Preflight};
 pub use edit::headers::HeaderEdit;
 pub use edit::redirect::{Redirect, RequestTarget};
 pub use edit::rewrite::{PathEdit, Rewrite};
-pub use error::{Reason, SpecError};
+pub use error::{Reason, SpecError, ValueTooLong};
 pub use matching::RequestHead;
-pub use pattern::PATTERN_SIZE_LIMIT;
+pub use pattern::{PATTERN_SIZE_LIMIT, PATTERN_VALUE_LIMIT};
 pub use plan::{Action, Filters, MAX_RETRIES, Mirror, Plan, Retry, RuleId, Stages, Timeouts};
 pub use spec::{
     BackendSpec, CorsSpec, FilterSpec, Fraction, HeaderEditSpec, HeaderSpec, MatchSpec, MirrorSpec,

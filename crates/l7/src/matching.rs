@@ -1,6 +1,7 @@
 //! Conditions on the head of a request.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderName, Method};
@@ -93,6 +94,16 @@ impl Name {
                 let mut segments = head.path.strip_prefix('/')?.split('/');
                 segments.nth(*at).map(|segment| Cow::Borrowed(segment.as_bytes()))
             }
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(key) => write!(f, "the header {}", key.0),
+            Self::Query(name) => write!(f, "the query parameter {name}"),
+            Self::Segment(_) => f.write_str("the path"),
         }
     }
 }

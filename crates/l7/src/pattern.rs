@@ -7,12 +7,15 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::Reason;
 
-/// The largest size of a compiled pattern, in bytes. A search of a value of `n` bytes takes time in proportion to `n`
-/// times this size at worst.
-pub const PATTERN_SIZE_LIMIT: usize = 64 * 1024;
+/// The largest size of a compiled pattern, in bytes.
+pub const PATTERN_SIZE_LIMIT: usize = 32 * 1024;
+
+/// The longest value that is searched, in bytes. A search takes time in proportion to the size of the pattern times the
+/// length of the value at worst; with both bounds that is some tens of milliseconds.
+pub const PATTERN_VALUE_LIMIT: usize = 8 * 1024;
 
 /// The memory that the lazy DFA of one pattern may take for each thread that searches; beyond, searches get slower.
-const DFA_SIZE_LIMIT: usize = 64 * 1024;
+const DFA_SIZE_LIMIT: usize = 32 * 1024;
 
 /// The depth of groups.
 const NEST_LIMIT: u32 = 32;
@@ -144,7 +147,7 @@ mod tests {
         }
         // What people write has room.
         assert!(matches(
-            "/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[A-Za-z0-9_]{1,255}",
+            "/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[A-Za-z0-9_-]{1,63}",
             "/01234567-89ab-cdef-0123-456789abcdef/orders"
         ));
     }

@@ -23,7 +23,8 @@ use std::sync::Arc;
 use http::Method;
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 
-use crate::{Plan, Preflight, RequestHead, SpecError};
+use crate::matching::Name;
+use crate::{PATTERN_VALUE_LIMIT, Plan, Preflight, RequestHead, SpecError, ValueTooLong};
 
 use leaf::Leaf;
 use prefixes::Prefixes;
@@ -42,6 +43,10 @@ pub struct RouteTable {
     late_patterns: Leaf,
     /// Every path.
     root: Leaf,
+    /// Whether paths are matched by patterns.
+    path_patterns: bool,
+    /// The names whose values are matched by patterns.
+    value_patterns: Box<[Name]>,
     errors: Vec<SpecError>,
     shadowed: Vec<Shadowed>,
 }
@@ -50,7 +55,15 @@ impl RouteTable {
     /// The plan of the rule that takes precedence among those that match. Without any the response is 404.
     ///
     /// Allocates nothing, but where a request repeats a header or encodes a query parameter that conditions name.
-    pub fn lookup(&self, head: &RequestHead<'_>) -> Option<&Arc<Plan>> {
+    ///
+    /// # Errors
+    /// When a value is too long for the patterns of the table: the response is 414 or 431.
+    pub fn lookup(&self, head: &RequestHead<'_>) -> Result<Option<&Arc<Plan>>, ValueTooLong> {
+        self.check_lengths(head)?;
+        Ok(self.find(head))
+    }
+
+    fn find(&self, head: &RequestHead<'_>) -> Option<&Arc<Plan>> {
         let found = self.leaves(head.path, |leaf| match leaf.first(head) {
             Some(plan) => ControlFlow::Break(plan),
             None => ControlFlow::Continue(()),
@@ -58,14 +71,29 @@ impl RouteTable {
         self.plans.get(found?)
     }
 
-    /// The response to a CORS preflight, and the plan whose filter made it. A preflight announces a request with another
-    /// method: if the rule that matches the preflight has no CORS filter, the rule for the announced method counts.
+    fn check_lengths(&self, head: &RequestHead<'_>) -> Result<(), ValueTooLong> {
+        if self.path_patterns && head.path.len() > PATTERN_VALUE_LIMIT {
+            return Err(ValueTooLong::Path);
+        }
+        let too_long = |name: &&Name| {
+            name.value(head)
+                .is_some_and(|value| value.len() > PATTERN_VALUE_LIMIT)
+        };
+        match self.value_patterns.iter().find(too_long) {
+            Some(name) => Err(ValueTooLong::Value(name.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// The response to a CORS preflight, and the plan whose filter made it. A preflight announces a request with
+    /// another method: if the rule that matches the preflight has no CORS filter, the rule for the announced method
+    /// counts.
     pub fn preflight(&self, head: &RequestHead<'_>) -> Option<(&Arc<Plan>, Preflight)> {
         if *head.method != Method::OPTIONS {
             return None;
         }
         let respond = |method: &Method| {
-            let plan = self.lookup(&RequestHead { method, ..*head })?;
+            let plan = self.lookup(&RequestHead { method, ..*head }).ok()??;
             let response = plan.cors.as_ref()?.preflight(head.method, head.headers)?;
             Some((plan, response))
         };
@@ -76,7 +104,7 @@ impl RouteTable {
     }
 
     /// The plans of all rules that match, by precedence: the first one is that of [`RouteTable::lookup`], the others
-    /// show what it hides.
+    /// show what it hides. For explanations: the length of values is not checked.
     pub fn lookup_all(&self, head: &RequestHead<'_>) -> Vec<&Arc<Plan>> {
         let mut found: Vec<usize> = Vec::new();
         self.leaves(head.path, |leaf| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ambit_l7::{
     Action, Filters, HeaderEdit, Mirror, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite,
+    ValueTooLong,
 };
 use ambit_policy::http::normalize_path;
 use ambit_wire::waypoint_policy::Retry;
@@ -17,6 +18,7 @@ use http::{Response, StatusCode};
 use super::answer::Rejection;
 use super::connection::{ClientConnection, Target};
 use super::response::ResponseBody;
+use crate::http::headers;
 use crate::observe::Flag;
 use crate::state::Chosen;
 
@@ -70,10 +72,18 @@ pub(super) fn plan(
         query: head.uri.query(),
         headers: &head.headers,
     };
-    if let Some((_, Preflight { status, headers })) = routes.table.preflight(&head) {
+    let table = routes.table(headers::is_grpc(head.headers));
+    if let Some((_, Preflight { status, headers })) = table.preflight(&head) {
         return Err(routed(status, headers));
     }
-    let plan = routes.table.lookup(&head).ok_or_else(|| {
+    let found = table.lookup(&head).map_err(|error| {
+        let status = match error {
+            ValueTooLong::Path => StatusCode::URI_TOO_LONG,
+            ValueTooLong::Value(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        };
+        Rejection::new(status, Flag::BadRequest, format!("route: {error}"))
+    })?;
+    let plan = found.ok_or_else(|| {
         let reason = "route: no rule matches";
         Rejection::new(StatusCode::NOT_FOUND, Flag::NoRoute, reason)
     })?;

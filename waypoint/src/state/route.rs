@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ambit_l7::{RouteSpec, RouteTable};
+use ambit_l7::{RouteKind, RouteSpec, RouteTable};
 use ambit_mesh::{Balancing, check_requires, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
@@ -95,8 +95,10 @@ pub(crate) struct Routing {
 /// The routes that apply to a port for some callers.
 #[derive(Debug, Default)]
 pub(crate) struct PortRoutes {
-    /// Their rules.
-    pub(crate) table: RouteTable,
+    /// The rules of HTTPRoutes.
+    http: RouteTable,
+    /// The rules of GRPCRoutes.
+    grpc: RouteTable,
     /// A route that applies and has not been received, or is not understood: closed until it is.
     pub(crate) missing: Option<Arc<str>>,
 }
@@ -157,17 +159,30 @@ impl Routing {
 
 impl PortRoutes {
     fn of(names: &[&str], routes: &RouteSpecs) -> Self {
-        let mut specs = Vec::new();
+        let (mut http, mut grpc) = (Vec::new(), Vec::new());
         let mut missing = None;
         for name in names {
             match routes.get(*name) {
-                Some(spec) => specs.push((**spec).clone()),
+                Some(spec) if spec.name.kind == RouteKind::GrpcRoute => grpc.push((**spec).clone()),
+                Some(spec) => http.push((**spec).clone()),
                 None => missing = missing.or_else(|| Some(Arc::from(*name))),
             }
         }
         Self {
-            table: RouteTable::compile(&specs),
+            http: RouteTable::compile(&http),
+            grpc: RouteTable::compile(&grpc),
             missing,
         }
+    }
+
+    /// The rules for a request: those of GRPCRoutes for calls of gRPC, those of HTTPRoutes for others; of the other
+    /// kind, if there is only this.
+    pub(crate) fn table(&self, grpc: bool) -> &RouteTable {
+        let (first, other) = if grpc {
+            (&self.grpc, &self.http)
+        } else {
+            (&self.http, &self.grpc)
+        };
+        if first.plans().is_empty() { other } else { first }
     }
 }

@@ -86,6 +86,15 @@ impl PathPredicate {
         }
     }
 
+    /// Whether it has a pattern.
+    pub(crate) fn has_pattern(&self) -> bool {
+        let is_pattern = |part: &Option<Value>| part.as_ref().is_some_and(|value| value.as_exact().is_none());
+        match self {
+            Self::Regex(_) => true,
+            Self::Grpc { service, method } => is_pattern(service) || is_pattern(method),
+        }
+    }
+
     /// Every path that matches begins with this.
     pub(crate) fn literal_prefix(&self) -> &str {
         match self {

@@ -2,6 +2,7 @@
 //! condition holds however a client encodes the value.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// The decoded name of a query parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +23,12 @@ impl QueryName {
             };
             (same && !parameter.is_empty()).then(|| decode(value))
         })
+    }
+}
+
+impl fmt::Display for QueryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
 

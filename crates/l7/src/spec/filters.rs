@@ -50,7 +50,8 @@ pub struct RewriteSpec {
 pub enum PathEditSpec {
     /// `ReplaceFullPath`.
     Full(String),
-    /// `ReplacePrefixMatch`: the rule must have exactly one match, with a [`PathMatch::Prefix`](crate::PathMatch::Prefix).
+    /// `ReplacePrefixMatch`: the rule must have exactly one match, with a
+    /// [`PathMatch::Prefix`](crate::PathMatch::Prefix).
     Prefix(String),
 }
 

@@ -1,6 +1,6 @@
 //! From specs to the table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::error::{At, FieldResult};
@@ -86,6 +86,17 @@ impl RouteTable {
 
     /// The matches are sorted.
     fn index(&mut self, matches: Vec<Match>) {
+        let mut value_patterns = BTreeSet::new();
+        for found in &matches {
+            self.path_patterns |= matches!(&found.path, Path::Other(path) if path.has_pattern());
+            let values = found.predicate.values.iter();
+            value_patterns.extend(
+                values
+                    .filter(|(_, value)| value.as_exact().is_none())
+                    .map(|(name, _)| name.clone()),
+            );
+        }
+        self.value_patterns = value_patterns.into_iter().collect();
         let mut exact: HashMap<String, Vec<Entry>> = HashMap::new();
         let mut prefixes: HashMap<String, Vec<Entry>> = HashMap::new();
         let (mut patterns, mut late, mut root) = (Vec::new(), Vec::new(), Vec::new());

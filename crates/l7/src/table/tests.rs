@@ -94,7 +94,7 @@ fn get(table: &RouteTable, target: &str, headers: &[(&'static str, &'static str)
         headers: &headers,
     };
     let all = table.lookup_all(&head);
-    let found = table.lookup(&head);
+    let found = table.lookup(&head).unwrap();
     assert_eq!(all.first().copied(), found);
     match &found?.action {
         Action::Forward(split) => split.pick(0).map(|backend| backend.id.to_string()),
@@ -519,4 +519,48 @@ fn preflight_for_another_method() {
     assert_eq!(preflight(Method::POST, "/a", Some("POST")), None);
     // The rule that matches the preflight itself comes first.
     assert_eq!(preflight(Method::OPTIONS, "/b", Some("POST")), Some((2, 403)));
+}
+
+// A long value is no way around a rule with a pattern, and no way to keep a proxy busy.
+#[test]
+fn values_too_long_for_patterns() {
+    let long = "a".repeat(PATTERN_VALUE_LIMIT + 1);
+    let path = format!("/{long}");
+    let lookup = |table: &RouteTable, path: &str, header: &str, query: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-role", header.parse().unwrap());
+        let query = format!("q={query}");
+        let head = RequestHead {
+            method: &Method::GET,
+            authority: "echo",
+            path,
+            query: Some(&query),
+            headers: &headers,
+        };
+        let found = table.lookup(&head);
+        found.map(|plan| plan.map(|plan| plan.rule.index))
+    };
+    let value = |name: &str| Err(ValueTooLong::Value(name.to_owned()));
+    let compile = |rules: Vec<RuleSpec>| RouteTable::compile(&[route("r", rules)]);
+    let plain = compile(vec![
+        rule("", vec![prefix("/").header("x-role", is("a"))]),
+        rule("", vec![]),
+    ]);
+    assert_eq!(lookup(&plain, &path, &long, &long), Ok(Some(1)));
+
+    let paths = compile(vec![rule("", vec![regex("/b.*")]), rule("", vec![])]);
+    assert_eq!(lookup(&paths, "/b", &long, &long), Ok(Some(0)));
+    assert_eq!(lookup(&paths, &path, "", ""), Err(ValueTooLong::Path));
+    let headers = compile(vec![
+        rule("", vec![prefix("/").header("X-Role", like("b.*"))]),
+        rule("", vec![]),
+    ]);
+    assert_eq!(lookup(&headers, &path, "b", &long), Ok(Some(0)));
+    assert_eq!(lookup(&headers, "/", &long, ""), value("the header x-role"));
+    let queries = compile(vec![
+        rule("", vec![prefix("/").query("q", like("b.*"))]),
+        rule("", vec![]),
+    ]);
+    assert_eq!(lookup(&queries, &path, &long, "b"), Ok(Some(0)));
+    assert_eq!(lookup(&queries, "/", "", &long), value("the query parameter q"));
 }
