@@ -29,7 +29,7 @@ pub use build::{
     HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
     kubernetes_source,
 };
-pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance};
+pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};
 pub use image::write_image;
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};

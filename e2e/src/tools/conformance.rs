@@ -74,6 +74,29 @@ pub fn conformance(progress: Progress) -> Result<ConformanceTests> {
     Ok(ConformanceTests { dir })
 }
 
+/// The Gateway API's definitions alone: a folder for `kubectl apply --kustomize`.
+///
+/// # Errors
+/// When Go is missing, or the module cannot be had.
+pub fn gateway_definitions(progress: Progress) -> Result<PathBuf> {
+    let module = crate::workspace().join("e2e/conformance");
+    let cache = cache_dir()?.join("tools");
+    let dir = cache.join(format!("gateway-api-{GATEWAY_API_VERSION}"));
+    let _lock = lock(&cache.join("gateway-api.lock"))?;
+    if !dir.is_dir() {
+        progress(&format!(
+            "fetching the Gateway API's definitions {GATEWAY_API_VERSION}, a Go module"
+        ));
+        install(&dir, |out| {
+            let [api, _] = MODULES;
+            let mut go = go()?;
+            shell::run(go.current_dir(&module).args(["mod", "download", api]))?;
+            copy(&folder(&module, api)?.join(DEFINITIONS), out)
+        })?;
+    }
+    Ok(dir)
+}
+
 fn build(module: &Path, out: &Path, progress: Progress) -> Result<()> {
     let compile = |verb: &[&str], to: &Path, packages: &[&str], name: &str| {
         let mut go = go()?;

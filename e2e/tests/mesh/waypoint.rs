@@ -10,6 +10,7 @@ mod lifecycle;
 mod paths;
 mod protocols;
 mod retry;
+mod routes;
 mod scaling;
 mod scope;
 
@@ -46,9 +47,12 @@ pub(crate) fn principal(web: &Web, account: &str) -> String {
 
 /// The status, reason and message of a policy's condition at its first target, if it is about the present spec.
 fn condition(policy: &Value, kind: &str) -> Result<(String, String, String)> {
-    let conditions = policy
-        .pointer("/status/ancestors/0/conditions")
-        .and_then(Value::as_array);
+    condition_in(policy, "/status/ancestors/0/conditions", kind)
+}
+
+/// The same of an object whose status has its conditions elsewhere.
+fn condition_in(policy: &Value, place: &str, kind: &str) -> Result<(String, String, String)> {
+    let conditions = policy.pointer(place).and_then(Value::as_array);
     let found = conditions
         .and_then(|all| all.iter().find(|condition| condition["type"] == kind))
         .with_context(|| format!("no condition {kind} in {}", policy["status"]))?;
