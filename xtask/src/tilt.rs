@@ -1,6 +1,7 @@
 //! `cargo xtask tilt`: Tilt on a cluster of this machine, with the programs that the Tiltfile calls in PATH.
 
 mod check;
+mod edit;
 
 use std::env;
 use std::ffi::OsString;
