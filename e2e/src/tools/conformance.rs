@@ -67,7 +67,7 @@ pub fn conformance(progress: Progress) -> Result<ConformanceTests> {
     if !dir.is_dir() {
         progress(&format!(
             "building the Gateway API's conformance tests {GATEWAY_API_VERSION} and the application of their pods from Go modules \
-             (about 4 minutes, once)"
+             (about 3 minutes, once)"
         ));
         install(&dir, |out| build(&module, out, progress))?;
     }
