@@ -29,6 +29,7 @@ use crate::{preflight, wait};
 pub use audit::{Audit, Write};
 pub use layout::Spec;
 pub use node::Node;
+pub(crate) use process::Started;
 pub use status::{NodeStatus, Status};
 
 use layout::Layout;
@@ -244,6 +245,20 @@ impl Cluster {
     /// When its nodes are not on this machine.
     pub fn wire_netns(&self) -> Result<String> {
         self.here().map(Layout::control_plane_netns)
+    }
+
+    /// Starts a program beside the control plane: in its network namespace, so that its ports are its own. Its log is in `log` of the
+    /// cluster's folder, under the name of its role. It ends with the cluster, or by [`Cluster::end_beside`].
+    pub(crate) fn start_beside(&self, role: &str, program: &[String]) -> Result<Started> {
+        let layout = self.here()?;
+        let mut words = network::within(&layout.control_plane_netns());
+        words.extend_from_slice(program);
+        process::spawn(&layout.dir, role, &layout.log(role), &words)
+    }
+
+    /// Ends the programs of these roles, of an earlier run too, and waits until they are gone.
+    pub(crate) fn end_beside(&self, roles: &[&str]) -> Result<()> {
+        process::kill(&self.here()?.dir, |role| roles.contains(&role))
     }
 
     fn of(layout: Layout) -> Self {

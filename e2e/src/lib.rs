@@ -2,8 +2,10 @@
 //!
 //! [`cluster::Cluster`] runs upstream Kubernetes on this machine alone, as root: a control plane and any number of nodes, each
 //! with its own network, containerd, kubelet and kube-proxy. [`tools`] installs what that takes. [`mesh`] puts Ambit on it with
-//! Helm, [`sample`] an application, [`prometheus`] scrapes it, and [`wire`] records what goes between the nodes.
+//! Helm, [`argocd`] from git, [`sample`] an application, [`prometheus`] scrapes it, and [`wire`] records what goes between
+//! the nodes.
 
+pub mod argocd;
 pub mod cluster;
 pub mod docs;
 pub mod http;

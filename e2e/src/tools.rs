@@ -1,8 +1,8 @@
 //! What the cluster is made with: found where it is installed, installed where it is not, and cached.
 //!
 //! Two sources: packages of the distribution ([`ensure_packages`]), and Go modules: that in `e2e/cluster` ([`kubernetes`]), Helm
-//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]), Tilt ([`tilt`]) and the Gateway API's conformance tests
-//! ([`conformance`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
+//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]), Tilt ([`tilt`]), Argo CD ([`argocd`]) and the Gateway API's
+//! conformance tests ([`conformance`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
 mod actionlint;
@@ -24,11 +24,11 @@ use anyhow::{Context, Result};
 pub use actionlint::actionlint;
 pub use apt::{BUILDAH, Package, ensure, ensure_packages, installed_here};
 pub(crate) use apt::{missing_packages, present};
-pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
 pub use build::{
-    HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
-    kubernetes_source,
+    ARGOCD_VERSION, ArgoCdPrograms, HELM_VERSION, KUBERNETES_VERSION, Kubernetes, argocd, go_built, h2spec,
+    helm, kubeconform, kubernetes, kubernetes_source,
 };
+pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
 pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};
 pub use image::write_image;
 pub use prometheus::{Prometheus, prometheus};

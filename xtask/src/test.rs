@@ -4,7 +4,7 @@ use std::process::Command;
 
 use ambit_e2e::cluster::{Cluster, Spec};
 use ambit_e2e::preflight::{self, Work};
-use ambit_e2e::tools;
+use ambit_e2e::{argocd, tools};
 use anyhow::{Result, bail};
 
 use crate::progress::Progress;
@@ -133,6 +133,10 @@ fn both(first: Result<()>, then: Result<()>) -> Result<()> {
 
 fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let archives = first::for_cluster(progress)?;
+    if arguments.all {
+        // Built before the cluster is up: both need the memory of the machine.
+        argocd::prepare(&|message| progress.note(message))?;
+    }
     if chosen(arguments, "release") {
         progress.step("a release, packaged twice", || release::check(progress))?;
     }

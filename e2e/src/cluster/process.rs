@@ -28,7 +28,7 @@ pub(super) struct Process {
 
 /// A process that this one started, and how it ended if it did.
 #[derive(Debug)]
-pub(super) struct Started {
+pub(crate) struct Started {
     role: String,
     log: PathBuf,
     end: Arc<OnceLock<ExitStatus>>,
@@ -36,7 +36,7 @@ pub(super) struct Started {
 
 impl Started {
     /// An error that quotes the log if the process has ended.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Some(status) = self.end.get() else {
             return Ok(());
         };
