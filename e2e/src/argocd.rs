@@ -5,6 +5,7 @@
 
 mod application;
 mod repository;
+mod setup;
 
 use std::fs;
 use std::path::Path;
@@ -12,14 +13,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub use application::Application;
 pub use repository::Repository;
+use setup::{configure, remove};
 
 use crate::cluster::{Cluster, Started};
 use crate::tools::{self, ArgoCdPrograms, Package, Progress};
-use crate::{eventually, shell, wait};
+use crate::{shell, wait};
 
 /// Where Argo CD's own objects are.
 pub const NAMESPACE: &str = "argocd";
@@ -226,81 +228,6 @@ impl Drop for ArgoCd {
 pub fn test_health_scripts(progress: Progress) -> Result<String> {
     let folder = crate::workspace().join("argocd/health");
     shell::run(Command::new(prepare(progress)?.judge()).arg("lua").arg(folder))
-}
-
-/// Installs Argo CD's kinds and configuration, and the health of our kinds as `docs/gitops.md` says.
-fn configure(cluster: &Cluster, programs: &ArgoCdPrograms) -> Result<()> {
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    cluster.apply("default", &namespace.to_string())?;
-    for manifest in programs.manifests() {
-        apply_server_side(cluster, &manifest)?;
-    }
-    apply_server_side(
-        cluster,
-        &crate::workspace().join("examples/argocd/argocd-cm.yaml"),
-    )?;
-    let labels = json!({"app.kubernetes.io/part-of": "argocd"});
-    for name in [
-        "argocd-cmd-params-cm",
-        "argocd-gpg-keys-cm",
-        "argocd-rbac-cm",
-        "argocd-ssh-known-hosts-cm",
-        "argocd-tls-certs-cm",
-    ] {
-        let map =
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}});
-        cluster.apply(NAMESPACE, &map.to_string())?;
-    }
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "argocd-secret", "labels": labels},
-        "stringData": {"server.secretkey": "of a test cluster"},
-    });
-    cluster.apply(NAMESPACE, &secret.to_string())
-}
-
-fn apply_server_side(cluster: &Cluster, file: &Path) -> Result<()> {
-    let mut apply = cluster.kubectl();
-    apply.args(["apply", "--server-side", "--namespace", NAMESPACE, "--filename"]);
-    shell::run(apply.arg(file)).map(drop)
-}
-
-/// Ends Argo CD's programs, and removes its objects from the cluster. What its Applications have applied stays.
-fn remove(cluster: &Cluster) -> Result<()> {
-    cluster.end_beside(&[CONTROLLER, REPO_SERVER, REDIS])?;
-    for kind in KINDS {
-        let definition = [
-            "get",
-            "customresourcedefinition",
-            kind,
-            "--ignore-not-found",
-            "--output=name",
-        ];
-        if cluster.run_kubectl(&definition)?.is_empty() {
-            continue;
-        }
-        for object in cluster.list(&[kind, "--namespace", NAMESPACE])? {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            // Without a controller, nothing else removes them.
-            let patch = ["patch", kind, name, "--type=merge", "--namespace", NAMESPACE];
-            let none = ["--patch", r#"{"metadata":{"finalizers":null}}"#];
-            cluster.run_kubectl(&[&patch[..], &none].concat())?;
-        }
-        cluster.run_kubectl(&["delete", "customresourcedefinition", kind, "--timeout=2m"])?;
-    }
-    let delete = [
-        "delete",
-        "namespace",
-        NAMESPACE,
-        "--ignore-not-found",
-        "--timeout=2m",
-    ];
-    cluster.run_kubectl(&delete)?;
-    eventually("the namespace of Argo CD to be gone", LIMIT, || {
-        let left = cluster.run_kubectl(&["get", "namespace", NAMESPACE, "--ignore-not-found"])?;
-        ensure!(left.is_empty(), "{left}");
-        Ok(())
-    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod actionlint;
 mod apt;
+mod argocd;
 mod build;
 mod conformance;
 mod image;
@@ -24,13 +25,14 @@ use anyhow::{Context, Result};
 pub use actionlint::actionlint;
 pub use apt::{BUILDAH, Package, ensure, ensure_packages, installed_here};
 pub(crate) use apt::{missing_packages, present};
-pub use build::{
-    ARGOCD_VERSION, ArgoCdPrograms, HELM_VERSION, KUBERNETES_VERSION, Kubernetes, argocd, go_built, h2spec,
-    helm, kubeconform, kubernetes, kubernetes_source,
-};
+pub use argocd::{ArgoCdPrograms, argocd};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
 pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};
 pub use image::write_image;
+pub use build::{
+    HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
+    kubernetes_source,
+};
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 pub use tilt::tilt;

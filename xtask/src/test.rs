@@ -133,7 +133,7 @@ fn both(first: Result<()>, then: Result<()>) -> Result<()> {
 
 fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let archives = first::for_cluster(progress)?;
-    if arguments.all {
+    if chosen(arguments, "argocd") {
         // Built before the cluster is up: both need the memory of the machine.
         argocd::prepare(&|message| progress.note(message))?;
     }

@@ -1,6 +1,6 @@
-// Command judge says what tools around a cluster make of objects.
+// Command judge prints the status that tools around a cluster compute for objects.
 //
-//	judge kstatus < object.json   prints how kstatus (Flux, kpt) sees an object: the status, a tab, the message
+//	judge kstatus < object.json   prints the status of an object by kstatus (Flux, kpt), a tab, and the message
 //	judge lua FOLDER              runs every health_test.yaml below the folder, in the layout of Argo CD's
 //	                              resource_customizations, with Argo CD's own Lua engine
 package main

@@ -89,6 +89,14 @@ impl Repository {
     pub fn commit(&self, message: &str) -> Result<String> {
         self.git(&["add", "--all"])?;
         self.git(&["commit", "--quiet", "--message", message])?;
+        self.head()
+    }
+
+    /// The latest commit.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn head(&self) -> Result<String> {
         Ok(self.git(&["rev-parse", "HEAD"])?.trim().to_owned())
     }
 

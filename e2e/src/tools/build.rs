@@ -1,4 +1,4 @@
-//! What is built with Go: the embedded Kubernetes, Helm, kubeconform, h2spec and Argo CD.
+//! What is built with Go: the embedded Kubernetes, Helm, kubeconform, and h2spec.
 
 use std::env;
 use std::fs;
@@ -209,83 +209,6 @@ pub fn h2spec(progress: Progress) -> Result<PathBuf> {
     Ok(dir.join("h2spec"))
 }
 
-/// The version of Argo CD that applies what is in git; `e2e/argocd/go.mod` requires the same.
-pub const ARGOCD_VERSION: &str = "3.2.1";
-
-/// Its Go module.
-const ARGOCD: &str = "github.com/argoproj/argo-cd/v3";
-
-/// What of its module Argo CD needs on a cluster, by its path in the module.
-const ARGOCD_MANIFESTS: &[&str] = &[
-    "manifests/crds/application-crd.yaml",
-    "manifests/crds/appproject-crd.yaml",
-    "manifests/base/config/argocd-cm.yaml",
-];
-
-/// Argo CD, built from its Go module.
-#[derive(Debug, Clone)]
-pub struct ArgoCdPrograms {
-    dir: PathBuf,
-}
-
-impl ArgoCdPrograms {
-    /// All of Argo CD's programs in one: `ARGOCD_BINARY_NAME` says which.
-    pub fn argocd(&self) -> PathBuf {
-        self.dir.join("argocd")
-    }
-
-    /// What kstatus and Argo CD's Lua engine say of an object: see `e2e/argocd/judge`.
-    pub fn judge(&self) -> PathBuf {
-        self.dir.join("judge")
-    }
-
-    /// Argo CD's own definitions, and the configuration that it comes with.
-    pub fn manifests(&self) -> Vec<PathBuf> {
-        let names = ARGOCD_MANIFESTS
-            .iter()
-            .filter_map(|path| Path::new(path).file_name());
-        names.map(|name| self.dir.join(name)).collect()
-    }
-}
-
-/// Argo CD, built first if this version never was.
-pub fn argocd(progress: Progress) -> Result<ArgoCdPrograms> {
-    let module = crate::workspace().join("e2e/argocd");
-    let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!(
-        "argocd-{ARGOCD_VERSION}-{}",
-        &fingerprint(&module)?[..16]
-    ));
-    let _lock = lock(&cache.join("argocd.lock"))?;
-    if !dir.is_dir() {
-        progress(&format!(
-            "building Argo CD {ARGOCD_VERSION} from its Go module: it applies what is in git (about 4 minutes, once)"
-        ));
-        install(&dir, |out| {
-            let version = format!("-s -w -X {ARGOCD}/common.version={ARGOCD_VERSION}");
-            for (program, package) in [("argocd", format!("{ARGOCD}/cmd")), ("judge", "./judge".into())] {
-                let mut go = go()?;
-                go.current_dir(&module)
-                    .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
-                    .args(["-ldflags", &version, "-o"])
-                    .arg(out.join(program));
-                go_build(&mut go, &[&package], "Argo CD", progress)?;
-            }
-            let mut go = go()?;
-            go.current_dir(&module)
-                .args(["list", "-m", "-f", "{{.Dir}}", ARGOCD]);
-            let source = shell::run(&mut go)?;
-            for path in ARGOCD_MANIFESTS {
-                let from = Path::new(source.trim()).join(path);
-                let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-                fs::write(out.join(from.file_name().context("a file has a name")?), text)?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(ArgoCdPrograms { dir })
-}
-
 /// Fills a folder beside `dir` and moves it there when it is complete: `dir` is whole or absent.
 pub(super) fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let part = dir.with_extension("part");
@@ -379,8 +302,6 @@ mod tests {
     fn the_version_is_the_one_that_go_mod_requires() {
         let module = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/go.mod")).unwrap();
         assert!(module.contains(&format!("k8s.io/kubernetes v{KUBERNETES_VERSION}")));
-        let module = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/argocd/go.mod")).unwrap();
-        assert!(module.contains(&format!("{ARGOCD} v{ARGOCD_VERSION}")));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The mesh in git: the real Argo CD, from an empty cluster to the last prune.
 
 mod changes;
+mod clients;
+mod drift;
 mod errors;
 mod removal;
 
@@ -9,12 +11,11 @@ use std::time::Instant;
 use ambit_e2e::argocd::{self, ArgoCd};
 use ambit_e2e::eventually;
 use ambit_e2e::http::Request;
-use ambit_e2e::lab::{LIMIT, Lab, ensure_as_before};
+use ambit_e2e::lab::{LIMIT, Lab};
 use ambit_e2e::mesh;
-use ambit_e2e::sample::{CLIENTS, Plan, Shop, Web};
-use ambit_e2e::{tools, workspace};
+use ambit_e2e::sample::{CLIENTS, Shop, Web};
+use ambit_e2e::workspace;
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 
 /// The namespace of the examples.
 const SHOP: &str = "shop";
@@ -27,6 +28,9 @@ const POLICIES: &str = "ambit-policies";
 const PARENT: &str = "ambit";
 
 const FOLDER: &str = "examples/argocd";
+
+/// The images that the tests load, as values of the chart.
+const OWN_IMAGES: &str = "image.registry=localhost/ambit,image.tag=dev";
 
 /// Argo CD on the test cluster, and two applications in the namespace of the examples.
 struct Story<'a> {
@@ -69,7 +73,7 @@ impl Story<'_> {
         })
     }
 
-    /// What kstatus makes of an object.
+    /// The status of an object by kstatus, and why.
     fn kstatus(&self, object: &[&str]) -> Result<(String, String)> {
         self.argocd.kstatus(&self.lab.cluster.get(object)?)
     }
@@ -132,11 +136,9 @@ fn one_application_brings_the_mesh_and_takes_it_away() -> Result<()> {
             argocd.application(PARENT).wait_healthy(&revision).map(drop)
         })?;
         step("one Application: deleted", || {
-            removal::in_order(
-                &lab,
-                argocd,
-                &[("mesh", "default"), ("deployment", "ambit-operator")],
-            )
+            let objects = [("mesh", "default"), ("deployment", "ambit-operator")];
+            removal::in_order(&lab, argocd, &objects)?;
+            removal::nodes_are_as_before(&lab)
         })
     })
 }
@@ -152,48 +154,32 @@ fn with_argocd(lab: &Lab, test: impl FnOnce(&ArgoCd) -> Result<()>) -> Result<()
     result.and(removed).and(cleaned)
 }
 
-/// Removes what is there of Ambit, whoever installed it, so that Helm can install it again.
+/// Removes what is left of Ambit after Argo CD, so that Helm can install it again: the chart accepts no object of another
+/// owner. Argo CD leaves the definitions and the namespace, and more of a test that has failed.
 fn clean_up(lab: &Lab) -> Result<()> {
     let cluster = &lab.cluster;
-    let definition = [
-        "get",
-        "customresourcedefinition",
-        "meshes.ambit.dev",
-        "--ignore-not-found",
-    ];
-    if !cluster.run_kubectl(&definition)?.is_empty() {
-        let all = [
-            "delete",
-            "mesh,waypointpolicies,ambientnamespaces",
-            "--all",
-            "--all-namespaces",
-        ];
-        cluster.run_kubectl(&[&all[..], &["--timeout=4m"]].concat())?;
-    }
-    let mut helm = cluster.helm(&|message| println!("{message}"))?;
-    helm.args(["template", mesh::RELEASE])
-        .arg(workspace().join("charts/ambit"));
-    helm.args(["--namespace", mesh::NAMESPACE, "--include-crds"]);
-    helm.args(["--kube-version", tools::KUBERNETES_VERSION]);
-    let rendered = helm.output().context("cannot run helm")?;
-    ensure!(
-        rendered.status.success(),
-        "{}",
-        String::from_utf8_lossy(&rendered.stderr)
-    );
-    let file = cluster.dir().join("chart.yaml");
-    std::fs::write(&file, rendered.stdout)?;
+    let progress = |message: &str| println!("{message}");
+    let chart = workspace().join("charts/ambit");
+    let file = cluster.dir().join("argocd-left.yaml");
+    std::fs::write(&file, mesh::manifests(&chart, &[OWN_IMAGES], &progress)?)?;
     let file = file.display().to_string();
-    cluster.run_kubectl(&[
+    let kind = ["customresourcedefinition", "meshes.ambit.dev"];
+    let get = ["--ignore-not-found", "--output=name"];
+    let kind = cluster.run_kubectl(&[&["get"][..], &kind, &get].concat())?;
+    if !kind.is_empty() && !cluster.list(&["meshes"])?.is_empty() {
+        // Only the operator can release the pods.
+        let apply = ["apply", "--server-side", "--force-conflicts", "--filename", &file];
+        cluster.run_kubectl(&apply)?;
+        cluster.run_kubectl(&["delete", "meshes", "--all", "--timeout=5m"])?;
+    }
+    let delete = [
         "delete",
         "--ignore-not-found",
-        "--timeout=2m",
-        "--namespace",
-        mesh::NAMESPACE,
+        "--timeout=5m",
         "--filename",
         &file,
-    ])?;
-    Ok(())
+    ];
+    cluster.run_kubectl(&delete).map(drop)
 }
 
 /// The example as it is shipped, but the namespace has no label yet, and there is no Application with policies: that is returned.
@@ -231,49 +217,4 @@ fn waves(story: &Story<'_>) -> Result<()> {
         "operator {operator}, Mesh {mesh}, namespaces {namespaces}"
     );
     Ok(())
-}
-
-/// Requests of both load generators, eighty a second.
-fn load() -> Plan {
-    Plan::get(4, "/load").every(100)
-}
-
-/// The generation of every object that the Applications have applied, by kind, namespace and name.
-fn generations(story: &Story<'_>) -> Result<Vec<(String, Value)>> {
-    let mut all = Vec::new();
-    for name in [PARENT, CHART, MESH, NAMESPACES, POLICIES] {
-        let application = story.argocd.application(name).get()?;
-        let resources = application["status"]["resources"].as_array().cloned();
-        for resource in resources.context("an Application has objects")? {
-            // Argo CD writes the status of an Application into its own generation.
-            if resource["kind"] == "Application" {
-                continue;
-            }
-            let text = |field: &str| resource[field].as_str().unwrap_or_default().to_owned();
-            let kind = match text("group") {
-                group if group.is_empty() => text("kind"),
-                group => format!("{}.{}.{group}", text("kind"), text("version")),
-            };
-            let (object, namespace) = (text("name"), text("namespace"));
-            let namespace = if namespace.is_empty() {
-                "default".to_owned()
-            } else {
-                namespace
-            };
-            let found = story
-                .lab
-                .cluster
-                .get(&[&kind, &object, "--namespace", &namespace])?;
-            let metadata = &found["metadata"];
-            // Statuses change the version of an object; the spec of what has none is all of it.
-            let version = if found["status"].is_null() {
-                &metadata["resourceVersion"]
-            } else {
-                &Value::Null
-            };
-            let state = json!([metadata["uid"], metadata["generation"], version]);
-            all.push((format!("{kind} {namespace}/{object}"), state));
-        }
-    }
-    Ok(all)
 }

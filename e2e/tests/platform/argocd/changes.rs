@@ -1,8 +1,9 @@
 //! What a commit does.
 
+use serde_json::{Value, json};
+
 use super::*;
 
-/// A policy and the way to allow what it denies.
 const POLICY: &str = "examples/argocd/policies/shop.yaml";
 
 /// `application` is the Application with policies, which the repository does not have yet.
@@ -16,17 +17,19 @@ pub(super) fn all(story: &Story<'_>, application: &str) -> Result<()> {
     })?;
     step("a changed policy is in force", || changed_policy(story))?;
     step("a version bump under load", || version_bump(story))?;
-    step("self-heal", || self_heal(story))?;
-    step("ten reconciliations", || no_drift(story))
+    step("self-heal under load", || self_heal(story))?;
+    step("ten reconciliations", || drift::none(story))
 }
 
 fn labelled(story: &Story<'_>) -> Result<()> {
+    story.connect(clients::EARLY)?;
     let path = format!("{FOLDER}/namespaces/shop.yaml");
     let name = "  name: shop\n";
     let label = format!("{name}  labels:\n    istio.io/dataplane-mode: ambient\n");
     story.argocd.repository.replace(&path, name, &label)?;
     story.commit("shop is in the mesh", &[NAMESPACES])?;
-    story.shop.wait_captured()
+    story.shop.wait_captured()?;
+    story.early_connection_lives()
 }
 
 fn policies(story: &Story<'_>, application: &str) -> Result<()> {
@@ -53,6 +56,10 @@ fn changed_policy(story: &Story<'_>) -> Result<()> {
         .argocd
         .repository
         .replace(POLICY, "methods: [DELETE]", "methods: [PUT]")?;
+    // For the self-heal: a field on which no request depends.
+    let name = "  name: web\n  namespace: shop\n";
+    let labelled = format!("{name}  labels:\n    team: shop\n");
+    story.argocd.repository.replace(POLICY, name, &labelled)?;
     story.commit("PUT is denied, not DELETE", &[POLICIES])?;
     story.wait_status("PUT", 403)?;
     story.wait_status("DELETE", 200)
@@ -76,11 +83,7 @@ fn version_bump(story: &Story<'_>) -> Result<()> {
             ])?;
         }
     }
-    story.web.load_all(&load())?;
-    for client in CLIENTS {
-        story.web.wait_more(client, 50)?;
-    }
-    let before = CLIENTS.map(|client| story.web.load_stats(client));
+    let begin = story.begin()?;
     story
         .argocd
         .repository
@@ -105,100 +108,65 @@ fn version_bump(story: &Story<'_>) -> Result<()> {
     for name in [MESH, NAMESPACES, POLICIES] {
         story.argocd.application(name).wait_healthy(&revision)?;
     }
-    for client in CLIENTS {
-        story.web.wait_more(client, 50)?;
+    println!("version bump: {}", story.end(&begin)?);
+    story.early_connection_lives()
+}
+
+/// A user edits fields that git has: numbers, labels and annotations on which no request depends.
+fn self_heal(story: &Story<'_>) -> Result<()> {
+    let begin = story.begin()?;
+    let wave = "argocd.argoproj.io/sync-wave";
+    let edits = [
+        (
+            ["deployment", "ambit-operator", "--namespace", mesh::NAMESPACE],
+            "/spec/replicas",
+            json!({"spec": {"replicas": 1}}),
+        ),
+        (
+            ["mesh", "default", "--namespace", mesh::NAMESPACE],
+            "/metadata/annotations/argocd.argoproj.io~1sync-wave",
+            json!({"metadata": {"annotations": {wave: "6"}}}),
+        ),
+        (
+            ["waypointpolicy", "web", "--namespace", SHOP],
+            "/metadata/labels/team",
+            json!({"metadata": {"labels": {"team": "somebody-else"}}}),
+        ),
+    ];
+    for (object, field, patch) in &edits {
+        healed(story, object, field, patch)?;
     }
-    let after = story.web.ensure_no_failure()?;
-    let [a, b] = before;
-    let before = a?.ok + b?.ok;
-    let requests = after.iter().map(|stats| stats.ok).sum::<u64>() - before;
-    let resets: u64 = after.iter().map(|stats| stats.resets).sum();
-    println!(
-        "version bump: {requests} requests, 0 failed, {resets} connections ended before a response and made again"
-    );
+    let revision = story.argocd.repository.head()?;
+    for name in [CHART, MESH, POLICIES] {
+        story.argocd.application(name).wait_healthy(&revision)?;
+    }
+    story.wait_status("PUT", 403)?;
+    println!("self-heal: {}", story.end(&begin)?);
     Ok(())
 }
 
-fn self_heal(story: &Story<'_>) -> Result<()> {
+/// Edits a field, and waits until it is as before.
+fn healed(story: &Story<'_>, object: &[&str], field: &str, patch: &Value) -> Result<()> {
     let cluster = &story.lab.cluster;
-    let healed = |kind: &str, name: &str, pointer: &str, patch: Value, expected: Value| -> Result<()> {
-        let begin = Instant::now();
-        let namespace = if kind == "deployment" {
-            mesh::NAMESPACE
-        } else {
-            SHOP
-        };
-        let object = [kind, name, "--namespace", namespace];
-        let patch = patch.to_string();
-        let edit = ["patch", "--type=merge", "--patch", &patch];
-        cluster.run_kubectl(&[&edit[..], &object[..]].concat())?;
-        eventually(&format!("{kind} {name} to be as in git"), LIMIT, || {
-            let found = cluster.get(&object)?;
-            ensure!(
-                found.pointer(pointer) == Some(&expected),
-                "{:?}",
-                found.pointer(pointer)
-            );
-            Ok(())
-        })?;
-        println!(
-            "{kind} {name} is as in git after {:.1} s",
-            begin.elapsed().as_secs_f32()
-        );
+    let begin = Instant::now();
+    let value = |object: &Value| object.pointer(field).cloned().context("no such field");
+    let before = cluster.get(object)?;
+    let patch = patch.to_string();
+    let edit = ["patch", "--type=merge", "--output=json", "--patch", &patch];
+    let edited = cluster.run_kubectl(&[&edit[..], object].concat())?;
+    let edited = value(&serde_json::from_str(&edited)?)?;
+    let expected = value(&before)?;
+    ensure!(edited != expected, "the edit is not there: {edited}");
+    eventually(&format!("{field} of {object:?} to be as in git"), LIMIT, || {
+        let found = value(&cluster.get(object)?)?;
+        ensure!(found == expected, "it is {found}");
         Ok(())
-    };
-    let strict = json!({"spec": {"mtls": {"mode": "Strict"}}});
-    healed("mesh", "default", "/spec/mtls/mode", strict, json!("Permissive"))?;
-    let rules =
-        json!({"spec": {"authorization": [{"name": "no-delete", "action": "Allow", "methods": ["PUT"]}]}});
-    healed(
-        "waypointpolicy",
-        "web",
-        "/spec/authorization/0/action",
-        rules,
-        json!("Deny"),
-    )?;
-    let none = json!({"metadata": {"labels": {"istio.io/dataplane-mode": null}}});
-    healed(
-        "namespace",
-        SHOP,
-        "/metadata/labels/istio.io~1dataplane-mode",
-        none,
-        json!("ambient"),
-    )?;
-    mesh::wait_ready(cluster)?;
-    story.shop.wait_captured()?;
-    story.wait_status("PUT", 403)
-}
-
-/// Nothing that git has is written by Ambit, and nothing that Ambit writes makes a difference to git.
-fn no_drift(story: &Story<'_>) -> Result<()> {
-    let applications = [PARENT, CHART, MESH, NAMESPACES, POLICIES];
-    let operations = || -> Result<Vec<Value>> {
-        let finished = applications.iter().map(|name| {
-            let application = story.argocd.application(name).get()?;
-            Ok(application["status"]["operationState"]["finishedAt"].clone())
-        });
-        finished.collect()
-    };
-    let (before, synced) = (generations(story)?, operations()?);
-    for _ in 0..10 {
-        for name in applications {
-            let application = story.argocd.application(name);
-            application.refresh("hard")?;
-            let status = &application.get()?["status"]["sync"]["status"];
-            ensure!(
-                status == "Synced",
-                "{name} is {status}: {}",
-                story.argocd.describe()
-            );
-        }
-    }
-    ensure!(operations()? == synced, "something was synced");
-    let after = generations(story)?;
-    for (before, after) in before.iter().zip(&after) {
-        ensure!(before == after, "{before:?} is now {after:?}");
-    }
-    println!("{} objects are as they were", after.len());
+    })?;
+    println!(
+        "{field} of {} {} is as in git after {:.1} s",
+        object[0],
+        object[1],
+        begin.elapsed().as_secs_f32()
+    );
     Ok(())
 }

@@ -1,8 +1,15 @@
 //! The end: Argo CD deletes in reverse of the waves, in the foreground.
 
+use std::time::SystemTime;
+
+use ambit_e2e::lab::ensure_as_before;
+use ambit_e2e::sample::millis;
 use anyhow::anyhow;
 
 use super::*;
+
+/// The drain deadline that a Mesh has by default, in milliseconds.
+const DRAIN: u64 = 60_000;
 
 pub(super) fn all(story: &Story<'_>) -> Result<()> {
     step(
@@ -13,15 +20,10 @@ pub(super) fn all(story: &Story<'_>) -> Result<()> {
 
 fn prune(story: &Story<'_>) -> Result<()> {
     let lab = story.lab;
-    story.web.load_all(&load())?;
-    for client in CLIENTS {
-        story.web.wait_more(client, 50)?;
-    }
-    for client in ["client-a", "client-b"] {
-        // Its connections are open.
-        story.shop.wait_more(client, 5)?;
-    }
-    let before = ["client-a", "client-b"].map(|client| story.shop.stats(client));
+    // Under Strict, the server takes only connections through the mesh.
+    story.connect(clients::INSIDE)?;
+    let begin = story.begin()?;
+    let begun = millis(SystemTime::now());
     in_order(
         lab,
         story.argocd,
@@ -31,27 +33,13 @@ fn prune(story: &Story<'_>) -> Result<()> {
             ("deployment", "ambit-operator"),
         ],
     )?;
-    story.shop.wait_released()?;
-    for client in CLIENTS {
-        story.web.wait_more(client, 50)?;
-    }
-    let web = story.web.ensure_no_failure()?;
-    let mut cut = Vec::new();
-    for (client, before) in ["client-a", "client-b"].into_iter().zip(before) {
-        let (before, after) = (before?, story.shop.wait_more(client, 5)?);
-        let failed = after.total_failed() - before.total_failed();
-        ensure!(failed == 0, "{client}: {failed} failed: {:?}", after.failures);
-        for (flow, now) in &after.flows {
-            cut.push((client, flow.clone(), now.connections));
-        }
-    }
-    println!(
-        "prune: {} requests through the waypoint and past it, 0 failed; connections made by the other clients: {cut:?}",
-        web.iter().map(|stats| stats.ok).sum::<u64>()
-    );
-    eventually("the nodes to be as they were", LIMIT, || {
-        ensure_as_before(&lab.cluster)
-    })?;
+    println!("prune: {}", story.end(&begin)?);
+    story.early_connection_lives()?;
+    inside_connection_drained(story, begun)?;
+    let pods = story.shop.pods()?;
+    let captured: Vec<_> = pods.iter().filter(|pod| pod.captured).collect();
+    ensure!(captured.is_empty(), "still captured: {captured:?}");
+    nodes_are_as_before(lab)?;
     let namespace = lab.cluster.get(&["namespace", SHOP])?;
     ensure!(
         namespace["metadata"]["deletionTimestamp"].is_null(),
@@ -62,9 +50,40 @@ fn prune(story: &Story<'_>) -> Result<()> {
         "get",
         "customresourcedefinition",
         "meshes.ambit.dev",
+        "ambientnamespaces.ambit.dev",
         "waypointpolicies.ambit.dev",
     ];
     lab.cluster.run_kubectl(&definitions).map(drop)
+}
+
+/// A connection through the mesh is open at least until the drain deadline of the Mesh. If it is cut then, its client
+/// connects once more, past the mesh.
+fn inside_connection_drained(story: &Story<'_>, begun: u64) -> Result<()> {
+    let stats = story.shop.wait_more(clients::INSIDE, 5)?;
+    let flow = stats.flows["stream"];
+    ensure!(
+        flow.failed <= 1 && flow.connections == 1 + flow.failed,
+        "it was cut more than once: {stats:?}"
+    );
+    for failure in &stats.failures {
+        let after = failure.seen - begun;
+        println!(
+            "the connection through the mesh ended {after} ms after the prune began: {}",
+            failure.error
+        );
+        ensure!(
+            after >= DRAIN,
+            "the connection through the mesh was cut before the drain deadline"
+        );
+    }
+    Ok(())
+}
+
+/// Nothing of Ambit's is left on a node.
+pub(super) fn nodes_are_as_before(lab: &Lab) -> Result<()> {
+    eventually("the nodes to be as they were", LIMIT, || {
+        ensure_as_before(&lab.cluster)
+    })
 }
 
 /// Deletes the topmost Application, and fails unless these objects go one after the other.
