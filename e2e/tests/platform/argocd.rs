@@ -143,10 +143,14 @@ fn one_application_brings_the_mesh_and_takes_it_away() -> Result<()> {
     })
 }
 
-/// Takes Ambit as Helm installed it away, runs `test`, and takes away what Argo CD has installed.
+/// Removes Ambit as Helm installed it, with its definitions and its namespace, runs `test`, and removes what Argo CD has
+/// installed.
 fn with_argocd(lab: &Lab, test: impl FnOnce(&ArgoCd) -> Result<()>) -> Result<()> {
     let progress = |message: &str| println!("{message}");
-    step("helm uninstall", || mesh::uninstall(&lab.cluster, &progress))?;
+    step("helm uninstall", || {
+        mesh::uninstall(&lab.cluster, &progress)?;
+        clean_up(lab)
+    })?;
     let argocd = step("start Argo CD", || ArgoCd::start(&lab.cluster, &progress))?;
     let result = test(&argocd).inspect_err(|_| eprintln!("{}", argocd.describe()));
     let removed = argocd.remove();
@@ -154,18 +158,22 @@ fn with_argocd(lab: &Lab, test: impl FnOnce(&ArgoCd) -> Result<()>) -> Result<()
     result.and(removed).and(cleaned)
 }
 
-/// Removes what is left of Ambit after Argo CD, so that Helm can install it again: the chart accepts no object of another
-/// owner. Argo CD leaves the definitions and the namespace, and more of a test that has failed.
+/// Removes what is left of Ambit, so that Helm can install it again: the chart accepts no object of another owner. Helm and
+/// Argo CD leave the definitions and the namespace; a test that has failed may leave all.
 fn clean_up(lab: &Lab) -> Result<()> {
     let cluster = &lab.cluster;
     let progress = |message: &str| println!("{message}");
     let chart = workspace().join("charts/ambit");
-    let file = cluster.dir().join("argocd-left.yaml");
+    let file = cluster.dir().join("ambit-left.yaml");
     std::fs::write(&file, mesh::manifests(&chart, &[OWN_IMAGES], &progress)?)?;
     let file = file.display().to_string();
-    let kind = ["customresourcedefinition", "meshes.ambit.dev"];
-    let get = ["--ignore-not-found", "--output=name"];
-    let kind = cluster.run_kubectl(&[&["get"][..], &kind, &get].concat())?;
+    let kind = cluster.run_kubectl(&[
+        "get",
+        "customresourcedefinition",
+        "meshes.ambit.dev",
+        "--ignore-not-found",
+        "--output=name",
+    ])?;
     if !kind.is_empty() && !cluster.list(&["meshes"])?.is_empty() {
         // Only the operator can release the pods.
         let apply = ["apply", "--server-side", "--force-conflicts", "--filename", &file];
