@@ -28,8 +28,8 @@ pub(crate) struct Arguments {
     /// Only the tests on the cluster, and only those whose name contains this. With `--all`, `tilt`, `conformance` or `demo` is that
     /// step alone.
     filter: Option<String>,
-    /// Also the slow tests: those with the tools around a mesh (Tilt, Prometheus, Helm's upgrades), the Gateway API's conformance
-    /// tests, and the demo.
+    /// Also the slow tests: those with the tools around a mesh (Argo CD, Tilt, Prometheus, Helm's upgrades), the Gateway API's
+    /// conformance tests, and the demo.
     #[arg(long)]
     all: bool,
     /// Keep the cluster, and use it again next time.
