@@ -170,8 +170,10 @@ impl ArgoCd {
             words.extend_from_slice(arguments);
             self.cluster.start_beside(role, &words)
         };
+        // A process of the cluster is found by its environment. A title of Redis's own would overwrite that.
         let redis = format!(
-            "cd '{}' && exec -a redis-server {REDIS_PROGRAM} --bind 127.0.0.1 --port {REDIS_PORT} --save '' --appendonly no",
+            "cd '{}' && exec -a redis-server {REDIS_PROGRAM} --bind 127.0.0.1 --port {REDIS_PORT} --save '' --appendonly no \
+             --set-proc-title no",
             home.display()
         );
         let redis_address = format!("--redis=127.0.0.1:{REDIS_PORT}");
