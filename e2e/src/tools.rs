@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 pub use actionlint::actionlint;
 pub use apt::{BUILDAH, Package, ensure, ensure_packages, installed_here};
 pub(crate) use apt::{missing_packages, present};
+pub(crate) use argocd::argocd_built;
 pub use argocd::{ArgoCdPrograms, argocd};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
 pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};

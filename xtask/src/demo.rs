@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     preflight::check(&Work {
         cluster: true,
         target: Some(&workspace::target()),
-        tests: false,
+        ..Work::default()
     })?;
     // A demo starts from nothing.
     Cluster::down(CLUSTER)?;

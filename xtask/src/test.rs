@@ -49,6 +49,7 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         cluster: true,
         target: Some(&workspace::target()),
         tests: true,
+        argocd: chosen(arguments, "argocd"),
     })?;
     // Not only for the cluster: tests without one make network namespaces, and inspect their rules.
     tools::ensure_packages(&|message| progress.note(message))?;

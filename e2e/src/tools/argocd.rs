@@ -46,14 +46,27 @@ impl ArgoCdPrograms {
     }
 }
 
+fn module() -> PathBuf {
+    crate::workspace().join("e2e/argocd")
+}
+
+fn dir(cache: &Path) -> Result<PathBuf> {
+    Ok(cache.join(format!("argocd-{VERSION}-{}", &fingerprint(&module())?[..16])))
+}
+
+/// Whether this version of Argo CD was built.
+pub(crate) fn argocd_built() -> Result<bool> {
+    Ok(dir(&cache_dir()?.join("tools"))?.is_dir())
+}
+
 /// Argo CD, built first if this version never was.
 ///
 /// # Errors
 /// When Go is missing, or a program does not build.
 pub fn argocd(progress: Progress) -> Result<ArgoCdPrograms> {
-    let module = crate::workspace().join("e2e/argocd");
+    let module = module();
     let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!("argocd-{VERSION}-{}", &fingerprint(&module)?[..16]));
+    let dir = dir(&cache)?;
     let _lock = lock(&cache.join("argocd.lock"))?;
     if !dir.is_dir() {
         progress(&format!(
