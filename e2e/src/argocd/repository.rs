@@ -61,7 +61,11 @@ impl Repository {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
-        fs::write(self.folder.join(path), text).with_context(|| format!("cannot write {path}"))
+        let file = self.folder.join(path);
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        fs::write(file, text).with_context(|| format!("cannot write {path}"))
     }
 
     /// Replaces a text of a file, once.

@@ -31,13 +31,26 @@ impl Shop {
     /// When something of that does not happen; the error tells the pods.
     pub fn deploy(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let shop = Self::create(cluster, namespace)?;
-        cluster.apply(namespace, &with_image(MANIFEST, cluster))?;
+        cluster.apply(namespace, &Self::manifest(cluster))?;
         let ready = shop.wait_pods("to be Ready", READY_LIMIT, |pod| pod.ready);
         ready.and_then(|_| shop.wait_answers()).with_context(|| {
             let pods = cluster.run_kubectl(&["get", "pods", "--namespace", namespace, "--output=wide"]);
             pods.unwrap_or_else(|error| format!("{error:#}"))
         })?;
         Ok(shop)
+    }
+
+    /// The application's objects, for whoever else deploys them.
+    pub fn manifest(cluster: &Cluster) -> String {
+        with_image(MANIFEST, cluster)
+    }
+
+    /// The application in a namespace where somebody else deploys it.
+    pub fn deployed(cluster: &Cluster, namespace: &str) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            namespace: namespace.to_owned(),
+        }
     }
 
     /// Makes only the namespace, and waits until pods can be made in it. One of that name that an earlier test left is
@@ -60,10 +73,7 @@ impl Shop {
                 .get(&["serviceaccount", "default", "--namespace", namespace])
                 .map(drop)
         })?;
-        Ok(Self {
-            cluster: cluster.clone(),
-            namespace: namespace.to_owned(),
-        })
+        Ok(Self::deployed(cluster, namespace))
     }
 
     /// The namespace's name.

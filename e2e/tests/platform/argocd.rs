@@ -5,6 +5,7 @@ mod clients;
 mod drift;
 mod errors;
 mod removal;
+mod team;
 
 use std::time::Instant;
 
@@ -29,8 +30,8 @@ const PARENT: &str = "ambit";
 
 const FOLDER: &str = "examples/argocd";
 
-/// The images that the tests load, as values of the chart.
-const OWN_IMAGES: &str = "image.registry=localhost/ambit,image.tag=dev";
+/// Values with which the manifests have all that Argo CD applies: the images that the tests load, and the account of the hook.
+const CHART_VALUES: &str = "image.registry=localhost/ambit,image.tag=dev,uninstall.deleteMesh=true";
 
 /// Argo CD on the test cluster, and two applications in the namespace of the examples.
 struct Story<'a> {
@@ -135,6 +136,10 @@ fn one_application_brings_the_mesh_and_takes_it_away() -> Result<()> {
             argocd.apply(&format!("{FOLDER}/application.yaml"))?;
             argocd.application(PARENT).wait_healthy(&revision).map(drop)
         })?;
+        step(
+            "a team's Application labels its namespace, and takes the label away",
+            || team::enrols_its_namespace(&lab.cluster, argocd),
+        )?;
         step("one Application: deleted", || {
             let objects = [("mesh", "default"), ("deployment", "ambit-operator")];
             removal::in_order(&lab, argocd, &objects)?;
@@ -165,7 +170,7 @@ fn clean_up(lab: &Lab) -> Result<()> {
     let progress = |message: &str| println!("{message}");
     let chart = workspace().join("charts/ambit");
     let file = cluster.dir().join("ambit-left.yaml");
-    std::fs::write(&file, mesh::manifests(&chart, &[OWN_IMAGES], &progress)?)?;
+    std::fs::write(&file, mesh::manifests(&chart, &[CHART_VALUES], &progress)?)?;
     let file = file.display().to_string();
     let kind = cluster.run_kubectl(&[
         "get",

@@ -17,6 +17,7 @@ pub(super) fn all(story: &Story<'_>, application: &str) -> Result<()> {
     })?;
     step("a changed policy is in force", || changed_policy(story))?;
     step("a version bump under load", || version_bump(story))?;
+    step("its commit reverted, under load", || roll_back(story))?;
     step("self-heal under load", || self_heal(story))?;
     step("ten reconciliations", || drift::none(story))
 }
@@ -83,20 +84,30 @@ fn version_bump(story: &Story<'_>) -> Result<()> {
             ])?;
         }
     }
+    change_version(story, "dev", "next")
+}
+
+fn roll_back(story: &Story<'_>) -> Result<()> {
+    change_version(story, "next", "dev")
+}
+
+/// Commits the tag, and waits until every part runs with it.
+fn change_version(story: &Story<'_>, from: &str, to: &str) -> Result<()> {
+    let cluster = &story.lab.cluster;
     let begin = story.begin()?;
-    story
-        .argocd
-        .repository
-        .replace(&format!("{FOLDER}/apps/chart.yaml"), "tag: dev", "tag: next")?;
-    let revision = story.commit("the next version", &[PARENT])?;
+    let tag = |version: &str| format!("tag: {version}");
+    let path = format!("{FOLDER}/apps/chart.yaml");
+    story.argocd.repository.replace(&path, &tag(from), &tag(to))?;
+    let revision = story.commit(&format!("version {to}"), &[PARENT])?;
     story.argocd.application(CHART).wait_healthy(&revision)?;
-    eventually("every part to run the next version", 2 * LIMIT, || {
+    let image_tag = format!(":{to}");
+    eventually(&format!("every part to run version {to}"), 2 * LIMIT, || {
         for namespace in [mesh::NAMESPACE, SHOP] {
             for pod in cluster.list(&["pods", "--namespace", namespace])? {
                 let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
                 ensure!(
                     image.contains("/sample:")
-                        || image.ends_with(":next") && pod["status"]["phase"] == "Running",
+                        || image.ends_with(&image_tag) && pod["status"]["phase"] == "Running",
                     "{} runs {image}",
                     pod["metadata"]["name"]
                 );
@@ -108,7 +119,7 @@ fn version_bump(story: &Story<'_>) -> Result<()> {
     for name in [MESH, NAMESPACES, POLICIES] {
         story.argocd.application(name).wait_healthy(&revision)?;
     }
-    println!("version bump: {}", story.end(&begin)?);
+    println!("version {to}: {}", story.end(&begin)?);
     story.early_connection_lives()
 }
 

@@ -18,7 +18,9 @@ pub(super) fn all(story: &Story<'_>) -> Result<()> {
     step(
         "an object in a namespace that the project does not permit",
         || other_namespace(story),
-    )
+    )?;
+    step("a misspelt value of the chart", || misspelt_value(story))?;
+    step("an image that does not exist", || missing_image(story))
 }
 
 /// Commits a change of a file, waits until an Application says these words, and takes the change back.
@@ -129,6 +131,54 @@ fn other_namespace(story: &Story<'_>) -> Result<()> {
         namespace,
         &["kube-system", "not permitted in project 'ambit'"],
     )
+}
+
+const VALUES: &str = "          tag: dev\n";
+
+/// Commits a change of the chart's values, which the app of apps brings to the Application with the chart.
+fn change_values(story: &Story<'_>, to: &str) -> Result<String> {
+    let path = format!("{FOLDER}/apps/chart.yaml");
+    let good = story.argocd.repository.read(&path)?;
+    story.argocd.repository.replace(&path, VALUES, to)?;
+    story.argocd.repository.commit("a mistake in the values")?;
+    story.argocd.application(PARENT).refresh("normal")?;
+    Ok(good)
+}
+
+/// Takes the change back.
+fn restore_values(story: &Story<'_>, good: &str) -> Result<()> {
+    let path = format!("{FOLDER}/apps/chart.yaml");
+    story.argocd.repository.write(&path, good)?;
+    let applications = [PARENT, CHART, MESH];
+    story.commit("the mistake is put right", &applications).map(drop)
+}
+
+fn misspelt_value(story: &Story<'_>) -> Result<()> {
+    let good = change_values(story, &format!("{VALUES}          pulPolicy: Always\n"))?;
+    let chart = story.argocd.application(CHART);
+    let said = chart.wait_said(&["ComparisonError", "pulPolicy", "not allowed"])?;
+    println!("{CHART} says: {said}");
+    former_is_in_force(story)?;
+    restore_values(story, &good)
+}
+
+/// The ztunnels that run are replaced only by ones that are Ready.
+fn missing_image(story: &Story<'_>) -> Result<()> {
+    let begin = story.begin()?;
+    let images = "        images:\n          ztunnel:\n            tag: nosuch\n";
+    let good = change_values(story, &format!("{VALUES}{images}"))?;
+    let reason = story
+        .argocd
+        .application(MESH)
+        .wait_object("Mesh", "default", "Degraded")?;
+    println!("Argo CD shows: {reason}");
+    ensure!(
+        reason.contains("localhost/ambit/ztunnel:nosuch") && reason.contains("values `image` and `images`"),
+        "{reason}"
+    );
+    restore_values(story, &good)?;
+    println!("an image that does not exist: {}", story.end(&begin)?);
+    Ok(())
 }
 
 /// An Application whose own destination is outside of its project, and one with a misspelt field.
