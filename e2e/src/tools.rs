@@ -28,12 +28,12 @@ pub(crate) use apt::{missing_packages, present};
 pub(crate) use argocd::argocd_built;
 pub use argocd::{ArgoCdPrograms, argocd};
 pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
-pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};
-pub use image::write_image;
 pub use build::{
     HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
     kubernetes_source,
 };
+pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};
+pub use image::write_image;
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 pub use tilt::tilt;

@@ -36,6 +36,7 @@ pub(crate) struct Arguments {
 /// Runs the command. If every test passes, the report is written to `docs/conformance`.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     preflight::check(&Work {
+        argocd: false,
         cluster: true,
         target: Some(&workspace::target()),
         tests: false,

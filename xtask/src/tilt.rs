@@ -57,6 +57,7 @@ impl Tilt {
     fn prepare(name: &str, existing: Option<Cluster>, pages: bool, progress: &Progress) -> Result<Self> {
         if existing.is_none() {
             preflight::check(&Work {
+                argocd: false,
                 cluster: true,
                 target: Some(&workspace::target()),
                 tests: false,
