@@ -10,33 +10,36 @@ use serde_json::{Value, json};
 
 use super::condition_in;
 
-/// The Gateway API's definitions, until the end of a test.
-struct Definitions<'a>(&'a Lab, String);
+/// The kinds that the operator reads.
+const KINDS: [&str; 3] = ["httproutes", "grpcroutes", "referencegrants"];
+
+/// Their definitions, until the end of a test.
+struct Definitions<'a> {
+    lab: &'a Lab,
+    files: Vec<String>,
+}
 
 impl<'a> Definitions<'a> {
     fn install(lab: &'a Lab) -> Result<Self> {
         let folder = tools::gateway_definitions(&|message| println!("{message}"))?;
-        let folder = folder.to_string_lossy().into_owned();
-        let apply = [
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--kustomize",
-            &folder,
-        ];
-        lab.cluster.run_kubectl(&apply)?;
-        Ok(Self(lab, folder))
+        let file = |kind: &str| folder.join(format!("gateway.networking.k8s.io_{kind}.yaml"));
+        let files = KINDS.map(|kind| format!("--filename={}", file(kind).display()));
+        let definitions = Self {
+            lab,
+            files: files.into(),
+        };
+        definitions.kubectl(&["apply", "--server-side", "--force-conflicts"])?;
+        Ok(definitions)
     }
 
     fn remove(self) -> Result<()> {
-        let delete = [
-            "delete",
-            "--ignore-not-found",
-            "--timeout=2m",
-            "--kustomize",
-            &self.1,
-        ];
-        self.0.cluster.run_kubectl(&delete).map(drop)
+        self.kubectl(&["delete", "--ignore-not-found", "--timeout=2m"])
+    }
+
+    fn kubectl(&self, verb: &[&str]) -> Result<()> {
+        let files = self.files.iter().map(String::as_str);
+        let words: Vec<&str> = verb.iter().copied().chain(files).collect();
+        self.lab.cluster.run_kubectl(&words).map(drop)
     }
 }
 
