@@ -23,6 +23,10 @@ pub(crate) const CLUSTER: &str = "ambit-conformance";
 /// What the suite calls a set of tests whose results a report counts. No other is about meshes.
 const PROFILES: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
 
+/// Labels of the namespaces of the tests. A waypoint stands from the beginning: it takes some seconds where the first route asks for one, and
+/// the test of a GRPCRoute's weights gives up after ten tries, less than two seconds later.
+const LABELS: [&str; 2] = [mesh::ENROLL, "istio.io/use-waypoint=waypoint"];
+
 /// Options.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -120,7 +124,7 @@ fn suite(
         // Tests of gateways have other names.
         .arg(format!("TestConformance/^Mesh.*{}", filter.unwrap_or_default()))
         .arg(format!("--conformance-profiles={}", PROFILES.join(",")))
-        .arg(format!("--namespace-labels={}", mesh::ENROLL));
+        .arg(format!("--namespace-labels={}", LABELS.join(",")));
     if filter.is_none() {
         command.args(report::implementation()?).arg(format!(
             "--report-output={}",
