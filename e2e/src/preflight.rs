@@ -129,19 +129,19 @@ fn root(is_root: bool) -> Option<String> {
 fn go() -> Option<String> {
     if !tools::present("go") {
         return Some(
-            "Go: `go` is not in PATH, and the embedded Kubernetes is built with it. Install 1.25 or later from https://go.dev/dl and \
+            "Go: `go` is not in PATH, and the embedded Kubernetes is built with it. Install 1.26 or later from https://go.dev/dl and \
              put its `bin` into PATH"
                 .to_owned(),
         );
     }
     let asked = tools::go().and_then(|mut go| {
         go.args(["list", "-m"])
-            .current_dir(crate::workspace().join("e2e/cluster"));
+            .current_dir(crate::workspace().join("e2e/conformance"));
         shell::run(&mut go)
     });
     let error = asked.err()?;
     Some(format!(
-        "Go 1.25 or later, from https://go.dev/dl: the one in PATH does not take the module in e2e/cluster: {error:#}"
+        "Go 1.26 or later, from https://go.dev/dl: the one in PATH does not take the module in e2e/conformance: {error:#}"
     ))
 }
 

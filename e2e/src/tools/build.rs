@@ -223,7 +223,7 @@ pub(super) fn install(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
 /// Go, with all that it keeps in our cache.
 pub(crate) fn go() -> Result<Command> {
     if !apt::present("go") {
-        bail!("`go` is not in PATH: install Go 1.25 or later (https://go.dev/dl)");
+        bail!("`go` is not in PATH: install Go 1.26 or later (https://go.dev/dl)");
     }
     let mut command = Command::new("go");
     command.env("CGO_ENABLED", "0");
