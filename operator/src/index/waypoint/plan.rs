@@ -48,7 +48,14 @@ impl Plan {
         };
         let name = &service.name;
         match &binding.asked {
-            Asked::No => (false, "Pending", "the Service is about to be bound".to_owned()),
+            Asked::No => (
+                false,
+                "NoWaypoint",
+                format!(
+                    "Service {name} has no waypoint: only a route, a policy or a label of namespace {} asks for one",
+                    service.namespace
+                ),
+            ),
             Asked::OptedOut(why) => (
                 false,
                 "OptedOut",
@@ -203,7 +210,8 @@ impl Maker<'_> {
             .filter(|(_, p, by_name)| *by_name || p.targets_namespace())
             .collect();
         let routes = self.index.attachments(&Key::new(self.namespace, name), record);
-        let targeted = !applying.is_empty() || !routes.is_empty();
+        // Another namespace's route asks for nothing here: who may write routes there may not load this namespace with pods.
+        let targeted = !applying.is_empty() || routes.iter().any(|route| route.consumers.is_none());
         Binding {
             asked: Asked::of(record, &self.labels, targeted),
             applying: Applying::of(&applying),

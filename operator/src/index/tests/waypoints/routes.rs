@@ -334,6 +334,34 @@ fn routes_of_other_namespaces_are_for_their_own_callers_and_older_ones_come_firs
     );
 }
 
+/// Who may write routes in one namespace may not bring pods about in another, or lead its connections elsewhere.
+#[test]
+fn a_route_of_consumers_asks_for_no_waypoint() {
+    let mut world = World::canary();
+    let route = json!({"parentRefs": [{"group": "", "kind": "Service", "namespace": "shop", "name": "web"}],
+        "rules": [{"backendRefs": [{"namespace": "shop", "name": "web", "port": 80}]}]});
+    world.route("client", "own", route);
+    assert!(world.index.waypoints_in("shop").is_empty());
+    assert_eq!(
+        world.conditions("client", "own")[0],
+        ("Accepted", true, "Accepted")
+    );
+    assert_eq!(
+        world.conditions("client", "own")[2],
+        ("Programmed", false, "NoWaypoint")
+    );
+
+    // The Service's own namespace has one for a reason of its own.
+    world.policy("orders", orders());
+    world.waypoint("shop", "waypoint", true);
+    world.settle();
+    assert_eq!(world.attached("web")[0].consumers, "client");
+    assert_eq!(
+        world.conditions("client", "own")[2],
+        ("Programmed", true, "Programmed")
+    );
+}
+
 /// GEP-1294: the consumers could send their requests to the parent without a route.
 #[test]
 fn route_of_consumers_needs_no_grant_for_its_parent_alone() {
