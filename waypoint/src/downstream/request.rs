@@ -210,10 +210,9 @@ async fn pass(
     prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
     headers::add_forwarded(&mut head.headers, received, client.peer.ip());
 
-    let routed = forward.as_ref().and_then(Forward::retry);
-    let retry = routed
-        .as_ref()
-        .or(config.and_then(|config| config.retry.as_ref()));
+    let retry = config.and_then(|config| config.retry.as_ref());
+    let routed = forward.as_ref().and_then(|forward| forward.retry(retry));
+    let retry = routed.as_ref().or(retry);
     let idempotent = headers::is_idempotent(&head.method) && !websocket;
     let budget = Budget::new(retry.map(|retry| &retry.value), idempotent);
     let mirrored = forward.as_ref().is_some_and(|f| f.mirrors().next().is_some());

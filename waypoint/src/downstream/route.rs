@@ -190,12 +190,19 @@ impl Forward {
         edits.for_each(|edit: &HeaderEdit| edit.apply(headers));
     }
 
-    /// The rule's retries and timeout of one try, as a policy has them.
-    pub(super) fn retry(&self) -> Option<Chosen<Retry>> {
+    /// The rule's retries and timeout of one try, as a policy has them; what the rule does not say is the policy's.
+    pub(super) fn retry(&self, policy: Option<&Chosen<Retry>>) -> Option<Chosen<Retry>> {
         let (retry, per_try) = (self.plan.retry.as_ref(), self.plan.timeouts.backend_request);
-        if retry.is_none() && per_try.is_none() {
-            return None;
+        if retry.is_none() {
+            let mut policy = policy.cloned();
+            if let Some(policy) = &mut policy {
+                policy.value.per_try_timeout = per_try.or(policy.value.per_try_timeout);
+            }
+            if policy.is_some() || per_try.is_none() {
+                return policy;
+            }
         }
+        let per_try = per_try.or(policy.and_then(|policy| policy.value.per_try_timeout));
         let least = retry.map_or_else(Default::default, |retry| retry.backoff(0, 0));
         Some(Chosen {
             policy: self.name(),

@@ -472,6 +472,35 @@ async fn a_rule_retries_and_times_out() {
     );
 }
 
+/// What a rule does not say is the policy's.
+#[tokio::test]
+async fn a_rule_with_a_timeout_alone_keeps_the_retries_of_the_policy() {
+    let mesh = Mesh::new().await;
+    let failing =
+        Application::start(|_| async { Response::builder().status(503).body(full("")).unwrap() }).await;
+    mesh.backend("v1", &failing, |_| {});
+    mesh.set_route(vec![wire::RouteRule {
+        backend_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        ..rule_to("v1")
+    }]);
+    let retries = wire::Policy {
+        retry: Some(wire::Retry {
+            attempts: 2,
+            status_codes: vec![503],
+            ..wire::Retry::default()
+        }),
+        ..policy("retries", [])
+    };
+    mesh.state.apply_policies(&[], vec![retries.try_into().unwrap()]);
+    mesh.apply_service(|service| {
+        service.routes = vec![attached("")];
+        service.retry = "shop/retries".into();
+    });
+    let mut client = mesh.http1(80).await;
+    assert_eq!(client.get("/").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(failing.seen(), 3);
+}
+
 #[tokio::test]
 async fn copies_go_to_mirrors_and_their_responses_nowhere() {
     let (mesh, _one, two) = versions().await;
