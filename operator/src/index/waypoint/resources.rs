@@ -80,7 +80,9 @@ impl Index {
             self.bare_workloads(&service, &mut resources, &mut named);
         }
         for pod in &pods {
-            let reached = plan.pods.get(&pod.name).and_then(|p| p.waypoint.as_ref()) == Some(&key.name);
+            // Backends may be in other namespaces, whose pods have another plan.
+            let own = plan.pods.get(&pod.name).filter(|_| pod.namespace == *namespace);
+            let reached = own.and_then(|p| p.waypoint.as_ref()) == Some(&key.name);
             self.waypoint_workload(
                 pod,
                 &served,

@@ -244,6 +244,45 @@ fn another_namespace_has_to_grant_the_reference_and_its_rules_come_along() {
     assert!(world.sent("waypoint").policies.contains_key("other/own"));
 }
 
+/// A pod of a backend in another namespace is not reached at its own address, whatever pod of its name is here.
+#[test]
+fn pods_of_backends_elsewhere_are_endpoints_and_no_more() {
+    let mut world = World::canary();
+    world.namespace_labels(
+        "shop",
+        json!({"istio.io/waypoint-for": "all", "istio.io/use-waypoint": "waypoint"}),
+    );
+    world.namespace("other", Some("ambient"));
+    world.web_service("other", "store", "10.96.0.9", json!({}));
+    // Named like the pod of shop.
+    world.pod(&with(
+        marked(pod("a", "10.0.0.9")),
+        "/metadata/namespace",
+        json!("other"),
+    ));
+    world.endpoints("other", "store", &["a"]);
+    let grant: GrantSpec = serde_json::from_value(json!({
+        "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop"}],
+        "to": [{"group": "", "kind": "Service"}],
+    }))
+    .unwrap();
+    world
+        .index
+        .set_grant(&Key::new("other", "from-shop"), Some(grant));
+    let mut spec = split();
+    spec["rules"][0]["backendRefs"][1] = json!({"namespace": "other", "name": "store", "port": 80});
+    world.route("shop", "split", spec);
+    world.waypoint("shop", "waypoint", true);
+    world.settle();
+    let workloads = world.sent("waypoint").workloads.values();
+    let workloads = workloads.map(|b| ambit_wire::workload::Workload::decode(b.as_slice()).unwrap());
+    let reached: BTreeMap<String, bool> = workloads
+        .filter(|w| w.name == "a")
+        .map(|w| (w.namespace, w.waypoint.is_some()))
+        .collect();
+    assert_eq!(reached, [("other".into(), false), ("shop".into(), true)].into());
+}
+
 #[test]
 fn a_parent_that_is_not_there_or_has_no_such_port_is_no_parent() {
     let mut world = World::canary();
