@@ -25,7 +25,7 @@ pub use edit::rewrite::{PathEdit, Rewrite};
 pub use error::{Reason, SpecError, ValueTooLong};
 pub use matching::RequestHead;
 pub use pattern::{PATTERN_SIZE_LIMIT, PATTERN_VALUE_LIMIT};
-pub use plan::{Action, Filters, MAX_RETRIES, Mirror, Plan, Retry, RuleId, Stages, Timeouts};
+pub use plan::{Action, Filters, MAX_RETRIES, Mirror, Plan, Retry, RuleId, Timeouts};
 pub use spec::{
     BackendSpec, CorsSpec, FilterSpec, Fraction, HeaderEditSpec, HeaderSpec, MatchSpec, MirrorSpec,
     NamedMatch, PathEditSpec, PathMatch, RedirectSpec, RetrySpec, RewriteSpec, RouteKind, RouteName,

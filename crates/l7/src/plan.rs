@@ -11,11 +11,9 @@ use crate::{
 
 mod mirror;
 mod retry;
-mod stages;
 
 pub use mirror::Mirror;
 pub use retry::{MAX_RETRIES, Retry, Timeouts};
-pub use stages::Stages;
 
 /// Names a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +43,6 @@ pub struct Plan {
     pub rule: RuleId,
     /// Its name in logs and metrics: the text of `rule`.
     pub label: Arc<str>,
-    /// What there is to do.
-    pub stages: Stages,
     /// Cross-origin resource sharing.
     pub cors: Option<Cors>,
     /// What is done to requests and responses, whatever the backend. A redirect among it is [`Action::Redirect`].
@@ -123,10 +119,9 @@ impl Plan {
             Some(redirect) => Action::Redirect(redirect),
             None => Action::Forward(Split::compile(&spec.backends, prefix.as_deref())?),
         };
-        let mut plan = Self {
+        Ok(Self {
             label: rule.to_string().into(),
             rule,
-            stages: Stages::default(),
             cors: match &spec.cors {
                 None => None,
                 Some(cors) => Some(Cors::compile(cors).at("cors").at("filters")?),
@@ -138,9 +133,7 @@ impl Plan {
                 None => None,
                 Some(retry) => Some(Retry::compile(retry).at("retry")?),
             },
-        };
-        plan.stages = Stages::of(&plan);
-        Ok(plan)
+        })
     }
 
     /// The plan of a rule that cannot be honoured.
@@ -148,7 +141,6 @@ impl Plan {
         Self {
             label: rule.to_string().into(),
             rule,
-            stages: Stages::default(),
             cors: None,
             filters: Filters::default(),
             action: Action::Invalid,

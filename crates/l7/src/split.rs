@@ -1,5 +1,7 @@
 //! Spreading requests over backends by weight.
 
+use std::sync::Arc;
+
 use crate::error::{At, FieldResult};
 use crate::{BackendSpec, Filters, Reason};
 
@@ -34,7 +36,7 @@ impl Backend {
 /// The backends of a rule with their shares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Split {
-    backends: Box<[Backend]>,
+    backends: Box<[Arc<Backend>]>,
     total: u64,
 }
 
@@ -43,7 +45,7 @@ impl Split {
         let mut backends = Vec::with_capacity(specs.len());
         for (i, spec) in specs.iter().enumerate() {
             let backend = compile_backend(spec, prefix).at(format_args!("backendRefs[{i}]"))?;
-            backends.push(backend);
+            backends.push(Arc::new(backend));
         }
         let total = backends.iter().map(|backend| u64::from(backend.weight)).sum();
         Ok(Self {
@@ -53,13 +55,13 @@ impl Split {
     }
 
     /// All backends, in the order in which they were written.
-    pub fn backends(&self) -> &[Backend] {
+    pub fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
     }
 
     /// The backend for this request, from a number that is uniform over its whole range. `None` is status 500
     /// (`UNAVAILABLE` for gRPC): there are no backends, none has a weight, or the share is that of an invalid one.
-    pub fn pick(&self, random: u32) -> Option<&Backend> {
+    pub fn pick(&self, random: u32) -> Option<&Arc<Backend>> {
         // Below the total, and as uniform as 32 bits allow.
         let mut point = (u64::from(random) * self.total) >> 32;
         let backend = self.backends.iter().find(|backend| {

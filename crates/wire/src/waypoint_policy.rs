@@ -35,6 +35,8 @@ pub struct Retry {
     pub reset: bool,
     /// The timeout of one attempt, until the head of its response.
     pub per_try_timeout: Option<Duration>,
+    /// The least pause before any retry.
+    pub backoff_min: Duration,
     /// The longest pause before the first retry; it doubles with each further retry.
     pub backoff_base: Duration,
     /// The longest pause before any retry.
@@ -310,6 +312,7 @@ fn retry(from: waypoint::Retry) -> Result<Retry, WaypointPolicyError> {
             .per_try_timeout
             .map(|t| positive("retry.per_try_timeout", t))
             .transpose()?,
+        backoff_min: Duration::ZERO,
         backoff_base,
         backoff_max: backoff("retry.backoff_max", from.backoff_max)?.max(backoff_base),
         non_idempotent: from.non_idempotent,

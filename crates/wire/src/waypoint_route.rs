@@ -135,7 +135,7 @@ impl Rule {
             redirect: from.redirect.map(|from| self.redirect(from)).transpose()?,
             mirrors: all(from.mirrors, |mirror| {
                 Ok(MirrorSpec {
-                    port: self.port(mirror.port, "mirrors")?,
+                    port: self.short(mirror.port, "mirrors")?,
                     id: mirror.backend,
                     fraction: Fraction {
                         numerator: mirror.numerator,
@@ -165,15 +165,15 @@ impl Rule {
         Ok(RedirectSpec {
             scheme: some(from.scheme),
             hostname: some(from.hostname),
-            port: Some(self.port(from.port, "redirect.port")?).filter(|port| *port != 0),
+            port: Some(self.short(from.port, "redirect.port")?).filter(|port| *port != 0),
             path: from.path.map(|path| self.path_edit(path)).transpose()?,
-            status: Some(self.port(from.status, "redirect.status")?).filter(|status| *status != 0),
+            status: Some(self.short(from.status, "redirect.status")?).filter(|status| *status != 0),
         })
     }
 
     fn retry(self, from: wire::RouteRetry) -> Result<RetrySpec, RouteError> {
         Ok(RetrySpec {
-            codes: all(from.codes, |code| self.port(code, "retry.codes"))?,
+            codes: all(from.codes, |code| self.short(code, "retry.codes"))?,
             attempts: from.attempts,
             backoff: self.duration(from.backoff, "retry.backoff")?,
         })
@@ -181,7 +181,7 @@ impl Rule {
 
     fn backend(self, from: wire::RouteBackend) -> Result<BackendSpec, RouteError> {
         Ok(BackendSpec {
-            port: self.port(from.port, "backends")?,
+            port: self.short(from.port, "backends")?,
             valid: from.invalid.is_empty(),
             id: from.backend,
             weight: from.weight,
@@ -190,7 +190,7 @@ impl Rule {
     }
 
     /// A number of 16 bits.
-    fn port(self, number: u32, field: &'static str) -> Result<u16, RouteError> {
+    fn short(self, number: u32, field: &'static str) -> Result<u16, RouteError> {
         u16::try_from(number).map_err(|_| self.out_of_range(field))
     }
 

@@ -17,18 +17,18 @@ pub use summary::{RouteCondition, RouteParentSummary, RouteSummary};
 /// A route: its kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId {
-    /// `HTTPRoute` or `GRPCRoute`.
-    pub kind: &'static str,
     /// Namespace and name.
     pub key: Key,
+    /// `HTTPRoute` or `GRPCRoute`.
+    pub kind: &'static str,
 }
 
 impl RouteId {
     /// The id of a route of this kind.
     pub fn new<K: RouteKind>(key: &Key) -> Self {
         Self {
-            kind: K::KIND,
             key: key.clone(),
+            kind: K::KIND,
         }
     }
 }
@@ -121,11 +121,17 @@ fn ports(parent: &ParentRef, service: &ServiceRecord) -> Option<BTreeSet<u16>> {
     (!found.is_empty()).then_some(found)
 }
 
+/// A route, and what is wrong with it by itself.
+#[derive(Debug)]
+struct Known {
+    record: RouteRecord,
+    check: Check,
+}
+
 /// Routes by what they are about.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    records: BTreeMap<RouteId, RouteRecord>,
-    checks: BTreeMap<RouteId, Check>,
+    known: BTreeMap<RouteId, Known>,
     by_parent: BTreeMap<Key, BTreeSet<RouteId>>,
     /// Namespace that is referred to → namespace of a parent → number of routes.
     dependents: BTreeMap<String, BTreeMap<String, usize>>,
@@ -150,9 +156,12 @@ impl Routes {
 
     /// The routes of a namespace.
     pub(super) fn of_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a RouteId> {
-        self.records
-            .keys()
-            .filter(move |id| id.key.namespace == namespace)
+        let first = RouteId {
+            key: Key::new(namespace, ""),
+            kind: "",
+        };
+        let ids = self.known.range(first..).map(|(id, _)| id);
+        ids.take_while(move |id| id.key.namespace == namespace)
     }
 
     fn depend(&mut self, id: &RouteId, record: &RouteRecord, more: bool) {
@@ -186,10 +195,10 @@ impl Routes {
 impl Index {
     /// A route as it is now; `None` when it is gone.
     pub fn set_route(&mut self, id: &RouteId, record: Option<RouteRecord>) {
-        let before = self.routes.records.get(id).cloned();
-        if before == record {
+        if self.routes.known.get(id).map(|known| &known.record) == record.as_ref() {
             return;
         }
+        let before = self.routes.known.remove(id).map(|known| known.record);
         let namespaces = |record: Option<&RouteRecord>| -> BTreeSet<String> {
             let parents = record.into_iter().flat_map(|r| r.parents(id));
             parents.map(|(_, key)| key.namespace).collect()
@@ -201,13 +210,11 @@ impl Index {
         }
         if let Some(before) = &before {
             self.routes.depend(id, before, false);
-            self.routes.records.remove(id);
-            self.routes.checks.remove(id);
         }
         if let Some(record) = record {
             self.routes.depend(id, &record, true);
-            self.routes.checks.insert(id.clone(), Check::of(id, &record.spec));
-            self.routes.records.insert(id.clone(), record);
+            let check = Check::of(id, &record.spec);
+            self.routes.known.insert(id.clone(), Known { record, check });
         }
         self.dirty.routes.insert(id.key.namespace.clone());
     }
@@ -230,7 +237,7 @@ impl Index {
         let routes = self.routes.by_parent.get(service).into_iter().flatten();
         let mut found: Vec<(i64, Attachment)> = Vec::new();
         for id in routes {
-            let Some(route) = self.routes.records.get(id) else {
+            let Some(Known { record: route, .. }) = self.routes.known.get(id) else {
                 continue;
             };
             let parents = route.parents(id).filter(|(_, key)| key == service);

@@ -4,16 +4,15 @@
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
-use kube::core::GroupVersionKind;
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::debug;
 
 use super::conditions::condition;
 use super::{Objects, ReconcileError, is_conflict, is_not_found};
-use crate::gateway::{GROUP, Route, RouteKind, RouteParentStatus};
-use crate::index::{RouteId, RouteParentSummary, RouteSummary, SharedIndex};
+use crate::gateway::{GrpcRouteKind, HttpRouteKind, Route, RouteKind, RouteParentStatus};
+use crate::index::{Key, RouteId, RouteParentSummary, RouteSummary, SharedIndex};
 
 /// The controller of the entries that are written here.
 const CONTROLLER: &str = "ambit.dev/operator";
@@ -23,17 +22,14 @@ const CONTROLLER: &str = "ambit.dev/operator";
 pub(super) struct RouteObject {
     generation: i64,
     resource_version: Option<String>,
-    resource: ApiResource,
     parents: Vec<RouteParentStatus>,
 }
 
 impl RouteObject {
     pub(super) fn of<K: RouteKind>(route: Route<K>) -> Self {
-        let kind = GroupVersionKind::gvk(GROUP, "v1", K::KIND);
         Self {
             generation: route.metadata.generation.unwrap_or_default(),
             resource_version: route.metadata.resource_version,
-            resource: ApiResource::from_gvk_with_plural(&kind, K::PLURAL),
             parents: route.status.parents,
         }
     }
@@ -83,24 +79,33 @@ impl RouteReconciler {
         if parents == route.parents {
             return Ok(());
         }
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &id.key.namespace, &route.resource);
         // The list is replaced as a whole: only if nobody else has written to it meanwhile.
         let patch = json!({
             "metadata": {"resourceVersion": route.resource_version},
             "status": {"parents": parents},
         });
-        let written = api
-            .patch_status(&id.key.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await;
+        let written = match id.kind {
+            GrpcRouteKind::KIND => self.patch::<GrpcRouteKind>(&id.key, &patch).await,
+            _ => self.patch::<HttpRouteKind>(&id.key, &patch).await,
+        };
         match written {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) if is_not_found(&error) || is_conflict(&error) => {
                 debug!(route = %id, %error, "the watch has yet to show the latest version");
                 Ok(())
             }
             Err(error) => Err(ReconcileError::api(format!("status of {id}"))(error)),
         }
+    }
+}
+
+impl RouteReconciler {
+    async fn patch<K: RouteKind>(&self, key: &Key, patch: &Value) -> kube::Result<()> {
+        let api: Api<Route<K>> = Api::namespaced(self.client.clone(), &key.namespace);
+        let parameters = PatchParams::default();
+        api.patch_status(&key.name, &parameters, &Patch::Merge(patch))
+            .await
+            .map(drop)
     }
 }
 
@@ -133,8 +138,6 @@ fn conditions(parent: &RouteParentSummary, generation: i64, before: &[Condition]
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::gateway::HttpRoute;
     use crate::index::RouteCondition;

@@ -45,11 +45,7 @@ pub(super) fn send<'a>(
         let body = body
             .cloned()
             .map_or(RequestBody::Empty, |body| RequestBody::Whole(Some(body)));
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = head.uri.clone();
-        *request.version_mut() = head.version;
-        *request.headers_mut() = head.headers.clone();
+        let request = Request::from_parts(head.clone(), body);
         let asked = Asked::new(head, authority);
         let client = Arc::clone(client);
         tokio::spawn(async move {

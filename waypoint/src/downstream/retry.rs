@@ -100,13 +100,14 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// A random part of a span that doubles with each retry: many clients whose requests failed at once do not come back at once.
+/// The least pause, and a random part of a span that doubles with each retry: many clients whose requests failed at once do not come back at once.
 fn pause(policy: &Retry, retry: u32, random: &mut impl Rng) -> Duration {
     let doubled = policy
         .backoff_base
         .saturating_mul(1_u32.checked_shl(retry - 1).unwrap_or(u32::MAX))
         .min(policy.backoff_max);
-    doubled.mul_f64(random.random::<f64>())
+    let least = policy.backoff_min.min(doubled);
+    least + (doubled - least).mul_f64(random.random::<f64>())
 }
 
 #[cfg(test)]
@@ -126,6 +127,7 @@ mod tests {
             connect_failure: true,
             reset: true,
             per_try_timeout: None,
+            backoff_min: Duration::ZERO,
             backoff_base: Duration::from_millis(10),
             backoff_max: Duration::from_millis(100),
             non_idempotent: false,
@@ -199,6 +201,27 @@ mod tests {
             assert!(pauses.iter().all(|pause| *pause <= bound), "{retry}");
             assert!(pauses.iter().any(|pause| *pause > bound / 2), "{retry}");
             assert!(pauses.iter().any(|pause| *pause < bound / 2), "{retry}");
+        }
+    }
+
+    #[test]
+    fn no_pause_is_shorter_than_the_least() {
+        let policy = Retry {
+            backoff_min: Duration::from_millis(100),
+            backoff_base: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(1),
+            ..policy()
+        };
+        let mut random = rand::rng();
+        for (retry, bound) in [(1, 200), (2, 400), (6, 1000), (40, 1000)] {
+            let pauses: Vec<_> = (0..200)
+                .map(|_| pause(&policy, retry, &mut random).as_millis())
+                .collect();
+            assert!(
+                pauses.iter().all(|pause| (100..=bound).contains(pause)),
+                "{retry}"
+            );
+            assert!(pauses.iter().any(|pause| *pause > (100 + bound) / 2), "{retry}");
         }
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_l7::{
-    Action, Filters, HeaderEdit, Mirror, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite,
-    ValueTooLong,
+    Action, Backend, Mirror, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite, ValueTooLong,
 };
 use ambit_policy::http::normalize_path;
 use ambit_wire::waypoint_policy::Retry;
@@ -21,6 +20,9 @@ use super::response::ResponseBody;
 use crate::http::headers;
 use crate::observe::Flag;
 use crate::state::Chosen;
+
+/// The longest pause before a retry, as a multiple of the least.
+const LONGEST_BACKOFF: u32 = 10;
 
 /// A response of the waypoint itself.
 pub(super) enum Reply {
@@ -38,11 +40,11 @@ impl From<Rejection> for Reply {
 
 /// What a request is forwarded to by a route.
 pub(super) struct Forward {
-    pub(super) plan: Arc<Plan>,
-    /// The backend.
+    plan: Arc<Plan>,
+    /// The backend, as the plan has it.
+    backend: Arc<Backend>,
+    /// The same, as it is configured now.
     pub(super) target: Target,
-    /// Its place among the plan's backends.
-    place: usize,
 }
 
 /// The path as rules compare it.
@@ -126,11 +128,10 @@ pub(super) fn forward(
     if let Some(to) = chosen.filters.rewrite.as_ref().or(plan.filters.rewrite.as_ref()) {
         rewrite(to, head, authority).map_err(internal)?;
     }
-    let mut places = split.backends().iter();
     Ok(Forward {
         plan: Arc::clone(plan),
+        backend: Arc::clone(chosen),
         target,
-        place: places.position(|b| std::ptr::eq(b, chosen)).unwrap_or_default(),
     })
 }
 
@@ -168,42 +169,32 @@ fn rewrite(to: &Rewrite, head: &mut Parts, authority: &mut Option<Authority>) ->
 }
 
 impl Forward {
-    fn filters(&self) -> Option<&Filters> {
-        match &self.plan.action {
-            Action::Forward(split) => Some(&split.backends().get(self.place)?.filters),
-            Action::Redirect(_) | Action::Invalid => None,
-        }
-    }
-
     /// Where copies of the request go.
     pub(super) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
-        let of_backend = self.filters().into_iter().flat_map(|filters| &filters.mirrors);
-        self.plan.filters.mirrors.iter().chain(of_backend)
+        let (rule, backend) = (&self.plan.filters, &self.backend.filters);
+        rule.mirrors.iter().chain(&backend.mirrors)
     }
 
     /// What is done to the response: first for the backend, then for the rule.
     pub(super) fn edit_response(&self, headers: &mut HeaderMap) {
-        let of_backend = self.filters().map(|filters| &filters.response_headers);
-        let edits = of_backend
-            .into_iter()
-            .chain([&self.plan.filters.response_headers]);
-        edits.for_each(|edit: &HeaderEdit| edit.apply(headers));
+        self.backend.filters.response_headers.apply(headers);
+        self.plan.filters.response_headers.apply(headers);
     }
 
-    /// The rule's retries and timeout of one try, as a policy has them; what the rule does not say is the policy's.
+    /// The rule's retries and timeout of one try, as a policy has them; what the rule does not say is the policy's. `None`: it
+    /// says nothing.
     pub(super) fn retry(&self, policy: Option<&Chosen<Retry>>) -> Option<Chosen<Retry>> {
         let (retry, per_try) = (self.plan.retry.as_ref(), self.plan.timeouts.backend_request);
-        if retry.is_none() {
-            let mut policy = policy.cloned();
-            if let Some(policy) = &mut policy {
-                policy.value.per_try_timeout = per_try.or(policy.value.per_try_timeout);
-            }
-            if policy.is_some() || per_try.is_none() {
-                return policy;
-            }
+        if retry.is_none() && per_try.is_none() {
+            return None;
         }
-        let per_try = per_try.or(policy.and_then(|policy| policy.value.per_try_timeout));
-        let least = retry.map_or_else(Default::default, |retry| retry.backoff(0, 0));
+        let per_try_timeout = per_try.or(policy.and_then(|policy| policy.value.per_try_timeout));
+        if let (None, Some(policy)) = (retry, policy) {
+            let mut policy = policy.clone();
+            policy.value.per_try_timeout = per_try_timeout;
+            return Some(policy);
+        }
+        let backoff = retry.map_or(Duration::ZERO, ambit_l7::Retry::backoff);
         Some(Chosen {
             policy: self.name(),
             value: Retry {
@@ -211,9 +202,10 @@ impl Forward {
                 status_codes: retry.map_or_else(Vec::new, |retry| retry.codes().to_vec()),
                 connect_failure: true,
                 reset: true,
-                per_try_timeout: per_try,
-                backoff_base: least,
-                backoff_max: least * 10,
+                per_try_timeout,
+                backoff_min: backoff,
+                backoff_base: backoff.saturating_mul(2),
+                backoff_max: backoff.saturating_mul(LONGEST_BACKOFF),
                 non_idempotent: false,
             },
         })

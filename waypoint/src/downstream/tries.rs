@@ -348,14 +348,7 @@ impl Passage<'_> {
     fn request(&mut self) -> Result<Request<RequestBody>, Failure> {
         let gone = || Failure::reset(Failed::Reset, &"the request's body was sent already");
         let body = self.source.body().ok_or_else(gone)?;
-        let mut request = Request::new(body);
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.version_mut() = self.head.version;
-        *request.headers_mut() = self.head.headers.clone();
-        // How the names of fields are written, for HTTP/1.
-        *request.extensions_mut() = self.head.extensions.clone();
-        Ok(request)
+        Ok(Request::from_parts(self.head.clone(), body))
     }
 }
 

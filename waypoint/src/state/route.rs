@@ -9,13 +9,13 @@ use ambit_mesh::{Balancing, check_requires, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
-use super::{AppProtocol, Invalid, RuleSet};
+use super::{AppProtocol, Invalid, RuleSet, service};
 
 /// Routes by name.
 pub(super) type RouteSpecs = BTreeMap<Arc<str>, Arc<RouteSpec>>;
 
 /// A service that routes send requests to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Backend {
     /// `<namespace>/<hostname>`, as workloads name it.
     pub(crate) key: Arc<str>,
@@ -38,13 +38,10 @@ impl Backend {
             return Err(Invalid::Empty("hostname"));
         }
         check_requires(&from.requires)?;
-        let sets = from.authorization.into_iter();
-        let sets: Vec<Vec<Arc<str>>> = sets
-            .map(|set| set.policies.into_iter().map(Arc::from).collect())
-            .collect();
+        let sets = service::policy_sets(from.authorization);
         Ok(Self {
             key: service_key(&from.namespace, &from.hostname),
-            ports: super::service::ports(from.ports)?,
+            ports: service::ports(from.ports)?,
             rules: RuleSet::of_all(sets.iter().map(Vec::as_slice), policy),
             balancing: Balancing::from(from.load_balancing.as_ref()),
             namespace: from.namespace,
@@ -57,14 +54,8 @@ impl Backend {
     /// With the current version of its policies.
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
         Self {
-            key: Arc::clone(&self.key),
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            hostname: self.hostname.clone(),
-            ports: self.ports.clone(),
             rules: RuleSet::of_all(self.sets.iter().map(Vec::as_slice), policy),
-            balancing: self.balancing.clone(),
-            sets: self.sets.clone(),
+            ..self.clone()
         }
     }
 
@@ -74,7 +65,7 @@ impl Backend {
 
     /// The protocol of a port; `None` if there is no such port.
     pub(crate) fn protocol(&self, port: u16) -> Option<AppProtocol> {
-        self.ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
+        service::protocol(&self.ports, port)
     }
 }
 
@@ -114,6 +105,8 @@ impl Routing {
     /// With the current version of the routes.
     pub(super) fn resolve(&self, ports: &[(u16, AppProtocol)], routes: &RouteSpecs) -> Self {
         let mut tables = Vec::new();
+        // Most routes apply to every port.
+        let mut compiled: BTreeMap<Vec<&str>, Arc<PortRoutes>> = BTreeMap::new();
         for (port, _) in ports {
             let applying =
                 |a: &&wire::AttachedRoute| a.ports.is_empty() || a.ports.contains(&u32::from(*port));
@@ -124,7 +117,10 @@ impl Routing {
             for consumer in consumers {
                 let names = applying.iter().filter(|a| a.consumers == consumer);
                 let names: Vec<&str> = names.map(|a| a.route.as_str()).collect();
-                tables.push((*port, consumer.into(), Arc::new(PortRoutes::of(&names, routes))));
+                let table = compiled
+                    .entry(names)
+                    .or_insert_with_key(|names| Arc::new(PortRoutes::of(names, routes)));
+                tables.push((*port, consumer.into(), Arc::clone(table)));
             }
         }
         Self {
@@ -163,14 +159,14 @@ impl PortRoutes {
         let mut missing = None;
         for name in names {
             match routes.get(*name) {
-                Some(spec) if spec.name.kind == RouteKind::GrpcRoute => grpc.push((**spec).clone()),
-                Some(spec) => http.push((**spec).clone()),
+                Some(spec) if spec.name.kind == RouteKind::GrpcRoute => grpc.push(&**spec),
+                Some(spec) => http.push(&**spec),
                 None => missing = missing.or_else(|| Some(Arc::from(*name))),
             }
         }
         Self {
-            http: RouteTable::compile(&http),
-            grpc: RouteTable::compile(&grpc),
+            http: RouteTable::compile(http),
+            grpc: RouteTable::compile(grpc),
             missing,
         }
     }

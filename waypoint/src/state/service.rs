@@ -13,7 +13,7 @@ use super::route::{RouteSpecs, Routing};
 use super::{AppProtocol, Invalid, Retry, RuleSet};
 
 /// The configuration of a service, with its policies resolved.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ServiceConfig {
     /// `<namespace>/<hostname>`, as workloads name it.
     pub(crate) key: Arc<str>,
@@ -64,7 +64,7 @@ impl PolicyNames {
 impl ServiceConfig {
     /// The configured protocol of a port; `None` if the service has no such port.
     pub(crate) fn protocol(&self, port: u16) -> Option<AppProtocol> {
-        self.ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
+        protocol(&self.ports, port)
     }
 
     pub(super) fn resolve(
@@ -79,11 +79,7 @@ impl ServiceConfig {
         let some = |name: String| (!name.is_empty()).then(|| Arc::from(name));
         let names = PolicyNames {
             authorization: from.authorization.into_iter().map(Arc::from).collect(),
-            others: from
-                .others
-                .into_iter()
-                .map(|set| set.policies.into_iter().map(Arc::from).collect())
-                .collect(),
+            others: policy_sets(from.others),
             timeout: some(from.timeout),
             retry: some(from.retry),
         };
@@ -114,36 +110,14 @@ impl ServiceConfig {
 
     /// With the current version of its policies.
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
-        let mut config = self.copied();
+        let mut config = self.clone();
         config.resolve_policies(policy);
         config
     }
 
-    /// Without what follows from policies.
-    fn copied(&self) -> Self {
-        Self {
-            key: Arc::clone(&self.key),
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            hostname: self.hostname.clone(),
-            addresses: self.addresses.clone(),
-            ports: self.ports.clone(),
-            external: self.external.clone(),
-            routing: self.routing.clone(),
-            balancing: self.balancing.clone(),
-            rules: RuleSet::default(),
-            timeout: None,
-            retry: None,
-            names: self.names.clone(),
-        }
-    }
-
     /// With the current version of its routes.
     pub(super) fn route_again(&self, routes: &RouteSpecs) -> Self {
-        let mut config = self.copied();
-        config.rules = self.rules.clone();
-        config.timeout = self.timeout.clone();
-        config.retry = self.retry.clone();
+        let mut config = self.clone();
         config.resolve_routes(routes);
         config
     }
@@ -174,6 +148,16 @@ impl ServiceConfig {
             .chain(&names.retry)
             .any(|name| policies.contains(name))
     }
+}
+
+pub(super) fn policy_sets(from: Vec<wire::RuleSet>) -> Vec<Vec<Arc<str>>> {
+    let sets = from.into_iter();
+    sets.map(|set| set.policies.into_iter().map(Arc::from).collect())
+        .collect()
+}
+
+pub(super) fn protocol(ports: &[(u16, AppProtocol)], port: u16) -> Option<AppProtocol> {
+    ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
 }
 
 pub(super) fn ports(from: Vec<wire::ServicePort>) -> Result<Vec<(u16, AppProtocol)>, Invalid> {

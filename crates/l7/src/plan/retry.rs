@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
-
 use crate::error::{At, FieldResult};
 use crate::{Reason, RetrySpec, TimeoutSpec};
 
@@ -13,9 +11,6 @@ pub const MAX_RETRIES: u32 = 10;
 /// What the API leaves to implementations; Istio and Envoy have these values.
 const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
-
-/// The longest wait, as a multiple of the shortest.
-const MAX_BACKOFF: u32 = 10;
 
 /// The timeouts of a rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,18 +69,8 @@ impl Retry {
         &self.codes
     }
 
-    /// Whether a response with this status is retried.
-    pub fn is_retriable(&self, status: StatusCode) -> bool {
-        self.codes.contains(&status.as_u16())
-    }
-
-    /// The wait before a retry, of which 0 is the first: never less than the configured one, at most ten times it. The
-    /// range doubles with each retry, and a number that is uniform over its whole range says where in it.
-    pub fn backoff(&self, retry: u32, random: u32) -> Duration {
-        let most = 2u32.saturating_pow(retry.saturating_add(1)).min(MAX_BACKOFF);
-        let range = self.backoff.saturating_mul(most - 1);
-        let nanos = (range.as_nanos() * u128::from(random)) >> 32;
-        let extra = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.backoff.saturating_add(extra)
+    /// The least wait before a retry.
+    pub fn backoff(&self) -> Duration {
+        self.backoff
     }
 }

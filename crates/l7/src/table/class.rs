@@ -1,4 +1,4 @@
-//! The order of matches.
+//! Matches and their order.
 
 use std::cmp::Reverse;
 
@@ -66,4 +66,14 @@ impl Precedence {
             index,
         }
     }
+}
+
+/// A match of a rule.
+#[derive(Debug)]
+pub(super) struct Match {
+    pub(super) precedence: Precedence,
+    pub(super) path: Path,
+    pub(super) predicate: Predicate,
+    /// The index of its rule among all rules.
+    pub(super) plan: usize,
 }

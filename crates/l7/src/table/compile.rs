@@ -8,20 +8,10 @@ use crate::matching::{Path, Predicate};
 use crate::pattern::Patterns;
 use crate::{MatchSpec, Plan, RouteSpec, RouteTable, RuleId, RuleSpec};
 
-use super::class::{Class, Precedence};
+use super::class::{Class, Match, Precedence};
 use super::leaf::{Entry, Leaf};
 use super::prefixes::Prefixes;
 use super::shadow;
-
-/// A match of a rule.
-#[derive(Debug)]
-pub(super) struct Match {
-    pub(super) precedence: Precedence,
-    pub(super) path: Path,
-    pub(super) predicate: Predicate,
-    /// The index of its rule among all rules.
-    pub(super) plan: usize,
-}
 
 impl RouteTable {
     /// Builds the table of these routes: the oldest first, and of one age by namespace and name.
@@ -29,7 +19,7 @@ impl RouteTable {
     /// An error closes the rule that has it, and the others are in force: what its valid matches match gets status 500
     /// ([`Action::Invalid`](crate::Action::Invalid)), and its invalid matches match nothing.
     /// See [`RouteTable::errors`].
-    pub fn compile(routes: &[RouteSpec]) -> Self {
+    pub fn compile<'a>(routes: impl IntoIterator<Item = &'a RouteSpec>) -> Self {
         let mut patterns = Patterns::default();
         let mut table = Self::default();
         let mut matches = Vec::new();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::matching::{Name, Path, PathPredicate};
 use crate::{Plan, RuleId};
 
-use super::compile::Match;
+use super::class::Match;
 
 /// How many patterns of a group a match is compared with: a bound for the time that a table takes to build.
 const PATTERNS: usize = 64;

@@ -43,7 +43,7 @@ pub(in crate::index) struct Resolved {
 impl Index {
     /// A route with its references resolved; `None` if there is no such route.
     pub(in crate::index) fn resolve_route(&self, id: &RouteId) -> Option<Resolved> {
-        let record = self.routes.records.get(id)?;
+        let record = &self.routes.known.get(id)?.record;
         let mut resolver = Resolver {
             index: self,
             id,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::resolve::{Check, Resolved};
-use super::{RouteId, RouteRecord, ports};
+use super::{Known, RouteId, RouteRecord, ports};
 use crate::gateway::ParentRef;
 use crate::index::{Index, Key};
 
@@ -55,8 +55,8 @@ impl Index {
 
     /// What became of a route; `None` if there is no such route.
     pub fn route_summary(&self, id: &RouteId) -> Option<RouteSummary> {
-        let record = self.routes.records.get(id)?;
-        let (check, resolved) = (self.routes.checks.get(id)?, self.resolve_route(id)?);
+        let Known { record, check } = self.routes.known.get(id)?;
+        let resolved = self.resolve_route(id)?;
         let parents = record
             .parents(id)
             .filter(|(_, key)| self.is_enrolled(&key.namespace));

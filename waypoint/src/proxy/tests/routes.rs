@@ -472,6 +472,52 @@ async fn a_rule_retries_and_times_out() {
     );
 }
 
+/// A value that is too long for a pattern is refused: it is no way around the rule.
+#[tokio::test]
+async fn what_is_too_long_for_a_pattern_is_refused() {
+    let (mesh, one, _two) = versions().await;
+    let pattern = || Some(wire::value_match::Match::Regex("b.*".into()));
+    let header = wire::RouteMatch {
+        headers: vec![wire::ValueMatch {
+            name: "x-header".into(),
+            r#match: pattern(),
+        }],
+        ..wire::RouteMatch::default()
+    };
+    let path = wire::RouteMatch {
+        path: Some(wire::PathMatch {
+            r#match: Some(wire::path_match::Match::Regex("/b.*".into())),
+        }),
+        ..wire::RouteMatch::default()
+    };
+    mesh.route(vec![
+        wire::RouteRule {
+            matches: vec![header, path],
+            ..rule_to("v2")
+        },
+        rule_to("v1"),
+    ]);
+    let long = "b".repeat(8193);
+    let mut client = mesh.http1(80).await;
+    for (path, header, status) in [
+        (format!("/{long}"), "c", StatusCode::URI_TOO_LONG),
+        (
+            "/".to_owned(),
+            &*long,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        ),
+    ] {
+        let request = Request::get(path)
+            .header("host", "server")
+            .header("x-header", header);
+        let response = client.try_send(request.body(full("")).unwrap()).await.unwrap();
+        assert_eq!(response.status(), status);
+        client = mesh.http1(80).await;
+    }
+    assert_eq!(client.get("/c").await.2, "v1 GET server /c -");
+    assert_eq!(one.seen(), 1);
+}
+
 /// What a rule does not say is the policy's.
 #[tokio::test]
 async fn a_rule_with_a_timeout_alone_keeps_the_retries_of_the_policy() {
