@@ -27,7 +27,7 @@ pub use apt::{BUILDAH, Package, ensure, ensure_packages, installed_here};
 pub(crate) use apt::{missing_packages, present};
 pub(crate) use argocd::argocd_built;
 pub use argocd::{ArgoCdPrograms, argocd};
-pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go};
+pub(crate) use build::{COREDNS_IMAGE, IMAGES, PAUSE_IMAGE, go, list};
 pub use build::{
     HELM_VERSION, KUBERNETES_VERSION, Kubernetes, go_built, h2spec, helm, kubeconform, kubernetes,
     kubernetes_source,

@@ -40,10 +40,9 @@ pub(crate) struct Arguments {
 /// Runs the command. If every test passes, the report is written to `docs/conformance`.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     preflight::check(&Work {
-        argocd: false,
         cluster: true,
         target: Some(&workspace::target()),
-        tests: false,
+        ..Work::default()
     })?;
     let result = play(arguments.filter.as_deref(), progress);
     if !arguments.keep {
@@ -77,7 +76,7 @@ fn play(filter: Option<&str>, progress: &Progress) -> Result<Option<PathBuf>> {
     images::load(&cluster, &archives, progress)?;
     cluster.load_image(&tests.image())?;
     progress.step("the Gateway API's definitions, and Ambit", || {
-        let definitions = tests.definitions();
+        let definitions = tools::gateway_definitions(&note)?;
         let mut apply = cluster.kubectl();
         apply
             .args(["apply", "--server-side", "--kustomize"])

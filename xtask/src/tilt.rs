@@ -57,10 +57,9 @@ impl Tilt {
     fn prepare(name: &str, existing: Option<Cluster>, pages: bool, progress: &Progress) -> Result<Self> {
         if existing.is_none() {
             preflight::check(&Work {
-                argocd: false,
                 cluster: true,
                 target: Some(&workspace::target()),
-                tests: false,
+                ..Work::default()
             })?;
         }
         // First what takes minutes: a cluster that waits takes time from it.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::shell;
+use crate::{shell, tools};
 
 /// What the examples have in place of a user's repository and registry.
 const PLACEHOLDERS: [&str; 2] = ["https://git.example/ambit.git", "registry.example/ambit"];
@@ -36,7 +36,7 @@ impl Repository {
         }
         let address = format!("file://{}", folder.display());
         let mut files = Vec::new();
-        list(&folder.join("examples"), &mut files)?;
+        tools::list(&folder.join("examples"), &mut files)?;
         for file in files {
             let text = fs::read_to_string(&file)?;
             let text = text
@@ -120,16 +120,4 @@ impl Repository {
         }
         shell::run(git.args(arguments))
     }
-}
-
-fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            list(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
 }

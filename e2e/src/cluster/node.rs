@@ -91,6 +91,12 @@ impl Node {
         shell::run(&mut self.exec(arguments)?).with_context(|| format!("on node {}", self.name()))
     }
 
+    /// Gives an image that the node has another name.
+    pub fn tag_image(&self, from: &str, to: &str) -> Result<()> {
+        self.run(&["ctr", "--namespace=k8s.io", "images", "tag", "--force", from, to])
+            .map(drop)
+    }
+
     /// The pid, on this machine, of the process that holds the namespaces of the pod with this UID.
     pub fn pod_pid(&self, pod_uid: &str) -> Result<u32> {
         let filter =

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::build::{fingerprint, go, go_build, install};
+use super::build::{fingerprint, go, go_build, install, module_folder};
 use super::{Progress, cache_dir, lock};
-use crate::shell;
 
 /// The version of Argo CD that applies what is in git; `e2e/argocd/go.mod` requires the same.
 const VERSION: &str = "3.2.1";
@@ -82,12 +81,9 @@ pub fn argocd(progress: Progress) -> Result<ArgoCdPrograms> {
                     .arg(out.join(program));
                 go_build(&mut go, &[&package], "Argo CD", progress)?;
             }
-            let mut go = go()?;
-            go.current_dir(&module)
-                .args(["list", "-m", "-f", "{{.Dir}}", MODULE]);
-            let source = shell::run(&mut go)?;
+            let source = module_folder(&module, MODULE)?;
             for path in MANIFESTS {
-                let from = Path::new(source.trim()).join(path);
+                let from = source.join(path);
                 let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
                 fs::write(out.join(from.file_name().context("a file has a name")?), text)?;
             }

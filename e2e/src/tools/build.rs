@@ -177,15 +177,11 @@ pub fn kubernetes_source(progress: Progress) -> Result<PathBuf> {
     progress(&format!(
         "looking for the sources of Kubernetes {KUBERNETES_VERSION}: they describe its API"
     ));
-    let mut go = go()?;
     // Outside of any module: this one is asked for by its version.
-    go.current_dir(env::temp_dir())
-        .args(["mod", "download", "-json"])
-        .arg(format!("k8s.io/kubernetes@v{KUBERNETES_VERSION}"));
-    let said = shell::run(&mut go).context("cannot download the sources of Kubernetes")?;
-    let said: serde_json::Value = serde_json::from_str(&said).context("go mod download")?;
-    let dir = said["Dir"].as_str().context("go mod download names no folder")?;
-    Ok(PathBuf::from(dir))
+    module_folder(
+        &env::temp_dir(),
+        &format!("k8s.io/kubernetes@v{KUBERNETES_VERSION}"),
+    )
 }
 
 /// The path of h2spec, built first if this version never was.
@@ -276,7 +272,18 @@ pub(super) fn fingerprint(module: &Path) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// The folder with the files of a module that the module in `from` requires, downloaded if it has to be.
+pub(super) fn module_folder(from: &Path, name: &str) -> Result<PathBuf> {
+    let mut go = go()?;
+    go.current_dir(from).args(["mod", "download", "-json", name]);
+    let told = shell::run(&mut go).with_context(|| format!("cannot download the Go module {name}"))?;
+    let told: serde_json::Value = serde_json::from_str(&told).context("go mod download")?;
+    let folder = told["Dir"].as_str().context("go mod download names no folder")?;
+    Ok(PathBuf::from(folder))
+}
+
+/// Adds all files below a folder.
+pub(crate) fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path();
         if path.is_dir() {

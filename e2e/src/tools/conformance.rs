@@ -8,10 +8,9 @@ use anyhow::{Context, Result, bail};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::json;
 
-use super::build::{fingerprint, go, go_build, install};
+use super::build::{fingerprint, go, go_build, install, module_folder};
 use super::image::{File, write_files};
 use super::{Progress, cache_dir, lock};
-use crate::shell;
 
 /// The version of the Gateway API whose tests are run; `e2e/conformance/go.mod` requires the same.
 pub const GATEWAY_API_VERSION: &str = "1.6.3";
@@ -44,11 +43,6 @@ impl ConformanceTests {
     /// A docker archive: the image that the manifests of the tests name.
     pub fn image(&self) -> PathBuf {
         self.dir.join("echo.tar")
-    }
-
-    /// A folder for `kubectl apply --kustomize`: the CustomResourceDefinitions of the Gateway API.
-    pub fn definitions(&self) -> PathBuf {
-        self.dir.join("definitions")
     }
 }
 
@@ -89,9 +83,7 @@ pub fn gateway_definitions(progress: Progress) -> Result<PathBuf> {
         ));
         install(&dir, |out| {
             let [api, _] = MODULES;
-            let mut go = go()?;
-            shell::run(go.current_dir(&module).args(["mod", "download", api]))?;
-            copy(&folder(&module, api)?.join(DEFINITIONS), out)
+            copy(&module_folder(&module, api)?.join(DEFINITIONS), out)
         })?;
     }
     Ok(dir)
@@ -119,21 +111,12 @@ fn build(module: &Path, out: &Path, progress: Progress) -> Result<()> {
     let packages = PROGRAMS.map(|program| format!("{ECHO}/{program}"));
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     compile(&["build"], &echo, &packages, "the application of their pods")?;
-    let [api, tests] = MODULES.map(|name| folder(module, name));
-    copy(&api?.join(DEFINITIONS), &out.join("definitions"))?;
-    let manifests = tests?.join(MANIFESTS);
+    let [_, tests] = MODULES;
+    let manifests = module_folder(module, tests)?.join(MANIFESTS);
     let manifests =
         fs::read_to_string(&manifests).with_context(|| format!("cannot read {}", manifests.display()))?;
     write_image(&out.join("echo.tar"), image_in(&manifests)?, &echo)?;
     fs::remove_dir_all(&echo).with_context(|| format!("cannot remove {}", echo.display()))
-}
-
-/// The folder of a module's files.
-fn folder(module: &Path, name: &str) -> Result<PathBuf> {
-    let mut go = go()?;
-    go.current_dir(module)
-        .args(["list", "-m", "-f", "{{.Dir}}", name]);
-    Ok(PathBuf::from(shell::run(&mut go)?.trim()))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

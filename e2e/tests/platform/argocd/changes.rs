@@ -73,15 +73,7 @@ fn version_bump(story: &Story<'_>) -> Result<()> {
         for part in ["operator", "agent", "ztunnel", "waypoint"] {
             let image = format!("localhost/ambit/{part}");
             let (from, to) = (format!("{image}:dev"), format!("{image}:next"));
-            node.run(&[
-                "ctr",
-                "--namespace=k8s.io",
-                "images",
-                "tag",
-                "--force",
-                &from,
-                &to,
-            ])?;
+            node.tag_image(&from, &to)?;
         }
     }
     change_version(story, "dev", "next")

@@ -119,15 +119,7 @@ fn move_on(lab: &Lab, web: &Web, folder: &Path) -> Result<()> {
         for part in PARTS {
             let image = |tag: &str| format!("localhost/ambit/{part}:{tag}");
             for tag in ["previous", "next"] {
-                node.run(&[
-                    "ctr",
-                    "--namespace=k8s.io",
-                    "images",
-                    "tag",
-                    "--force",
-                    &image("dev"),
-                    &image(tag),
-                ])?;
+                node.tag_image(&image("dev"), &image(tag))?;
             }
         }
     }

@@ -163,15 +163,7 @@ fn by_digest(lab: &Lab, part: &str) -> Result<String> {
             .with_context(|| format!("{tagged} has no digest: {listed}"))?
             .to_owned();
         let name = format!("localhost/ambit/{part}@{digest}");
-        node.run(&[
-            "ctr",
-            "--namespace=k8s.io",
-            "images",
-            "tag",
-            "--force",
-            &tagged,
-            &name,
-        ])?;
+        node.tag_image(&tagged, &name)?;
         found = Some(digest);
     }
     found.context("there are no nodes")
