@@ -201,15 +201,6 @@ pub struct MeshWaypoint {
     #[serde(default = "waypoint_resources")]
     pub resources: Resources,
 
-    /// How long a client's connection through a waypoint lasts, from 1s to 24h. The waypoint then ends it between two
-    /// requests, and the client's next connection may reach a new replica. Requests and streams in flight are not cut.
-    /// Defaults to 10s.
-    #[serde(default = "default_max_connection_age")]
-    #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s)){1,3}$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("maxConnectionAge must be between 1s and 24h"))]
-    pub max_connection_age: String,
-
     /// Where waypoints run. An AmbientNamespace can override it.
     #[serde(default)]
     pub placement: Placement,
@@ -220,7 +211,6 @@ impl Default for MeshWaypoint {
         Self {
             scaling: Scaling::default(),
             resources: waypoint_resources(),
-            max_connection_age: default_max_connection_age(),
             placement: Placement::default(),
         }
     }
@@ -427,10 +417,6 @@ fn default_trust_domain() -> String {
 
 fn default_leaf_ttl() -> String {
     "24h".to_owned()
-}
-
-fn default_max_connection_age() -> String {
-    "10s".to_owned()
 }
 
 fn default_log_level() -> String {

@@ -4,6 +4,7 @@ mod access;
 mod baggage;
 mod body;
 mod destination;
+mod excess;
 mod flag;
 mod load;
 mod metrics;
@@ -80,6 +81,11 @@ impl Observer {
     /// For metrics that other parts count.
     pub(crate) fn registry(&self) -> &Registry {
         self.metrics.registry()
+    }
+
+    /// Counts a connection that is ended so that other replicas get their share.
+    pub(crate) fn moved(&self) {
+        self.metrics.moved();
     }
 
     /// Counts requests that admission refused.

@@ -74,8 +74,9 @@ impl Reporter {
         loop {
             tokio::select! {
                 acknowledgement = acknowledgements.message() => match acknowledgement {
-                    Ok(Some(_)) => {
+                    Ok(Some(acknowledgement)) => {
                         *accepted = true;
+                        self.load.excess().set(acknowledgement.excess_milli);
                         continue;
                     }
                     Ok(None) => return Status::unavailable("the control plane ended the stream"),

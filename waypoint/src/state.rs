@@ -134,7 +134,7 @@ impl State {
             return Err(error);
         }
         let policies = self.policies.read();
-        let settings = Settings::resolve(settings, |name| policies.get(name).cloned())?;
+        let settings = Settings::resolve(settings, |name| policies.get(name).cloned());
         self.settings.store(Arc::new(settings));
         drop(policies);
         self.change_decisions();

@@ -121,7 +121,7 @@ impl Waypoint for Control {
         &self,
         request: Request<Streaming<Load>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let acknowledged = request.into_inner().map(|load| load.map(|_| LoadAck {}));
+        let acknowledged = request.into_inner().map(|load| load.map(|_| LoadAck::default()));
         Ok(Response::new(acknowledged.boxed()))
     }
 }

@@ -25,9 +25,6 @@ pub enum Invalid {
     /// A port out of range.
     #[error("port {0} is not between 0 and 65535")]
     Port(u32),
-    /// A duration that is negative or too long.
-    #[error("{0} is not a duration")]
-    Duration(&'static str),
     /// A value that this version does not have.
     #[error("{field} has the unknown value {value}")]
     Unknown {

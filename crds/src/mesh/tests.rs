@@ -30,7 +30,6 @@ fn the_default_mesh_is_accepted_and_reads_back_with_every_default() {
             "waypoint": {
                 "scaling": {},
                 "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
-                "maxConnectionAge": "10s",
                 "placement": {},
             },
             "telemetry": {"accessLog": "Enabled", "logLevel": "info", "metrics": {"waypointReportsDestination": "Disabled"}},
@@ -73,10 +72,6 @@ fn durations_have_bounds() {
 
 #[test]
 fn waypoints_settings_have_bounds() {
-    for (age, accepted) in [("1s", true), ("24h", true), ("0s", false), ("25h", false)] {
-        let messages = refused(&mesh("default", json!({"waypoint": {"maxConnectionAge": age}})));
-        assert_eq!(messages.is_empty(), accepted, "{age}: {messages}");
-    }
     for (scaling, refusal) in [
         (json!({"minReplicas": 2, "maxReplicas": 2}), None),
         (json!({"minReplicas": 9}), None),

@@ -69,10 +69,9 @@ impl Session {
             biased;
             () = self.shutdown.cancelled() => Err(Status::unavailable("the control plane is shutting down")),
             report = reports.message() => match report {
-                Ok(Some(load)) => {
-                    self.load.report(&load);
-                    Ok(LoadAck {})
-                }
+                Ok(Some(load)) => Ok(LoadAck {
+                    excess_milli: self.load.report(&load),
+                }),
                 Ok(None) => return None,
                 Err(status) => {
                     debug!(caller = %self.caller, %status, "load stream lost");

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use ambit_wire::loads::loads_server::Loads;
-use ambit_wire::loads::{Changes, WatchRequest};
+use ambit_wire::loads::{Changes, SpreadRequest, SpreadResponse, WatchRequest};
 use futures::stream::{self, BoxStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::Shared;
+use super::auth::Caller;
 use super::ending::until;
 use super::loads::LoadWatch;
 use super::refusal::Reason;
@@ -26,16 +27,10 @@ impl Loads for LoadWatches {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let shared = &self.0;
-        let caller = shared
-            .caller(request.metadata(), request.extensions(), WHAT)
-            .await?;
-        let refuse = |reason, message: String| caller.refuse(reason, message).record(&shared.metrics, WHAT);
-        if caller.role != Role::Operator {
-            let message = format!("a client of type {} may not watch loads", caller.role.label());
-            return Err(refuse(Reason::NotAllowed, message));
-        }
+        let caller = self.operator(&request).await?;
         let Some(watch) = shared.loads.watch() else {
-            return Err(refuse(Reason::Limit, "too many watches are open".to_owned()));
+            let refusal = caller.refuse(Reason::Limit, "too many watches are open".to_owned());
+            return Err(refusal.record(&shared.metrics, WHAT));
         };
         info!(%caller, peer = ?caller.addresses.peer, "load watch opened");
         let session = Session {
@@ -46,6 +41,32 @@ impl Loads for LoadWatches {
             Some((session.next().await?, session))
         });
         Ok(Response::new(until(changes, shared.ending(&caller))))
+    }
+
+    async fn spread(&self, request: Request<SpreadRequest>) -> Result<Response<SpreadResponse>, Status> {
+        self.operator(&request).await?;
+        let replicas = request.into_inner().replicas.into_iter();
+        self.0
+            .loads
+            .spread(replicas.map(|replica| (replica.uid, replica.in_flight_milli)));
+        Ok(Response::new(SpreadResponse {}))
+    }
+}
+
+impl LoadWatches {
+    /// The caller, which must be the operator.
+    async fn operator<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let shared = &self.0;
+        let caller = shared
+            .caller(request.metadata(), request.extensions(), WHAT)
+            .await?;
+        if caller.role == Role::Operator {
+            return Ok(caller);
+        }
+        let message = format!("a client of type {} may not watch loads", caller.role.label());
+        Err(caller
+            .refuse(Reason::NotAllowed, message)
+            .record(&shared.metrics, WHAT))
     }
 }
 

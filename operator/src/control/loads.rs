@@ -35,6 +35,8 @@ struct Entry {
     in_flight_milli: u64,
     draining: bool,
     at: Instant,
+    /// What the operator says it has beyond its share, until it is told.
+    excess_milli: u64,
 }
 
 /// Unsent changes of one watch. It has at most one entry per replica: those with a report, and those whose report was
@@ -87,6 +89,17 @@ impl Loads {
         })
     }
 
+    /// Replicas of waypoints (pod UIDs) have so many requests in flight beyond their share, in thousandths: each is told with the
+    /// acknowledgement of its next report.
+    pub(super) fn spread(&self, excesses: impl IntoIterator<Item = (String, u64)>) {
+        let mut state = self.lock();
+        for (uid, excess_milli) in excesses {
+            if let Some(entry) = state.replicas.get_mut(&uid) {
+                entry.excess_milli = excess_milli;
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,15 +116,15 @@ pub(super) struct LoadStream {
 }
 
 impl LoadStream {
-    pub(super) fn report(&self, load: &Load) {
+    /// Takes a report; returns what of the load is beyond the replica's share, as the operator has said since the one before, in
+    /// thousandths.
+    pub(super) fn report(&self, load: &Load) -> u64 {
         let mut state = self.loads.lock();
-        let newer = state
-            .replicas
-            .get(&self.uid)
-            .is_some_and(|e| e.stream > self.number);
-        if newer {
-            return;
+        let before = state.replicas.get(&self.uid);
+        if before.is_some_and(|e| e.stream > self.number) {
+            return 0;
         }
+        let excess_milli = before.map_or(0, |e| e.excess_milli);
         let entry = Entry {
             namespace: self.namespace.clone(),
             waypoint: self.waypoint.clone(),
@@ -119,12 +132,14 @@ impl LoadStream {
             in_flight_milli: load.in_flight_milli,
             draining: load.draining,
             at: Instant::now(),
+            excess_milli: 0,
         };
         state.replicas.insert(self.uid.clone(), entry);
         for watch in state.watches.values_mut() {
             watch.changed.insert(self.uid.clone());
             watch.notify.notify_one();
         }
+        excess_milli
     }
 }
 
@@ -288,12 +303,28 @@ mod tests {
     }
 
     #[test]
+    fn excess_is_told_once_to_the_newest_stream() {
+        let loads = Arc::new(Loads::default());
+        let excess = |uid: &str| (uid.to_owned(), 700);
+        loads.spread([excess("a")]);
+        let old = loads.stream("shop", "waypoint", "a");
+        assert_eq!(old.report(&load(1)), 0, "it had not reported here");
+        let new = loads.stream("shop", "waypoint", "a");
+        loads.spread([excess("a"), excess("b")]);
+        assert_eq!((new.report(&load(2)), new.report(&load(2))), (700, 0));
+        loads.spread([excess("a")]);
+        assert_eq!((old.report(&load(1)), new.report(&load(2))), (0, 700));
+    }
+
+    #[test]
     fn replicas_are_sent_in_batches() {
         let loads = Arc::new(Loads::default());
         let streams: Vec<_> = (0..=BATCH)
             .map(|n| loads.stream("shop", "waypoint", &n.to_string()))
             .collect();
-        streams.iter().for_each(|stream| stream.report(&load(1)));
+        for stream in &streams {
+            stream.report(&load(1));
+        }
         let mut watch = loads.watch().unwrap();
         let sizes = [next(&mut watch), next(&mut watch), next(&mut watch)].map(|b| b.map(|b| b.len()));
         assert_eq!(sizes, [Some(BATCH), Some(1), None]);

@@ -24,8 +24,6 @@ pub struct MeshRecord {
     pub mtls: MtlsMode,
     /// How long open connections get when a pod is released.
     pub drain_deadline: Duration,
-    /// How old a client's connection through a waypoint gets.
-    pub max_connection_age: Duration,
     /// Whether proxies log every connection or request.
     pub access_log: bool,
     /// How waypoints scale.
@@ -48,8 +46,6 @@ impl MeshRecord {
             leaf_ttl: parse_duration(&spec.identity.leaf_ttl).unwrap_or(Duration::from_secs(24 * 3600)),
             mtls: spec.mtls.mode,
             drain_deadline: parse_duration(&spec.drain_deadline).unwrap_or(Duration::from_secs(60)),
-            max_connection_age: parse_duration(&spec.waypoint.max_connection_age)
-                .unwrap_or(Duration::from_secs(10)),
             access_log: spec.telemetry.access_log == AccessLog::Enabled,
             scaling: spec.waypoint.scaling.clone(),
         }

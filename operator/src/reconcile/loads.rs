@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ambit_wire::loads::Replica;
+use ambit_wire::loads::{Excess, Replica};
 use prometheus::{GaugeVec, Opts, Registry};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use follow::{ControlPlanes, LoadFollower};
@@ -36,13 +37,17 @@ struct Entry {
     /// The source: a replica that reports elsewhere may do so before its old stream has ended.
     source: u64,
     load: ReplicaLoad,
+    /// What of it is to go to other replicas, in thousandths of requests in flight, until the source has been told.
+    excess_milli: u64,
 }
 
 #[derive(Debug, Default)]
 struct Entries {
     /// By pod UID.
     replicas: HashMap<String, Entry>,
-    sources: u64,
+    /// What wakes each, when it has something to tell.
+    sources: HashMap<u64, Arc<Notify>>,
+    latest: u64,
 }
 
 /// The last report of each replica. Empty unless this replica leads.
@@ -77,13 +82,30 @@ impl LoadTable {
         self.lock().replicas.get(uid).map(|e| e.load)
     }
 
+    /// Has replicas told, by pod UID, what of their load is to go to others, in thousandths of requests in flight.
+    pub(super) fn spread(&self, excesses: Vec<(String, u64)>) {
+        let mut entries = self.lock();
+        let Entries {
+            replicas, sources, ..
+        } = &mut *entries;
+        for (uid, excess_milli) in excesses {
+            if let Some(entry) = replicas.get_mut(&uid) {
+                entry.excess_milli = excess_milli;
+                sources.get(&entry.source).inspect(|told| told.notify_one());
+            }
+        }
+    }
+
     /// A source of reports.
     fn source(self: &Arc<Self>) -> Source {
         let mut entries = self.lock();
-        entries.sources += 1;
+        entries.latest += 1;
+        let (number, told) = (entries.latest, Arc::<Notify>::default());
+        entries.sources.insert(number, Arc::clone(&told));
         Source {
             table: Arc::clone(self),
-            number: entries.sources,
+            number,
+            told,
         }
     }
 
@@ -120,6 +142,7 @@ impl LoadTable {
 struct Source {
     table: Arc<LoadTable>,
     number: u64,
+    told: Arc<Notify>,
 }
 
 impl Source {
@@ -156,6 +179,7 @@ impl Source {
                 waypoint: waypoint.clone(),
                 source: self.number,
                 load,
+                excess_milli: held.map_or(0, |held| held.excess_milli),
             };
             entries.replicas.insert(replica.uid, entry);
             changed.insert(waypoint);
@@ -164,11 +188,31 @@ impl Source {
             self.table.sum(&entries, waypoint);
         }
     }
+
+    /// What its replicas are to hand to others, as soon as there is any.
+    async fn excesses(&self) -> Vec<Excess> {
+        loop {
+            self.told.notified().await;
+            let mut entries = self.table.lock();
+            let own = entries.replicas.iter_mut();
+            let own = own.filter(|(_, e)| e.source == self.number && e.excess_milli > 0);
+            let excesses: Vec<_> = own
+                .map(|(uid, entry)| Excess {
+                    uid: uid.clone(),
+                    in_flight_milli: std::mem::take(&mut entry.excess_milli),
+                })
+                .collect();
+            if !excesses.is_empty() {
+                return excesses;
+            }
+        }
+    }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
         let mut entries = self.table.lock();
+        entries.sources.remove(&self.number);
         let gone = entries.replicas.extract_if(|_, e| e.source == self.number);
         let waypoints: HashSet<_> = gone.map(|(_, e)| e.waypoint).collect();
         for waypoint in &waypoints {

@@ -7,6 +7,7 @@ mod prune;
 mod render;
 mod rolls;
 mod scale;
+mod spread;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -225,8 +225,10 @@ pub(crate) struct ClientConnection {
     /// As it was at the beginning: for records of what is not served any more.
     destination: Option<Destination>,
     pub(super) http2: bool,
-    /// From then on it ends between two requests.
-    old: Option<Instant>,
+    since: Instant,
+    /// It ends between two requests, so that other replicas get their share.
+    moves: AtomicBool,
+    moving: Notify,
     pub(super) watch: Arc<Watch>,
     /// Requests given up before their answer began, less those that were answered.
     abandoned: AtomicU32,
@@ -239,7 +241,6 @@ pub(crate) struct ClientConnection {
 
 impl ClientConnection {
     pub(crate) fn new(proxy: &Arc<Proxy>, source: Arc<Source>, served: Served, account: Account) -> Self {
-        let age = proxy.state.settings().max_connection_age;
         let mut client = Self {
             proxy: Arc::clone(proxy),
             peer: source.address,
@@ -251,8 +252,9 @@ impl ClientConnection {
             retries: proxy.retries.of(&Arc::from("")),
             destination: None,
             http2: false,
-            // Not all at once.
-            old: age.map(|age| Instant::now() + age.mul_f64(rand::random_range(0.9..1.1))),
+            since: Instant::now(),
+            moves: AtomicBool::new(false),
+            moving: Notify::new(),
             watch: Arc::default(),
             abandoned: AtomicU32::new(0),
             calm: Notify::new(),
@@ -366,9 +368,28 @@ impl ClientConnection {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// Whether an HTTP/1 client is told to use another connection for its next request.
+    /// Whether an HTTP/1 client is told to use another connection for its next request. Asked at the end of each request.
     pub(super) fn should_close(&self) -> bool {
-        !self.http2 && (self.proxy.is_draining() || self.old.is_some_and(|old| Instant::now() >= old))
+        let moves = self.moves();
+        !self.http2 && (moves || self.proxy.is_draining())
+    }
+
+    /// Whether it is to end, so that other replicas get their share.
+    fn moves(&self) -> bool {
+        if self.moves.load(Ordering::Relaxed) {
+            return true;
+        }
+        let carries = || {
+            let age = self.since.elapsed();
+            (age >= self.proxy.timeouts.settled).then(|| self.source.carries(age))
+        };
+        if !self.proxy.observer.load().excess().take(carries) {
+            return false;
+        }
+        self.moves.store(true, Ordering::Relaxed);
+        self.moving.notify_one();
+        self.proxy.observer.moved();
+        true
     }
 
     /// A request of which nothing is known yet.
@@ -418,10 +439,11 @@ impl ClientConnection {
 
     /// Resolves when the connection is to take no more requests.
     pub(super) async fn until_ending(&self) {
-        let old = async {
-            match self.old.filter(|_| self.http2) {
-                Some(old) => tokio::time::sleep_until(old).await,
-                None => std::future::pending().await,
+        // An idle HTTP/1 connection is not closed: a request may be on its way.
+        let moving = async {
+            match self.http2 {
+                true => self.moving.notified().await,
+                false => std::future::pending().await,
             }
         };
         let idle = async {
@@ -434,7 +456,7 @@ impl ClientConnection {
         };
         tokio::select! {
             () = self.until_unwanted() => {}
-            () = old => {}
+            () = moving => {}
             () = idle => {}
         }
     }

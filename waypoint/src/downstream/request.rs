@@ -67,8 +67,8 @@ pub(super) async fn handle(
     } else {
         Version::HTTP_11
     };
-    if (client.should_close() || (nonsense && !client.http2))
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS
+        && (client.should_close() || (nonsense && !client.http2))
     {
         response
             .headers_mut()

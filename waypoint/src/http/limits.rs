@@ -52,6 +52,8 @@ pub struct HttpTimeouts {
     /// Between PINGs on an HTTP/2 connection to an endpoint without HBONE while requests are under way on it. Default 10 s; one that is not
     /// answered for twice as long ends the connection.
     pub ping: Duration,
+    /// How long a client's connection lasts at least before it may be ended so that other replicas get their share. Default 10 s.
+    pub settled: Duration,
     /// For the first bytes of a connection whose protocol nobody declared. Default 3 s, then it is passed through as it is.
     pub detect: Duration,
     /// How long a client's connection may be without requests. Default 1 h, then it ends.
@@ -74,6 +76,7 @@ impl Default for HttpTimeouts {
             age: Duration::from_secs(3600),
             skew: ambit_mesh::SKEW_TIMEOUT,
             ping: Duration::from_secs(10),
+            settled: Duration::from_secs(10),
             detect: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
             farewell: Duration::from_secs(10),

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::excess::Excess;
+
 /// Requests in flight and connections open.
 #[derive(Debug)]
 pub(crate) struct Load {
     in_flight: Mutex<Integral>,
     requests: AtomicU64,
     connections: AtomicU32,
+    excess: Excess,
 }
 
 /// Requests in flight, summed up over time. One short critical section for each start and end keeps count and sum
@@ -48,6 +51,7 @@ impl Default for Load {
             }),
             requests: AtomicU64::new(0),
             connections: AtomicU32::new(0),
+            excess: Excess::default(),
         }
     }
 }
@@ -99,6 +103,11 @@ impl Load {
             requests: self.requests.load(Ordering::Relaxed),
             connections: self.connections(),
         }
+    }
+
+    /// What of it is to go to other replicas.
+    pub(crate) fn excess(&self) -> &Excess {
+        &self.excess
     }
 
     /// Requests in flight now.

@@ -107,6 +107,7 @@ pub(super) struct Metrics {
     denied: Counters,
     audited: Counters,
     refused: IntCounterVec,
+    moved: IntCounter,
     resources: IntGaugeVec,
     in_flight: IntGauge,
     connections: IntGauge,
@@ -184,6 +185,13 @@ impl Metrics {
                 "Connections and requests that were not served at all, by reason",
                 &["reason"],
             )?,
+            moved: register(
+                &registry,
+                IntCounter::new(
+                    "ambit_waypoint_connections_moved_total",
+                    "Connections of clients ended between two requests, so that other replicas get their share",
+                )?,
+            )?,
             resources: register(&registry, resources)?,
             in_flight: gauge(
                 "requests_in_flight",
@@ -202,6 +210,10 @@ impl Metrics {
             control_plane: gauge("control_plane_connected", "1 while a control plane is connected")?,
             registry,
         })
+    }
+
+    pub(super) fn moved(&self) {
+        self.moved.inc();
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -259,6 +259,7 @@ impl Drop for RequestRecord {
             };
             self.failed(flag, reason);
         }
+        self.source.was_busy(self.in_flight.elapsed());
         let endpoint = self.endpoint.as_ref().map(|(workload, _)| &**workload);
         let bytes_in = self.request_body.bytes.load(Ordering::Relaxed);
         let messages_in = self.request_body.messages.load(Ordering::Relaxed);

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ambit_identity::SpiffeId;
 use ambit_mesh::{Client, Via};
@@ -23,6 +25,8 @@ pub(crate) struct Source {
     /// Its node and zone, as its ztunnel names them. Empty: unknown.
     node: String,
     zone: String,
+    /// Microseconds of all its requests that have ended, together.
+    busy: AtomicU64,
 }
 
 impl Observer {
@@ -48,6 +52,7 @@ impl Source {
             workload,
             node: member(baggage.unwrap_or_default(), "k8s.node.name"),
             zone: member(baggage.unwrap_or_default(), "cloud.availability_zone"),
+            busy: AtomicU64::new(0),
         })
     }
 
@@ -59,6 +64,19 @@ impl Source {
             zone: &self.zone,
             via: Via::default(),
         }
+    }
+
+    /// A request has ended, which took so long.
+    pub(super) fn was_busy(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.busy.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Requests in flight on the connection, in thousandths and at least one: the mean over its `age`.
+    pub(crate) fn carries(&self, age: Duration) -> u64 {
+        let busy = u128::from(self.busy.load(Ordering::Relaxed)) * 1000;
+        let mean = busy.checked_div(age.as_micros()).unwrap_or_default();
+        u64::try_from(mean).unwrap_or(u64::MAX).max(1)
     }
 
     /// The namespace is that of the certificate, whatever the baggage has.

@@ -47,7 +47,7 @@ impl Waypoint for ControlPlane {
         let loads = self.loads.clone();
         let acknowledge = move |load: Result<wire::Load, Status>| {
             let _ = loads.send(load?);
-            Ok(wire::LoadAck {})
+            Ok(wire::LoadAck { excess_milli: 1500 })
         };
         Ok(Response::new(request.into_inner().map(acknowledge).boxed()))
     }
@@ -128,6 +128,8 @@ async fn load_is_told_again_and_again_and_draining_at_once() {
         whole.in_flight_milli, 3000,
         "all three were in flight all the time"
     );
+    let excess = running.load.excess();
+    assert!(!excess.take(|| Some(1501)) && excess.take(|| Some(1500)));
     running.draining.cancel();
     while !running.loads.recv().await.unwrap().draining {}
     running.shutdown.cancel();

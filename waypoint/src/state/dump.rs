@@ -32,7 +32,6 @@ struct SettingsDump {
     name: String,
     trust_domain: String,
     access_log: bool,
-    max_connection_age_seconds: Option<f64>,
     workload_authorization: Vec<String>,
 }
 
@@ -150,7 +149,6 @@ impl State {
                 name: settings.name.clone(),
                 trust_domain: settings.trust_domain.clone(),
                 access_log: settings.access_log,
-                max_connection_age_seconds: settings.max_connection_age.map(|age| age.as_secs_f64()),
                 workload_authorization: strings(&settings.workload_authorization),
             },
             services: self

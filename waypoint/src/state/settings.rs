@@ -1,12 +1,11 @@
 //! Settings for everything that this waypoint serves.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
-use super::{Invalid, RuleSet};
+use super::RuleSet;
 
 /// The identity of this waypoint, and settings for everything that it serves.
 #[derive(Debug, Clone)]
@@ -18,8 +17,6 @@ pub(crate) struct Settings {
     pub(crate) trust_domain: String,
     /// Whether each request is logged; denials and errors are logged in any case.
     pub(crate) access_log: bool,
-    /// Older client connections are ended between two requests.
-    pub(crate) max_connection_age: Option<Duration>,
     /// Rules for connections to a pod's own address.
     pub(crate) workload_rules: RuleSet,
     pub(super) workload_authorization: Vec<Arc<str>>,
@@ -34,7 +31,6 @@ impl Default for Settings {
             name: String::new(),
             trust_domain: String::new(),
             access_log: true,
-            max_connection_age: None,
             workload_rules: RuleSet::unknown(),
             workload_authorization: Vec::new(),
         }
@@ -45,24 +41,18 @@ impl Settings {
     pub(super) fn resolve(
         from: wire::Settings,
         policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
-    ) -> Result<Self, Invalid> {
-        let max_connection_age = match from.max_connection_age.map(Duration::try_from) {
-            None => None,
-            Some(Ok(age)) => Some(age).filter(|age| !age.is_zero()),
-            Some(Err(_)) => return Err(Invalid::Duration("max_connection_age")),
-        };
+    ) -> Self {
         let workload_authorization: Vec<Arc<str>> =
             from.workload_authorization.into_iter().map(Arc::from).collect();
-        Ok(Self {
+        Self {
             received: true,
             workload_rules: RuleSet::resolve(&workload_authorization, policy),
             namespace: from.namespace,
             name: from.name,
             trust_domain: from.trust_domain,
             access_log: from.access_log,
-            max_connection_age,
             workload_authorization,
-        })
+        }
     }
 
     /// The same, with pods' own addresses closed, since the rules for them are not understood.

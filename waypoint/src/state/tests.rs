@@ -270,15 +270,10 @@ fn settings_name_the_rules_for_pods() {
     let state = State::new();
     let settings = wire::Settings {
         namespace: "shop".into(),
-        max_connection_age: Some(prost_types::Duration {
-            seconds: 60,
-            nanos: 0,
-        }),
         workload_authorization: vec!["shop/denies".into()],
         ..Default::default()
     };
-    state.apply_settings(settings.clone()).unwrap();
-    assert_eq!(state.settings().max_connection_age, Some(Duration::from_secs(60)));
+    state.apply_settings(settings).unwrap();
     let request = HttpRequest {
         principal: None,
         attributes: None,
@@ -287,17 +282,6 @@ fn settings_name_the_rules_for_pods() {
     assert_eq!(decide(), Reason::PolicyMissing("shop/denies".into()));
     state.apply_policies(&[], vec![policy("denies", security::Action::Deny)]);
     assert_eq!(decide(), Reason::DeniedBy("shop/denies/gets".into()));
-    let wrong = wire::Settings {
-        max_connection_age: Some(prost_types::Duration {
-            seconds: -1,
-            nanos: 0,
-        }),
-        ..settings
-    };
-    assert_eq!(
-        state.apply_settings(wrong),
-        Err(Invalid::Duration("max_connection_age"))
-    );
     assert_eq!(
         decide(),
         Reason::DeniedBy("shop/denies/gets".into()),
@@ -570,10 +554,7 @@ fn nothing_passes_to_pods_before_the_settings() {
     assert!(!decide().is_allowed());
     // Those that are not understood change nothing.
     let wrong = wire::Settings {
-        max_connection_age: Some(prost_types::Duration {
-            seconds: -1,
-            nanos: 0,
-        }),
+        requires: vec!["later".into()],
         ..Default::default()
     };
     assert!(state.apply_settings(wrong).is_err());

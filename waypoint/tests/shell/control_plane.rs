@@ -81,7 +81,7 @@ impl Waypoint for Service {
         let served = Arc::clone(&self.0);
         let acknowledge = move |load: Result<Load, Status>| {
             served.load.send_replace(Some(load?));
-            Ok(LoadAck {})
+            Ok(LoadAck::default())
         };
         Ok(Response::new(request.into_inner().map(acknowledge).boxed()))
     }

@@ -193,17 +193,14 @@ async fn it_is_ready_when_it_has_been_told_everything() {
     mesh.control_plane.complete();
     // Without settings that it understands it does not know what to enforce.
     let mut settings = Settings {
-        max_connection_age: Some(prost_types::Duration {
-            seconds: -1,
-            nanos: 0,
-        }),
+        requires: vec!["later".into()],
         ..Default::default()
     };
     mesh.control_plane
         .set(TYPE_WAYPOINT_SETTINGS, WAYPOINT_SETTINGS, &settings);
     mesh.control_plane.rejections(1).await;
     assert_eq!(mesh.ready().await.0, 503);
-    settings.max_connection_age = None;
+    settings.requires.clear();
     mesh.control_plane
         .set(TYPE_WAYPOINT_SETTINGS, WAYPOINT_SETTINGS, &settings);
     eventually(async || mesh.waypoint.is_ready()).await;

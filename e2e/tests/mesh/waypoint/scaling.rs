@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use ambit_e2e::eventually;
+use ambit_e2e::mesh::Pod;
 use ambit_e2e::sample::{CLIENTS, Plan, Web, millis};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -18,9 +19,11 @@ const WINDOW: Duration = Duration::from_secs(15);
 /// How much earlier than the load fell its last second may begin in which the operator saw it whole: a report is the
 /// mean of a second, and the load generators may have been slow in that one.
 const BLUR: Duration = Duration::from_secs(3);
-/// When new replicas have their share at the latest: they have it two ages of a connection (10 s each, by default)
-/// after they came, but where a connection goes is chance, so that some measurements fail.
-const SHARED: Duration = Duration::from_secs(120);
+/// When new replicas have their share at the latest: connections move every three reports, one a second, but where they
+/// go is chance, so that some measurements fail.
+const SHARED: Duration = Duration::from_secs(60);
+/// How long no connection moves once the load is even.
+const CALM: Duration = Duration::from_secs(10);
 
 /// When the last of the replicas became Ready, by Kubernetes' own word and not by when a test came to look: in seconds
 /// since 1970.
@@ -112,6 +115,24 @@ fn tenfold_load_scales_up_and_back() -> Result<()> {
             "requests of each replica in the same time, {:.0} s after the step: {shares:?}",
             step.elapsed().as_secs_f64()
         );
+
+        let moved = || -> Result<f64> {
+            let of = |pod: &Pod| {
+                pod.loopback_metric(&lab.cluster, "ambit_waypoint_connections_moved_total", &[])
+            };
+            replicas.iter().map(of).sum()
+        };
+        let mut last = (moved()?, Instant::now());
+        ensure!(last.0 > 0.0, "no connection was moved");
+        eventually("connections to stay where they are", LIMIT, || {
+            let now = moved()?;
+            if now > last.0 {
+                last = (now, Instant::now());
+            }
+            ensure!(last.1.elapsed() >= CALM, "{now} moved, {:?} ago", last.1.elapsed());
+            Ok(())
+        })?;
+        println!("{} connections moved, none in the last {CALM:?}", last.0);
 
         let wanted = || -> Result<i64> {
             let deployment = ["deployment", WAYPOINT, "--namespace", web.namespace()];

@@ -117,7 +117,6 @@ impl Index {
             name: key.name.clone(),
             trust_domain: mesh.trust_domain,
             access_log: mesh.access_log,
-            max_connection_age: prost_types::Duration::try_from(mesh.max_connection_age).ok(),
             workload_authorization: qualified(&key.namespace, &plan.workload_authorization),
             requires: Vec::new(),
         }

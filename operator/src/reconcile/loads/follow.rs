@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_wire::loads::WatchRequest;
 use ambit_wire::loads::loads_client::LoadsClient;
+use ambit_wire::loads::{SpreadRequest, WatchRequest};
 use ambit_wire::{ControlChannelError, TokenFile, control_channel_at};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Time for a replica to accept the call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a replica to take what waypoints are to be told; reports wait meanwhile.
+const SPREAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to reach the replicas of the control plane.
 #[derive(Clone, Debug)]
@@ -151,13 +153,23 @@ async fn stream(
     };
     let source = table.source();
     loop {
-        match changes.message().await {
-            Ok(Some(message)) => {
-                *taken = true;
-                source.take(message.replicas);
+        tokio::select! {
+            message = changes.message() => match message {
+                Ok(Some(message)) => {
+                    *taken = true;
+                    source.take(message.replicas);
+                }
+                Ok(None) => return Ok(Status::unavailable("it ended the stream")),
+                Err(status) => return Ok(status),
+            },
+            replicas = source.excesses() => {
+                // What is not told now is seen again in the next reports.
+                match timeout(SPREAD_TIMEOUT, client.spread(SpreadRequest { replicas })).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(status)) => debug!(%address, %status, "replicas of waypoints were not told to spread their load"),
+                    Err(_) => debug!(%address, "replicas of waypoints were not told to spread their load in time"),
+                }
             }
-            Ok(None) => return Ok(Status::unavailable("it ended the stream")),
-            Err(status) => return Ok(status),
         }
     }
 }

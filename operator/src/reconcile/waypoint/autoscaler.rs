@@ -1,4 +1,4 @@
-//! The current number of replicas of each waypoint: decided once a second by their reports.
+//! The current number of replicas of each waypoint, and what each hands to the others: decided once a second by their reports.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use tokio::time::Instant;
 
 use super::scale::{Demand, Scaler};
+use super::spread::Spreader;
 use crate::index::{Key, ScalingSettings, WaypointSummary};
 use crate::reconcile::LoadTable;
 
@@ -27,6 +28,7 @@ pub(super) struct Change {
 #[derive(Debug)]
 struct Scaled {
     scaler: Scaler,
+    spreader: Spreader,
     /// The number of replicas in the last Event.
     published: u32,
     /// The load at the latest evaluation.
@@ -76,6 +78,7 @@ impl Autoscaler {
             let published = live.unwrap_or(scaling.min);
             Scaled {
                 scaler: Scaler::new(published, Instant::now()),
+                spreader: Spreader::default(),
                 published,
                 in_flight_milli: 0,
             }
@@ -95,11 +98,16 @@ impl Autoscaler {
         })
     }
 
-    /// Evaluates the current reports; returns the change, if any.
+    /// Evaluates the current reports, and spreads the load; returns the change of replicas, if any.
     pub(super) fn evaluate(&self, waypoint: &Key, summary: &WaypointSummary, now: Instant) -> Option<Change> {
         let mut scalers = self.lock();
         let scaled = scalers.get_mut(waypoint)?;
-        let demand = self.demand(summary, now);
+        let (demand, loads) = self.demand(summary, now);
+        if demand.incomplete {
+            scaled.spreader.forget();
+        } else {
+            self.loads.spread(scaled.spreader.decide(&loads));
+        }
         scaled.in_flight_milli = demand.in_flight_milli;
         let from = scaled.scaler.current();
         let to = scaled.scaler.decide(demand, &summary.scaling, now);
@@ -110,23 +118,23 @@ impl Autoscaler {
         })
     }
 
-    /// The load of the ready replicas.
-    fn demand(&self, summary: &WaypointSummary, now: Instant) -> Demand {
+    /// The load of the ready replicas, in all and by pod UID.
+    fn demand<'a>(&self, summary: &'a WaypointSummary, now: Instant) -> (Demand, Vec<(&'a str, u64)>) {
         let mut demand = Demand::default();
-        let mut reported = false;
+        let mut loads = Vec::with_capacity(summary.pods.len());
         for pod in summary.pods.iter().filter(|p| p.ready) {
             match self.loads.get(&pod.uid) {
                 // It accepts nothing new, and will soon show as not ready.
                 Some(load) if load.draining => {}
                 Some(load) if now.saturating_duration_since(load.at) <= FRESH => {
                     demand.in_flight_milli += load.in_flight_milli;
-                    reported = true;
+                    loads.push((pod.uid.as_str(), load.in_flight_milli));
                 }
                 _ => demand.incomplete = true,
             }
         }
-        demand.incomplete |= !reported;
-        demand
+        demand.incomplete |= loads.is_empty();
+        (demand, loads)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Scaled>> {

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use ambit_wire::waypoint as wire;
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::answers::millis;
 use super::support::*;
 use crate::http::HttpTimeouts;
 
@@ -112,39 +110,57 @@ async fn the_deadline_ends_what_is_left() {
 }
 
 #[tokio::test]
-async fn old_connections_end_between_two_requests() {
-    let mesh = Mesh::new().await;
+async fn connections_beyond_the_share_end_between_two_requests() {
+    let mesh = Mesh::with(HttpTimeouts {
+        settled: Duration::ZERO,
+        ..HttpTimeouts::default()
+    })
+    .await;
     let application = Application::echo().await;
     mesh.endpoint("server-1", application.address);
-    let settings = wire::Settings {
-        max_connection_age: millis(1000),
-        ..wire::Settings::default()
-    };
-    mesh.state.apply_settings(settings).unwrap();
     let (mut one, mut two) = (mesh.http1(80).await, mesh.http2(80).await);
+    let (mut idle, mut idle2) = (mesh.http1(80).await, mesh.http2(80).await);
     let request = || {
         Request::get("http://server/")
             .header("host", "server")
             .body(full(""))
             .unwrap()
     };
-    assert_eq!(one.send(request()).await.status(), StatusCode::OK);
-    assert_eq!(two.send(request()).await.status(), StatusCode::OK);
+    for client in [&mut one, &mut idle] {
+        let response = client.send(request()).await;
+        assert_eq!(response.headers().get("connection"), None, "nothing is to go");
+        whole(response).await;
+    }
+    for client in [&mut two, &mut idle2] {
+        assert_eq!(whole(client.send(request()).await).await.0, StatusCode::OK);
+    }
+    // More than these four carry.
+    mesh.observer.load().excess().set(60_000);
+    let response = one.send(request()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["connection"], "close");
+    whole(response).await;
+    one.closed().await;
+    assert_eq!(whole(two.send(request()).await).await.0, StatusCode::OK);
     while !two.0.is_closed() {
         tokio::task::yield_now().await;
     }
-    // An idle HTTP/1 connection is not closed under a request that may be on its way: the answer says so. When it is old is chance, too.
-    loop {
-        let answer = one.send(request()).await;
-        assert_eq!(answer.status(), StatusCode::OK);
-        let last = answer.headers().get("connection").map(|value| value == "close");
-        whole(answer).await;
-        match last {
-            Some(close) => break assert!(close),
-            None => tokio::task::yield_now().await,
-        }
-    }
-    one.closed().await;
+    mesh.counts(&["ambit_waypoint_connections_moved_total"], 2).await;
+    // Whoever asks for nothing is not disturbed.
+    assert!(!idle2.0.is_closed());
+    assert_eq!(idle.get("/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn new_connections_stay_whatever_the_load() {
+    let mesh = Mesh::new().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http1(80).await;
+    mesh.observer.load().excess().set(60_000);
+    let request = Request::get("/").header("host", "server").body(full("")).unwrap();
+    let response = client.send(request).await;
+    assert_eq!(response.headers().get("connection"), None);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use ambit_wire::discovery::DeltaDiscoveryRequest;
 use ambit_wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use ambit_wire::loads::loads_client::LoadsClient;
-use ambit_wire::loads::{Changes, WatchRequest};
+use ambit_wire::loads::{Changes, Excess, SpreadRequest, WatchRequest};
 use ambit_wire::waypoint::waypoint_client::WaypointClient;
 use ambit_wire::waypoint::{Load, LoadAck};
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,6 +25,13 @@ async fn reports(
 async fn watch(running: &Running, token: &str) -> Result<Streaming<Changes>, Status> {
     let mut client = LoadsClient::with_interceptor(running.channel(), running.file(token));
     Ok(client.watch(WatchRequest {}).await?.into_inner())
+}
+
+async fn spread(running: &Running, token: &str, uid: &str, in_flight_milli: u64) -> Result<(), Status> {
+    let mut client = LoadsClient::with_interceptor(running.channel(), running.file(token));
+    let uid = uid.to_owned();
+    let replicas = vec![Excess { uid, in_flight_milli }];
+    client.spread(SpreadRequest { replicas }).await.map(drop)
 }
 
 /// The next of what is watched: replicas, by waypoint, with their requests in flight.
@@ -87,8 +94,10 @@ async fn only_the_operator_watches_loads() {
     for token in &tokens {
         let status = watch(&running, token).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+        let status = spread(&running, token, "uid", 1).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     }
-    assert_eq!(running.refused("not_allowed"), 4);
+    assert_eq!(running.refused("not_allowed"), 8);
     for token in [&tokens[0], &operator] {
         let status = reports(&running, token).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status}");
@@ -109,6 +118,27 @@ async fn only_the_operator_watches_loads() {
         Err(status) => status,
     };
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+}
+
+#[tokio::test]
+async fn replica_is_told_what_it_has_beyond_its_share() {
+    let running = Running::start().await;
+    let (operator, waypoint) = (
+        running.cluster.operator(),
+        running.cluster.waypoint("shop", "waypoint"),
+    );
+    let (sender, mut acks) = reports(&running, &waypoint).await.unwrap();
+    let mut told = Vec::new();
+    for excess in [0, 2500, 0] {
+        if excess > 0 {
+            spread(&running, &operator, "shop-waypoint-0-uid", excess)
+                .await
+                .unwrap();
+        }
+        sender.send(load(5000)).unwrap();
+        told.push(acks.message().await.unwrap().unwrap().excess_milli);
+    }
+    assert_eq!(told, [0, 2500, 0]);
 }
 
 #[tokio::test]

@@ -212,7 +212,7 @@ fn replicas_that_are_ready_and_those_on_their_way_out() {
 fn settings_follow_the_mesh() {
     let mut world = World::protected();
     world.mesh(json!({
-        "trustDomain": "example.org", "waypoint": {"maxConnectionAge": "1m"}, "telemetry": {"accessLog": "Disabled"},
+        "trustDomain": "example.org", "telemetry": {"accessLog": "Disabled"},
     }));
     let settings = wire::Settings::decode(world.sent("waypoint").settings["waypoint"].as_slice()).unwrap();
     assert_eq!(
@@ -221,7 +221,6 @@ fn settings_follow_the_mesh() {
     );
     assert_eq!(settings.trust_domain, "example.org");
     assert!(!settings.access_log);
-    assert_eq!(settings.max_connection_age.unwrap().seconds, 60);
 }
 
 /// The ztunnels' own choice is not made behind a waypoint, so it is sent what that choice is made from.

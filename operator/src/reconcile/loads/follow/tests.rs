@@ -160,6 +160,21 @@ async fn leader_collects_load_of_all_control_planes() {
 }
 
 #[tokio::test]
+async fn replica_is_told_what_to_hand_to_others() {
+    let (world, first) = World::begin().await;
+    world.leads.send_replace(true);
+    let (shop, mut acks) = world.reports(&first, "shop", 9000).await;
+    world.shows("shop", Some(9000)).await;
+    world.table.spread(vec![("shop-waypoint-0-uid".to_owned(), 4000)]);
+    soon(async {
+        while acks.message().await.unwrap().unwrap().excess_milli != 4000 {
+            shop.send(Load::default()).unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn replaced_control_plane_is_followed() {
     let (mut world, first) = World::begin().await;
     world.leads.send_replace(true);
