@@ -8,7 +8,7 @@ use crate::gateway::{ParentRef, RouteKind, TcpRouteKind, TlsRouteKind};
 use crate::index::{Index, Key, ServiceRecord};
 
 /// A port that a route does not have, though it attaches to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::index) struct Loss {
     route: RouteId,
     port: u16,
@@ -147,11 +147,13 @@ impl Index {
         let asked = |port: u16| own.is_empty() || own.contains(&port);
         let (attached, mut losses) = self.settled(key, service);
         losses.retain(|loss| loss.route == *id && asked(loss.port));
+        // It may name the parent twice.
+        losses.sort_unstable();
         losses.dedup();
         let mut left: BTreeSet<u16> = service.ports.values().map(|port| port.port).collect();
         left.retain(|port| asked(*port) && !losses.iter().any(|loss| loss.port == *port));
         let mut conflict = Conflict {
-            whole: left.is_empty(),
+            whole: left.is_empty() && !losses.is_empty(),
             losses,
             taken: Vec::new(),
         };

@@ -483,3 +483,56 @@ async fn the_backends_protocol_does_not_matter_to_a_routed_connection() {
     mesh.connection_routes(&[tcp(vec![to("v1", 1)])]);
     assert_eq!(mesh.greeting(8080).await, "v1");
 }
+
+/// An HTTP client that was there before a TCPRoute is not cut off: its requests have no other routes.
+#[tokio::test]
+async fn requests_of_an_open_connection_go_on_when_a_tcp_route_takes_the_port() {
+    let mesh = greeters().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    let mut client = mesh.http1(80).await;
+    assert!(client.get("/a").await.2.contains("GET /a"));
+    mesh.connection_routes(&[tcp(vec![to("v1", 1)])]);
+    assert!(client.get("/b").await.2.contains("GET /b"));
+    assert_eq!(mesh.greeting(80).await, "v1");
+}
+
+#[tokio::test]
+async fn the_config_dump_has_the_host_names_and_backends_of_routes() {
+    let (mesh, _servers) = tls_servers(HttpTimeouts::default()).await;
+    let dump = serde_json::to_value(mesh.state.dump()).unwrap();
+    assert_eq!(
+        dump["routes"]["TLSRoute/shop/wildcard"][0],
+        serde_json::json!({
+            "hostnames": ["*.example.com"], "matches": 0,
+            "backends": ["shop/wildcard.shop.svc.cluster.local:80 weight 1"],
+        })
+    );
+}
+
+/// `sessionAffinity: ClientIP` of a backend: a client keeps its endpoint, for connections and requests.
+#[tokio::test]
+async fn a_client_keeps_its_endpoint_of_a_backend_with_affinity() {
+    let mesh = Mesh::new().await;
+    let affine = |backend: &mut wire::Backend| backend.session_affinity_seconds = 60;
+    mesh.greeter("v1", affine).await;
+    let key = "shop/v1.shop.svc.cluster.local".to_owned();
+    for number in 2..6 {
+        let name = format!("v1-{number}");
+        let said = name.clone();
+        let address = raw_application(move |mut tcp, _| {
+            let said = said.clone();
+            async move { tcp.write_all(said.as_bytes()).await.unwrap() }
+        })
+        .await;
+        mesh.workload(&name, address, |workload| {
+            let ports = workload.services.values().next().unwrap().clone();
+            workload.services = [(key.clone(), ports)].into();
+        });
+    }
+    mesh.connection_routes(&[tcp(vec![to("v1", 1)])]);
+    let kept = mesh.greeting(80).await;
+    for _ in 0..20 {
+        assert_eq!(mesh.greeting(80).await, kept);
+    }
+}

@@ -294,3 +294,48 @@ fn a_port_or_section_that_is_not_there_is_no_parent() {
         .collect();
     assert_eq!(accepted, [(true, "Accepted"), (false, "NoMatchingParent")]);
 }
+
+#[test]
+fn a_port_that_is_named_twice_is_lost_once_and_udp_is_no_conflict() {
+    let mut world = World::ports();
+    world.route_of::<Tcp>(1, "older", at(80, split()));
+    let mut spec = to(split());
+    spec["parentRefs"] = json!([
+        {"group": "", "kind": "Service", "name": "web"},
+        {"group": "", "kind": "Service", "name": "web", "port": 80},
+    ]);
+    world.route_of::<Tcp>(2, "twice", spec);
+    let message = world.condition::<Tcp>("twice", "Accepted").2;
+    assert_eq!(message.matches("port 80").count(), 1, "{message}");
+    // The parent of all ports has one left, that of port 80 none.
+    let parents = world.parents_of::<Tcp>("twice");
+    let programmed: Vec<_> = parents.iter().map(|parent| parent.conditions[2].reason).collect();
+    assert_eq!(programmed, ["WaypointNotReady", "Conflicted"]);
+
+    world.service(json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]},
+    }));
+    world.flush();
+    assert_eq!(
+        world.condition::<Tcp>("twice", "Programmed").1,
+        "WaypointNotReady"
+    );
+}
+
+#[test]
+fn backends_come_with_their_session_affinity() {
+    let mut world = World::canary();
+    world.service(json!({
+        "metadata": {"name": "web-v2", "namespace": "shop"},
+        "spec": {
+            "clusterIP": "10.96.0.2", "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
+        },
+    }));
+    world.route_of::<Tcp>(1, "split", to(split()));
+    let backends = world.backends_of("waypoint").into_values();
+    let affinities: Vec<u32> = backends.map(|backend| backend.session_affinity_seconds).collect();
+    assert_eq!(affinities, [60, 0]);
+}
