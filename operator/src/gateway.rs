@@ -1,7 +1,7 @@
 //! Kinds of the Gateway API, as far as the operator reads them.
 //!
 //! They are read leniently: values that a later version of the API adds must not hide the rest of an object, so enums
-//! are strings, and unknown fields are dropped. `HTTPRoute` and `GRPCRoute` differ only in their matches, and share one
+//! are strings, and unknown fields are dropped. The kinds of routes differ only in their matches, and share one
 //! type. Source: <https://gateway-api.sigs.k8s.io/reference/spec/>, version 1.6.
 
 mod grant;
@@ -9,7 +9,10 @@ mod kind;
 mod route;
 
 pub use grant::{GrantFrom, GrantSpec, GrantTo, ReferenceGrant};
-pub use kind::{GrpcRoute, GrpcRouteKind, HttpRoute, HttpRouteKind, Route, RouteKind};
+pub use kind::{
+    GrpcRoute, GrpcRouteKind, HttpRoute, HttpRouteKind, Route, RouteKind, TcpRoute, TcpRouteKind, TlsRoute,
+    TlsRouteKind,
+};
 pub use route::*;
 
 /// The API group.

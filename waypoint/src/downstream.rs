@@ -3,6 +3,7 @@
 mod answer;
 mod asked;
 mod connection;
+mod connection_route;
 mod counted;
 mod held;
 mod mirror;

@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
 /// The targets in `fuzz/targets`.
-const TARGETS: &[&str] = &["baggage", "broker", "csr", "hbone", "http1", "xds"];
+const TARGETS: &[&str] = &["baggage", "broker", "csr", "hbone", "hello", "http1", "xds"];
 
 /// Seconds for each target.
 const SECONDS: u32 = 60;

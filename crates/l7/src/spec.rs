@@ -1,7 +1,8 @@
-//! The input: routes as their authors wrote them. The fields are those of the Gateway API (`HTTPRouteSpec` and
-//! `GRPCRouteSpec`, v1); references to backends are resolved already.
+//! The input: routes as their authors wrote them. The fields are those of the Gateway API (`HTTPRouteSpec`,
+//! `GRPCRouteSpec`, `TCPRouteSpec` and `TLSRouteSpec`, v1); references to backends are resolved already.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 mod filters;
@@ -18,12 +19,48 @@ pub enum RouteKind {
     HttpRoute,
     /// `GRPCRoute`: a failure is a gRPC status.
     GrpcRoute,
+    /// `TCPRoute`: connections, whatever is said on them. A failure is their end.
+    TcpRoute,
+    /// `TLSRoute`: connections, by the server name that a TLS client asks for.
+    TlsRoute,
 }
+
+impl RouteKind {
+    /// As the API names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
+        }
+    }
+
+    /// Whether it routes connections, not requests.
+    pub const fn is_of_connections(self) -> bool {
+        matches!(self, Self::TcpRoute | Self::TlsRoute)
+    }
+}
+
+impl FromStr for RouteKind {
+    type Err = UnknownKind;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKind> {
+        let kinds = [Self::HttpRoute, Self::GrpcRoute, Self::TcpRoute, Self::TlsRoute];
+        let mut kinds = kinds.into_iter();
+        kinds.find(|kind| kind.name() == name).ok_or(UnknownKind)
+    }
+}
+
+/// Not the name of a kind of route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a kind of route")]
+pub struct UnknownKind;
 
 /// The name of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteName {
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// Its kind.
     pub kind: RouteKind,
     /// Its namespace.
     pub namespace: String,
@@ -33,11 +70,7 @@ pub struct RouteName {
 
 impl fmt::Display for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            RouteKind::HttpRoute => "HTTPRoute",
-            RouteKind::GrpcRoute => "GRPCRoute",
-        };
-        write!(f, "{kind} {}/{}", self.namespace, self.name)
+        write!(f, "{} {}/{}", self.kind.name(), self.namespace, self.name)
     }
 }
 
@@ -46,6 +79,8 @@ impl fmt::Display for RouteName {
 pub struct RouteSpec {
     /// Its name.
     pub name: RouteName,
+    /// Of a `TLSRoute`: server names that it is for, `*.` for a wildcard. None: all.
+    pub hostnames: Vec<String>,
     /// Its rules, in the order in which they were written.
     pub rules: Vec<RuleSpec>,
 }

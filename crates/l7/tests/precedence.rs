@@ -110,6 +110,7 @@ fn any_routes(rng: &mut StdRng, any_match: fn(&mut StdRng) -> MatchSpec) -> Vec<
                 namespace: "ns".to_owned(),
                 name: format!("r{i}"),
             },
+            hostnames: Vec::new(),
             rules,
         });
     }

@@ -70,6 +70,20 @@ impl<F: Frontend> ServiceEntry<F> {
         let none = Balancing::default();
         let balancing = config.map_or(&none, Frontend::balancing);
         let fallback = config.and_then(|config| config.target_port(query.port));
+        self.choose_with(balancing, fallback, query)
+    }
+
+    /// The same for a service that is not a frontend, balanced as given.
+    pub fn choose_by(&self, balancing: &Balancing, query: &Query<'_>) -> Option<Endpoint> {
+        self.choose_with(balancing, None, query)
+    }
+
+    fn choose_with(
+        &self,
+        balancing: &Balancing,
+        fallback: Option<u16>,
+        query: &Query<'_>,
+    ) -> Option<Endpoint> {
         let endpoints = self.endpoints.read();
         let (Some(timeout), Some(client)) = (balancing.affinity, query.client.address) else {
             return endpoints.choose(balancing, fallback, query, None);
@@ -83,11 +97,6 @@ impl<F: Frontend> ServiceEntry<F> {
         let endpoint = endpoints.choose(balancing, fallback, query, Some(sticky))?;
         self.affinity.set(key, &endpoint.workload.uid, timeout, now);
         Some(endpoint)
-    }
-
-    /// The same for a service that is not a frontend, balanced as given; without affinity.
-    pub fn choose_by(&self, balancing: &Balancing, query: &Query<'_>) -> Option<Endpoint> {
-        self.endpoints.read().choose(balancing, None, query, None)
     }
 
     /// Every endpoint, with its number of uses.

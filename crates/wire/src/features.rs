@@ -13,7 +13,10 @@ pub const RULE_SETS: &str = "rule-sets";
 /// `Service.routes`: requests are routed.
 pub const ROUTES: &str = "routes";
 
-const UNDERSTOOD: [&str; 3] = [LOCAL, RULE_SETS, ROUTES];
+/// `Service.routes`, with a TCPRoute or TLSRoute among them: connections are routed.
+pub const CONNECTION_ROUTES: &str = "connection-routes";
+
+const UNDERSTOOD: [&str; 4] = [LOCAL, RULE_SETS, ROUTES, CONNECTION_ROUTES];
 
 /// The first feature in `requires` that this version does not support.
 pub fn missing(requires: &[String]) -> Option<&str> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ambit_l7::{
     BackendSpec, CorsSpec, FilterSpec, Fraction, HeaderEditSpec, HeaderSpec, MatchSpec, MirrorSpec,
-    NamedMatch, PathEditSpec, PathMatch, RedirectSpec, RetrySpec, RewriteSpec, RouteKind, RouteName,
-    RouteSpec, RuleSpec, TimeoutSpec, ValueMatch,
+    NamedMatch, PathEditSpec, PathMatch, RedirectSpec, RetrySpec, RewriteSpec, RouteName, RouteSpec,
+    RuleSpec, TimeoutSpec, ValueMatch,
 };
 
 use crate::{features, waypoint as wire};
@@ -45,10 +45,8 @@ pub fn spec(from: wire::Route) -> Result<RouteSpec, RouteError> {
     if let Some(feature) = features::missing(&from.requires) {
         return Err(RouteError::Requires(feature.to_owned()));
     }
-    let kind = match from.kind.as_str() {
-        "HTTPRoute" => RouteKind::HttpRoute,
-        "GRPCRoute" => RouteKind::GrpcRoute,
-        _ => return Err(RouteError::Kind(from.kind)),
+    let Ok(kind) = from.kind.parse() else {
+        return Err(RouteError::Kind(from.kind));
     };
     let rules = from.rules.into_iter().enumerate();
     Ok(RouteSpec {
@@ -57,6 +55,7 @@ pub fn spec(from: wire::Route) -> Result<RouteSpec, RouteError> {
             namespace: from.namespace,
             name: from.name,
         },
+        hostnames: from.hostnames,
         rules: rules
             .map(|(place, from)| Rule(place).convert(from))
             .collect::<Result<_, _>>()?,

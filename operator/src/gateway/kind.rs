@@ -1,4 +1,4 @@
-//! `HTTPRoute` and `GRPCRoute` as Kubernetes objects.
+//! `HTTPRoute`, `GRPCRoute`, `TCPRoute` and `TLSRoute` as Kubernetes objects.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -36,6 +36,24 @@ impl RouteKind for GrpcRouteKind {
     const PLURAL: &'static str = "grpcroutes";
 }
 
+/// `TCPRoute`
+#[derive(Clone, Debug, Default)]
+pub struct TcpRouteKind;
+
+impl RouteKind for TcpRouteKind {
+    const KIND: &'static str = "TCPRoute";
+    const PLURAL: &'static str = "tcproutes";
+}
+
+/// `TLSRoute`
+#[derive(Clone, Debug, Default)]
+pub struct TlsRouteKind;
+
+impl RouteKind for TlsRouteKind {
+    const KIND: &'static str = "TLSRoute";
+    const PLURAL: &'static str = "tlsroutes";
+}
+
 /// A route.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(bound = "")]
@@ -57,6 +75,10 @@ pub struct Route<K: RouteKind> {
 pub type HttpRoute = Route<HttpRouteKind>;
 /// `GRPCRoute`
 pub type GrpcRoute = Route<GrpcRouteKind>;
+/// `TCPRoute`
+pub type TcpRoute = Route<TcpRouteKind>;
+/// `TLSRoute`
+pub type TlsRoute = Route<TlsRouteKind>;
 
 impl<K: RouteKind> Resource for Route<K> {
     type DynamicType = ();

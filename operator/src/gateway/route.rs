@@ -1,4 +1,4 @@
-//! Specification and status of `HTTPRoute` and `GRPCRoute`.
+//! Specification and status of routes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde_json::Value;
 pub struct RouteSpec {
     /// What it attaches to.
     pub parent_refs: Vec<ParentRef>,
-    /// Hosts that it is for; not used with Service parents.
+    /// Of `TLSRoute`: server names that it is for. Of others it is not used with Service parents.
     pub hostnames: Vec<String>,
     /// Rules, in order.
     pub rules: Vec<Rule>,

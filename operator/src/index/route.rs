@@ -1,5 +1,6 @@
 //! Routes of the Gateway API with Services as parents: what the index keeps of them, and where they apply.
 
+mod conflict;
 mod resolve;
 mod summary;
 mod translate;
@@ -7,9 +8,12 @@ mod translate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::gateway::{BackendRef, GrantSpec, ParentRef, Route, RouteKind, RouteSpec};
+use crate::gateway::{
+    BackendRef, GrantSpec, ParentRef, Route, RouteKind, RouteSpec, TcpRouteKind, TlsRouteKind,
+};
 
 use super::{Index, Key, ServiceRecord};
+use conflict::Loss;
 use resolve::Check;
 
 pub use summary::{RouteCondition, RouteParentSummary, RouteSummary};
@@ -19,7 +23,7 @@ pub use summary::{RouteCondition, RouteParentSummary, RouteSummary};
 pub struct RouteId {
     /// Namespace and name.
     pub key: Key,
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// Its kind, as the API names it.
     pub kind: &'static str,
 }
 
@@ -30,6 +34,11 @@ impl RouteId {
             key: key.clone(),
             kind: K::KIND,
         }
+    }
+
+    /// Whether it routes connections, not requests.
+    pub(super) fn is_of_connections(&self) -> bool {
+        matches!(self.kind, TcpRouteKind::KIND | TlsRouteKind::KIND)
     }
 }
 
@@ -234,6 +243,11 @@ impl Index {
 
     /// The routes that apply to a Service, that with precedence first (Gateway API: the oldest, then by namespace and name).
     pub(super) fn attachments(&self, service: &Key, record: &ServiceRecord) -> Vec<Attachment> {
+        self.settled(service, record).0
+    }
+
+    /// The same, and what routes of connections do not have because of others.
+    fn settled(&self, service: &Key, record: &ServiceRecord) -> (Vec<Attachment>, Vec<Loss>) {
         let routes = self.routes.by_parent.get(service).into_iter().flatten();
         let mut found: Vec<(i64, Attachment)> = Vec::new();
         for id in routes {
@@ -251,7 +265,8 @@ impl Index {
             }
         }
         found.sort_by(|(a, one), (b, other)| (a, &one.route.key).cmp(&(b, &other.route.key)));
-        found.into_iter().map(|(_, attachment)| attachment).collect()
+        let found = found.into_iter().map(|(_, attachment)| attachment).collect();
+        conflict::settle(found, record)
     }
 
     /// Whether objects of `kind` in the namespace `from` may refer to this Service of another namespace.

@@ -11,7 +11,9 @@ use tracing::debug;
 
 use super::conditions::condition;
 use super::{Objects, ReconcileError, is_conflict, is_not_found};
-use crate::gateway::{GrpcRouteKind, HttpRouteKind, Route, RouteKind, RouteParentStatus};
+use crate::gateway::{
+    GrpcRouteKind, HttpRouteKind, Route, RouteKind, RouteParentStatus, TcpRouteKind, TlsRouteKind,
+};
 use crate::index::{Key, RouteId, RouteParentSummary, RouteSummary, SharedIndex};
 
 /// The controller of the entries that are written here.
@@ -86,6 +88,8 @@ impl RouteReconciler {
         });
         let written = match id.kind {
             GrpcRouteKind::KIND => self.patch::<GrpcRouteKind>(&id.key, &patch).await,
+            TcpRouteKind::KIND => self.patch::<TcpRouteKind>(&id.key, &patch).await,
+            TlsRouteKind::KIND => self.patch::<TlsRouteKind>(&id.key, &patch).await,
             _ => self.patch::<HttpRouteKind>(&id.key, &patch).await,
         };
         match written {

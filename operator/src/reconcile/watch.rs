@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::dataplane::DATA_PLANE;
 use super::{Objects, is_not_found, register};
-use crate::gateway::{GrpcRoute, HttpRoute, ReferenceGrant};
+use crate::gateway::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
 use crate::index::{Index, Key, SharedIndex};
 
 /// Maximum of events that are applied to the index at once.
@@ -131,6 +131,8 @@ fn indexed(client: &Client, namespace: &str, objects: Option<&Arc<Objects>>) -> 
         steps(Api::<ReplicaSet>::all(client.clone()), replica_sets, objects),
         steps(Api::<HttpRoute>::all(client.clone()), all(), objects),
         steps(Api::<GrpcRoute>::all(client.clone()), all(), objects),
+        steps(Api::<TcpRoute>::all(client.clone()), all(), objects),
+        steps(Api::<TlsRoute>::all(client.clone()), all(), objects),
         steps(Api::<ReferenceGrant>::all(client.clone()), all(), objects),
     ]
 }

@@ -73,8 +73,19 @@ impl Target {
         }
     }
 
-    /// The routes for callers in a namespace, if there are any.
+    /// The routes of requests for callers in a namespace, if there are any.
     pub(super) fn routes(&self, namespace: &str) -> Option<&Arc<PortRoutes>> {
+        self.port_routes(namespace)
+            .filter(|routes| !routes.are_of_connections())
+    }
+
+    /// The routes of connections for callers in a namespace, if there are any.
+    pub(super) fn connection_routes(&self, namespace: &str) -> Option<&Arc<PortRoutes>> {
+        self.port_routes(namespace)
+            .filter(|routes| routes.are_of_connections())
+    }
+
+    fn port_routes(&self, namespace: &str) -> Option<&Arc<PortRoutes>> {
         match self {
             Self::Service { config, port, .. } => config.routing.of(*port, namespace),
             Self::Workload { .. } | Self::Backend { .. } => None,

@@ -41,15 +41,31 @@ where
     if !decision.is_allowed() {
         return refuse(io).await;
     }
-    match connect(&client, &target, Some(&mut record)).await {
-        Ok(opened) => opened.carry(&client, record, io, said, Bytes::new()).await,
+    let decide = |target: &Target| decide(&client, target);
+    pass_to(&client, &target, record, io, said, decide).await;
+}
+
+/// The same with an endpoint of `target`, for a connection that may be. It is ended once `decide` denies it, which is asked about the
+/// service that the client connected to.
+pub(super) async fn pass_to<IO>(
+    client: &ClientConnection,
+    target: &Target,
+    mut record: ConnectionRecord,
+    io: IO,
+    said: Bytes,
+    decide: impl Fn(&Target) -> Decision,
+) where
+    IO: ClientStream,
+{
+    match connect(client, target, Some(&mut record)).await {
+        Ok(opened) => opened.carry(client, record, io, said, Bytes::new(), decide).await,
         Err(Unconnected::Denied) => refuse(io).await,
         // The client sees a reset.
         Err(Unconnected::Unreachable) => {}
     }
 }
 
-fn record(client: &ClientConnection, target: &Target) -> ConnectionRecord {
+pub(super) fn record(client: &ClientConnection, target: &Target) -> ConnectionRecord {
     client
         .proxy
         .observer
@@ -57,7 +73,7 @@ fn record(client: &ClientConnection, target: &Target) -> ConnectionRecord {
 }
 
 /// Decides by the rules for requests on a connection that is none.
-fn decide(client: &ClientConnection, target: &Target) -> Decision {
+pub(super) fn decide(client: &ClientConnection, target: &Target) -> Decision {
     target.rules().evaluate(&HttpRequest {
         principal: Some(client.identity.principal()),
         attributes: None,
@@ -65,7 +81,7 @@ fn decide(client: &ClientConnection, target: &Target) -> Decision {
 }
 
 /// Ends a stream that may not be. A reset might be taken for a failure of this replica, and another one be tried.
-async fn refuse(mut io: impl AsyncWrite + Unpin) {
+pub(super) async fn refuse(mut io: impl AsyncWrite + Unpin) {
     if let Err(error) = io.shutdown().await {
         tracing::debug!(%error, "the client's stream ended first");
     }
@@ -126,7 +142,8 @@ impl Opened {
             return refuse(io).await;
         }
         record.opened(&self.endpoint);
-        self.carry(&client, record, io, said, heard).await;
+        let decide = |target: &Target| decide(&client, target);
+        self.carry(&client, record, io, said, heard, decide).await;
     }
 
     async fn carry<IO>(
@@ -136,6 +153,7 @@ impl Opened {
         io: IO,
         said: Bytes,
         heard: Bytes,
+        decide: impl Fn(&Target) -> Decision,
     ) where
         IO: ClientStream,
     {
@@ -158,7 +176,7 @@ impl Opened {
         let ended = tokio::select! {
             // Nothing more is copied once policies deny it.
             biased;
-            revoked = client.until_revoked(&endpoint, |target| decide(client, target)) => Err(revoked),
+            revoked = client.until_revoked(&endpoint, decide) => Err(revoked),
             result = copying => Ok(result),
             () = gone => Ok(Err(client_gone())),
         };

@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::connection::ClientConnection;
 use super::passthrough::{Opened, pass_through};
-use super::{request, websocket};
+use super::{connection_route, request, websocket};
 use crate::http::io::{Answering, ClientIo};
 use crate::http::{ClientStream, Detected, Interim, detect, limits, unfinished};
 use crate::received::Received;
@@ -29,6 +29,10 @@ pub(crate) async fn serve<IO: ClientStream>(client: ClientConnection, mut io: IO
     let Ok(target) = client.target() else {
         return;
     };
+    if target.connection_routes(client.identity.namespace()).is_some() {
+        drop(target);
+        return connection_route::serve(client, io).await;
+    }
     let mut read = BytesMut::new();
     let (declared, timeout) = match target.protocol() {
         AppProtocol::Tcp | AppProtocol::Tls => {

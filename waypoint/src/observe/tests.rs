@@ -410,12 +410,17 @@ fn only_connections_that_the_client_did_not_break_off_are_warned_of() {
         record
     };
     let lines = logged(|| {
-        open().left("the client: reset");
+        let mut routed = open();
+        routed.governed_by(&"TCPRoute shop/db rules[0]".into());
+        routed.left("the client: reset");
+        drop(routed);
         open().failed(Flag::UpstreamReset, "the endpoint: reset");
         let cut = open();
         observer.cut();
         drop(cut);
     });
+    assert_eq!(lines[0]["route"], "TCPRoute shop/db rules[0]");
+    assert_eq!(lines[1].get("route"), None);
     let said: Vec<_> = lines
         .iter()
         .map(|line| (&line["level"], &line["flags"]))

@@ -2,6 +2,7 @@
 
 mod answers;
 mod conformance;
+mod connection_routes;
 mod connections;
 mod drain;
 mod fields;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ambit_l7::RuleSpec;
+use ambit_l7::RouteSpec;
 use ambit_mesh::Protocol;
 use ambit_policy::Policy;
 use ambit_policy::http::HttpRule;
@@ -63,6 +63,9 @@ struct ServiceDump {
 struct RouteRuleDump {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    /// Of a TLSRoute.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hostnames: Vec<String>,
     matches: usize,
     /// Names of backends, with port and weight.
     backends: Vec<String>,
@@ -161,7 +164,7 @@ impl State {
                 .routes
                 .read()
                 .iter()
-                .map(|(name, spec)| (name.to_string(), spec.rules.iter().map(route_rule).collect()))
+                .map(|(name, spec)| (name.to_string(), route_rules(spec)))
                 .collect(),
             backends: self
                 .backends
@@ -207,15 +210,18 @@ impl State {
     }
 }
 
-fn route_rule(rule: &RuleSpec) -> RouteRuleDump {
-    let backends = rule.backends.iter();
-    RouteRuleDump {
+fn route_rules(route: &RouteSpec) -> Vec<RouteRuleDump> {
+    let rules = route.rules.iter().map(|rule| RouteRuleDump {
         name: rule.name.clone(),
+        hostnames: route.hostnames.clone(),
         matches: rule.matches.len(),
-        backends: backends
+        backends: rule
+            .backends
+            .iter()
             .map(|b| format!("{}:{} weight {}", b.id, b.port, b.weight))
             .collect(),
-    }
+    });
+    rules.collect()
 }
 
 fn backend(config: &Backend, entry: Option<&ServiceEntry>) -> BackendDump {

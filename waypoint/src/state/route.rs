@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ambit_l7::{RouteKind, RouteSpec, RouteTable};
+use ambit_l7::{ConnectionTable, RouteKind, RouteSpec, RouteTable};
 use ambit_mesh::{Balancing, check_requires, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
@@ -43,7 +43,8 @@ impl Backend {
             key: service_key(&from.namespace, &from.hostname),
             ports: service::ports(from.ports)?,
             rules: RuleSet::of_all(sets.iter().map(Vec::as_slice), policy),
-            balancing: Balancing::from(from.load_balancing.as_ref()),
+            balancing: Balancing::from(from.load_balancing.as_ref())
+                .with_affinity(from.session_affinity_seconds),
             namespace: from.namespace,
             name: from.name,
             hostname: from.hostname,
@@ -90,6 +91,10 @@ pub(crate) struct PortRoutes {
     http: RouteTable,
     /// The rules of GRPCRoutes.
     grpc: RouteTable,
+    /// Those of TCPRoutes and TLSRoutes.
+    connections: Option<ConnectionTable>,
+    /// Whether the routes are of connections, not of requests.
+    of_connections: bool,
     /// A route that applies and has not been received, or is not understood: closed until it is.
     pub(crate) missing: Option<Arc<str>>,
 }
@@ -153,22 +158,45 @@ impl Routing {
     }
 }
 
+/// Whether a route (`<kind>/<namespace>/<name>`) is of connections.
+fn is_of_connections(name: &str) -> bool {
+    let kind = name.split('/').next().and_then(|kind| kind.parse().ok());
+    kind.is_some_and(RouteKind::is_of_connections)
+}
+
 impl PortRoutes {
     fn of(names: &[&str], routes: &RouteSpecs) -> Self {
-        let (mut http, mut grpc) = (Vec::new(), Vec::new());
+        let (mut http, mut grpc, mut connections) = (Vec::new(), Vec::new(), Vec::new());
         let mut missing = None;
         for name in names {
-            match routes.get(*name) {
-                Some(spec) if spec.name.kind == RouteKind::GrpcRoute => grpc.push(&**spec),
-                Some(spec) => http.push(&**spec),
-                None => missing = missing.or_else(|| Some(Arc::from(*name))),
+            let Some(spec) = routes.get(*name) else {
+                missing = missing.or_else(|| Some(Arc::from(*name)));
+                continue;
+            };
+            match spec.name.kind {
+                RouteKind::HttpRoute => http.push(&**spec),
+                RouteKind::GrpcRoute => grpc.push(&**spec),
+                RouteKind::TcpRoute | RouteKind::TlsRoute => connections.push(&**spec),
             }
         }
         Self {
             http: RouteTable::compile(http),
             grpc: RouteTable::compile(grpc),
+            connections: ConnectionTable::compile(connections),
+            // The operator settles conflicts; in the moment of a change, the more specific kinds apply.
+            of_connections: names.iter().all(|name| is_of_connections(name)),
             missing,
         }
+    }
+
+    /// Whether the routes are of connections, not of requests.
+    pub(crate) fn are_of_connections(&self) -> bool {
+        self.of_connections
+    }
+
+    /// The routes of connections.
+    pub(crate) fn connections(&self) -> Option<&ConnectionTable> {
+        self.connections.as_ref()
     }
 
     /// The rules for a request: those of GRPCRoutes for calls of gRPC, those of HTTPRoutes for others; of the other

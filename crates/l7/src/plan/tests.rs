@@ -13,6 +13,7 @@ fn compile(rule: RuleSpec) -> Result<Plan, String> {
             namespace: "shop".to_owned(),
             name: "cart".to_owned(),
         },
+        hostnames: Vec::new(),
         rules: vec![rule],
     };
     let table = RouteTable::compile(&[route]);

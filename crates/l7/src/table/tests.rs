@@ -13,6 +13,7 @@ fn route(name: &str, rules: Vec<RuleSpec>) -> RouteSpec {
             namespace: "shop".to_owned(),
             name: name.to_owned(),
         },
+        hostnames: Vec::new(),
         rules,
     }
 }

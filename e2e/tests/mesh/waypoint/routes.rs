@@ -1,5 +1,7 @@
 //! Routes of the Gateway API with a Service as their parent. Its kinds come while the operator runs, and go.
 
+use std::io::{Read, Write};
+
 use ambit_e2e::http::Request;
 use ambit_e2e::lab::{LIMIT, Lab};
 use ambit_e2e::mesh::Pod;
@@ -11,7 +13,13 @@ use serde_json::{Value, json};
 use super::condition_in;
 
 /// The kinds that the operator reads.
-const KINDS: [&str; 3] = ["httproutes", "grpcroutes", "referencegrants"];
+const KINDS: [&str; 5] = [
+    "httproutes",
+    "grpcroutes",
+    "tcproutes",
+    "tlsroutes",
+    "referencegrants",
+];
 
 /// Their definitions, until the end of a test.
 struct Definitions<'a> {
@@ -68,12 +76,14 @@ fn second_version(lab: &Lab, web: &Web) -> Result<Pod> {
 }
 
 fn route(rules: Value) -> String {
+    route_of("HTTPRoute", Web::HTTP, json!({"rules": rules}))
+}
+
+/// A route of this kind at a port of `web`.
+fn route_of(kind: &str, port: u16, mut spec: Value) -> String {
+    spec["parentRefs"] = json!([{"group": "", "kind": "Service", "name": "web", "port": port}]);
     let route = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "web"},
-        "spec": {
-            "parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": Web::HTTP}],
-            "rules": rules,
-        },
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": "web"}, "spec": spec,
     });
     route.to_string()
 }
@@ -82,12 +92,15 @@ fn backend(name: &str, weight: u32) -> Value {
     json!({"name": name, "port": Web::HTTP, "weight": weight})
 }
 
-/// Waits until a condition of the route has this status and reason, for its present spec; returns the message.
+/// Waits until a condition of the HTTPRoute has this status and reason, for its present spec; returns the message.
 fn wait_condition(lab: &Lab, web: &Web, kind: &str, wanted: (&str, &str)) -> Result<String> {
-    eventually(&format!("{kind} to be {wanted:?}"), LIMIT, || {
-        let route = lab
-            .cluster
-            .get(&["httproute", "web", "--namespace", web.namespace()])?;
+    wait_condition_of(lab, web, "httproute", kind, wanted)
+}
+
+/// The same of a route of another kind.
+fn wait_condition_of(lab: &Lab, web: &Web, of: &str, kind: &str, wanted: (&str, &str)) -> Result<String> {
+    eventually(&format!("{kind} of {of} to be {wanted:?}"), LIMIT, || {
+        let route = lab.cluster.get(&[of, "web", "--namespace", web.namespace()])?;
         let (status, reason, message) = condition_in(&route, "/status/parents/0/conditions", kind)?;
         ensure!(
             (&*status, &*reason) == wanted,
@@ -156,6 +169,76 @@ fn canary_moves_by_weight_and_fails_no_request() -> Result<()> {
         super::wait_way(web, None)?;
         web.ensure_no_failure()?;
         Ok(())
+    });
+    result.and(definitions.remove())
+}
+
+#[test]
+fn connections_move_by_weight_and_more_specific_routes_take_their_port() -> Result<()> {
+    let lab = Lab::enter()?;
+    let definitions = Definitions::install(&lab)?;
+    let result = lab.with_web("connection-routes", |web| {
+        let second = second_version(&lab, web)?;
+        let tcp = |port: u16, backends: Value| {
+            let route = route_of("TCPRoute", port, json!({"rules": [{"backendRefs": backends}]}));
+            lab.cluster.apply(web.namespace(), &route)
+        };
+        let all_to = |wanted: &dyn Fn(&str) -> bool| {
+            eventually("every connection to go where the route says", LIMIT, || {
+                for _ in 0..20 {
+                    let chosen = web.echo("load-a", &Request::get("/"))?.server;
+                    ensure!(wanted(&chosen), "{chosen} was chosen");
+                }
+                Ok(())
+            })
+        };
+        // Each request has a connection of its own.
+        tcp(Web::HTTP, json!([backend("web-v2", 1), backend("web", 0)]))?;
+        wait_condition_of(&lab, web, "tcproute", "Programmed", ("True", "Programmed"))?;
+        super::wait_way(web, Some(super::WAYPOINT))?;
+        all_to(&|chosen| chosen == second.name)?;
+
+        // An HTTPRoute takes the port, and gives it back.
+        let redirect = json!([{"filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 302, "hostname": "away"}}]}]);
+        lab.cluster.apply(web.namespace(), &route(redirect))?;
+        let message = wait_condition_of(&lab, web, "tcproute", "Accepted", ("False", "Conflicted"))?;
+        ensure!(message.contains("HTTPRoute"), "{message}");
+        eventually("requests to be redirected", LIMIT, || {
+            let answer = web.request("load-a", &Request::get("/"))?;
+            ensure!(answer.status == 302, "{}", answer.head());
+            Ok(())
+        })?;
+        let delete = |kind: &str| {
+            let words = ["delete", kind, "web", "--namespace", web.namespace()];
+            lab.cluster.run_kubectl(&words).map(drop)
+        };
+        delete("httproute")?;
+        wait_condition_of(&lab, web, "tcproute", "Accepted", ("True", "Accepted"))?;
+        all_to(&|chosen| chosen == second.name)?;
+
+        // What is not there, and what is no TLS, is closed.
+        let closed = || {
+            eventually("connections to be closed", LIMIT, || {
+                let mut io = web.dial("load-a", Web::HTTP)?;
+                io.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")?;
+                let mut said = Vec::new();
+                // A reset is an end, too.
+                let read = io.read_to_end(&mut said);
+                ensure!(said.is_empty(), "{read:?}: {}", String::from_utf8_lossy(&said));
+                Ok(())
+            })
+        };
+        tcp(Web::HTTP, json!([backend("nothing", 1)]))?;
+        wait_condition_of(&lab, web, "tcproute", "ResolvedRefs", ("False", "BackendNotFound"))?;
+        closed()?;
+        let tls = json!({"hostnames": ["a.example.com"], "rules": [{"backendRefs": [backend("web", 1)]}]});
+        lab.cluster
+            .apply(web.namespace(), &route_of("TLSRoute", Web::HTTP, tls))?;
+        wait_condition_of(&lab, web, "tlsroute", "Programmed", ("True", "Programmed"))?;
+        closed()?;
+        delete("tlsroute")?;
+        delete("tcproute")?;
+        super::wait_way(web, None)
     });
     result.and(definitions.remove())
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use ambit_l7::RouteTable;
-use ambit_wire::{waypoint as wire, waypoint_route};
+use ambit_wire::{features, waypoint as wire, waypoint_route};
 
 use super::RouteId;
 use super::translate::{self, References};
-use crate::gateway::{BackendRef, RouteSpec};
+use crate::gateway::{BackendRef, RouteKind, RouteSpec, TlsRouteKind};
 use crate::index::{Index, Key, build};
 
 /// Why a reference is not valid, as the API calls it.
@@ -56,20 +56,24 @@ impl Index {
             .map(|(n, rule)| translate::rule(rule, n, &mut resolver))
             .collect();
         Some(Resolved {
-            route: message(id, rules),
+            route: message(id, &record.spec, rules),
             backends: resolver.backends,
             unresolved: resolver.unresolved,
         })
     }
 }
 
-fn message(id: &RouteId, rules: Vec<wire::RouteRule>) -> wire::Route {
+fn message(id: &RouteId, spec: &RouteSpec, rules: Vec<wire::RouteRule>) -> wire::Route {
+    // Of other kinds the API says nothing of host names for meshes.
+    let by_name = id.kind == TlsRouteKind::KIND;
+    let requires = id.is_of_connections().then_some(features::CONNECTION_ROUTES);
     wire::Route {
         kind: id.kind.to_owned(),
         namespace: id.key.namespace.clone(),
         name: id.key.name.clone(),
         rules,
-        requires: Vec::new(),
+        requires: requires.map(str::to_owned).into_iter().collect(),
+        hostnames: spec.hostnames.iter().filter(|_| by_name).cloned().collect(),
     }
 }
 
@@ -106,7 +110,7 @@ impl Check {
             invalid: unsupported.map(|(n, rule)| (n, rule.invalid.clone())).collect(),
             shadowed: Vec::new(),
         };
-        match waypoint_route::spec(message(id, rules)) {
+        match waypoint_route::spec(message(id, spec, rules)) {
             Ok(spec) => {
                 let table = RouteTable::compile(&[spec]);
                 let known: BTreeSet<usize> = check.invalid.iter().map(|(rule, _)| *rule).collect();

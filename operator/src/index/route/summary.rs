@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::conflict::Conflict;
 use super::resolve::{Check, Resolved};
 use super::{Known, RouteId, RouteRecord, ports};
 use crate::gateway::ParentRef;
@@ -55,7 +56,8 @@ impl Index {
 
     /// What became of a route; `None` if there is no such route.
     pub fn route_summary(&self, id: &RouteId) -> Option<RouteSummary> {
-        let Known { record, check } = self.routes.known.get(id)?;
+        let known = self.routes.known.get(id)?;
+        let record = &known.record;
         let resolved = self.resolve_route(id)?;
         let parents = record
             .parents(id)
@@ -65,7 +67,7 @@ impl Index {
             parents: parents
                 .map(|(parent, key)| RouteParentSummary {
                     parent: parent.clone(),
-                    conditions: self.route_conditions(record, check, &resolved, parent, &key),
+                    conditions: self.route_conditions(id, known, &resolved, parent, &key),
                 })
                 .collect(),
         })
@@ -73,17 +75,26 @@ impl Index {
 
     fn route_conditions(
         &self,
-        record: &RouteRecord,
-        check: &Check,
+        id: &RouteId,
+        known: &Known,
         resolved: &Resolved,
         parent: &ParentRef,
         service: &Key,
     ) -> Vec<RouteCondition> {
+        let Known { record, check } = known;
         let mut conditions = Vec::new();
-        let accepted = self.route_accepted(record, check, parent, service);
+        let conflict = self.services.get(service);
+        let conflict = conflict.map(|found| self.conflict(id, parent, service, found));
+        let conflict = conflict.unwrap_or_default();
+        let accepted = self.route_accepted(record, check, parent, service, &conflict);
         let programmed = match accepted.status {
+            true if conflict.is_whole() => condition("Programmed", false, "Conflicted", conflict.message()),
             true => self.route_programmed(service),
             false => condition("Programmed", false, "NotAccepted", accepted.message.clone()),
+        };
+        let failure = match id.is_of_connections() {
+            true => "of the connections is closed",
+            false => "of the requests gets 500",
         };
         let partly = accepted.status && !check.invalid.is_empty();
         conditions.push(accepted);
@@ -100,7 +111,7 @@ impl Index {
                     .iter()
                     .map(|(_, text)| text.as_str())
                     .collect();
-                let message = format!("{}; their share of the requests gets 500", texts.join("; "));
+                let message = format!("{}; their share {failure}", texts.join("; "));
                 condition("ResolvedRefs", false, error.reason(), message)
             }
         });
@@ -118,6 +129,7 @@ impl Index {
         check: &Check,
         parent: &ParentRef,
         service: &Key,
+        conflict: &Conflict,
     ) -> RouteCondition {
         let no_parent = |message| condition("Accepted", false, "NoMatchingParent", message);
         let Some(found) = self.services.get(service) else {
@@ -137,7 +149,14 @@ impl Index {
         if rules > 0 && invalid_rules.len() == rules {
             return condition("Accepted", false, "UnsupportedValue", invalid(check));
         }
+        if conflict.excludes() {
+            return condition("Accepted", false, "Conflicted", conflict.message());
+        }
         let mut message = "the route is valid".to_owned();
+        let lost = conflict.message();
+        if !lost.is_empty() {
+            message += &format!("; {lost}");
+        }
         for (rule, by) in &check.shadowed {
             message +=
                 &format!("; spec.rules[{rule}] matches nothing, since spec.rules[{by}] comes before it");

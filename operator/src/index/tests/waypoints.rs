@@ -1,6 +1,7 @@
 //! Waypoints: who is bound to which, what they are sent, and what policies' statuses say.
 
 mod budget;
+mod connection_routes;
 mod forged;
 mod guards;
 mod policies;

@@ -133,6 +133,8 @@ impl Index {
         let requires = record.local.then_some(features::LOCAL).into_iter();
         let requires = requires.chain((others.len() > 0).then_some(features::RULE_SETS));
         let requires = requires.chain((!binding.routes.is_empty()).then_some(features::ROUTES));
+        let of_connections = binding.routes.iter().any(|a| a.route.is_of_connections());
+        let requires = requires.chain(of_connections.then_some(features::CONNECTION_ROUTES));
         let routes = binding.routes.iter().map(|attached| wire::AttachedRoute {
             route: attached.route.to_string(),
             ports: attached.ports.iter().copied().map(u32::from).collect(),
@@ -208,6 +210,7 @@ impl Index {
                 })
                 .collect(),
             load_balancing: record.and_then(build::balancing),
+            session_affinity_seconds: record.map_or(0, |r| r.affinity),
             requires: local.map(str::to_owned).into_iter().collect(),
         };
         let names = sets.into_iter().flatten().map(|name| key.sibling(name));

@@ -24,7 +24,7 @@ async fn watched(objects: Option<&Arc<Objects>>, count: usize) -> Vec<String> {
     health.watched()
 }
 
-const INDEXED: [&str; 13] = [
+const INDEXED: [&str; 15] = [
     "/api/v1/namespaces",
     "/api/v1/namespaces/ambit-system/configmaps?labelSelector=ambit.dev%2Fregister%3Dwaypoints",
     "/api/v1/nodes",
@@ -37,6 +37,8 @@ const INDEXED: [&str; 13] = [
     "/apis/discovery.k8s.io/v1/endpointslices",
     "/apis/gateway.networking.k8s.io/v1/grpcroutes",
     "/apis/gateway.networking.k8s.io/v1/httproutes",
+    "/apis/gateway.networking.k8s.io/v1/tcproutes",
+    "/apis/gateway.networking.k8s.io/v1/tlsroutes",
     "/apis/gateway.networking.k8s.io/v1beta1/referencegrants",
 ];
 

@@ -22,6 +22,7 @@ pub(crate) struct ConnectionRecord {
     in_flight: RequestInFlight,
     endpoint: Option<(Arc<Workload>, SocketAddr)>,
     outcome: Outcome,
+    route: Option<Arc<str>>,
     sent: AtomicU64,
     received: AtomicU64,
     /// Set once the destination is known.
@@ -48,10 +49,21 @@ impl ConnectionRecord {
             destination,
             endpoint: None,
             outcome: Outcome::default(),
+            route: None,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             totals: None,
         }
+    }
+
+    /// A route governs it, by this rule.
+    pub(crate) fn governed_by(&mut self, rule: &Arc<str>) {
+        self.route = Some(Arc::clone(rule));
+    }
+
+    /// A route sends it to this destination.
+    pub(crate) fn routed(&mut self, destination: Destination) {
+        self.destination = destination;
     }
 
     /// As for requests.
@@ -111,7 +123,7 @@ impl Drop for ConnectionRecord {
                 path: None,
                 status: None,
                 grpc_status: None,
-                route: None,
+                route: self.route.as_deref(),
                 outcome: &self.outcome,
                 retries: 0,
                 bytes_in: self.received.load(Ordering::Relaxed),

@@ -1,6 +1,7 @@
 //! Requests that routes send elsewhere.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use ambit_wire::{security, waypoint as wire};
 use http::{Request, Response, StatusCode};
@@ -43,6 +44,15 @@ async fn application(name: &'static str) -> Application {
 impl Mesh {
     /// A backend with one endpoint, in plaintext.
     fn backend(&self, name: &str, to: &Application, change: impl FnOnce(&mut wire::Backend)) {
+        self.backend_at(name, to.address, change);
+    }
+
+    pub(super) fn backend_at(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        change: impl FnOnce(&mut wire::Backend),
+    ) {
         let mut backend = wire::Backend {
             namespace: "shop".into(),
             name: name.into(),
@@ -60,7 +70,7 @@ impl Mesh {
                 .apply_backends(&[], [(key.clone(), backend)])
                 .is_empty()
         );
-        self.workload(&format!("{name}-1"), to.address, |workload| {
+        self.workload(&format!("{name}-1"), address, |workload| {
             let ports = workload.services.values().next().unwrap().clone();
             workload.services = BTreeMap::from([(key, ports)]);
         });
@@ -92,7 +102,7 @@ fn attached(consumers: &str) -> wire::AttachedRoute {
     }
 }
 
-fn to(name: &str, weight: u32) -> wire::RouteBackend {
+pub(super) fn to(name: &str, weight: u32) -> wire::RouteBackend {
     wire::RouteBackend {
         backend: format!("shop/{}", host(name)),
         port: 80,

@@ -7,7 +7,7 @@ use super::*;
 
 impl World {
     /// `shop`, with a Service `web-v2` of its own pod `b`, and a waypoint that has been ready.
-    fn canary() -> Self {
+    pub(super) fn canary() -> Self {
         let mut world = Self::shop();
         world.web_service("shop", "web-v2", "10.96.0.2", json!({}));
         world.pod(&marked(pod("b", "10.0.0.2")));
@@ -30,21 +30,21 @@ impl World {
         self.flush();
     }
 
-    fn routes_of(&self, waypoint: &str) -> BTreeMap<String, wire::Route> {
+    pub(super) fn routes_of(&self, waypoint: &str) -> BTreeMap<String, wire::Route> {
         let routes = self.sent(waypoint).routes.iter();
         routes
             .map(|(name, b)| (name.clone(), wire::Route::decode(b.as_slice()).unwrap()))
             .collect()
     }
 
-    fn backends_of(&self, waypoint: &str) -> BTreeMap<String, wire::Backend> {
+    pub(super) fn backends_of(&self, waypoint: &str) -> BTreeMap<String, wire::Backend> {
         let backends = self.sent(waypoint).backends.iter();
         backends
             .map(|(name, b)| (name.clone(), wire::Backend::decode(b.as_slice()).unwrap()))
             .collect()
     }
 
-    fn attached(&self, service: &str) -> Vec<wire::AttachedRoute> {
+    pub(super) fn attached(&self, service: &str) -> Vec<wire::AttachedRoute> {
         let mut all = self.services_of("waypoint").into_iter();
         all.find(|s| s.name == service)
             .map(|s| s.routes)
@@ -64,11 +64,11 @@ impl World {
     }
 }
 
-fn parent(service: &str) -> Value {
+pub(super) fn parent(service: &str) -> Value {
     json!([{"group": "", "kind": "Service", "name": service}])
 }
 
-fn backend(service: &str, weight: u32) -> Value {
+pub(super) fn backend(service: &str, weight: u32) -> Value {
     json!({"group": "", "kind": "Service", "name": service, "port": 80, "weight": weight})
 }
 
