@@ -13,7 +13,10 @@ pub const RULE_SETS: &str = "rule-sets";
 /// `Service.routes`: requests are routed.
 pub const ROUTES: &str = "routes";
 
-const UNDERSTOOD: [&str; 3] = [LOCAL, RULE_SETS, ROUTES];
+/// `RouteRule.policies` and `ServicePort.policies`: policies for a part of a Service's requests.
+pub const SCOPED_POLICIES: &str = "scoped-policies";
+
+const UNDERSTOOD: [&str; 4] = [LOCAL, RULE_SETS, ROUTES, SCOPED_POLICIES];
 
 /// The first feature in `requires` that this version does not support.
 pub fn missing(requires: &[String]) -> Option<&str> {

@@ -58,7 +58,8 @@ fn record(client: &ClientConnection, target: &Target) -> ConnectionRecord {
 
 /// Decides by the rules for requests on a connection that is none.
 fn decide(client: &ClientConnection, target: &Target) -> Decision {
-    target.rules().evaluate(&HttpRequest {
+    let rules = target.connection_rules(client.identity.namespace());
+    rules.evaluate(&HttpRequest {
         principal: Some(client.identity.principal()),
         attributes: None,
     })

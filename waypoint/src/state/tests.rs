@@ -27,6 +27,7 @@ fn service(authorization: &[&str]) -> wire::Service {
         ports: vec![wire::ServicePort {
             port: 80,
             protocol: AppProtocol::Http11.into(),
+            ..Default::default()
         }],
         authorization: authorization.iter().map(ToString::to_string).collect(),
         ..Default::default()

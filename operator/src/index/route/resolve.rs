@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ambit_l7::RouteTable;
-use ambit_wire::{waypoint as wire, waypoint_route};
+use ambit_wire::{features, waypoint as wire, waypoint_route};
 
 use super::RouteId;
 use super::translate::{self, References};
@@ -36,6 +36,8 @@ pub(in crate::index) struct Resolved {
     pub(in crate::index) route: wire::Route,
     /// Services that it sends requests to.
     pub(in crate::index) backends: BTreeSet<Key>,
+    /// Policies for it.
+    pub(in crate::index) policies: BTreeSet<Key>,
     /// References that are not valid: why, and in words.
     pub(super) unresolved: Vec<(RefError, String)>,
 }
@@ -52,10 +54,18 @@ impl Index {
             unresolved: Vec::new(),
         };
         let rules = record.spec.rules.iter().enumerate();
-        let rules = rules
+        let mut rules: Vec<_> = rules
             .map(|(n, rule)| translate::rule(rule, n, &mut resolver))
             .collect();
+        let policies = self.route_policies(id);
+        let mut named = BTreeSet::new();
+        for (message, rule) in rules.iter_mut().zip(&record.spec.rules) {
+            let policies = policies.of_rule(rule.name.as_deref());
+            message.policies = policies.message(&id.key.namespace);
+            named.extend(policies.names().map(|name| id.key.sibling(name)));
+        }
         Some(Resolved {
+            policies: named,
             route: message(id, rules),
             backends: resolver.backends,
             unresolved: resolver.unresolved,
@@ -64,12 +74,14 @@ impl Index {
 }
 
 fn message(id: &RouteId, rules: Vec<wire::RouteRule>) -> wire::Route {
+    let scoped = rules.iter().any(|rule| rule.policies.is_some());
+    let requires = scoped.then(|| features::SCOPED_POLICIES.to_owned());
     wire::Route {
         kind: id.kind.to_owned(),
         namespace: id.key.namespace.clone(),
         name: id.key.name.clone(),
         rules,
-        requires: Vec::new(),
+        requires: requires.into_iter().collect(),
     }
 }
 

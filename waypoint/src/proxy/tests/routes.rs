@@ -50,6 +50,7 @@ impl Mesh {
             ports: vec![wire::ServicePort {
                 port: 80,
                 protocol: AppProtocol::Unknown.into(),
+                ..Default::default()
             }],
             ..wire::Backend::default()
         };
