@@ -6,6 +6,7 @@ mod guards;
 mod policies;
 mod routes;
 mod scope;
+mod scoped;
 mod shared;
 mod sharing;
 mod transitions;

@@ -7,7 +7,7 @@ use super::*;
 
 impl World {
     /// `shop`, with a Service `web-v2` of its own pod `b`, and a waypoint that has been ready.
-    fn canary() -> Self {
+    pub(super) fn canary() -> Self {
         let mut world = Self::shop();
         world.web_service("shop", "web-v2", "10.96.0.2", json!({}));
         world.pod(&marked(pod("b", "10.0.0.2")));
@@ -15,7 +15,7 @@ impl World {
         world
     }
 
-    fn route(&mut self, namespace: &str, name: &str, spec: Value) {
+    pub(super) fn route(&mut self, namespace: &str, name: &str, spec: Value) {
         let route: HttpRoute = object(json!({
             "metadata": {"name": name, "namespace": namespace, "generation": 1}, "spec": spec,
         }));
@@ -24,20 +24,20 @@ impl World {
         self.flush();
     }
 
-    fn delete_route(&mut self, name: &str) {
+    pub(super) fn delete_route(&mut self, name: &str) {
         let id = RouteId::new::<HttpRouteKind>(&Key::new("shop", name));
         self.index.set_route(&id, None);
         self.flush();
     }
 
-    fn routes_of(&self, waypoint: &str) -> BTreeMap<String, wire::Route> {
+    pub(super) fn routes_of(&self, waypoint: &str) -> BTreeMap<String, wire::Route> {
         let routes = self.sent(waypoint).routes.iter();
         routes
             .map(|(name, b)| (name.clone(), wire::Route::decode(b.as_slice()).unwrap()))
             .collect()
     }
 
-    fn backends_of(&self, waypoint: &str) -> BTreeMap<String, wire::Backend> {
+    pub(super) fn backends_of(&self, waypoint: &str) -> BTreeMap<String, wire::Backend> {
         let backends = self.sent(waypoint).backends.iter();
         backends
             .map(|(name, b)| (name.clone(), wire::Backend::decode(b.as_slice()).unwrap()))
@@ -64,16 +64,16 @@ impl World {
     }
 }
 
-fn parent(service: &str) -> Value {
+pub(super) fn parent(service: &str) -> Value {
     json!([{"group": "", "kind": "Service", "name": service}])
 }
 
-fn backend(service: &str, weight: u32) -> Value {
+pub(super) fn backend(service: &str, weight: u32) -> Value {
     json!({"group": "", "kind": "Service", "name": service, "port": 80, "weight": weight})
 }
 
 /// 90 to 10 between `web` and `web-v2`.
-fn split() -> Value {
+pub(super) fn split() -> Value {
     json!({"parentRefs": parent("web"), "rules": [{"backendRefs": [backend("web", 90), backend("web-v2", 10)]}]})
 }
 
