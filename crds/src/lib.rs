@@ -32,10 +32,10 @@ pub use mtls::{Mtls, MtlsMode, NamespaceMtls, PortMtls};
 pub use pods::{Placement, PullSecret, Resources, Rollout};
 pub use waypoint::{ConfigurationStatus, Scaling, WaypointStatus};
 pub use waypoint_policy::{
-    PolicyAncestor, TargetKind, TargetRef, Timeouts, VersionInForce, WaypointPolicy, WaypointPolicySpec,
-    WaypointPolicyStatus,
+    PolicyAncestor, Timeouts, VersionInForce, WaypointPolicy, WaypointPolicySpec, WaypointPolicyStatus,
     retry::{Retry, RetryCondition},
     rule::{HeaderMatch, HttpRule, HttpSource, PathMatch},
+    target::{GATEWAY_GROUP, TargetKind, TargetRef},
 };
 
 /// API group of Ambit's kinds.

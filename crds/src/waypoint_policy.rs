@@ -1,15 +1,16 @@
-//! The WaypointPolicy: L7 rules for Services.
+//! The WaypointPolicy: L7 rules for Services and routes.
 
 pub(crate) mod retry;
 pub(crate) mod rule;
+pub(crate) mod target;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema, Resource};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use retry::Retry;
 use rule::HttpRule;
+use target::TargetRef;
 
 /// L7 rules.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -23,7 +24,7 @@ use rule::HttpRule;
     namespaced,
     status = "WaypointPolicyStatus",
     derive = "PartialEq",
-    doc = "WaypointPolicy asks for HTTP rules in front of Services: who may call what, how long a request may take, what is tried again. \
+    doc = "WaypointPolicy asks for HTTP rules in front of Services and for routes: who may call what, how long a request may take, what is tried again. \
            A waypoint, an HTTP proxy that Ambit runs and scales in the namespace, appears where a policy needs one, and goes with the last \
            of them. The namespace must be in the mesh.",
     validation = Rule::new("has(self.spec.authorization) && size(self.spec.authorization) > 0 || has(self.spec.timeouts) || has(self.spec.retry)")
@@ -39,28 +40,37 @@ use rule::HttpRule;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WaypointPolicySpec {
-    /// Targets of the policy: Services of its namespace by name, or the namespace itself, which means all of its
-    /// Services.
+    /// Targets of the policy, all in its namespace: Services, routes of the Gateway API, or the namespace itself, which
+    /// means all of its Services. With sectionName, one port of a Service or one rule of a route.
     #[schemars(length(min = 1, max = 16))]
-    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, a.kind == b.kind && a.name == b.name))")
-        .message("targetRefs names the same target twice"))]
+    #[x_kube(
+        validation = Rule::new("self.all(a, self.exists_one(b, a.kind == b.kind && a.name == b.name && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))")
+            .message("targetRefs names the same target twice"),
+        validation = Rule::new("self.all(a, has(a.sectionName) || !self.exists(b, a.kind == b.kind && a.name == b.name && has(b.sectionName)))")
+            .message("targetRefs names a target and a section of it: the target includes its sections"),
+    )]
     pub target_refs: Vec<TargetRef>,
 
-    /// Which requests pass. A request that matches any Deny rule is denied with 403. If Allow rules of this or another
-    /// policy apply to a Service, a request that matches none of them is denied, too. A policy with authorization also
-    /// closes the pods behind the Service: they accept connections of the waypoint and of the kubelet's probes only.
+    /// Which requests pass. A request that matches any Deny rule of any policy is denied with 403. Allow rules of
+    /// policies for a Service and for its namespace are one set: a request has to match one of them. Allow rules for a
+    /// port, for a route and for a rule of a route are sets of their own, and a request has to match one rule of each
+    /// set that applies to it: they never allow what the Service's rules do not. A policy with authorization also
+    /// closes the pods behind the Service, or behind the Services to which the route is attached: they accept
+    /// connections of the waypoint and of the kubelet's probes only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub authorization: Vec<HttpRule>,
 
-    /// How long requests may take. If several policies apply to a Service, one that names the Service precedes one for
-    /// the namespace, and the oldest precedes the others.
+    /// How long requests may take. If several policies with timeouts apply to a request, one of them counts, as a whole:
+    /// that of the rule of the route, then of the route, the port, the Service, the namespace; among equals the oldest,
+    /// then the first by name. The timeouts of the route itself precede all policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
 
     /// Which requests are retried. If absent, only requests that their endpoint has certainly not processed. If several
-    /// policies apply to a Service, the order is that of timeouts.
+    /// policies with retry apply to a request, the order is that of timeouts. The retry of the route itself precedes all
+    /// policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 
@@ -94,33 +104,6 @@ pub struct Timeouts {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
         .message("timeouts.backendRequest must be between 1ms and 1h"))]
     pub backend_request: Option<String>,
-}
-
-/// Kinds that a policy can apply to.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-pub enum TargetKind {
-    /// A Service of the policy's namespace.
-    #[default]
-    Service,
-    /// The policy's own namespace: all of its Services.
-    Namespace,
-}
-
-/// What a policy applies to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetRef {
-    /// API group of the target; empty, since Service and Namespace have none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 0))]
-    pub group: String,
-    /// Service or Namespace.
-    pub kind: TargetKind,
-    /// Name of the Service; or of the namespace, which must be the namespace of the policy.
-    #[schemars(length(min = 1, max = 63))]
-    pub name: String,
 }
 
 /// Status of the policy, by target (GEP-713).
@@ -193,8 +176,9 @@ pub struct PolicyAncestor {
     /// Ready replicas of that waypoint, of the desired ones, as in `2/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<String>,
-    /// Pods behind the target that accept connections of the waypoint and of probes only, because the policy has
-    /// authorization. Absent without authorization.
+    /// Pods behind the target (of a route: behind the Services of its namespace that are its parents) that accept
+    /// connections of the waypoint and of probes only, because the policy has authorization. Absent without
+    /// authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded_pods: Option<i32>,
 }

@@ -4,6 +4,7 @@
 //! configuration, which is an atomic load, and chooses an endpoint under a read lock of that service alone.
 
 mod dump;
+mod policies;
 mod route;
 mod rules;
 mod service;
@@ -17,24 +18,25 @@ use ambit_mesh::{Applied, Authorizations, Balancing, Client, Mesh, Query, Via, c
 #[cfg(test)]
 use ambit_policy::Policy;
 use ambit_policy::{Connection, Decision};
+use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 use ambit_wire::waypoint_route::RouteError;
 use ambit_wire::workload as wire_workload;
 use ambit_wire::xds::{Batch, Rejection};
-use ambit_wire::{waypoint as wire, waypoint_route};
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use route::RouteSpecs;
+use route::{Route, Routes};
 
 pub(crate) use ambit_mesh::{Endpoint, Invalid, Workload};
 pub(crate) use ambit_wire::waypoint_policy::Retry;
 pub(crate) use ambit_wire::workload::AppProtocol;
 pub(crate) use dump::StateDump;
-pub(crate) use route::{Backend, PortRoutes};
+pub(crate) use policies::{Chosen, RequestPolicies};
+pub(crate) use route::{Backend, Matched, PortRoutes};
 pub(crate) use rules::RuleSet;
-pub(crate) use service::{Chosen, ServiceConfig};
+pub(crate) use service::ServiceConfig;
 pub(crate) use settings::Settings;
 
 /// A service while it, or an endpoint of it, is in the configuration.
@@ -47,7 +49,7 @@ pub(crate) struct State {
     /// Written by one task only. Policies and everything derived from them change while it is locked.
     policies: RwLock<PolicyTable>,
     /// Written by the same task, while `policies` is locked.
-    routes: RwLock<RouteSpecs>,
+    routes: RwLock<Routes>,
     backends: RwLock<HashMap<Arc<str>, Arc<Backend>>>,
     settings: ArcSwap<Settings>,
     /// Policies for connections, which the waypoint applies to the real client at the endpoint.
@@ -286,9 +288,9 @@ impl State {
         for (name, route) in set {
             let name: Arc<str> = name.into();
             changed.push(Arc::clone(&name));
-            match waypoint_route::spec(route) {
-                Ok(spec) => {
-                    routes.insert(name, Arc::new(spec));
+            match Route::try_from(route) {
+                Ok(route) => {
+                    routes.insert(name, Arc::new(route));
                 }
                 Err(error) => {
                     routes.remove(&name);
@@ -298,7 +300,9 @@ impl State {
         }
         for (config, entry) in self.mesh.services() {
             if config.routing.names_any(&changed) {
-                entry.set_config(Some(Arc::new(config.route_again(&routes))));
+                entry.set_config(Some(Arc::new(
+                    config.route_again(&routes, |name| policies.get(name).cloned()),
+                )));
             }
         }
         drop((routes, policies));

@@ -59,6 +59,7 @@ impl Waypoint {
             ports: vec![wire::ServicePort {
                 port: PORT.into(),
                 protocol: AppProtocol::Http11.into(),
+                ..Default::default()
             }],
             authorization: names,
             ..Default::default()

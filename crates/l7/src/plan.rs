@@ -41,6 +41,8 @@ impl fmt::Display for RuleId {
 pub struct Plan {
     /// The rule.
     pub rule: RuleId,
+    /// Its place among [`RouteTable::plans`](crate::RouteTable::plans), for what callers keep beside plans.
+    pub place: usize,
     /// Its name in logs and metrics: the text of `rule`.
     pub label: Arc<str>,
     /// Cross-origin resource sharing.
@@ -107,7 +109,7 @@ impl Filters {
 }
 
 impl Plan {
-    pub(crate) fn compile(rule: RuleId, spec: &RuleSpec) -> FieldResult<Self> {
+    pub(crate) fn compile(rule: RuleId, place: usize, spec: &RuleSpec) -> FieldResult<Self> {
         let prefix = only_prefix(&spec.matches);
         let mut filters = Filters::compile(&spec.filters, prefix.as_deref()).at("filters")?;
         let action = match filters.redirect.take() {
@@ -122,6 +124,7 @@ impl Plan {
         Ok(Self {
             label: rule.to_string().into(),
             rule,
+            place,
             cors: match &spec.cors {
                 None => None,
                 Some(cors) => Some(Cors::compile(cors).at("cors").at("filters")?),
@@ -137,10 +140,11 @@ impl Plan {
     }
 
     /// The plan of a rule that cannot be honoured.
-    pub(crate) fn invalid(rule: RuleId) -> Self {
+    pub(crate) fn invalid(rule: RuleId, place: usize) -> Self {
         Self {
             label: rule.to_string().into(),
             rule,
+            place,
             cors: None,
             filters: Filters::default(),
             action: Action::Invalid,

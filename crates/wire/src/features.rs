@@ -15,8 +15,10 @@ pub const ROUTES: &str = "routes";
 
 /// `Service.routes`, with a TCPRoute or TLSRoute among them: connections are routed.
 pub const CONNECTION_ROUTES: &str = "connection-routes";
+/// `RouteRule.policies` and `ServicePort.policies`: policies for a part of a Service's requests.
+pub const SCOPED_POLICIES: &str = "scoped-policies";
 
-const UNDERSTOOD: [&str; 4] = [LOCAL, RULE_SETS, ROUTES, CONNECTION_ROUTES];
+const UNDERSTOOD: [&str; 5] = [LOCAL, RULE_SETS, ROUTES, CONNECTION_ROUTES, SCOPED_POLICIES];
 
 /// The first feature in `requires` that this version does not support.
 pub fn missing(requires: &[String]) -> Option<&str> {

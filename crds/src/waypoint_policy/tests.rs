@@ -1,6 +1,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
+use super::target::TargetKind;
 use super::*;
 use crate::testing::refusals;
 
@@ -56,6 +57,62 @@ fn a_target_is_named_once() {
     let namespace = json!({"kind": "Namespace", "name": "web"});
     assert_eq!(with(json!({"targetRefs": [web, api, namespace]})), "");
     assert!(with(json!({"targetRefs": [web, api, web]})).contains("targetRefs names the same target twice"));
+}
+
+fn target(kind: &str, name: &str) -> Value {
+    let group = match kind {
+        "HTTPRoute" | "GRPCRoute" => "gateway.networking.k8s.io",
+        _ => "",
+    };
+    json!({"group": group, "kind": kind, "name": name})
+}
+
+fn section(kind: &str, name: &str, section: &str) -> Value {
+    let mut target = target(kind, name);
+    target["sectionName"] = json!(section);
+    target
+}
+
+#[test]
+fn a_kind_has_its_group() {
+    for kind in ["Service", "Namespace", "HTTPRoute", "GRPCRoute"] {
+        assert_eq!(with(json!({"targetRefs": [target(kind, "web")]})), "", "{kind}");
+    }
+    for (kind, group) in [
+        ("HTTPRoute", Some("")),
+        ("GRPCRoute", None),
+        ("HTTPRoute", Some("networking.k8s.io")),
+        ("Service", Some("gateway.networking.k8s.io")),
+        ("Namespace", Some("core")),
+    ] {
+        let mut target = json!({"kind": kind, "name": "web"});
+        if let Some(group) = group {
+            target["group"] = json!(group);
+        }
+        let refused = with(json!({"targetRefs": [target]}));
+        assert!(
+            refused.contains("targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute and GRPCRoute"),
+            "{kind} {group:?}: {refused}"
+        );
+    }
+    assert_eq!(TargetKind::HttpRoute.as_str(), json!(TargetKind::HttpRoute));
+    assert_eq!(TargetKind::GrpcRoute.as_str(), json!(TargetKind::GrpcRoute));
+}
+
+#[test]
+fn a_section_is_of_what_has_sections_and_is_named_once() {
+    let targets = |targets: Value| with(json!({"targetRefs": targets}));
+    for kind in ["Service", "HTTPRoute", "GRPCRoute"] {
+        assert_eq!(targets(json!([section(kind, "web", "canary")])), "", "{kind}");
+    }
+    let namespace = targets(json!([section("Namespace", "shop", "http")]));
+    assert!(namespace.contains("targetRefs.sectionName is the name of"), "{namespace}");
+    let two = json!([section("HTTPRoute", "web", "a"), section("HTTPRoute", "web", "b"), target("Service", "web")]);
+    assert_eq!(targets(two), "");
+    let twice = targets(json!([section("HTTPRoute", "web", "a"), section("HTTPRoute", "web", "a")]));
+    assert!(twice.contains("targetRefs names the same target twice"), "{twice}");
+    let both = targets(json!([section("HTTPRoute", "web", "a"), target("HTTPRoute", "web")]));
+    assert!(both.contains("targetRefs names a target and a section of it"), "{both}");
 }
 
 #[test]
@@ -242,9 +299,10 @@ fn schema_limits() {
     assert_eq!(at("/targetRefs/maxItems"), 16);
     assert_eq!(
         at("/targetRefs/items/properties/kind/enum"),
-        json!(["Service", "Namespace"])
+        json!(["Service", "Namespace", "HTTPRoute", "GRPCRoute"])
     );
-    assert_eq!(at("/targetRefs/items/properties/group/maxLength"), 0);
+    let section = at("/targetRefs/items/properties/sectionName/pattern");
+    assert!(section.as_str().unwrap().starts_with("^[a-z0-9]"));
     assert_eq!(at("/authorization/x-kubernetes-list-map-keys"), json!(["name"]));
     assert_eq!(
         at("/authorization/items/properties/mode/enum"),

@@ -1,5 +1,6 @@
 //! What the index keeps of a WaypointPolicy, and how it is read.
 
+mod part;
 mod read;
 
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use ambit_crds::{TargetKind, TargetRef, VersionInForce, WaypointPolicy, Waypoint
 use ambit_wire::waypoint;
 use kube::Resource;
 use serde::Deserialize;
+
+pub(super) use part::Part;
 
 /// Why a policy cannot be accepted. The API server's validation lets few of these pass; the rest is for objects from before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,13 +48,23 @@ pub(super) enum TargetError {
         /// The policy's.
         namespace: String,
     },
-    /// A Service that is not there.
-    #[error("namespace {namespace} has no Service {name:?}")]
+    /// An object that is not there.
+    #[error("namespace {namespace} has no {kind} {name:?}")]
     NotFound {
+        /// The target's kind.
+        kind: &'static str,
         /// What the target is called.
         name: String,
         /// The policy's.
         namespace: String,
+    },
+    /// A part of an object that it does not have.
+    #[error("{target} has no {part} with that name")]
+    NoSection {
+        /// The target.
+        target: Box<TargetRef>,
+        /// `TCP port` or `rule`.
+        part: &'static str,
     },
     /// A waypoint would be bound to itself.
     #[error("Service {name:?} belongs to a waypoint")]
@@ -210,11 +223,11 @@ impl PolicyInForce {
         })
     }
 
-    /// Whether it is for this Service by name.
-    pub(super) fn targets_service(&self, name: &str) -> bool {
-        self.targets
-            .iter()
-            .any(|t| t.kind == TargetKind::Service && t.name == name)
+    /// Whether it is for this object by name; with a `section`, for this part of it alone.
+    pub(super) fn targets(&self, kind: &str, name: &str, section: Option<&str>) -> bool {
+        let of = |t: &TargetRef| t.kind.as_str() == kind && t.name == name;
+        let mut all = self.targets.iter();
+        all.any(|t| of(t) && t.section_name.as_deref() == section)
     }
 
     /// Whether it is for all Services of its namespace.

@@ -1,6 +1,7 @@
 //! Routes of the Gateway API with Services as parents: what the index keeps of them, and where they apply.
 
 mod conflict;
+mod policies;
 mod resolve;
 mod summary;
 mod translate;
@@ -16,6 +17,7 @@ use super::{Index, Key, ServiceRecord};
 use conflict::Loss;
 use resolve::Check;
 
+pub(super) use policies::RuleFields;
 pub use summary::{RouteCondition, RouteParentSummary, RouteSummary};
 
 /// A route: its kind, namespace and name.
@@ -76,6 +78,11 @@ impl RouteRecord {
             let namespace = p.namespace.as_ref().unwrap_or(own);
             (p, Key::new(namespace.clone(), p.name.clone()))
         })
+    }
+
+    /// Names of rules that have one.
+    fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.spec.rules.iter().filter_map(|rule| rule.name.as_deref())
     }
 
     /// What its rules refer to, mirrors included.
@@ -219,6 +226,11 @@ impl Index {
         }
         if let Some(before) = &before {
             self.routes.depend(id, before, false);
+        }
+        let rules = |record: &RouteRecord| record.rule_names().map(str::to_owned).collect::<Vec<_>>();
+        let appeared = record.as_ref().map(rules);
+        if appeared.is_some() && appeared != before.as_ref().map(rules) {
+            self.target_appeared(id.kind, &id.key);
         }
         if let Some(record) = record {
             self.routes.depend(id, &record, true);

@@ -55,6 +55,13 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
+    /// The same with these ports alone, by number.
+    pub(super) fn only(&self, ports: &BTreeSet<u16>) -> Self {
+        let mut record = self.clone();
+        record.ports.retain(|_, port| ports.contains(&port.port));
+        record
+    }
+
     /// The record of `service`; `None` for an ExternalName, which has no endpoints.
     pub fn of(service: &Service) -> Option<Self> {
         let spec = service.spec.as_ref()?;

@@ -356,11 +356,23 @@ impl Index {
                 self.dirty.policies.insert(key.clone());
             }
             None => {
-                self.in_force.remove(key);
+                let held = self.in_force.remove(key);
                 self.policies.remove(key);
+                self.touch_targets(&key.namespace, held.as_deref());
             }
         }
         self.dirty.plans.insert(key.namespace.clone());
+    }
+
+    /// What a policy of `namespace` holds for may have to be said anew: routes may be in force in other namespaces.
+    fn touch_targets(&mut self, namespace: &str, policy: Option<&PolicyInForce>) {
+        let targets = policy.into_iter().flat_map(|policy| &policy.targets);
+        let namespaces: Vec<String> = targets
+            .flat_map(|target| self.routes.parents_of(namespace, target))
+            .map(|parent| parent.namespace)
+            .collect();
+        self.dirty.plans.extend(namespaces);
+        self.dirty.plans.insert(namespace.to_owned());
     }
 
     /// Whether a policy of `namespace` can be for this.
@@ -371,13 +383,30 @@ impl Index {
                 name: target.name.clone(),
                 namespace: namespace.to_owned(),
             }),
-            TargetKind::Service => self.check_service(&Key::new(namespace, target.name.clone())),
+            TargetKind::Service => {
+                let key = Key::new(namespace, target.name.clone());
+                self.check_service(&key)?;
+                let ports = self.services.get(&key).map(|service| &service.ports);
+                check_section(target, "TCP port", |port| {
+                    ports.is_some_and(|ports| ports.contains_key(port))
+                })
+            }
+            TargetKind::HttpRoute | TargetKind::GrpcRoute => {
+                let rules = self.route_rules(namespace, target);
+                let rules = rules.ok_or_else(|| TargetError::NotFound {
+                    kind: target.kind.as_str(),
+                    name: target.name.clone(),
+                    namespace: namespace.to_owned(),
+                })?;
+                check_section(target, "rule", |rule| rules.contains(rule))
+            }
         }
     }
 
     fn check_service(&self, key: &Key) -> Result<(), TargetError> {
         match self.services.get(key) {
             None => Err(TargetError::NotFound {
+                kind: TargetKind::Service.as_str(),
                 name: key.name.clone(),
                 namespace: key.namespace.clone(),
             }),
@@ -398,25 +427,32 @@ impl Index {
             self.check_target(&policy.namespace, target).is_ok()
         });
         if before != Some(&holds) {
-            self.in_force.insert(policy.clone(), holds);
-            self.dirty.plans.insert(policy.namespace.clone());
+            let before = self.in_force.insert(policy.clone(), Arc::clone(&holds));
+            self.touch_targets(&policy.namespace, before.as_deref());
+            self.touch_targets(&policy.namespace, Some(&holds));
         }
     }
 
     /// Makes a change of which it may depend whether policies can be for this Service.
     pub(super) fn change_target<T>(&mut self, service: &Key, change: impl FnOnce(&mut Self) -> T) {
-        let before = self.check_service(service).is_ok();
+        let targets = |index: &Self| {
+            let record = index.services.get(service);
+            let record = record.filter(|_| index.check_service(service).is_ok())?;
+            Some(record.ports.keys().cloned().collect::<Vec<String>>())
+        };
+        let before = targets(self);
         change(self);
-        if !before && self.check_service(service).is_ok() {
-            self.target_appeared(service);
+        let after = targets(self);
+        if after.is_some() && before != after {
+            self.target_appeared(TargetKind::Service.as_str(), service);
         }
     }
 
-    /// A version of a policy may have waited for this Service.
-    fn target_appeared(&mut self, service: &Key) {
-        let waiting = self.policies_in(&service.namespace).filter(|(_, policy)| {
+    /// A version of a policy may have waited for this object, or for a part of it.
+    pub(super) fn target_appeared(&mut self, kind: &str, object: &Key) {
+        let waiting = self.policies_in(&object.namespace).filter(|(_, policy)| {
             let mut targets = policy.targets.iter();
-            targets.any(|t| t.kind == TargetKind::Service && t.name == service.name)
+            targets.any(|t| t.kind.as_str() == kind && t.name == object.name)
         });
         let waiting: Vec<Key> = waiting.map(|(key, _)| key.clone()).collect();
         self.dirty.policies.extend(waiting);
@@ -519,6 +555,21 @@ impl Index {
         self.dirty
             .slices
             .extend(self.endpoints.slices_at(address).cloned());
+    }
+}
+
+/// Whether a target has the part that it is about, if it is about one.
+fn check_section(
+    target: &TargetRef,
+    part: &'static str,
+    has: impl Fn(&str) -> bool,
+) -> Result<(), TargetError> {
+    match &target.section_name {
+        Some(section) if !has(section) => Err(TargetError::NoSection {
+            target: Box::new(target.clone()),
+            part,
+        }),
+        _ => Ok(()),
     }
 }
 

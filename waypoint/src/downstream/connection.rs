@@ -24,7 +24,8 @@ use crate::observe::{Destination, Flag, Refusal, RequestRecord, Source};
 use crate::proxy::Proxy;
 use crate::retries::RetryBudget;
 use crate::state::{
-    AppProtocol, Backend, Endpoint, PortRoutes, RuleSet, ServiceConfig, ServiceEntry, Settings, Workload,
+    AppProtocol, Backend, Endpoint, PortRoutes, RequestPolicies, RuleSet, ServiceConfig, ServiceEntry,
+    Settings, Workload,
 };
 use crate::upstream::ConnectFailure;
 
@@ -65,12 +66,42 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// The rules for requests, but for those for what a route has for them.
     pub(crate) fn rules(&self) -> &RuleSet {
         match self {
-            Self::Service { config, .. } => &config.rules,
+            Self::Service { config, port, .. } => &config.policies(*port).rules,
             Self::Workload { settings, .. } => &settings.workload_rules,
-            Self::Backend { backend, .. } => &backend.rules,
+            Self::Backend { backend, port, .. } => backend.rules(*port),
         }
+    }
+
+    /// What policies say of requests without a route.
+    pub(super) fn policies(&self) -> Option<&RequestPolicies> {
+        match self {
+            Self::Service { config, port, .. } => Some(config.policies(*port)),
+            Self::Workload { .. } | Self::Backend { .. } => None,
+        }
+    }
+
+    /// The rules for connections of clients in a namespace that are no HTTP.
+    pub(super) fn connection_rules(&self, namespace: &str) -> &RuleSet {
+        let routes = self.port_routes(namespace);
+        routes.map_or_else(|| self.rules(), |routes| &routes.connections)
+    }
+
+    /// Of a backend that is served here: its own routes, where policies for them have rules.
+    pub(super) fn own_routes(&self) -> Option<Arc<PortRoutes>> {
+        let Self::Backend {
+            entry: Some(entry),
+            port,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let config = entry.config()?;
+        let routes = config.routing.of(*port, "")?;
+        routes.narrows().then(|| Arc::clone(routes))
     }
 
     /// The routes of requests for callers in a namespace, if there are any.

@@ -45,9 +45,9 @@ pub(super) async fn serve<IO: ClientStream>(client: ClientConnection, mut io: IO
     if !decision.is_allowed() {
         return refuse(io).await;
     }
-    let plan = match &routes.missing {
+    let plan = match routes.missing() {
         Some(missing) => Err(format!("{missing} has not been received")),
-        None => plan(routes.connections(), server_name),
+        None => plan(routes.connection_table(), server_name),
     };
     let chosen = plan.and_then(|plan| {
         record.governed_by(&plan.label);
@@ -76,7 +76,7 @@ fn wants_server_name(client: &ClientConnection) -> bool {
         return false;
     };
     let routes = target.connection_routes(client.identity.namespace());
-    let table = routes.and_then(|routes| routes.connections());
+    let table = routes.and_then(|routes| routes.connection_table());
     matches!(table, Some(ConnectionTable::Tls(_)))
 }
 

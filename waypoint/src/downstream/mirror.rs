@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_l7::Mirror;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
@@ -16,6 +15,7 @@ use http::{Request, Version};
 use super::asked::Asked;
 use super::connection::{ClientConnection, Target};
 use super::response::{Link, UpstreamBody};
+use super::route::Forward;
 use crate::admission::REQUEST;
 use crate::http::RequestBody;
 use crate::http::headers;
@@ -26,14 +26,16 @@ use crate::upstream::Destination;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Sends copies of a request to those of the mirrors that apply to it.
-pub(super) fn send<'a>(
+pub(super) fn send(
     client: &Arc<ClientConnection>,
-    mirrors: impl Iterator<Item = &'a Mirror>,
+    forward: &Forward,
+    frontend: &Target,
     head: &Parts,
     authority: Option<&Authority>,
     body: Option<&Bytes>,
 ) {
-    for mirror in mirrors.filter(|mirror| mirror.applies(rand::random())) {
+    let consumers = forward.is_consumers(frontend);
+    for mirror in forward.mirrors().filter(|mirror| mirror.applies(rand::random())) {
         let Some(target) = client.backend(&mirror.id, mirror.port) else {
             continue;
         };
@@ -49,7 +51,8 @@ pub(super) fn send<'a>(
         let asked = Asked::new(head, authority);
         let client = Arc::clone(client);
         tokio::spawn(async move {
-            let delivered = tokio::time::timeout(LONGEST, deliver(&client, &target, &asked, request)).await;
+            let delivered =
+                tokio::time::timeout(LONGEST, deliver(&client, &target, &asked, consumers, request)).await;
             if let Err(reason) = delivered.unwrap_or_else(|_| Err("it took too long".to_owned())) {
                 tracing::debug!(reason, "a copy of a request was not delivered");
             }
@@ -62,9 +65,11 @@ async fn deliver(
     client: &ClientConnection,
     target: &Target,
     asked: &Asked,
+    consumers: bool,
     request: Request<RequestBody>,
 ) -> Result<(), String> {
-    if !target.rules().is_empty() && !asked.decide(&client.identity, target.rules()).is_allowed() {
+    let decision = asked.decide_for(client, target, consumers);
+    if !decision.map_err(|rejection| rejection.reason)?.is_allowed() {
         return Err("the backend's rules deny it".to_owned());
     }
     let endpoint = target.choose(&client.proxy, &[]);

@@ -74,10 +74,18 @@ pub(super) fn record(client: &ClientConnection, target: &Target) -> ConnectionRe
 
 /// Decides by the rules for requests on a connection that is none.
 pub(super) fn decide(client: &ClientConnection, target: &Target) -> Decision {
-    target.rules().evaluate(&HttpRequest {
-        principal: Some(client.identity.principal()),
-        attributes: None,
-    })
+    let evaluate = |rules: &RuleSet| {
+        rules.evaluate(&HttpRequest {
+            principal: Some(client.identity.principal()),
+            attributes: None,
+        })
+    };
+    let decision = evaluate(target.connection_rules(client.identity.namespace()));
+    // What a route sends to a backend might be for any rule of the backend's own routes.
+    match target.own_routes() {
+        Some(own) if decision.is_allowed() => evaluate(&own.connections),
+        _ => decision,
+    }
 }
 
 /// Ends a stream that may not be. A reset might be taken for a failure of this replica, and another one be tried.

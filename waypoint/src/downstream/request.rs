@@ -16,7 +16,7 @@ use super::connection::{ClientConnection, Target};
 use super::mirror;
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
-use super::route::{self, Forward, Reply};
+use super::route::{self, Head, Reply};
 use super::tries::{Passage, Source};
 use super::websocket;
 use crate::admission::REQUEST;
@@ -25,6 +25,7 @@ use crate::http::limits::{MAX_HEAD, MAX_REPLAY};
 use crate::http::{ClientBody, Interim, Spool, Upload};
 use crate::observe::{Flag, Refusal, RequestRecord};
 use crate::received::Received;
+use crate::state::RuleSet;
 
 /// Serves a request of `client`.
 pub(super) async fn handle(
@@ -187,32 +188,48 @@ async fn pass(
         return Err(Rejection::bad_request("a request for an upgrade with a body").into());
     }
     // Before rules: the preflight of a browser does not say who asks.
-    let plan = route::plan(client, target, &head, authority.as_ref())?;
-    authorize(client, target, &head, authority.as_ref(), record)?;
+    let found = route::find(client, target, Head::of(&head, authority.as_ref()))?;
+    let plan = found.as_ref().map(|found| found.matched.plan);
+    let policies = found.as_ref().map(|found| found.matched.policies);
+    let policies = policies.or_else(|| target.policies());
+    if let Some(plan) = plan {
+        record.governed_by(&plan.label);
+    }
+    let own = policies.map_or_else(|| target.rules(), |policies| &policies.rules);
+    let passed_over = found.as_ref().and_then(|found| found.passed_over);
+    for rules in [own].into_iter().chain(passed_over) {
+        authorize(client, target, rules, &head, authority.as_ref(), record)?;
+    }
     let mut asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
-    let cors = plan.as_deref().and_then(|plan| plan.cors.as_ref());
+    let cors = plan.and_then(|plan| plan.cors.as_ref());
     let cors = cors.map(|cors| cors.actual(&head.headers));
-    let forward = match &plan {
+    let forward = match plan {
         Some(plan) => Some(route::forward(client, plan, target, &mut head, &mut authority)?),
         None => None,
     };
-    let (config, target) = (target.config(), forward.as_ref().map_or(target, |f| &f.target));
+    let (frontend, target) = (target, forward.as_ref().map_or(target, |f| &f.target));
     let http2 = client.http2 || target.is_http2();
     if let Some(forward) = &forward {
         record.routed(forward.name(), target.destination());
         // A route is no way around the backend's own rules: about the request as the backend is sent it.
         authority = authority.or_else(|| target.authority().filter(|_| http2));
-        authorize(client, target, &head, authority.as_ref(), record)?;
+        authorize(client, target, target.rules(), &head, authority.as_ref(), record)?;
+        let consumers = forward.is_consumers(frontend);
+        // A consumer's route is no way around the rules of what the backend's own routes have for it either.
+        if let Some(own) = consumers.then(|| target.own_routes()).flatten()
+            && let Some(rules) = route::rules_of(&own, Head::of(&head, authority.as_ref()))?
+        {
+            authorize(client, target, rules, &head, authority.as_ref(), record)?;
+        }
         if let (Some(asked), Target::Backend { backend, port, .. }) = (&mut asked, target) {
-            asked.routed(&backend.key, *port, Asked::new(&head, authority.as_ref()));
+            let changed = Asked::new(&head, authority.as_ref());
+            asked.routed(&backend.key, *port, changed, consumers);
         }
     }
     prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
     headers::add_forwarded(&mut head.headers, received, client.peer.ip());
 
-    let retry = config.and_then(|config| config.retry.as_ref());
-    let routed = forward.as_ref().and_then(|forward| forward.retry(retry));
-    let retry = routed.as_ref().or(retry);
+    let retry = policies.and_then(|policies| policies.retry.as_ref());
     let idempotent = headers::is_idempotent(&head.method) && !websocket;
     let budget = Budget::new(retry.map(|retry| &retry.value), idempotent);
     let mirrored = forward.as_ref().is_some_and(|f| f.mirrors().next().is_some());
@@ -236,10 +253,7 @@ async fn pass(
         budget,
         retrying: None,
     };
-    let routed = forward.as_ref().and_then(Forward::timeout);
-    let timeout = routed
-        .as_ref()
-        .or(config.and_then(|config| config.timeout.as_ref()));
+    let timeout = policies.and_then(|policies| policies.timeout.as_ref());
     let passed = match timeout {
         None => passage.run().await,
         Some(timeout) => tokio::time::timeout(timeout.value, passage.run())
@@ -255,7 +269,8 @@ async fn pass(
     {
         mirror::send(
             client,
-            forward.mirrors(),
+            forward,
+            frontend,
             &passage.head,
             authority.as_ref(),
             body.as_ref(),
@@ -289,11 +304,11 @@ async fn pass(
 fn authorize(
     client: &ClientConnection,
     target: &Target,
+    rules: &RuleSet,
     head: &Parts,
     authority: Option<&Authority>,
     record: &mut RequestRecord,
 ) -> Result<(), Rejection> {
-    let rules = target.rules();
     if rules.is_empty() {
         return Ok(());
     }

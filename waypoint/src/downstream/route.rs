@@ -2,27 +2,22 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_l7::{
     Action, Backend, Mirror, Plan, Preflight, Redirect, RequestHead, RequestTarget, Rewrite, ValueTooLong,
 };
 use ambit_policy::http::normalize_path;
-use ambit_wire::waypoint_policy::Retry;
 use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Uri};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::answer::Rejection;
 use super::connection::{ClientConnection, Target};
 use super::response::ResponseBody;
 use crate::http::headers;
 use crate::observe::Flag;
-use crate::state::Chosen;
-
-/// The longest pause before a retry, as a multiple of the least.
-const LONGEST_BACKOFF: u32 = 10;
+use crate::state::{Matched, PortRoutes, RuleSet};
 
 /// A response of the waypoint itself.
 pub(super) enum Reply {
@@ -47,49 +42,125 @@ pub(super) struct Forward {
     pub(super) target: Target,
 }
 
-/// The path as rules compare it.
-fn path(head: &Parts) -> Cow<'_, str> {
-    let path = head.uri.path();
-    normalize_path(path).unwrap_or(Cow::Borrowed(path))
+/// What routes read of a request.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) authority: Option<&'a Authority>,
 }
 
-/// The plan for a request; `None` if its port has no routes. A preflight is responded to.
-pub(super) fn plan(
+impl<'a> Head<'a> {
+    pub(super) fn of(head: &'a Parts, authority: Option<&'a Authority>) -> Self {
+        Self {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+            authority,
+        }
+    }
+
+    fn is_grpc(self) -> bool {
+        headers::is_grpc(self.headers)
+    }
+
+    /// As tables read it, with this path.
+    fn with<'b>(self, path: &'b str) -> RequestHead<'b>
+    where
+        'a: 'b,
+    {
+        RequestHead {
+            method: self.method,
+            authority: self.authority.map_or("", Authority::as_str),
+            path,
+            query: self.uri.query(),
+            headers: self.headers,
+        }
+    }
+}
+
+/// The path as rules compare it.
+fn path(uri: &Uri) -> Cow<'_, str> {
+    normalize_path(uri.path()).unwrap_or(Cow::Borrowed(uri.path()))
+}
+
+/// What a route has for a request.
+pub(super) struct Found<'a> {
+    /// Of the rule that it matches.
+    pub(super) matched: Matched<'a>,
+    /// Of a request that a consumer's route takes: the rules for what the service's own routes have for it.
+    pub(super) passed_over: Option<&'a RuleSet>,
+}
+
+/// What the routes of a port have for a request; `None` if it has none. A preflight is responded to.
+pub(super) fn find<'a>(
     client: &ClientConnection,
-    target: &Target,
-    head: &Parts,
-    authority: Option<&Authority>,
-) -> Result<Option<Arc<Plan>>, Reply> {
+    target: &'a Target,
+    head: Head<'_>,
+) -> Result<Option<Found<'a>>, Reply> {
     let Some(routes) = target.routes(client.identity.namespace()) else {
         return Ok(None);
     };
-    if let Some(missing) = &routes.missing {
-        let reason = format!("route: {missing} has not been received");
-        return Err(Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoRoute, reason).into());
-    }
-    let head = RequestHead {
-        method: &head.method,
-        authority: authority.map_or("", Authority::as_str),
-        path: &path(head),
-        query: head.uri.query(),
-        headers: &head.headers,
-    };
-    let table = routes.table(headers::is_grpc(head.headers));
-    if let Some((_, Preflight { status, headers })) = table.preflight(&head) {
+    received(routes)?;
+    let path = path(head.uri);
+    let request = head.with(&path);
+    let table = routes.table(head.is_grpc());
+    if let Some((_, Preflight { status, headers })) = table.routes.preflight(&request) {
         return Err(routed(status, headers));
     }
-    let found = table.lookup(&head).map_err(|error| {
-        let status = match error {
-            ValueTooLong::Path => StatusCode::URI_TOO_LONG,
-            ValueTooLong::Value(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        };
-        Rejection::new(status, Flag::BadRequest, format!("route: {error}"))
-    })?;
-    let plan = found.ok_or_else(|| {
+    let matched = table.find(&request).map_err(too_long)?.ok_or_else(|| {
         let reason = "route: no rule matches";
         Rejection::new(StatusCode::NOT_FOUND, Flag::NoRoute, reason)
     })?;
-    Ok(Some(Arc::clone(plan)))
+    let passed_over = match &routes.passed_over {
+        None => None,
+        Some(own) => rules_of(own, head)?,
+    };
+    Ok(Some(Found { matched, passed_over }))
+}
+
+/// The rules for what routes have for a request; `None` if none of their rules matches it.
+pub(super) fn rules_of<'a>(routes: &'a PortRoutes, head: Head<'_>) -> Result<Option<&'a RuleSet>, Rejection> {
+    received(routes)?;
+    let path = path(head.uri);
+    let table = routes.table(head.is_grpc());
+    let matched = table.find(&head.with(&path)).map_err(too_long)?;
+    Ok(matched.map(|matched| &matched.policies.rules))
+}
+
+/// The rules for a request that is served already, as they are now; of a request that a consumer's route took also those
+/// for what the service's own routes have for it.
+pub(super) fn rules_now<'a>(
+    client: &ClientConnection,
+    target: &'a Target,
+    head: Head<'_>,
+) -> (&'a RuleSet, Option<&'a RuleSet>) {
+    let routes = target.routes(client.identity.namespace());
+    let of = |routes: &'a PortRoutes| rules_of(routes, head).ok().flatten();
+    let own = routes.and_then(|routes| of(routes));
+    let passed_over = routes.and_then(|routes| of(routes.passed_over.as_deref()?));
+    (own.unwrap_or_else(|| target.rules()), passed_over)
+}
+
+/// Nothing passes while a route is not known.
+fn received(routes: &PortRoutes) -> Result<(), Rejection> {
+    routes.missing().map_or(Ok(()), |missing| {
+        let reason = format!("route: {missing} has not been received");
+        Err(Rejection::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Flag::NoRoute,
+            reason,
+        ))
+    })
+}
+
+fn too_long(error: ValueTooLong) -> Rejection {
+    let status = match error {
+        ValueTooLong::Path => StatusCode::URI_TOO_LONG,
+        ValueTooLong::Value(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    };
+    Rejection::new(status, Flag::BadRequest, format!("route: {error}"))
 }
 
 fn routed(status: StatusCode, headers: HeaderMap) -> Reply {
@@ -145,7 +216,7 @@ fn redirect(
         scheme: "http",
         authority: authority.map_or("", Authority::as_str),
         port: frontend.port(),
-        path: &path(head),
+        path: &path(&head.uri),
         query: head.uri.query(),
     };
     let location = to.location(&target).map_err(Rejection::bad_request)?;
@@ -154,7 +225,7 @@ fn redirect(
 
 fn rewrite(to: &Rewrite, head: &mut Parts, authority: &mut Option<Authority>) -> Result<(), String> {
     if let Some(edit) = to.path() {
-        let edited = edit.apply(&path(head), head.uri.query());
+        let edited = edit.apply(&path(&head.uri), head.uri.query());
         let mut parts = head.uri.clone().into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(edited).map_err(|error| error.to_string())?);
         head.uri = Uri::from_parts(parts).map_err(|error| error.to_string())?;
@@ -181,43 +252,10 @@ impl Forward {
         self.plan.filters.response_headers.apply(headers);
     }
 
-    /// The rule's retries and timeout of one try, as a policy has them; what the rule does not say is the policy's. `None`: it
-    /// says nothing.
-    pub(super) fn retry(&self, policy: Option<&Chosen<Retry>>) -> Option<Chosen<Retry>> {
-        let (retry, per_try) = (self.plan.retry.as_ref(), self.plan.timeouts.backend_request);
-        if retry.is_none() && per_try.is_none() {
-            return None;
-        }
-        let per_try_timeout = per_try.or(policy.and_then(|policy| policy.value.per_try_timeout));
-        if let (None, Some(policy)) = (retry, policy) {
-            let mut policy = policy.clone();
-            policy.value.per_try_timeout = per_try_timeout;
-            return Some(policy);
-        }
-        let backoff = retry.map_or(Duration::ZERO, ambit_l7::Retry::backoff);
-        Some(Chosen {
-            policy: self.name(),
-            value: Retry {
-                attempts: retry.map_or(0, ambit_l7::Retry::attempts),
-                status_codes: retry.map_or_else(Vec::new, |retry| retry.codes().to_vec()),
-                connect_failure: true,
-                reset: true,
-                per_try_timeout,
-                backoff_min: backoff,
-                backoff_base: backoff.saturating_mul(2),
-                backoff_max: backoff.saturating_mul(LONGEST_BACKOFF),
-                non_idempotent: false,
-            },
-        })
-    }
-
-    /// The rule's timeout, as a policy has it.
-    pub(super) fn timeout(&self) -> Option<Chosen<Duration>> {
-        let value = self.plan.timeouts.request?;
-        Some(Chosen {
-            policy: self.name(),
-            value,
-        })
+    /// Whether it is a consumer's route: its author may not be the one of the namespace that it sends requests to.
+    pub(super) fn is_consumers(&self, frontend: &Target) -> bool {
+        let config = frontend.config();
+        config.is_some_and(|config| self.plan.rule.route.namespace != config.namespace)
     }
 
     /// The rule, as logs and metrics name it.

@@ -18,6 +18,7 @@ mod paths;
 mod retries;
 mod routes;
 mod rules;
+mod scoped;
 mod streaming;
 mod support;
 mod truth;

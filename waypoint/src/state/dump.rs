@@ -164,7 +164,7 @@ impl State {
                 .routes
                 .read()
                 .iter()
-                .map(|(name, spec)| (name.to_string(), route_rules(spec)))
+                .map(|(name, route)| (name.to_string(), route_rules(&route.spec)))
                 .collect(),
             backends: self
                 .backends
@@ -260,14 +260,20 @@ fn service(config: &ServiceConfig, entry: &ServiceEntry) -> ServiceDump {
         vips: config.addresses.iter().map(ToString::to_string).collect(),
         ports: protocols(&config.ports),
         routes: config.routing.names().map(str::to_owned).collect(),
-        policies: config.names.rules().flatten().map(ToString::to_string).collect(),
-        rules: config.rules.rules().cloned().collect(),
-        missing_policy: config.rules.missing().map(str::to_owned),
-        timeout: config.timeout.as_ref().map(|timeout| TimeoutDump {
+        policies: config
+            .names
+            .sets
+            .iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect(),
+        rules: config.policies.rules.rules().cloned().collect(),
+        missing_policy: config.policies.rules.missing().map(str::to_owned),
+        timeout: config.policies.timeout.as_ref().map(|timeout| TimeoutDump {
             policy: timeout.policy.to_string(),
             seconds: timeout.value.as_secs_f64(),
         }),
-        retry: config.retry.as_ref().map(|chosen| RetryOfDump {
+        retry: config.policies.retry.as_ref().map(|chosen| RetryOfDump {
             policy: chosen.policy.to_string(),
             retry: retry(&chosen.value),
         }),

@@ -4,15 +4,37 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ambit_l7::{ConnectionTable, RouteKind, RouteSpec, RouteTable};
+use ambit_l7::{ConnectionTable, Plan, RequestHead, RouteKind, RouteSpec, RouteTable, ValueTooLong};
 use ambit_mesh::{Balancing, check_requires, service_key};
-use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
+use ambit_wire::waypoint_route::RouteError;
+use ambit_wire::{waypoint as wire, waypoint_route};
 
+use super::policies::{PolicyNames, RequestPolicies};
 use super::{AppProtocol, Invalid, RuleSet, service};
 
 /// Routes by name.
-pub(super) type RouteSpecs = BTreeMap<Arc<str>, Arc<RouteSpec>>;
+pub(super) type Routes = BTreeMap<Arc<str>, Arc<Route>>;
+
+/// A route, and the policies of each of its rules.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) spec: RouteSpec,
+    policies: Vec<PolicyNames>,
+}
+
+impl TryFrom<wire::Route> for Route {
+    type Error = RouteError;
+
+    fn try_from(mut from: wire::Route) -> Result<Self, RouteError> {
+        let rules = from.rules.iter_mut();
+        let policies = rules.map(|rule| rule.policies.take().unwrap_or_default().into());
+        Ok(Self {
+            policies: policies.collect(),
+            spec: waypoint_route::spec(from)?,
+        })
+    }
+}
 
 /// A service that routes send requests to.
 #[derive(Debug, Clone)]
@@ -23,10 +45,12 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) hostname: String,
     pub(crate) ports: Vec<(u16, AppProtocol)>,
-    /// Its own rules.
-    pub(crate) rules: RuleSet,
     pub(crate) balancing: Balancing,
-    sets: Vec<Vec<Arc<str>>>,
+    /// Its own rules.
+    pub(super) rules: RuleSet,
+    names: PolicyNames,
+    /// Of ports with policies of their own.
+    of_ports: Vec<(u16, PolicyNames, RuleSet)>,
 }
 
 impl Backend {
@@ -38,30 +62,44 @@ impl Backend {
             return Err(Invalid::Empty("hostname"));
         }
         check_requires(&from.requires)?;
-        let sets = service::policy_sets(from.authorization);
-        Ok(Self {
+        let (ports, scoped) = service::ports(from.ports)?;
+        let scoped = scoped.into_iter();
+        let backend = Self {
             key: service_key(&from.namespace, &from.hostname),
-            ports: service::ports(from.ports)?,
-            rules: RuleSet::of_all(sets.iter().map(Vec::as_slice), policy),
+            ports,
+            rules: RuleSet::default(),
             balancing: Balancing::from(from.load_balancing.as_ref())
                 .with_affinity(from.session_affinity_seconds),
             namespace: from.namespace,
             name: from.name,
             hostname: from.hostname,
-            sets,
-        })
+            names: PolicyNames::new(from.authorization, String::new(), String::new()),
+            of_ports: scoped
+                .map(|(port, names)| (port, names, RuleSet::default()))
+                .collect(),
+        };
+        Ok(backend.resolve_again(policy))
     }
 
     /// With the current version of its policies.
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
-        Self {
-            rules: RuleSet::of_all(self.sets.iter().map(Vec::as_slice), policy),
-            ..self.clone()
+        let mut backend = self.clone();
+        backend.rules = RuleSet::default().and(&self.names.sets, &policy);
+        for (_, names, rules) in &mut backend.of_ports {
+            *rules = backend.rules.and(&names.sets, &policy);
         }
+        backend
     }
 
     pub(super) fn names_any(&self, policies: &[Arc<str>]) -> bool {
-        self.sets.iter().flatten().any(|name| policies.contains(name))
+        let mut of_ports = self.of_ports.iter();
+        self.names.names_any(policies) || of_ports.any(|(_, names, _)| names.names_any(policies))
+    }
+
+    /// The rules for requests to a port.
+    pub(crate) fn rules(&self, port: u16) -> &RuleSet {
+        let own = self.of_ports.iter().find(|(own, ..)| *own == port);
+        own.map_or(&self.rules, |(_, _, rules)| rules)
     }
 
     /// The protocol of a port; `None` if there is no such port.
@@ -85,18 +123,46 @@ pub(crate) struct Routing {
 }
 
 /// The routes that apply to a port for some callers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PortRoutes {
-    /// The rules of HTTPRoutes.
+    compiled: Arc<Compiled>,
+    /// What policies say of the requests of each rule of HTTPRoutes.
+    http: Box<[RequestPolicies]>,
+    /// The same of GRPCRoutes.
+    grpc: Box<[RequestPolicies]>,
+    /// The rules for connections that are not HTTP, which might be for any rule of any route: those of all of them.
+    pub(crate) connections: RuleSet,
+    /// Of a consumer's routes: the service's own, whose rules still hold; `None` where these have none of their own.
+    pub(crate) passed_over: Option<Arc<Self>>,
+}
+
+/// Routes, whatever the port that they apply to.
+#[derive(Debug, Default)]
+struct Compiled {
     http: RouteTable,
-    /// The rules of GRPCRoutes.
     grpc: RouteTable,
+    http_routes: Vec<Arc<Route>>,
+    grpc_routes: Vec<Arc<Route>>,
     /// Those of TCPRoutes and TLSRoutes.
     connections: Option<ConnectionTable>,
     /// Whether the routes are of connections, not of requests.
     of_connections: bool,
     /// A route that applies and has not been received, or is not understood: closed until it is.
-    pub(crate) missing: Option<Arc<str>>,
+    missing: Option<Arc<str>>,
+}
+
+/// A table of routes with what policies say of the requests of each rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Table<'a> {
+    pub(crate) routes: &'a RouteTable,
+    policies: &'a [RequestPolicies],
+}
+
+/// What applies to a request that a rule of a route matches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matched<'a> {
+    pub(crate) plan: &'a Arc<Plan>,
+    pub(crate) policies: &'a RequestPolicies,
 }
 
 impl Routing {
@@ -107,12 +173,18 @@ impl Routing {
         }
     }
 
-    /// With the current version of the routes.
-    pub(super) fn resolve(&self, ports: &[(u16, AppProtocol)], routes: &RouteSpecs) -> Self {
+    /// With the current version of the routes; `at` is what policies say of all requests to a port.
+    pub(super) fn resolve<'a>(
+        &self,
+        ports: &[u16],
+        routes: &Routes,
+        at: impl Fn(u16) -> &'a RequestPolicies,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Self {
         let mut tables = Vec::new();
         // Most routes apply to every port.
-        let mut compiled: BTreeMap<Vec<&str>, Arc<PortRoutes>> = BTreeMap::new();
-        for (port, _) in ports {
+        let mut compiled: BTreeMap<Vec<&str>, Arc<Compiled>> = BTreeMap::new();
+        for port in ports {
             let applying =
                 |a: &&wire::AttachedRoute| a.ports.is_empty() || a.ports.contains(&u32::from(*port));
             let applying: Vec<_> = self.attached.iter().filter(applying).collect();
@@ -124,13 +196,28 @@ impl Routing {
                 let names: Vec<&str> = names.map(|a| a.route.as_str()).collect();
                 let table = compiled
                     .entry(names)
-                    .or_insert_with_key(|names| Arc::new(PortRoutes::of(names, routes)));
+                    .or_insert_with_key(|names| Arc::new(Compiled::of(names, routes)));
                 tables.push((*port, consumer.into(), Arc::clone(table)));
             }
         }
         Self {
             attached: Arc::clone(&self.attached),
-            tables,
+            tables: settle(tables, at, policy),
+        }
+    }
+
+    /// With the current version of the policies.
+    pub(super) fn resolve_again<'a>(
+        &self,
+        at: impl Fn(u16) -> &'a RequestPolicies,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Self {
+        let tables = self.tables.iter();
+        let tables =
+            tables.map(|(port, consumer, table)| (*port, consumer.clone(), Arc::clone(&table.compiled)));
+        Self {
+            attached: Arc::clone(&self.attached),
+            tables: settle(tables.collect(), at, policy),
         }
     }
 
@@ -144,6 +231,13 @@ impl Routing {
         self.attached
             .iter()
             .any(|a| routes.iter().any(|route| **route == a.route))
+    }
+
+    /// Whether its routes name one of these policies.
+    pub(super) fn names_any_policy(&self, policies: &[Arc<str>]) -> bool {
+        let tables = self.tables.iter().map(|(_, _, table)| &table.compiled);
+        let mut routes = tables.flat_map(|c| c.http_routes.iter().chain(&c.grpc_routes));
+        routes.any(|route| route.policies.iter().any(|names| names.names_any(policies)))
     }
 
     /// The routes that apply to callers in a namespace; `None` if there are none.
@@ -164,49 +258,127 @@ fn is_of_connections(name: &str) -> bool {
     kind.is_some_and(RouteKind::is_of_connections)
 }
 
-impl PortRoutes {
-    fn of(names: &[&str], routes: &RouteSpecs) -> Self {
-        let (mut http, mut grpc, mut connections) = (Vec::new(), Vec::new(), Vec::new());
-        let mut missing = None;
+/// The tables of ports and consumers, of a port those of its own namespace first.
+fn settle<'a>(
+    tables: Vec<(u16, Box<str>, Arc<Compiled>)>,
+    at: impl Fn(u16) -> &'a RequestPolicies,
+    policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+) -> Vec<(u16, Box<str>, Arc<PortRoutes>)> {
+    let mut settled: Vec<(u16, Box<str>, Arc<PortRoutes>)> = Vec::with_capacity(tables.len());
+    for (port, consumer, compiled) in tables {
+        let mut before = settled.iter().rev();
+        let own = before.find(|(other, consumer, _)| *other == port && consumer.is_empty());
+        let own = own.filter(|_| !consumer.is_empty()).map(|(.., own)| own);
+        let routes = PortRoutes::new(compiled, at(port), own, &policy);
+        settled.push((port, consumer, Arc::new(routes)));
+    }
+    settled
+}
+
+impl Compiled {
+    fn of(names: &[&str], routes: &Routes) -> Self {
+        let mut compiled = Self::default();
+        let mut connections = Vec::new();
         for name in names {
-            let Some(spec) = routes.get(*name) else {
-                missing = missing.or_else(|| Some(Arc::from(*name)));
+            let Some(route) = routes.get(*name) else {
+                compiled.missing = compiled.missing.or_else(|| Some(Arc::from(*name)));
                 continue;
             };
-            match spec.name.kind {
-                RouteKind::HttpRoute => http.push(&**spec),
-                RouteKind::GrpcRoute => grpc.push(&**spec),
-                RouteKind::TcpRoute | RouteKind::TlsRoute => connections.push(&**spec),
+            match route.spec.name.kind {
+                RouteKind::HttpRoute => compiled.http_routes.push(Arc::clone(route)),
+                RouteKind::GrpcRoute => compiled.grpc_routes.push(Arc::clone(route)),
+                RouteKind::TcpRoute | RouteKind::TlsRoute => connections.push(&route.spec),
             }
         }
+        compiled.http = RouteTable::compile(compiled.http_routes.iter().map(|route| &route.spec));
+        compiled.grpc = RouteTable::compile(compiled.grpc_routes.iter().map(|route| &route.spec));
+        compiled.connections = ConnectionTable::compile(connections);
+        // The operator settles conflicts; in the moment of a change, the more specific kinds apply.
+        compiled.of_connections = names.iter().all(|name| is_of_connections(name));
+        compiled
+    }
+
+    /// The policies of all rules.
+    fn policies(&self) -> impl Iterator<Item = &PolicyNames> {
+        let routes = self.http_routes.iter().chain(&self.grpc_routes);
+        routes.flat_map(|route| &route.policies)
+    }
+}
+
+impl PortRoutes {
+    fn new(
+        compiled: Arc<Compiled>,
+        at: &RequestPolicies,
+        own: Option<&Arc<Self>>,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Self {
+        let settled = |table: &RouteTable, routes: &[Arc<Route>]| {
+            let names = routes.iter().flat_map(|route| &route.policies);
+            let plans = table.plans().iter().zip(names);
+            plans
+                .map(|(plan, names)| at.narrowed(names, &policy).of_rule(plan))
+                .collect()
+        };
+        let all = own.into_iter().map(|own| &own.compiled).chain([&compiled]);
+        let mut sets: Vec<&Vec<Arc<str>>> = all.flat_map(|c| c.policies()).flat_map(|p| &p.sets).collect();
+        sets.sort_unstable();
+        sets.dedup();
         Self {
-            http: RouteTable::compile(http),
-            grpc: RouteTable::compile(grpc),
-            connections: ConnectionTable::compile(connections),
-            // The operator settles conflicts; in the moment of a change, the more specific kinds apply.
-            of_connections: names.iter().all(|name| is_of_connections(name)),
-            missing,
+            http: settled(&compiled.http, &compiled.http_routes),
+            grpc: settled(&compiled.grpc, &compiled.grpc_routes),
+            connections: at.rules.and(&sets, &policy),
+            passed_over: own
+                .filter(|own| own.narrows() || own.compiled.missing.is_some())
+                .cloned(),
+            compiled,
         }
     }
 
     /// Whether the routes are of connections, not of requests.
     pub(crate) fn are_of_connections(&self) -> bool {
-        self.of_connections
+        self.compiled.of_connections
     }
 
     /// The routes of connections.
-    pub(crate) fn connections(&self) -> Option<&ConnectionTable> {
-        self.connections.as_ref()
+    pub(crate) fn connection_table(&self) -> Option<&ConnectionTable> {
+        self.compiled.connections.as_ref()
+    }
+
+    /// Whether policies for its routes have rules.
+    pub(crate) fn narrows(&self) -> bool {
+        self.compiled.policies().any(|names| !names.sets.is_empty())
+    }
+
+    /// A route that applies and has not been received, or is not understood: closed until it is.
+    pub(crate) fn missing(&self) -> Option<&Arc<str>> {
+        self.compiled.missing.as_ref()
     }
 
     /// The rules for a request: those of GRPCRoutes for calls of gRPC, those of HTTPRoutes for others; of the other
     /// kind, if there is only this.
-    pub(crate) fn table(&self, grpc: bool) -> &RouteTable {
-        let (first, other) = if grpc {
-            (&self.grpc, &self.http)
-        } else {
-            (&self.http, &self.grpc)
+    pub(crate) fn table(&self, grpc: bool) -> Table<'_> {
+        let http = Table {
+            routes: &self.compiled.http,
+            policies: &self.http,
         };
-        if first.plans().is_empty() { other } else { first }
+        let of_grpc = Table {
+            routes: &self.compiled.grpc,
+            policies: &self.grpc,
+        };
+        let (first, other) = if grpc { (of_grpc, http) } else { (http, of_grpc) };
+        if first.policies.is_empty() { other } else { first }
+    }
+}
+
+impl<'a> Table<'a> {
+    /// What applies to a request; `None`: no rule matches it.
+    pub(crate) fn find(self, head: &RequestHead<'_>) -> Result<Option<Matched<'a>>, ValueTooLong> {
+        let plan = self.routes.lookup(head)?;
+        Ok(plan.and_then(|plan| {
+            Some(Matched {
+                plan,
+                policies: self.policies.get(plan.place)?,
+            })
+        }))
     }
 }

@@ -20,15 +20,19 @@ pub(crate) struct RuleSet {
 impl RuleSet {
     /// The rules of these policies, all together.
     pub(super) fn resolve(names: &[Arc<str>], policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
-        Self::of_all([names], policy)
+        Self::default().and(&[names], policy)
     }
 
-    /// The rules of these sets of policies.
-    pub(super) fn of_all<'a>(
-        sets: impl IntoIterator<Item = &'a [Arc<str>]>,
+    /// With the rules of these sets of policies, too.
+    pub(super) fn and(
+        &self,
+        sets: &[impl AsRef<[Arc<str>]>],
         policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
     ) -> Self {
-        let mut missing = None;
+        if sets.is_empty() {
+            return self.clone();
+        }
+        let mut missing = self.missing.clone();
         let mut set = |names: &[Arc<str>]| -> Arc<[HttpRule]> {
             let mut rules = Vec::new();
             for name in names {
@@ -39,7 +43,8 @@ impl RuleSet {
             }
             rules.into()
         };
-        let sets: Arc<[_]> = sets.into_iter().map(&mut set).collect();
+        let more = sets.iter().map(|names| set(names.as_ref()));
+        let sets: Arc<[_]> = self.sets.iter().cloned().chain(more).collect();
         let rules = || sets.iter().flat_map(|set| set.iter());
         Self {
             has_enforced_path_rules: rules().any(|rule| !rule.audit && !rule.paths.is_empty()),
@@ -79,7 +84,9 @@ impl RuleSet {
         let mut decision = evaluate(first, request);
         for rules in sets {
             let other = evaluate(rules, request);
-            if decision.is_allowed() && !other.is_allowed() {
+            // Of those that allow it, the first that has a rule for it is named.
+            let says_more = decision.reason.policy().is_none() && other.reason.policy().is_some();
+            if decision.is_allowed() && (!other.is_allowed() || says_more) {
                 (decision.verdict, decision.reason) = (other.verdict, other.reason);
             }
             for name in other.audited {

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ambit_mesh::{Balancing, Frontend, check_requires, external_addresses, service_key};
 use ambit_wire::waypoint as wire;
 use ambit_wire::waypoint_policy::WaypointPolicy;
 
-use super::route::{RouteSpecs, Routing};
-use super::{AppProtocol, Invalid, Retry, RuleSet};
+use super::policies::{PolicyNames, RequestPolicies};
+use super::route::{Routes, Routing};
+use super::{AppProtocol, Invalid};
 
 /// The configuration of a service, with its policies resolved.
 #[derive(Debug, Clone)]
@@ -22,43 +22,21 @@ pub(crate) struct ServiceConfig {
     pub(crate) hostname: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) ports: Vec<(u16, AppProtocol)>,
-    /// The authorization rules.
-    pub(crate) rules: RuleSet,
-    /// Timeout of a request, all attempts together, until the head of the response.
-    pub(crate) timeout: Option<Chosen<Duration>>,
-    pub(crate) retry: Option<Chosen<Retry>>,
     pub(crate) routing: Routing,
     /// Addresses outside of the cluster that lead here, by port.
     external: Vec<(IpAddr, u16)>,
     balancing: Balancing,
+    pub(super) policies: RequestPolicies,
     pub(super) names: PolicyNames,
+    /// Of ports with policies of their own.
+    of_ports: Vec<PortPolicies>,
 }
 
-/// The part of one policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chosen<T> {
-    /// The policy, `<namespace>/<name>`.
-    pub(crate) policy: Arc<str>,
-    pub(crate) value: T,
-}
-
-/// The policies that a service names.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PolicyNames {
-    authorization: Vec<Arc<str>>,
-    /// Policies of other Services in front of the same pods.
-    others: Vec<Vec<Arc<str>>>,
-    timeout: Option<Arc<str>>,
-    retry: Option<Arc<str>>,
-}
-
-impl PolicyNames {
-    /// Policies with rules, set by set.
-    pub(super) fn rules(&self) -> impl Iterator<Item = &[Arc<str>]> {
-        std::iter::once(&self.authorization)
-            .chain(&self.others)
-            .map(Vec::as_slice)
-    }
+#[derive(Debug, Clone)]
+struct PortPolicies {
+    port: u16,
+    names: PolicyNames,
+    policies: RequestPolicies,
 }
 
 impl ServiceConfig {
@@ -67,22 +45,31 @@ impl ServiceConfig {
         protocol(&self.ports, port)
     }
 
+    /// What policies say of requests to a port.
+    pub(crate) fn policies(&self, port: u16) -> &RequestPolicies {
+        let own = self.of_ports.iter().find(|own| own.port == port);
+        own.map_or(&self.policies, |own| &own.policies)
+    }
+
     pub(super) fn resolve(
         from: wire::Service,
         policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
-        routes: &RouteSpecs,
+        routes: &Routes,
     ) -> Result<Self, Invalid> {
         if from.hostname.is_empty() {
             return Err(Invalid::Empty("hostname"));
         }
         check_requires(&from.requires)?;
-        let some = |name: String| (!name.is_empty()).then(|| Arc::from(name));
-        let names = PolicyNames {
-            authorization: from.authorization.into_iter().map(Arc::from).collect(),
-            others: policy_sets(from.others),
-            timeout: some(from.timeout),
-            retry: some(from.retry),
+        let authorization = wire::RuleSet {
+            policies: from.authorization,
         };
+        let sets = std::iter::once(authorization).chain(from.others).collect();
+        let (ports, scoped) = ports(from.ports)?;
+        let of_ports = scoped.into_iter().map(|(port, names)| PortPolicies {
+            port,
+            names,
+            policies: RequestPolicies::default(),
+        });
         let mut config = Self {
             key: service_key(&from.namespace, &from.hostname),
             addresses: from
@@ -91,82 +78,79 @@ impl ServiceConfig {
                 .map(|bytes| ambit_mesh::ip(bytes))
                 .collect::<Result<_, _>>()?,
             external: external_addresses(&from.external_addresses)?,
-            ports: ports(from.ports)?,
+            ports,
             routing: Routing::new(from.routes),
             namespace: from.namespace,
             name: from.name,
             hostname: from.hostname,
             balancing: Balancing::from(from.load_balancing.as_ref())
                 .with_affinity(from.session_affinity_seconds),
-            rules: RuleSet::default(),
-            timeout: None,
-            retry: None,
-            names,
+            policies: RequestPolicies::default(),
+            names: PolicyNames::new(sets, from.timeout, from.retry),
+            of_ports: of_ports.collect(),
         };
-        config.resolve_policies(policy);
-        config.resolve_routes(routes);
+        config.resolve_policies(&policy);
+        config.resolve_routes(routes, policy);
         Ok(config)
     }
 
     /// With the current version of its policies.
     pub(super) fn resolve_again(&self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) -> Self {
         let mut config = self.clone();
-        config.resolve_policies(policy);
+        config.resolve_policies(&policy);
+        config.routing = config.routing.resolve_again(|port| config.policies(port), policy);
         config
     }
 
     /// With the current version of its routes.
-    pub(super) fn route_again(&self, routes: &RouteSpecs) -> Self {
+    pub(super) fn route_again(
+        &self,
+        routes: &Routes,
+        policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>,
+    ) -> Self {
         let mut config = self.clone();
-        config.resolve_routes(routes);
+        config.resolve_routes(routes, policy);
         config
     }
 
-    fn resolve_routes(&mut self, routes: &RouteSpecs) {
-        self.routing = self.routing.resolve(&self.ports, routes);
+    fn resolve_routes(&mut self, routes: &Routes, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) {
+        let ports: Vec<u16> = self.ports.iter().map(|(port, _)| *port).collect();
+        let routing = self
+            .routing
+            .resolve(&ports, routes, |port| self.policies(port), policy);
+        self.routing = routing;
     }
 
     fn resolve_policies(&mut self, policy: impl Fn(&str) -> Option<Arc<WaypointPolicy>>) {
-        fn chosen<T>(name: &Option<Arc<str>>, value: impl FnOnce(&str) -> Option<T>) -> Option<Chosen<T>> {
-            let policy = name.as_ref()?;
-            Some(Chosen {
-                value: value(policy)?,
-                policy: Arc::clone(policy),
-            })
+        self.policies = RequestPolicies::default().narrowed(&self.names, &policy);
+        for own in &mut self.of_ports {
+            own.policies = self.policies.narrowed(&own.names, &policy);
         }
-        self.rules = RuleSet::of_all(self.names.rules(), &policy);
-        self.timeout = chosen(&self.names.timeout, |name| policy(name)?.timeout);
-        self.retry = chosen(&self.names.retry, |name| policy(name)?.retry.clone());
     }
 
     pub(super) fn names_any(&self, policies: &[Arc<str>]) -> bool {
-        let names = &self.names;
-        names
-            .rules()
-            .flatten()
-            .chain(&names.timeout)
-            .chain(&names.retry)
-            .any(|name| policies.contains(name))
+        self.names.names_any(policies)
+            || self.of_ports.iter().any(|own| own.names.names_any(policies))
+            || self.routing.names_any_policy(policies)
     }
-}
-
-pub(super) fn policy_sets(from: Vec<wire::RuleSet>) -> Vec<Vec<Arc<str>>> {
-    let sets = from.into_iter();
-    sets.map(|set| set.policies.into_iter().map(Arc::from).collect())
-        .collect()
 }
 
 pub(super) fn protocol(ports: &[(u16, AppProtocol)], port: u16) -> Option<AppProtocol> {
     ports.iter().find(|(p, _)| *p == port).map(|(_, p)| *p)
 }
 
-pub(super) fn ports(from: Vec<wire::ServicePort>) -> Result<Vec<(u16, AppProtocol)>, Invalid> {
-    let ports = from.into_iter().map(|port| {
+/// Ports with their protocols, and the policies of those that have some of their own.
+pub(super) type Ports = (Vec<(u16, AppProtocol)>, Vec<(u16, PolicyNames)>);
+
+pub(super) fn ports(from: Vec<wire::ServicePort>) -> Result<Ports, Invalid> {
+    let (mut ports, mut scoped) = (Vec::with_capacity(from.len()), Vec::new());
+    for port in from {
         let number = u16::try_from(port.port).map_err(|_| Invalid::Port(port.port))?;
         // A protocol of a later version is detected from the bytes.
-        Ok((number, port.protocol()))
-    });
-    ports.collect()
+        ports.push((number, port.protocol()));
+        scoped.extend(port.policies.map(|policies| (number, policies.into())));
+    }
+    Ok((ports, scoped))
 }
 
 impl Frontend for ServiceConfig {

@@ -27,6 +27,7 @@ fn service(authorization: &[&str]) -> wire::Service {
         ports: vec![wire::ServicePort {
             port: 80,
             protocol: AppProtocol::Http11.into(),
+            ..Default::default()
         }],
         authorization: authorization.iter().map(ToString::to_string).collect(),
         ..Default::default()
@@ -240,18 +241,18 @@ fn a_policy_that_has_not_come_closes_and_one_that_comes_is_in_force_at_once() {
         principal: Some("cluster.local/ns/shop/sa/cart"),
         attributes: None,
     };
-    let decide = || entry.config().unwrap().rules.evaluate(&request);
+    let decide = || entry.config().unwrap().policies(80).rules.evaluate(&request);
     assert_eq!(decide().verdict, Verdict::Deny);
     assert_eq!(
         decide().reason.to_string(),
         "policy shop/denies applies but has not been received"
     );
-    assert_eq!(entry.config().unwrap().timeout, None);
+    assert_eq!(entry.config().unwrap().policies(80).timeout, None);
 
     state.apply_policies(&[], vec![policy("denies", security::Action::Deny)]);
     assert_eq!(decide().reason, Reason::DeniedBy("shop/denies/gets".into()));
     assert_eq!(
-        entry.config().unwrap().timeout,
+        entry.config().unwrap().policies(80).timeout,
         Some(Chosen {
             policy: "shop/denies".into(),
             value: Duration::from_secs(2)
@@ -540,7 +541,7 @@ fn what_requires_a_later_version_is_closed() {
     state.apply_policies(&[], vec![closed]);
     set_services(&state, [service(&["shop/later"])]);
     let config = served(&state).unwrap().config().unwrap();
-    assert!(!config.rules.evaluate(&request).is_allowed());
+    assert!(!config.policies(80).rules.evaluate(&request).is_allowed());
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub const MAX_RETRIES: u32 = 10;
 const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
-/// The timeouts of a rule.
+/// The timeouts of a rule. Zero: none, whatever else would apply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timeouts {
     /// For the whole request, with all its retries.
@@ -23,13 +23,12 @@ pub struct Timeouts {
 
 impl Timeouts {
     pub(crate) fn compile(spec: &TimeoutSpec) -> FieldResult<Self> {
-        let positive = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
         let timeouts = Self {
-            request: positive(spec.request),
-            backend_request: positive(spec.backend_request),
+            request: spec.request,
+            backend_request: spec.backend_request,
         };
         match (timeouts.request, timeouts.backend_request) {
-            (Some(request), Some(backend)) if backend > request => {
+            (Some(request), Some(backend)) if !request.is_zero() && backend > request => {
                 Err(Reason::TimeoutOrder).at("backendRequest")
             }
             _ => Ok(timeouts),

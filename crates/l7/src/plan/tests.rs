@@ -257,7 +257,8 @@ fn timeouts() {
             backend_request: seconds(backend),
         })
     };
-    assert_eq!(compile(0, 0).unwrap(), Timeouts::default());
+    // Zero is said: nothing else applies then.
+    assert_eq!(compile(0, 0).unwrap().request, Some(Duration::ZERO));
     assert_eq!(
         compile(0, 5).unwrap().backend_request,
         Some(Duration::from_secs(5))

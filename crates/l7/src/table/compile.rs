@@ -63,12 +63,12 @@ impl RouteTable {
                 }
             }
         }
-        let compiled = match Plan::compile(id.clone(), rule) {
+        let compiled = match Plan::compile(id.clone(), plan, rule) {
             Ok(compiled) if valid => compiled,
-            Ok(_) => Plan::invalid(id),
+            Ok(_) => Plan::invalid(id, plan),
             Err(error) => {
                 self.errors.push(error.of(id.clone()));
-                Plan::invalid(id)
+                Plan::invalid(id, plan)
             }
         };
         self.plans.push(Arc::new(compiled));

@@ -242,3 +242,44 @@ fn connections_move_by_weight_and_more_specific_routes_take_their_port() -> Resu
     });
     result.and(definitions.remove())
 }
+
+#[test]
+fn policy_of_a_rule_holds_for_its_requests_and_closes_the_pods() -> Result<()> {
+    let lab = Lab::enter()?;
+    let definitions = Definitions::install(&lab)?;
+    let result = lab.with_web("route-policies", |web| {
+        let canary = json!({
+            "name": "canary", "matches": [{"headers": [{"name": "x-canary", "value": "yes"}]}],
+            "backendRefs": [backend("web", 1)],
+        });
+        let rules = json!([canary, {"backendRefs": [backend("web", 1)]}]);
+        lab.cluster.apply(web.namespace(), &route(rules))?;
+        wait_condition(&lab, web, "Programmed", ("True", "Programmed"))?;
+
+        let target = json!({
+            "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "web", "sectionName": "canary",
+        });
+        let rule = json!({"name": "no-deletes", "action": "Deny", "methods": ["DELETE"]});
+        let spec = json!({"targetRefs": [target], "authorization": [rule]});
+        let enforced = super::enforce(&lab, web, "canary", spec)?;
+        let ancestor = &enforced["status"]["ancestors"][0];
+        ensure!(ancestor["ancestorRef"] == target, "{ancestor}");
+        ensure!(ancestor["enforcedBy"] == "route-policies/waypoint", "{ancestor}");
+        ensure!(ancestor["guardedPods"] == 2, "{ancestor}");
+
+        let delete = || Request::new("DELETE", "/orders/7");
+        let refused = web.request("load-a", &delete().header("x-canary", "yes"))?;
+        ensure!(refused.status == 403, "{} {}", refused.head(), refused.body);
+        ensure!(
+            refused.reason() == "denied by route-policies/canary/no-deletes",
+            "{}",
+            refused.head()
+        );
+        web.echo("load-a", &Request::get("/orders/7").header("x-canary", "yes"))?;
+        // Another rule of the same route.
+        web.echo("load-a", &delete())?;
+        // No way around.
+        eventually("the pods to be closed", LIMIT, || super::bypass::ensure_closed(&lab, web))
+    });
+    result.and(definitions.remove())
+}

@@ -36,6 +36,8 @@ pub(in crate::index) struct Resolved {
     pub(in crate::index) route: wire::Route,
     /// Services that it sends requests to.
     pub(in crate::index) backends: BTreeSet<Key>,
+    /// Policies for it.
+    pub(in crate::index) policies: BTreeSet<Key>,
     /// References that are not valid: why, and in words.
     pub(super) unresolved: Vec<(RefError, String)>,
 }
@@ -52,10 +54,18 @@ impl Index {
             unresolved: Vec::new(),
         };
         let rules = record.spec.rules.iter().enumerate();
-        let rules = rules
+        let mut rules: Vec<_> = rules
             .map(|(n, rule)| translate::rule(rule, n, &mut resolver))
             .collect();
+        let policies = self.route_policies(id);
+        let mut named = BTreeSet::new();
+        for (message, rule) in rules.iter_mut().zip(&record.spec.rules) {
+            let policies = policies.of_rule(rule.name.as_deref());
+            message.policies = policies.message(&id.key.namespace);
+            named.extend(policies.names().map(|name| id.key.sibling(name)));
+        }
         Some(Resolved {
+            policies: named,
             route: message(id, &record.spec, rules),
             backends: resolver.backends,
             unresolved: resolver.unresolved,
@@ -66,13 +76,17 @@ impl Index {
 fn message(id: &RouteId, spec: &RouteSpec, rules: Vec<wire::RouteRule>) -> wire::Route {
     // Of other kinds the API says nothing of host names for meshes.
     let by_name = id.kind == TlsRouteKind::KIND;
-    let requires = id.is_of_connections().then_some(features::CONNECTION_ROUTES);
+    let scoped = rules.iter().any(|rule| rule.policies.is_some());
+    let requires = [
+        id.is_of_connections().then_some(features::CONNECTION_ROUTES),
+        scoped.then_some(features::SCOPED_POLICIES),
+    ];
     wire::Route {
         kind: id.kind.to_owned(),
         namespace: id.key.namespace.clone(),
         name: id.key.name.clone(),
         rules,
-        requires: requires.map(str::to_owned).into_iter().collect(),
+        requires: requires.into_iter().flatten().map(str::to_owned).collect(),
         hostnames: spec.hostnames.iter().filter(|_| by_name).cloned().collect(),
     }
 }

@@ -7,6 +7,7 @@ mod guards;
 mod policies;
 mod routes;
 mod scope;
+mod scoped;
 mod shared;
 mod sharing;
 mod transitions;
@@ -226,7 +227,10 @@ fn a_policy_brings_a_waypoint_about_and_binds_once_it_has_been_ready() {
     assert_eq!(world.bound("web").as_deref(), Some(WAYPOINT));
     world.settle();
     assert_eq!(world.reasons("orders"), ("Accepted", "Programmed"));
-    assert_eq!(world.target("orders").waypoint.as_deref(), Some("waypoint"));
+    assert_eq!(
+        world.target("orders").waypoint,
+        Some(Key::new("shop", "waypoint"))
+    );
     // The waypoint's own Service is reached directly.
     assert_eq!(world.bound("waypoint"), None);
 }
@@ -270,7 +274,7 @@ fn labels_bind_without_a_policy() {
     // A policy goes where the label says.
     world.policy("orders", orders());
     world.settle();
-    assert_eq!(world.target("orders").waypoint.as_deref(), Some("edge"));
+    assert_eq!(world.target("orders").waypoint, Some(Key::new("shop", "edge")));
     assert!(world.summary("waypoint").is_none());
     // The labels go, and so do the bindings.
     world.delete_policy("orders");

@@ -1,14 +1,14 @@
 //! Which waypoint a Service is reached through, and what applies to it there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ambit_crds::labels;
 
 use super::labels::{WaypointFor, WaypointLabels};
 use crate::index::ServiceRecord;
-use crate::index::policy::PolicyInForce;
-use crate::index::route::Attachment;
+use crate::index::policy::Part;
+use crate::index::route::{Attachment, RouteId};
 
 /// What the labels and policies ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,47 +143,45 @@ impl Binding {
 /// The policies that apply to a Service, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Applying {
-    /// Those with rules.
-    pub(super) authorization: Vec<String>,
-    /// Those of which some rule is enforced, not only reported.
-    pub(super) deciding: Vec<String>,
-    /// Deciding policies of other Services that lead to the same pods, set by set: each set has to let a request through too.
-    pub(super) others: BTreeSet<Vec<String>>,
-    pub(super) timeout: Option<String>,
-    pub(super) retry: Option<String>,
+    /// For all of it, those for the namespace included.
+    pub(super) whole: Part,
+    /// For its ports, where there are any.
+    pub(super) ports: BTreeMap<u16, Part>,
+    /// Policies that decide of its namespace's routes.
+    pub(super) routes: Vec<RouteScope>,
+    /// Some that decide are not for the namespace as a whole.
+    pub(super) own: bool,
+}
+
+/// Policies that decide of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RouteScope {
+    pub(super) route: RouteId,
+    /// Ports of the Service that the route is about; none: all of them.
+    pub(super) ports: BTreeSet<u16>,
+    /// Set by set.
+    pub(super) sets: Vec<Vec<String>>,
 }
 
 impl Applying {
-    /// Of `policies` (name, policy, whether it names the Service itself).
-    pub(super) fn of(policies: &[(&str, &PolicyInForce, bool)]) -> Self {
-        let names = |which: fn(&PolicyInForce) -> bool| {
-            let those = policies.iter().filter(|(_, p, _)| which(p));
-            those.map(|(name, ..)| (*name).to_owned()).collect()
-        };
-        Self {
-            authorization: names(PolicyInForce::has_rules),
-            deciding: names(PolicyInForce::decides),
-            others: BTreeSet::new(),
-            timeout: first(policies, |p| p.policy.timeout.is_some()),
-            retry: first(policies, |p| p.policy.retry.is_some()),
-        }
-    }
-
     /// Whether some rule is enforced.
     pub(super) fn decides(&self) -> bool {
-        !self.deciding.is_empty()
+        let ports = self.ports.values().any(|part| !part.deciding.is_empty());
+        ports || !self.whole.deciding.is_empty() || !self.routes.is_empty()
     }
 
-    /// All policies that it names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        let rules = self.authorization.iter().chain(self.others.iter().flatten());
-        rules.chain(&self.timeout).chain(&self.retry)
+    /// Ports for requests to which some rule is enforced; `None`: all of them.
+    pub(super) fn decided_ports(&self) -> Option<BTreeSet<u16>> {
+        if !self.whole.deciding.is_empty() || self.routes.iter().any(|route| route.ports.is_empty()) {
+            return None;
+        }
+        let ports = self.ports.iter().filter(|(_, part)| !part.deciding.is_empty());
+        let of_routes = self.routes.iter().flat_map(|route| &route.ports);
+        Some(ports.map(|(port, _)| port).chain(of_routes).copied().collect())
     }
-}
 
-/// One that names the Service goes before one for the namespace, then the oldest, then by name.
-fn first(policies: &[(&str, &PolicyInForce, bool)], has: impl Fn(&PolicyInForce) -> bool) -> Option<String> {
-    let having = policies.iter().filter(|(_, p, _)| has(p));
-    let first = having.min_by_key(|(name, p, by_name)| (!by_name, p.created, *name));
-    first.map(|(name, ..)| (*name).to_owned())
+    /// Its parts: of the whole, and of ports.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.whole).chain(self.ports.values())
+    }
 }

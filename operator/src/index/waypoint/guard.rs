@@ -74,13 +74,14 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTr
         let Some(record) = index.services.get(&key).filter(|_| !binding.guard.is_empty()) else {
             continue;
         };
+        let closed = binding.applying.decided_ports().map(|ports| record.only(&ports));
         binding.bare = index.endpoints.bare(&key);
         let mut admitted = binding.guard.clone();
         for pod in index.endpoints.pods(&key) {
             admitted.extend(others(&pod, own(&plan.pods, &pod).as_ref()));
         }
         let principals = identities(&admitted);
-        for (pod, guard, ports) in guarded(index, &key, record, binding) {
+        for (pod, guard, ports) in guarded(index, &key, record, closed.as_ref(), binding) {
             plan.guards
                 .entry(guard.clone())
                 .or_insert_with(|| encode(namespace, &guard, &principals, &ports));
@@ -140,14 +141,17 @@ pub(super) fn pods(index: &Index, service: &Key) -> BTreeSet<Key> {
     found
 }
 
-/// Pods behind a Service, with their guard's name and ports; those that are not captured are counted only. The name says what the ports are
+/// Pods behind a Service, with their guard's name and ports, of which only some may be `closed`; those that are not captured are counted only. The name says what the ports are
 /// (the Service's own, or these), so that a pod never names a guard that has meant other ports.
 fn guarded(
     index: &Index,
     service: &Key,
     record: &ServiceRecord,
+    closed: Option<&ServiceRecord>,
     binding: &mut Binding,
 ) -> Vec<(String, String, BTreeSet<u16>)> {
+    let whole = closed.is_none();
+    let record = closed.unwrap_or(record);
     let numbers: Option<BTreeSet<u16>> = record
         .ports
         .values()
@@ -175,7 +179,7 @@ fn guarded(
             _ => index.endpoints.targets(service, record, &key.name),
         };
         let (name, ports) = match &numbers {
-            Some(ports) if actual.is_subset(ports) => {
+            Some(ports) if whole && actual.is_subset(ports) => {
                 (format!("{GUARD_PREFIX}-{}", service.name), ports.clone())
             }
             None if !is_listed => {

@@ -1,13 +1,15 @@
 //! What became of a policy, target by target.
 
+mod route;
+
 use std::collections::BTreeSet;
 
-use ambit_crds::{Enrollment, TargetKind, TargetRef, labels};
+use ambit_crds::{Enrollment, GATEWAY_GROUP, TargetKind, TargetRef, labels};
 
 use super::binding::{Asked, Binding, OptOut};
 use super::plan::Plan;
 use super::summary::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
-use crate::index::policy::{PolicyError, PolicyInForce, TargetError};
+use crate::index::policy::{Part, PolicyError, PolicyInForce, TargetError};
 use crate::index::{Index, Key, PolicyRecord};
 
 /// Most Services that a message lists.
@@ -66,8 +68,14 @@ impl<'a> Judge<'a> {
         let programmed = self.programmed(target, &accepted, &behind);
         let mut enforced_by = behind.iter().filter_map(|(_, b)| b.enforced_by());
         let of_pods = || self.plan.pods.values().find_map(|p| p.waypoint.as_deref());
+        let foreign = || {
+            self.foreign(target)
+                .into_iter()
+                .find_map(|(key, b)| Some((key.namespace, b.enforced_by()?)))
+        };
         let waypoint = match target.kind {
             TargetKind::Service => enforced_by.next(),
+            TargetKind::HttpRoute | TargetKind::GrpcRoute => enforced_by.next(),
             TargetKind::Namespace => enforced_by
                 .next()
                 .or_else(|| of_pods().filter(|_| self.holds.has_rules()))
@@ -75,7 +83,10 @@ impl<'a> Judge<'a> {
         };
         TargetSummary {
             target: target.clone(),
-            waypoint: waypoint.filter(|_| held).map(str::to_owned),
+            waypoint: waypoint
+                .map(|name| Key::new(self.record.namespace.clone(), name))
+                .or_else(|| foreign().map(|(namespace, name)| Key::new(namespace, name)))
+                .filter(|_| held),
             guarded_pods: (held && self.holds.decides()).then_some(guarded.len()),
             accepted,
             programmed,
@@ -101,7 +112,7 @@ impl<'a> Judge<'a> {
         let field = format!("spec.targetRefs[{n}]");
         let (reason, message) = match self.index.check_target(namespace, target) {
             Ok(()) => return understood(),
-            Err(error @ TargetError::NotFound { .. }) => {
+            Err(error @ (TargetError::NotFound { .. } | TargetError::NoSection { .. })) => {
                 (PolicyReason::TargetNotFound, format!("{field}: {error}"))
             }
             Err(error) => (PolicyReason::Invalid, format!("{field}.name: {error}")),
@@ -124,11 +135,7 @@ impl<'a> Judge<'a> {
             let is_there = || self.index.check_target(&self.record.namespace, t).is_ok();
             !self.record.targets.contains(t) && is_there()
         });
-        let named = kept.map(|t| match t.kind {
-            TargetKind::Service => format!("Service {}", t.name),
-            TargetKind::Namespace => format!("namespace {}", t.name),
-        });
-        named.collect()
+        kept.map(ToString::to_string).collect()
     }
 
     /// The Services that the target stands for.
@@ -138,6 +145,14 @@ impl<'a> Judge<'a> {
             TargetKind::Service => all.filter(|(name, _)| *name == target.name).collect(),
             TargetKind::Namespace if target.name == self.record.namespace => all.collect(),
             TargetKind::Namespace => Vec::new(),
+            TargetKind::HttpRoute | TargetKind::GrpcRoute => {
+                let parents = self.parents(target);
+                all.filter(|(name, _)| {
+                    let mut own = parents.iter().filter(|p| p.namespace == self.record.namespace);
+                    own.any(|parent| parent.name == *name)
+                })
+                .collect()
+            }
         }
     }
 
@@ -169,12 +184,13 @@ impl<'a> Judge<'a> {
             return verdict(false, PolicyReason::NamespaceNotEnrolled, message);
         }
         match target.kind {
-            TargetKind::Service => self.service(behind),
+            TargetKind::Service => self.service(target, behind),
             TargetKind::Namespace => self.namespace(target, behind),
+            TargetKind::HttpRoute | TargetKind::GrpcRoute => self.route(target, behind),
         }
     }
 
-    fn service(&self, behind: &Behind<'a>) -> PolicyVerdict {
+    fn service(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
         let Some((name, binding)) = behind.first() else {
             return verdict(
                 false,
@@ -202,7 +218,7 @@ impl<'a> Judge<'a> {
                 "the Service is about to be bound",
             ),
             Asked::Waypoint(waypoint) if binding.enforced_by().is_none() => self.not_ready(waypoint),
-            Asked::Waypoint(waypoint) => self.enforced(waypoint, behind, &[]),
+            Asked::Waypoint(waypoint) => self.enforced(target, waypoint, behind, &[]),
         }
     }
 
@@ -231,7 +247,7 @@ impl<'a> Judge<'a> {
             return self.not_ready(waypoint);
         }
         if let Some(waypoint) = through.first().and_then(|(_, b)| b.enforced_by()) {
-            return self.enforced(waypoint, &through, &left_out);
+            return self.enforced(target, waypoint, &through, &left_out);
         }
         match self.idle(target) {
             None if labels.use_waypoint.as_deref() == Some(labels::USE_WAYPOINT_NONE) => verdict(
@@ -240,7 +256,7 @@ impl<'a> Judge<'a> {
                 format!("no Service has a waypoint: {}", OptOut::Namespace),
             ),
             Some(waypoint) if self.plan.waypoints.get(waypoint).is_some_and(|w| w.bound) => {
-                self.enforced(waypoint, &through, &left_out)
+                self.enforced(target, waypoint, &through, &left_out)
             }
             Some(waypoint) => self.not_ready(waypoint),
             None if behind.iter().any(|(_, b)| b.asked == Asked::NoVirtualAddress) => verdict(
@@ -283,7 +299,13 @@ impl<'a> Judge<'a> {
         verdict(false, PolicyReason::WaypointNotReady, message)
     }
 
-    fn enforced(&self, waypoint: &str, behind: &Behind<'a>, left_out: &[String]) -> PolicyVerdict {
+    fn enforced(
+        &self,
+        target: &TargetRef,
+        waypoint: &str,
+        behind: &Behind<'a>,
+        left_out: &[String],
+    ) -> PolicyVerdict {
         let namespace = &self.record.namespace;
         let mut message = format!("waypoint {namespace}/{waypoint} enforces it");
         let others: BTreeSet<&str> = behind
@@ -294,7 +316,16 @@ impl<'a> Judge<'a> {
         for other in others {
             message += &format!(", and {namespace}/{other}");
         }
-        let mut notes = self.overridden(behind);
+        let notes = self.notes(target, behind, left_out);
+        if !notes.is_empty() {
+            message = format!("{message}; {}", notes.join("; "));
+        }
+        verdict(true, PolicyReason::Programmed, message)
+    }
+
+    /// What else is to be said of a policy that is enforced.
+    fn notes(&self, target: &TargetRef, behind: &Behind<'a>, left_out: &[String]) -> Vec<String> {
+        let mut notes = self.overridden(target, behind);
         let unguarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.unguarded).collect();
         if !unguarded.is_empty() && self.holds.decides() {
             notes.push(format!(
@@ -326,17 +357,16 @@ impl<'a> Judge<'a> {
         if !left_out.is_empty() {
             notes.push(format!("not for {}", list(left_out)));
         }
-        let reason = PolicyReason::Programmed;
-        if !notes.is_empty() {
-            message = format!("{message}; {}", notes.join("; "));
-        }
-        verdict(true, reason, message)
+        notes
     }
 
     /// Other Services that lead through a waypoint to pods that the policy protects: it holds there too.
     fn shared(&self, behind: &Behind<'a>) -> Vec<String> {
         let others = self.plan.services.iter().filter(|(name, binding)| {
-            let mut sets = binding.applying.others.iter();
+            let mut sets = binding
+                .applying
+                .parts()
+                .flat_map(|part| part.others.iter().chain(&part.of_routes));
             binding.in_force.is_some()
                 && sets.any(|set| set.contains(&self.record.name))
                 && !behind.iter().any(|(own, _)| own == name)
@@ -348,7 +378,8 @@ impl<'a> Judge<'a> {
     fn joined(&self, behind: &Behind<'a>) -> Vec<String> {
         let others = behind
             .iter()
-            .flat_map(|(_, b)| b.applying.others.iter().flatten());
+            .flat_map(|(_, b)| b.applying.parts())
+            .flat_map(|part| part.others.iter().chain(&part.of_routes).flatten());
         let others: BTreeSet<&String> = others.filter(|name| **name != self.record.name).collect();
         let namespace = &self.record.namespace;
         others
@@ -358,16 +389,29 @@ impl<'a> Judge<'a> {
     }
 
     /// Parts of the policy that give way to another's.
-    fn overridden(&self, behind: &Behind<'a>) -> Vec<String> {
+    fn overridden(&self, target: &TargetRef, behind: &Behind<'a>) -> Vec<String> {
+        if target.kind.group() == GATEWAY_GROUP {
+            return self.overridden_at_route(target);
+        }
         let policy = &self.holds.policy;
         let mut notes = Vec::new();
         if policy.timeout.is_some() {
-            notes.extend(self.gives_way("timeouts", behind, |b| b.applying.timeout.as_ref()));
+            notes.extend(self.gives_way("timeouts", behind, |b| self.part(b, target)?.timeout.as_ref()));
         }
         if policy.retry.is_some() {
-            notes.extend(self.gives_way("retry", behind, |b| b.applying.retry.as_ref()));
+            notes.extend(self.gives_way("retry", behind, |b| self.part(b, target)?.retry.as_ref()));
         }
         notes
+    }
+
+    /// The policies with a target like this.
+    fn part(&self, binding: &'a Binding, target: &TargetRef) -> Option<&'a Part> {
+        let Some(section) = &target.section_name else {
+            return Some(&binding.applying.whole);
+        };
+        let service = Key::new(self.record.namespace.clone(), target.name.clone());
+        let port = self.index.services.get(&service)?.ports.get(section)?;
+        binding.applying.ports.get(&port.port)
     }
 
     fn gives_way(

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ambit_crds::labels;
+use ambit_crds::{TargetKind, labels};
 
-use super::binding::{Applying, Asked, Binding, Settling};
+use super::binding::{Applying, Asked, Binding, RouteScope, Settling};
 use super::guard;
 use super::labels::WaypointLabels;
 use super::sharing;
 use super::timer::{LINGER, SETTLE, Timer, What};
-use crate::index::policy::PolicyInForce;
+use crate::index::policy::{Part, PolicyInForce};
+use crate::index::route::Attachment;
 use crate::index::{Index, Key, ServiceRecord, build};
 
 /// What is reached through which waypoint in one namespace, and what follows from it.
@@ -203,20 +204,62 @@ impl Maker<'_> {
 
     /// What is asked for a Service, and what applies to it.
     fn binding(&self, name: &str, record: &ServiceRecord) -> Binding {
-        let applying: Vec<_> = self
-            .policies
-            .iter()
-            .map(|(policy, p)| (*policy, *p, p.targets_service(name)))
-            .filter(|(_, p, by_name)| *by_name || p.targets_namespace())
-            .collect();
         let routes = self.index.attachments(&Key::new(self.namespace, name), record);
+        let applying = self.applying(name, record, &routes);
         // Another namespace's route asks for nothing here: who may write routes there may not load this namespace with pods.
-        let targeted = !applying.is_empty() || routes.iter().any(|route| route.consumers.is_none());
+        let targeted = applying.parts().any(|part| !part.is_empty())
+            || routes.iter().any(|route| route.consumers.is_none());
         Binding {
             asked: Asked::of(record, &self.labels, targeted),
-            applying: Applying::of(&applying),
+            applying,
             routes,
             ..Binding::default()
+        }
+    }
+
+    /// The policies that apply to a Service.
+    fn applying(&self, name: &str, record: &ServiceRecord, routes: &[Attachment]) -> Applying {
+        let kind = TargetKind::Service.as_str();
+        let part = |section: Option<&str>| {
+            let distance = |p: &PolicyInForce| match p.targets(kind, name, section) {
+                true => Some(0),
+                false => (section.is_none() && p.targets_namespace()).then_some(1),
+            };
+            let those = self.policies.iter();
+            let those: Vec<_> = those
+                .filter_map(|(policy, p)| Some((*policy, *p, distance(p)?)))
+                .collect();
+            (
+                Part::of(&those),
+                those.iter().any(|(_, p, distance)| *distance == 0 && p.decides()),
+            )
+        };
+        let (whole, mut own) = part(None);
+        let mut ports = BTreeMap::new();
+        for (port_name, port) in &record.ports {
+            let (part, decides) = part(Some(port_name));
+            own |= decides;
+            if !part.is_empty() {
+                ports.insert(port.port, part);
+            }
+        }
+        let scopes = routes
+            .iter()
+            .filter(|attached| attached.consumers.is_none())
+            .map(|attached| {
+                let policies = self.index.route_policies(&attached.route);
+                RouteScope {
+                    route: attached.route.clone(),
+                    ports: attached.ports.clone(),
+                    sets: policies.deciding().cloned().collect(),
+                }
+            });
+        let routes: Vec<_> = scopes.filter(|scope| !scope.sets.is_empty()).collect();
+        Applying {
+            whole,
+            ports,
+            own: own || !routes.is_empty(),
+            routes,
         }
     }
 
@@ -237,12 +280,10 @@ impl Maker<'_> {
     /// its waypoint is let in past the guard: it stays closed to direct calls instead.
     fn behind_rules(&self, plan: &Plan) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for (name, _) in plan.services.iter().filter(|(_, b)| !b.guard.is_empty()) {
-            let mut policies = self.policies.iter();
-            if policies.any(|(_, p)| p.decides() && p.targets_service(name)) {
-                let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
-                found.extend(pods.into_iter().map(|pod| pod.name));
-            }
+        let guarded = plan.services.iter().filter(|(_, b)| !b.guard.is_empty());
+        for (name, _) in guarded.filter(|(_, b)| b.applying.own) {
+            let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
+            found.extend(pods.into_iter().map(|pod| pod.name));
         }
         found
     }

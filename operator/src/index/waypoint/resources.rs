@@ -7,9 +7,10 @@ use ambit_wire::workload::{Address, address};
 use ambit_wire::{features, names, waypoint as wire};
 use prost::Message;
 
-use super::binding::Binding;
+use super::binding::{Applying, Binding};
 use super::plan::{Plan, Waypoint};
 use super::{WaypointResources, gateway};
+use crate::index::policy::Part;
 use crate::index::state::Update;
 use crate::index::{Index, Key, PodRecord, ServiceRecord, authorization, build, within};
 
@@ -63,10 +64,11 @@ impl Index {
             let name = build::service_name(&self.config, &service);
             resources.services.insert(name.clone(), message.encode_to_vec());
             served.insert(name);
-            policies.extend(binding.applying.names().map(|name| key.sibling(name)));
+            let named = binding.applying.parts().flat_map(Part::names);
+            policies.extend(named.map(|name| key.sibling(name)));
             pods.extend(self.endpoints.pods(&service));
         }
-        let backends = self.routes_of(waypoint, plan, &mut resources);
+        let backends = self.routes_of(waypoint, plan, &mut resources, &mut policies);
         for service in &backends {
             let (name, message, rules) = self.waypoint_backend(service);
             resources.backends.insert(name.clone(), message.encode_to_vec());
@@ -123,18 +125,19 @@ impl Index {
     }
 
     fn waypoint_service(&self, key: &Key, record: &ServiceRecord, binding: &Binding) -> wire::Service {
-        let of = |policy: &Option<String>| {
-            let policy = policy.as_ref();
-            policy.map_or_else(String::new, |p| format!("{}/{p}", key.namespace))
-        };
-        let others = binding.applying.others.iter().map(|set| wire::RuleSet {
-            policies: qualified(&key.namespace, set),
-        });
-        let requires = record.local.then_some(features::LOCAL).into_iter();
-        let requires = requires.chain((others.len() > 0).then_some(features::RULE_SETS));
-        let requires = requires.chain((!binding.routes.is_empty()).then_some(features::ROUTES));
+        let applying = &binding.applying;
+        let full = |policy: &Option<String>| qualify(&key.namespace, policy.as_ref());
+        let others = applying.whole.others.iter().chain(&applying.whole.of_routes);
+        let others: Vec<_> = others.map(|set| rule_set(&key.namespace, set)).collect();
         let of_connections = binding.routes.iter().any(|a| a.route.is_of_connections());
-        let requires = requires.chain(of_connections.then_some(features::CONNECTION_ROUTES));
+        let requires = [
+            record.local.then_some(features::LOCAL),
+            (!others.is_empty()).then_some(features::RULE_SETS),
+            (!binding.routes.is_empty()).then_some(features::ROUTES),
+            of_connections.then_some(features::CONNECTION_ROUTES),
+            (!applying.ports.is_empty()).then_some(features::SCOPED_POLICIES),
+        ];
+        let requires = requires.into_iter().flatten();
         let routes = binding.routes.iter().map(|attached| wire::AttachedRoute {
             route: attached.route.to_string(),
             ports: attached.ports.iter().copied().map(u32::from).collect(),
@@ -150,25 +153,33 @@ impl Index {
                 .copied()
                 .map(authorization::bytes)
                 .collect(),
-            ports: ports(record),
-            authorization: qualified(&key.namespace, &binding.applying.authorization),
-            timeout: of(&binding.applying.timeout),
-            retry: of(&binding.applying.retry),
+            ports: ports(record, |port| {
+                let part = applying.ports.get(&port)?;
+                Some(wire::ScopedPolicies {
+                    authorization: part.sets().map(|set| rule_set(&key.namespace, set)).collect(),
+                    timeout: full(&part.timeout),
+                    retry: full(&part.retry),
+                })
+            }),
+            authorization: qualified(&key.namespace, &applying.whole.authorization),
+            timeout: full(&applying.whole.timeout),
+            retry: full(&applying.whole.retry),
             external_addresses: self.external_addresses(key, record),
             load_balancing: build::balancing(record),
             session_affinity_seconds: record.affinity,
             requires: requires.map(str::to_owned).collect(),
-            others: others.collect(),
+            others,
             routes: routes.collect(),
         }
     }
 
-    /// Adds the routes of what a waypoint serves; returns the Services that they send requests to.
+    /// Adds the routes of what a waypoint serves, and the names of their policies; returns the Services that they send requests to.
     fn routes_of(
         &self,
         waypoint: &Waypoint,
         plan: &Plan,
         resources: &mut WaypointResources,
+        policies: &mut BTreeSet<Key>,
     ) -> BTreeSet<Key> {
         let mut backends = BTreeSet::new();
         let bindings = waypoint.served.iter().filter_map(|name| plan.services.get(name));
@@ -182,6 +193,7 @@ impl Index {
             };
             resources.routes.insert(name, resolved.route.encode_to_vec());
             backends.extend(resolved.backends);
+            policies.extend(resolved.policies);
         }
         backends
     }
@@ -192,29 +204,41 @@ impl Index {
         let plan = self.plans.get(&key.namespace);
         let binding = plan.and_then(|plan| plan.services.get(&key.name));
         let applying = binding.map(|binding| &binding.applying);
-        let sets: Vec<&Vec<String>> = applying
-            .into_iter()
-            .flat_map(|a| std::iter::once(&a.authorization).chain(&a.others))
-            .filter(|set| !set.is_empty())
-            .collect();
-        let local = record.is_some_and(|r| r.local).then_some(features::LOCAL);
+        // Not those of other Services' routes: a route may send requests here that it has taken there.
+        let sets = |part: &Part| -> Vec<wire::RuleSet> {
+            let own = Some(&part.authorization).filter(|set| !set.is_empty());
+            let sets = own.into_iter().chain(&part.others);
+            sets.map(|set| rule_set(&key.namespace, set)).collect()
+        };
+        let of_port = |port: u16| {
+            let authorization = sets(applying?.ports.get(&port)?);
+            (!authorization.is_empty()).then(|| wire::ScopedPolicies {
+                authorization,
+                ..wire::ScopedPolicies::default()
+            })
+        };
+        let ports = record.map(|record| ports(record, of_port)).unwrap_or_default();
+        let requires = [
+            record.is_some_and(|r| r.local).then_some(features::LOCAL),
+            ports
+                .iter()
+                .any(|port| port.policies.is_some())
+                .then_some(features::SCOPED_POLICIES),
+        ];
         let message = wire::Backend {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             hostname: build::hostname(&self.config, key),
-            ports: record.map(ports).unwrap_or_default(),
-            authorization: sets
-                .iter()
-                .map(|set| wire::RuleSet {
-                    policies: qualified(&key.namespace, set),
-                })
-                .collect(),
+            ports,
+            authorization: applying.map(|a| sets(&a.whole)).unwrap_or_default(),
             load_balancing: record.and_then(build::balancing),
             session_affinity_seconds: record.map_or(0, |r| r.affinity),
-            requires: local.map(str::to_owned).into_iter().collect(),
+            requires: requires.into_iter().flatten().map(str::to_owned).collect(),
         };
-        let names = sets.into_iter().flatten().map(|name| key.sibling(name));
-        (build::service_name(&self.config, key), message, names.collect())
+        let parts = applying.into_iter().flat_map(Applying::parts);
+        let names = parts.flat_map(|part| part.authorization.iter().chain(part.others.iter().flatten()));
+        let names = names.map(|name| key.sibling(name)).collect();
+        (build::service_name(&self.config, key), message, names)
     }
 
     /// A pod, as a waypoint sees it: without what keeps others away from it, and of its Services only those that are `served`. `reached` is
@@ -291,10 +315,14 @@ impl Index {
     }
 }
 
-fn ports(record: &ServiceRecord) -> Vec<wire::ServicePort> {
+fn ports(
+    record: &ServiceRecord,
+    policies: impl Fn(u16) -> Option<wire::ScopedPolicies>,
+) -> Vec<wire::ServicePort> {
     let ports = record.ports.values().map(|p| wire::ServicePort {
         port: p.port.into(),
         protocol: p.protocol.into(),
+        policies: policies(p.port),
     });
     let mut ports: Vec<_> = ports.collect();
     ports.sort_by_key(|p| p.port);
@@ -303,6 +331,16 @@ fn ports(record: &ServiceRecord) -> Vec<wire::ServicePort> {
 
 fn full_name(policy: &Key) -> String {
     format!("{}/{}", policy.namespace, policy.name)
+}
+
+fn qualify(namespace: &str, policy: Option<&String>) -> String {
+    policy.map_or_else(String::new, |policy| format!("{namespace}/{policy}"))
+}
+
+fn rule_set(namespace: &str, policies: &[String]) -> wire::RuleSet {
+    wire::RuleSet {
+        policies: qualified(namespace, policies),
+    }
 }
 
 fn qualified(namespace: &str, names: &[String]) -> Vec<String> {

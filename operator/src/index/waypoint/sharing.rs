@@ -2,63 +2,128 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::binding::Binding;
+use super::binding::{Applying, Binding, RouteScope};
 use crate::index::{Index, Key, ServiceRecord};
 
 /// Ports of a pod; `None` while they are not known: any of them.
 type Ports = Option<BTreeSet<u16>>;
 
+/// A way to a pod: the Service, one of its ports or all of them, and ports of the pod.
+type Way = (String, Option<u16>, Ports);
+
 /// Fills in which rules of other Services hold for each: whoever may write Services could otherwise lead a second one to the pods of the first,
 /// through a waypoint that has none of its rules.
 ///
-/// Where a Service has all policies of another, its own set is the more particular one, and holds alone.
+/// Where a Service has all policies of another, its own set is the more particular one, and holds alone. The rules for a route hold as they are
+/// for all that comes another way: what the route matches can be told at the Services alone that it is attached to.
 pub(super) fn share(index: &Index, namespace: &str, services: &mut BTreeMap<String, Binding>) {
     let enforced = |b: &Binding| b.asked.waypoint().is_some() && b.applying.decides();
     if services.len() < 2 || !services.values().any(enforced) {
         return;
     }
-    let mut found: BTreeMap<String, BTreeSet<Vec<String>>> = BTreeMap::new();
+    let mut found: BTreeMap<(String, Option<u16>), Found> = BTreeMap::new();
     for ways in ways(index, namespace, services) {
-        for (guarding, ports) in &ways {
+        for (guarding, port, ports) in &ways {
             let Some(binding) = services.get(guarding).filter(|b| enforced(b)) else {
                 continue;
             };
-            let beside = ways
-                .iter()
-                .filter(|(other, theirs)| other != guarding && overlap(ports, theirs));
-            for (other, _) in beside {
-                let sets = found.entry(other.clone()).or_default();
-                sets.insert(binding.applying.deciding.clone());
+            let scope = Scope::of(&binding.applying, *port);
+            let beside = ways.iter().filter(|(other, at, theirs)| {
+                // What is about one port holds at ports; what is about all of them, at the Service.
+                other != guarding && at.is_some() == port.is_some() && overlap(ports, theirs)
+            });
+            for (other, at, _) in beside {
+                let Some(held) = services.get(other) else { continue };
+                let sets = found.entry((other.clone(), *at)).or_default();
+                sets.others.extend(scope.own.clone());
+                let of_routes = scope.routes.iter().filter(|scope| !is_attached(held, scope));
+                sets.of_routes
+                    .extend(of_routes.flat_map(|scope| scope.sets.clone()));
             }
         }
     }
-    for (service, sets) in found {
+    for ((service, port), sets) in found {
         let Some(binding) = services.get_mut(&service) else {
             continue;
         };
-        let own = &binding.applying.authorization;
-        let held = |set: &Vec<String>| {
-            let mut others = sets.iter().filter(|other| *other != set);
-            set.iter().all(|p| own.contains(p)) || others.any(|other| set.iter().all(|p| other.contains(p)))
+        let applying = &mut binding.applying;
+        let mut own = applying.whole.authorization.clone();
+        let part = match port {
+            None => &mut applying.whole,
+            Some(port) => applying.ports.entry(port).or_default(),
         };
-        binding.applying.others = sets.iter().filter(|set| !held(set)).cloned().collect();
+        own.extend(part.authorization.iter().cloned());
+        part.others = unheld(&own, &sets.others);
+        part.of_routes = unheld(&own, &sets.of_routes);
+    }
+    for binding in services.values_mut() {
+        binding.applying.ports.retain(|_, part| !part.is_empty());
     }
 }
 
-/// The Services that lead to each pod, with the pod's ports; once for all pods of which the same is to be said.
-fn ways(
-    index: &Index,
-    namespace: &str,
-    services: &BTreeMap<String, Binding>,
-) -> BTreeSet<Vec<(String, Ports)>> {
-    let mut of_pods: BTreeMap<String, Vec<(String, Ports)>> = BTreeMap::new();
+/// Sets of other Services.
+#[derive(Default)]
+struct Found {
+    others: BTreeSet<Vec<String>>,
+    of_routes: BTreeSet<Vec<String>>,
+}
+
+/// Those of the sets that do not hold already, because of the `own` policies or of another set.
+fn unheld(own: &[String], sets: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
+    let held = |set: &Vec<String>| {
+        let mut others = sets.iter().filter(|other| *other != set);
+        set.iter().all(|p| own.contains(p)) || others.any(|other| set.iter().all(|p| other.contains(p)))
+    };
+    sets.iter().filter(|set| !held(set)).cloned().collect()
+}
+
+/// Whether the route is attached to all ports of a Service.
+fn is_attached(binding: &Binding, scope: &RouteScope) -> bool {
+    let mut routes = binding.routes.iter();
+    routes.any(|attached| attached.route == scope.route && attached.ports.is_empty())
+}
+
+/// The policies that decide about all of a Service, or about one of its ports alone.
+struct Scope<'a> {
+    own: Option<Vec<String>>,
+    routes: Vec<&'a RouteScope>,
+}
+
+impl<'a> Scope<'a> {
+    fn of(applying: &'a Applying, port: Option<u16>) -> Self {
+        let part = port.map_or(Some(&applying.whole), |port| applying.ports.get(&port));
+        let deciding = part.map(|part| &part.deciding).filter(|set| !set.is_empty());
+        let routes = applying.routes.iter().filter(|route| match port {
+            None => route.ports.is_empty(),
+            Some(port) => route.ports.contains(&port),
+        });
+        Self {
+            own: deciding.cloned(),
+            routes: routes.collect(),
+        }
+    }
+}
+
+/// The Services that lead to each pod, with the pod's ports; once for all pods of which the same is to be said. Port by port, too, where
+/// policies are about some ports alone.
+fn ways(index: &Index, namespace: &str, services: &BTreeMap<String, Binding>) -> BTreeSet<Vec<Way>> {
+    let scoped = |b: &Binding| {
+        let mut ports = b.applying.ports.values();
+        ports.any(|part| !part.deciding.is_empty()) || b.applying.routes.iter().any(|r| !r.ports.is_empty())
+    };
+    let by_port = services.values().any(scoped);
+    let mut of_pods: BTreeMap<String, Vec<Way>> = BTreeMap::new();
     for name in services.keys() {
         let key = Key::new(namespace, name.clone());
         let Some(record) = index.services.get(&key).filter(|r| !r.ports.is_empty()) else {
             continue;
         };
-        for (pod, ports) in reached(index, &key, record) {
-            of_pods.entry(pod).or_default().push((name.clone(), ports));
+        let numbers = record.ports.values().map(|port| port.port).filter(|_| by_port);
+        for at in std::iter::once(None).chain(numbers.map(Some)) {
+            let part = at.map(|port| record.only(&BTreeSet::from([port])));
+            for (pod, ports) in reached(index, &key, part.as_ref().unwrap_or(record)) {
+                of_pods.entry(pod).or_default().push((name.clone(), at, ports));
+            }
         }
     }
     of_pods.into_values().filter(|ways| ways.len() > 1).collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ambit_crds::{Scaling, TargetRef, VersionInForce, parse_duration};
 
-use crate::index::Index;
+use crate::index::{Index, Key};
 
 /// How a waypoint scales: the AmbientNamespace's settings over the Mesh's over the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl WaypointSummary {
 pub enum PolicyReason {
     /// Accepted: it is understood, and its target is there.
     Accepted,
-    /// Not accepted: there is no such Service.
+    /// Not accepted: there is no such Service or route, or it has no such port or rule.
     TargetNotFound,
     /// Not accepted: a field says nothing that can be done.
     Invalid,
@@ -98,6 +98,8 @@ pub enum PolicyReason {
     NoMesh,
     /// Not programmed: a label keeps the waypoint away.
     OptedOut,
+    /// Not programmed: the route is in force at no Service.
+    RouteNotAttached,
 }
 
 impl PolicyReason {
@@ -114,6 +116,7 @@ impl PolicyReason {
             Self::NoVirtualAddress => "NoVirtualAddress",
             Self::NoMesh => "NoMesh",
             Self::OptedOut => "OptedOut",
+            Self::RouteNotAttached => "RouteNotAttached",
         }
     }
 }
@@ -138,8 +141,8 @@ pub struct TargetSummary {
     pub accepted: PolicyVerdict,
     /// The condition Programmed.
     pub programmed: PolicyVerdict,
-    /// The waypoint of the policy's namespace that enforces it now: this version, or the last one that was accepted.
-    pub waypoint: Option<String>,
+    /// The waypoint that enforces it now: this version, or the last one that was accepted.
+    pub waypoint: Option<Key>,
     /// Pods that take connections from the waypoint and from probes alone; `None` where the policy has no authorization that decides.
     pub guarded_pods: Option<usize>,
 }

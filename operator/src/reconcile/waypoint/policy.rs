@@ -185,7 +185,9 @@ fn ancestor(
     before: Option<&PolicyAncestor>,
     fleets: &BTreeMap<String, Fleet>,
 ) -> PolicyAncestor {
-    let fleet = target.waypoint.as_ref().and_then(|name| fleets.get(name));
+    // Another namespace's waypoint scales there.
+    let own = target.waypoint.as_ref().filter(|key| key.namespace == namespace);
+    let fleet = own.and_then(|key| fleets.get(&key.name));
     let before = before.map(|a| a.conditions.as_slice()).unwrap_or_default();
     let say = |kind: &str, verdict: &PolicyVerdict, message: &str| {
         let reason = verdict.reason.as_str();
@@ -203,7 +205,10 @@ fn ancestor(
             ),
             say(labels::CONDITION_PROGRAMMED, &target.programmed, &programmed),
         ],
-        enforced_by: target.waypoint.as_ref().map(|name| format!("{namespace}/{name}")),
+        enforced_by: target
+            .waypoint
+            .as_ref()
+            .map(|key| format!("{}/{}", key.namespace, key.name)),
         replicas: fleet.map(|f| format!("{}/{}", f.ready, f.desired)),
         guarded_pods: target.guarded_pods.map(count),
     }

@@ -44,6 +44,7 @@ async fn a_connect_waits_for_configuration_that_is_under_way() {
         ports: vec![ambit_wire::waypoint::ServicePort {
             port: 80,
             protocol: 0,
+            ..Default::default()
         }],
         ..Default::default()
     };

@@ -12,12 +12,12 @@ use crate::state::AppProtocol;
 
 const ROUTE: &str = "HTTPRoute/shop/route";
 
-fn host(name: &str) -> String {
+pub(super) fn host(name: &str) -> String {
     format!("{name}.shop.svc.cluster.local")
 }
 
 /// An application that says who it is and what it was asked: `name METHOD authority path x-header`.
-async fn application(name: &'static str) -> Application {
+pub(super) async fn application(name: &'static str) -> Application {
     Application::start(move |request| async move {
         let header = |name: &str| {
             let value = request.headers().get(name);
@@ -43,7 +43,7 @@ async fn application(name: &'static str) -> Application {
 
 impl Mesh {
     /// A backend with one endpoint, in plaintext.
-    fn backend(&self, name: &str, to: &Application, change: impl FnOnce(&mut wire::Backend)) {
+    pub(super) fn backend(&self, name: &str, to: &Application, change: impl FnOnce(&mut wire::Backend)) {
         self.backend_at(name, to.address, change);
     }
 
@@ -60,6 +60,7 @@ impl Mesh {
             ports: vec![wire::ServicePort {
                 port: 80,
                 protocol: AppProtocol::Unknown.into(),
+                ..Default::default()
             }],
             ..wire::Backend::default()
         };
@@ -77,12 +78,12 @@ impl Mesh {
     }
 
     /// The service has this route.
-    fn route(&self, rules: Vec<wire::RouteRule>) {
+    pub(super) fn route(&self, rules: Vec<wire::RouteRule>) {
         self.set_route(rules);
         self.apply_service(|service| service.routes = vec![attached("")]);
     }
 
-    fn set_route(&self, rules: Vec<wire::RouteRule>) {
+    pub(super) fn set_route(&self, rules: Vec<wire::RouteRule>) {
         let route = wire::Route {
             kind: "HTTPRoute".into(),
             namespace: "shop".into(),
@@ -94,7 +95,7 @@ impl Mesh {
     }
 }
 
-fn attached(consumers: &str) -> wire::AttachedRoute {
+pub(super) fn attached(consumers: &str) -> wire::AttachedRoute {
     wire::AttachedRoute {
         route: ROUTE.into(),
         ports: Vec::new(),
@@ -111,14 +112,14 @@ pub(super) fn to(name: &str, weight: u32) -> wire::RouteBackend {
     }
 }
 
-fn rule_to(name: &str) -> wire::RouteRule {
+pub(super) fn rule_to(name: &str) -> wire::RouteRule {
     wire::RouteRule {
         backends: vec![to(name, 1)],
         ..wire::RouteRule::default()
     }
 }
 
-fn prefix(path: &str) -> wire::RouteMatch {
+pub(super) fn prefix(path: &str) -> wire::RouteMatch {
     wire::RouteMatch {
         path: Some(wire::PathMatch {
             r#match: Some(wire::path_match::Match::Prefix(path.into())),
@@ -134,7 +135,7 @@ fn value(name: &str, value: &str) -> wire::HeaderValue {
     }
 }
 
-async fn versions() -> (Mesh, Application, Application) {
+pub(super) async fn versions() -> (Mesh, Application, Application) {
     let mesh = Mesh::new().await;
     let (one, two) = (application("v1").await, application("v2").await);
     mesh.backend("v1", &one, |_| {});

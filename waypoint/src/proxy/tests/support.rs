@@ -114,6 +114,7 @@ impl Mesh {
             .map(|(port, protocol)| wire::ServicePort {
                 port,
                 protocol: protocol.into(),
+                ..Default::default()
             })
             .into(),
             ..wire::Service::default()

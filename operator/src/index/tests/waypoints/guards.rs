@@ -2,12 +2,12 @@ use super::*;
 use ambit_policy::{Connection, Policies, Target};
 use security::string_match::MatchType;
 
-const WAYPOINT_ID: &str = "cluster.local/ns/shop/sa/waypoint";
-const CLIENT_ID: &str = "cluster.local/ns/shop/sa/cart";
+pub(super) const WAYPOINT_ID: &str = "cluster.local/ns/shop/sa/waypoint";
+pub(super) const CLIENT_ID: &str = "cluster.local/ns/shop/sa/cart";
 
 impl World {
     /// Whether the pod's ztunnel lets a connection in.
-    fn admits(&self, pod: &str, port: u16, principal: Option<&str>) -> bool {
+    pub(super) fn admits(&self, pod: &str, port: u16, principal: Option<&str>) -> bool {
         let mut policies = Policies::default();
         for authorization in self.authorizations.values() {
             policies.insert(authorization.clone().try_into().unwrap());

@@ -15,7 +15,7 @@ impl World {
         world
     }
 
-    fn route(&mut self, namespace: &str, name: &str, spec: Value) {
+    pub(super) fn route(&mut self, namespace: &str, name: &str, spec: Value) {
         let route: HttpRoute = object(json!({
             "metadata": {"name": name, "namespace": namespace, "generation": 1}, "spec": spec,
         }));
@@ -24,7 +24,7 @@ impl World {
         self.flush();
     }
 
-    fn delete_route(&mut self, name: &str) {
+    pub(super) fn delete_route(&mut self, name: &str) {
         let id = RouteId::new::<HttpRouteKind>(&Key::new("shop", name));
         self.index.set_route(&id, None);
         self.flush();
@@ -73,7 +73,7 @@ pub(super) fn backend(service: &str, weight: u32) -> Value {
 }
 
 /// 90 to 10 between `web` and `web-v2`.
-fn split() -> Value {
+pub(super) fn split() -> Value {
     json!({"parentRefs": parent("web"), "rules": [{"backendRefs": [backend("web", 90), backend("web-v2", 10)]}]})
 }
 

@@ -3,7 +3,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::index::PolicyReason;
+use crate::index::{Key, PolicyReason};
 
 fn service(name: &str) -> TargetRef {
     TargetRef {
@@ -26,7 +26,7 @@ fn target(name: &str, programmed: bool, reason: PolicyReason) -> TargetSummary {
         target: service(name),
         accepted: verdict(true, PolicyReason::Accepted),
         programmed: verdict(programmed, reason),
-        waypoint: programmed.then(|| "waypoint".to_owned()),
+        waypoint: programmed.then(|| Key::new("shop", "waypoint")),
         guarded_pods: programmed.then_some(3),
     }
 }

@@ -19,7 +19,10 @@ fn the_last_good_version_stays_in_force() {
         target.accepted.message
     );
     assert_eq!(
-        (target.waypoint.as_deref(), target.guarded_pods),
+        (
+            target.waypoint.map(|key| key.name).as_deref(),
+            target.guarded_pods
+        ),
         (Some("waypoint"), Some(1))
     );
     // Even where the bad one has other targets.
