@@ -53,8 +53,8 @@ fn plan(route: &RouteSpec) -> Arc<Plan> {
         index: 0,
         name: rule.and_then(|rule| rule.name.clone()),
     };
-    let plan = rule.and_then(|rule| Plan::compile(id.clone(), rule).ok());
-    Arc::new(plan.unwrap_or_else(|| Plan::invalid(id)))
+    let plan = rule.and_then(|rule| Plan::compile(id.clone(), 0, rule).ok());
+    Arc::new(plan.unwrap_or_else(|| Plan::invalid(id, 0)))
 }
 
 impl ServerNames {

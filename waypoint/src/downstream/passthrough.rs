@@ -18,7 +18,7 @@ use crate::admission::COPYING;
 use crate::http::ClientStream;
 use crate::http::headers::OVERLOADED;
 use crate::observe::{ConnectionRecord, Flag, Refusal};
-use crate::state::Endpoint;
+use crate::state::{Endpoint, RuleSet};
 use crate::upstream::{Destination, UpstreamIo};
 
 /// Bytes that are read at once, each way.
