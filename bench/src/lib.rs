@@ -5,6 +5,7 @@
 //! message, and it does not share a runtime's scheduler with the proxies that are measured.
 
 pub mod client;
+pub mod control;
 mod histogram;
 pub mod l7;
 mod report;

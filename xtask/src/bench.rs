@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what Ambit costs.
 
+mod control;
 mod l4;
 mod l7;
 mod load;
@@ -21,6 +22,8 @@ pub(crate) enum BenchCommand {
     L4(l4::Arguments),
     /// Our waypoint beside Envoy as a waypoint, and plain reverse proxies for scale.
     L7(l7::Arguments),
+    /// The control plane with clusters of 1,000 to 200,000 pods: memory, restart, changes.
+    Control(control::Arguments),
 }
 
 /// Runs one.
@@ -28,5 +31,6 @@ pub(crate) fn run(command: &BenchCommand, progress: &Progress) -> Result<()> {
     match command {
         BenchCommand::L4(arguments) => l4::run(arguments, progress),
         BenchCommand::L7(arguments) => l7::run(arguments, progress),
+        BenchCommand::Control(arguments) => control::run(arguments, progress),
     }
 }

@@ -1,6 +1,6 @@
 //! From what was touched to messages.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ambit_crds::MtlsMode;
@@ -261,7 +261,7 @@ impl Index {
             addresses.retain(|a| {
                 self.by_address
                     .get(a)
-                    .and_then(BTreeSet::last)
+                    .and_then(|claims| claims.last())
                     .is_none_or(|(_, holder)| holder == key)
             });
         }

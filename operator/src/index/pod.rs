@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ambit_crds::labels;
 use ambit_wire::clipped;
@@ -37,8 +38,8 @@ pub struct PodRecord {
     pub terminating: bool,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    /// `metadata.labels`; the index keeps those that replicas have in common once.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// `metadata.creationTimestamp`, seconds since 1970: of two pods with one address, the newer one has it.
     pub created: i64,
     /// `status.startTime`, the same; 0 until its node has taken it on.
@@ -113,7 +114,7 @@ impl PodRecord {
             replica_set,
             probe_ports: probes::ports(pod),
             named_ports: named_ports(spec),
-            labels,
+            labels: Arc::new(labels),
             workload_name,
             workload_type,
         })

@@ -202,7 +202,7 @@ pub(super) fn is_tcp(protocol: Option<&str>) -> bool {
 }
 
 /// What an EndpointSlice says of one endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointRecord {
     /// Name of the pod, in the slice's namespace; `None` for an endpoint that is no pod.
     pub pod: Option<String>,

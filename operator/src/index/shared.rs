@@ -132,12 +132,15 @@ impl SharedIndex {
         self.node_config
             .update(update.node_config.map(|c| (NODE.to_owned(), Some(c))));
         let mut captures = self.lock_captures();
+        let known = captures.len();
         for (node, pods) in update.captures {
             let collection = captures.entry(node).or_insert_with(ready_collection);
             collection.update(pods);
         }
-        // Nodes that are gone, unless somebody reads still.
-        captures.retain(|_, c| !c.is_empty() || Arc::strong_count(c) > 1);
+        // Nodes that are gone, unless somebody reads still. Nodes go where others come: not looked for at each change.
+        if captures.len() > known {
+            captures.retain(|_, c| !c.is_empty() || Arc::strong_count(c) > 1);
+        }
         drop(captures);
         if !update.namespaces.is_empty() {
             self.touch(update.namespaces);

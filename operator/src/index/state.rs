@@ -184,7 +184,7 @@ pub struct Index {
     pub(super) by_uid: HashMap<String, Key>,
     pub(super) by_node: HashMap<String, BTreeSet<Key>>,
     /// Claims to an address, the strongest last.
-    pub(super) by_address: HashMap<IpAddr, BTreeSet<(Claim, Key)>>,
+    pub(super) by_address: HashMap<IpAddr, Vec<(Claim, Key)>>,
     pub(super) dirty: Dirty,
     pub(super) sent: Sent,
     /// Something has been given out: what changes from now on changes for proxies that are running.
@@ -460,12 +460,9 @@ impl Index {
 
     /// An EndpointSlice as it is now; `None` when it is gone.
     pub fn set_slice(&mut self, key: &Key, record: Option<SliceRecord>) {
-        let service = record.as_ref().map(|slice| key.sibling(&slice.service));
-        self.dirty.pods.extend(self.endpoints.set(key, record));
-        self.dirty.slices.insert(key.clone());
-        // Which endpoints are used may depend on those of the Service's other slices.
-        let others = service.iter().flat_map(|service| self.endpoints.slices(service));
-        self.dirty.slices.extend(others);
+        let touched = self.endpoints.set(key, record);
+        self.dirty.pods.extend(touched.pods);
+        self.dirty.slices.extend(touched.slices);
     }
 
     /// A pod as it is now; `None` when it is gone or has ended.
@@ -494,30 +491,45 @@ impl Index {
             for address in claims(&old) {
                 self.touch_address(address);
                 if let Some(claims) = self.by_address.get_mut(&address) {
-                    claims.remove(&(old.claim(), key.clone()));
+                    claims.retain(|(_, claimant)| claimant != key);
                     if claims.is_empty() {
                         self.by_address.remove(&address);
                     }
                 }
             }
         }
-        if let Some(new) = record {
+        if let Some(mut new) = record {
+            self.share_labels(key, &mut new);
             self.by_uid.insert(new.uid.clone(), key.clone());
             self.by_node
                 .entry(new.node.clone())
                 .or_default()
                 .insert(key.clone());
             for address in claims(&new) {
-                self.by_address
-                    .entry(address)
-                    .or_default()
-                    .insert((new.claim(), key.clone()));
+                let claims = self.by_address.entry(address).or_default();
+                let claim = (new.claim(), key.clone());
+                if let Err(place) = claims.binary_search(&claim) {
+                    claims.reserve_exact(1);
+                    claims.insert(place, claim);
+                }
                 self.touch_address(address);
             }
             self.pods.insert(key.clone(), new);
         }
         self.forget_ended_sets(&key.namespace);
         self.dirty.pods.insert(key.clone());
+    }
+
+    /// Replicas have neighbouring names and mostly the same labels.
+    fn share_labels(&self, key: &Key, record: &mut PodRecord) {
+        let before = self.pods.range(..key).next_back();
+        let neighbours = before.into_iter().chain(self.pods.range(key..).next());
+        for (_, neighbour) in neighbours {
+            if neighbour.labels == record.labels {
+                record.labels = Arc::clone(&neighbour.labels);
+                return;
+            }
+        }
     }
 
     fn touch_namespace(&mut self, namespace: &str) {

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::PARTIAL;
 use super::client_metrics::{ClientMetrics, Termination};
+use super::digest::{HeldDigests, bucket};
 use crate::control_channel::TokenFile;
 use crate::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -23,6 +24,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// The maximum size of a response: foreign control planes send everything in one.
 const MAX_RESPONSE: usize = 512 << 20;
+/// A client that holds fewer resources lists them at once.
+const FEWEST_IN_DIGESTS: usize = 1_024;
 /// Resources that a NACK lists by name; further ones are counted.
 const NAMES_IN_NACK: usize = 20;
 
@@ -132,6 +135,18 @@ struct Type {
     /// Applied resources: name to version. A resource that was rejected the first time has an empty version, which no
     /// server uses: a fallback may be in force for it, so the server must report its removal.
     held: HashMap<String, String>,
+    comparing: Comparing,
+}
+
+/// Whether the server has compared the digests that it was sent on this stream.
+#[derive(Default)]
+enum Comparing {
+    #[default]
+    No,
+    /// They were sent, so many.
+    Sent(usize),
+    /// The server does not know digests, and sends everything: these have not been sent so far.
+    Unconfirmed(HashSet<String>),
 }
 
 impl<H: Handler> Client<H> {
@@ -148,6 +163,7 @@ impl<H: Handler> Client<H> {
             .map(|subscription| Type {
                 subscription,
                 held: HashMap::new(),
+                comparing: Comparing::No,
             })
             .collect();
         Self {
@@ -211,7 +227,7 @@ impl<H: Handler> Client<H> {
     /// One stream, until it ends.
     async fn stream(&mut self) -> Status {
         let (requests, outgoing) = mpsc::channel(self.types.len() * 2 + 1);
-        for (index, t) in self.types.iter().enumerate() {
+        for (index, t) in self.types.iter_mut().enumerate() {
             let first = t.first_request((index == 0).then(|| self.node.clone()));
             if requests.send(first).await.is_err() {
                 return Status::cancelled("the stream ended before it began");
@@ -251,8 +267,9 @@ impl<H: Handler> Client<H> {
             system_version_info,
             resources,
             type_url,
-            removed_resources,
+            mut removed_resources,
             nonce,
+            comparison,
         } = response;
         let Some(t) = self
             .types
@@ -276,10 +293,15 @@ impl<H: Handler> Client<H> {
             .iter()
             .map(|r| (r.name.clone(), r.version.clone()))
             .collect();
+        let complete = system_version_info != PARTIAL;
+        let listed = match comparison {
+            Some(comparison) => t.listed(&comparison.differing),
+            None => HashMap::new(),
+        };
+        removed_resources.extend(t.unconfirmed(&versions, complete));
         for name in &removed_resources {
             t.held.remove(name);
         }
-        let complete = system_version_info != PARTIAL;
         let batch = Batch {
             type_url: type_url.clone(),
             added,
@@ -309,20 +331,63 @@ impl<H: Handler> Client<H> {
             type_url,
             response_nonce: nonce,
             error_detail,
+            initial_resource_versions: listed.into_iter().collect(),
             ..Default::default()
         })
     }
 }
 
 impl Type {
-    fn first_request(&self, node: Option<Node>) -> DeltaDiscoveryRequest {
-        DeltaDiscoveryRequest {
+    fn first_request(&mut self, node: Option<Node>) -> DeltaDiscoveryRequest {
+        let mut request = DeltaDiscoveryRequest {
             node,
             type_url: self.subscription.type_url.clone(),
             resource_names_subscribe: self.subscription.names.clone().unwrap_or_default(),
-            initial_resource_versions: self.held.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
             ..Default::default()
+        };
+        let held = self.held.iter();
+        self.comparing = Comparing::No;
+        if self.subscription.names.is_none() && held.len() >= FEWEST_IN_DIGESTS {
+            let digests = HeldDigests::of(held.map(|(name, version)| (name.as_str(), version.as_str())));
+            self.comparing = Comparing::Sent(digests.buckets());
+            request.held_digests = digests.encode();
+        } else {
+            request.initial_resource_versions = held.map(|(n, v)| (n.clone(), v.clone())).collect();
         }
+        request
+    }
+
+    /// What the client holds in the buckets that differ.
+    fn listed(&mut self, differing: &[u32]) -> HashMap<String, String> {
+        let Comparing::Sent(buckets) = std::mem::take(&mut self.comparing) else {
+            return HashMap::new();
+        };
+        let differing: HashSet<usize> = differing.iter().map(|bucket| *bucket as usize).collect();
+        if differing.is_empty() {
+            return HashMap::new();
+        }
+        let held = self.held.iter();
+        let listed = held.filter(|(name, _)| differing.contains(&bucket(name, buckets)));
+        listed.map(|(n, v)| (n.clone(), v.clone())).collect()
+    }
+
+    /// Names that a server which does not know digests has not sent, once it has sent everything.
+    fn unconfirmed(&mut self, versions: &[(String, String)], complete: bool) -> Vec<String> {
+        if matches!(self.comparing, Comparing::Sent(_)) {
+            self.comparing = Comparing::Unconfirmed(self.held.keys().cloned().collect());
+        }
+        let Comparing::Unconfirmed(names) = &mut self.comparing else {
+            return Vec::new();
+        };
+        for (name, _) in versions {
+            names.remove(name);
+        }
+        if !complete {
+            return Vec::new();
+        }
+        let gone = std::mem::take(names).into_iter().collect();
+        self.comparing = Comparing::No;
+        gone
     }
 }
 

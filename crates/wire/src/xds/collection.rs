@@ -1,3 +1,5 @@
+mod buckets;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -6,6 +8,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+
+use super::digest::HeldDigests;
+use buckets::Buckets;
 
 /// The number of removals that are remembered. A reader that is further behind starts again.
 const REMEMBERED_REMOVALS: usize = 65_536;
@@ -35,6 +40,8 @@ struct State {
     removal_order: BTreeMap<u64, Arc<str>>,
     /// Removals up to this change are forgotten.
     forgotten: u64,
+    /// Kept from the first comparison on.
+    buckets: Option<Buckets>,
 }
 
 #[derive(Debug)]
@@ -239,6 +246,32 @@ impl Collection {
         (absent.collect(), state.sequence)
     }
 
+    /// The buckets in which `held` differs from the collection, and the number of the latest change at that moment.
+    pub(super) fn differing(&self, held: &HeldDigests) -> (Vec<u32>, u64) {
+        let state = self.read();
+        if let Some(buckets) = &state.buckets {
+            return (held.differing(buckets.digests()), state.sequence);
+        }
+        drop(state);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let State {
+            buckets, resources, ..
+        } = &mut *state;
+        let buckets = buckets.get_or_insert_with(|| {
+            let resources = resources.iter();
+            Buckets::of(resources.map(|(name, stored)| (name, stored.version)))
+        });
+        (held.differing(buckets.digests()), state.sequence)
+    }
+
+    /// The names in some buckets, of `buckets` in all.
+    pub(super) fn names_in(&self, some: &[u32], buckets: usize) -> Vec<String> {
+        let state = self.read();
+        let kept = state.buckets.iter();
+        let names = kept.flat_map(|kept| kept.names(some, buckets));
+        names.map(ToString::to_string).collect()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,11 +312,17 @@ impl Stored {
 
 impl State {
     fn put(&mut self, name: Arc<str>, bytes: Bytes) {
+        let mut before = None;
         if let Some(stored) = self.resources.get(&name) {
             if stored.bytes == bytes {
                 return;
             }
+            before = Some(stored.version);
             self.order.remove(&stored.sequence);
+        }
+        let version = version(&bytes);
+        if let Some(buckets) = &mut self.buckets {
+            buckets.set(&name, before, Some(version));
         }
         if let Some(removed) = self.removals.remove(&name) {
             self.order.remove(&removed.sequence);
@@ -296,7 +335,7 @@ impl State {
             Stored {
                 sequence: self.sequence,
                 changed: Instant::now(),
-                version: version(&bytes),
+                version,
                 bytes,
             },
         );
@@ -306,6 +345,9 @@ impl State {
         let Some((name, stored)) = self.resources.remove_entry(name) else {
             return;
         };
+        if let Some(buckets) = &mut self.buckets {
+            buckets.set(&name, Some(stored.version), None);
+        }
         self.order.remove(&stored.sequence);
         self.sequence += 1;
         self.order.insert(self.sequence, Arc::clone(&name));

@@ -2,13 +2,14 @@ mod hold;
 mod subscribed;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{pending, select_all};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tracing::{debug, warn};
 
@@ -76,7 +77,7 @@ pub fn serve<S: Source>(
         requests: Some(requests),
         types: Vec::new(),
         nonces: 0,
-        shutdown,
+        shutdown: Box::pin(shutdown.cancelled_owned()),
     };
     stream::unfold(session, |mut session| async move {
         let next = session.next().await?;
@@ -93,7 +94,8 @@ struct Session<S: Source, R> {
     /// Lower ranks first.
     types: Vec<Subscribed>,
     nonces: u64,
-    shutdown: CancellationToken,
+    /// Waits all the time: streams that begin and end to wait with each response would contend for the token's lock.
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S, R> Session<S, R>
@@ -115,7 +117,7 @@ where
             let request = tokio::select! {
                 request = requests.next() => Some(request?),
                 () = any_changed(&mut self.types) => None,
-                () = self.shutdown.cancelled() => {
+                () = self.shutdown.as_mut() => {
                     return self.end(Status::unavailable("the control plane is shutting down"));
                 }
             };
@@ -153,11 +155,14 @@ where
             let rank = self.source.rank(&request.type_url);
             let removes_last = self.source.removes_last(&request.type_url);
             let place = self.types.partition_point(|t| t.rank <= rank);
-            let subscribed = Subscribed::new(collection, rank, removes_last, request);
+            let subscribed = Subscribed::new(collection, rank, removes_last, request)?;
             self.types.insert(place, subscribed);
             return Ok(());
         };
         let answered = subscribed.acknowledge(&request.response_nonce);
+        if answered.is_some() {
+            subscribed.list(request.initial_resource_versions);
+        }
         let refused = request.error_detail.as_ref();
         if let (Some(since), None) = (answered.as_ref().and_then(|answered| answered.since), refused) {
             self.source.acknowledged(&self.client, since.elapsed());

@@ -53,6 +53,9 @@ impl Authorizations {
 
     /// For every node, those that are not known yet too.
     pub(super) fn publish_everywhere(&self, update: BTreeMap<String, Option<Vec<u8>>>) {
+        if update.is_empty() {
+            return;
+        }
         let update: Part = update
             .into_iter()
             .map(|(name, message)| (name, message.map(Bytes::from)))

@@ -431,6 +431,62 @@ fn a_pod_on_its_way_out_serves_only_where_no_other_does() {
     assert!(ports(&world, "a").is_some());
 }
 
+/// 300 endpoints in three slices; `ready` says which are ready, `leaving` which are on their way out.
+fn many_endpoints(
+    world: &mut World,
+    part: usize,
+    ready: impl Fn(usize) -> bool,
+    leaving: impl Fn(usize) -> bool,
+) {
+    let endpoints = (part * 100..part * 100 + 100).map(|n| endpoint(&format!("p{n}"), ready(n), leaving(n)));
+    world.slice(slice(
+        "web",
+        &format!("web-{part}"),
+        json!([{"name": "", "port": 8080}]),
+        endpoints.collect(),
+    ));
+}
+
+/// The cost of an event of an EndpointSlice is that of the endpoints that differ, not of all of the Service.
+#[test]
+fn slice_event_recomputes_the_endpoints_that_differ() {
+    let mut world = World::enrolled();
+    world.service(service(
+        "web",
+        json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "targetPort": 8080}]}),
+    ));
+    for n in 0..300 {
+        world.pod(&pod(
+            &format!("p{n}"),
+            &format!("10.0.{}.{}", n / 200, n % 200 + 1),
+        ));
+    }
+    for part in 0..3 {
+        many_endpoints(&mut world, part, |_| true, |_| false);
+    }
+    many_endpoints(&mut world, 1, |n| n != 150, |_| false);
+    assert_eq!(world.last, ["Kubernetes//Pod/shop/p150"]);
+    // All others of the slice are ready: the one on its way out takes nothing more, and nothing else depends on it.
+    many_endpoints(&mut world, 1, |n| n != 150, |n| n == 150);
+    assert_eq!(world.last, ["Kubernetes//Pod/shop/p150"]);
+    assert_eq!(ports(&world, "p150"), None);
+    for part in [0, 2] {
+        many_endpoints(&mut world, part, |_| false, |_| false);
+    }
+    // The last ready one goes: the one on its way out is used again.
+    many_endpoints(&mut world, 1, |n| n != 150 && n != 151, |n| n == 150);
+    assert_eq!(world.last, ["Kubernetes//Pod/shop/p151"]);
+    many_endpoints(&mut world, 1, |_| false, |n| n == 150);
+    assert!(ports(&world, "p150").is_some());
+    // One of another slice becomes ready: it is not any more.
+    many_endpoints(&mut world, 0, |n| n == 3, |_| false);
+    assert_eq!(
+        world.last,
+        ["Kubernetes//Pod/shop/p150", "Kubernetes//Pod/shop/p3"]
+    );
+    assert_eq!(ports(&world, "p150"), None);
+}
+
 #[test]
 fn membership_follows_slices_and_services() {
     let mut world = World::enrolled();

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::hold::Hold;
-use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::discovery::{Comparison, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::xds::digest::{HeldDigests, version_text};
 use crate::xds::{Collection, PARTIAL, PartLimit, StoredResource};
 
 /// The limits of one response (one resource may exceed the bytes).
@@ -32,6 +33,8 @@ pub(super) struct Subscribed {
     unanswered: BTreeSet<String>,
     /// Versions that the client sent at the start, until they have been compared.
     held: HashMap<String, Option<u64>>,
+    /// Digests that the client sent in place of versions.
+    digests: Digests,
     /// Removals to send.
     gone: VecDeque<String>,
     /// Removals that wait.
@@ -49,6 +52,17 @@ pub(super) struct Subscribed {
     /// Whether the last response said that nothing is left. When nothing is and it did not, or there was none yet, an
     /// empty response says so.
     told_complete: bool,
+}
+
+/// The comparison of the digests that a client sent.
+#[derive(Default)]
+enum Digests {
+    /// It sent none, or they have been compared.
+    #[default]
+    Done,
+    Sent(HeldDigests),
+    /// These buckets, of so many, differ: the client is about to list what it holds in them.
+    Differ(Vec<u32>, usize),
 }
 
 /// A client has answered a response.
@@ -73,7 +87,13 @@ impl Subscribed {
         rank: u8,
         removes_last: bool,
         request: DeltaDiscoveryRequest,
-    ) -> Self {
+    ) -> Result<Self, Status> {
+        let digests = match request.held_digests.as_slice() {
+            [] => Digests::Done,
+            bytes => HeldDigests::decode(bytes).map(Digests::Sent).ok_or_else(|| {
+                Status::invalid_argument("held_digests is not a power of two of digests, or too long")
+            })?,
+        };
         let held = request.initial_resource_versions.into_iter();
         let mut subscribed = Self {
             type_url: request.type_url,
@@ -85,6 +105,7 @@ impl Subscribed {
             names: HashSet::new(),
             unanswered: BTreeSet::new(),
             held: HashMap::new(),
+            digests,
             gone: VecDeque::new(),
             hold: None,
             to_hold: Vec::new(),
@@ -101,7 +122,25 @@ impl Subscribed {
         subscribed.held = held
             .map(|(name, version)| (name, parse_version(&version)))
             .collect();
-        subscribed
+        Ok(subscribed)
+    }
+
+    /// What the client holds in the buckets that differ.
+    pub(super) fn list(&mut self, held: impl IntoIterator<Item = (String, String)>) {
+        let Digests::Differ(differing, buckets) = std::mem::take(&mut self.digests) else {
+            return;
+        };
+        let held = held.into_iter();
+        self.held
+            .extend(held.map(|(name, version)| (name, parse_version(&version))));
+        let (gone, _) = self.collection.absent(self.held.keys().map(String::as_str));
+        for name in gone {
+            self.held.remove(&name);
+            self.remove(name);
+        }
+        // Those of the same version are passed over.
+        self.unanswered
+            .extend(self.collection.names_in(&differing, buckets));
     }
 
     /// The number of subscribed names.
@@ -167,7 +206,10 @@ impl Subscribed {
         };
         let behind = self.position.as_ref().is_none_or(|p| p.cursor < end);
         let gone = !self.gone.is_empty();
-        self.outstanding.is_none() && (behind || gone || !self.unanswered.is_empty() || !self.told_complete)
+        let listing = matches!(self.digests, Digests::Differ(..));
+        self.outstanding.is_none()
+            && !listing
+            && (behind || gone || !self.unanswered.is_empty() || !self.told_complete)
     }
 
     /// The number of the latest change in the collection; `None` while it is not ready.
@@ -188,7 +230,7 @@ impl Subscribed {
 
     fn has_settled(&self, change: u64) -> bool {
         let settled = self.position.as_ref().is_some_and(|p| p.settled >= change);
-        settled && self.unanswered.is_empty()
+        settled && self.unanswered.is_empty() && matches!(self.digests, Digests::Done)
     }
 
     /// The nonce of the last response without a reply; 0 if there is none.
@@ -229,6 +271,21 @@ impl Subscribed {
     pub(super) fn go_ahead(&mut self, nonce: u64) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         let Some(end) = self.end else {
             return Ok(None);
+        };
+        let comparison = match std::mem::take(&mut self.digests) {
+            Digests::Done => None,
+            Digests::Sent(held) => {
+                let differing = self.compare(&held);
+                if !differing.is_empty() {
+                    self.digests = Digests::Differ(differing.clone(), held.buckets());
+                    return Ok(Some(self.ask_for(differing, nonce)));
+                }
+                Some(Comparison { differing })
+            }
+            waiting => {
+                self.digests = waiting;
+                return Ok(None);
+            }
         };
         let Position {
             cursor,
@@ -280,12 +337,11 @@ impl Subscribed {
             self.held = HashMap::new();
         }
         let empty = updated.is_empty() && removed.is_empty();
-        if empty && (self.told_complete || !complete) {
+        if empty && comparison.is_none() && (self.told_complete || !complete) {
             return Ok(None);
         }
         self.told_complete = complete;
-        let first = self.outstanding.map_or(nonce, |(first, _)| first);
-        self.outstanding = Some((first, nonce));
+        self.await_reply(nonce);
         self.sent.extend(changes.since.map(|since| (nonce, since)));
         Ok(Some(DeltaDiscoveryResponse {
             system_version_info: if complete {
@@ -297,7 +353,36 @@ impl Subscribed {
             type_url: self.type_url.clone(),
             removed_resources: removed,
             nonce: nonce.to_string(),
+            comparison,
         }))
+    }
+
+    fn await_reply(&mut self, nonce: u64) {
+        let first = self.outstanding.map_or(nonce, |(first, _)| first);
+        self.outstanding = Some((first, nonce));
+    }
+
+    /// Compares digests, and goes on from this moment.
+    fn compare(&mut self, held: &HeldDigests) -> Vec<u32> {
+        let (differing, latest) = self.collection.differing(held);
+        self.position = Some(Position {
+            cursor: latest,
+            settled: latest,
+            start: latest,
+        });
+        differing
+    }
+
+    /// The response that says which buckets differ.
+    fn ask_for(&mut self, differing: Vec<u32>, nonce: u64) -> DeltaDiscoveryResponse {
+        self.await_reply(nonce);
+        DeltaDiscoveryResponse {
+            system_version_info: PARTIAL.to_owned(),
+            type_url: self.type_url.clone(),
+            nonce: nonce.to_string(),
+            comparison: Some(Comparison { differing }),
+            ..Default::default()
+        }
     }
 
     /// The position of this type. The first call compares the versions that the client sent.
@@ -383,7 +468,7 @@ impl Subscribed {
     fn encode(&self, stored: StoredResource) -> Resource {
         Resource {
             name: stored.name.to_string(),
-            version: format!("{:016x}", stored.version),
+            version: version_text(stored.version),
             resource: Some(Any {
                 type_url: self.type_url.clone(),
                 value: stored.bytes.to_vec(),

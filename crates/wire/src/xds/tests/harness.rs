@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use prometheus::{Registry, TextEncoder};
 use tempfile::NamedTempFile;
@@ -38,6 +40,10 @@ pub(crate) struct Fake {
     pub(crate) acknowledged: Mutex<Vec<Duration>>,
     /// Resources and removals sent, of all types.
     pub(crate) sent: Mutex<usize>,
+    /// Versions that clients listed.
+    pub(crate) listed: AtomicUsize,
+    /// It does not know digests, as servers of others.
+    pub(crate) without_digests: AtomicBool,
     /// The authorization of each stream.
     pub(crate) tokens: Mutex<Vec<String>>,
 }
@@ -97,11 +103,20 @@ impl AggregatedDiscoveryService for Service {
             .unwrap()
             .to_owned();
         self.fake.tokens.lock().unwrap().push(token);
-        let shutdown = self.shutdown.clone();
+        let (fake, shutdown) = (Arc::clone(&self.fake), self.shutdown.clone());
+        let requests = request.into_inner().map(move |request| {
+            let mut request = request?;
+            let listed = request.initial_resource_versions.len();
+            fake.listed.fetch_add(listed, Ordering::Relaxed);
+            if fake.without_digests.load(Ordering::Relaxed) {
+                request.held_digests.clear();
+            }
+            Ok(request)
+        });
         Ok(Response::new(serve(
             Arc::clone(&self.fake),
             "test client".to_owned(),
-            request.into_inner(),
+            requests,
             shutdown,
         )))
     }
