@@ -91,7 +91,8 @@ fn a_kind_has_its_group() {
         }
         let refused = with(json!({"targetRefs": [target]}));
         assert!(
-            refused.contains("targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute and GRPCRoute"),
+            refused
+                .contains("targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute and GRPCRoute"),
             "{kind} {group:?}: {refused}"
         );
     }
@@ -106,13 +107,32 @@ fn a_section_is_of_what_has_sections_and_is_named_once() {
         assert_eq!(targets(json!([section(kind, "web", "canary")])), "", "{kind}");
     }
     let namespace = targets(json!([section("Namespace", "shop", "http")]));
-    assert!(namespace.contains("targetRefs.sectionName is the name of"), "{namespace}");
-    let two = json!([section("HTTPRoute", "web", "a"), section("HTTPRoute", "web", "b"), target("Service", "web")]);
+    assert!(
+        namespace.contains("targetRefs.sectionName is the name of"),
+        "{namespace}"
+    );
+    let two = json!([
+        section("HTTPRoute", "web", "a"),
+        section("HTTPRoute", "web", "b"),
+        target("Service", "web")
+    ]);
     assert_eq!(targets(two), "");
-    let twice = targets(json!([section("HTTPRoute", "web", "a"), section("HTTPRoute", "web", "a")]));
-    assert!(twice.contains("targetRefs names the same target twice"), "{twice}");
-    let both = targets(json!([section("HTTPRoute", "web", "a"), target("HTTPRoute", "web")]));
-    assert!(both.contains("targetRefs names a target and a section of it"), "{both}");
+    let twice = targets(json!([
+        section("HTTPRoute", "web", "a"),
+        section("HTTPRoute", "web", "a")
+    ]));
+    assert!(
+        twice.contains("targetRefs names the same target twice"),
+        "{twice}"
+    );
+    let both = targets(json!([
+        section("HTTPRoute", "web", "a"),
+        target("HTTPRoute", "web")
+    ]));
+    assert!(
+        both.contains("targetRefs names a target and a section of it"),
+        "{both}"
+    );
 }
 
 #[test]

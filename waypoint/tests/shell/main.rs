@@ -128,6 +128,7 @@ impl Mesh {
             ports: vec![ServicePort {
                 port: 80,
                 protocol: AppProtocol::Http11.into(),
+                ..Default::default()
             }],
             authorization: authorization.iter().map(ToString::to_string).collect(),
             ..Default::default()

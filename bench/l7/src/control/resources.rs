@@ -97,6 +97,7 @@ fn service(policy: &str) -> Service {
         ports: vec![ServicePort {
             port: SERVICE_PORT.into(),
             protocol: AppProtocol::Http11.into(),
+            ..Default::default()
         }],
         authorization: vec![policy.into()],
         timeout: policy.into(),

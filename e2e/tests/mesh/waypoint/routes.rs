@@ -279,7 +279,9 @@ fn policy_of_a_rule_holds_for_its_requests_and_closes_the_pods() -> Result<()> {
         // Another rule of the same route.
         web.echo("load-a", &delete())?;
         // No way around.
-        eventually("the pods to be closed", LIMIT, || super::bypass::ensure_closed(&lab, web))
+        eventually("the pods to be closed", LIMIT, || {
+            super::bypass::ensure_closed(&lab, web)
+        })
     });
     result.and(definitions.remove())
 }

@@ -39,7 +39,10 @@ fn allow(name: &str, list: &[&str]) -> wire::Policy {
 
 /// What `GET /` and the like get: the status, and the reason for it.
 async fn ask(client: &mut Http1Client, method: &str, path: &str) -> (u16, String) {
-    let request = Request::builder().method(method).uri(path).header("host", "server");
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "server");
     let (status, reason, _) = whole(client.send(request.body(full("")).unwrap()).await).await;
     (status.as_u16(), reason)
 }
@@ -126,7 +129,11 @@ async fn the_nearest_timeout_and_retries_count_and_those_of_the_route_before_all
         }),
         ..policy(name, [])
     };
-    mesh.set_policies([parts("service", 301, 1), parts("port", 302, 2), parts("rule", 303, 3)]);
+    mesh.set_policies([
+        parts("service", 301, 1),
+        parts("port", 302, 2),
+        parts("rule", 303, 3),
+    ]);
     let of_rule = wire::ScopedPolicies {
         timeout: "shop/rule".into(),
         retry: "shop/rule".into(),
@@ -221,13 +228,21 @@ async fn a_policy_of_a_port_is_for_that_port_of_services_and_of_backends() {
     mesh.endpoint("server-1", server.address);
     mesh.set_policies([deny("port", "DELETE")]);
     mesh.apply_service(|service| service.ports[0].policies = scoped(&[&["port"]]));
-    assert_eq!(ask(&mut mesh.http1(80).await, "DELETE", "/").await, denied("port"));
+    assert_eq!(
+        ask(&mut mesh.http1(80).await, "DELETE", "/").await,
+        denied("port")
+    );
     assert_eq!(ask(&mut mesh.http1(80).await, "GET", "/").await, PASSED);
     assert_eq!(ask(&mut mesh.http1(81).await, "DELETE", "/").await, PASSED);
 
-    mesh.backend("v2", &two, |backend| backend.ports[0].policies = scoped(&[&["port"]]));
+    mesh.backend("v2", &two, |backend| {
+        backend.ports[0].policies = scoped(&[&["port"]])
+    });
     mesh.route(vec![rule_to("v2")]);
-    assert_eq!(ask(&mut mesh.http1(80).await, "DELETE", "/").await, denied("port"));
+    assert_eq!(
+        ask(&mut mesh.http1(80).await, "DELETE", "/").await,
+        denied("port")
+    );
     assert_eq!(ask(&mut mesh.http1(80).await, "GET", "/").await, PASSED);
 }
 
@@ -273,7 +288,11 @@ async fn a_consumers_route_is_no_way_around_the_policies_of_the_services_routes(
         ..wire::Route::default()
     };
     let name = "HTTPRoute/consumer/own";
-    assert!(mesh.state.apply_routes(&[], [(name.into(), consumers)]).is_empty());
+    assert!(
+        mesh.state
+            .apply_routes(&[], [(name.into(), consumers)])
+            .is_empty()
+    );
     let server = application("server").await;
     mesh.backend("server", &server, |_| {});
     mesh.apply_service(|service| {
@@ -324,7 +343,8 @@ async fn what_is_not_http_has_to_pass_the_rules_of_all_routes_of_the_port() {
     };
     assert_eq!(said(80).await, None);
     assert_eq!(said(9000).await, Some(*b"\x01ABC"), "a port without the route");
-    mesh.state.apply_policies(&[], vec![policy("rule", []).try_into().unwrap()]);
+    mesh.state
+        .apply_policies(&[], vec![policy("rule", []).try_into().unwrap()]);
     assert_eq!(said(80).await, Some(*b"\x01ABC"));
 }
 

@@ -5,7 +5,11 @@ use super::routes::{backend, parent, split};
 use super::*;
 
 fn target(kind: &str, name: &str, section: Option<&str>) -> Value {
-    let group = if kind.ends_with("Route") { "gateway.networking.k8s.io" } else { "" };
+    let group = if kind.ends_with("Route") {
+        "gateway.networking.k8s.io"
+    } else {
+        ""
+    };
     let mut target = json!({"group": group, "kind": kind, "name": name});
     if let Some(section) = section {
         target["sectionName"] = json!(section);
@@ -260,7 +264,14 @@ fn a_policy_for_a_port_is_for_that_port_and_closes_no_other() {
     let of_ports: Vec<_> = alias
         .ports
         .iter()
-        .map(|port| (port.port, port.policies.as_ref().map(|p| p.authorization[0].policies.clone())))
+        .map(|port| {
+            (
+                port.port,
+                port.policies
+                    .as_ref()
+                    .map(|p| p.authorization[0].policies.clone()),
+            )
+        })
         .collect();
     assert_eq!(of_ports, [(80, None), (82, Some(vec!["shop/p".to_owned()]))]);
 }
@@ -279,12 +290,20 @@ fn a_second_service_of_the_same_pods_has_the_rules_of_the_route_too() {
     let others = |world: &World, service: &str| {
         let services = world.services_of("waypoint");
         let service = services.iter().find(|s| s.name == service).unwrap();
-        service.others.iter().map(|set| set.policies.clone()).collect::<Vec<_>>()
+        service
+            .others
+            .iter()
+            .map(|set| set.policies.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(others(&world, "web-v2"), sets(&["p"]));
     assert!(others(&world, "web").is_empty());
     let backends = world.backends_of("waypoint");
-    assert!(backends["shop/web-v2.shop.svc.cluster.local"].authorization.is_empty());
+    assert!(
+        backends["shop/web-v2.shop.svc.cluster.local"]
+            .authorization
+            .is_empty()
+    );
     // Where the route is attached as well, it says itself what the policy is for.
     let mut both = split();
     both["parentRefs"] = json!([parent("web")[0], parent("web-v2")[0]]);
@@ -305,7 +324,10 @@ fn a_policy_of_a_consumers_route_is_sent_to_the_services_waypoint_and_closes_not
     world.set("client", "p", rules_for("HTTPRoute", "own", None));
     world.settle();
     let rule = &world.routes_of("waypoint")["HTTPRoute/client/own"].rules[0];
-    assert_eq!(rule.policies.as_ref().unwrap().authorization[0].policies, ["client/p"]);
+    assert_eq!(
+        rule.policies.as_ref().unwrap().authorization[0].policies,
+        ["client/p"]
+    );
     assert!(world.sent("waypoint").policies.contains_key("client/p"));
     assert!(world.admits("a", 8080, Some(CLIENT_ID)));
     assert!(world.index.waypoints_in("client").is_empty());
@@ -346,7 +368,11 @@ fn a_policy_of_a_route_that_is_in_force_nowhere_says_so() {
         world.route("shop", "split", with(split(), "/parentRefs", parents));
         assert_eq!(world.reasons("p"), ("Accepted", reason));
         let found = world.target("p");
-        assert!(found.programmed.message.starts_with(said), "{}", found.programmed.message);
+        assert!(
+            found.programmed.message.starts_with(said),
+            "{}",
+            found.programmed.message
+        );
         assert_eq!(found.waypoint, None);
     }
     world.settle();
