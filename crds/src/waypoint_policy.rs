@@ -39,9 +39,11 @@ use rule::HttpRule;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WaypointPolicySpec {
-    /// Targets of the policy: Services of its namespace by name, or the namespace itself, which means all of its
-    /// Services.
+    /// Targets of the policy: Services of its namespace by name; Gateways of its namespace, which means all Services that
+    /// use the waypoint of the Gateway; or the namespace itself, which means all of its Services.
     #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(t, (has(t.group) ? t.group : '') == (t.kind == 'Gateway' ? 'gateway.networking.k8s.io' : ''))")
+        .message("targetRefs: group is gateway.networking.k8s.io for a Gateway, and empty for a Service or a Namespace"))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, a.kind == b.kind && a.name == b.name))")
         .message("targetRefs names the same target twice"))]
     pub target_refs: Vec<TargetRef>,
@@ -106,19 +108,21 @@ pub enum TargetKind {
     Service,
     /// The policy's own namespace: all of its Services.
     Namespace,
+    /// A Gateway of the policy's namespace that declares a waypoint: all Services that use this waypoint.
+    Gateway,
 }
 
 /// What a policy applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
-    /// API group of the target; empty, since Service and Namespace have none.
+    /// API group of the target: gateway.networking.k8s.io for a Gateway; empty for a Service or a Namespace.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 0))]
+    #[schemars(length(max = 63))]
     pub group: String,
-    /// Service or Namespace.
+    /// Service, Namespace or Gateway.
     pub kind: TargetKind,
-    /// Name of the Service; or of the namespace, which must be the namespace of the policy.
+    /// Name of the Service or Gateway; or of the namespace, which must be the namespace of the policy.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
 }

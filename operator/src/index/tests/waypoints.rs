@@ -2,6 +2,7 @@
 
 mod budget;
 mod forged;
+mod gateways;
 mod guards;
 mod policies;
 mod routes;

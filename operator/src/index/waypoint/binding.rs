@@ -33,6 +33,10 @@ pub(super) enum OptOut {
     Namespace,
     /// `istio.io/waypoint-for` on the namespace.
     For(WaypointFor),
+    /// The same on the Gateway that declares the waypoint.
+    Gateway(WaypointFor),
+    /// `allowedRoutes` of that Gateway.
+    NotAllowed,
 }
 
 impl std::fmt::Display for OptOut {
@@ -48,13 +52,27 @@ impl std::fmt::Display for OptOut {
                     what.as_str()
                 )
             }
+            Self::Gateway(what) => {
+                write!(
+                    f,
+                    "label {}: {} on the Gateway",
+                    labels::WAYPOINT_FOR,
+                    what.as_str()
+                )
+            }
+            Self::NotAllowed => write!(f, "allowedRoutes of the Gateway does not select the namespace"),
         }
     }
 }
 
 impl Asked {
-    /// What is asked for a Service; `targeted` by a policy or a route, or not.
-    pub(super) fn of(service: &ServiceRecord, namespace: &WaypointLabels, targeted: bool) -> Self {
+    /// What is asked for a Service; `targeted` by a policy or a route, or not. `may_bind` tells whether Services may use a waypoint.
+    pub(super) fn of(
+        service: &ServiceRecord,
+        namespace: &WaypointLabels,
+        targeted: bool,
+        may_bind: impl Fn(&str) -> Result<(), OptOut>,
+    ) -> Self {
         let own = service.use_waypoint.as_deref();
         let name = match (own, namespace.use_waypoint.as_deref()) {
             (Some(labels::USE_WAYPOINT_NONE), _) => return Self::OptedOut(OptOut::Service),
@@ -63,8 +81,8 @@ impl Asked {
             (None, None) if targeted => labels::WAYPOINT,
             (None, None) => return Self::No,
         };
-        if !namespace.waypoint_for.services() {
-            Self::OptedOut(OptOut::For(namespace.waypoint_for))
+        if let Err(why) = may_bind(name) {
+            Self::OptedOut(why)
         } else if service.addresses.is_empty() {
             Self::NoVirtualAddress
         } else {
@@ -140,6 +158,30 @@ impl Binding {
     }
 }
 
+/// What a policy names where it applies to a Service; the narrowest goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reach {
+    /// The Service.
+    Service,
+    /// The Gateway of its waypoint.
+    Gateway,
+    /// Its namespace.
+    Namespace,
+}
+
+impl Reach {
+    /// How `policy` applies to a Service that uses `waypoint`, if it does.
+    pub(super) fn of(policy: &PolicyInForce, service: &str, waypoint: Option<&str>) -> Option<Self> {
+        if policy.targets_service(service) {
+            Some(Self::Service)
+        } else if waypoint.is_some_and(|waypoint| policy.targets_gateway(waypoint)) {
+            Some(Self::Gateway)
+        } else {
+            policy.targets_namespace().then_some(Self::Namespace)
+        }
+    }
+}
+
 /// The policies that apply to a Service, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Applying {
@@ -154,8 +196,8 @@ pub(super) struct Applying {
 }
 
 impl Applying {
-    /// Of `policies` (name, policy, whether it names the Service itself).
-    pub(super) fn of(policies: &[(&str, &PolicyInForce, bool)]) -> Self {
+    /// Of `policies`.
+    pub(super) fn of(policies: &[(&str, &PolicyInForce, Reach)]) -> Self {
         let names = |which: fn(&PolicyInForce) -> bool| {
             let those = policies.iter().filter(|(_, p, _)| which(p));
             those.map(|(name, ..)| (*name).to_owned()).collect()
@@ -181,9 +223,9 @@ impl Applying {
     }
 }
 
-/// One that names the Service goes before one for the namespace, then the oldest, then by name.
-fn first(policies: &[(&str, &PolicyInForce, bool)], has: impl Fn(&PolicyInForce) -> bool) -> Option<String> {
+/// One that names the Service goes before one for its waypoint, and that before one for the namespace; then the oldest, then by name.
+fn first(policies: &[(&str, &PolicyInForce, Reach)], has: impl Fn(&PolicyInForce) -> bool) -> Option<String> {
     let having = policies.iter().filter(|(_, p, _)| has(p));
-    let first = having.min_by_key(|(name, p, by_name)| (!by_name, p.created, *name));
+    let first = having.min_by_key(|(name, p, reach)| (*reach, p.created, *name));
     first.map(|(name, ..)| (*name).to_owned())
 }

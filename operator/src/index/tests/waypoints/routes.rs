@@ -7,7 +7,7 @@ use super::*;
 
 impl World {
     /// `shop`, with a Service `web-v2` of its own pod `b`, and a waypoint that has been ready.
-    fn canary() -> Self {
+    pub(super) fn canary() -> Self {
         let mut world = Self::shop();
         world.web_service("shop", "web-v2", "10.96.0.2", json!({}));
         world.pod(&marked(pod("b", "10.0.0.2")));
@@ -15,7 +15,7 @@ impl World {
         world
     }
 
-    fn route(&mut self, namespace: &str, name: &str, spec: Value) {
+    pub(super) fn route(&mut self, namespace: &str, name: &str, spec: Value) {
         let route: HttpRoute = object(json!({
             "metadata": {"name": name, "namespace": namespace, "generation": 1}, "spec": spec,
         }));
