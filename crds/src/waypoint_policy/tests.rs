@@ -59,6 +59,25 @@ fn a_target_is_named_once() {
 }
 
 #[test]
+fn group_of_a_target_is_that_of_its_kind() {
+    let target = |group: &str, kind: &str| {
+        with(json!({"targetRefs": [{"group": group, "kind": kind, "name": "web"}]}))
+    };
+    let gateway = "gateway.networking.k8s.io";
+    for (group, kind, good) in [
+        ("", "Service", true),
+        ("", "Namespace", true),
+        (gateway, "Gateway", true),
+        (gateway, "Service", false),
+        ("", "Gateway", false),
+    ] {
+        let found = target(group, kind);
+        assert_eq!(found.is_empty(), good, "{group} {kind}: {found}");
+        assert!(good || found.contains("targetRefs: group is"), "{found}");
+    }
+}
+
+#[test]
 fn empty_rule_is_refused() {
     for empty in [
         json!({}),
@@ -242,9 +261,9 @@ fn schema_limits() {
     assert_eq!(at("/targetRefs/maxItems"), 16);
     assert_eq!(
         at("/targetRefs/items/properties/kind/enum"),
-        json!(["Service", "Namespace"])
+        json!(["Service", "Namespace", "Gateway"])
     );
-    assert_eq!(at("/targetRefs/items/properties/group/maxLength"), 0);
+    assert_eq!(at("/targetRefs/items/properties/group/maxLength"), 63);
     assert_eq!(at("/authorization/x-kubernetes-list-map-keys"), json!(["name"]));
     assert_eq!(
         at("/authorization/items/properties/mode/enum"),

@@ -1,47 +1,18 @@
 //! Routes of the Gateway API with a Service as their parent. Its kinds come while the operator runs, and go.
 
+use ambit_e2e::eventually;
 use ambit_e2e::http::Request;
 use ambit_e2e::lab::{LIMIT, Lab};
 use ambit_e2e::mesh::Pod;
 use ambit_e2e::sample::{Plan, Web};
-use ambit_e2e::{eventually, tools};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::condition_in;
+use super::definitions::Definitions;
 
 /// The kinds that the operator reads.
 const KINDS: [&str; 3] = ["httproutes", "grpcroutes", "referencegrants"];
-
-/// Their definitions, until the end of a test.
-struct Definitions<'a> {
-    lab: &'a Lab,
-    files: Vec<String>,
-}
-
-impl<'a> Definitions<'a> {
-    fn install(lab: &'a Lab) -> Result<Self> {
-        let folder = tools::gateway_definitions(&|message| println!("{message}"))?;
-        let file = |kind: &str| folder.join(format!("gateway.networking.k8s.io_{kind}.yaml"));
-        let files = KINDS.map(|kind| format!("--filename={}", file(kind).display()));
-        let definitions = Self {
-            lab,
-            files: files.into(),
-        };
-        definitions.kubectl(&["apply", "--server-side", "--force-conflicts"])?;
-        Ok(definitions)
-    }
-
-    fn remove(self) -> Result<()> {
-        self.kubectl(&["delete", "--ignore-not-found", "--timeout=2m"])
-    }
-
-    fn kubectl(&self, verb: &[&str]) -> Result<()> {
-        let files = self.files.iter().map(String::as_str);
-        let words: Vec<&str> = verb.iter().copied().chain(files).collect();
-        self.lab.cluster.run_kubectl(&words).map(drop)
-    }
-}
 
 /// A Service in front of one of the two servers.
 fn second_version(lab: &Lab, web: &Web) -> Result<Pod> {
@@ -100,7 +71,7 @@ fn wait_condition(lab: &Lab, web: &Web, kind: &str, wanted: (&str, &str)) -> Res
 #[test]
 fn canary_moves_by_weight_and_fails_no_request() -> Result<()> {
     let lab = Lab::enter()?;
-    let definitions = Definitions::install(&lab)?;
+    let definitions = Definitions::install(&lab, &KINDS)?;
     let result = lab.with_web("routes", |web| {
         let second = second_version(&lab, web)?;
         let apply = |rules: Value| lab.cluster.apply(web.namespace(), &route(rules));

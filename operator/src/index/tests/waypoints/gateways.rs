@@ -366,3 +366,20 @@ fn the_narrower_target_goes_first() {
     world.policy("c-service", policy(orders()["targetRefs"].clone()));
     assert_eq!(timeout(&world), "shop/c-service");
 }
+
+#[test]
+fn a_waypoint_of_another_namespace_is_a_warning_and_opens_nothing() {
+    let mut world = World::protected();
+    let labels = |namespace: &str| json!({"istio.io/use-waypoint": "waypoint", "istio.io/use-waypoint-namespace": namespace});
+    world.web_service("shop", "web", "10.96.0.1", labels("infra"));
+    world.settle();
+    assert_eq!(world.bound("web").as_deref(), Some(WAYPOINT));
+    let findings = world.index.namespace_summary("shop").services;
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        findings[0].field,
+        "metadata.labels[istio.io/use-waypoint-namespace]"
+    );
+    world.web_service("shop", "web", "10.96.0.1", labels("shop"));
+    assert_eq!(world.index.namespace_summary("shop").services, []);
+}
