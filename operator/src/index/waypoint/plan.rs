@@ -183,7 +183,7 @@ impl Maker<'_> {
         sharing::share(self.index, self.namespace, &mut plan.services);
         self.serve(&mut plan);
         let mut closed = BTreeMap::new();
-        let behind_rules = self.behind_rules(&plan);
+        let behind_rules = self.behind_rules(&plan, &workloads);
         for (pod, waypoint) in workloads {
             if !plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) {
                 continue;
@@ -270,16 +270,23 @@ impl Maker<'_> {
         }
     }
 
-    /// Pods behind Services that are guarded for rules of their own. At such a pod's own address only the namespace's rules would apply, and
-    /// its waypoint is let in past the guard: it stays closed to direct calls instead.
-    fn behind_rules(&self, plan: &Plan) -> BTreeSet<String> {
+    /// Pods behind Services that are guarded for rules of their own, or of a Gateway that is not that of the pod's waypoint (in `workloads`). At
+    /// such a pod's own address these would not apply, and its waypoint is let in past the guard: it stays closed to direct calls instead.
+    fn behind_rules(&self, plan: &Plan, workloads: &BTreeMap<String, String>) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for (name, _) in plan.services.iter().filter(|(_, b)| !b.guard.is_empty()) {
-            let mut policies = self.policies.iter();
-            if policies.any(|(_, p)| p.decides() && p.targets_service(name)) {
-                let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
-                found.extend(pods.into_iter().map(|pod| pod.name));
+        for (name, binding) in plan.services.iter().filter(|(_, b)| !b.guard.is_empty()) {
+            let waypoint = binding.asked.waypoint();
+            let deciding = self.policies.iter().filter(|(_, p)| p.decides());
+            let reaches: BTreeSet<Reach> = deciding
+                .filter_map(|(_, p)| Reach::of(p, name, waypoint))
+                .collect();
+            let own = reaches.contains(&Reach::Service);
+            if !own && !reaches.contains(&Reach::Gateway) {
+                continue;
             }
+            let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
+            let pods = pods.into_iter().map(|pod| pod.name);
+            found.extend(pods.filter(|pod| own || workloads.get(pod).map(String::as_str) != waypoint));
         }
         found
     }

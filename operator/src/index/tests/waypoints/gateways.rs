@@ -383,3 +383,36 @@ fn a_waypoint_of_another_namespace_is_a_warning_and_opens_nothing() {
     world.web_service("shop", "web", "10.96.0.1", labels("shop"));
     assert_eq!(world.index.namespace_summary("shop").services, []);
 }
+
+/// The waypoint of the pod's address has none of the rules, and would get past the guard.
+#[test]
+fn rules_of_a_gateway_close_pods_that_another_waypoint_is_for() {
+    let mut world = World::shop();
+    world.gateway(
+        "g",
+        &[("/metadata/labels", json!({"istio.io/waypoint-for": "all"}))],
+    );
+    world.namespace_labels(
+        "shop",
+        json!({"istio.io/waypoint-for": "all", "istio.io/use-waypoint": "other"}),
+    );
+    world.web_service("shop", "web", "10.96.0.1", use_waypoint("g"));
+    world.waypoint("shop", "g", true);
+    world.waypoint("shop", "other", true);
+    world.settle();
+    let through = |world: &World| world.workload("a").unwrap().waypoint.as_ref().map(host);
+    assert_eq!(
+        through(&world).as_deref(),
+        Some("shop/other.shop.svc.cluster.local")
+    );
+    world.policy("p", at_gateway("g"));
+    world.settle();
+    assert_eq!(through(&world), None);
+    // At this one they hold.
+    world.namespace_labels(
+        "shop",
+        json!({"istio.io/waypoint-for": "all", "istio.io/use-waypoint": "g"}),
+    );
+    world.settle();
+    assert_eq!(through(&world).as_deref(), Some("shop/g.shop.svc.cluster.local"));
+}
