@@ -13,7 +13,9 @@ pub const DATAPLANE_MODE_NONE: &str = "none";
 pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 /// Value of [`USE_WAYPOINT`] for no waypoint.
 pub const USE_WAYPOINT_NONE: &str = "none";
-/// On a namespace: which connections its waypoints handle. Defaults to [`WAYPOINT_FOR_SERVICE`].
+/// On a Service: the namespace of the waypoint that [`USE_WAYPOINT`] names. Ambit's waypoints serve their own namespace only.
+pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+/// On a namespace or a Gateway: which connections its waypoints handle. Defaults to [`WAYPOINT_FOR_SERVICE`].
 pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// Value of [`WAYPOINT_FOR`]: connections to a Service's virtual address.
 pub const WAYPOINT_FOR_SERVICE: &str = "service";

@@ -40,8 +40,9 @@ use target::TargetRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WaypointPolicySpec {
-    /// Targets of the policy, all in its namespace: Services, routes of the Gateway API, or the namespace itself, which
-    /// means all of its Services. With sectionName, one port of a Service or one rule of a route.
+    /// Targets of the policy, all in its namespace: Services; routes of the Gateway API; Gateways, which means all Services
+    /// that use the waypoint of the Gateway; or the namespace itself, which means all of its Services. With sectionName,
+    /// one port of a Service or one rule of a route.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(
         validation = Rule::new("self.all(a, self.exists_one(b, a.kind == b.kind && a.name == b.name && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))")
@@ -52,8 +53,8 @@ pub struct WaypointPolicySpec {
     pub target_refs: Vec<TargetRef>,
 
     /// Which requests pass. A request that matches any Deny rule of any policy is denied with 403. Allow rules of
-    /// policies for a Service and for its namespace are one set: a request has to match one of them. Allow rules for a
-    /// port, for a route and for a rule of a route are sets of their own, and a request has to match one rule of each
+    /// policies for a Service, for the Gateway of its waypoint and for its namespace are one set: a request has to match
+    /// one of them. Allow rules for a port, for a route and for a rule of a route are sets of their own, and a request has to match one rule of each
     /// set that applies to it: they never allow what the Service's rules do not. A policy with authorization also
     /// closes the pods behind the Service, or behind the Services to which the route is attached: they accept
     /// connections of the waypoint and of the kubelet's probes only.

@@ -4,10 +4,17 @@
 //! are strings, and unknown fields are dropped. The kinds of routes differ only in their matches, and share one
 //! type. Source: <https://gateway-api.sigs.k8s.io/reference/spec/>, version 1.6.
 
+mod class;
+mod declared;
 mod grant;
 mod kind;
 mod route;
 
+pub use class::{FEATURES, GatewayClass, GatewayClassSpec, SupportStatus, XMesh, XMeshSpec};
+pub use declared::{
+    AllowedRoutes, Gateway, GatewaySpec, GatewayStatus, GatewayStatusAddress, Infrastructure, Listener,
+    ListenerStatus, RouteGroupKind, RouteNamespaces,
+};
 pub use grant::{GrantFrom, GrantSpec, GrantTo, ReferenceGrant};
 pub use kind::{
     GrpcRoute, GrpcRouteKind, HttpRoute, HttpRouteKind, Route, RouteKind, TcpRoute, TcpRouteKind, TlsRoute,
@@ -17,3 +24,10 @@ pub use route::*;
 
 /// The API group.
 pub const GROUP: &str = "gateway.networking.k8s.io";
+
+/// Name of Ambit in `controllerName`, and in the statuses that it writes.
+pub const CONTROLLER: &str = "ambit.dev/operator";
+/// GatewayClass of waypoints, which the operator creates.
+pub const WAYPOINT_CLASS: &str = "ambit-waypoint";
+/// GatewayClass of Istio's waypoints: Ambit takes it where nobody else has it.
+pub const ISTIO_WAYPOINT_CLASS: &str = "istio-waypoint";

@@ -11,6 +11,7 @@ mod endpoints;
 mod enrollment;
 mod external;
 mod flush;
+mod gateway;
 mod leaving;
 mod locality;
 mod lookup;
@@ -32,6 +33,7 @@ mod waypoint;
 pub(crate) use applied::is_ours;
 pub use enrollment::{AmbientRecord, Exclusion, MeshRecord};
 pub use external::ServiceFinding;
+pub use gateway::GatewayRecord;
 pub(crate) use pod::LONGEST_FAILURE;
 pub use pod::PodRecord;
 pub use policy::PolicyRecord;
@@ -42,6 +44,7 @@ pub use shared::SharedIndex;
 pub(crate) use state::within;
 pub use state::{Config, Index, Key, Update};
 pub use summary::{MeshSummary, NamespaceSummary, PodFailure, RuleSummary};
+pub use waypoint::declared::{Declaration, GatewaySummary, ListenerSummary};
 pub use waypoint::summary::{
     PolicyReason, PolicySummary, PolicyVerdict, ScalingSettings, TargetSummary, WaypointPod, WaypointSummary,
 };

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The API group of routes.
+/// The API group of routes and Gateways.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// Kinds that a policy can apply to.
@@ -23,6 +23,8 @@ pub enum TargetKind {
     /// A route for gRPC, as HTTPRoute.
     #[serde(rename = "GRPCRoute")]
     GrpcRoute,
+    /// A Gateway of the policy's namespace that declares a waypoint: all Services that use this waypoint.
+    Gateway,
 }
 
 impl TargetKind {
@@ -33,6 +35,7 @@ impl TargetKind {
             Self::Namespace => "Namespace",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::Gateway => "Gateway",
         }
     }
 
@@ -40,7 +43,7 @@ impl TargetKind {
     pub fn group(self) -> &'static str {
         match self {
             Self::Service | Self::Namespace => "",
-            Self::HttpRoute | Self::GrpcRoute => GATEWAY_GROUP,
+            Self::HttpRoute | Self::GrpcRoute | Self::Gateway => GATEWAY_GROUP,
         }
     }
 }
@@ -49,18 +52,18 @@ impl TargetKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("(has(self.group) ? self.group : '') == (self.kind in ['Service', 'Namespace'] ? '' : 'gateway.networking.k8s.io')")
-        .message("targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute and GRPCRoute, and empty for Service and Namespace"),
-    validation = Rule::new("!has(self.sectionName) || self.kind != 'Namespace'")
-        .message("targetRefs.sectionName is the name of a Service's port or of a route's rule: kind Namespace has none"),
+        .message("targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute, GRPCRoute and Gateway, and empty for Service and Namespace"),
+    validation = Rule::new("!has(self.sectionName) || !(self.kind in ['Namespace', 'Gateway'])")
+        .message("targetRefs.sectionName is the name of a Service's port or of a route's rule: kinds Namespace and Gateway have none"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
-    /// API group of the target: gateway.networking.k8s.io for HTTPRoute and GRPCRoute, and empty for Service and
-    /// Namespace.
+    /// API group of the target: gateway.networking.k8s.io for HTTPRoute, GRPCRoute and Gateway, and empty for
+    /// Service and Namespace.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub group: String,
-    /// Service, Namespace, HTTPRoute or GRPCRoute.
+    /// Service, Namespace, HTTPRoute, GRPCRoute or Gateway.
     pub kind: TargetKind,
     /// Name of the target. A namespace must be the namespace of the policy.
     #[schemars(length(min = 1, max = 253))]

@@ -61,7 +61,7 @@ fn a_target_is_named_once() {
 
 fn target(kind: &str, name: &str) -> Value {
     let group = match kind {
-        "HTTPRoute" | "GRPCRoute" => "gateway.networking.k8s.io",
+        "HTTPRoute" | "GRPCRoute" | "Gateway" => "gateway.networking.k8s.io",
         _ => "",
     };
     json!({"group": group, "kind": kind, "name": name})
@@ -75,12 +75,13 @@ fn section(kind: &str, name: &str, section: &str) -> Value {
 
 #[test]
 fn a_kind_has_its_group() {
-    for kind in ["Service", "Namespace", "HTTPRoute", "GRPCRoute"] {
+    for kind in ["Service", "Namespace", "HTTPRoute", "GRPCRoute", "Gateway"] {
         assert_eq!(with(json!({"targetRefs": [target(kind, "web")]})), "", "{kind}");
     }
     for (kind, group) in [
         ("HTTPRoute", Some("")),
         ("GRPCRoute", None),
+        ("Gateway", None),
         ("HTTPRoute", Some("networking.k8s.io")),
         ("Service", Some("gateway.networking.k8s.io")),
         ("Namespace", Some("core")),
@@ -91,13 +92,15 @@ fn a_kind_has_its_group() {
         }
         let refused = with(json!({"targetRefs": [target]}));
         assert!(
-            refused
-                .contains("targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute and GRPCRoute"),
+            refused.contains(
+                "targetRefs.group is gateway.networking.k8s.io for kinds HTTPRoute, GRPCRoute and Gateway"
+            ),
             "{kind} {group:?}: {refused}"
         );
     }
     assert_eq!(TargetKind::HttpRoute.as_str(), json!(TargetKind::HttpRoute));
     assert_eq!(TargetKind::GrpcRoute.as_str(), json!(TargetKind::GrpcRoute));
+    assert_eq!(TargetKind::Gateway.as_str(), json!(TargetKind::Gateway));
 }
 
 #[test]
@@ -106,11 +109,13 @@ fn a_section_is_of_what_has_sections_and_is_named_once() {
     for kind in ["Service", "HTTPRoute", "GRPCRoute"] {
         assert_eq!(targets(json!([section(kind, "web", "canary")])), "", "{kind}");
     }
-    let namespace = targets(json!([section("Namespace", "shop", "http")]));
-    assert!(
-        namespace.contains("targetRefs.sectionName is the name of"),
-        "{namespace}"
-    );
+    for kind in ["Namespace", "Gateway"] {
+        let refused = targets(json!([section(kind, "shop", "http")]));
+        assert!(
+            refused.contains("targetRefs.sectionName is the name of"),
+            "{kind}: {refused}"
+        );
+    }
     let two = json!([
         section("HTTPRoute", "web", "a"),
         section("HTTPRoute", "web", "b"),
@@ -319,7 +324,7 @@ fn schema_limits() {
     assert_eq!(at("/targetRefs/maxItems"), 16);
     assert_eq!(
         at("/targetRefs/items/properties/kind/enum"),
-        json!(["Service", "Namespace", "HTTPRoute", "GRPCRoute"])
+        json!(["Service", "Namespace", "HTTPRoute", "GRPCRoute", "Gateway"])
     );
     let section = at("/targetRefs/items/properties/sectionName/pattern");
     assert!(section.as_str().unwrap().starts_with("^[a-z0-9]"));

@@ -66,6 +66,12 @@ pub(super) enum TargetError {
         /// `TCP port` or `rule`.
         part: &'static str,
     },
+    /// A Gateway of another class.
+    #[error("the class of Gateway {name:?} is not one of Ambit's waypoints")]
+    NoWaypoint {
+        /// What the target is called.
+        name: String,
+    },
     /// A waypoint would be bound to itself.
     #[error("Service {name:?} belongs to a waypoint")]
     Waypoint {
@@ -235,6 +241,13 @@ impl PolicyInForce {
         self.targets
             .iter()
             .any(|t| t.kind == TargetKind::Namespace && t.name == self.policy.namespace)
+    }
+
+    /// Whether it is for all that is bound to this waypoint. A Gateway that is gone makes no difference: its waypoint may go on for others.
+    pub(super) fn targets_gateway(&self, waypoint: &str) -> bool {
+        self.targets
+            .iter()
+            .any(|t| t.kind == TargetKind::Gateway && t.name == waypoint)
     }
 
     /// Whether it has rules, be it only to report.

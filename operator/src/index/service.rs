@@ -83,6 +83,10 @@ impl ServiceRecord {
             addresses.clear();
             left.push(LeftField::ProxyName);
         }
+        let elsewhere = label(labels::USE_WAYPOINT_NAMESPACE);
+        if label(labels::USE_WAYPOINT).is_some() && elsewhere.is_some() && elsewhere != meta.namespace {
+            left.push(LeftField::WaypointNamespace);
+        }
         let ranges = spec
             .load_balancer_source_ranges
             .iter()

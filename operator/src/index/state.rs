@@ -14,6 +14,7 @@ use super::editing::Edits;
 use super::endpoints::Endpoints;
 use super::enrollment;
 use super::external;
+use super::gateway::Gateways;
 use super::leaving::Leaving;
 use super::placement::Placement;
 use super::pod::Claim;
@@ -159,6 +160,7 @@ pub struct Index {
     /// What holds of each policy.
     pub(super) in_force: BTreeMap<Key, Arc<PolicyInForce>>,
     pub(super) routes: Routes,
+    pub(super) gateways: Gateways,
     /// Labels of namespaces that have any to do with waypoints.
     pub(super) waypoint_labels: BTreeMap<String, WaypointLabels>,
     /// How many records of a namespace have to do with waypoints; namespaces without any are not in it.
@@ -212,6 +214,7 @@ impl Index {
             policies: BTreeMap::new(),
             in_force: BTreeMap::new(),
             routes: Routes::default(),
+            gateways: Gateways::default(),
             waypoint_labels: BTreeMap::new(),
             waypoint_records: HashMap::new(),
             register: BTreeMap::new(),
@@ -266,6 +269,7 @@ impl Index {
     pub fn set_namespace(&mut self, name: &str, labelled: Option<bool>) {
         if labelled.is_none() {
             self.set_waypoint_labels(name, WaypointLabels::default());
+            self.set_namespace_labels(name, BTreeMap::new());
         }
         let existed = match labelled {
             Some(_) => !self.existing.insert(name.to_owned()),
@@ -289,6 +293,7 @@ impl Index {
         }
         self.set_namespace(name, Some(enrollment::labelled(namespace)));
         self.set_waypoint_labels(name, WaypointLabels::of(namespace));
+        self.set_namespace_labels(name, namespace.metadata.labels.clone().unwrap_or_default());
     }
 
     /// A namespace's AmbientNamespace as the rest follows from it.
@@ -400,6 +405,17 @@ impl Index {
                 })?;
                 check_section(target, "rule", |rule| rules.contains(rule))
             }
+            TargetKind::Gateway => match self.has_gateway(&Key::new(namespace, target.name.clone())) {
+                Some(true) => Ok(()),
+                Some(false) => Err(TargetError::NoWaypoint {
+                    name: target.name.clone(),
+                }),
+                None => Err(TargetError::NotFound {
+                    kind: target.kind.as_str(),
+                    name: target.name.clone(),
+                    namespace: namespace.to_owned(),
+                }),
+            },
         }
     }
 

@@ -4,6 +4,7 @@
 //! and what differs from the one before is given out; a change in another namespace touches nothing of it.
 
 mod binding;
+pub(super) mod declared;
 mod guard;
 mod judge;
 mod labels;
@@ -17,7 +18,7 @@ mod timer;
 use std::collections::BTreeMap;
 
 pub(super) use guard::{GUARD_PREFIX, exempt};
-pub(super) use labels::WaypointLabels;
+pub(super) use labels::{WaypointFor, WaypointLabels};
 pub(super) use plan::Plan;
 pub use timer::Timer;
 

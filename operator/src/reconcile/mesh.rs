@@ -13,7 +13,7 @@ use ambit_crds::{Mesh, MeshSpec, MeshStatus, labels};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub use create::apply_mesh;
 use status::Rollout;
@@ -26,8 +26,9 @@ use super::nodes::InstalledNodes;
 use super::pace::Pace;
 use super::pods::OwnPod;
 use super::recorder::Events;
+use super::status::write_status;
 use super::{FIELD_MANAGER, Objects, ReconcileError, Settings, dataplane, is_not_found};
-use crate::index::{MeshSummary, SharedIndex};
+use crate::index::{Key, MeshSummary, SharedIndex};
 
 /// The minimum Kubernetes version (major, minor) of the data plane: the CRDs' rules need its CEL library for IP
 /// addresses, and the control plane its bound tokens.
@@ -255,17 +256,9 @@ impl MeshReconciler {
             return Ok(held);
         }
         let api: Api<Mesh> = Api::all(self.client.clone());
-        let patch = status_patch("Mesh", &mesh.name_any(), None, &status)?;
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        match api
-            .patch_status(&mesh.name_any(), &parameters, &Patch::Apply(&patch))
-            .await
-        {
-            Ok(_) => {}
-            Err(error) if is_not_found(&error) => return Ok(None),
-            Err(error) => return Err(ReconcileError::api("status of the Mesh")(error)),
+        if write_status(&api, &Key::new("", mesh.name_any()), &status).await? {
+            self.publish(mesh, &status, finding).await;
         }
-        self.publish(mesh, &status, finding).await;
         Ok(None)
     }
 
@@ -298,22 +291,6 @@ fn mistake(spec: &MeshSpec) -> Option<String> {
     ];
     all.into_iter()
         .find_map(|(part, resources)| Some(format!("spec.{part}.resources: {}", resources.mistake()?)))
-}
-
-/// A status as Server-Side Apply accepts it.
-pub(super) fn status_patch(
-    kind: &str,
-    name: &str,
-    namespace: Option<&str>,
-    status: &impl serde::Serialize,
-) -> Result<Value, ReconcileError> {
-    let status =
-        serde_json::to_value(status).map_err(ReconcileError::json(format!("status of {kind} {name}")))?;
-    let mut metadata = json!({"name": name});
-    if let Some(namespace) = namespace {
-        metadata["namespace"] = namespace.into();
-    }
-    Ok(json!({"apiVersion": "ambit.dev/v1alpha1", "kind": kind, "metadata": metadata, "status": status}))
 }
 
 /// Leading digits: managed clusters have `30+`.

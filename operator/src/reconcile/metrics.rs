@@ -13,7 +13,7 @@ const DURATIONS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-const KINDS: [&str; 2] = ["mesh", "namespace"];
+const KINDS: [&str; 3] = ["mesh", "namespace", "classes"];
 
 /// The metrics of reconciliation.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl WorkMetrics {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let duration = HistogramOpts::new(
             "ambit_operator_reconcile_duration_seconds",
-            "How long one pass took, by what was reconciled: the Mesh, or a namespace with its waypoints and policies",
+            "How long one pass took, by what was reconciled: the Mesh, a namespace with its waypoints and policies, or GatewayClasses and XMeshes",
         );
         let metrics = Self {
             depth: IntGaugeVec::new(
@@ -78,6 +78,7 @@ impl WorkMetrics {
         let kind = match work {
             Work::Mesh => KINDS[0],
             Work::Namespace(_) => KINDS[1],
+            Work::Classes => KINDS[2],
         };
         self.duration
             .with_label_values(&[kind])

@@ -15,11 +15,11 @@ use serde_json::json;
 use tracing::{debug, info};
 
 use super::conditions::Finding;
-use super::mesh::status_patch;
 use super::pace::Pace;
 use super::recorder::Events;
+use super::status::write_status;
 use super::{FIELD_MANAGER, Objects, ReconcileError, is_conflict, is_not_found, leaving, waypoint};
-use crate::index::{AmbientRecord, NamespaceSummary, SharedIndex};
+use crate::index::{AmbientRecord, Key, NamespaceSummary, SharedIndex};
 
 /// Reconciles AmbientNamespaces.
 #[derive(Clone)]
@@ -180,23 +180,10 @@ impl NamespaceReconciler {
         if held.is_some() {
             return Ok(held);
         }
-        let name = object.name_any();
-        let patch = status_patch("AmbientNamespace", &name, Some(namespace), &status)?;
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        match self
-            .api(namespace)
-            .patch_status(&name, &parameters, &Patch::Apply(&patch))
-            .await
-        {
-            Ok(_) => {}
-            Err(error) if is_not_found(&error) => return Ok(None),
-            Err(error) => {
-                return Err(ReconcileError::api(format!("status of {namespace}/{name}"))(
-                    error,
-                ));
-            }
+        let key = Key::new(namespace, object.name_any());
+        if write_status(&self.api(namespace), &key, &status).await? {
+            self.publish_change(object, &finding).await;
         }
-        self.publish_change(object, &finding).await;
         Ok(None)
     }
 

@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::sync::watch;
 
 use super::apply::Owned;
+use super::gateway::GatewayObjects;
 use super::pods::OwnPod;
 use super::route::RouteObject;
 use crate::index::{Key, Registered, RouteId, within};
@@ -45,6 +46,7 @@ pub struct Objects {
     ambient: RwLock<BTreeMap<String, Arc<AmbientNamespace>>>,
     policies: RwLock<BTreeMap<Key, Arc<WaypointPolicy>>>,
     routes: RwLock<BTreeMap<RouteId, Arc<RouteObject>>>,
+    pub(super) gateways: GatewayObjects,
     daemon_sets: RwLock<BTreeMap<String, Arc<DaemonSet>>>,
     /// Deployments of waypoints.
     deployments: RwLock<BTreeMap<Key, Arc<Deployment>>>,
@@ -351,11 +353,16 @@ impl Objects {
         }
     }
 
-    fn touch(&self, namespace: &str) {
+    pub(super) fn touch(&self, namespace: &str) {
         self.touched
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(namespace.to_owned());
+        self.notify();
+    }
+
+    /// Something changed.
+    pub(super) fn notify(&self) {
         self.changed.send_modify(|n| *n += 1);
     }
 }

@@ -15,6 +15,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub(super) enum Work {
     /// The Mesh.
     Mesh,
+    /// GatewayClasses and XMeshes.
+    Classes,
     /// The waypoints, the policies and the AmbientNamespace of a namespace.
     Namespace(String),
 }

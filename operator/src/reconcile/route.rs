@@ -12,12 +12,9 @@ use tracing::debug;
 use super::conditions::condition;
 use super::{Objects, ReconcileError, is_conflict, is_not_found};
 use crate::gateway::{
-    GrpcRouteKind, HttpRouteKind, Route, RouteKind, RouteParentStatus, TcpRouteKind, TlsRouteKind,
+    CONTROLLER, GrpcRouteKind, HttpRouteKind, Route, RouteKind, RouteParentStatus, TcpRouteKind, TlsRouteKind,
 };
 use crate::index::{Key, RouteId, RouteParentSummary, RouteSummary, SharedIndex};
-
-/// The controller of the entries that are written here.
-const CONTROLLER: &str = "ambit.dev/operator";
 
 /// The parts of a route that its status depends on.
 #[derive(Clone, Debug)]

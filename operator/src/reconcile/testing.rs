@@ -181,13 +181,17 @@ impl Server {
     }
 
     /// Does the garbage collector's work for an owner that is being deleted in the foreground: deletes everything that
-    /// it owns.
+    /// it alone owns, and removes the reference to it from what has another owner.
     pub(super) fn collect(&self, owner: &str) {
-        let owned = |object: &Value| {
-            let owners = object["metadata"]["ownerReferences"].as_array();
-            owners.is_some_and(|all| all.iter().any(|o| o["uid"] == owner))
-        };
-        self.0.lock().unwrap().objects.retain(|_, object| !owned(object));
+        let mut state = self.0.lock().unwrap();
+        state.objects.retain(|_, object| {
+            let owners = object["metadata"]["ownerReferences"].as_array_mut();
+            let Some(owners) = owners.filter(|all| !all.is_empty()) else {
+                return true;
+            };
+            owners.retain(|o| o["uid"] != owner);
+            !owners.is_empty()
+        });
     }
 
     /// Writes since the last call, without Events.

@@ -26,7 +26,9 @@ use tracing::{debug, info, warn};
 
 use super::dataplane::DATA_PLANE;
 use super::{Objects, is_not_found, register};
-use crate::gateway::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
+use crate::gateway::{
+    Gateway, GatewayClass, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute, XMesh,
+};
 use crate::index::{Index, Key, SharedIndex};
 
 /// Maximum of events that are applied to the index at once.
@@ -71,6 +73,9 @@ pub(super) trait Watched:
 
     /// Removes it.
     fn forget(_: &Key, _: &Objects) {}
+
+    /// Whether the cluster has the kind.
+    fn available(_: bool, _: &Objects) {}
 }
 
 /// Watches until `stop`: the objects of the index, and, if `objects` are given, those of the writers. The index is set
@@ -134,6 +139,8 @@ fn indexed(client: &Client, namespace: &str, objects: Option<&Arc<Objects>>) -> 
         steps(Api::<TcpRoute>::all(client.clone()), all(), objects),
         steps(Api::<TlsRoute>::all(client.clone()), all(), objects),
         steps(Api::<ReferenceGrant>::all(client.clone()), all(), objects),
+        steps(Api::<Gateway>::all(client.clone()), all(), objects),
+        steps(Api::<GatewayClass>::all(client.clone()), all(), objects),
     ]
 }
 
@@ -177,6 +184,7 @@ fn written(client: &Client, namespace: &str, objects: &Arc<Objects>) -> Vec<Step
             named(DATA_PLANE),
             objects,
         ),
+        steps(Api::<XMesh>::all(client.clone()), all(), objects),
     ]
 }
 
@@ -194,6 +202,14 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
                 object.store(key, objects);
             }
             Step::Change(change)
+        }
+    };
+    let available = {
+        let objects = objects.clone();
+        move |available| {
+            if let Some(objects) = &objects {
+                K::available(available, objects);
+            }
         }
     };
     let remove = move |key: Key| {
@@ -215,6 +231,7 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
             Ok(Event::InitDone) => {
                 steps.extend(known.difference(&listed).cloned().map(&remove));
                 known = std::mem::take(&mut listed);
+                available(true);
                 if !complete {
                     complete = true;
                     steps.push(Step::Complete);
@@ -234,6 +251,7 @@ fn steps<K: Watched>(api: Api<K>, config: watcher::Config, objects: Option<&Arc<
                 debug!(%kind, "the cluster does not have this kind");
                 listed.clear();
                 steps.extend(known.drain().map(&remove));
+                available(false);
                 if !complete {
                     complete = true;
                     steps.push(Step::Complete);

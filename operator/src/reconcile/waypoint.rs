@@ -267,10 +267,14 @@ impl WaypointReconciler {
         let replicas = self
             .autoscaler
             .replicas(key, &waypoint.scaling, deployment.as_deref());
+        let owner = ambient.as_deref();
+        let owner = owner.filter(|a| a.metadata.deletion_timestamp.is_none());
         let desired = Desired {
             key,
             replicas,
             least: waypoint.scaling.min,
+            gateway: waypoint.declaration.as_ref(),
+            ambient: owner.and_then(|a| a.metadata.uid.as_deref()),
             waypoint_for: waypoint.waypoint_for,
             pods: ambient.as_ref().and_then(|a| a.spec.waypoint_pods.as_ref()),
         };

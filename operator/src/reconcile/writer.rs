@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::fenced;
+use super::gateway::{ClassReconciler, GatewayReconciler};
 use super::mesh::MeshReconciler;
 use super::metrics::WorkMetrics;
 use super::namespace::NamespaceReconciler;
@@ -39,6 +40,8 @@ pub struct Writer {
     namespaces: NamespaceReconciler,
     waypoints: WaypointReconciler,
     routes: RouteReconciler,
+    gateways: GatewayReconciler,
+    classes: ClassReconciler,
     index: Arc<SharedIndex>,
     objects: Arc<Objects>,
     leadership: Leadership,
@@ -76,12 +79,16 @@ impl Writer {
             loads,
         );
         let routes = RouteReconciler::new(client.clone(), Arc::clone(&index), Arc::clone(&objects));
+        let gateways = GatewayReconciler::new(client.clone(), Arc::clone(&index), Arc::clone(&objects));
+        let classes = ClassReconciler::new(client.clone(), Arc::clone(&objects));
         let mesh = MeshReconciler::new(client, settings, Arc::clone(&index), Arc::clone(&objects), events);
         Self {
             mesh,
             namespaces,
             waypoints,
             routes,
+            gateways,
+            classes,
             index,
             objects,
             leadership,
@@ -202,7 +209,9 @@ impl Writer {
         all.extend(self.index.read(|index| index.asking()));
         all.extend(self.waypoints.namespaces());
         all.extend(self.objects.route_namespaces());
+        all.extend(self.objects.gateway_namespaces());
         queue.add(Work::Mesh, now);
+        queue.add(Work::Classes, now);
         for namespace in all {
             queue.add(Work::Namespace(namespace), now);
         }
@@ -222,6 +231,7 @@ impl Writer {
         } else {
             queue.add(Work::Mesh, now);
         }
+        queue.add(Work::Classes, now);
         for namespace in edited.namespaces {
             queue.urge(Work::Namespace(namespace), now);
         }
@@ -238,6 +248,7 @@ impl Writer {
         let begun = Instant::now();
         let result = match &work {
             Work::Mesh => self.mesh.reconcile().await,
+            Work::Classes => self.classes.reconcile().await,
             Work::Namespace(namespace) => self.namespace(namespace).await,
         };
         if let Some(metrics) = &self.metrics {
@@ -246,13 +257,16 @@ impl Writer {
         (work, result)
     }
 
-    /// The waypoints, the policies, the routes and the AmbientNamespace of a namespace: each is tried, whatever the result of the
+    /// The waypoints, the policies, the routes, the Gateways and the AmbientNamespace of a namespace: each is tried, whatever the result of the
     /// others.
     async fn namespace(&self, namespace: &str) -> Result<Option<Duration>, ReconcileError> {
         let waypoints = self.waypoints.reconcile(namespace).await;
         let troubles = self.waypoints.troubles(namespace);
         let ambient = self.namespaces.reconcile(namespace, &troubles).await;
         let routes = self.routes.reconcile(namespace).await;
-        waypoints.and(ambient).and_then(|again| routes.map(|()| again))
+        let gateways = self.gateways.reconcile(namespace, &troubles).await;
+        waypoints
+            .and(ambient)
+            .and_then(|again| routes.and(gateways).map(|()| again))
     }
 }

@@ -2,15 +2,16 @@
 
 use std::io::{Read, Write};
 
+use ambit_e2e::eventually;
 use ambit_e2e::http::Request;
 use ambit_e2e::lab::{LIMIT, Lab};
 use ambit_e2e::mesh::Pod;
 use ambit_e2e::sample::{Plan, Web};
-use ambit_e2e::{eventually, tools};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::condition_in;
+use super::definitions::Definitions;
 
 /// The kinds that the operator reads.
 const KINDS: [&str; 5] = [
@@ -20,36 +21,6 @@ const KINDS: [&str; 5] = [
     "tlsroutes",
     "referencegrants",
 ];
-
-/// Their definitions, until the end of a test.
-struct Definitions<'a> {
-    lab: &'a Lab,
-    files: Vec<String>,
-}
-
-impl<'a> Definitions<'a> {
-    fn install(lab: &'a Lab) -> Result<Self> {
-        let folder = tools::gateway_definitions(&|message| println!("{message}"))?;
-        let file = |kind: &str| folder.join(format!("gateway.networking.k8s.io_{kind}.yaml"));
-        let files = KINDS.map(|kind| format!("--filename={}", file(kind).display()));
-        let definitions = Self {
-            lab,
-            files: files.into(),
-        };
-        definitions.kubectl(&["apply", "--server-side", "--force-conflicts"])?;
-        Ok(definitions)
-    }
-
-    fn remove(self) -> Result<()> {
-        self.kubectl(&["delete", "--ignore-not-found", "--timeout=2m"])
-    }
-
-    fn kubectl(&self, verb: &[&str]) -> Result<()> {
-        let files = self.files.iter().map(String::as_str);
-        let words: Vec<&str> = verb.iter().copied().chain(files).collect();
-        self.lab.cluster.run_kubectl(&words).map(drop)
-    }
-}
 
 /// A Service in front of one of the two servers.
 fn second_version(lab: &Lab, web: &Web) -> Result<Pod> {
@@ -113,7 +84,7 @@ fn wait_condition_of(lab: &Lab, web: &Web, of: &str, kind: &str, wanted: (&str, 
 #[test]
 fn canary_moves_by_weight_and_fails_no_request() -> Result<()> {
     let lab = Lab::enter()?;
-    let definitions = Definitions::install(&lab)?;
+    let definitions = Definitions::install(&lab, &KINDS)?;
     let result = lab.with_web("routes", |web| {
         let second = second_version(&lab, web)?;
         let apply = |rules: Value| lab.cluster.apply(web.namespace(), &route(rules));
@@ -176,7 +147,7 @@ fn canary_moves_by_weight_and_fails_no_request() -> Result<()> {
 #[test]
 fn connections_move_by_weight_and_more_specific_routes_take_their_port() -> Result<()> {
     let lab = Lab::enter()?;
-    let definitions = Definitions::install(&lab)?;
+    let definitions = Definitions::install(&lab, &KINDS)?;
     let result = lab.with_web("connection-routes", |web| {
         let second = second_version(&lab, web)?;
         let tcp = |port: u16, backends: Value| {
@@ -246,7 +217,7 @@ fn connections_move_by_weight_and_more_specific_routes_take_their_port() -> Resu
 #[test]
 fn policy_of_a_rule_holds_for_its_requests_and_closes_the_pods() -> Result<()> {
     let lab = Lab::enter()?;
-    let definitions = Definitions::install(&lab)?;
+    let definitions = Definitions::install(&lab, &KINDS)?;
     let result = lab.with_web("route-policies", |web| {
         let canary = json!({
             "name": "canary", "matches": [{"headers": [{"name": "x-canary", "value": "yes"}]}],

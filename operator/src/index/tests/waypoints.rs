@@ -3,6 +3,7 @@
 mod budget;
 mod connection_routes;
 mod forged;
+mod gateways;
 mod guards;
 mod policies;
 mod routes;

@@ -33,6 +33,10 @@ pub(super) enum OptOut {
     Namespace,
     /// `istio.io/waypoint-for` on the namespace.
     For(WaypointFor),
+    /// The same on the Gateway that declares the waypoint.
+    Gateway(WaypointFor),
+    /// `allowedRoutes` of that Gateway.
+    NotAllowed,
 }
 
 impl std::fmt::Display for OptOut {
@@ -48,13 +52,27 @@ impl std::fmt::Display for OptOut {
                     what.as_str()
                 )
             }
+            Self::Gateway(what) => {
+                write!(
+                    f,
+                    "label {}: {} on the Gateway",
+                    labels::WAYPOINT_FOR,
+                    what.as_str()
+                )
+            }
+            Self::NotAllowed => write!(f, "allowedRoutes of the Gateway does not select the namespace"),
         }
     }
 }
 
 impl Asked {
-    /// What is asked for a Service; `targeted` by a policy or a route, or not.
-    pub(super) fn of(service: &ServiceRecord, namespace: &WaypointLabels, targeted: bool) -> Self {
+    /// What is asked for a Service; `targeted` by a policy or a route, or not. `may_bind` tells whether Services may use a waypoint.
+    pub(super) fn of(
+        service: &ServiceRecord,
+        namespace: &WaypointLabels,
+        targeted: bool,
+        may_bind: impl Fn(&str) -> Result<(), OptOut>,
+    ) -> Self {
         let own = service.use_waypoint.as_deref();
         let name = match (own, namespace.use_waypoint.as_deref()) {
             (Some(labels::USE_WAYPOINT_NONE), _) => return Self::OptedOut(OptOut::Service),
@@ -63,8 +81,8 @@ impl Asked {
             (None, None) if targeted => labels::WAYPOINT,
             (None, None) => return Self::No,
         };
-        if !namespace.waypoint_for.services() {
-            Self::OptedOut(OptOut::For(namespace.waypoint_for))
+        if let Err(why) = may_bind(name) {
+            Self::OptedOut(why)
         } else if service.addresses.is_empty() {
             Self::NoVirtualAddress
         } else {
@@ -143,13 +161,13 @@ impl Binding {
 /// The policies that apply to a Service, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Applying {
-    /// For all of it, those for the namespace included.
+    /// For all of it, those for the Gateway of its waypoint and for the namespace included.
     pub(super) whole: Part,
     /// For its ports, where there are any.
     pub(super) ports: BTreeMap<u16, Part>,
     /// Policies that decide of its namespace's routes.
     pub(super) routes: Vec<RouteScope>,
-    /// Some that decide are not for the namespace as a whole.
+    /// Some that decide are for the Service itself, a part of it or a route.
     pub(super) own: bool,
 }
 

@@ -90,18 +90,23 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTr
     }
     // A pod whose own address is reached through a waypoint is reached through it or not at all, where the namespace has rules; on every port,
     // also where a Service's guard is about some.
-    let decides = plan.workload_authorization.iter().any(|policy| {
-        let policy = index.in_force.get(&Key::new(namespace, policy.clone()));
-        policy.is_some_and(|p| p.decides())
+    let deciding = plan.waypoints.iter().filter(|(_, waypoint)| {
+        waypoint.workload_authorization.iter().any(|policy| {
+            let policy = index.in_force.get(&Key::new(namespace, policy.clone()));
+            policy.is_some_and(|p| p.decides())
+        })
     });
+    let deciding: BTreeSet<&String> = deciding.map(|(name, _)| name).collect();
     let mut by_waypoint: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (name, pod) in plan.pods.iter_mut().filter(|_| decides) {
-        let Some(waypoint) = &pod.waypoint else { continue };
+    for (name, pod) in &mut plan.pods {
+        let Some(waypoint) = pod.waypoint.as_ref().filter(|w| deciding.contains(w)) else {
+            continue;
+        };
         let admitted = by_waypoint.entry(waypoint.clone()).or_default();
         admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
         pod.guards.insert(of_waypoint(waypoint));
     }
-    for (name, waypoint) in closed.iter().filter(|_| decides) {
+    for (name, waypoint) in closed.iter().filter(|(_, waypoint)| deciding.contains(waypoint)) {
         let admitted = by_waypoint.entry(waypoint.clone()).or_default();
         admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
         let pod = plan.pods.entry(name.clone()).or_default();

@@ -4,7 +4,7 @@ mod route;
 
 use std::collections::BTreeSet;
 
-use ambit_crds::{Enrollment, GATEWAY_GROUP, TargetKind, TargetRef, labels};
+use ambit_crds::{Enrollment, TargetKind, TargetRef, labels};
 
 use super::binding::{Asked, Binding, OptOut};
 use super::plan::Plan;
@@ -80,6 +80,10 @@ impl<'a> Judge<'a> {
                 .next()
                 .or_else(|| of_pods().filter(|_| self.holds.has_rules()))
                 .or_else(|| self.idle(target).filter(|_| programmed.status)),
+            TargetKind::Gateway => enforced_by.next().or_else(|| {
+                let (name, _) = self.plan.waypoints.get_key_value(&target.name)?;
+                programmed.status.then_some(name.as_str())
+            }),
         };
         TargetSummary {
             target: target.clone(),
@@ -119,6 +123,10 @@ impl<'a> Judge<'a> {
         };
         let until = match self.kept() {
             _ if self.holds.generation != self.record.generation => format!("; {}", self.older()),
+            _ if target.kind == TargetKind::Gateway && !self.behind(target).is_empty() => format!(
+                "; the policy is in force for Services that use a waypoint of this name: {}",
+                list(&names(&self.behind(target)))
+            ),
             kept if kept.is_empty() => String::new(),
             kept => format!("; until then the policy stays in force for {}, too", list(&kept)),
         };
@@ -153,6 +161,9 @@ impl<'a> Judge<'a> {
                 })
                 .collect()
             }
+            TargetKind::Gateway => all
+                .filter(|(_, b)| b.asked.waypoint() == Some(&*target.name))
+                .collect(),
         }
     }
 
@@ -187,6 +198,7 @@ impl<'a> Judge<'a> {
             TargetKind::Service => self.service(target, behind),
             TargetKind::Namespace => self.namespace(target, behind),
             TargetKind::HttpRoute | TargetKind::GrpcRoute => self.route(target, behind),
+            TargetKind::Gateway => self.gateway(target, behind),
         }
     }
 
@@ -222,6 +234,16 @@ impl<'a> Judge<'a> {
         }
     }
 
+    fn gateway(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
+        let waypoint = self.plan.waypoints.get(&target.name);
+        let stands = waypoint.is_some_and(|w| w.wanted && w.bound);
+        if stands && behind.iter().all(|(_, b)| b.enforced_by().is_some()) {
+            self.enforced(target, &target.name, behind, &[])
+        } else {
+            self.not_ready(&target.name)
+        }
+    }
+
     fn namespace(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
         let namespace = &self.record.namespace;
         let labels = self
@@ -230,9 +252,15 @@ impl<'a> Judge<'a> {
             .get(namespace)
             .cloned()
             .unwrap_or_default();
-        let workloads = labels.waypoint_for.workloads();
-        if !(labels.waypoint_for.services() || workloads && self.holds.has_rules()) {
-            let why = OptOut::For(labels.waypoint_for);
+        let name = labels.use_waypoint.as_deref().unwrap_or(labels::WAYPOINT);
+        let own = self.plan.waypoints.get(name).map(|w| w.waypoint_for);
+        let waypoint_for = own.unwrap_or(labels.waypoint_for);
+        let any = behind.iter().any(|(_, b)| b.asked.waypoint().is_some());
+        if !(any || waypoint_for.services() || waypoint_for.workloads() && self.holds.has_rules()) {
+            let why = match own {
+                Some(own) if own != labels.waypoint_for => OptOut::Gateway(own),
+                _ => OptOut::For(waypoint_for),
+            };
             return verdict(
                 false,
                 PolicyReason::OptedOut,
@@ -390,7 +418,7 @@ impl<'a> Judge<'a> {
 
     /// Parts of the policy that give way to another's.
     fn overridden(&self, target: &TargetRef, behind: &Behind<'a>) -> Vec<String> {
-        if target.kind.group() == GATEWAY_GROUP {
+        if matches!(target.kind, TargetKind::HttpRoute | TargetKind::GrpcRoute) {
             return self.overridden_at_route(target);
         }
         let policy = &self.holds.policy;
@@ -434,6 +462,10 @@ impl<'a> Judge<'a> {
             "at Service {service}{more}, {namespace}/{other} has precedence for its {part}"
         ))
     }
+}
+
+fn names(behind: &Behind) -> Vec<String> {
+    behind.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
 fn left_out(name: &str, binding: &Binding) -> Option<String> {

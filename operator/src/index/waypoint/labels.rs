@@ -14,7 +14,7 @@ pub(in crate::index) enum WaypointFor {
 }
 
 impl WaypointFor {
-    fn of(value: &str) -> Self {
+    pub(in crate::index) fn of(value: &str) -> Self {
         match value {
             labels::WAYPOINT_FOR_WORKLOAD => Self::Workload,
             labels::WAYPOINT_FOR_ALL => Self::All,

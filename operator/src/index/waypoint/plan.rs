@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_crds::{TargetKind, labels};
 
-use super::binding::{Applying, Asked, Binding, RouteScope, Settling};
+use super::binding::{Applying, Asked, Binding, OptOut, RouteScope, Settling};
 use super::guard;
-use super::labels::WaypointLabels;
+use super::labels::{WaypointFor, WaypointLabels};
 use super::sharing;
 use super::timer::{LINGER, SETTLE, Timer, What};
 use crate::index::policy::{Part, PolicyInForce};
@@ -24,8 +24,6 @@ pub(in crate::index) struct Plan {
     pub(super) pods: BTreeMap<String, PodPlan>,
     /// Authorizations that keep the ways around waypoints closed, by name, encoded.
     pub(super) guards: BTreeMap<String, Vec<u8>>,
-    /// Policies whose rules apply to connections to pods' own addresses.
-    pub(super) workload_authorization: Vec<String>,
 }
 
 impl Plan {
@@ -100,6 +98,9 @@ pub(in crate::index) struct Waypoint {
     pub(super) service: bool,
     pub(super) bound: bool,
     pub(super) obstacle: Option<String>,
+    pub(super) waypoint_for: WaypointFor,
+    /// Policies whose rules apply to connections to pods' own addresses.
+    pub(super) workload_authorization: Vec<String>,
     /// Services in its configuration.
     pub(super) served: BTreeSet<String>,
     /// Those of them that are no longer bound to it.
@@ -127,6 +128,8 @@ struct Maker<'a> {
     namespace: &'a str,
     enrolled: bool,
     labels: WaypointLabels,
+    /// Waypoints that Gateways declare.
+    declared: BTreeMap<&'a str, Declared>,
     policies: Vec<(&'a str, &'a PolicyInForce)>,
     before: &'a Plan,
     /// The number of the latest timer.
@@ -134,16 +137,28 @@ struct Maker<'a> {
     timers: Vec<Timer>,
 }
 
+/// What a Gateway says of its waypoint.
+struct Declared {
+    waypoint_for: Option<WaypointFor>,
+    /// Services of the namespace may use it.
+    admits: bool,
+}
+
 /// The plan of `namespace` after `before`, and the timers that began.
 pub(super) fn make(index: &Index, namespace: &str, before: &Plan) -> (Plan, Vec<Timer>) {
     let policies = index
         .policies_in_force_in(namespace)
         .map(|(key, policy)| (key.name.as_str(), policy));
+    let declared = index.declared_in(namespace).map(|(name, gateway, admits)| {
+        let waypoint_for = gateway.waypoint_for;
+        (name, Declared { waypoint_for, admits })
+    });
     let mut maker = Maker {
         index,
         namespace,
         enrolled: index.is_enrolled(namespace) && index.existing.contains(namespace),
         labels: index.waypoint_labels.get(namespace).cloned().unwrap_or_default(),
+        declared: declared.collect(),
         policies: policies.collect(),
         before,
         timer: index.timer,
@@ -155,10 +170,7 @@ pub(super) fn make(index: &Index, namespace: &str, before: &Plan) -> (Plan, Vec<
 
 impl Maker<'_> {
     fn plan(&mut self) -> Plan {
-        let mut plan = Plan {
-            workload_authorization: self.workload_authorization(),
-            ..Plan::default()
-        };
+        let mut plan = Plan::default();
         let records: Vec<(&Key, &ServiceRecord)> = self.index.services_in(self.namespace).collect();
         for (key, record) in records.iter().filter(|(k, _)| !self.index.is_waypoint_service(k)) {
             plan.services
@@ -172,7 +184,7 @@ impl Maker<'_> {
         sharing::share(self.index, self.namespace, &mut plan.services);
         self.serve(&mut plan);
         let mut closed = BTreeMap::new();
-        let behind_rules = self.behind_rules(&plan);
+        let behind_rules = self.behind_rules(&plan, &workloads);
         for (pod, waypoint) in workloads {
             if !plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) {
                 continue;
@@ -205,39 +217,49 @@ impl Maker<'_> {
     /// What is asked for a Service, and what applies to it.
     fn binding(&self, name: &str, record: &ServiceRecord) -> Binding {
         let routes = self.index.attachments(&Key::new(self.namespace, name), record);
-        let applying = self.applying(name, record, &routes);
+        let mut applying = self.applying(name, record, &routes);
         // Another namespace's route asks for nothing here: who may write routes there may not load this namespace with pods.
         let targeted = applying.parts().any(|part| !part.is_empty())
             || routes.iter().any(|route| route.consumers.is_none());
+        let asked = Asked::of(record, &self.labels, targeted, |waypoint| self.may_bind(waypoint));
+        // A Gateway's policies ask for no waypoint: they apply where the Gateway's is used.
+        applying.whole = self.part(name, None, asked.waypoint()).0;
         Binding {
-            asked: Asked::of(record, &self.labels, targeted),
+            asked,
             applying,
             routes,
             ..Binding::default()
         }
     }
 
-    /// The policies that apply to a Service.
-    fn applying(&self, name: &str, record: &ServiceRecord, routes: &[Attachment]) -> Applying {
+    /// The policies for a Service that uses `waypoint`, or for a port of it (`section`); and whether some that decide name it.
+    fn part(&self, name: &str, section: Option<&str>, waypoint: Option<&str>) -> (Part, bool) {
         let kind = TargetKind::Service.as_str();
-        let part = |section: Option<&str>| {
-            let distance = |p: &PolicyInForce| match p.targets(kind, name, section) {
-                true => Some(0),
-                false => (section.is_none() && p.targets_namespace()).then_some(1),
-            };
-            let those = self.policies.iter();
-            let those: Vec<_> = those
-                .filter_map(|(policy, p)| Some((*policy, *p, distance(p)?)))
-                .collect();
-            (
-                Part::of(&those),
-                those.iter().any(|(_, p, distance)| *distance == 0 && p.decides()),
-            )
+        let distance = |p: &PolicyInForce| {
+            if p.targets(kind, name, section) {
+                Some(0)
+            } else if section.is_some() {
+                None
+            } else if waypoint.is_some_and(|waypoint| p.targets_gateway(waypoint)) {
+                Some(1)
+            } else {
+                p.targets_namespace().then_some(2)
+            }
         };
-        let (whole, mut own) = part(None);
+        let those = self.policies.iter();
+        let those: Vec<_> = those
+            .filter_map(|(policy, p)| Some((*policy, *p, distance(p)?)))
+            .collect();
+        let own = those.iter().any(|(_, p, distance)| *distance == 0 && p.decides());
+        (Part::of(&those), own)
+    }
+
+    /// The policies that apply to a Service, whichever waypoint it uses.
+    fn applying(&self, name: &str, record: &ServiceRecord, routes: &[Attachment]) -> Applying {
+        let (whole, mut own) = self.part(name, None, None);
         let mut ports = BTreeMap::new();
         for (port_name, port) in &record.ports {
-            let (part, decides) = part(Some(port_name));
+            let (part, decides) = self.part(name, Some(port_name), None);
             own |= decides;
             if !part.is_empty() {
                 ports.insert(port.port, part);
@@ -263,6 +285,30 @@ impl Maker<'_> {
         }
     }
 
+    /// What a waypoint is for: its Gateway's label goes before the namespace's.
+    fn waypoint_for(&self, waypoint: &str) -> WaypointFor {
+        let own = self.declared.get(waypoint).and_then(|d| d.waypoint_for);
+        own.unwrap_or(self.labels.waypoint_for)
+    }
+
+    /// Whether the namespace's Services may use a waypoint; its Gateway may keep them away.
+    fn may_bind(&self, waypoint: &str) -> Result<(), OptOut> {
+        let declared = self.declared.get(waypoint);
+        let waypoint_for = self.waypoint_for(waypoint);
+        match declared {
+            Some(declared) if !declared.admits => Err(OptOut::NotAllowed),
+            _ if waypoint_for.services() => Ok(()),
+            Some(declared) if declared.waypoint_for.is_some() => Err(OptOut::Gateway(waypoint_for)),
+            _ => Err(OptOut::For(waypoint_for)),
+        }
+    }
+
+    /// Whether the namespace's pods may use a waypoint.
+    fn takes_pods(&self, waypoint: &str) -> bool {
+        let admits = self.declared.get(waypoint).is_none_or(|d| d.admits);
+        admits && self.waypoint_for(waypoint).workloads()
+    }
+
     /// What all of the namespace's pods and Services use where nothing of their own says otherwise.
     fn default_waypoint(&self) -> Option<&str> {
         match self.labels.use_waypoint.as_deref() {
@@ -276,14 +322,22 @@ impl Maker<'_> {
         }
     }
 
-    /// Pods behind Services that are guarded for rules of their own. At such a pod's own address only the namespace's rules would apply, and
-    /// its waypoint is let in past the guard: it stays closed to direct calls instead.
-    fn behind_rules(&self, plan: &Plan) -> BTreeSet<String> {
+    /// Pods behind Services that are guarded for rules of their own, or of a Gateway that is not that of the pod's waypoint (in `workloads`). At
+    /// such a pod's own address these would not apply, and its waypoint is let in past the guard: it stays closed to direct calls instead.
+    fn behind_rules(&self, plan: &Plan, workloads: &BTreeMap<String, String>) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        let guarded = plan.services.iter().filter(|(_, b)| !b.guard.is_empty());
-        for (name, _) in guarded.filter(|(_, b)| b.applying.own) {
+        for (name, binding) in plan.services.iter().filter(|(_, b)| !b.guard.is_empty()) {
+            let (own, waypoint) = (binding.applying.own, binding.asked.waypoint());
+            let of_gateway = |waypoint| {
+                let mut policies = self.policies.iter();
+                policies.any(|(_, p)| p.decides() && p.targets_gateway(waypoint))
+            };
+            if !own && !waypoint.is_some_and(of_gateway) {
+                continue;
+            }
             let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
-            found.extend(pods.into_iter().map(|pod| pod.name));
+            let pods = pods.into_iter().map(|pod| pod.name);
+            found.extend(pods.filter(|pod| own || workloads.get(pod).map(String::as_str) != waypoint));
         }
         found
     }
@@ -291,7 +345,9 @@ impl Maker<'_> {
     /// Pods whose own addresses are to be reached through a waypoint, and which, but for those that stay closed.
     fn workloads(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
-        if !self.labels.waypoint_for.workloads() || !self.enrolled {
+        let declared = self.declared.values().filter_map(|d| d.waypoint_for);
+        let mut all = declared.chain([self.labels.waypoint_for]);
+        if !self.enrolled || !all.any(WaypointFor::workloads) {
             return found;
         }
         for (key, pod) in self.index.pods_in(self.namespace) {
@@ -300,9 +356,9 @@ impl Maker<'_> {
                 Some(name) => Some(name),
                 None => self.default_waypoint(),
             };
-            let Some(name) =
-                name.filter(|_| build::wanted(true, pod) && self.index.replica_of(key, pod).is_none())
-            else {
+            let Some(name) = name.filter(|name| {
+                self.takes_pods(name) && build::wanted(true, pod) && self.index.replica_of(key, pod).is_none()
+            }) else {
                 continue;
             };
             found.insert(key.name.clone(), name.to_owned());
@@ -310,26 +366,31 @@ impl Maker<'_> {
         found
     }
 
-    fn workload_authorization(&self) -> Vec<String> {
+    fn workload_authorization(&self, waypoint: &str) -> Vec<String> {
+        if !self.takes_pods(waypoint) {
+            return Vec::new();
+        }
         let applying = self
             .policies
             .iter()
-            .filter(|(_, p)| self.labels.waypoint_for.workloads() && p.targets_namespace() && p.has_rules());
+            .filter(|(_, p)| p.has_rules() && (p.targets_namespace() || p.targets_gateway(waypoint)));
         applying.map(|(name, _)| (*name).to_owned()).collect()
     }
 
     /// The waypoints that are asked for, and those in the register.
     fn waypoints(&self, plan: &mut Plan, workloads: &BTreeMap<String, String>) {
-        let any = self.labels.waypoint_for.services() || self.labels.waypoint_for.workloads();
         let mut wanted: BTreeSet<&str> = BTreeSet::new();
-        if self.enrolled && any {
+        if self.enrolled {
+            wanted.extend(self.declared.keys());
             wanted.extend(plan.services.values().filter_map(|b| b.asked.waypoint()));
             wanted.extend(workloads.values().map(String::as_str));
             // Before its first Service or pod too.
-            let anyhow = plan.services.is_empty()
-                || self.labels.use_waypoint.is_some()
-                || self.labels.waypoint_for.workloads();
-            wanted.extend(self.default_waypoint().filter(|_| anyhow));
+            let anyhow = |name: &str| {
+                let waypoint_for = self.waypoint_for(name);
+                let first = plan.services.is_empty() || self.labels.use_waypoint.is_some();
+                waypoint_for.workloads() || first && waypoint_for.services()
+            };
+            wanted.extend(self.default_waypoint().filter(|name| anyhow(name)));
         }
         let registered = self.index.registered_in(self.namespace).map(|(key, entry)| {
             let waypoint = Waypoint {
@@ -349,6 +410,10 @@ impl Maker<'_> {
             let waypoint = plan.waypoints.entry(name.to_owned()).or_default();
             waypoint.wanted = true;
             waypoint.obstacle = obstacle(name, taken);
+        }
+        for (name, waypoint) in &mut plan.waypoints {
+            waypoint.waypoint_for = self.waypoint_for(name);
+            waypoint.workload_authorization = self.workload_authorization(name);
         }
     }
 

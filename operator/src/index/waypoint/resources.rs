@@ -46,7 +46,7 @@ impl Index {
     fn resources(&self, key: &Key, waypoint: &Waypoint, plan: &Plan) -> WaypointResources {
         let namespace = &key.namespace;
         let mut resources = WaypointResources::default();
-        let own = plan.workload_authorization.iter();
+        let own = waypoint.workload_authorization.iter();
         let mut policies: BTreeSet<Key> = own.map(|name| key.sibling(name)).collect();
         let mut pods: BTreeSet<Key> = plan
             .pods
@@ -106,20 +106,20 @@ impl Index {
                 .authorizations
                 .extend(self.waypoint_authorizations(namespace, &named));
         }
-        let settings = self.waypoint_settings(key, plan);
+        let settings = self.waypoint_settings(key, waypoint);
         let name = names::WAYPOINT_SETTINGS.to_owned();
         resources.settings.insert(name, settings.encode_to_vec());
         resources
     }
 
-    fn waypoint_settings(&self, key: &Key, plan: &Plan) -> wire::Settings {
+    fn waypoint_settings(&self, key: &Key, waypoint: &Waypoint) -> wire::Settings {
         let mesh = self.mesh.clone().unwrap_or_default();
         wire::Settings {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             trust_domain: mesh.trust_domain,
             access_log: mesh.access_log,
-            workload_authorization: qualified(&key.namespace, &plan.workload_authorization),
+            workload_authorization: qualified(&key.namespace, &waypoint.workload_authorization),
             requires: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ambit_crds::{Scaling, TargetRef, VersionInForce, parse_duration};
 
+use super::declared::Declaration;
 use crate::index::{Index, Key};
 
 /// How a waypoint scales: the AmbientNamespace's settings over the Mesh's over the defaults.
@@ -60,7 +61,9 @@ pub struct WaypointSummary {
     pub obstacle: Option<String>,
     /// Services that it serves.
     pub services: usize,
-    /// What the namespace's waypoints are for, as its label `istio.io/waypoint-for` has it.
+    /// The Gateway that declares it.
+    pub declaration: Option<Declaration>,
+    /// What it is for, as the label `istio.io/waypoint-for` of its Gateway or its namespace has it.
     pub waypoint_for: &'static str,
     /// How it scales.
     pub scaling: ScalingSettings,
@@ -80,7 +83,7 @@ impl WaypointSummary {
 pub enum PolicyReason {
     /// Accepted: it is understood, and its target is there.
     Accepted,
-    /// Not accepted: there is no such Service or route, or it has no such port or rule.
+    /// Not accepted: there is no such Service, Gateway or route, or it has no such port or rule.
     TargetNotFound,
     /// Not accepted: a field says nothing that can be done.
     Invalid,
@@ -164,8 +167,10 @@ impl Index {
         let plan = self.plans.get(namespace);
         let known = plan.into_iter().flat_map(|p| &p.waypoints);
         let scaling = self.scaling(namespace);
-        let labels = self.waypoint_labels.get(namespace);
-        let waypoint_for = labels.map(|l| l.waypoint_for).unwrap_or_default().as_str();
+        let declared = self.declared_in(namespace);
+        let mut declared: BTreeMap<&str, Declaration> = declared
+            .map(|(name, record, _)| (name, Declaration::of(record)))
+            .collect();
         let mut found: BTreeMap<&str, WaypointSummary> = known
             .map(|(name, waypoint)| {
                 let summary = WaypointSummary {
@@ -175,7 +180,8 @@ impl Index {
                     bound: waypoint.bound,
                     obstacle: waypoint.obstacle.clone(),
                     services: waypoint.served.len(),
-                    waypoint_for,
+                    declaration: declared.remove(name.as_str()),
+                    waypoint_for: waypoint.waypoint_for.as_str(),
                     scaling,
                     pods: Vec::new(),
                 };

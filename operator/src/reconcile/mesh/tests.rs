@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount
 use kube::core::PartialObjectMeta;
 
 use super::deletion::UNINSTALLING;
+use serde_json::Value;
+
 use super::*;
 use crate::index::{Config, Key, Registered};
 use crate::reconcile::testing::{Server, settings};

@@ -13,10 +13,10 @@ use kube::core::PartialObjectMeta;
 use serde::de::DeserializeOwned;
 
 use super::{Change, Watched};
-use crate::gateway::{ReferenceGrant, Route, RouteKind};
+use crate::gateway::{Gateway, GatewayClass, ReferenceGrant, Route, RouteKind, XMesh};
 use crate::index::{
-    AmbientRecord, Key, MeshRecord, PodRecord, PolicyRecord, ReplicaSetRecord, RouteId, RouteRecord,
-    ServiceRecord, SliceRecord,
+    AmbientRecord, GatewayRecord, Key, MeshRecord, PodRecord, PolicyRecord, ReplicaSetRecord, RouteId,
+    RouteRecord, ServiceRecord, SliceRecord,
 };
 use crate::reconcile::pods::OwnPod;
 use crate::reconcile::route::RouteObject;
@@ -155,6 +155,68 @@ impl Watched for ReferenceGrant {
 
     fn unindex(key: Key) -> Change {
         Box::new(move |index| index.set_grant(&key, None))
+    }
+}
+
+impl Watched for Gateway {
+    const OPTIONAL: bool = true;
+
+    fn index(&self, key: &Key) -> Change {
+        let (key, record) = (key.clone(), GatewayRecord::of(self));
+        Box::new(move |index| index.set_gateway(&key, Some(record)))
+    }
+
+    fn unindex(key: Key) -> Change {
+        Box::new(move |index| index.set_gateway(&key, None))
+    }
+
+    fn store(self, key: &Key, objects: &Objects) {
+        objects.set_gateway(key, Some(self));
+    }
+
+    fn forget(key: &Key, objects: &Objects) {
+        objects.set_gateway(key, None);
+    }
+}
+
+impl Watched for GatewayClass {
+    const OPTIONAL: bool = true;
+
+    fn index(&self, key: &Key) -> Change {
+        let (name, controller) = (key.name.clone(), self.spec.controller_name.clone());
+        Box::new(move |index| index.set_gateway_class(&name, Some(controller)))
+    }
+
+    fn unindex(key: Key) -> Change {
+        Box::new(move |index| index.set_gateway_class(&key.name, None))
+    }
+
+    fn store(self, key: &Key, objects: &Objects) {
+        objects.set_claim(&key.name, Some(self));
+    }
+
+    fn forget(key: &Key, objects: &Objects) {
+        objects.set_claim::<Self>(&key.name, None);
+    }
+
+    fn available(available: bool, objects: &Objects) {
+        objects.set_available::<Self>(available);
+    }
+}
+
+impl Watched for XMesh {
+    const OPTIONAL: bool = true;
+
+    fn store(self, key: &Key, objects: &Objects) {
+        objects.set_claim(&key.name, Some(self));
+    }
+
+    fn forget(key: &Key, objects: &Objects) {
+        objects.set_claim::<Self>(&key.name, None);
+    }
+
+    fn available(available: bool, objects: &Objects) {
+        objects.set_available::<Self>(available);
     }
 }
 

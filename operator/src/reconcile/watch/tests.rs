@@ -24,7 +24,7 @@ async fn watched(objects: Option<&Arc<Objects>>, count: usize) -> Vec<String> {
     health.watched()
 }
 
-const INDEXED: [&str; 15] = [
+const INDEXED: [&str; 17] = [
     "/api/v1/namespaces",
     "/api/v1/namespaces/ambit-system/configmaps?labelSelector=ambit.dev%2Fregister%3Dwaypoints",
     "/api/v1/nodes",
@@ -35,6 +35,8 @@ const INDEXED: [&str; 15] = [
     "/apis/ambit.dev/v1alpha1/waypointpolicies",
     "/apis/apps/v1/replicasets?labelSelector=ambit.dev%2Fwaypoint",
     "/apis/discovery.k8s.io/v1/endpointslices",
+    "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
+    "/apis/gateway.networking.k8s.io/v1/gateways",
     "/apis/gateway.networking.k8s.io/v1/grpcroutes",
     "/apis/gateway.networking.k8s.io/v1/httproutes",
     "/apis/gateway.networking.k8s.io/v1/tcproutes",
@@ -59,6 +61,7 @@ async fn operator_watches_the_kinds_that_it_writes() {
         "/api/v1/serviceaccounts".to_owned(),
         format!("/apis/apps/v1/deployments{APPLIED}"),
         format!("/apis/apps/v1/namespaces/ambit-system/daemonsets{APPLIED}"),
+        "/apis/gateway.networking.x-k8s.io/v1alpha1/xmeshes".to_owned(),
         format!("/apis/policy/v1/poddisruptionbudgets{APPLIED}"),
     ];
     let mut all: Vec<_> = INDEXED.into_iter().map(str::to_owned).chain(written).collect();

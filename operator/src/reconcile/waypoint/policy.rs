@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 
 use ambit_crds::{PolicyAncestor, WaypointPolicy, WaypointPolicyStatus, labels};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Patch, PatchParams};
 use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
 use tracing::info;
 
-use crate::index::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
+use crate::gateway::CONTROLLER;
+use crate::index::{Key, PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
+use crate::reconcile::ReconcileError;
 use crate::reconcile::conditions::{abnormal, condition};
-use crate::reconcile::mesh::{count, status_patch};
+use crate::reconcile::mesh::count;
 use crate::reconcile::recorder::Events;
-use crate::reconcile::{FIELD_MANAGER, ReconcileError, is_not_found};
-
-/// The controller of the status.
-const CONTROLLER: &str = "ambit.dev/operator";
+use crate::reconcile::status::write_status;
 
 /// The replicas of a waypoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,16 +45,8 @@ pub(super) async fn write(
     }
     let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
     let api: Api<WaypointPolicy> = Api::namespaced(client.clone(), &namespace);
-    let patch = status_patch("WaypointPolicy", &name, Some(&namespace), &status)?;
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
-        Ok(_) => {}
-        Err(error) if is_not_found(&error) => return Ok(()),
-        Err(error) => {
-            return Err(ReconcileError::api(format!(
-                "status of WaypointPolicy {namespace}/{name}"
-            ))(error));
-        }
+    if !write_status(&api, &Key::new(&*namespace, &*name), &status).await? {
+        return Ok(());
     }
     let (before, now) = (policy.status.as_ref().map(Outcome::of), Outcome::of(&status));
     if before.as_ref().map(|b| &b.reason) != Some(&now.reason) {

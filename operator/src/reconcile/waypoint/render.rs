@@ -1,11 +1,13 @@
 //! A waypoint's objects, rendered from its desired state. Pure: the result can be compared and tested.
 
-use ambit_crds::{Mesh, Resources, WaypointPods, labels, parse_duration};
+use ambit_crds::{AmbientNamespace, Mesh, Resources, WaypointPods, labels, parse_duration};
 use ambit_wire::names::{PORT_HBONE, PORT_METRICS, PORT_READY, PROXY_UID, ROOT_CONFIG_MAP};
+use kube::Resource;
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
-use crate::index::Key;
+use crate::gateway::Gateway;
+use crate::index::{Declaration, Key};
 use crate::reconcile::apply::{Rendered, hash};
 use crate::reconcile::dataplane::{
     complete, environment, field, metrics_file, own_labels, place, root, scraped, service_account, trust,
@@ -29,7 +31,11 @@ pub(super) struct Desired<'a> {
     pub(super) replicas: u32,
     /// Minimum of replicas.
     pub(super) least: u32,
-    /// What it is for, by the namespace's label `istio.io/waypoint-for`.
+    /// The Gateway that declares it.
+    pub(super) gateway: Option<&'a Declaration>,
+    /// UID of the namespace's AmbientNamespace.
+    pub(super) ambient: Option<&'a str>,
+    /// What it is for, by the label `istio.io/waypoint-for` of its Gateway or its namespace.
     pub(super) waypoint_for: &'a str,
     /// Settings of the namespace for its pods.
     pub(super) pods: Option<&'a WaypointPods>,
@@ -44,7 +50,12 @@ impl Desired<'_> {
 
     /// The settings of its pods that all waypoints share: a change concerns them all.
     pub(super) fn shared_template(&self, settings: &Settings, mesh: &Mesh) -> String {
-        hash(&pod_template(settings, mesh, &Self { pods: None, ..*self }))
+        let shared = Self {
+            pods: None,
+            gateway: None,
+            ..*self
+        };
+        hash(&pod_template(settings, mesh, &shared))
     }
 
     /// Whether evictions have to leave a replica: with a single one that would block the drain of its node.
@@ -98,8 +109,57 @@ pub(super) fn render(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) ->
             let template = desired.shared_template(settings, mesh);
             object.object["metadata"]["annotations"] = json!({ labels::TEMPLATE_HASH: template });
         }
+        if let Some(gateway) = desired.gateway {
+            let metadata = &mut object.object["metadata"];
+            dress(metadata, gateway);
+            let owners = owners(name, gateway, desired.ambient);
+            if !owners.is_empty() {
+                metadata["ownerReferences"] = json!(owners);
+            }
+        }
     }
     std::iter::once(root).chain(named).collect()
+}
+
+/// The owners of the objects of a waypoint that a Gateway declares, or none.
+///
+/// With the Gateway alone, the garbage collector would delete the objects with the Gateway, at once, while Services use the waypoint.
+/// Since the AmbientNamespace is an owner, too, the garbage collector only removes the reference to the Gateway. The operator then decides:
+/// the waypoint stays for others, or drains.
+fn owners(name: &str, gateway: &Declaration, ambient: Option<&str>) -> Vec<Value> {
+    let Some(ambient) = ambient else {
+        return Vec::new();
+    };
+    vec![
+        json!({
+            "apiVersion": Gateway::api_version(&()), "kind": Gateway::kind(&()), "name": name, "uid": gateway.uid,
+        }),
+        json!({
+            "apiVersion": AmbientNamespace::api_version(&()), "kind": AmbientNamespace::kind(&()),
+            "name": labels::AMBIENT_NAMESPACE, "uid": ambient,
+        }),
+    ]
+}
+
+/// Adds the labels and annotations of `spec.infrastructure`. Those that have a meaning in the mesh, and those that are there, are not a user's
+/// to set.
+fn dress(metadata: &mut Value, gateway: &Declaration) {
+    for (field, more) in [("labels", &gateway.labels), ("annotations", &gateway.annotations)] {
+        for (key, value) in more.iter().filter(|(key, _)| !is_reserved(key)) {
+            if metadata[field].get(key).is_none() {
+                metadata[field][key] = json!(value);
+            }
+        }
+    }
+}
+
+fn is_reserved(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let is = |reserved: &str| {
+        let rest = domain.strip_suffix(reserved);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    is("ambit.dev") || is("istio.io") || key == labels::MANAGED_BY
 }
 
 fn waypoint_labels(name: &str) -> Value {
@@ -192,6 +252,9 @@ fn pod_template(settings: &Settings, mesh: &Mesh, desired: &Desired<'_>) -> Valu
             "volumes": volumes,
         },
     });
+    if let Some(gateway) = desired.gateway {
+        dress(&mut template["metadata"], gateway);
+    }
     let own = desired.pods;
     let secrets = own.and_then(|p| p.image_pull_secrets.as_deref());
     let secrets = settings.pull_secrets(secrets.unwrap_or(&mesh.spec.image_pull_secrets));

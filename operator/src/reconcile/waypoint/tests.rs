@@ -1,6 +1,7 @@
 //! Passes over a namespace, with an API server in memory and the real index; the watches hear of what is written after
 //! each pass.
 
+mod declared;
 mod foreign;
 mod leading;
 
@@ -26,6 +27,7 @@ const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/waypo
 const ROOT: &str = "/api/v1/namespaces/shop/configmaps/ambit-ca-root";
 const AMBIENT: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/ambientnamespaces/ambient";
 const POLICY: &str = "/apis/ambit.dev/v1alpha1/namespaces/shop/waypointpolicies/orders";
+const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/waypoint";
 const REGISTER: &str = "/api/v1/namespaces/ambit-system/configmaps/ambit-waypoints.shop";
 const SET: &str = "/apis/apps/v1/namespaces/shop/replicasets/waypoint-1";
 const POD: &str = "/api/v1/namespaces/shop/pods/waypoint-0";
@@ -109,6 +111,7 @@ impl World {
         self.of::<Service>(SERVICE);
         self.of::<ambit_crds::AmbientNamespace>(AMBIENT);
         self.of::<ambit_crds::WaypointPolicy>(POLICY);
+        self.of::<crate::gateway::Gateway>(GATEWAY);
         self.of::<Pod>(POD);
         self.of::<PartialObjectMeta<ConfigMap>>(ROOT);
         self.of::<ConfigMap>(REGISTER);

@@ -2,7 +2,7 @@ use ambit_wire::workload::EndpointHealth;
 
 use super::*;
 
-fn replica(namespace: &str, name: &str, ready: bool) -> Value {
+pub(super) fn replica(namespace: &str, name: &str, ready: bool) -> Value {
     let ip = format!("10.9.0.{}", name.trim_start_matches('w'));
     let pod = with(pod(name, &ip), "/metadata/namespace", json!(namespace));
     let pod = with(pod, "/metadata/uid", json!(format!("u-{namespace}-{name}")));

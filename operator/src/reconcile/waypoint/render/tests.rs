@@ -19,6 +19,8 @@ fn rendered(mesh: &Mesh, replicas: u32, least: u32) -> Vec<Rendered> {
         key: &key,
         replicas,
         least,
+        gateway: None,
+        ambient: None,
         waypoint_for: "service",
         pods: None,
     };
@@ -263,6 +265,8 @@ fn namespace_settings_override_the_mesh() {
             key: &key,
             replicas: 1,
             least: 1,
+            gateway: None,
+            ambient: None,
             waypoint_for: "service",
             pods,
         };
@@ -306,6 +310,8 @@ fn the_shared_template_is_the_meshs_alone() {
             key: &key,
             replicas,
             least: 1,
+            gateway: None,
+            ambient: None,
             waypoint_for: "service",
             pods,
         };
