@@ -26,6 +26,7 @@ pub use ca::{
     AuthorityError, CertificateAuthority, IssueError, Issued, RequestError, StoreError, load_or_create,
     stored_root,
 };
+pub use discovery::{rank, removes_last};
 pub use interfaces::{
     AgentPod, CaptureSink, Directory, MeshSettings, PodInfo, RecordError, Sources, WaypointCollections,
 };

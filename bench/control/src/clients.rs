@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use ambit_bench::Histogram;
-use ambit_operator::control::{Sources, WaypointCollections};
+use ambit_operator::control::{Sources, WaypointCollections, rank, removes_last};
 use ambit_operator::index::SharedIndex;
 use ambit_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use ambit_wire::names::{
@@ -88,20 +88,11 @@ impl xds::Source for Served {
     }
 
     fn rank(&self, type_url: &str) -> u8 {
-        match type_url {
-            TYPE_ADDRESS | TYPE_WORKLOAD => 1,
-            TYPE_WAYPOINT_BACKEND => 2,
-            TYPE_WAYPOINT_ROUTE => 3,
-            TYPE_WAYPOINT_SERVICE | TYPE_WAYPOINT_SETTINGS => 4,
-            _ => 0,
-        }
+        rank(type_url)
     }
 
     fn removes_last(&self, type_url: &str) -> bool {
-        matches!(
-            type_url,
-            TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY | TYPE_WAYPOINT_BACKEND | TYPE_WAYPOINT_ROUTE
-        )
+        removes_last(type_url)
     }
 }
 

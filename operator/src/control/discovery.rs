@@ -70,6 +70,27 @@ impl AggregatedDiscoveryService for Discovery {
     }
 }
 
+/// The rank of a type on a stream ([`Source::rank`](xds::Source::rank)). Settings, Services and Backends of a waypoint name policies, and
+/// workloads name authorizations; a Service and a Backend arrive after their endpoints; Services name Routes, and Routes name Backends.
+pub fn rank(type_url: &str) -> u8 {
+    match type_url {
+        TYPE_ADDRESS | TYPE_WORKLOAD => 1,
+        TYPE_WAYPOINT_BACKEND => 2,
+        TYPE_WAYPOINT_ROUTE => 3,
+        TYPE_WAYPOINT_SERVICE | TYPE_WAYPOINT_SETTINGS => 4,
+        _ => 0,
+    }
+}
+
+/// Whether a type's removals wait ([`Source::removes_last`](xds::Source::removes_last)). A workload that names a missing authorization is
+/// closed, as is a Service that names a missing policy or Route, and a Route's share for a missing Backend: so first the name is removed.
+pub fn removes_last(type_url: &str) -> bool {
+    matches!(
+        type_url,
+        TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY | TYPE_WAYPOINT_BACKEND | TYPE_WAYPOINT_ROUTE
+    )
+}
+
 impl xds::Source for Shared {
     type Client = Subscriber;
 
@@ -103,25 +124,12 @@ impl xds::Source for Shared {
         }
     }
 
-    /// Settings, Services and Backends of a waypoint name policies, and workloads name authorizations; a Service and a
-    /// Backend arrive after their endpoints; Services name Routes, and Routes name Backends.
     fn rank(&self, type_url: &str) -> u8 {
-        match type_url {
-            TYPE_ADDRESS | TYPE_WORKLOAD => 1,
-            TYPE_WAYPOINT_BACKEND => 2,
-            TYPE_WAYPOINT_ROUTE => 3,
-            TYPE_WAYPOINT_SERVICE | TYPE_WAYPOINT_SETTINGS => 4,
-            _ => 0,
-        }
+        rank(type_url)
     }
 
-    /// A workload that names a missing authorization is closed, as is a Service that names a missing policy or Route,
-    /// and a Route's share for a missing Backend: so first the name is removed.
     fn removes_last(&self, type_url: &str) -> bool {
-        matches!(
-            type_url,
-            TYPE_AUTHORIZATION | TYPE_WAYPOINT_POLICY | TYPE_WAYPOINT_BACKEND | TYPE_WAYPOINT_ROUTE
-        )
+        removes_last(type_url)
     }
 
     fn sent(&self, client: &Subscriber, type_url: &str, resources: usize) {

@@ -2,6 +2,7 @@
 
 mod part;
 mod read;
+mod targets;
 
 use std::sync::Arc;
 

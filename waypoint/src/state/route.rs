@@ -323,13 +323,18 @@ impl PortRoutes {
         let mut sets: Vec<&Vec<Arc<str>>> = all.flat_map(|c| c.policies()).flat_map(|p| &p.sets).collect();
         sets.sort_unstable();
         sets.dedup();
+        let mut connections = at.rules.and(&sets, &policy);
+        for of in own.into_iter().map(|own| &own.compiled).chain([&compiled]) {
+            // Those of connections have no policies, and say themselves that they are missing.
+            if let Some(missing) = of.missing.as_ref().filter(|_| !of.of_connections) {
+                connections = connections.lacking(missing);
+            }
+        }
         Self {
             http: settled(&compiled.http, &compiled.http_routes),
             grpc: settled(&compiled.grpc, &compiled.grpc_routes),
-            connections: at.rules.and(&sets, &policy),
-            passed_over: own
-                .filter(|own| own.narrows() || own.compiled.missing.is_some())
-                .cloned(),
+            connections,
+            passed_over: own.filter(|own| own.narrows()).cloned(),
             compiled,
         }
     }
@@ -344,9 +349,10 @@ impl PortRoutes {
         self.compiled.connections.as_ref()
     }
 
-    /// Whether policies for its routes have rules.
+    /// Whether policies for its routes have rules, or may have: a route is missing.
     pub(crate) fn narrows(&self) -> bool {
-        self.compiled.policies().any(|names| !names.sets.is_empty())
+        let mut policies = self.compiled.policies();
+        self.compiled.missing.is_some() || policies.any(|names| !names.sets.is_empty())
     }
 
     /// A route that applies and has not been received, or is not understood: closed until it is.

@@ -54,6 +54,12 @@ impl RuleSet {
         }
     }
 
+    /// With rules that are not known, of `what`: nothing passes until they are.
+    pub(super) fn lacking(mut self, what: &str) -> Self {
+        self.missing = self.missing.or_else(|| Some(format!("of {what}").into()));
+        self
+    }
+
     /// Nothing passes until the policies that apply are known.
     pub(super) fn unknown() -> Self {
         Self {

@@ -25,10 +25,11 @@ impl HeldDigests {
     /// The digests of `held`, names and versions.
     pub fn of<'a>(held: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Self {
         let buckets = (held.len() / RESOURCES_OF_BUCKET).next_power_of_two();
-        let mut digests = vec![0; buckets.clamp(LEAST_BUCKETS, MOST_BUCKETS)];
+        let buckets = buckets.clamp(LEAST_BUCKETS, MOST_BUCKETS);
+        let mut digests: Vec<u128> = vec![0; buckets];
         for (name, version) in held {
-            let of_bucket = &mut digests[bucket(name, buckets.clamp(LEAST_BUCKETS, MOST_BUCKETS))];
-            *of_bucket = entry(name, version).wrapping_add(*of_bucket);
+            let of_bucket = &mut digests[bucket(name, buckets)];
+            *of_bucket = of_bucket.wrapping_add(entry(name, version));
         }
         Self(digests)
     }

@@ -346,6 +346,17 @@ async fn what_is_not_http_has_to_pass_the_rules_of_all_routes_of_the_port() {
     mesh.state
         .apply_policies(&[], vec![policy("rule", []).try_into().unwrap()]);
     assert_eq!(said(80).await, Some(*b"\x01ABC"));
+
+    // Whether policies are for a route that has not come, nobody knows.
+    mesh.apply_service(|service| {
+        service.routes = vec![wire::AttachedRoute {
+            route: "HTTPRoute/shop/late".into(),
+            ports: vec![80],
+            ..attached("")
+        }];
+    });
+    assert_eq!(said(80).await, None);
+    assert_eq!(said(9000).await, Some(*b"\x01ABC"), "a port without the route");
 }
 
 /// An open WebSocket ends when the policy of its route denies it, and not by that of another.
