@@ -34,13 +34,14 @@ fn wait_condition(lab: &Lab, object: &[&str], kind: &str, wanted: &str) -> Resul
     })
 }
 
-fn gateway() -> String {
+/// The Gateway, with labels for its waypoint's pods or without.
+fn gateway(labels: &Value) -> String {
     let gateway = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": GATE},
         "spec": {
             "gatewayClassName": "ambit-waypoint",
             "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
-            "infrastructure": {"labels": {"team": "shop"}},
+            "infrastructure": {"labels": labels},
         },
     });
     gateway.to_string()
@@ -99,7 +100,7 @@ fn gateway_declares_a_waypoint_and_its_deletion_fails_no_request() -> Result<()>
 
         // It is ready before anything uses it.
         let namespace = ["--namespace", web.namespace()];
-        lab.cluster.apply(web.namespace(), &gateway())?;
+        lab.cluster.apply(web.namespace(), &gateway(&json!({"team": "shop"})))?;
         let object = ["gateway", GATE, namespace[0], namespace[1]];
         let found = wait_condition(&lab, &object, "Programmed", "True")?;
         let status = &found["status"];
@@ -135,8 +136,17 @@ fn gateway_declares_a_waypoint_and_its_deletion_fails_no_request() -> Result<()>
             Ok(())
         })?;
 
+        // Labels are the pods': others come, and no request fails.
+        let labelled = pods(web)?;
+        lab.cluster.apply(web.namespace(), &gateway(&json!({})))?;
+        let before = eventually("pods without the label alone to be there", LIMIT, || {
+            let now = pods(web)?;
+            ensure!(!now.is_empty() && now.is_disjoint(&labelled), "{labelled:?}, now {now:?}");
+            Ok(now)
+        })?;
+        wait_condition(&lab, &object, "Programmed", "True")?;
+
         // As Argo CD deletes. The label still asks for the waypoint: the same pods go on, with the same rules.
-        let before = pods(web)?;
         lab.cluster.run_kubectl(&[
             "delete",
             "gateway",
