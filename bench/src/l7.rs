@@ -20,8 +20,10 @@ pub const HOSTNAME: &str = "server.bench.svc.cluster.local";
 
 /// The virtual address of the Service: CONNECT names it, no packet is ever sent there (RFC 5737).
 pub const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-/// The Service's port.
+/// The Service's port for HTTP/1.1.
 pub const SERVICE_PORT: u16 = 80;
+/// The Service's port for gRPC.
+pub const GRPC_PORT: u16 = 81;
 /// Where the backend, and the proxies of the plain rows, answer plain HTTP/1.1; the port that CONNECT to the backend
 /// names.
 pub const HTTP_PORT: u16 = 8080;
@@ -32,8 +34,12 @@ pub const CONTROL_PORT: u16 = 15012;
 
 /// Requests are for this; the policy allows callers to read what is under it.
 pub const PREFIX: &str = "/orders/";
-/// The path of the load's requests.
+/// The path of the load's requests; of gRPC it is service and method.
 pub const PATH: &str = "/orders/42";
+/// Bytes of a POST's body.
+pub const POST_BYTES: usize = 16 << 10;
+/// Paths of the routes before the one that matches begin with this, followed by their numbers.
+pub const OTHER_PREFIX: &str = "/other-";
 /// The backend answers it with the SPIFFE id of its peer.
 pub const PEER_PATH: &str = "/orders/peer";
 

@@ -1,5 +1,6 @@
 //! The other end: responds to every request with a few bytes, plain and in HBONE.
 
+use std::io::Cursor;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use ambit_hbone::{ConnectRequest, HboneConfig, HboneHandler, RequestRefusal, ser
 use ambit_identity::SpiffeId;
 use ambit_tls::{IdentityLease, WorkloadCertificate, accept_tls};
 use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authority::Authority;
-use crate::http1;
+use crate::{grpc, http1};
 
 /// Bytes of a response's body.
 const BODY: usize = 128;
@@ -27,7 +29,7 @@ pub(crate) struct Options {
     /// The folder of the certificate authority
     #[arg(long)]
     dir: PathBuf,
-    /// Where plain HTTP/1.1 is served: IP:PORT
+    /// Where HTTP/1.1 and gRPC are served in plaintext: IP:PORT
     #[arg(long)]
     http: SocketAddr,
     /// Where HBONE ends: IP:PORT
@@ -101,7 +103,7 @@ where
 }
 
 async fn plain(tcp: TcpStream) -> Result<()> {
-    Ok(answer(tcp, "").await?)
+    answer(tcp, "").await
 }
 
 async fn tunnels(tcp: TcpStream, certificate: Arc<WorkloadCertificate>, lease: IdentityLease) -> Result<()> {
@@ -113,9 +115,20 @@ async fn tunnels(tcp: TcpStream, certificate: Arc<WorkloadCertificate>, lease: I
     Ok(())
 }
 
-async fn answer(io: impl http1::Io, peer: &str) -> std::io::Result<()> {
+/// HTTP/1.1 or gRPC, as the client begins.
+async fn answer(mut io: impl http1::Io, peer: &str) -> Result<()> {
+    let mut begun = Vec::with_capacity(8 << 10);
+    while begun.len() < grpc::PREFACE.len() && grpc::PREFACE.starts_with(&begun) {
+        if io.read_buf(&mut begun).await? == 0 {
+            return Ok(io.shutdown().await?);
+        }
+    }
+    if begun.starts_with(grpc::PREFACE) {
+        let (reader, writer) = tokio::io::split(io);
+        return grpc::serve(tokio::io::join(Cursor::new(begun).chain(reader), writer)).await;
+    }
     let body = http1::response(&".".repeat(BODY));
-    http1::serve(io, PEER_PATH, &http1::response(peer), &body).await
+    Ok(http1::serve(io, begun, PEER_PATH, &http1::response(peer), &body).await?)
 }
 
 struct Handler {

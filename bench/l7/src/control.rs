@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// The waypoint writes its access log
     #[arg(long)]
     access_log: bool,
+    /// How many routes the Service has; requests match the last one
+    #[arg(long, default_value_t = 0)]
+    routes: usize,
 }
 
 /// Serves until the process is ended.
@@ -61,7 +64,11 @@ async fn serve(options: &Options, incoming: TcpIncoming) -> Result<()> {
     let authority = Authority::open(&options.dir)?;
     let (certificate, key) = authority.server(options.listen.ip())?;
     let control = Control {
-        resources: Arc::new(Resources::new(options.backend, options.access_log)),
+        resources: Arc::new(Resources::new(
+            options.backend,
+            options.access_log,
+            options.routes,
+        )),
         authority: Arc::new(authority),
         waypoint: identity(WAYPOINT)?,
     };
@@ -148,6 +155,7 @@ mod tests {
             listen: incoming.local_addr().unwrap(),
             backend: "192.0.2.1:8080".parse().unwrap(),
             access_log: false,
+            routes: 2,
         };
         let url = format!("https://{}", options.listen);
         let serving = tokio::spawn(async move { serve(&options, incoming).await });

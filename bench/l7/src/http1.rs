@@ -21,6 +21,16 @@ pub(crate) fn request(method: &str, path: &str) -> Vec<u8> {
         .into_bytes()
 }
 
+/// A POST with a body of so many bytes, encoded.
+pub(crate) fn post(path: &str, body: usize) -> Vec<u8> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {HOSTNAME}\r\nuser-agent: ambit-bench\r\ncontent-length: {body}\r\n\r\n"
+    );
+    let mut request = head.into_bytes();
+    request.resize(request.len() + body, b'.');
+    request
+}
+
 /// A response with status 200, encoded.
 pub(crate) fn response(body: &str) -> Vec<u8> {
     let length = body.len();
@@ -47,9 +57,9 @@ pub(crate) struct Answer {
 
 impl Connection {
     /// Over this.
-    pub(crate) fn new(io: impl Io + 'static) -> Self {
+    pub(crate) fn new(io: Box<dyn Io>) -> Self {
         Self {
-            io: Box::new(io),
+            io,
             buffer: Vec::with_capacity(MOST_BYTES),
         }
     }
@@ -122,21 +132,26 @@ fn head(bytes: &[u8]) -> io::Result<Option<Answer>> {
     }))
 }
 
-/// Responds to every request on `io` until it ends: `peer` for one path, `body` for all others. Requests have no body.
-pub(crate) async fn serve(mut io: impl Io, peer_path: &str, peer: &[u8], body: &[u8]) -> io::Result<()> {
-    let mut buffer = Vec::with_capacity(8 << 10);
+/// Responds to every request on `io` until it ends: `peer` for one path, `body` for all others. `buffer` has what was read already.
+pub(crate) async fn serve(
+    mut io: impl Io,
+    mut buffer: Vec<u8>,
+    peer_path: &str,
+    peer: &[u8],
+    body: &[u8],
+) -> io::Result<()> {
     loop {
-        if buffer.len() >= MOST_BYTES {
-            return Err(malformed("the request is too large"));
-        }
-        if io.read_buf(&mut buffer).await? == 0 {
-            return io.shutdown().await;
-        }
         // One at a time comes from the load; a proxy may have sent the next one already.
         while let Some((length, for_peer)) = asked(&buffer, peer_path)? {
             io.write_all(if for_peer { peer } else { body }).await?;
             io.flush().await?;
             buffer.drain(..length);
+        }
+        if buffer.len() >= MOST_BYTES {
+            return Err(malformed("the request is too large"));
+        }
+        if io.read_buf(&mut buffer).await? == 0 {
+            return io.shutdown().await;
         }
     }
 }
@@ -145,10 +160,17 @@ pub(crate) async fn serve(mut io: impl Io, peer_path: &str, peer: &[u8], body: &
 fn asked(bytes: &[u8], peer_path: &str) -> io::Result<Option<(usize, bool)>> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(bytes).map_err(malformed)? {
-        httparse::Status::Complete(length) => Ok(Some((length, parsed.path == Some(peer_path)))),
-        httparse::Status::Partial => Ok(None),
-    }
+    let httparse::Status::Complete(head) = parsed.parse(bytes).map_err(malformed)? else {
+        return Ok(None);
+    };
+    let mut headers = parsed.headers.iter();
+    let body = headers.find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let body = body.map_or(Ok(0), |header| {
+        let length = std::str::from_utf8(header.value).map_err(malformed)?;
+        length.parse::<usize>().map_err(malformed)
+    })?;
+    let length = head.saturating_add(body);
+    Ok((bytes.len() >= length).then(|| (length, parsed.path == Some(peer_path))))
 }
 
 fn malformed(reason: impl ToString) -> io::Error {
@@ -162,11 +184,16 @@ mod tests {
     #[tokio::test]
     async fn requests_share_one_connection() {
         let (client, server) = tokio::io::duplex(1024);
-        let serving =
-            tokio::spawn(async move { serve(server, "/who", &response("me"), &response("hello")).await });
-        let mut connection = Connection::new(client);
-        for (path, expected) in [("/", "hello"), ("/who", "me"), ("/", "hello")] {
-            let answer = connection.exchange(&request("GET", path)).await.unwrap();
+        let serving = tokio::spawn(async move {
+            serve(server, Vec::new(), "/who", &response("me"), &response("hello")).await
+        });
+        let mut connection = Connection::new(Box::new(client));
+        for (request, expected) in [
+            (request("GET", "/"), "hello"),
+            (post("/", 5000), "hello"),
+            (request("GET", "/who"), "me"),
+        ] {
+            let answer = connection.exchange(&request).await.unwrap();
             assert_eq!((answer.status, answer.last), (200, false));
             assert_eq!(connection.body(&answer), expected.as_bytes());
         }
@@ -186,7 +213,7 @@ mod tests {
                 .write_all(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!")
                 .await
         });
-        let mut connection = Connection::new(client);
+        let mut connection = Connection::new(Box::new(client));
         let answer = connection.exchange(&request("GET", "/")).await.unwrap();
         assert_eq!((answer.status, answer.last), (403, true));
         assert_eq!(connection.body(&answer), b"no!");

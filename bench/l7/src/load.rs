@@ -6,12 +6,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_bench::l7::PATH;
+use ambit_bench::l7::{PATH, POST_BYTES};
 use ambit_bench::{Report, Rhythm, Schedule, Tally, Window, Work};
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 
-use crate::http1::{Connection, request};
+use crate::grpc::Channel;
+use crate::http1::{Connection, post, request};
 use crate::way::{self, Way};
 use timer::Timer;
 
@@ -19,6 +20,17 @@ use timer::Timer;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between a failure and the next attempt.
 const BACKOFF: Duration = Duration::from_millis(10);
+
+/// What a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Shape {
+    /// GET of HTTP/1.1
+    Get,
+    /// POST of HTTP/1.1, with a body of 16 KiB
+    Post,
+    /// gRPC: all calls on one HTTP/2 connection
+    Grpc,
+}
 
 /// What to do, and for how long.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +40,9 @@ pub(crate) struct Options {
     /// Requests at a time, each on a stream or connection of its own
     #[arg(long, default_value_t = 16)]
     pub(crate) streams: usize,
+    /// What they are
+    #[arg(long, value_enum, default_value_t = Shape::Get)]
+    pub(crate) shape: Shape,
     /// How long to measure, in seconds
     #[arg(long, default_value_t = 5.0)]
     pub(crate) seconds: f64,
@@ -50,31 +65,26 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         .map(|rate| Rhythm::new(rate, options.streams))
         .transpose()?;
     let way = Arc::new(Way::new(&options.way).await?);
-    let mut connections = Vec::new();
+    let mut clients = Vec::new();
     for _ in 0..options.streams {
-        connections.push(way.open().await.context("cannot open a stream")?);
+        let last = clients.last();
+        let client = Client::open(options.shape, &way, last).await;
+        clients.push(client.context("cannot open a stream")?);
     }
     let window = Window::new(warmup, seconds);
     // A task each: one that holds them all would look at every one when any has a response.
     let mut streams = JoinSet::new();
-    for (index, connection) in connections.into_iter().enumerate() {
+    for (index, client) in clients.into_iter().enumerate() {
         let schedule = rhythm.map(|rhythm| rhythm.schedule(window, index));
-        streams.spawn(stream(Arc::clone(&way), connection, window, schedule));
+        streams.spawn(stream(client, window, schedule));
     }
     let tallies = streams.join_all().await.into_iter().collect::<Result<_>>()?;
     Ok(Tally::report(tallies, window, Work::Request, options.rate))
 }
 
-async fn stream(
-    way: Arc<Way>,
-    first: Connection,
-    window: Window,
-    mut schedule: Option<Schedule>,
-) -> Result<Tally> {
+async fn stream(mut client: Client, window: Window, mut schedule: Option<Schedule>) -> Result<Tally> {
     let timer = Timer::new().context("cannot make a timer")?;
-    let request = request("GET", PATH);
     let mut tally = Tally::new(window);
-    let mut connection = Some(first);
     timer.until(window.start).await?;
     loop {
         let due = match &mut schedule {
@@ -90,32 +100,74 @@ async fn stream(
             tally.failed("a request is far behind its schedule: the rate is too high");
             return Ok(tally);
         }
-        match tokio::time::timeout(LIMIT, exchange(&way, &mut connection, &request)).await {
+        match tokio::time::timeout(LIMIT, client.exchange()).await {
             Ok(Ok(())) => tally.done(due, begun),
             failure => {
                 match failure {
                     Ok(Err(error)) => tally.failed(format!("{error:#}")),
                     _ => tally.failed(format!("no answer within {} s", LIMIT.as_secs())),
                 }
-                connection = None;
+                client.reset();
                 tokio::time::sleep(BACKOFF).await;
             }
         }
     }
 }
 
-/// One request, on a new stream if the last one failed or was ended.
-async fn exchange(way: &Way, connection: &mut Option<Connection>, request: &[u8]) -> Result<()> {
-    let open = match connection {
-        Some(open) => open,
-        None => connection.insert(way.open().await?),
-    };
-    let answer = open.exchange(request).await?;
-    if answer.last {
-        *connection = None;
+/// Sends one request at a time.
+enum Client {
+    Http1 {
+        way: Arc<Way>,
+        connection: Option<Connection>,
+        request: Vec<u8>,
+    },
+    Grpc(Channel),
+}
+
+impl Client {
+    /// The next one, after `last`.
+    async fn open(shape: Shape, way: &Arc<Way>, last: Option<&Self>) -> Result<Self> {
+        let request = match (shape, last) {
+            (Shape::Grpc, Some(Self::Grpc(channel))) => return Ok(Self::Grpc(channel.clone())),
+            (Shape::Grpc, _) => return Ok(Self::Grpc(Channel::open(way.io().await?).await?)),
+            (Shape::Get, _) => request("GET", PATH),
+            (Shape::Post, _) => post(PATH, POST_BYTES),
+        };
+        Ok(Self::Http1 {
+            connection: Some(way.open().await?),
+            way: Arc::clone(way),
+            request,
+        })
     }
-    ensure!(answer.status == 200, "the response was {}", answer.status);
-    Ok(())
+
+    /// One request, of HTTP/1.1 on a new stream if the last one failed or was ended.
+    async fn exchange(&mut self) -> Result<()> {
+        let (way, connection, request) = match self {
+            Self::Grpc(channel) => return channel.call().await,
+            Self::Http1 {
+                way,
+                connection,
+                request,
+            } => (way, connection, request),
+        };
+        let open = match connection {
+            Some(open) => open,
+            None => connection.insert(way.open().await?),
+        };
+        let answer = open.exchange(request).await?;
+        if answer.last {
+            *connection = None;
+        }
+        ensure!(answer.status == 200, "the response was {}", answer.status);
+        Ok(())
+    }
+
+    /// After a failure.
+    fn reset(&mut self) {
+        if let Self::Http1 { connection, .. } = self {
+            *connection = None;
+        }
+    }
 }
 
 fn duration(seconds: f64) -> io::Result<Duration> {

@@ -4,6 +4,7 @@
 mod authority;
 mod backend;
 mod control;
+mod grpc;
 mod http1;
 mod load;
 mod probe;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
 
 use crate::authority::{Authority, identity};
-use crate::http1::Connection;
+use crate::http1::{Connection, Io};
 
 /// How long to wait for the own certificate, which is made in this process.
 const CERTIFICATE_LIMIT: Duration = Duration::from_secs(10);
@@ -81,8 +81,13 @@ impl Way {
 
     /// A new connection for HTTP/1.1.
     pub(crate) async fn open(&self) -> Result<Connection> {
+        self.io().await.map(Connection::new)
+    }
+
+    /// A new connection.
+    pub(crate) async fn io(&self) -> Result<Box<dyn Io>> {
         match self {
-            Self::Plain(address) => Ok(Connection::new(dial(*address).await?)),
+            Self::Plain(address) => Ok(Box::new(dial(*address).await?)),
             Self::Hbone {
                 pool,
                 lease,
@@ -93,7 +98,7 @@ impl Way {
                 let headers = HeaderMap::from_iter([(BAGGAGE, HeaderValue::from_static(CLIENT_BAGGAGE))]);
                 let dial = move || dial(address);
                 let stream = pool.open_with(key, lease, authority, &headers, dial).await?;
-                Ok(Connection::new(stream.into_io()))
+                Ok(Box::new(stream.into_io()))
             }
         }
     }

@@ -12,11 +12,12 @@ use std::fs;
 use std::path::Path;
 
 use ambit_bench::Report;
-use ambit_bench::l7::{Verdict, WAYPOINT, spiffe_id};
+use ambit_bench::l7::{SERVICE_PORT, Verdict, WAYPOINT, spiffe_id};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use super::machine;
+use super::process::Usage;
 use crate::images;
 use crate::progress::Progress;
 use crate::workspace;
@@ -110,15 +111,21 @@ fn write(path: &Path, text: &str, progress: &Progress) -> Result<()> {
 /// Starts a proxy, makes sure that it does what it is to do, measures each load once, and stops it.
 fn one(stage: &Stage, peers: &Peers, seconds: f64, row: &mut Row, progress: &Progress) -> Result<()> {
     let contestant = row.contestant;
-    let target = stage.target(contestant);
+    let measure = |load: &Load, usage: &dyn Fn() -> Result<Option<Usage>>| -> Result<Option<Measured>> {
+        if !load.suits(contestant) {
+            return Ok(None);
+        }
+        let before = usage()?;
+        let report = ask(stage, &stage.target(contestant, load.port()), load, seconds)?;
+        let used = usage()?.zip(before).map(|(after, before)| after.since(before));
+        Ok(Some(Measured { report, used }))
+    };
     let sample = if contestant.is_direct() {
-        check(contestant, &stage.verdict(&target)?)?;
-        let works = LOADS.iter().map(|load| {
-            Ok(Measured {
-                report: ask(stage, &target, load, seconds)?,
-                cpu: None,
-            })
-        });
+        check(
+            contestant,
+            &stage.verdict(&stage.target(contestant, SERVICE_PORT))?,
+        )?;
+        let works = LOADS.iter().map(|load| measure(load, &|| Ok(None)));
         Sample {
             start_ms: None,
             fresh_mib: None,
@@ -130,12 +137,9 @@ fn one(stage: &Stage, peers: &Peers, seconds: f64, row: &mut Row, progress: &Pro
         let measured = || -> Result<Sample> {
             check(contestant, &proxy.verdict)?;
             let fresh = proxy.memory()?.now;
-            let works = LOADS.iter().map(|load| {
-                let before = proxy.cpu()?;
-                let report = ask(stage, &target, load, seconds)?;
-                let cpu = Some(proxy.cpu()? - before);
-                Ok(Measured { report, cpu })
-            });
+            let works = LOADS
+                .iter()
+                .map(|load| measure(load, &|| proxy.usage().map(Some)));
             Ok(Sample {
                 works: works.collect::<Result<_>>()?,
                 start_ms: Some(proxy.start.as_secs_f64() * 1000.0),

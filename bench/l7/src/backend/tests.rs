@@ -57,6 +57,7 @@ fn work(way: way::Options, rate: Option<f64>) -> load::Options {
     load::Options {
         way,
         streams: 4,
+        shape: load::Shape::Get,
         seconds: 0.2,
         warmup: 0.05,
         rate,
@@ -74,6 +75,21 @@ async fn requests_over_tcp_and_hbone_are_measured_without_warm_up() {
             "{report:?}"
         );
         assert!(report.lag_p99_us.is_none(), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn posts_and_calls_are_answered() {
+    let backend = Running::start().await;
+    for shape in [load::Shape::Post, load::Shape::Grpc] {
+        for way in [backend.hbone(SERVER), backend.plain()] {
+            let options = load::Options {
+                shape,
+                ..work(way, Some(200.0))
+            };
+            let report = load::run(&options).await.unwrap();
+            assert_eq!((report.total, report.errors), (50, 0), "{report:?}");
+        }
     }
 }
 

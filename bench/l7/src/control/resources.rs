@@ -1,19 +1,23 @@
-//! What the waypoint receives: one Service with one endpoint, and one policy that has all there is.
+//! What the waypoint receives: one Service with one endpoint, one policy that has all there is, and any number of routes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ambit_bench::l7::{
-    CLIENT, HOSTNAME, NAMESPACE, PREFIX, RETRY_ATTEMPTS, RETRY_BACKOFF_MAX_MS, RETRY_BACKOFF_MS,
-    RETRY_STATUS, SERVER, SERVICE_IP, SERVICE_PORT, TIMEOUT_S, TRUST_DOMAIN, TRY_TIMEOUT_S, WAYPOINT,
+    CLIENT, GRPC_PORT, HOSTNAME, NAMESPACE, OTHER_PREFIX, PREFIX, RETRY_ATTEMPTS, RETRY_BACKOFF_MAX_MS,
+    RETRY_BACKOFF_MS, RETRY_STATUS, SERVER, SERVICE_IP, SERVICE_PORT, TIMEOUT_S, TRUST_DOMAIN, TRY_TIMEOUT_S,
+    WAYPOINT,
 };
 use ambit_wire::names::{
     TYPE_AUTHORIZATION, TYPE_WAYPOINT_BACKEND, TYPE_WAYPOINT_POLICY, TYPE_WAYPOINT_ROUTE,
     TYPE_WAYPOINT_SERVICE, TYPE_WAYPOINT_SETTINGS, TYPE_WORKLOAD, WAYPOINT_SETTINGS,
 };
 use ambit_wire::security::{Action, StringMatch, string_match::MatchType};
-use ambit_wire::waypoint::{Policy, Retry, Rule, Service, ServicePort, Settings, Source};
+use ambit_wire::waypoint::{
+    AttachedRoute, Backend, PathMatch, Policy, Retry, Route, RouteBackend, RouteMatch, RouteRule, Rule,
+    Service, ServicePort, Settings, Source, path_match,
+};
 use ambit_wire::workload::{AppProtocol, Port, PortList, TunnelProtocol, Workload, WorkloadStatus};
 use ambit_wire::xds::{self, Collection};
 use prost::Message;
@@ -32,11 +36,17 @@ pub(super) struct Resources {
 
 impl Resources {
     /// All of them, for a Service whose one endpoint is `backend`.
-    pub(super) fn new(backend: SocketAddr, access_log: bool) -> Self {
+    pub(super) fn new(backend: SocketAddr, access_log: bool, routes: usize) -> Self {
         let policy = format!("{NAMESPACE}/{POLICY}");
         let service = format!("{NAMESPACE}/{HOSTNAME}");
         let workload = workload(backend, service.clone());
         let uid = workload.uid.clone();
+        let routes: Vec<(String, Route)> = (1..=routes).map(|n| route(n, routes, &service)).collect();
+        let attached = routes.iter().map(|(name, _)| name.clone()).collect();
+        let backends = (!routes.is_empty()).then(|| (service.clone(), self::backend().encode_to_vec()));
+        let routes = routes
+            .into_iter()
+            .map(|(name, route)| (name, route.encode_to_vec()));
         Self {
             types: HashMap::from([
                 collection(
@@ -44,12 +54,12 @@ impl Resources {
                     WAYPOINT_SETTINGS.into(),
                     &settings(access_log),
                 ),
-                collection(TYPE_WAYPOINT_SERVICE, service, &self::service(&policy)),
+                collection(TYPE_WAYPOINT_SERVICE, service, &self::service(&policy, attached)),
                 collection(TYPE_WAYPOINT_POLICY, policy, &self::policy()),
                 collection(TYPE_WORKLOAD, uid, &workload),
                 (TYPE_AUTHORIZATION, ready([])),
-                (TYPE_WAYPOINT_BACKEND, ready([])),
-                (TYPE_WAYPOINT_ROUTE, ready([])),
+                (TYPE_WAYPOINT_BACKEND, ready(backends)),
+                (TYPE_WAYPOINT_ROUTE, ready(routes)),
             ]),
         }
     }
@@ -88,21 +98,79 @@ fn settings(access_log: bool) -> Settings {
     }
 }
 
-fn service(policy: &str) -> Service {
+fn service(policy: &str, routes: Vec<String>) -> Service {
+    let attached = |route| AttachedRoute {
+        route,
+        ports: vec![SERVICE_PORT.into()],
+        ..AttachedRoute::default()
+    };
     Service {
         namespace: NAMESPACE.into(),
         name: SERVER.into(),
         hostname: HOSTNAME.into(),
         addresses: vec![SERVICE_IP.octets().to_vec()],
-        ports: vec![ServicePort {
-            port: SERVICE_PORT.into(),
-            protocol: AppProtocol::Http11.into(),
-            ..Default::default()
-        }],
+        ports: ports(),
+        routes: routes.into_iter().map(attached).collect(),
         authorization: vec![policy.into()],
         timeout: policy.into(),
         retry: policy.into(),
         ..Service::default()
+    }
+}
+
+fn ports() -> Vec<ServicePort> {
+    let ports = [
+        (SERVICE_PORT, AppProtocol::Http11),
+        (GRPC_PORT, AppProtocol::Grpc),
+    ];
+    let port = |(port, protocol): (u16, AppProtocol)| ServicePort {
+        port: port.into(),
+        protocol: protocol.into(),
+        ..ServicePort::default()
+    };
+    ports.map(port).into()
+}
+
+/// The route with this number, and its name. The last one matches the load's requests, the others none.
+fn route(number: usize, last: usize, service: &str) -> (String, Route) {
+    let name = format!("route-{number:05}");
+    let prefix = match number == last {
+        true => PREFIX.into(),
+        false => format!("{OTHER_PREFIX}{number}"),
+    };
+    let rule = RouteRule {
+        matches: vec![RouteMatch {
+            path: Some(PathMatch {
+                r#match: Some(path_match::Match::Prefix(prefix)),
+            }),
+            ..RouteMatch::default()
+        }],
+        backends: vec![RouteBackend {
+            backend: service.into(),
+            port: SERVICE_PORT.into(),
+            weight: 1,
+            ..RouteBackend::default()
+        }],
+        ..RouteRule::default()
+    };
+    let route = Route {
+        kind: "HTTPRoute".into(),
+        namespace: NAMESPACE.into(),
+        name: name.clone(),
+        rules: vec![rule],
+        ..Route::default()
+    };
+    (format!("HTTPRoute/{NAMESPACE}/{name}"), route)
+}
+
+/// The Service, as what routes send requests to.
+fn backend() -> Backend {
+    Backend {
+        namespace: NAMESPACE.into(),
+        name: SERVER.into(),
+        hostname: HOSTNAME.into(),
+        ports: ports(),
+        ..Backend::default()
     }
 }
 
@@ -160,11 +228,11 @@ fn workload(backend: SocketAddr, service: String) -> Workload {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    let port = Port {
-        service_port: SERVICE_PORT.into(),
+    let ports = ports().into_iter().map(|port| Port {
+        service_port: port.port,
         target_port: backend.port().into(),
-        app_protocol: AppProtocol::Http11.into(),
-    };
+        app_protocol: port.protocol,
+    });
     Workload {
         uid: format!("Kubernetes//Pod/{NAMESPACE}/{POD}"),
         name: POD.into(),
@@ -180,7 +248,7 @@ fn workload(backend: SocketAddr, service: String) -> Workload {
         services: BTreeMap::from([(
             service,
             PortList {
-                ports: vec![port],
+                ports: ports.collect(),
                 ..PortList::default()
             },
         )]),
@@ -209,7 +277,7 @@ mod tests {
 
     #[test]
     fn resources_are_complete_and_minimal() {
-        let resources = Resources::new("192.0.2.1:8080".parse().unwrap(), true);
+        let resources = Resources::new("192.0.2.1:8080".parse().unwrap(), true, 2);
         let get = |type_url: &str, name: &str| {
             let collection = resources.collection(&"w", type_url).unwrap();
             assert!(collection.is_ready());
@@ -226,6 +294,14 @@ mod tests {
             let policy = Policy::decode(get(TYPE_WAYPOINT_POLICY, policy)).unwrap();
             assert!(policy.timeout.is_some() && policy.retry.is_some());
         }
+        let prefixes = service.routes.iter().map(|attached| {
+            let route = Route::decode(get(TYPE_WAYPOINT_ROUTE, &attached.route)).unwrap();
+            Backend::decode(get(TYPE_WAYPOINT_BACKEND, &route.rules[0].backends[0].backend)).unwrap();
+            route.rules[0].matches[0].path.clone().unwrap().r#match
+        });
+        let prefixes: Vec<_> = prefixes.collect();
+        let prefix = |prefix: &str| Some(path_match::Match::Prefix(prefix.into()));
+        assert_eq!(prefixes, [prefix("/other-1"), prefix(PREFIX)]);
         assert!(resources.collection(&"w", TYPE_AUTHORIZATION).unwrap().is_ready());
         assert!(resources.collection(&"w", "other").is_err());
     }

@@ -100,7 +100,8 @@ fn gateway_declares_a_waypoint_and_its_deletion_fails_no_request() -> Result<()>
 
         // It is ready before anything uses it.
         let namespace = ["--namespace", web.namespace()];
-        lab.cluster.apply(web.namespace(), &gateway(&json!({"team": "shop"})))?;
+        lab.cluster
+            .apply(web.namespace(), &gateway(&json!({"team": "shop"})))?;
         let object = ["gateway", GATE, namespace[0], namespace[1]];
         let found = wait_condition(&lab, &object, "Programmed", "True")?;
         let status = &found["status"];
@@ -141,7 +142,10 @@ fn gateway_declares_a_waypoint_and_its_deletion_fails_no_request() -> Result<()>
         lab.cluster.apply(web.namespace(), &gateway(&json!({})))?;
         let before = eventually("pods without the label alone to be there", LIMIT, || {
             let now = pods(web)?;
-            ensure!(!now.is_empty() && now.is_disjoint(&labelled), "{labelled:?}, now {now:?}");
+            ensure!(
+                !now.is_empty() && now.is_disjoint(&labelled),
+                "{labelled:?}, now {now:?}"
+            );
             Ok(now)
         })?;
         wait_condition(&lab, &object, "Programmed", "True")?;

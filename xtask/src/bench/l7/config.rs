@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ambit_bench::l7::{
-    CLIENT, HBONE_PORT, HTTP_PORT, PREFIX, RETRY_ATTEMPTS, RETRY_BACKOFF_MAX_MS, RETRY_BACKOFF_MS,
-    RETRY_STATUS, SERVER, TIMEOUT_S, TRUST_DOMAIN, TRY_TIMEOUT_S, spiffe_id,
+    CLIENT, HBONE_PORT, HTTP_PORT, OTHER_PREFIX, PREFIX, RETRY_ATTEMPTS, RETRY_BACKOFF_MAX_MS,
+    RETRY_BACKOFF_MS, RETRY_STATUS, SERVER, TIMEOUT_S, TRUST_DOMAIN, TRY_TIMEOUT_S, spiffe_id,
 };
 use anyhow::{Context, Result, bail};
 
+use super::contestant::Contestant;
 use super::stage::LOAD;
 use crate::workspace;
 
@@ -16,18 +17,21 @@ use crate::workspace;
 const ACCESS_LOG: &str = "[{name: stdout, typed_config: {\"@type\": \
     type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}}]";
 
+/// Of a route in Envoy's configuration.
+const ROUTE_INDENT: &str = "              ";
+
 /// Writes the configuration `name` into `dir`, with all places filled in; returns its path.
-pub(super) fn write(name: &str, dir: &Path, access_log: bool) -> Result<PathBuf> {
+pub(super) fn write(name: &str, dir: &Path, contestant: Contestant) -> Result<PathBuf> {
     let template = workspace::root().join("bench/peers").join(name);
     let text =
         fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
-    let text = fill(&text, &values(dir, access_log)).with_context(|| template.display().to_string())?;
+    let text = fill(&text, &values(dir, contestant)).with_context(|| template.display().to_string())?;
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
-fn values(dir: &Path, access_log: bool) -> Vec<(&'static str, String)> {
+fn values(dir: &Path, contestant: Contestant) -> Vec<(&'static str, String)> {
     let seconds = |millis: u64| (millis as f64 / 1000.0).to_string();
     vec![
         ("DIR", dir.display().to_string()),
@@ -44,8 +48,27 @@ fn values(dir: &Path, access_log: bool) -> Vec<(&'static str, String)> {
         ("RETRY_STATUS", RETRY_STATUS.to_string()),
         ("RETRY_BACKOFF", seconds(RETRY_BACKOFF_MS)),
         ("RETRY_BACKOFF_MAX", seconds(RETRY_BACKOFF_MAX_MS)),
-        ("ACCESS_LOG", if access_log { ACCESS_LOG } else { "[]" }.into()),
+        (
+            "ACCESS_LOG",
+            if contestant.writes_access_log() {
+                ACCESS_LOG
+            } else {
+                "[]"
+            }
+            .into(),
+        ),
+        ("OTHER_ROUTES", other_routes(contestant.routes())),
     ]
+}
+
+/// Envoy's routes before the one that matches, as lines of a list at the place's indentation.
+fn other_routes(count: usize) -> String {
+    let route = |n| {
+        format!(
+            "- {{match: {{path_separated_prefix: {OTHER_PREFIX}{n}}}, route: {{cluster: server}}}}\n{ROUTE_INDENT}"
+        )
+    };
+    (1..count).map(route).collect()
 }
 
 /// Replaces each `@NAME@`; a name is of capital letters and underscores, so that other uses of the sign are left alone.
@@ -90,7 +113,7 @@ mod tests {
     fn every_configuration_has_only_known_places() {
         let dir = workspace::root().join("bench/peers");
         let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        let values = values(Path::new("/dir"), true);
+        let values = values(Path::new("/dir"), Contestant::EnvoyLog);
         let filled: Vec<String> = files
             .map(|path| fill(&fs::read_to_string(path).unwrap(), &values).unwrap())
             .collect();

@@ -15,6 +15,10 @@ pub(super) enum Contestant {
     Envoy,
     /// Envoy as a waypoint, its access log on.
     EnvoyLog,
+    /// Our waypoint with 1,000 routes.
+    AmbitRoutes,
+    /// Envoy as a waypoint with 1,000 routes.
+    EnvoyRoutes,
     /// No proxy: HTTP/1.1 from the load to the backend.
     Direct,
     /// nginx.
@@ -36,12 +40,14 @@ pub(super) enum Group {
 
 impl Contestant {
     /// All of them, in the tables' order.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::DirectHbone,
         Self::Ambit,
         Self::Envoy,
         Self::AmbitLog,
         Self::EnvoyLog,
+        Self::AmbitRoutes,
+        Self::EnvoyRoutes,
         Self::Direct,
         Self::Nginx,
         Self::Haproxy,
@@ -56,6 +62,8 @@ impl Contestant {
             Self::AmbitLog => "Ambit, access log",
             Self::Envoy => "Envoy",
             Self::EnvoyLog => "Envoy, access log",
+            Self::AmbitRoutes => "Ambit, 1,000 routes",
+            Self::EnvoyRoutes => "Envoy, 1,000 routes",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::EnvoyRouter => "Envoy, router only",
@@ -64,7 +72,13 @@ impl Contestant {
 
     pub(super) fn group(self) -> Group {
         match self {
-            Self::DirectHbone | Self::Ambit | Self::AmbitLog | Self::Envoy | Self::EnvoyLog => Group::Hbone,
+            Self::DirectHbone
+            | Self::Ambit
+            | Self::AmbitLog
+            | Self::AmbitRoutes
+            | Self::Envoy
+            | Self::EnvoyLog
+            | Self::EnvoyRoutes => Group::Hbone,
             Self::Direct | Self::Nginx | Self::Haproxy | Self::EnvoyRouter => Group::Http,
         }
     }
@@ -75,23 +89,35 @@ impl Contestant {
     }
 
     pub(super) fn is_ambit(self) -> bool {
-        matches!(self, Self::Ambit | Self::AmbitLog)
+        matches!(self, Self::Ambit | Self::AmbitLog | Self::AmbitRoutes)
     }
 
     pub(super) fn is_envoy(self) -> bool {
-        matches!(self, Self::Envoy | Self::EnvoyLog | Self::EnvoyRouter)
+        matches!(
+            self,
+            Self::Envoy | Self::EnvoyLog | Self::EnvoyRoutes | Self::EnvoyRouter
+        )
     }
 
     pub(super) fn writes_access_log(self) -> bool {
         matches!(self, Self::AmbitLog | Self::EnvoyLog)
     }
 
-    /// Envoy's row that ours is compared with.
-    pub(super) fn rival(self) -> Option<Self> {
+    /// How many routes there are; requests match the last one.
+    pub(super) fn routes(self) -> usize {
         match self {
-            Self::Ambit => Some(Self::Envoy),
-            Self::AmbitLog => Some(Self::EnvoyLog),
-            _ => None,
+            Self::AmbitRoutes | Self::EnvoyRoutes => 1000,
+            _ => 0,
+        }
+    }
+
+    /// The rows that ours is compared with.
+    pub(super) fn rivals(self) -> &'static [Self] {
+        match self {
+            Self::Ambit => &[Self::Envoy],
+            Self::AmbitLog => &[Self::EnvoyLog],
+            Self::AmbitRoutes => &[Self::EnvoyRoutes, Self::Ambit],
+            _ => &[],
         }
     }
 }

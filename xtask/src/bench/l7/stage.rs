@@ -107,16 +107,16 @@ impl Stage {
         })
     }
 
-    /// What the load is to be told for a contestant.
-    pub(super) fn target(&self, contestant: Contestant) -> Target {
+    /// What the load is to be told for a contestant, and for this port of the Service.
+    pub(super) fn target(&self, contestant: Contestant, port: u16) -> Target {
         let place = if contestant.is_direct() { &LOAD } else { &PROXY };
-        let (port, authority, peer) = match contestant.group() {
+        let (authority, peer) = match contestant.group() {
             Group::Http => return Target(vec![format!("--address={}", address(place, HTTP_PORT))]),
-            Group::Hbone if contestant.is_direct() => (HBONE_PORT, address(&LOAD, HTTP_PORT), SERVER),
-            Group::Hbone => (HBONE_PORT, SocketAddr::from((SERVICE_IP, SERVICE_PORT)), WAYPOINT),
+            Group::Hbone if contestant.is_direct() => (address(&LOAD, HTTP_PORT), SERVER),
+            Group::Hbone => (SocketAddr::from((SERVICE_IP, port)), WAYPOINT),
         };
         Target(vec![
-            format!("--address={}", address(place, port)),
+            format!("--address={}", address(place, HBONE_PORT)),
             format!("--hbone={}", self.dir.display()),
             format!("--authority={authority}"),
             format!("--peer={peer}"),
@@ -127,10 +127,10 @@ impl Stage {
     pub(super) fn start(&self, contestant: Contestant, peers: &Peers) -> Result<Proxy> {
         let control = contestant
             .is_ambit()
-            .then(|| self.control_plane(contestant.writes_access_log()))
+            .then(|| self.control_plane(contestant))
             .transpose()?;
         let mut command = self.proxy(contestant, peers)?;
-        let probe = self.probe(&self.target(contestant));
+        let probe = self.probe(&self.target(contestant, SERVICE_PORT));
         Proxy::start(contestant.name(), &mut command, probe, control, &self.dir)
     }
 
@@ -155,19 +155,20 @@ impl Stage {
         probe
     }
 
-    fn control_plane(&self, access_log: bool) -> Result<Service> {
+    fn control_plane(&self, contestant: Contestant) -> Result<Service> {
         let mut control = LOAD.command(&self.bench);
         control.arg("control").arg("--dir").arg(&self.dir);
         control.arg(format!("--listen={}", address(&LOAD, CONTROL_PORT)));
         control.arg(format!("--backend={}", address(&LOAD, HTTP_PORT)));
-        if access_log {
+        control.arg(format!("--routes={}", contestant.routes()));
+        if contestant.writes_access_log() {
             control.arg("--access-log");
         }
         Service::start("control", &mut control, &self.dir)
     }
 
     fn proxy(&self, contestant: Contestant, peers: &Peers) -> Result<Command> {
-        let config = |name: &str| config::write(name, &self.dir, contestant.writes_access_log());
+        let config = |name: &str| config::write(name, &self.dir, contestant);
         let envoy = |name: &str| -> Result<Command> {
             let binary = peers.envoy.as_ref().context("Envoy was not installed")?;
             let mut envoy = PROXY.command(binary);
@@ -182,13 +183,15 @@ impl Stage {
             Ok(envoy)
         };
         Ok(match contestant {
-            Contestant::Ambit | Contestant::AmbitLog => {
+            Contestant::Ambit | Contestant::AmbitLog | Contestant::AmbitRoutes => {
                 let mut waypoint = PROXY.command(&self.waypoint);
                 waypoint.env_clear().envs(self.environment());
                 waypoint.env("PATH", std::env::var_os("PATH").unwrap_or_default());
                 waypoint
             }
-            Contestant::Envoy | Contestant::EnvoyLog => envoy("envoy-waypoint.yaml")?,
+            Contestant::Envoy | Contestant::EnvoyLog | Contestant::EnvoyRoutes => {
+                envoy("envoy-waypoint.yaml")?
+            }
             Contestant::EnvoyRouter => envoy("envoy-http.yaml")?,
             Contestant::Nginx => {
                 let mut nginx = PROXY.command("nginx");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ambit_bench::l7::{ANSWERED, Verdict, WAITING};
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::process::{Memory, Process};
+use crate::bench::process::{Memory, Process, Usage};
 use crate::workspace;
 
 /// A program that is asked to end has so long.
@@ -148,9 +148,10 @@ impl Proxy {
         })
     }
 
-    /// Processor time of its processes since they started, in seconds.
-    pub(super) fn cpu(&self) -> Result<f64> {
-        self.family()?.into_iter().map(Process::cpu).sum()
+    /// What its processes used since they started.
+    pub(super) fn usage(&self) -> Result<Usage> {
+        let mut family = self.family()?.into_iter().map(Process::usage);
+        family.try_fold(Usage::default(), |sum, usage| Ok(sum + usage?))
     }
 
     /// Memory of its processes together.
@@ -215,7 +216,7 @@ mod tests {
         let mut proxy = shell(&format!("touch {flag}; exec sleep 60"));
         let proxy = Proxy::start("proxy", &mut proxy, shell(&probe), None, &dir).unwrap();
         assert!(proxy.start > Duration::ZERO && proxy.verdict.delete == 403);
-        assert!(proxy.memory().unwrap().now > 0.0 && proxy.cpu().unwrap() >= 0.0);
+        assert!(proxy.memory().unwrap().now > 0.0 && proxy.usage().unwrap().seconds() >= 0.0);
         proxy.stop().unwrap();
         fs::remove_dir_all(dir).unwrap();
     }

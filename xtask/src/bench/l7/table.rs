@@ -5,9 +5,11 @@ mod tests;
 
 use std::fmt::{self, Formatter};
 
+use ambit_bench::l7::{GRPC_PORT, SERVICE_PORT};
 use ambit_bench::{Latency, Report, median};
 
 use super::contestant::{Contestant, Group};
+use crate::bench::process::Usage;
 
 /// One load: a column.
 pub(super) struct Load {
@@ -17,30 +19,55 @@ pub(super) struct Load {
     streams: usize,
     /// Requests a second; none: as many as there are answers.
     rate: Option<u32>,
+    shape: Shape,
 }
 
-/// All of them; the last one is the only one with a rate.
-pub(super) const LOADS: [Load; 3] = [
+/// What a request is; the names are arguments of `ambit-bench-l7 load`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Get,
+    Post,
+    Grpc,
+}
+
+const fn load(name: &'static str, streams: usize, rate: Option<u32>, shape: Shape) -> Load {
     Load {
-        name: "16 streams",
-        streams: 16,
-        rate: None,
-    },
-    Load {
-        name: "64 streams",
-        streams: 64,
-        rate: None,
-    },
-    Load {
-        name: "1000/s",
-        streams: 16,
-        rate: Some(1000),
-    },
+        name,
+        streams,
+        rate,
+        shape,
+    }
+}
+
+/// All of them.
+pub(super) const LOADS: [Load; 5] = [
+    load("16 streams", 16, None, Shape::Get),
+    load("64 streams", 64, None, Shape::Get),
+    load("1000/s", 16, Some(1000), Shape::Get),
+    load("POST of 16 KiB, 16 streams", 16, None, Shape::Post),
+    load("gRPC, 16 calls", 16, None, Shape::Grpc),
 ];
-/// The index of the load with a rate.
+/// Their indices.
+const FEW: usize = 0;
+const MANY: usize = 1;
 const RATED: usize = 2;
+const POST: usize = 3;
+const GRPC: usize = 4;
 
 impl Load {
+    /// The port of the Service that it is for.
+    pub(super) fn port(&self) -> u16 {
+        match self.shape {
+            Shape::Grpc => GRPC_PORT,
+            Shape::Get | Shape::Post => SERVICE_PORT,
+        }
+    }
+
+    /// Whether the contestant is told how to do it.
+    pub(super) fn suits(&self, contestant: Contestant) -> bool {
+        self.shape != Shape::Grpc || (contestant.group() == Group::Hbone && contestant.routes() == 0)
+    }
+
     /// What `ambit-bench-l7 load` receives.
     pub(super) fn arguments(&self, seconds: f64, warmup: f64) -> Vec<String> {
         let mut arguments = vec![
@@ -48,6 +75,11 @@ impl Load {
             format!("--seconds={seconds}"),
             format!("--warmup={warmup}"),
         ];
+        match self.shape {
+            Shape::Get => {}
+            Shape::Post => arguments.push("--shape=post".into()),
+            Shape::Grpc => arguments.push("--shape=grpc".into()),
+        }
         arguments.extend(self.rate.map(|rate| format!("--rate={rate}")));
         arguments
     }
@@ -79,21 +111,49 @@ pub(super) struct Sample {
     pub(super) fresh_mib: Option<f64>,
     /// The most that it had, at the end.
     pub(super) peak_mib: Option<f64>,
-    /// In the order of [`LOADS`].
-    pub(super) works: Vec<Measured>,
+    /// In the order of [`LOADS`]; none where it does not suit.
+    pub(super) works: Vec<Option<Measured>>,
+}
+
+impl Sample {
+    fn work(&self, load: usize) -> Option<&Measured> {
+        self.works.get(load)?.as_ref()
+    }
+
+    fn rate(&self, load: usize) -> Option<f64> {
+        Some(self.work(load)?.report.per_second)
+    }
+
+    fn cost(&self, load: usize) -> Option<f64> {
+        self.work(load)?.cost()
+    }
+
+    fn latency(&self) -> Option<Latency> {
+        self.work(RATED)?.report.latency
+    }
 }
 
 /// One load in one round.
 pub(super) struct Measured {
     pub(super) report: Report,
-    /// Processor time of the proxy meanwhile, in seconds.
-    pub(super) cpu: Option<f64>,
+    /// What the proxy used meanwhile.
+    pub(super) used: Option<Usage>,
 }
 
 impl Measured {
     /// Microseconds of the proxy's processor time for a request.
     fn cost(&self) -> Option<f64> {
-        Some(self.cpu? * 1e6 / self.report.total as f64)
+        Some(self.used?.seconds() * 1e6 / self.report.total as f64)
+    }
+
+    /// Those of them in kernel mode.
+    fn kernel(&self) -> Option<f64> {
+        Some(self.used?.kernel * 1e6 / self.report.total as f64)
+    }
+
+    /// How often a thread of the proxy waited, for a request.
+    fn waits(&self) -> Option<f64> {
+        Some(self.used?.waits / self.report.total as f64)
     }
 
     /// The share of a core that the proxy used.
@@ -106,32 +166,26 @@ impl Measured {
 type Figure = fn(&Sample) -> Option<f64>;
 
 /// What ours is compared with Envoy's by, in the order of the columns.
-const COMPARED: [(&str, Figure); 10] = [
-    ("requests/s, 16 streams", |sample| rate(sample, 0)),
-    ("64 streams", |sample| rate(sample, 1)),
-    ("CPU a request, 16 streams", |sample| sample.works.first()?.cost()),
-    ("64 streams", |sample| sample.works.get(1)?.cost()),
-    ("at 1000/s", |sample| sample.works.get(RATED)?.cost()),
-    ("p50 at 1000/s", |sample| Some(latency(sample)?.p50_us)),
-    ("p99", |sample| Some(latency(sample)?.p99_us)),
+const COMPARED: [(&str, Figure); 12] = [
+    ("requests/s, 16 streams", |sample| sample.rate(FEW)),
+    ("64 streams", |sample| sample.rate(MANY)),
+    ("CPU a request, 16 streams", |sample| sample.cost(FEW)),
+    ("64 streams", |sample| sample.cost(MANY)),
+    ("at 1000/s", |sample| sample.cost(RATED)),
+    ("POST", |sample| sample.cost(POST)),
+    ("gRPC", |sample| sample.cost(GRPC)),
+    ("p50 at 1000/s", |sample| Some(sample.latency()?.p50_us)),
+    ("p99", |sample| Some(sample.latency()?.p99_us)),
     ("start", |sample| sample.start_ms),
     ("memory, fresh", |sample| sample.fresh_mib),
     ("peak", |sample| sample.peak_mib),
 ];
 
-fn rate(sample: &Sample, load: usize) -> Option<f64> {
-    Some(sample.works.get(load)?.report.per_second)
-}
-
-fn latency(sample: &Sample) -> Option<Latency> {
-    sample.works.get(RATED)?.report.latency
-}
-
 impl Table {
     /// Requests that failed.
     pub(super) fn failures(&self) -> u64 {
         let works = self.rows.iter().flat_map(|row| &row.samples);
-        let works = works.flat_map(|sample| &sample.works);
+        let works = works.flat_map(|sample| sample.works.iter().flatten());
         works.map(|work| work.report.errors).sum()
     }
 
@@ -152,12 +206,28 @@ impl Table {
         rows.try_for_each(|row| writeln!(out, "{}", row.cells()))
     }
 
+    /// Where the time goes, and other requests.
+    fn more(&self, out: &mut Formatter<'_>, group: Group, title: &str) -> fmt::Result {
+        let rows = self.rows.iter().filter(|row| row.contestant.group() == group);
+        let mut rows = rows.filter(|row| !row.contestant.is_direct()).peekable();
+        if rows.peek().is_none() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n| {title} | of the CPU a request in the kernel, 16 streams | at 1000/s | waits of a thread a request, 16 streams \
+             | at 1000/s | POST/s | CPU | gRPC calls/s | CPU |\n|---|---|---|---|---|---|---|---|---|"
+        )?;
+        rows.try_for_each(|row| writeln!(out, "{}", row.more()))
+    }
+
     fn ratios(&self, out: &mut Formatter<'_>) -> fmt::Result {
         let find = |contestant| self.rows.iter().find(|row| row.contestant == contestant);
         let pairs: Vec<(&Row, &Row)> = self
             .rows
             .iter()
-            .filter_map(|row| Some((row, find(row.contestant.rival()?)?)))
+            .flat_map(|row| row.contestant.rivals().iter().map(move |rival| (row, *rival)))
+            .filter_map(|(row, rival)| Some((row, find(rival)?)))
             .collect();
         if pairs.is_empty() {
             return Ok(());
@@ -189,20 +259,24 @@ impl fmt::Display for Table {
         writeln!(
             out,
             "`cargo xtask bench l7 --rounds {} --seconds {}`: each proxy alone on one core, load and backend on the other; medians of the \
-             rounds. Requests are GETs of HTTP/1.1 that keep their streams, answers have 128 bytes. What it means, and what the \
-             proxies are told to do: bench/README.md.",
+             rounds. Requests are GETs of HTTP/1.1 that keep their streams, where nothing else is said; answers have 128 bytes. What \
+             it means, and what the proxies are told to do: bench/README.md.",
             self.rounds, self.seconds
         )?;
         self.group(out, Group::Hbone, "HBONE in, HBONE out")?;
         self.ratios(out)?;
+        self.more(out, Group::Hbone, "HBONE in, HBONE out")?;
         self.group(out, Group::Http, "HTTP/1.1 in, HTTP/1.1 out")?;
+        self.more(out, Group::Http, "HTTP/1.1 in, HTTP/1.1 out")?;
         if self.failures() > 0 {
             writeln!(out, "\nFailed:\n")?;
         }
         for row in &self.rows {
             for (round, sample) in row.samples.iter().enumerate() {
                 for (load, work) in LOADS.iter().zip(&sample.works) {
-                    let report = &work.report;
+                    let Some(Measured { report, .. }) = work else {
+                        continue;
+                    };
                     if report.errors > 0 {
                         let first = report.first_error.as_deref().unwrap_or("unknown");
                         let (name, load, count, round) =
@@ -234,7 +308,8 @@ impl Row {
             Group::Http => "HTTP/1.1",
         };
         let name = self.contestant.name();
-        let works = LOADS.iter().zip(&sample.works).map(|(load, work)| {
+        let works = LOADS.iter().zip(&sample.works).filter_map(|(load, work)| {
+            let work = work.as_ref()?;
             let figure = match load.rate {
                 Some(_) => quantiles(
                     work.report.latency.map(|l| l.p50_us),
@@ -245,50 +320,72 @@ impl Row {
             let cost = work
                 .cost()
                 .map_or(String::new(), |cost| format!(", {cost:.1} µs"));
-            format!("{}: {figure}{cost}", load.name)
+            Some(format!("{}: {figure}{cost}", load.name))
         });
         format!("{group}, {name}: {}", works.collect::<Vec<_>>().join("; "))
     }
 
+    /// The median over the rounds.
+    fn middle(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        median(self.samples.iter().filter_map(figure))
+    }
+
     fn cells(&self) -> String {
-        let middle = |figure: Figure| median(self.samples.iter().filter_map(figure));
-        let [
-            rate_16,
-            rate_64,
-            cost_16,
-            cost_64,
-            cost_rated,
-            p50,
-            p99,
-            start,
-            fresh,
-            peak,
-        ] = COMPARED.map(|(_, figure)| middle(figure));
-        let busy = |load: usize| {
-            let busy = self
-                .samples
-                .iter()
-                .filter_map(|sample| sample.works.get(load)?.busy());
-            median(busy)
+        let cost = |load: usize| {
+            let busy = self.middle(|sample| sample.work(load)?.busy());
+            match (self.middle(|sample| sample.cost(load)), busy) {
+                (Some(cost), Some(busy)) => format!("{cost:.1} µs ({:.0}%)", busy * 100.0),
+                _ => String::new(),
+            }
         };
-        let cost = |cost: Option<f64>, load| match (cost, busy(load)) {
-            (Some(cost), Some(busy)) => format!("{cost:.1} µs ({:.0}%)", busy * 100.0),
-            _ => String::new(),
-        };
+        let start = self.middle(|sample| sample.start_ms);
         let start = start.map_or(String::new(), |start| format!("{start:.0} ms"));
-        let memory = match (fresh, peak) {
+        let memory = (
+            self.middle(|sample| sample.fresh_mib),
+            self.middle(|sample| sample.peak_mib),
+        );
+        let memory = match memory {
             (Some(fresh), Some(peak)) => format!("{fresh:.0} / {peak:.0} MiB"),
             _ => String::new(),
         };
         format!(
             "| {} | {} | {} | {} | {} | {} | {} | {start} | {memory} |",
             self.contestant.name(),
-            rate_text(rate_16),
-            rate_text(rate_64),
-            cost(cost_16, 0),
-            cost(cost_64, 1),
-            cost(cost_rated, RATED),
-            quantiles(p50, p99),
+            rate_text(self.middle(|sample| sample.rate(FEW))),
+            rate_text(self.middle(|sample| sample.rate(MANY))),
+            cost(FEW),
+            cost(MANY),
+            cost(RATED),
+            quantiles(
+                self.middle(|sample| Some(sample.latency()?.p50_us)),
+                self.middle(|sample| Some(sample.latency()?.p99_us)),
+            ),
+        )
+    }
+
+    fn more(&self) -> String {
+        let micros = |figure: &dyn Fn(&Sample) -> Option<f64>| {
+            self.middle(figure)
+                .map_or(String::new(), |figure| format!("{figure:.1} µs"))
+        };
+        let kernel = |load: usize| micros(&|sample| sample.work(load)?.kernel());
+        let cost = |load: usize| micros(&|sample| sample.cost(load));
+        let waits = |load: usize| {
+            self.middle(|sample| sample.work(load)?.waits())
+                .map_or(String::new(), |waits| format!("{waits:.2}"))
+        };
+        let rate = |load: usize| rate_text(self.middle(|sample| sample.rate(load)));
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            self.contestant.name(),
+            kernel(FEW),
+            kernel(RATED),
+            waits(FEW),
+            waits(RATED),
+            rate(POST),
+            cost(POST),
+            rate(GRPC),
+            cost(GRPC),
         )
     }
 }

@@ -3,7 +3,7 @@ use ambit_bench::Work;
 use super::*;
 
 /// A load that took `seconds` of the proxy's time for 10,000 requests at this rate.
-fn measured(per_second: f64, p50: f64, seconds: Option<f64>) -> Measured {
+fn measured(per_second: f64, p50: f64, seconds: Option<f64>) -> Option<Measured> {
     let latency = Latency {
         p50_us: p50,
         p90_us: p50,
@@ -11,7 +11,12 @@ fn measured(per_second: f64, p50: f64, seconds: Option<f64>) -> Measured {
         p999_us: p50,
         max_us: p50,
     };
-    Measured {
+    let used = |seconds| Usage {
+        user: seconds * 0.4,
+        kernel: seconds * 0.6,
+        waits: 5000.0,
+    };
+    Some(Measured {
         report: Report {
             work: Work::Request,
             connections: 16,
@@ -24,8 +29,8 @@ fn measured(per_second: f64, p50: f64, seconds: Option<f64>) -> Measured {
             errors: 0,
             first_error: None,
         },
-        cpu: seconds,
-    }
+        used: seconds.map(used),
+    })
 }
 
 fn sample(per_second: f64, cpu: Option<f64>) -> Sample {
@@ -37,6 +42,8 @@ fn sample(per_second: f64, cpu: Option<f64>) -> Sample {
             measured(per_second, 500.0, cpu),
             measured(per_second * 2.0, 500.0, cpu),
             measured(1000.0, 300.0, cpu),
+            measured(per_second, 500.0, cpu),
+            None,
         ],
     }
 }
@@ -72,6 +79,11 @@ fn a_row_has_medians_and_the_share_of_the_core() {
         line(&table, "| Ambit"),
         "| Ambit | 20.0k | 40.0k | 25.0 µs (50%) | 25.0 µs (100%) | 25.0 µs (2%) | 300 / 600 µs | 20 ms | 10 / 30 MiB |"
     );
+    // The second table.
+    let text = table.to_string();
+    let more = text.lines().filter(|line| line.starts_with("| Ambit")).nth(1);
+    let expected = "| Ambit | 15.0 µs | 15.0 µs | 0.50 | 0.50 | 20.0k | 25.0 µs |  |  |";
+    assert_eq!(more, Some(expected));
 }
 
 #[test]
@@ -112,8 +124,9 @@ fn failures_have_round_and_load() {
         Contestant::Envoy,
         vec![sample(1.0, Some(0.1)), sample(1.0, Some(0.1))],
     )];
-    rows[0].samples[1].works[2].report.errors = 3;
-    rows[0].samples[1].works[2].report.first_error = Some("the answer was 503".into());
+    let rated = rows[0].samples[1].works[2].as_mut().unwrap();
+    rated.report.errors = 3;
+    rated.report.first_error = Some("the answer was 503".into());
     let table = table(rows);
     assert_eq!(table.failures(), 3);
     assert_eq!(
@@ -129,4 +142,5 @@ fn rate_is_an_argument_of_the_load() {
         ["--streams=16", "--seconds=5", "--warmup=1"]
     );
     assert_eq!(LOADS[RATED].arguments(0.5, 1.0)[3], "--rate=1000");
+    assert_eq!(LOADS[GRPC].arguments(0.5, 1.0)[3], "--shape=grpc");
 }
