@@ -21,13 +21,22 @@ use writer::Collector;
 pub use writer::LogGuard;
 pub(crate) use writer::dropped_lines;
 
+/// The Kubernetes client warns of each response that is no Status: also of those for kinds that the cluster does not
+/// have, for which a watch asks again and again. A filter that names the module has the last word.
+const QUIET: &str = "kube_client::client=error";
+
+/// Reads a filter.
+fn filter(text: &str) -> Result<EnvFilter, LogError> {
+    let given = EnvFilter::try_new(text).map_err(|error| LogError::Filter(text.to_owned(), error))?;
+    EnvFilter::try_new(format!("{QUIET},{given}")).map_err(|error| LogError::Filter(text.to_owned(), error))
+}
+
 /// Starts logging with these flags. All lines are written at the latest when the guard is dropped.
 ///
 /// # Errors
 /// When the filter of the flags is malformed, or the writer's thread cannot be started.
 pub fn start_log(flags: &LogFlags) -> Result<LogGuard, LogError> {
-    let given =
-        EnvFilter::try_new(&flags.filter).map_err(|error| LogError::Filter(flags.filter.clone(), error))?;
+    let given = filter(&flags.filter)?;
     let mut file = flags.filter_file.as_deref().map(FilterFile::new);
     let (filter, mistake) = match file.as_mut().and_then(FilterFile::changed) {
         Some(Ok(filter)) => (filter, None),
@@ -60,4 +69,26 @@ pub fn start_log(flags: &LogFlags) -> Result<LogGuard, LogError> {
         tracing::warn!(%error, "cannot use the log filter in the file; using the filter of the flags");
     }
     Ok(guard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubernetes_client_is_quiet_unless_a_filter_names_it() {
+        for (text, expected) in [
+            ("info", ["info", "kube_client::client=error"].as_slice()),
+            (
+                "kube_client::client=debug,warn",
+                &["warn", "kube_client::client=debug"],
+            ),
+        ] {
+            let filter = filter(text).unwrap().to_string();
+            let mut directives: Vec<&str> = filter.split(',').collect();
+            directives.sort_by_key(|directive| directive.len());
+            assert_eq!(directives, expected, "{filter}");
+        }
+        assert!(filter("louder,=").is_err());
+    }
 }

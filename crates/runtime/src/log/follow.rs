@@ -24,7 +24,7 @@ impl FilterFile {
     /// The filter in the file if it has changed. While the file cannot be read, it counts as unchanged.
     pub(super) fn changed(&mut self) -> Option<Result<EnvFilter, LogError>> {
         Some(match self.0.changed()? {
-            Ok(text) => EnvFilter::try_new(text).map_err(|error| LogError::Filter(text.to_owned(), error)),
+            Ok(text) => super::filter(text),
             Err(_) => Err(LogError::Length),
         })
     }
