@@ -17,7 +17,8 @@ use crate::workspace;
 const CLIENTS: [&str; 2] = ["client-a", "client-b"];
 const LIMIT: Duration = Duration::from_secs(30);
 
-const DENY: &str = r#"apiVersion: ambit.dev/v1alpha1
+/// The object of the namespace, with a rule.
+pub(super) const DENY: &str = r#"apiVersion: ambit.dev/v1alpha1
 kind: AmbientNamespace
 metadata:
   name: ambient

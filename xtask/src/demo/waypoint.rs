@@ -8,6 +8,7 @@ use ambit_e2e::mesh::{LogLine, Pod};
 use ambit_e2e::sample::{CLIENTS, Plan, Shop, Web};
 use anyhow::{Context, Result, ensure};
 
+use super::act::DENY;
 use super::show;
 use crate::progress::{Progress, seconds};
 
@@ -16,13 +17,9 @@ const WAYPOINT: &str = "waypoint";
 /// What a client asks for, of the Service.
 const URL: &str = "http://web:8080/orders/7";
 
-const SCALING: &str = "apiVersion: ambit.dev/v1alpha1
-kind: AmbientNamespace
-metadata:
-  name: ambient
-spec:
-  waypoint: {minReplicas: 1, maxReplicas: 3, targetInFlight: 10, scaleDownWindow: 10s}
-";
+/// A field more of the spec of [`DENY`], which stays in force.
+const SCALING: &str =
+    "  waypoint: {minReplicas: 1, maxReplicas: 3, targetInFlight: 10, scaleDownWindow: 10s}\n";
 
 const POLICY: &str = "apiVersion: ambit.dev/v1alpha1
 kind: WaypointPolicy
@@ -56,9 +53,10 @@ fn call(cluster: &Cluster, web: &Web, method: &str, url: &str) -> Result<String>
 fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
     show::heading("HTTP rules: every client may GET from the Service web, and nothing else");
     show::command("kubectl apply -n shop -f - <<EOF");
-    show::output(&format!("{SCALING}---\n{POLICY}"));
+    let ambient = format!("{DENY}{SCALING}");
+    show::output(&format!("{ambient}---\n{POLICY}"));
     let start = Instant::now();
-    for manifest in [SCALING, POLICY] {
+    for manifest in [ambient.as_str(), POLICY] {
         cluster.apply(web.namespace(), manifest)?;
     }
     progress.step("a waypoint starts, and the Service is reached through it", || {
@@ -84,7 +82,9 @@ fn policy(cluster: &Cluster, web: &Web, progress: &Progress) -> Result<()> {
         let policy = cluster.get(&["waypointpolicy", "orders", "--namespace", web.namespace()])?;
         let ambient = web.shop().ambient()?;
         ensure!(
-            policy["status"]["targets"] == "1/1" && ambient["status"]["waypointReplicas"] == "1/1",
+            policy["status"]["targets"] == "1/1"
+                && ambient["status"]["waypointReplicas"] == "1/1"
+                && ambient["status"]["rules"][0]["name"] == "no-client-a",
             "{table}"
         );
         show::output(&table);
