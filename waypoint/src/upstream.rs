@@ -1,5 +1,5 @@
 //! Connections to endpoints: over HBONE as the waypoint itself, or in plaintext to pods that are not captured; kept alive, and shared by
-//! all clients.
+//! all clients of a worker.
 
 mod connect;
 mod connection;
@@ -29,12 +29,14 @@ pub(crate) use http2::{Http2Failure, Http2Sender, Place};
 const HTTP1_IDLE: Duration = Duration::from_secs(30);
 /// The same for HTTP/2, where a GOAWAY says which requests were looked at.
 const HTTP2_IDLE: Duration = Duration::from_secs(300);
+/// Idle HTTP/1 connections of all workers to one endpoint, at most. Each worker has its part.
+const HTTP1_MAX_IDLE: usize = 512;
 /// Between two looks at connections that are closing.
 const CLOSING: Duration = Duration::from_millis(20);
 /// How often idle connections are looked after.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// All connections to endpoints.
+/// All connections of a worker to endpoints.
 pub(crate) struct Upstream {
     connector: Arc<Connector>,
     http1: http1::Http1Pool,
@@ -44,12 +46,17 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Must be called within a Tokio runtime: one task looks after idle connections until [`Upstream::drain`].
-    pub(crate) fn new(lease: IdentityLease, config: HboneConfig, timeouts: &HttpTimeouts) -> Arc<Self> {
+    /// Of one of so many `workers`. Must be called within its runtime: one task looks after idle connections until [`Upstream::drain`].
+    pub(crate) fn new(
+        lease: IdentityLease,
+        config: HboneConfig,
+        timeouts: &HttpTimeouts,
+        workers: usize,
+    ) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let connector = Arc::new(Connector::new(lease, config, timeouts.age));
         let upstream = Arc::new(Self {
-            http1: http1::Http1Pool::default(),
+            http1: http1::Http1Pool::new(HTTP1_MAX_IDLE.div_ceil(workers)),
             http2: http2::Http2Pool::new(Arc::clone(&connector), tasks.clone(), timeouts.ping),
             connector,
             tasks: tasks.clone(),
