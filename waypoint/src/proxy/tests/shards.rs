@@ -1,13 +1,22 @@
 //! A waypoint with two workers.
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ambit_runtime::Shares;
 use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::support::*;
+use crate::admission::Admission;
 use crate::http::HttpTimeouts;
+
+async fn mesh() -> Mesh {
+    Mesh::sharded(HttpTimeouts::default(), Admission::of_process()).await
+}
 
 fn get(path: &str) -> Request<Body> {
     Request::get(format!("http://server{path}"))
@@ -29,10 +38,120 @@ async fn one_on_each(mesh: &Mesh) -> [Http1Client; 2] {
     clients
 }
 
+/// The log of this process, with the names of threads.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A line of the access log is written where the request's task ends.
+#[tokio::test]
+async fn requests_of_a_connection_are_served_by_one_thread() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_thread_names(true)
+        .with_writer(move || writer.clone())
+        .finish();
+    // For the whole process, since workers are threads of their own. No other test does so.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let mesh = mesh().await;
+    let application = Application::echo().await;
+    mesh.endpoint("server-1", application.address);
+    // HTTP/2 to the endpoint, and a task for each request.
+    let vip = format!("{VIP}:8080").parse().unwrap();
+    let mut clients = Vec::new();
+    for (name, from) in [("one", "127.0.0.2"), ("other", "127.0.0.3")] {
+        let client = Http2Client::over(mesh.open_as(name, from, vip).await.unwrap()).await;
+        clients.push((name, client));
+    }
+    let requests = clients.iter().flat_map(|(name, client)| {
+        (0..20).map(move |_| {
+            let mut client = client.clone();
+            let request = get(&format!("/of-{name}"));
+            async move { whole(client.send(request).await).await.0 }
+        })
+    });
+    for status in futures::future::join_all(requests).await {
+        assert_eq!(status, StatusCode::OK);
+    }
+    let lines = |thread: &str, client: &str| {
+        let text = String::from_utf8_lossy(&log.0.lock()).into_owned();
+        let path = format!("\"/of-{client}\"");
+        let lines = text
+            .lines()
+            .filter(|line| line.contains(thread) && line.contains(&path));
+        lines.count()
+    };
+    let written = async {
+        while lines("", "one") + lines("", "other") < 40 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, written).await.unwrap();
+    assert_eq!([lines("shard-0", "one"), lines("shard-1", "other")], [20, 20]);
+}
+
+/// Two clients on two workers have no more than one pool of places.
+#[tokio::test]
+async fn limits_hold_for_all_workers_together() {
+    let admission = Admission {
+        requests: Shares::new(3),
+        ..Admission::of_process()
+    };
+    let mesh = Mesh::sharded(HttpTimeouts::default(), admission).await;
+    let application = Application::start(async |_| std::future::pending().await).await;
+    mesh.endpoint("server-1", application.address);
+    let vip = format!("{VIP}:8080").parse().unwrap();
+    let mut one = Http2Client::over(mesh.open_as("one", "127.0.0.2", vip).await.unwrap()).await;
+    let other = Http2Client::over(mesh.open_as("other", "127.0.0.3", vip).await.unwrap()).await;
+    let _waiting = [&one, &other].map(|client| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.try_send(get("/wait")).await })
+    });
+    while application.seen() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        mesh.proxies
+            .iter()
+            .map(|proxy| proxy.requests.len())
+            .collect::<Vec<_>>(),
+        [1, 1]
+    );
+    // Of three places this client has one, and the other client another: half of what is left is none.
+    let (status, reason, _) = whole(one.send(get("/")).await).await;
+    assert_eq!(
+        (status, &*reason),
+        (StatusCode::SERVICE_UNAVAILABLE, "overloaded")
+    );
+}
+
+#[tokio::test]
+async fn the_retry_budget_of_a_service_is_that_of_all_workers() {
+    let mesh = mesh().await;
+    let key = "shop/server".into();
+    let budgets: Vec<_> = mesh.proxies.iter().map(|proxy| proxy.retries.of(&key)).collect();
+    let retries: Vec<_> = budgets
+        .iter()
+        .flat_map(|budget| [budget.retry(), budget.retry()])
+        .collect();
+    assert_eq!(retries.iter().flatten().count(), 3);
+}
+
 /// Connections to endpoints are of a worker: clients of one share them, clients of two do not.
 #[tokio::test]
 async fn connections_to_endpoints_are_shared_within_a_worker() {
-    let mesh = Mesh::sharded(2, HttpTimeouts::default()).await;
+    let mesh = mesh().await;
     let application = Application::start_at(own_address(), async |_| Response::new(full("ok"))).await;
     let _ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
     let [mut one, mut other] = one_on_each(&mesh).await;
@@ -50,7 +169,7 @@ async fn connections_to_endpoints_are_shared_within_a_worker() {
 
 #[tokio::test]
 async fn an_evicted_workload_is_let_go_on_every_worker() {
-    let mesh = Mesh::sharded(2, HttpTimeouts::default()).await;
+    let mesh = mesh().await;
     let application = Application::start_at(own_address(), async |_| Response::new(full("ok"))).await;
     let _ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
     for mut client in one_on_each(&mesh).await {
@@ -65,7 +184,7 @@ async fn an_evicted_workload_is_let_go_on_every_worker() {
 #[tokio::test]
 async fn the_drain_waits_for_every_worker() {
     static GO: Semaphore = Semaphore::const_new(0);
-    let mesh = Mesh::sharded(2, HttpTimeouts::default()).await;
+    let mesh = mesh().await;
     let application = Application::start(async |_| {
         GO.acquire().await.unwrap().forget();
         Response::new(full("done"))
@@ -86,7 +205,7 @@ async fn the_drain_waits_for_every_worker() {
     while !mesh.proxies.iter().all(|proxy| proxy.is_draining()) {
         tokio::task::yield_now().await;
     }
-    let proxies = std::sync::Arc::clone(&mesh.proxies);
+    let proxies = Arc::clone(&mesh.proxies);
     let drained = tokio::spawn(async move { proxies.drained(WAIT).await });
     GO.add_permits(1);
     while mesh.observer.load().in_flight() > 1 {
@@ -103,7 +222,7 @@ async fn the_drain_waits_for_every_worker() {
 
 #[tokio::test]
 async fn the_drain_deadline_ends_what_is_left_on_every_worker() {
-    let mesh = Mesh::sharded(2, HttpTimeouts::default()).await;
+    let mesh = mesh().await;
     let application = Application::start(async |_| std::future::pending().await).await;
     mesh.endpoint("server-1", application.address);
     let requests = one_on_each(&mesh)
@@ -124,14 +243,11 @@ async fn the_drain_deadline_ends_what_is_left_on_every_worker() {
 /// The load that is to go to other replicas is that of the whole waypoint.
 #[tokio::test]
 async fn connections_of_every_worker_are_moved() {
-    let mesh = Mesh::sharded(
-        2,
-        HttpTimeouts {
-            settled: Duration::ZERO,
-            ..HttpTimeouts::default()
-        },
-    )
-    .await;
+    let timeouts = HttpTimeouts {
+        settled: Duration::ZERO,
+        ..HttpTimeouts::default()
+    };
+    let mesh = Mesh::sharded(timeouts, Admission::of_process()).await;
     let application = Application::echo().await;
     mesh.endpoint("server-1", application.address);
     let mut clients = one_on_each(&mesh).await;

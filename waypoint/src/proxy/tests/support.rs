@@ -93,9 +93,9 @@ impl Mesh {
         Self::on(workers, timeouts, admission).await
     }
 
-    /// With so many workers of the waypoint's own.
-    pub(super) async fn sharded(workers: usize, timeouts: HttpTimeouts) -> Self {
-        Self::on(NonZero::new(workers), timeouts, Admission::of_process()).await
+    /// With two workers of the waypoint's own, named `shard-0` and `shard-1`.
+    pub(super) async fn sharded(timeouts: HttpTimeouts, admission: Admission) -> Self {
+        Self::on(NonZero::new(2), timeouts, admission).await
     }
 
     async fn on(workers: Option<NonZero<usize>>, timeouts: HttpTimeouts, admission: Admission) -> Self {
@@ -328,12 +328,7 @@ impl Mesh {
 
     /// An HTTP/2 client on a new connection.
     pub(super) async fn http2(&self, port: u16) -> Http2Client {
-        let io = TokioIo::new(self.connect(port).await);
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        Http2Client(sender)
+        Http2Client::over(self.connect(port).await).await
     }
 
     /// The metric's value, of the first series whose line has all these parts; 0 where there is none.
@@ -435,6 +430,15 @@ impl Http1Client {
 pub(super) struct Http2Client(pub(super) hyper::client::conn::http2::SendRequest<Body>);
 
 impl Http2Client {
+    pub(super) async fn over(io: HboneIo) -> Self {
+        let io = TokioIo::new(io);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
     pub(super) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
         self.try_send(request).await.unwrap()
     }
