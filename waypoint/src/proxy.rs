@@ -68,8 +68,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// The part of one of so many `workers`. Must be called within its runtime.
-    pub(crate) fn new(common: &Common, workers: usize) -> Arc<Self> {
+    /// The part of one worker. Must be called within its runtime.
+    pub(crate) fn new(common: &Common) -> Arc<Self> {
         let timeouts = common.timeouts.clone();
         let hbone = HboneConfig {
             connect_timeout: CONNECT_TIMEOUT,
@@ -82,7 +82,7 @@ impl Proxy {
             ..HboneConfig::default()
         };
         Arc::new(Self {
-            upstream: Upstream::new(common.lease.clone(), hbone.clone(), &timeouts, workers),
+            upstream: Upstream::new(common.lease.clone(), hbone.clone(), &timeouts),
             state: Arc::clone(&common.state),
             observer: Arc::clone(&common.observer),
             lease: common.lease.clone(),

@@ -24,9 +24,8 @@ pub(crate) struct Proxies {
 impl Proxies {
     /// Serves what `common` says until its `drain` is cancelled.
     pub(crate) fn new(workers: &Shards, common: &Common) -> Self {
-        let count = workers.count();
         Self {
-            shards: workers.each(|| Proxy::new(common, count)),
+            shards: workers.each(|| Proxy::new(common)),
             observer: Arc::clone(&common.observer),
             admission: Arc::clone(&common.admission),
             drain: common.drain.clone(),

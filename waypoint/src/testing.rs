@@ -101,7 +101,7 @@ impl Waypoint {
             retries: RetryBudgets::default(),
             drain: CancellationToken::new(),
         };
-        let proxy = Proxy::new(&common, 1);
+        let proxy = Proxy::new(&common);
         let (sender, endpoints) = mpsc::unbounded_channel();
         let taken = proxy.upstream.endpoints().set(sender);
         taken.ok().context("a new proxy has no endpoints")?;

@@ -29,8 +29,6 @@ pub(crate) use http2::{Http2Failure, Http2Sender, Place};
 const HTTP1_IDLE: Duration = Duration::from_secs(30);
 /// The same for HTTP/2, where a GOAWAY says which requests were looked at.
 const HTTP2_IDLE: Duration = Duration::from_secs(300);
-/// Idle HTTP/1 connections of all workers to one endpoint, at most. Each worker has its part.
-const HTTP1_MAX_IDLE: usize = 512;
 /// Between two looks at connections that are closing.
 const CLOSING: Duration = Duration::from_millis(20);
 /// How often idle connections are looked after.
@@ -46,17 +44,12 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Of one of so many `workers`. Must be called within its runtime: one task looks after idle connections until [`Upstream::drain`].
-    pub(crate) fn new(
-        lease: IdentityLease,
-        config: HboneConfig,
-        timeouts: &HttpTimeouts,
-        workers: usize,
-    ) -> Arc<Self> {
+    /// Must be called within the worker's runtime: one task looks after idle connections until [`Upstream::drain`].
+    pub(crate) fn new(lease: IdentityLease, config: HboneConfig, timeouts: &HttpTimeouts) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let connector = Arc::new(Connector::new(lease, config, timeouts.age));
         let upstream = Arc::new(Self {
-            http1: http1::Http1Pool::new(HTTP1_MAX_IDLE.div_ceil(workers)),
+            http1: http1::Http1Pool::default(),
             http2: http2::Http2Pool::new(Arc::clone(&connector), tasks.clone(), timeouts.ping),
             connector,
             tasks: tasks.clone(),

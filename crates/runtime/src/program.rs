@@ -69,3 +69,32 @@ fn runtime(name: &str, threads: Option<usize>) -> io::Result<Runtime> {
     }
     builder.enable_all().thread_name(name).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+    use std::thread;
+
+    use super::*;
+
+    /// Blocks every thread for connections, as a stalled data path would, and has control work done meanwhile.
+    #[test]
+    fn control_work_goes_on_while_data_threads_are_busy() {
+        let threads = thread::available_parallelism().unwrap().get();
+        let barrier = Arc::new(Barrier::new(threads + 1));
+        let data = sharing_threads("data").unwrap();
+        let done = run_control(async |_| {
+            for _ in 0..threads {
+                let barrier = Arc::clone(&barrier);
+                data.spawn(async move {
+                    barrier.wait();
+                });
+            }
+            let done = tokio::spawn(async { thread::current().name().map(str::to_owned) }).await;
+            barrier.wait();
+            done.unwrap()
+        })
+        .unwrap();
+        assert_eq!(done.as_deref(), Some("control"));
+    }
+}

@@ -116,11 +116,6 @@ impl<T> Shards<T> {
         self.0.iter().map(|shard| &shard.own)
     }
 
-    /// The number of workers.
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-
     /// Gives an accepted connection to the worker with the fewest tasks, which are its connections, their streams and
     /// their requests. `serve` is called at once, with what the worker has; what it returns runs on the worker.
     ///

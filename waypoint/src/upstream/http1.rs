@@ -24,6 +24,8 @@ use crate::account::{Account, Taken};
 use crate::http::limits::{MAX_BUFFER, MAX_FIELDS, MAX_RESPONSE_HEAD};
 use crate::http::{Interim, RawTarget, RequestBody};
 
+/// Idle connections of a worker to one endpoint, at most.
+const MAX_IDLE: usize = 512;
 /// How long the other end of a closed connection gets to close it too.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -203,9 +205,8 @@ impl Closing {
     }
 }
 
+#[derive(Default)]
 pub(super) struct Http1Pool {
-    /// Idle connections to one endpoint, at most.
-    max_idle: usize,
     idle: Mutex<HashMap<Key, Vec<Idle>>>,
     closing: Mutex<Vec<Closing>>,
 }
@@ -216,14 +217,6 @@ struct Idle {
 }
 
 impl Http1Pool {
-    pub(super) fn new(max_idle: usize) -> Self {
-        Self {
-            max_idle,
-            idle: Mutex::default(),
-            closing: Mutex::default(),
-        }
-    }
-
     /// The connection that was used last: the others may grow old.
     pub(super) fn take(&self, key: &Key) -> Option<Box<Http1Connection>> {
         loop {
@@ -248,7 +241,7 @@ impl Http1Pool {
             Some(list) => list,
             None => idle.entry(connection.key.clone()).or_default(),
         };
-        if list.len() < self.max_idle {
+        if list.len() < MAX_IDLE {
             list.push(Idle {
                 connection,
                 since: Instant::now(),

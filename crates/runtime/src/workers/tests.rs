@@ -214,5 +214,5 @@ fn the_end_of_workers_ends_their_tasks() {
 #[test]
 fn there_is_a_worker_for_each_cpu() {
     let cpus = thread::available_parallelism().unwrap().get();
-    assert_eq!(Workers::start("data").unwrap().shards().count(), cpus);
+    assert_eq!(Workers::start("data").unwrap().shards().iter().count(), cpus);
 }
