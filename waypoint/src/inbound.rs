@@ -2,15 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, serve_hbone};
 use ambit_identity::SpiffeId;
-use ambit_runtime::{AcceptLoop, Share, log_permit, prepare_socket};
+use ambit_runtime::{Given, Share, log_permit, prepare_socket};
 use ambit_tls::accept_peer;
 use http::{HeaderValue, StatusCode};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tracing::Instrument;
 
 use crate::account::Account;
@@ -19,50 +18,50 @@ use crate::downstream::{ClientConnection, Served, serve as serve_client};
 use crate::http::headers::{OVERLOADED, REASON};
 use crate::observe::Refusal;
 use crate::proxy::{CONFIGURATION_WAIT, Proxy};
+use crate::shards::Proxies;
 
 /// Time for the TLS handshake of a client.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Proxy {
-    /// Accepts HBONE connections until `drain` is cancelled.
-    pub(crate) async fn accept(self: &Arc<Self>, listener: TcpListener) {
-        let accepting = async {
-            let mut accepting = AcceptLoop::new("hbone");
-            loop {
-                let (tcp, peer) = accepting.next(|| listener.accept()).await;
-                self.admit(tcp, canonical(peer));
-            }
-        };
-        self.drain.run_until_cancelled(accepting).await;
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+impl Proxies {
+    /// Gives a connection to a worker, if there is room for its handshake.
+    pub(crate) fn admit(&self, tcp: TcpStream, peer: SocketAddr) {
+        let peer = canonical(peer);
         let Some(handshake) = self.admission.handshakes.take(&peer.ip()) else {
             self.observer.refused(Refusal::Overloaded);
             // The peer gets a reset; the connection may be closed already.
             let _ = tcp.set_zero_linger();
             return;
         };
-        let proxy = Arc::clone(self);
         let span = tracing::debug_span!("connection", %peer);
-        let task = async move {
-            let kill = proxy.kill.clone();
-            kill.run_until_cancelled(serve(proxy, tcp, peer, handshake)).await;
-        };
-        self.connections.spawn(task.instrument(span));
+        let given = self.shards.give(tcp, |proxy, given| {
+            let (tasks, proxy) = (proxy.connections.clone(), Arc::clone(proxy));
+            let task = async move {
+                let serving = serve(Arc::clone(&proxy), given, peer, handshake);
+                proxy.until_killed(serving).await;
+            };
+            tasks.track_future(task.instrument(span))
+        });
+        if let Err(error) = given {
+            ended_at_once(&error);
+        }
     }
+}
+
+fn ended_at_once(error: &std::io::Error) {
+    tracing::debug!(%error, "the connection ended at once");
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-async fn serve(proxy: Arc<Proxy>, tcp: TcpStream, peer: SocketAddr, place: Share<IpAddr>) {
-    if let Err(error) = prepare_socket(&tcp) {
-        tracing::debug!(%error, "the connection ended at once");
-        return;
-    }
+async fn serve(proxy: Arc<Proxy>, given: Given, peer: SocketAddr, place: Share<IpAddr>) {
+    let taken = given.take().and_then(|tcp| prepare_socket(&tcp).map(|()| tcp));
+    let tcp = match taken {
+        Ok(tcp) => tcp,
+        Err(error) => return ended_at_once(&error),
+    };
     let (tls, identity) = match accept_peer(tcp, &proxy.lease, HANDSHAKE_TIMEOUT).await {
         Ok(authenticated) => authenticated,
         Err(error) => {

@@ -14,6 +14,7 @@ mod proxy;
 mod received;
 mod report;
 mod retries;
+mod shards;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,4 +1,4 @@
-//! What all connections share, and how it ends.
+//! What the connections of one worker share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,21 @@ const STREAMS: u32 = 100;
 /// How long a CONNECT to an unknown address, and a denial of what is open for want of a policy, wait for configuration that may be under way.
 pub(crate) const CONFIGURATION_WAIT: Duration = Duration::from_secs(2);
 
-/// What all connections share.
+/// What all workers share.
+pub(crate) struct Common {
+    pub(crate) state: Arc<State>,
+    pub(crate) observer: Arc<Observer>,
+    /// The waypoint's own identity.
+    pub(crate) lease: IdentityLease,
+    pub(crate) timeouts: HttpTimeouts,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) retries: RetryBudgets,
+    /// Cancelled when the waypoint is to go.
+    pub(crate) drain: CancellationToken,
+}
+
+/// What the connections of one worker share: the parts that all workers share, and pools, tasks and tokens that no other worker uses. So
+/// no worker waits for a lock of another.
 pub(crate) struct Proxy {
     pub(crate) state: Arc<State>,
     pub(crate) observer: Arc<Observer>,
@@ -40,54 +54,48 @@ pub(crate) struct Proxy {
     /// Cancelled when the waypoint is to go.
     pub(crate) drain: CancellationToken,
     /// The same, for whoever asks at each request.
-    pub(crate) draining: AtomicBool,
+    draining: AtomicBool,
     /// Ends what the drain deadline finds.
-    pub(crate) kill: CancellationToken,
+    kill: CancellationToken,
     /// HBONE connections.
     pub(crate) connections: TaskTracker,
-    /// HTTP/2 requests, which run on tasks of their own.
+    /// HTTP/2 requests and mirrored requests, which run on tasks of their own.
     pub(crate) requests: TaskTracker,
-    pub(crate) admission: Admission,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) retries: RetryBudgets,
     /// What this waypoint awaits to hear of endpoints.
     pub(crate) skew: Skew,
 }
 
 impl Proxy {
-    /// A proxy that serves what `state` says as `lease`'s identity, until `drain` is cancelled. Must be called within a Tokio runtime.
-    pub(crate) fn new(
-        state: Arc<State>,
-        observer: Arc<Observer>,
-        lease: IdentityLease,
-        timeouts: HttpTimeouts,
-        admission: Admission,
-        drain: CancellationToken,
-    ) -> Arc<Self> {
+    /// The part of one worker. Must be called within its runtime.
+    pub(crate) fn new(common: &Common) -> Arc<Self> {
+        let timeouts = common.timeouts.clone();
         let hbone = HboneConfig {
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: CONNECT_TIMEOUT,
             max_streams: STREAMS,
             stream_window: STREAM_WINDOW,
             max_frame_size: MAX_FRAME,
-            memory: admission.windows.clone(),
+            memory: common.admission.windows.clone(),
             send_buffer: STREAM_WINDOW as usize,
             ..HboneConfig::default()
         };
         Arc::new(Self {
-            upstream: Upstream::new(lease.clone(), hbone.clone(), &timeouts),
-            state,
-            observer,
-            lease,
+            upstream: Upstream::new(common.lease.clone(), hbone.clone(), &timeouts),
+            state: Arc::clone(&common.state),
+            observer: Arc::clone(&common.observer),
+            lease: common.lease.clone(),
             hbone,
             skew: Skew::new(timeouts.skew),
             timeouts,
-            drain,
+            drain: common.drain.child_token(),
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),
             requests: TaskTracker::new(),
-            admission,
-            retries: RetryBudgets::default(),
+            admission: Arc::clone(&common.admission),
+            retries: common.retries.clone(),
         })
     }
 
@@ -96,27 +104,28 @@ impl Proxy {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Once `drain` is cancelled: resolves when the last request has ended, or at the deadline, which ends all that is left. Returns
-    /// how many HBONE connections that were.
-    pub(crate) async fn drained(&self, deadline: Duration) -> usize {
+    /// The waypoint is to go: from now on clients are asked to use another replica.
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Once `drain` is cancelled and nothing more is accepted: resolves when the last request has ended.
+    pub(crate) async fn drained(&self) {
         self.connections.close();
         self.requests.close();
-        let ended = async {
-            self.connections.wait().await;
-            self.requests.wait().await;
-            self.upstream.drain().await;
-        };
-        match tokio::time::timeout(deadline, ended).await {
-            Ok(()) => 0,
-            Err(_) => {
-                let left = self.connections.len();
-                self.observer.cut();
-                self.kill.cancel();
-                self.connections.wait().await;
-                left
-            }
-        }
+        self.connections.wait().await;
+        self.requests.wait().await;
+        self.upstream.drain().await;
+    }
+
+    /// Ends what is left.
+    pub(crate) fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    /// Runs a connection's task to its end, or until [`Proxy::kill`].
+    pub(crate) async fn until_killed(&self, task: impl Future<Output = ()>) {
+        self.kill.run_until_cancelled(task).await;
     }
 }
 

@@ -23,7 +23,8 @@ use crate::downstream::{ClientConnection, Served, serve};
 use crate::http::{ClientStream, HttpTimeouts};
 use crate::observe::Observer;
 pub use crate::observe::baggage;
-use crate::proxy::Proxy;
+use crate::proxy::{Common, Proxy};
+use crate::retries::RetryBudgets;
 use crate::state::{AppProtocol, State};
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -87,18 +88,20 @@ impl Waypoint {
         };
         let (_, refused) = state.apply_workloads(&[], [(workload.uid.clone(), workload)]);
         ensure!(refused.is_empty(), "the workload: {refused:?}");
-        let proxy = Proxy::new(
+        let common = Common {
             state,
             observer,
-            certificates.lease(SpiffeId::new("cluster.local", "shop", "waypoint")?),
+            lease: certificates.lease(SpiffeId::new("cluster.local", "shop", "waypoint")?),
             // Whoever is silent is let go sooner.
-            HttpTimeouts {
+            timeouts: HttpTimeouts {
                 idle: Duration::from_secs(60),
                 ..HttpTimeouts::default()
             },
-            Admission::of_process(),
-            CancellationToken::new(),
-        );
+            admission: Arc::new(Admission::of_process()),
+            retries: RetryBudgets::default(),
+            drain: CancellationToken::new(),
+        };
+        let proxy = Proxy::new(&common);
         let (sender, endpoints) = mpsc::unbounded_channel();
         let taken = proxy.upstream.endpoints().set(sender);
         taken.ok().context("a new proxy has no endpoints")?;

@@ -1,5 +1,5 @@
 //! Connections to endpoints: over HBONE as the waypoint itself, or in plaintext to pods that are not captured; kept alive, and shared by
-//! all clients.
+//! all clients of a worker.
 
 mod connect;
 mod connection;
@@ -34,7 +34,7 @@ const CLOSING: Duration = Duration::from_millis(20);
 /// How often idle connections are looked after.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// All connections to endpoints.
+/// All connections of a worker to endpoints.
 pub(crate) struct Upstream {
     connector: Arc<Connector>,
     http1: http1::Http1Pool,
@@ -44,7 +44,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Must be called within a Tokio runtime: one task looks after idle connections until [`Upstream::drain`].
+    /// Must be called within the worker's runtime: one task looks after idle connections until [`Upstream::drain`].
     pub(crate) fn new(lease: IdentityLease, config: HboneConfig, timeouts: &HttpTimeouts) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let connector = Arc::new(Connector::new(lease, config, timeouts.age));

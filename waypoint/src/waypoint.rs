@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ambit_identity::SpiffeId;
 use ambit_mesh::subscription::Synced;
-use ambit_runtime::{Answer, MetricsSettings, is_metrics_path, listen, serve};
+use ambit_runtime::{Answer, MetricsSettings, Shards, is_metrics_path, listen, serve};
 use ambit_tls::{CertificateDump, CertificateManager, CertificateSource, IdentityLease, ManagerConfig};
 use ambit_wire::control_channel::{TokenFile, control_channel};
 use ambit_wire::discovery::Node;
@@ -15,7 +15,6 @@ use ambit_wire::xds::{Client, ConnectionState};
 use anyhow::Context;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,8 +25,10 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::http::HttpTimeouts;
 use crate::observe::{Gauges, Observer};
-use crate::proxy::Proxy;
+use crate::proxy::Common;
 use crate::report::{Dial, Reporter};
+use crate::retries::RetryBudgets;
+use crate::shards::Proxies;
 use crate::state::{State, StateDump};
 use crate::xds::{StateUpdater, TYPES, subscriptions};
 
@@ -48,8 +49,8 @@ pub struct Parts {
     /// Time between not being ready and draining. Ztunnels receive the change meanwhile: until then they choose this
     /// replica, and if several replicas stop at once, these may be all that a ztunnel tries.
     pub notice: Duration,
-    /// The threads for connections; all other tasks run where the waypoint is started.
-    pub data: Handle,
+    /// The workers for connections. All other tasks run where the waypoint is started; so does the one that accepts.
+    pub workers: Shards,
 }
 
 impl Parts {
@@ -57,7 +58,7 @@ impl Parts {
     ///
     /// # Errors
     /// When the URL of the control plane is malformed.
-    pub fn of(config: &Config, data: Handle) -> anyhow::Result<Self> {
+    pub fn of(config: &Config, workers: Shards) -> anyhow::Result<Self> {
         let control_plane = control_channel(&config.control.url, &config.control.root_cert)?;
         let token = TokenFile::new(&config.control.token);
         let ca = IstioCa::new(control_plane.clone(), token.clone(), config.certificate_lifetime);
@@ -78,7 +79,7 @@ impl Parts {
                 ..HttpTimeouts::default()
             },
             notice: NOTICE,
-            data,
+            workers,
         })
     }
 }
@@ -106,7 +107,7 @@ pub struct Waypoint {
 struct Shared {
     state: Arc<State>,
     observer: Arc<Observer>,
-    proxy: Arc<Proxy>,
+    proxies: Arc<Proxies>,
     certificates: CertificateManager,
     lease: IdentityLease,
     xds: watch::Receiver<ConnectionState>,
@@ -132,7 +133,7 @@ impl Waypoint {
     /// # Errors
     /// When a port cannot be opened, or the identity has invalid characters.
     pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
-        let hbone = parts.data.spawn(listen(config.hbone_address)).await??;
+        let hbone = listen(config.hbone_address).await?;
         let admin = listen(config.http.admin_address).await?;
         let metrics = listen(config.http.metrics_address).await?;
         let ready = listen(config.http.ready_address).await?;
@@ -145,25 +146,24 @@ impl Waypoint {
         let certificates = CertificateManager::new(parts.certificates, ManagerConfig::default());
         let lease = certificates.lease(identity);
         let (state, observer) = (Arc::new(State::new()), Observer::new()?);
-        let admission = Admission::of_process();
+        let admission = Arc::new(Admission::of_process());
         admission.windows.register(observer.registry())?;
         let (leaving, draining) = (CancellationToken::new(), CancellationToken::new());
-        let proxy = {
-            let _data = parts.data.enter();
-            Proxy::new(
-                Arc::clone(&state),
-                Arc::clone(&observer),
-                lease.clone(),
-                parts.timeouts,
-                admission,
-                draining.clone(),
-            )
+        let common = Common {
+            state: Arc::clone(&state),
+            observer: Arc::clone(&observer),
+            lease: lease.clone(),
+            timeouts: parts.timeouts,
+            admission,
+            retries: RetryBudgets::default(),
+            drain: draining.clone(),
         };
+        let proxies = Arc::new(Proxies::new(&parts.workers, &common));
         let (synced_sender, synced) = watch::channel(Synced::expecting(TYPES.len()));
         let updater = StateUpdater {
             state: Arc::clone(&state),
             observer: Arc::clone(&observer),
-            proxy: Arc::clone(&proxy),
+            proxies: Arc::clone(&proxies),
             synced: synced_sender,
         };
         let mut client = Client::new(
@@ -183,7 +183,7 @@ impl Waypoint {
         let shared = Shared {
             state,
             observer,
-            proxy: Arc::clone(&proxy),
+            proxies: Arc::clone(&proxies),
             certificates,
             lease,
             xds: client.state(),
@@ -208,13 +208,13 @@ impl Waypoint {
         let shutdown = || this.shutdown.clone();
         // Nothing is accepted before the initial sync, since rules would be missing. Connections wait in the queue.
         let mut configured = this.shared.synced.clone();
-        let accepting = async move {
+        let draining = this.shared.draining.clone();
+        this.tasks.spawn(async move {
             let configured = async { configured.wait_for(Synced::is_complete).await.is_ok() };
-            if proxy.drain.run_until_cancelled(configured).await == Some(true) {
-                proxy.accept(hbone).await;
+            if draining.run_until_cancelled(configured).await == Some(true) {
+                proxies.accept(hbone).await;
             }
-        };
-        this.tasks.spawn_on(accepting, &parts.data);
+        });
         this.tasks
             .spawn(client.run(shutdown()).instrument(tracing::info_span!("xds")));
         this.tasks
@@ -276,7 +276,7 @@ impl Waypoint {
         self.shared.leaving.cancel();
         tokio::time::sleep(self.notice).await;
         self.shared.draining.cancel();
-        let ended = self.shared.proxy.drained(deadline).await;
+        let ended = self.shared.proxies.drained(deadline).await;
         if ended > 0 {
             tracing::warn!(
                 connections = ended,
@@ -307,9 +307,9 @@ impl Shared {
     fn metrics(&self) -> Answer {
         let gauges = Gauges {
             resources: self.state.counts().to_vec(),
-            hbone_connections: self.proxy.upstream.hbone_connections(),
-            held_bytes: self.proxy.admission.bytes.taken(),
-            silent_connections: self.proxy.admission.silent.taken(),
+            hbone_connections: self.proxies.hbone_connections(),
+            held_bytes: self.proxies.admission.bytes.taken(),
+            silent_connections: self.proxies.admission.silent.taken(),
             control_plane: self.xds.borrow().is_connected(),
         };
         Answer::text_or_error(self.observer.render(&gauges))

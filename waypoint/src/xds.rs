@@ -13,7 +13,7 @@ use ambit_wire::{waypoint, waypoint_policy, workload};
 use tokio::sync::watch;
 
 use crate::observe::Observer;
-use crate::proxy::Proxy;
+use crate::shards::Proxies;
 use crate::state::{Invalid, State};
 
 /// The order matters: resources that services name should be there before them.
@@ -36,7 +36,7 @@ pub(crate) fn subscriptions() -> impl Iterator<Item = Subscription> {
 pub(crate) struct StateUpdater {
     pub(crate) state: Arc<State>,
     pub(crate) observer: Arc<Observer>,
-    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) proxies: Arc<Proxies>,
     pub(crate) synced: watch::Sender<Synced>,
 }
 
@@ -112,7 +112,7 @@ impl StateUpdater {
         let (decoded, mut rejections) = decode::<workload::Workload>(batch.added);
         let (moved, invalid) = self.state.apply_workloads(&batch.removed, decoded);
         for workload in moved {
-            self.proxy.upstream.evict_workload(&workload);
+            self.proxies.evict_workload(&workload);
         }
         rejections.extend(invalid.into_iter().map(|(name, error)| reject(name, error)));
         rejections

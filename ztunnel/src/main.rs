@@ -1,6 +1,6 @@
 //! `ambit-ztunnel`.
 
-use ambit_runtime::{Signals, Workers, start_log};
+use ambit_runtime::{Signals, run_control, sharing_threads, start_log};
 use ambit_ztunnel::{Config, Parts, Ztunnel};
 use clap::Parser;
 use tokio::runtime::Handle;
@@ -9,7 +9,9 @@ fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     // The log is written to its end after all other tasks have ended.
     let _log = start_log(&config.log)?;
-    Workers::start("ztunnel")?.run(async |data, signals| run(config, data, signals).await)?
+    let connections = sharing_threads("ztunnel")?;
+    let data = connections.handle().clone();
+    run_control(async |signals| run(config, data, signals).await)?
 }
 
 async fn run(config: Config, data: Handle, mut signals: Signals) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ mod process;
 mod program;
 mod shares;
 mod socket;
+mod workers;
 
 pub use accept::AcceptLoop;
 pub use flags::{ControlPlaneFlags, HttpFlags, LogFlags, LogFormat, PodFlags, seconds};
@@ -22,6 +23,7 @@ pub use metrics::{
     Counter, Counters, Expose, FamilyOptions, Histogram, Histograms, MetricsSettings, WeakCounter,
     WeakHistogram, is_metrics_path, render_metrics,
 };
-pub use program::{Signals, Workers, run_program};
+pub use program::{Signals, run_control, run_program, sharing_threads};
 pub use shares::{Held, Holder, Share, Shares};
 pub use socket::{prepare_socket, raise_descriptor_limit};
+pub use workers::{Given, Shards, Workers};

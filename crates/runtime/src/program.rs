@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads for the control work of a proxy. With two, a long dump does not delay readiness and certificates.
@@ -45,35 +45,21 @@ pub fn run_program<T>(name: &str, threads: usize, program: impl AsyncFnOnce(Sign
     runtime.block_on(async { Ok(program(Signals::new()?).await) })
 }
 
-/// The threads of a proxy. Connections have separate threads from control work (control plane, certificates, dumps,
-/// metrics), so neither waits for the other.
-#[derive(Debug)]
-pub struct Workers {
-    control: Runtime,
-    data: Runtime,
+/// Runs the control work of a proxy (control plane, certificates, dumps, metrics) on threads of its own. Connections
+/// have others, so neither waits for the other: [`Workers`](crate::Workers).
+///
+/// # Errors
+/// When threads or signal handlers cannot be set up.
+pub fn run_control<T>(program: impl AsyncFnOnce(Signals) -> T) -> io::Result<T> {
+    run_program("control", CONTROL_THREADS, program)
 }
 
-impl Workers {
-    /// Starts the threads. Threads for connections, one for each CPU, have this name.
-    ///
-    /// # Errors
-    /// When threads cannot be started.
-    pub fn start(name: &str) -> io::Result<Self> {
-        Ok(Self {
-            control: runtime("control", Some(CONTROL_THREADS))?,
-            data: runtime(name, None)?,
-        })
-    }
-
-    /// Runs the control work of the program to its end. Spawn connections on the handle.
-    ///
-    /// # Errors
-    /// When signal handlers cannot be installed.
-    pub fn run<T>(self, program: impl AsyncFnOnce(Handle, Signals) -> T) -> io::Result<T> {
-        let data = self.data.handle().clone();
-        self.control
-            .block_on(async { Ok(program(data, Signals::new()?).await) })
-    }
+/// Threads with this name, one for each CPU, that share their tasks.
+///
+/// # Errors
+/// When threads cannot be started.
+pub fn sharing_threads(name: &str) -> io::Result<Runtime> {
+    runtime(name, None)
 }
 
 fn runtime(name: &str, threads: Option<usize>) -> io::Result<Runtime> {
@@ -86,6 +72,7 @@ fn runtime(name: &str, threads: Option<usize>) -> io::Result<Runtime> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Barrier};
     use std::thread;
 
     use super::*;
@@ -94,24 +81,20 @@ mod tests {
     #[test]
     fn control_work_goes_on_while_data_threads_are_busy() {
         let threads = thread::available_parallelism().unwrap().get();
-        let barrier = std::sync::Arc::new(std::sync::Barrier::new(threads + 1));
-        let workers = Workers::start("data").unwrap();
-        let done = workers
-            .run(async |data, _signals| {
-                for _ in 0..threads {
-                    let barrier = std::sync::Arc::clone(&barrier);
-                    data.spawn(async move {
-                        assert_eq!(thread::current().name(), Some("data"));
-                        barrier.wait();
-                    });
-                }
-                let done = tokio::spawn(async { thread::current().name().map(str::to_owned) })
-                    .await
-                    .unwrap();
-                barrier.wait();
-                done
-            })
-            .unwrap();
+        let barrier = Arc::new(Barrier::new(threads + 1));
+        let data = sharing_threads("data").unwrap();
+        let done = run_control(async |_| {
+            for _ in 0..threads {
+                let barrier = Arc::clone(&barrier);
+                data.spawn(async move {
+                    barrier.wait();
+                });
+            }
+            let done = tokio::spawn(async { thread::current().name().map(str::to_owned) }).await;
+            barrier.wait();
+            done.unwrap()
+        })
+        .unwrap();
         assert_eq!(done.as_deref(), Some("control"));
     }
 }

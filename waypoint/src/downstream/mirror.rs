@@ -49,8 +49,8 @@ pub(super) fn send(
             .map_or(RequestBody::Empty, |body| RequestBody::Whole(Some(body)));
         let request = Request::from_parts(head.clone(), body);
         let asked = Asked::new(head, authority);
-        let client = Arc::clone(client);
-        tokio::spawn(async move {
+        let (tasks, client) = (client.proxy.requests.clone(), Arc::clone(client));
+        tasks.spawn(async move {
             let delivered =
                 tokio::time::timeout(LONGEST, deliver(&client, &target, &asked, consumers, request)).await;
             if let Err(reason) = delivered.unwrap_or_else(|_| Err("it took too long".to_owned())) {

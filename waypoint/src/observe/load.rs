@@ -1,27 +1,45 @@
 //! The load of this replica, which it reports to the control plane; the operator scales by it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::excess::Excess;
 
+/// Parts of the count of requests. Each thread has one, so that workers do not wait for each other; with more threads than
+/// parts, some share one.
+const PARTS: usize = 64;
+
+thread_local! {
+    /// The part of this thread.
+    static PART: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % PARTS
+    };
+}
+
 /// Requests in flight and connections open.
 #[derive(Debug)]
 pub(crate) struct Load {
-    in_flight: Mutex<Integral>,
-    requests: AtomicU64,
+    parts: Box<[Part]>,
     connections: AtomicU32,
     excess: Excess,
 }
+
+/// On a cache line of its own, or two: processors fetch them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Part(Mutex<Integral>);
 
 /// Requests in flight, summed up over time. One short critical section for each start and end keeps count and sum
 /// consistent.
 #[derive(Debug)]
 struct Integral {
     now: u64,
+    /// Requests since the start.
+    started: u64,
     /// Requests times nanoseconds since the last sample, until `changed`.
     sum: u128,
     changed: Instant,
@@ -43,13 +61,7 @@ impl Default for Load {
     fn default() -> Self {
         let now = Instant::now();
         Self {
-            in_flight: Mutex::new(Integral {
-                now: 0,
-                sum: 0,
-                changed: now,
-                since: now,
-            }),
-            requests: AtomicU64::new(0),
+            parts: (0..PARTS).map(|_| Part(Mutex::new(Integral::new(now)))).collect(),
             connections: AtomicU32::new(0),
             excess: Excess::default(),
         }
@@ -57,6 +69,16 @@ impl Default for Load {
 }
 
 impl Integral {
+    fn new(now: Instant) -> Self {
+        Self {
+            now: 0,
+            started: 0,
+            sum: 0,
+            changed: now,
+            since: now,
+        }
+    }
+
     fn advance(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.changed);
         self.sum += passed.as_nanos() * u128::from(self.now);
@@ -78,14 +100,15 @@ impl Integral {
 impl Load {
     /// A request or a non-HTTP connection, in flight until this is dropped.
     pub(crate) fn request(self: &Arc<Self>) -> RequestInFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let mut integral = self.in_flight.lock();
+        let (now, part) = (Instant::now(), PART.with(|part| *part));
+        let mut integral = self.parts[part].0.lock();
         integral.advance(now);
         integral.now += 1;
+        integral.started += 1;
         drop(integral);
         RequestInFlight {
             load: Arc::clone(self),
+            part,
             start: now,
         }
     }
@@ -98,9 +121,16 @@ impl Load {
 
     /// The load since the last call.
     pub(crate) fn sample(&self) -> LoadSample {
+        let now = Instant::now();
+        let (mut in_flight_milli, mut requests) = (0_u64, 0);
+        for part in &self.parts {
+            let mut integral = part.0.lock();
+            in_flight_milli = in_flight_milli.saturating_add(integral.sample(now));
+            requests += integral.started;
+        }
         LoadSample {
-            in_flight_milli: self.in_flight.lock().sample(Instant::now()),
-            requests: self.requests.load(Ordering::Relaxed),
+            in_flight_milli,
+            requests,
             connections: self.connections(),
         }
     }
@@ -112,7 +142,7 @@ impl Load {
 
     /// Requests in flight now.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight.lock().now
+        self.parts.iter().map(|part| part.0.lock().now).sum()
     }
 
     /// Client connections open now.
@@ -125,6 +155,7 @@ impl Load {
 #[derive(Debug)]
 pub(crate) struct RequestInFlight {
     load: Arc<Load>,
+    part: usize,
     start: Instant,
 }
 
@@ -137,7 +168,7 @@ impl RequestInFlight {
 impl Drop for RequestInFlight {
     fn drop(&mut self) {
         let now = Instant::now();
-        let mut integral = self.load.in_flight.lock();
+        let mut integral = self.load.parts[self.part].0.lock();
         integral.advance(now);
         integral.now -= 1;
     }
@@ -161,12 +192,7 @@ mod tests {
     fn the_mean_is_weighted_by_time() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut integral = Integral {
-            now: 0,
-            sum: 0,
-            changed: start,
-            since: start,
-        };
+        let mut integral = Integral::new(start);
         // Four in flight for a quarter of the time, and none for the rest.
         integral.advance(at(500));
         integral.now = 4;
@@ -179,6 +205,30 @@ mod tests {
         // Clocks of two threads may be read in one order and counted in the other.
         integral.advance(at(1200));
         assert_eq!(integral.sample(at(1500)), 3000);
+    }
+
+    /// Each worker has its own part of the count; what is reported is the whole.
+    #[test]
+    fn requests_of_all_threads_are_counted() {
+        let load = Arc::new(Load::default());
+        let requests: Vec<_> = (0..4)
+            .map(|_| {
+                let load = Arc::clone(&load);
+                std::thread::spawn(move || (load.request(), load.request()))
+            })
+            .map(|thread| thread.join().unwrap())
+            .collect();
+        let parts = requests.iter().map(|(request, _)| request.part);
+        assert!(parts.collect::<std::collections::HashSet<_>>().len() > 1);
+        assert_eq!((load.in_flight(), load.sample().requests), (8, 8));
+        assert_eq!(
+            load.sample().in_flight_milli,
+            8000,
+            "all were in flight since the last sample"
+        );
+        // Where a request ends makes no difference.
+        drop(requests);
+        assert_eq!(load.in_flight(), 0);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod retries;
 mod routes;
 mod rules;
 mod scoped;
+mod shards;
 mod streaming;
 mod support;
 mod truth;

@@ -24,7 +24,7 @@ use crate::account::{Account, Taken};
 use crate::http::limits::{MAX_BUFFER, MAX_FIELDS, MAX_RESPONSE_HEAD};
 use crate::http::{Interim, RawTarget, RequestBody};
 
-/// Idle connections to one endpoint, at most.
+/// Idle connections of a worker to one endpoint, at most.
 const MAX_IDLE: usize = 512;
 /// How long the other end of a closed connection gets to close it too.
 const LINGER: Duration = Duration::from_secs(5);

@@ -68,7 +68,7 @@ impl Mesh {
             certificates: Arc::clone(&ca) as _,
             timeouts: HttpTimeouts::default(),
             notice,
-            data: tokio::runtime::Handle::current(),
+            workers: ambit_runtime::Shards::current(),
         };
         Self {
             waypoint: Waypoint::start(config, parts).await.unwrap(),

@@ -150,7 +150,7 @@ async fn idle_connections_to_endpoints_are_closed_and_not_reset() {
     let kind = tokio::time::timeout(WAIT, how.recv()).await.unwrap().unwrap();
     assert_eq!(kind, std::io::ErrorKind::UnexpectedEof);
     mesh.drain.cancel();
-    assert_eq!(mesh.proxy.drained(WAIT).await, 0);
+    assert_eq!(mesh.proxies.drained(WAIT).await, 0);
 }
 
 /// It closes about when the next request is sent: that hung for ever now and then.
@@ -354,5 +354,5 @@ async fn http2_clients_that_answer_no_ping_are_let_go_once_they_have_got_all() {
         slow.write_all(&update).await.unwrap();
     }
     assert_eq!(frames(&mut slow, |_, _| false).await, (1, 2));
-    assert_eq!(mesh.proxy.drained(WAIT).await, 0);
+    assert_eq!(mesh.proxies.drained(WAIT).await, 0);
 }

@@ -62,7 +62,7 @@ async fn requests_under_way_end_and_idle_connections_go() {
     assert_eq!(body, "done");
     busy.closed().await;
     assert_eq!(other.await.unwrap(), "done");
-    assert_eq!(mesh.proxy.drained(WAIT).await, 0);
+    assert_eq!(mesh.proxies.drained(WAIT).await, 0);
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn the_deadline_ends_what_is_left() {
         tokio::task::yield_now().await;
     }
     mesh.drain.cancel();
-    assert_eq!(mesh.proxy.drained(Duration::from_millis(50)).await, 1);
+    assert_eq!(mesh.proxies.drained(Duration::from_millis(50)).await, 1);
     assert!(answer.await.unwrap());
     mesh.counts(&["istio_requests_total", "response_flags=\"LR\""], 1)
         .await;

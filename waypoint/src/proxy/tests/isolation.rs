@@ -214,7 +214,7 @@ async fn empty_frames_of_an_endpoint_end_no_other_stream() {
     assert_eq!(application.connections.load(Ordering::SeqCst), 1);
 }
 
-/// As in production, where a connection, its streams and its requests run on several threads, and on one, where they run in an order.
+/// On one thread, where all is done in an order; and as in production, where the waypoint's thread is not those of clients and endpoints.
 macro_rules! flavours {
     ($($name:ident)*) => {
         mod current_thread {

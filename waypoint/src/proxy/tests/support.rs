@@ -5,12 +5,14 @@ mod ztunnel;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ambit_hbone::{HboneConfig, HboneIo, HbonePool, OpenError, PoolKey};
 use ambit_identity::SpiffeId;
+use ambit_runtime::{Shards, Workers};
 use ambit_tls::testing::TestCa;
 use ambit_tls::{CertificateManager, IdentityLease, ManagerConfig};
 use ambit_wire::waypoint as wire;
@@ -24,6 +26,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +34,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::http::HttpTimeouts;
 use crate::observe::{Gauges, Observer};
-use crate::proxy::Proxy;
+use crate::proxy::{Common, Proxy};
+use crate::retries::RetryBudgets;
+use crate::shards::Proxies;
 use crate::state::{AppProtocol, State};
 
 pub(super) use application::{Application, echo, raw_application, raw_application_at, read_head};
@@ -58,6 +63,8 @@ pub(super) fn own_address() -> IpAddr {
 pub(super) struct Mesh {
     ca: Arc<TestCa>,
     pub(super) state: Arc<State>,
+    pub(super) proxies: Arc<Proxies>,
+    /// The first worker's.
     pub(super) proxy: Arc<Proxy>,
     pub(super) observer: Arc<Observer>,
     pub(super) address: SocketAddr,
@@ -65,6 +72,7 @@ pub(super) struct Mesh {
     service: wire::Service,
     pool: HbonePool,
     lease: IdentityLease,
+    _workers: Option<Workers>,
 }
 
 impl Mesh {
@@ -77,6 +85,22 @@ impl Mesh {
     }
 
     pub(super) async fn taking_on(timeouts: HttpTimeouts, admission: Admission) -> Self {
+        // With one thread all is done in an order. With several the waypoint has its own, as in production.
+        let workers = match Handle::current().runtime_flavor() {
+            RuntimeFlavor::CurrentThread => None,
+            _ => Some(NonZero::<usize>::MIN),
+        };
+        Self::on(workers, timeouts, admission).await
+    }
+
+    /// With two workers of the waypoint's own, named `shard-0` and `shard-1`.
+    pub(super) async fn sharded(timeouts: HttpTimeouts, admission: Admission) -> Self {
+        Self::on(NonZero::new(2), timeouts, admission).await
+    }
+
+    async fn on(workers: Option<NonZero<usize>>, timeouts: HttpTimeouts, admission: Admission) -> Self {
+        let workers = workers.map(|count| Workers::start_many("shard", count).unwrap());
+        let shards = workers.as_ref().map_or_else(Shards::current, Workers::shards);
         let ca = Arc::new(TestCa::new().unwrap());
         let (state, observer) = (Arc::new(State::new()), Observer::new().unwrap());
         admission.windows.register(observer.registry()).unwrap();
@@ -87,18 +111,20 @@ impl Mesh {
             })
             .unwrap();
         let drain = CancellationToken::new();
-        let lease = manager(&ca).lease(id("waypoint"));
-        let proxy = Proxy::new(
-            Arc::clone(&state),
-            Arc::clone(&observer),
-            lease,
+        let common = Common {
+            state: Arc::clone(&state),
+            observer: Arc::clone(&observer),
+            lease: manager(&ca).lease(id("waypoint")),
             timeouts,
-            admission,
-            drain.clone(),
-        );
+            admission: Arc::new(admission),
+            retries: RetryBudgets::default(),
+            drain: drain.clone(),
+        };
+        let proxies = Arc::new(Proxies::new(&shards, &common));
+        let proxy = Arc::clone(proxies.iter().next().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let accepting = Arc::clone(&proxy);
+        let accepting = Arc::clone(&proxies);
         tokio::spawn(async move { accepting.accept(listener).await });
         let service = wire::Service {
             namespace: "shop".into(),
@@ -124,11 +150,13 @@ impl Mesh {
             lease: manager(&ca).lease(id("client")),
             ca,
             state,
+            proxies,
             proxy,
             observer,
             address,
             drain,
             service,
+            _workers: workers,
         };
         mesh.bind();
         mesh
@@ -217,7 +245,7 @@ impl Mesh {
             .apply_workloads(&[], [(workload.uid.clone(), workload)]);
         assert!(invalid.is_empty(), "{invalid:?}");
         for uid in moved {
-            self.proxy.upstream.evict_workload(&uid);
+            self.proxies.evict_workload(&uid);
         }
     }
 
@@ -226,7 +254,7 @@ impl Mesh {
             .state
             .apply_workloads(&[format!("cluster//Pod/shop/{name}")], std::iter::empty());
         for uid in moved {
-            self.proxy.upstream.evict_workload(&uid);
+            self.proxies.evict_workload(&uid);
         }
     }
 
@@ -300,12 +328,7 @@ impl Mesh {
 
     /// An HTTP/2 client on a new connection.
     pub(super) async fn http2(&self, port: u16) -> Http2Client {
-        let io = TokioIo::new(self.connect(port).await);
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        Http2Client(sender)
+        Http2Client::over(self.connect(port).await).await
     }
 
     /// The metric's value, of the first series whose line has all these parts; 0 where there is none.
@@ -407,6 +430,15 @@ impl Http1Client {
 pub(super) struct Http2Client(pub(super) hyper::client::conn::http2::SendRequest<Body>);
 
 impl Http2Client {
+    pub(super) async fn over(io: HboneIo) -> Self {
+        let io = TokioIo::new(io);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
     pub(super) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
         self.try_send(request).await.unwrap()
     }
