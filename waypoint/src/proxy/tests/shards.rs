@@ -38,7 +38,7 @@ async fn one_on_each(mesh: &Mesh) -> [Http1Client; 2] {
     clients
 }
 
-/// The log of this process, with the names of threads.
+/// The log of the workers, with the names of threads.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -62,9 +62,16 @@ async fn requests_of_a_connection_are_served_by_one_thread() {
         .with_thread_names(true)
         .with_writer(move || writer.clone())
         .finish();
-    // For the whole process, since workers are threads of their own. No other test does so.
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let dispatch = tracing::Dispatch::new(subscriber);
     let mesh = mesh().await;
+    let logging = mesh.workers.as_ref().unwrap().shards().each(|| {
+        let dispatch = dispatch.clone();
+        // For as long as the thread lives.
+        tokio::spawn(async move { std::mem::forget(tracing::dispatcher::set_default(&dispatch)) })
+    });
+    while !logging.iter().all(tokio::task::JoinHandle::is_finished) {
+        tokio::task::yield_now().await;
+    }
     let application = Application::echo().await;
     mesh.endpoint("server-1", application.address);
     // HTTP/2 to the endpoint, and a task for each request.

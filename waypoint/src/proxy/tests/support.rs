@@ -72,7 +72,8 @@ pub(super) struct Mesh {
     service: wire::Service,
     pool: HbonePool,
     lease: IdentityLease,
-    _workers: Option<Workers>,
+    /// Those of its own.
+    pub(super) workers: Option<Workers>,
 }
 
 impl Mesh {
@@ -156,7 +157,7 @@ impl Mesh {
             address,
             drain,
             service,
-            _workers: workers,
+            workers,
         };
         mesh.bind();
         mesh
