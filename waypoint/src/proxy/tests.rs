@@ -19,6 +19,7 @@ mod retries;
 mod routes;
 mod rules;
 mod scoped;
+mod smuggling;
 mod streaming;
 mod support;
 mod truth;
