@@ -100,7 +100,9 @@ const CODINGS: &[&str] = &[
 /// Lines about the coding: each alone around a chunk with the hidden request, and with a length that says otherwise, in
 /// both orders.
 pub(crate) fn encodings() -> Vec<(String, String)> {
-    let names = names("Transfer-Encoding").into_iter().map(|name| format!("{name} chunked"));
+    let names = names("Transfer-Encoding")
+        .into_iter()
+        .map(|name| format!("{name} chunked"));
     let codings = CODINGS.iter().map(|coding| format!("Transfer-Encoding:{coding}"));
     let long = format!("Transfer-Encoding:{}chunked", " ".repeat(300));
     // The first of either list is the same line.
@@ -139,7 +141,10 @@ pub(crate) fn encodings() -> Vec<(String, String)> {
 pub(crate) fn lengths() -> Vec<(String, String)> {
     let smuggled = smuggled();
     let n = smuggled.len();
-    let names = names("Content-Length").into_iter().skip(1).map(|name| format!("{name} {n}"));
+    let names = names("Content-Length")
+        .into_iter()
+        .skip(1)
+        .map(|name| format!("{name} {n}"));
     let values = [
         format!("{n}"),
         format!("\t{n}"),
@@ -267,8 +272,16 @@ pub(crate) fn others() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for line in OTHERS {
         let forms = [
-            ("with a length", format!("{line}\r\nContent-Length: {n}\r\n"), &*smuggled),
-            ("with chunks", format!("{line}\r\nTransfer-Encoding: chunked\r\n"), &*chunk),
+            (
+                "with a length",
+                format!("{line}\r\nContent-Length: {n}\r\n"),
+                &*smuggled,
+            ),
+            (
+                "with chunks",
+                format!("{line}\r\nTransfer-Encoding: chunked\r\n"),
+                &*chunk,
+            ),
             ("without a body", format!("{line}\r\nContent-Length: 0\r\n"), ""),
         ];
         for (form, fields, rest) in forms {

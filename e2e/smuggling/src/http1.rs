@@ -47,7 +47,9 @@ fn read(mut bytes: &[u8], heads: Heads) -> Vec<Message> {
             .iter()
             .take_while(|byte| matches!(byte, b'\r' | b'\n'))
             .count();
-        if heads == Heads::Valid && bytes[..blank].chunks(2).any(|line| line != b"\r\n") {
+        // Empty lines before a request are skipped, however they end: nothing else can be made of them.
+        let lines = bytes[..blank].split_inclusive(|byte| *byte == b'\n');
+        if heads == Heads::Valid && lines.into_iter().any(|line| !matches!(line, b"\n" | b"\r\n")) {
             return requests;
         }
         bytes = &bytes[blank..];
@@ -85,10 +87,15 @@ fn is_valid(head: &[u8], request: &Message) -> bool {
     let mut lines = lines.take_while(|line| !line.is_empty());
     lines.all(|line| {
         let text = line.strip_suffix(b"\r");
-        text.is_some_and(|text| text.iter().all(|byte| *byte == b'\t' || *byte >= 0x20 && *byte != 0x7f))
+        text.is_some_and(|text| {
+            text.iter()
+                .all(|byte| *byte == b'\t' || *byte >= 0x20 && *byte != 0x7f)
+        })
     }) && is_token(method)
         && !target.is_empty()
-        && target.iter().all(u8::is_ascii_graphic)
+        && target
+            .iter()
+            .all(|byte| byte.is_ascii_graphic() || !byte.is_ascii())
         && (version == b"HTTP/1.1" && hosts == 1 || is_old && hosts <= 1)
         && !(is_old && request.values("transfer-encoding").next().is_some())
         && request.fields.iter().all(|(name, _)| is_token(name))

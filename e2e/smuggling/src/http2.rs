@@ -87,7 +87,10 @@ const REPLACED: &[(&str, &str)] = &[
     (":method", ""),
     (":method", "CONNECT"),
     (":method", "get"),
-    (":path", "/case/0000 HTTP/1.1\r\nhost: server\r\n\r\nGET /smuggled/0000"),
+    (
+        ":path",
+        "/case/0000 HTTP/1.1\r\nhost: server\r\n\r\nGET /smuggled/0000",
+    ),
     (":path", "/case/0000 HTTP/1.1"),
     (":path", "/case/0000\r\nx: y"),
     (":path", "/case/0000\n"),
@@ -106,7 +109,10 @@ const REPLACED: &[(&str, &str)] = &[
     (":scheme", "http\r\nx: y"),
     (":scheme", ""),
     (":authority", "server\r\nx: y"),
-    (":authority", "server\r\n\r\nGET /smuggled/0000 HTTP/1.1\r\nhost: server"),
+    (
+        ":authority",
+        "server\r\n\r\nGET /smuggled/0000 HTTP/1.1\r\nhost: server",
+    ),
     (":authority", "user@server"),
     (":authority", "server/case"),
     (":authority", "ser ver"),
@@ -129,14 +135,23 @@ const TRAILERS: &[(&str, &str)] = &[
 /// The cases of HTTP/2: each is a connection with one request on stream 1. No server may find another.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    let good = [(":method", "POST"), (":scheme", "http"), (":authority", "server"), (":path", "/case/0000")];
+    let good = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "server"),
+        (":path", "/case/0000"),
+    ];
     let mut all: Vec<(String, Vec<(&str, &str)>, Option<(&str, &str)>)> = Vec::new();
     for &(name, value) in ADDED {
         for first in [false, true] {
             let mut fields = good.to_vec();
             let at = if first { 0 } else { fields.len() };
             fields.insert(at, (name, value));
-            all.push((format!("{name:?}: {value:?} {}", if first { "first" } else { "last" }), fields, None));
+            all.push((
+                format!("{name:?}: {value:?} {}", if first { "first" } else { "last" }),
+                fields,
+                None,
+            ));
         }
     }
     for &(name, value) in REPLACED {
@@ -148,11 +163,16 @@ pub fn cases() -> Vec<Case> {
         all.push((format!("no {:?}", left_out.0), fields, None));
     }
     for &(name, value) in TRAILERS {
-        all.push((format!("trailer {name:?}: {value:?}"), good.into(), Some((name, value))));
+        all.push((
+            format!("trailer {name:?}: {value:?}"),
+            good.into(),
+            Some((name, value)),
+        ));
     }
     let case = |(number, (name, fields, trailer)): (usize, (String, Vec<_>, Option<_>))| {
         let block = |fields: &[(&str, &str)]| -> Vec<u8> {
-            let field = |(name, value): &(&str, &str)| literal(&numbered(name, number), &numbered(value, number));
+            let field =
+                |(name, value): &(&str, &str)| literal(&numbered(name, number), &numbered(value, number));
             fields.iter().flat_map(field).collect()
         };
         let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -162,7 +182,11 @@ pub fn cases() -> Vec<Case> {
         if let Some(trailer) = trailer {
             bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[trailer])));
         }
-        Case { name, bytes, second: false }
+        Case {
+            name,
+            bytes,
+            second: false,
+        }
     };
     all.into_iter().enumerate().map(case).collect()
 }
@@ -224,7 +248,11 @@ mod tests {
         assert!(!is_over(&open) && !is_over(&open[..open.len() - 1]));
         let other = [&open[..], &frame(DATA, END_STREAM, 3, b"x")].concat();
         assert!(!is_over(&other));
-        for end in [frame(DATA, END_STREAM, 1, b"x"), frame(RST_STREAM, 0, 1, &[0; 4]), frame(GOAWAY, 0, 0, &[0; 8])] {
+        for end in [
+            frame(DATA, END_STREAM, 1, b"x"),
+            frame(RST_STREAM, 0, 1, &[0; 4]),
+            frame(GOAWAY, 0, 0, &[0; 8]),
+        ] {
             assert!(is_over(&[&open[..], &end].concat()));
         }
     }

@@ -70,9 +70,18 @@ pub(crate) fn request_lines() -> Vec<(String, String)> {
         let n = body.len();
         let host = "Host: server\r\n";
         let forms = [
-            ("with a length", format!("{line}\r\n{host}Content-Length: {n}\r\n\r\n{body}")),
-            ("with chunks", format!("{line}\r\n{host}Transfer-Encoding: chunked\r\n\r\n{chunk}")),
-            ("with LF", format!("{line}\n{host}Content-Length: {n}\r\n\r\n{body}")),
+            (
+                "with a length",
+                format!("{line}\r\n{host}Content-Length: {n}\r\n\r\n{body}"),
+            ),
+            (
+                "with chunks",
+                format!("{line}\r\n{host}Transfer-Encoding: chunked\r\n\r\n{chunk}"),
+            ),
+            (
+                "with LF",
+                format!("{line}\n{host}Content-Length: {n}\r\n\r\n{body}"),
+            ),
         ];
         for (form, text) in forms {
             all.push((format!("{line:?} {form}"), text));
@@ -85,8 +94,8 @@ pub(crate) fn request_lines() -> Vec<(String, String)> {
 pub(crate) fn methods() -> Vec<(String, String)> {
     let (body, chunk) = (smuggled(), as_chunk());
     let methods = [
-        "GET", "HEAD", "DELETE", "OPTIONS", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIND", "BREW", "get", "Post", "G@T",
-        "GE\0T", "G ET",
+        "GET", "HEAD", "DELETE", "OPTIONS", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIND", "BREW", "get",
+        "Post", "G@T", "GE\0T", "G ET",
     ];
     let mut all = Vec::new();
     for method in methods {
@@ -111,13 +120,31 @@ pub(crate) fn pipelines() -> Vec<(String, String)> {
     for (name, first) in [
         ("a GET", "GET /case/0000 HTTP/1.1\r\nHost: server\r\n\r\n"),
         ("a HEAD", "HEAD /case/0000 HTTP/1.1\r\nHost: server\r\n\r\n"),
-        ("a length", "POST /case/0000 HTTP/1.1\r\nHost: server\r\nContent-Length: 3\r\n\r\nabc"),
-        ("chunks", "POST /case/0000 HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-        ("a close", "GET /case/0000 HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n"),
+        (
+            "a length",
+            "POST /case/0000 HTTP/1.1\r\nHost: server\r\nContent-Length: 3\r\n\r\nabc",
+        ),
+        (
+            "chunks",
+            "POST /case/0000 HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        ),
+        (
+            "a close",
+            "GET /case/0000 HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n",
+        ),
         ("HTTP/1.0", "GET /case/0000 HTTP/1.0\r\nHost: server\r\n\r\n"),
-        ("an upgrade", "GET /case/0000 HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
-        ("a short body", "POST /case/0000 HTTP/1.1\r\nHost: server\r\nContent-Length: 1000\r\n\r\n"),
-        ("an expectation", "POST /case/0000 HTTP/1.1\r\nHost: server\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"),
+        (
+            "an upgrade",
+            "GET /case/0000 HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ),
+        (
+            "a short body",
+            "POST /case/0000 HTTP/1.1\r\nHost: server\r\nContent-Length: 1000\r\n\r\n",
+        ),
+        (
+            "an expectation",
+            "POST /case/0000 HTTP/1.1\r\nHost: server\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+        ),
     ] {
         for between in ["", "\r\n", "\n", "\r", "\0", " ", "x", "0\r\n\r\n"] {
             all.push((

@@ -67,7 +67,8 @@ pub fn cases() -> Vec<Case> {
 /// Bytes, with the number of the case in all paths; characters up to U+00FF stand for bytes.
 pub(crate) fn numbered(text: &str, number: usize) -> Vec<u8> {
     let number = format!("{number:04}");
-    let text = text.replace(&format!("{CASE}0000"), &format!("{CASE}{number}"))
+    let text = text
+        .replace(&format!("{CASE}0000"), &format!("{CASE}{number}"))
         .replace(&format!("{SMUGGLED}0000"), &format!("{SMUGGLED}{number}"));
     text.chars().map(|character| character as u8).collect()
 }

@@ -7,6 +7,7 @@ mod bypass;
 mod definitions;
 mod failures;
 mod gateways;
+mod interop;
 mod leaving;
 mod lifecycle;
 mod paths;
@@ -15,6 +16,7 @@ mod retry;
 mod routes;
 mod scaling;
 mod scope;
+mod smuggling;
 
 use ambit_e2e::eventually;
 use ambit_e2e::http::Request;
