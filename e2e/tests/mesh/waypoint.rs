@@ -4,7 +4,6 @@ mod authorization;
 mod bad_input;
 mod binding;
 mod bypass;
-mod definitions;
 mod failures;
 mod gateways;
 mod interop;
