@@ -7,7 +7,8 @@ use super::smuggling::serve;
 
 const GRPC: &str = include_str!("../../../manifests/software/grpc.yaml");
 
-/// All cases of the client in Go that need no credentials of a cloud. It has none of those for compression.
+/// All cases of the client in Go that need no credentials of a cloud. It has none for compression; without a mesh, too, the
+/// server in Go fails pick_first_unary (it has no id), orca_per_rpc and orca_oob.
 const CASES: &[&str] = &[
     "empty_unary",
     "large_unary",
@@ -18,14 +19,11 @@ const CASES: &[&str] = &[
     "timeout_on_sleeping_server",
     "cancel_after_begin",
     "cancel_after_first_response",
-    "pick_first_unary",
     "status_code_and_message",
     "special_status_message",
     "custom_metadata",
     "unimplemented_method",
     "unimplemented_service",
-    "orca_per_rpc",
-    "orca_oob",
     "rpc_soak",
     "channel_soak",
 ];
