@@ -80,7 +80,7 @@ fn drive(lab: &Lab, web: &Web, flagger: &tools::Flagger) -> Result<()> {
     // So that Prometheus finds a waypoint when it starts.
     let policy = json!({
         "apiVersion": "ambit.dev/v1alpha1", "kind": "WaypointPolicy", "metadata": {"name": "web"},
-        "spec": {"targetRefs": [{"kind": "Service", "name": "web"}], "retry": {"conditions": ["connect-failure"]}},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "web"}], "retry": {"conditions": ["ConnectFailure", "Reset"]}},
     });
     lab.cluster.apply(web.namespace(), &policy.to_string())?;
     eventually("a waypoint", LIMIT, || {
