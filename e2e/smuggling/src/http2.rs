@@ -16,6 +16,8 @@ const INSIDE: &str = "x\r\n\r\nGET /smuggled/0000 HTTP/1.1\r\nHost: server\r\n\r
 
 const BODY: &str = "GET /smuggled/0000 HTTP/1.1\r\nHost: server\r\n\r\n";
 
+type Field = (&'static str, &'static str);
+
 /// Names and values that are added to a good request.
 const ADDED: &[(&str, &str)] = &[
     ("transfer-encoding", "chunked"),
@@ -141,7 +143,7 @@ pub fn cases() -> Vec<Case> {
         (":authority", "server"),
         (":path", "/case/0000"),
     ];
-    let mut all: Vec<(String, Vec<(&str, &str)>, Option<(&str, &str)>)> = Vec::new();
+    let mut all: Vec<(String, Vec<Field>, Option<Field>)> = Vec::new();
     for &(name, value) in ADDED {
         for first in [false, true] {
             let mut fields = good.to_vec();
