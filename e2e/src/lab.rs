@@ -1,5 +1,6 @@
 //! The cluster that all tests of a program share, and what a test leaves for those who look into its failure.
 
+mod definitions;
 mod traces;
 
 use std::io::{self, Write};
@@ -11,6 +12,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 
+pub use definitions::Definitions;
 pub use traces::{ensure_as_before, original_cni};
 
 use crate::cluster::Cluster;

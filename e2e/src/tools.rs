@@ -1,7 +1,7 @@
 //! What the cluster is made with: found where it is installed, installed where it is not, and cached.
 //!
 //! Two sources: packages of the distribution ([`ensure_packages`]), and Go modules: that in `e2e/cluster` ([`kubernetes`]), Helm
-//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]), Tilt ([`tilt`]), Argo CD ([`argocd`]) and the Gateway API's
+//! ([`helm`]), kubeconform ([`kubeconform`]), h2spec ([`h2spec`]), gRPC's interoperation tests ([`interop`]), Tilt ([`tilt`]), Argo CD ([`argocd`]), Flagger ([`flagger`]) and the Gateway API's
 //! conformance tests ([`conformance`]). Each tells through `progress` what it installs and why. What is built lies in a cache folder of the user,
 //! so that several clones of the project share it.
 
@@ -10,7 +10,9 @@ mod apt;
 mod argocd;
 mod build;
 mod conformance;
+mod flagger;
 mod image;
+mod interop;
 mod prometheus;
 mod software;
 mod tilt;
@@ -33,7 +35,9 @@ pub use build::{
     kubernetes_source,
 };
 pub use conformance::{ConformanceTests, GATEWAY_API_VERSION, conformance, gateway_definitions};
+pub use flagger::{Flagger, flagger};
 pub use image::write_image;
+pub use interop::{INTEROP_IMAGE, interop};
 pub use prometheus::{Prometheus, prometheus};
 pub use software::{SOFTWARE_IMAGE, software};
 pub use tilt::tilt;

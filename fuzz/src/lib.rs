@@ -1,7 +1,5 @@
 //! Common parts of the fuzz targets: cutting an input, streams in memory, a runtime with simulated time.
 
-pub mod http1;
-
 use std::future::Future;
 use std::io;
 use std::pin::Pin;

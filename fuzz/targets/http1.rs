@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 
-use ambit_fuzz::http1::{Message, requests};
 use ambit_fuzz::{Peer, runtime};
+use ambit_smuggling::http1::{Message, requests};
 use ambit_waypoint::testing::Waypoint;
 use ambit_wire::security::{Action, StringMatch, string_match::MatchType};
 use ambit_wire::waypoint::{Policy, Rule};

@@ -150,8 +150,9 @@ fn on_cluster(arguments: &Arguments, progress: &Progress) -> Result<()> {
     })?;
     images::load(&cluster, &archives, progress)?;
     images::renew(&cluster, &archives, progress)?;
-    progress.step("the image of real software", || {
-        cluster.load_image(&tools::software(&|message| progress.note(message))?)
+    progress.step("the images of real software", || {
+        cluster.load_image(&tools::software(&|message| progress.note(message))?)?;
+        cluster.load_image(&tools::interop(&|message| progress.note(message))?)
     })?;
     let programs: &[&str] = if arguments.all { &[MESH, PLATFORM] } else { &[MESH] };
     progress.step("compile the tests on the cluster", || {

@@ -4,9 +4,9 @@ mod authorization;
 mod bad_input;
 mod binding;
 mod bypass;
-mod definitions;
 mod failures;
 mod gateways;
+mod interop;
 mod leaving;
 mod lifecycle;
 mod paths;
@@ -15,6 +15,7 @@ mod retry;
 mod routes;
 mod scaling;
 mod scope;
+mod smuggling;
 
 use ambit_e2e::eventually;
 use ambit_e2e::http::Request;

@@ -3,6 +3,7 @@
 //! A file for each tool. Tests here may install and remove Ambit; each leaves it installed, with a Ready Mesh, or not at all.
 
 mod argocd;
+mod canary;
 mod chart;
 mod dashboards;
 mod docs;

@@ -22,6 +22,8 @@ pub(crate) enum FramingError {
     Encoding,
     #[error("a header line that begins with white space")]
     Folded,
+    #[error("a line of the head that ends with LF alone")]
+    BareLf,
     #[error(
         "a chunk whose size is not a number, or a line of chunks or trailers that does not end with \
          CR LF"
@@ -60,6 +62,8 @@ pub(crate) struct Framing {
     position: Position,
     /// A line of the head that has not ended yet; cut to what is looked at.
     line: Vec<u8>,
+    /// Whether the last byte of it was a CR.
+    cr: bool,
     first_line: bool,
     length: Option<u64>,
     chunked: bool,
@@ -95,6 +99,7 @@ impl Default for Framing {
         Self {
             position: Position::Between,
             line: Vec::new(),
+            cr: false,
             first_line: true,
             length: None,
             chunked: false,
@@ -246,10 +251,17 @@ impl Framing {
 
     fn step_line(&mut self, rest: &mut [u8]) -> Result<usize, (usize, FramingError)> {
         let end = memchr(b'\n', rest);
+        let length = end.unwrap_or(rest.len());
+        // A server behind may take such an end for one, and somebody before this proxy for none.
+        if let Some(last) = rest[..length].last() {
+            self.cr = *last == b'\r';
+        }
+        if end.is_some() && !std::mem::take(&mut self.cr) {
+            return Err((length, FramingError::BareLf));
+        }
         if self.first_line {
             return Ok(self.step_request_line(rest, end));
         }
-        let length = end.unwrap_or(rest.len());
         self.hide_expectation(&mut rest[..length]);
         let Some(end) = end else {
             let room = LINE.saturating_sub(self.line.len());

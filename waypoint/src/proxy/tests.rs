@@ -20,6 +20,7 @@ mod routes;
 mod rules;
 mod scoped;
 mod shards;
+mod smuggling;
 mod streaming;
 mod support;
 mod truth;

@@ -9,8 +9,8 @@ use ambit_e2e::sample::{Plan, Web};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::definitions::Definitions;
 use super::{condition, condition_in, get_policy, policy, wait_way};
+use ambit_e2e::lab::Definitions;
 
 const KINDS: [&str; 6] = [
     "gatewayclasses",

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::condition_in;
-use super::definitions::Definitions;
+use ambit_e2e::lab::Definitions;
 
 /// The kinds that the operator reads.
 const KINDS: [&str; 5] = [

@@ -26,7 +26,7 @@ fn follow(text: &str) -> Result<Framing, FramingError> {
 fn requests_end_where_their_framing_says() {
     for text in [
         "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-        "\r\n\r\nGET / HTTP/1.1\nhost: a\n\n",
+        "\r\n\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
         "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc\r\n",
         "POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.1\r\nTransfer-Encoding:  Chunked \r\n\r\n5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
@@ -83,6 +83,13 @@ fn ambiguous_framing_is_an_error_wherever_it_stands() {
         (
             "POST / HTTP/1.1\r\nx: y\r\n content-length: 5\r\n\r\n",
             FramingError::Folded,
+        ),
+        ("GET / HTTP/1.1\nhost: a\r\n\r\n", FramingError::BareLf),
+        ("GET / HTTP/1.1\r\nhost: a\n\r\n", FramingError::BareLf),
+        ("GET / HTTP/1.1\r\nhost: a\r\n\n", FramingError::BareLf),
+        (
+            "POST / HTTP/1.1\r\nx: a\n\nGET /b HTTP/1.1\r\n\r\n",
+            FramingError::BareLf,
         ),
         (
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",

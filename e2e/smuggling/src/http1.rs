@@ -1,5 +1,4 @@
-//! HTTP/1 as an endpoint without hyper reads it: where requests begin and end, by RFC 9112 alone. Other errors in a
-//! head are not checked.
+//! HTTP/1 as an endpoint without hyper reads it: where requests begin and end, by RFC 9112 alone.
 
 /// A message's head, and the received part of its body.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -22,19 +21,46 @@ impl Message {
     }
 }
 
-/// The requests of a connection, up to the first malformed one.
-pub fn requests(mut bytes: &[u8]) -> Vec<Message> {
+/// How other errors than those of framing are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heads {
+    /// They are not looked at.
+    Any,
+    /// They end the connection, and so does what the standard lets a server accept or refuse.
+    Valid,
+}
+
+/// The requests of a connection, up to the first malformed one. Other errors in a head are not checked.
+pub fn requests(bytes: &[u8]) -> Vec<Message> {
+    read(bytes, Heads::Any)
+}
+
+/// The requests of a connection, up to the first that has any error.
+pub fn strict(bytes: &[u8]) -> Vec<Message> {
+    read(bytes, Heads::Valid)
+}
+
+fn read(mut bytes: &[u8], heads: Heads) -> Vec<Message> {
     let mut requests = Vec::new();
     loop {
         let blank = bytes
             .iter()
             .take_while(|byte| matches!(byte, b'\r' | b'\n'))
             .count();
+        // Empty lines before a request are skipped, however they end: nothing else can be made of them.
+        let lines = bytes[..blank].split_inclusive(|byte| *byte == b'\n');
+        if heads == Heads::Valid && lines.into_iter().any(|line| !matches!(line, b"\n" | b"\r\n")) {
+            return requests;
+        }
         bytes = &bytes[blank..];
         let Some((mut request, rest)) = head(bytes) else {
             return requests;
         };
-        let Some(rest) = body(&mut request, rest) else {
+        let head = &bytes[..bytes.len() - rest.len()];
+        if heads == Heads::Valid && !is_valid(head, &request) {
+            return requests;
+        }
+        let Some(rest) = body(&mut request, rest, heads) else {
             return requests;
         };
         let complete = request.complete;
@@ -44,6 +70,35 @@ pub fn requests(mut bytes: &[u8]) -> Vec<Message> {
         }
         bytes = rest;
     }
+}
+
+/// Whether a head has no error.
+fn is_valid(head: &[u8], request: &Message) -> bool {
+    let [method, target, version] = &request.first[..] else {
+        return false;
+    };
+    let is_token = |name: &[u8]| {
+        let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        !name.is_empty() && name.iter().all(of_token)
+    };
+    let hosts = request.values("host").count();
+    let is_old = version == b"HTTP/1.0";
+    let lines = head.split(|byte| *byte == b'\n');
+    let mut lines = lines.take_while(|line| !line.is_empty());
+    lines.all(|line| {
+        let text = line.strip_suffix(b"\r");
+        text.is_some_and(|text| {
+            text.iter()
+                .all(|byte| *byte == b'\t' || *byte >= 0x20 && *byte != 0x7f)
+        })
+    }) && is_token(method)
+        && !target.is_empty()
+        && target
+            .iter()
+            .all(|byte| byte.is_ascii_graphic() || !byte.is_ascii())
+        && (version == b"HTTP/1.1" && hosts == 1 || is_old && hosts <= 1)
+        && !(is_old && request.values("transfer-encoding").next().is_some())
+        && request.fields.iter().all(|(name, _)| is_token(name))
 }
 
 /// A complete head, and the bytes after it.
@@ -69,7 +124,7 @@ fn head(mut bytes: &[u8]) -> Option<(Message, &[u8])> {
 }
 
 /// Reads a request's body; `None` if its length is ambiguous.
-fn body<'a>(request: &mut Message, bytes: &'a [u8]) -> Option<&'a [u8]> {
+fn body<'a>(request: &mut Message, bytes: &'a [u8], heads: Heads) -> Option<&'a [u8]> {
     let lengths: Vec<_> = request.values("content-length").collect();
     let codings: Vec<_> = request.values("transfer-encoding").collect();
     match (&lengths[..], &codings[..]) {
@@ -77,7 +132,7 @@ fn body<'a>(request: &mut Message, bytes: &'a [u8]) -> Option<&'a [u8]> {
             request.complete = true;
             Some(bytes)
         }
-        ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") => chunks(request, bytes),
+        ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") => chunks(request, bytes, heads),
         ([first, others @ ..], []) if others.iter().all(|other| number(other) == number(first)) => {
             let length = usize::try_from(number(first)?).unwrap_or(usize::MAX);
             let come = length.min(bytes.len());
@@ -94,13 +149,16 @@ fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-fn chunks<'a>(request: &mut Message, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
+fn chunks<'a>(request: &mut Message, mut bytes: &'a [u8], heads: Heads) -> Option<&'a [u8]> {
     loop {
         let Some((line, rest)) = crlf_line(bytes)? else {
             return Some(&[]);
         };
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let size = usize::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        if heads == Heads::Valid && !matches!(line[digits..].trim_ascii_start(), [] | [b';', ..]) {
+            return None;
+        }
         bytes = rest;
         if size == 0 {
             break;

@@ -1,18 +1,22 @@
 //! Kinds of the Gateway API, which the cluster has during some tests only.
 
-use ambit_e2e::lab::Lab;
-use ambit_e2e::tools;
 use anyhow::Result;
 
+use super::Lab;
+use crate::tools;
+
 /// Definitions of kinds, until the end of a test.
-pub(super) struct Definitions<'a> {
+pub struct Definitions<'a> {
     lab: &'a Lab,
     files: Vec<String>,
 }
 
 impl<'a> Definitions<'a> {
     /// Installs those of these kinds, by their plural names.
-    pub(super) fn install(lab: &'a Lab, kinds: &[&str]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When they cannot be had, or are refused.
+    pub fn install(lab: &'a Lab, kinds: &[&str]) -> Result<Self> {
         let folder = tools::gateway_definitions(&|message| println!("{message}"))?;
         let file = |kind: &&str| {
             // Names of experimental kinds begin with this letter.
@@ -34,7 +38,10 @@ impl<'a> Definitions<'a> {
     }
 
     /// Removes them, and all objects of these kinds.
-    pub(super) fn remove(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When they do not go.
+    pub fn remove(self) -> Result<()> {
         self.kubectl(&["delete", "--ignore-not-found", "--timeout=2m"])
     }
 
