@@ -79,6 +79,29 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
+/// Fields that mean something in a head only (RFC 9110 §6.5.1), besides hop-by-hop ones. Some servers end the connection of all for one.
+const NEVER_IN_TRAILERS: [HeaderName; 12] = [
+    CONNECTION,
+    UPGRADE,
+    TE,
+    TRAILER,
+    HOST,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    HeaderName::from_static("content-encoding"),
+    HeaderName::from_static("content-range"),
+    HeaderName::from_static("authorization"),
+    HeaderName::from_static("max-forwards"),
+    HeaderName::from_static("set-cookie"),
+];
+
+/// Takes out of trailers what does not belong there. For HTTP/2: hyper does the same where it writes HTTP/1.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in HOP_BY_HOP.iter().chain(&NEVER_IN_TRAILERS) {
+        trailers.remove(name);
+    }
+}
+
 /// Why it cannot be told which name a request is addressed to (400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HostError {

@@ -9,6 +9,7 @@ use h2::{Reason, SendStream};
 use http_body::Body;
 
 use crate::account::{Outbox, Parcel};
+use crate::http::headers::clean_trailers;
 
 /// Why a body was not sent to its end.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +103,10 @@ where
                     stream.send_data(outbox.parcel(data), last).map(|()| last)
                 }
                 Err(frame) => match frame.into_trailers() {
-                    Ok(trailers) => stream.send_trailers(trailers).map(|()| true),
+                    Ok(mut trailers) => {
+                        clean_trailers(&mut trailers);
+                        stream.send_trailers(trailers).map(|()| true)
+                    }
                     Err(_) => continue,
                 },
             },

@@ -229,11 +229,10 @@ impl Drop for Suspicion<'_> {
 /// What a connection that lives acknowledges a request within, by a WINDOW_UPDATE or the response to another one.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// REFUSED_STREAM, or a stream above the last one that a graceful GOAWAY names (RFC 9113 §8.7).
+/// REFUSED_STREAM, or a stream above the last one that a GOAWAY names, whatever its reason (RFC 9113 §6.8, §8.7). h2 reports a GOAWAY for these
+/// streams alone: those below end with the connection.
 fn is_refused(error: &h2::Error) -> bool {
-    error.is_remote()
-        && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
+    error.is_remote() && (error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
 }
 
 /// Begins HTTP/2 on a connection, which a task of its own drives until it ends.

@@ -12,7 +12,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
 
@@ -214,6 +214,59 @@ async fn empty_frames_of_an_endpoint_end_no_other_stream() {
     assert_eq!(application.connections.load(Ordering::SeqCst), 1);
 }
 
+/// Takes two requests on its first connection, and ends it as if the first one were malformed (GOAWAY with PROTOCOL_ERROR, as nginx has it);
+/// answers on others.
+async fn endpoint_that_ends_its_first_connection() -> SocketAddr {
+    const PREFACE: usize = 24;
+    const HEADERS: u8 = 1;
+    raw_application(|mut tcp, number| async move {
+        if number > 0 {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                body.send_data("ok".into(), true).unwrap();
+            }
+            return;
+        }
+        // SETTINGS, and one that acknowledges the client's.
+        tcp.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        tcp.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+        tcp.read_exact(&mut [0; PREFACE]).await.unwrap();
+        let mut streams = Vec::new();
+        while streams.len() < 2 {
+            let mut head = [0; 9];
+            tcp.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            tcp.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            if head[3] == HEADERS {
+                streams.push([head[5], head[6], head[7], head[8]]);
+            }
+        }
+        let go_away = [[0, 0, 8, 7].as_slice(), &[0; 5], &streams[0], &[0, 0, 0, 1]].concat();
+        tcp.write_all(&go_away).await.unwrap();
+        tcp.shutdown().await.unwrap();
+    })
+    .await
+}
+
+async fn a_connection_that_the_endpoint_ends_for_one_request_fails_no_later_one() {
+    let mesh = Mesh::new().await;
+    mesh.endpoint("server-1", endpoint_that_ends_its_first_connection().await);
+    let (mut first, mut second) = (mesh.http2(8080).await, mesh.http2(8080).await);
+    let post = |path: &str| {
+        Request::post(format!("http://server{path}"))
+            .body(full(""))
+            .unwrap()
+    };
+    let (first, second) = tokio::join!(first.send(post("/first")), async {
+        second.send(post("/second")).await
+    });
+    let mut statuses = [first.status(), second.status()];
+    statuses.sort();
+    // That of the request which the endpoint may have looked at, and the other one.
+    assert_eq!(statuses, [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE]);
+}
+
 /// On one thread, where all is done in an order; and as in production, where the waypoint's thread is not those of clients and endpoints.
 macro_rules! flavours {
     ($($name:ident)*) => {
@@ -237,4 +290,5 @@ flavours! {
     unread_small_frames_end_no_other_stream_at_the_endpoint
     small_frames_that_the_endpoint_does_not_read_end_no_other_stream_of_the_client
     empty_frames_of_an_endpoint_end_no_other_stream
+    a_connection_that_the_endpoint_ends_for_one_request_fails_no_later_one
 }

@@ -71,15 +71,19 @@ async fn pieces_are_passed_on_as_they_come_and_trailers_after_them() {
             sender.send(Frame::data(text.into())).unwrap();
             assert_eq!(piece(&mut body).await.into_data().unwrap(), text);
         }
-        let trailers = HeaderMap::from_iter([(
-            http::HeaderName::from_static("x-sum"),
-            HeaderValue::from_static("42"),
-        )]);
+        // Only the first belongs in trailers.
+        let trailers = [("x-sum", "42"), ("host", "other"), ("content-length", "1")];
+        let trailers = trailers.map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        let trailers = HeaderMap::from_iter(trailers);
         sender.send(Frame::trailers(trailers)).unwrap();
         drop(sender);
         let trailers = piece(&mut body).await.into_trailers().unwrap();
         assert_eq!(trailers["x-sum"], "42", "HTTP/2: {http2}, port {port}");
         assert_eq!(trailers["x-mirrored"], "yes");
+        assert_eq!(trailers.len(), 2, "{trailers:?}");
     }
 }
 
