@@ -173,7 +173,7 @@ fn smuggling_to_real_servers_ends_at_the_waypoint() -> Result<()> {
                     "{server} at {port}: {} cases, {came} came, {second} with the second request that they have",
                     cases.len()
                 );
-                ensure!(came > 20, "hardly a case came to {server}");
+                ensure!(came > 10, "of all cases {came} came to {server}: the rest says nothing");
                 before = seen;
             }
         }
