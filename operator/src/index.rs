@@ -44,9 +44,10 @@ pub use shared::SharedIndex;
 pub(crate) use state::within;
 pub use state::{Config, Index, Key, Update};
 pub use summary::{MeshSummary, NamespaceSummary, PodFailure, RuleSummary};
-pub use waypoint::declared::{Declaration, GatewaySummary, ListenerSummary};
+pub use waypoint::declared::{GatewaySummary, ListenerSummary};
 pub use waypoint::summary::{
-    PolicyReason, PolicySummary, PolicyVerdict, ScalingSettings, TargetSummary, WaypointPod, WaypointSummary,
+    Declaration, PolicyReason, PolicySummary, PolicyVerdict, ScalingSettings, TargetSummary, WaypointPod,
+    WaypointSummary,
 };
 pub use waypoint::{Timer, WaypointResources};
 

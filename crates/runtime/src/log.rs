@@ -27,7 +27,8 @@ const QUIET: &str = "kube_client::client=error";
 
 /// Reads a filter.
 fn filter(text: &str) -> Result<EnvFilter, LogError> {
-    let given = EnvFilter::try_new(text).map_err(|error| LogError::Filter(text.to_owned(), error))?;
+    // What an empty one means by itself: behind another directive it would silence all else.
+    let given = if text.trim().is_empty() { "error" } else { text };
     EnvFilter::try_new(format!("{QUIET},{given}")).map_err(|error| LogError::Filter(text.to_owned(), error))
 }
 
@@ -79,6 +80,7 @@ mod tests {
     fn the_kubernetes_client_is_quiet_unless_a_filter_names_it() {
         for (text, expected) in [
             ("info", ["info", "kube_client::client=error"].as_slice()),
+            ("", &["error", "kube_client::client=error"]),
             (
                 "kube_client::client=debug,warn",
                 &["warn", "kube_client::client=debug"],

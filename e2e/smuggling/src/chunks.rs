@@ -1,6 +1,6 @@
 //! Bodies in chunks: sizes, ends, trailers.
 
-use crate::table::{post, smuggled};
+use crate::case::{post, smuggled};
 
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 

@@ -1,6 +1,6 @@
 //! Fields of the head: `Transfer-Encoding` and `Content-Length` in every spelling, and those around them.
 
-use crate::table::{as_chunk, post, smuggled};
+use crate::case::{as_chunk, post, smuggled};
 
 /// Spellings of a field's name, of which a lenient server may read each as the field itself.
 fn names(name: &str) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! HTTP/2: fields that are something else once they are written as HTTP/1, or read again.
 
-use crate::table::{Case, numbered};
+use crate::case::{Case, numbered};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -240,7 +240,7 @@ pub fn is_over(mut bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::CASE;
+    use crate::case::CASE;
 
     #[test]
     fn ends_are_found() {

@@ -1,6 +1,6 @@
 //! Request lines, methods, and requests after each other.
 
-use crate::table::{as_chunk, smuggled};
+use crate::case::{as_chunk, smuggled};
 
 /// Request lines; the hidden request is the body.
 pub(crate) fn request_lines() -> Vec<(String, String)> {

@@ -2,35 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::build::{fingerprint, go, install};
-use super::{Progress, cache_dir, lock};
-use crate::shell;
+use super::Progress;
+use super::build::go_module;
 
 /// The path of actionlint, built first if this version never was.
 ///
 /// # Errors
 /// When it cannot be built, without Go for example.
 pub fn actionlint(progress: Progress) -> Result<PathBuf> {
-    let module = crate::workspace().join("e2e/actionlint");
-    let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!("actionlint-{}", &fingerprint(&module)?[..16]));
-    let _lock = lock(&cache.join("actionlint.lock"))?;
-    if !dir.is_dir() {
-        progress(
-            "building actionlint from its Go module: it checks the workflows in .github (under a minute, once)",
-        );
-        install(&dir, |out| {
-            let mut go = go()?;
-            go.current_dir(&module)
-                .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
-                .args(["-ldflags", "-s -w", "-o"])
-                .arg(format!("{}/", out.display()));
-            shell::run(go.arg("github.com/rhysd/actionlint/cmd/actionlint"))
-                .context("cannot build actionlint")?;
-            Ok(())
-        })?;
-    }
+    let package = "github.com/rhysd/actionlint/cmd/actionlint";
+    let why = "it checks the workflows in .github (under a minute, once)";
+    let dir = go_module("actionlint", "actionlint", why, &[package], progress, |_, _| {
+        Ok(())
+    })?;
     Ok(dir.join("actionlint"))
 }

@@ -186,23 +186,39 @@ pub fn kubernetes_source(progress: Progress) -> Result<PathBuf> {
 
 /// The path of h2spec, built first if this version never was.
 pub fn h2spec(progress: Progress) -> Result<PathBuf> {
-    let module = crate::workspace().join("e2e/h2spec");
+    let package = "github.com/summerwind/h2spec/cmd/h2spec";
+    let why = "it tries the HTTP/2 servers (under a minute, once)";
+    let dir = go_module("h2spec", "h2spec", why, &[package], progress, |_, _| Ok(()))?;
+    Ok(dir.join("h2spec"))
+}
+
+/// The folder with programs of the Go module `e2e/<name>`: those of these packages, built first if this version of the
+/// module never was. `title` and `why` tell of the build; `finish` gets the module's folder and that of the programs.
+pub(super) fn go_module(
+    name: &str,
+    title: &str,
+    why: &str,
+    packages: &[&str],
+    progress: Progress,
+    finish: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let module = crate::workspace().join("e2e").join(name);
     let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!("h2spec-{}", &fingerprint(&module)?[..16]));
-    let _lock = lock(&cache.join("h2spec.lock"))?;
+    let dir = cache.join(format!("{name}-{}", &fingerprint(&module)?[..16]));
+    let _lock = lock(&cache.join(format!("{name}.lock")))?;
     if !dir.is_dir() {
-        progress("building h2spec from its Go module: it tries the HTTP/2 servers (under a minute, once)");
+        progress(&format!("building {title} from its Go module: {why}"));
         install(&dir, |out| {
             let mut go = go()?;
             go.current_dir(&module)
                 .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
                 .args(["-ldflags", "-s -w", "-o"])
                 .arg(format!("{}/", out.display()));
-            let package = "github.com/summerwind/h2spec/cmd/h2spec";
-            go_build(&mut go, &[package], "h2spec", progress)
+            go_build(&mut go, packages, title, progress)?;
+            finish(&module, out)
         })?;
     }
-    Ok(dir.join("h2spec"))
+    Ok(dir)
 }
 
 /// Fills a folder beside `dir` and moves it there when it is complete: `dir` is whole or absent.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::build::{fingerprint, go, go_build, install, module_folder};
-use super::{Progress, cache_dir, lock};
+use super::Progress;
+use super::build::{go_module, module_folder};
 
 /// The Go module.
 const MODULE: &str = "github.com/fluxcd/flagger";
@@ -37,24 +37,12 @@ impl Flagger {
 /// # Errors
 /// When Go is missing, or it does not build.
 pub fn flagger(progress: Progress) -> Result<Flagger> {
-    let module = crate::workspace().join("e2e/flagger");
-    let cache = cache_dir()?.join("tools");
-    let dir = cache.join(format!("flagger-{}", &fingerprint(&module)?[..16]));
-    let _lock = lock(&cache.join("flagger.lock"))?;
-    if !dir.is_dir() {
-        progress("building Flagger from its Go module: it drives a canary (about 4 minutes, once)");
-        install(&dir, |out| {
-            let mut go = go()?;
-            go.current_dir(&module)
-                .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
-                .args(["-ldflags", "-s -w", "-o"])
-                .arg(format!("{}/", out.display()));
-            let package = format!("{MODULE}/cmd/flagger");
-            go_build(&mut go, &[&package], "Flagger", progress)?;
-            let from = module_folder(&module, MODULE)?.join(DEFINITIONS);
-            let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-            Ok(fs::write(out.join("crd.yaml"), text)?)
-        })?;
-    }
+    let package = format!("{MODULE}/cmd/flagger");
+    let why = "it drives a canary (about 4 minutes, once)";
+    let dir = go_module("flagger", "Flagger", why, &[&package], progress, |module, out| {
+        let from = module_folder(module, MODULE)?.join(DEFINITIONS);
+        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        Ok(fs::write(out.join("crd.yaml"), text)?)
+    })?;
     Ok(Flagger { dir })
 }

@@ -1,6 +1,6 @@
 //! Waypoints that Gateways declare: what becomes of each Gateway.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ambit_crds::labels;
@@ -10,28 +10,6 @@ use super::summary::WaypointSummary;
 use crate::gateway::Listener;
 use crate::index::gateway::{CONFLICT, Flaw, GatewayRecord, kinds};
 use crate::index::{Index, Key, RouteCondition, RouteId};
-
-/// What the Gateway says about the objects of its waypoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Declaration {
-    /// `metadata.uid` of the Gateway.
-    pub uid: String,
-    /// `spec.infrastructure.labels`
-    pub labels: BTreeMap<String, String>,
-    /// `spec.infrastructure.annotations`
-    pub annotations: BTreeMap<String, String>,
-}
-
-impl Declaration {
-    pub(super) fn of(gateway: &GatewayRecord) -> Self {
-        let infrastructure = gateway.spec.infrastructure.clone().unwrap_or_default();
-        Self {
-            uid: gateway.uid.clone(),
-            labels: infrastructure.labels,
-            annotations: infrastructure.annotations,
-        }
-    }
-}
 
 /// What became of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -223,7 +223,10 @@ impl Maker<'_> {
             || routes.iter().any(|route| route.consumers.is_none());
         let asked = Asked::of(record, &self.labels, targeted, |waypoint| self.may_bind(waypoint));
         // A Gateway's policies ask for no waypoint: they apply where the Gateway's is used.
-        applying.whole = self.part(name, None, asked.waypoint()).0;
+        let of_gateway = |waypoint: &&str| self.policies.iter().any(|(_, p)| p.targets_gateway(waypoint));
+        if let Some(waypoint) = asked.waypoint().filter(of_gateway) {
+            applying.whole = self.part(name, None, Some(waypoint)).0;
+        }
         Binding {
             asked,
             applying,

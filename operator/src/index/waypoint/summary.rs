@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ambit_crds::{Scaling, TargetRef, VersionInForce, parse_duration};
 
-use super::declared::Declaration;
+use crate::index::gateway::GatewayRecord;
 use crate::index::{Index, Key};
 
 /// How a waypoint scales: the AmbientNamespace's settings over the Mesh's over the defaults.
@@ -31,6 +31,28 @@ impl Default for ScalingSettings {
             target: 100,
             up: Duration::ZERO,
             down: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a Gateway says about the objects of its waypoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declaration {
+    /// `metadata.uid` of the Gateway.
+    pub uid: String,
+    /// `spec.infrastructure.labels`
+    pub labels: BTreeMap<String, String>,
+    /// `spec.infrastructure.annotations`
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Declaration {
+    fn of(gateway: &GatewayRecord) -> Self {
+        let infrastructure = gateway.spec.infrastructure.clone().unwrap_or_default();
+        Self {
+            uid: gateway.uid.clone(),
+            labels: infrastructure.labels,
+            annotations: infrastructure.annotations,
         }
     }
 }
