@@ -26,8 +26,12 @@ fn contradictory_policies_are_refused_with_field() -> Result<()> {
             ["spec.targetRefs", "at least 1"],
         ),
         (
-            json!({"targetRefs": [{"kind": "Gateway", "name": "web"}], "timeouts": {"request": "1s"}}),
+            json!({"targetRefs": [{"kind": "Deployment", "name": "web"}], "timeouts": {"request": "1s"}}),
             ["spec.targetRefs[0].kind", "supported values"],
+        ),
+        (
+            json!({"targetRefs": [{"kind": "Gateway", "name": "web"}], "timeouts": {"request": "1s"}}),
+            ["spec.targetRefs[0]", "gateway.networking.k8s.io for kinds"],
         ),
         (
             json!({"targetRefs": [web[0], web[0]], "timeouts": {"request": "1s"}}),
