@@ -25,6 +25,7 @@ const PACKAGES: &[&str] = &[
     "curl",
     "dash",
     "grep",
+    "gunicorn",
     "haproxy",
     "hostname",
     "mariadb-client-core",
@@ -83,7 +84,7 @@ pub fn software(progress: Progress) -> Result<PathBuf> {
         return Ok(archive);
     }
     progress(
-        "fetching MariaDB, PostgreSQL, redis, nginx, HAProxy and Node.js with apt-get: the image of real software; none is installed",
+        "fetching MariaDB, PostgreSQL, redis, nginx, HAProxy, Node.js and gunicorn with apt-get: the image of real software; none is installed",
     );
     let work = cache.join("software-work");
     remove(&work)?;

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -28,6 +29,8 @@ use crate::http::{Interim, RawTarget, RequestBody};
 const MAX_IDLE: usize = 512;
 /// How long the other end of a closed connection gets to close it too.
 const LINGER: Duration = Duration::from_secs(5);
+/// Connections of a worker that wait for that, at most. Those that have waited longest are reset.
+const MAX_CLOSING: usize = 512;
 
 /// Why a request got no answer.
 pub(crate) enum Http1Failure {
@@ -57,6 +60,8 @@ pub(crate) struct Http1Connection {
     used: u32,
     /// From then on it takes no more requests.
     old: Instant,
+    /// Bytes may follow the last response that are not of the next one.
+    uncertain: bool,
 }
 
 impl Http1Connection {
@@ -84,6 +89,7 @@ impl Http1Connection {
             payers,
             used: 0,
             old: connector.old(),
+            uncertain: false,
         }))
     }
 
@@ -136,6 +142,7 @@ impl Http1Connection {
             });
         }
         self.payers.set(Some(account));
+        let is_head = request.method() == Method::HEAD;
         let unwritten = self.payers.unwritten();
         let answer = sender.try_send_request(request.map(|body| unwritten.of(body)));
         tokio::pin!(answer);
@@ -144,6 +151,9 @@ impl Http1Connection {
             answer.as_mut().poll(cx)
         })
         .await;
+        self.uncertain = result
+            .as_ref()
+            .is_ok_and(|response| is_end_uncertain(is_head, response));
         result.map_err(|mut error| match error.take_message() {
             Some(request) => Http1Failure::Unsent(Box::new(request.map(Taken::into_inner))),
             None if reused && self.received.load(Ordering::Relaxed) == received => {
@@ -170,6 +180,7 @@ impl Http1Connection {
     fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.connection.is_some()
+            && !self.uncertain
             && Instant::now() < self.old
             && self.sender.as_ref().is_some_and(SendRequest::is_ready)
     }
@@ -185,6 +196,22 @@ impl Http1Connection {
         };
         let since = Instant::now();
         Some(Closing { io, since })
+    }
+}
+
+/// Whether more bytes may come after the end that HTTP/1 sets for a response: where it has no body by rule, an application
+/// that sends one nevertheless leaves it on the connection, and the next request would get it for a response (RFC 9112
+/// sections 6.3 and 9.3).
+fn is_end_uncertain(is_head: bool, response: &Response<Incoming>) -> bool {
+    let announces_body = || {
+        let length = response.headers().get(CONTENT_LENGTH);
+        length.is_some_and(|length| length != "0") || response.headers().contains_key(TRANSFER_ENCODING)
+    };
+    match response.status() {
+        // What an application does with HEAD cannot be told from the head.
+        _ if is_head => true,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => announces_body(),
+        _ => false,
     }
 }
 
@@ -227,11 +254,14 @@ impl Http1Pool {
         }
     }
 
-    /// Takes a connection back whose answer has ended, unless it cannot take another request.
+    /// Takes a connection back whose answer has ended; closes it if it cannot take another request.
     pub(super) fn give_back(&self, mut connection: Box<Http1Connection>) {
-        if connection.is_usable() {
-            connection.payers.set(None);
+        let usable = connection.is_usable();
+        connection.payers.set(None);
+        if usable {
             self.put(connection);
+        } else {
+            self.close([connection]);
         }
     }
 
@@ -258,7 +288,7 @@ impl Http1Pool {
             }));
             !list.is_empty()
         });
-        self.close(gone);
+        self.close(gone.into_iter().map(|idle| idle.connection));
     }
 
     pub(super) fn evict(&self, workload: &str) {
@@ -268,23 +298,25 @@ impl Http1Pool {
             .extract_if(|key, _| &*key.workload == workload)
             .flat_map(|(_, list)| list)
             .collect();
-        self.close(gone);
+        self.close(gone.into_iter().map(|idle| idle.connection));
     }
 
     pub(super) fn clear(&self) {
         let gone = std::mem::take(&mut *self.idle.lock());
-        self.close(gone.into_values().flatten().collect());
+        self.close(gone.into_values().flatten().map(|idle| idle.connection));
     }
 
-    fn close(&self, gone: Vec<Idle>) {
+    fn close(&self, gone: impl IntoIterator<Item = Box<Http1Connection>>) {
         let mut closing = self.closing.lock();
-        closing.extend(gone.into_iter().filter_map(|idle| idle.connection.close()));
+        closing.extend(gone.into_iter().filter_map(|connection| connection.close()));
         closing.retain_mut(|closing| !closing.is_over());
+        let excess = closing.len().saturating_sub(MAX_CLOSING);
+        closing.drain(..excess);
     }
 
     /// Whether no connection is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.close(Vec::new());
+        self.close([]);
         self.idle.lock().is_empty() && self.closing.lock().is_empty()
     }
 }

@@ -356,3 +356,54 @@ async fn http2_clients_that_answer_no_ping_are_let_go_once_they_have_got_all() {
     assert_eq!(frames(&mut slow, |_, _| false).await, (1, 2));
     assert_eq!(mesh.proxies.drained(WAIT).await, 0);
 }
+
+/// An application that sends a body where HTTP has none: what it says then looks like a response to the next request.
+#[tokio::test]
+async fn body_after_a_response_without_one_reaches_no_other_request() {
+    const POISON: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    let cases = [
+        ("HEAD", "200 OK\r\ncontent-length: 45", false),
+        ("HEAD", "200 OK", false),
+        ("HEAD", "404 Not Found\r\ntransfer-encoding: chunked", false),
+        ("GET", "204 No Content\r\ncontent-length: 45", false),
+        ("GET", "304 Not Modified\r\ncontent-length: 45", false),
+        ("GET", "304 Not Modified\r\ntransfer-encoding: chunked", false),
+        ("GET", "204 No Content", true),
+        ("GET", "204 No Content\r\ncontent-length: 0", true),
+        ("GET", "304 Not Modified\r\netag: \"1\"", true),
+    ];
+    for (method, head, reused) in cases {
+        let mesh = Mesh::new().await;
+        let (began, mut connections) = tokio::sync::mpsc::unbounded_channel();
+        let address = raw_application(move |mut tcp, number| {
+            began.send(()).unwrap();
+            async move {
+                while let Some(path) = read_head(&mut tcp).await.split(' ').nth(1) {
+                    let answer = match path {
+                        "/without" => format!("HTTP/1.1 {head}\r\n\r\n"),
+                        // The body is late.
+                        _ if number == 0 && !reused => POISON.to_owned(),
+                        _ => "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nown".to_owned(),
+                    };
+                    tcp.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        mesh.endpoint("server-1", address);
+        let mut client = mesh.http1(80).await;
+        let request = Request::builder()
+            .method(method)
+            .uri("/without")
+            .header("host", "server");
+        let first = whole(client.send(request.body(full("")).unwrap()).await).await;
+        assert_eq!(first.0.as_str(), &head[..3], "{method}, {head}");
+        let (status, _, body) = mesh.http1(80).await.get("/next").await;
+        assert_eq!((status, &*body), (StatusCode::OK, "own"), "{method}, {head}");
+        let mut opened = 0;
+        while connections.try_recv().is_ok() {
+            opened += 1;
+        }
+        assert_eq!(opened, if reused { 1 } else { 2 }, "{method}, {head}");
+    }
+}
