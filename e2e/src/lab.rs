@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::{Context, Result};
@@ -33,7 +33,15 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 pub struct Lab {
     /// The cluster, with Ambit on it.
     pub cluster: Cluster,
+    since: Instant,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// A run has a limit of time: who looks for what takes it finds this in the output of each test.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        println!("the test took {:.1} s", self.since.elapsed().as_secs_f64());
+    }
 }
 
 impl Lab {
@@ -47,7 +55,12 @@ impl Lab {
             "AMBIT_TEST_CLUSTER is not set to a cluster: run `cargo xtask test`, or see e2e/tests",
         )?;
         let cluster = Cluster::attach(&name)?;
-        let lab = Self { cluster, _turn: turn };
+        let since = Instant::now();
+        let lab = Self {
+            cluster,
+            since,
+            _turn: turn,
+        };
         let there = lab
             .cluster
             .get(&["mesh", "default"])
