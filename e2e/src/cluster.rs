@@ -18,11 +18,13 @@ mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::kube::Reader;
 use crate::tools::{self, IMAGES};
 use crate::{preflight, wait};
 
@@ -43,6 +45,7 @@ pub struct Cluster {
     layout: Option<Layout>,
     access: Access,
     images: Images,
+    reader: Option<Arc<Reader>>,
 }
 
 /// How a cluster is spoken to.
@@ -191,6 +194,19 @@ impl Cluster {
             .with_context(|| format!("the nodes of {name} are not on this machine"))
     }
 
+    /// From now on looks at objects need no program. Something listens on the loopback until this cluster's last copy is dropped.
+    ///
+    /// # Errors
+    /// When `kubectl proxy` does not start.
+    pub fn read_directly(mut self) -> Result<Self> {
+        self.reader = Some(Arc::new(Reader::start(&self)?));
+        Ok(self)
+    }
+
+    pub(crate) fn reader(&self) -> Option<&Reader> {
+        self.reader.as_deref()
+    }
+
     /// kubectl, as administrator of this cluster.
     pub fn kubectl(&self) -> Command {
         let mut command = Command::new(&self.access.kubectl);
@@ -272,6 +288,7 @@ impl Cluster {
             },
             layout: Some(layout),
             images: Images::default(),
+            reader: None,
         }
     }
 

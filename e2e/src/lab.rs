@@ -54,7 +54,7 @@ impl Lab {
         let name = env::var("AMBIT_TEST_CLUSTER").context(
             "AMBIT_TEST_CLUSTER is not set to a cluster: run `cargo xtask test`, or see e2e/tests",
         )?;
-        let cluster = Cluster::attach(&name)?;
+        let cluster = Cluster::attach(&name)?.read_directly()?;
         let since = Instant::now();
         let lab = Self {
             cluster,

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-const STEP: Duration = Duration::from_millis(100);
+/// Between the first two looks, and the most between any two. A look often costs a program's start, and with many of them what is
+/// awaited would be waiting for a CPU.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 /// Tries `probe` until it succeeds. Past `limit`, the error says `what` was awaited and what was seen last.
 ///
@@ -35,6 +37,7 @@ pub(crate) fn until_unless<T>(
     mut probe: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let start = Instant::now();
+    let [mut pause, longest] = PAUSES;
     loop {
         go_on()?;
         match probe() {
@@ -46,7 +49,10 @@ pub(crate) fn until_unless<T>(
                     hint()
                 )
             }
-            Err(_) => thread::sleep(STEP),
+            Err(_) => {
+                thread::sleep(pause);
+                pause = longest.min(pause * 5 / 4);
+            }
         }
     }
 }

@@ -48,6 +48,7 @@ impl Cluster {
                 dir,
             },
             images: Images::default(),
+            reader: None,
         };
         let known = cluster.run_kubectl(&["config", "get-contexts", "--output=name"])?;
         if !known.lines().any(|name| name == context) {
