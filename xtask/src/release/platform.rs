@@ -255,6 +255,25 @@ mod tests {
         }
     }
 
+    /// Cargo's variable for the folder of a package: no flag maps what `env!` makes of it, and unused code that has it
+    /// changes a program, too.
+    #[test]
+    fn no_source_takes_the_folder_it_is_compiled_in() {
+        let macro_of = ["env!(\"CARGO", "MANIFEST"].join("_");
+        let mut grep = Command::new("git");
+        grep.args([
+            "grep",
+            "--line-number",
+            "--fixed-strings",
+            &macro_of,
+            "--",
+            "*.rs",
+        ]);
+        let found = grep.current_dir(workspace::root()).output().unwrap();
+        let lines = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{lines}");
+    }
+
     #[test]
     fn this_machine_can_build_for_itself() {
         let host = images::host().unwrap();
