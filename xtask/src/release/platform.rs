@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::images::{self, Image};
+use crate::images::{self, Image, Profile};
+use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
 /// A platform that images are made for.
@@ -84,11 +85,11 @@ impl Platform {
 
     /// Compiles the programs of these images, and returns the folder that has them. The same commit gives the same
     /// bytes, wherever the clone lies: no path of this machine is in them.
-    pub(super) fn compile(&self, images: &[&Image]) -> Result<PathBuf> {
+    pub(super) fn compile(&self, images: &[&Image], progress: &Progress) -> Result<PathBuf> {
         let mut build = cargo(&[
             "build",
-            "--quiet",
-            "--release",
+            "--profile",
+            Profile::Dist.name(),
             "--locked",
             "--target",
             self.triple,
@@ -119,8 +120,8 @@ impl Platform {
             format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()),
             compiler,
         );
-        workspace::run(&mut build)?;
-        Ok(workspace::target().join(self.triple).join("release"))
+        workspace::build(&mut build, self.triple, progress)?;
+        Ok(workspace::target().join(self.triple).join(Profile::Dist.name()))
     }
 
     /// What of the toolchain is linked into a static program, as name, version and licence.
@@ -243,7 +244,7 @@ mod tests {
     fn settings_that_change_the_bytes_are_known() {
         for changes in [
             "RUSTFLAGS",
-            "CARGO_PROFILE_RELEASE_LTO",
+            "CARGO_PROFILE_DIST_LTO",
             "CARGO_INCREMENTAL",
             "CFLAGS_aarch64-unknown-linux-gnu",
             "AWS_LC_SYS_NO_ASM",
