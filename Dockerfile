@@ -1,5 +1,6 @@
 # The images, one target each. Every one holds a single static binary; nothing is fetched, so docker, podman and buildah
-# build them offline from a folder with the binaries in it (`cargo xtask images` leaves them in target/TRIPLE/release):
+# build them offline from a folder with the binaries in it (`cargo xtask images` leaves them in target/TRIPLE/release,
+# with `--release` in target/TRIPLE/dist):
 #
 #   docker build --target ztunnel --tag localhost/ambit/ztunnel:dev --file Dockerfile FOLDER
 #

@@ -18,7 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(15);
 const QUOTED: usize = 100;
 
 /// Runs a command to its end and returns its standard output. `far` is called with each line of its standard error, and
-/// returns how far the command is where the line says so; the other lines are quoted if the command fails.
+/// returns how far the command is (maybe nothing yet) where the line says so; the other lines are quoted if the command
+/// fails.
 ///
 /// # Errors
 /// When the command cannot be started, or does not succeed.
@@ -60,6 +61,7 @@ fn every(
         loop {
             match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(line) => match far(&line) {
+                    Some(text) if text.is_empty() => seen.clear(),
                     Some(text) => seen = format!(", {text}"),
                     None => kept.push(line),
                 },

@@ -24,6 +24,28 @@ pub(crate) struct Arguments {
     /// Also load them into the cluster of this name; pods with older images there restart.
     #[arg(long, value_name = "CLUSTER")]
     load: Option<String>,
+    /// Optimize the programs as those of a release are: that takes longer.
+    #[arg(long)]
+    release: bool,
+}
+
+/// How programs are compiled: a profile of Cargo.toml.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    /// Optimized, and soon built: for tests and the demonstration.
+    Everyday,
+    /// As published, and as measured.
+    Dist,
+}
+
+impl Profile {
+    /// Cargo's name of it, and that of the folder with the programs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Everyday => "release",
+            Self::Dist => "dist",
+        }
+    }
 }
 
 /// An image: the Dockerfile's target and the binary in it.
@@ -74,7 +96,12 @@ const TAG: &str = "dev";
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
-    let archives = build(progress)?;
+    let profile = if arguments.release {
+        Profile::Dist
+    } else {
+        Profile::Everyday
+    };
+    let archives = build(profile, progress)?;
     if let Some(name) = &arguments.load {
         let cluster = Cluster::attach(name)?;
         load(&cluster, &archives, progress)?;
@@ -87,8 +114,8 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 }
 
 /// Makes every image and returns their docker archives.
-pub(crate) fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
-    let binaries = progress.step("build static binaries", || binaries(&[], progress))?;
+pub(crate) fn build(profile: Profile, progress: &Progress) -> Result<Vec<PathBuf>> {
+    let binaries = progress.step("build static binaries", || binaries(profile, &[], progress))?;
     progress.step("build images", || {
         let dir = workspace::target().join("images");
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -207,9 +234,16 @@ fn digests(archives: &[PathBuf]) -> Result<String> {
 /// One run of cargo for all binaries, and for those of `more` packages, which have the package's name; returns their
 /// folder. With `--target`, the flags for static linking do not apply to build scripts and macros, and the output is
 /// separate from everyday builds.
-pub(crate) fn binaries(more: &[&str], progress: &Progress) -> Result<PathBuf> {
+pub(crate) fn binaries(profile: Profile, more: &[&str], progress: &Progress) -> Result<PathBuf> {
     let host = host()?;
-    let mut build = cargo(&["build", "--release", "--locked", "--target", &host]);
+    let mut build = cargo(&[
+        "build",
+        "--profile",
+        profile.name(),
+        "--locked",
+        "--target",
+        &host,
+    ]);
     for image in IMAGES {
         build.args(["--package", image.package, "--bin", image.binary]);
     }
@@ -218,12 +252,12 @@ pub(crate) fn binaries(more: &[&str], progress: &Progress) -> Result<PathBuf> {
     }
     build.env("RUSTFLAGS", "-C target-feature=+crt-static");
     workspace::build(&mut build, "static binaries", progress)?;
-    release_dir()
+    folder(profile)
 }
 
 /// The output folder of [`binaries`].
-pub(crate) fn release_dir() -> Result<PathBuf> {
-    Ok(workspace::target().join(host()?).join("release"))
+pub(crate) fn folder(profile: Profile) -> Result<PathBuf> {
+    Ok(workspace::target().join(host()?).join(profile.name()))
 }
 
 /// The triple of this machine.

@@ -88,7 +88,10 @@ pub(crate) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let mut built = Vec::new();
     for platform in platforms {
         let step = format!("compile for {}", platform.architecture);
-        built.push((platform, progress.step(&step, || platform.compile(&images))?));
+        built.push((
+            platform,
+            progress.step(&step, || platform.compile(&images, progress))?,
+        ));
     }
     let release = Release {
         source,

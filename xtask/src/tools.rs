@@ -8,7 +8,7 @@ use ambit_e2e::tools;
 use anyhow::{Context, Result};
 
 use crate::beside::{Job, side_by_side};
-use crate::images;
+use crate::images::{self, Profile};
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
@@ -25,7 +25,7 @@ const TILT: u64 = 3500;
 pub(crate) fn for_cluster(progress: &Progress) -> Result<Vec<PathBuf>> {
     let mut archives = Vec::new();
     let mut jobs = vec![job("images", RUST, || {
-        archives = images::build(progress)?;
+        archives = images::build(Profile::Everyday, progress)?;
         Ok(())
     })];
     jobs.extend(kubernetes_and_helm(progress)?);

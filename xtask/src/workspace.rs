@@ -46,16 +46,25 @@ pub(crate) fn build(command: &mut Command, name: &str, progress: &Progress) -> R
     command
         .env("CARGO_TERM_PROGRESS_WHEN", "always")
         .env("CARGO_TERM_PROGRESS_WIDTH", "100");
+    long::run(command, name, gauge(), &|message| progress.note(message)).map(drop)
+}
+
+/// How far cargo is, for each of its lines that says so.
+fn gauge() -> impl FnMut(&str) -> Option<String> {
     let mut far = String::new();
-    let gauge = |line: &str| {
+    move |line| {
+        if let Some(lock) = waits_for(line) {
+            return Some(format!(
+                "waits for another cargo, which has the lock on the {lock}"
+            ));
+        }
         match crates_built(line) {
             Some(count) => far = count,
             None if !line.trim_start().starts_with("Compiling ") => return None,
             None => {}
         }
         Some(far.clone())
-    };
-    long::run(command, name, gauge, &|message| progress.note(message)).map(drop)
+    }
 }
 
 /// What cargo's bar says: `    Building [====>    ] 12/345: serde, syn(build)`.
@@ -63,6 +72,12 @@ fn crates_built(line: &str) -> Option<String> {
     let (_, rest) = line.trim_start().strip_prefix("Building [")?.split_once("] ")?;
     let (done, all) = rest.split(':').next()?.split_once('/')?;
     Some(format!("{done} of {all} crates"))
+}
+
+/// Cargo's name of what another cargo has locked, where a line says that this one waits for it.
+fn waits_for(line: &str) -> Option<&str> {
+    line.trim_start()
+        .strip_prefix("Blocking waiting for file lock on ")
 }
 
 /// Runs a command and returns its output; its errors are shown only if it fails.
@@ -94,7 +109,7 @@ pub(crate) fn words(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::crates_built;
+    use super::{crates_built, gauge};
 
     #[test]
     fn how_far_cargo_is_stands_in_its_bar() {
@@ -102,5 +117,19 @@ mod tests {
         assert_eq!(crates_built(bar).as_deref(), Some("112 of 345 crates"));
         assert_eq!(crates_built("   Compiling serde v1.0.0"), None);
         assert_eq!(crates_built("error: Building [x"), None);
+    }
+
+    #[test]
+    fn waiting_for_another_cargo_is_told_until_it_ends() {
+        let mut gauge = gauge();
+        let waits = gauge("    Blocking waiting for file lock on build directory");
+        assert_eq!(
+            waits.as_deref(),
+            Some("waits for another cargo, which has the lock on the build directory")
+        );
+        assert_eq!(gauge("   Compiling serde v1.0.0").as_deref(), Some(""));
+        let built = gauge("    Building [===> ] 2/345: serde");
+        assert_eq!(built.as_deref(), Some("2 of 345 crates"));
+        assert_eq!(gauge("warning: unused"), None);
     }
 }

@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_version_is_the_one_that_go_mod_requires() {
-        let module = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/go.mod")).unwrap();
+        let module = fs::read_to_string(kubernetes_module().join("go.mod")).unwrap();
         assert!(module.contains(&format!("k8s.io/kubernetes v{KUBERNETES_VERSION}")));
     }
 

@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn features_are_those_of_the_conformance_report() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance");
-        let files = std::fs::read_dir(folder)
+        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+        let files = std::fs::read_dir(Path::new(&package).join("../docs/conformance"))
             .unwrap()
             .map(|file| file.unwrap().path());
         let reports: Vec<_> = files

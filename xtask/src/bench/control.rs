@@ -10,11 +10,15 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::machine;
+use crate::images::Profile;
 use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 use table::{Measured, Table};
 
 const PACKAGE: &str = "ambit-bench-control";
+
+/// As in a release, and its folder.
+const PROFILE: &str = Profile::Dist.name();
 
 /// Pods of the clusters.
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 200_000];
@@ -34,7 +38,7 @@ pub(crate) struct Arguments {
     /// Changes a second.
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
-    /// Measure the release binary that is there.
+    /// Measure the binary that is there from an earlier run.
     #[arg(long)]
     no_build: bool,
 }
@@ -44,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let machine = machine::line()?;
     if !arguments.no_build {
         progress.step("build the benchmark", || {
-            let mut build = cargo(&["build", "--release", "--locked", "--package", PACKAGE]);
+            let mut build = cargo(&["build", "--profile", PROFILE, "--locked", "--package", PACKAGE]);
             workspace::build(&mut build, PACKAGE, progress)
         })?;
     }
@@ -70,7 +74,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 
 fn measure(arguments: &Arguments, pods: usize) -> Result<Measured> {
     let busy = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
-    let mut command = Command::new(workspace::target().join("release").join(PACKAGE));
+    let mut command = Command::new(workspace::target().join(PROFILE).join(PACKAGE));
     for (flag, value) in [
         ("--workloads", pods.to_string()),
         ("--clients", arguments.clients.to_string()),

@@ -13,7 +13,7 @@ use super::machine;
 use super::proxy::Ztunnel;
 use super::stage::{Pods, Stage};
 use super::table::{Footprint, Row, Sample, Table};
-use crate::images;
+use crate::images::{self, Profile};
 use crate::progress::Progress;
 use crate::workspace;
 
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
 
 fn measure(arguments: &Arguments, existing: bool, progress: &Progress) -> Result<Table> {
     let mut machine = machine::line()?;
-    let archives = images::build(progress)?;
+    let archives = images::build(Profile::Dist, progress)?;
     let spec = Spec {
         name: arguments.name.clone(),
         nodes: 2,

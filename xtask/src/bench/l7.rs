@@ -18,7 +18,7 @@ use clap::Args;
 
 use super::machine;
 use super::process::Usage;
-use crate::images;
+use crate::images::{self, Profile};
 use crate::progress::Progress;
 use crate::workspace;
 use contestant::{Contestant, Group};
@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     /// Only these, and the table is printed but not written.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Contestant>,
-    /// Measure the release binaries that are there, whatever they were built from.
+    /// Measure the binaries that are there from an earlier run, whatever they were built from.
     #[arg(long)]
     no_build: bool,
 }
@@ -60,10 +60,10 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     };
     let binaries = if arguments.no_build {
         machine.push_str("; binaries of an earlier build");
-        images::release_dir()?
+        images::folder(Profile::Dist)?
     } else {
         progress.step("build static binaries", || {
-            images::binaries(&["ambit-bench-l7"], progress)
+            images::binaries(Profile::Dist, &["ambit-bench-l7"], progress)
         })?
     };
     let peers = progress.step("the other proxies", || Peers::ensure(&contestants, progress))?;

@@ -11,8 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{act, show};
+use crate::images::{self, Profile};
 use crate::progress::Progress;
-use crate::{images, workspace};
+use crate::workspace;
 
 /// The namespace of the sample application.
 const SHOP: &str = "shop";
@@ -82,7 +83,7 @@ fn with_images(cluster: Cluster, options: &Options, progress: &Progress) -> Resu
         target: Some(&workspace::target()),
         ..Work::default()
     })?;
-    let archives = images::build(progress)?;
+    let archives = images::build(Profile::Everyday, progress)?;
     match (options.registry, embedded) {
         (Some(registry), _) => {
             let tag = images::push(&archives, registry, progress)?;

@@ -16,7 +16,7 @@ use super::archive::sha256;
 use super::dockerfile::Target;
 use super::platform::PLATFORMS;
 use super::{CHECKSUMS, Release, Source, released, remove};
-use crate::images;
+use crate::images::{self, Profile};
 use crate::progress::Progress;
 use crate::workspace;
 
@@ -42,7 +42,7 @@ fn in_folder(dir: &Path, progress: &Progress) -> Result<()> {
         let release = Release {
             source: Source::checked_out(None)?,
             registry: REGISTRY.to_owned(),
-            built: vec![(*platform, images::release_dir()?)],
+            built: vec![(*platform, images::folder(Profile::Everyday)?)],
             missing: Vec::new(),
         };
         fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::images::{self, Image};
+use crate::images::{self, Image, Profile};
+use crate::progress::Progress;
 use crate::workspace::{self, cargo};
 
 /// A platform that images are made for.
@@ -84,11 +85,11 @@ impl Platform {
 
     /// Compiles the programs of these images, and returns the folder that has them. The same commit gives the same
     /// bytes, wherever the clone lies: no path of this machine is in them.
-    pub(super) fn compile(&self, images: &[&Image]) -> Result<PathBuf> {
+    pub(super) fn compile(&self, images: &[&Image], progress: &Progress) -> Result<PathBuf> {
         let mut build = cargo(&[
             "build",
-            "--quiet",
-            "--release",
+            "--profile",
+            Profile::Dist.name(),
             "--locked",
             "--target",
             self.triple,
@@ -119,8 +120,8 @@ impl Platform {
             format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()),
             compiler,
         );
-        workspace::run(&mut build)?;
-        Ok(workspace::target().join(self.triple).join("release"))
+        workspace::build(&mut build, self.triple, progress)?;
+        Ok(workspace::target().join(self.triple).join(Profile::Dist.name()))
     }
 
     /// What of the toolchain is linked into a static program, as name, version and licence.
@@ -243,7 +244,7 @@ mod tests {
     fn settings_that_change_the_bytes_are_known() {
         for changes in [
             "RUSTFLAGS",
-            "CARGO_PROFILE_RELEASE_LTO",
+            "CARGO_PROFILE_DIST_LTO",
             "CARGO_INCREMENTAL",
             "CFLAGS_aarch64-unknown-linux-gnu",
             "AWS_LC_SYS_NO_ASM",
@@ -253,6 +254,25 @@ mod tests {
         for changes_not in ["CARGO_HOME", "CARGO_TARGET_DIR", "PATH", "RUSTUP_HOME"] {
             assert!(!changes_bytes(changes_not), "{changes_not}");
         }
+    }
+
+    /// Cargo's variable for the folder of a package: no flag maps what `env!` makes of it, and unused code that has it
+    /// changes a program, too.
+    #[test]
+    fn no_source_takes_the_folder_it_is_compiled_in() {
+        let macro_of = ["env!(\"CARGO", "MANIFEST"].join("_");
+        let mut grep = Command::new("git");
+        grep.args([
+            "grep",
+            "--line-number",
+            "--fixed-strings",
+            &macro_of,
+            "--",
+            "*.rs",
+        ]);
+        let found = grep.current_dir(workspace::root()).output().unwrap();
+        let lines = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{lines}");
     }
 
     #[test]
