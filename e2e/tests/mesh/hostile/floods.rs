@@ -21,6 +21,9 @@ use crate::hbone::{Caller, control_plane};
 /// How long the other end may take none of what is sent before the attacker is content with it.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// The same for what follows on a connection that has been quiet: with a thousand streams, half a second for each would be minutes.
+const HASTE: Duration = Duration::from_millis(1);
+
 /// What an attack keeps open.
 pub(super) struct Held {
     driver: JoinHandle<Result<(), h2::Error>>,
@@ -91,11 +94,12 @@ pub(super) async fn read_nothing(stream: TcpStream, streams: usize) -> Result<(H
         waiting.push(answer);
     }
     let mut answers = Vec::new();
+    let mut patience = QUIET;
     for answer in waiting {
-        if let Ok(Ok(answer)) = timeout(QUIET, answer).await
-            && answer.status() == 200
-        {
-            answers.push(answer.into_body());
+        match timeout(patience, answer).await {
+            Ok(Ok(answer)) if answer.status() == 200 => answers.push(answer.into_body()),
+            Ok(_) => {}
+            Err(_) => patience = HASTE,
         }
     }
     let begun = answers.len();
@@ -113,6 +117,7 @@ pub(super) async fn upload(stream: TcpStream, streams: usize) -> Result<(Held, u
     let (mut sender, driver) = open(stream, 65_535).await?;
     let mut uploads = Vec::new();
     let mut sent = 0;
+    let mut patience = QUIET;
     for _ in 0..streams {
         let Ok(Ok(ready)) = timeout(QUIET, sender.clone().ready()).await else {
             break;
@@ -123,11 +128,14 @@ pub(super) async fn upload(stream: TcpStream, streams: usize) -> Result<(Held, u
             break;
         };
         body.reserve_capacity(1024 * 1024);
-        let capacity = timeout(QUIET, poll_fn(|cx| body.poll_capacity(cx))).await;
-        if let Ok(Some(Ok(capacity))) = capacity
-            && body.send_data(Bytes::from(vec![b'x'; capacity]), false).is_ok()
-        {
-            sent += capacity;
+        match timeout(patience, poll_fn(|cx| body.poll_capacity(cx))).await {
+            Ok(Some(Ok(capacity))) => {
+                if body.send_data(Bytes::from(vec![b'x'; capacity]), false).is_ok() {
+                    sent += capacity;
+                }
+            }
+            Ok(_) => {}
+            Err(_) => patience = HASTE,
         }
         uploads.push(body);
     }
