@@ -81,6 +81,8 @@ pub struct MeshSummary {
     pub enrolled_namespaces: usize,
     /// Pods with the capture mark.
     pub captured: usize,
+    /// Pods on a node that are to be captured or released, and are neither yet nor have failed.
+    pub changing: usize,
     /// Pods whose capture failed.
     pub failed: usize,
     /// Namespaces that have such pods.
@@ -229,7 +231,14 @@ impl Index {
             enrolled_namespaces: self.existing.iter().filter(|n| self.is_enrolled(n)).count(),
             ..MeshSummary::default()
         };
+        // Pods are sorted by namespace.
+        let (mut namespace, mut enrolled) = ("", false);
         for (key, pod) in &self.pods {
+            if key.namespace != namespace {
+                namespace = &key.namespace;
+                enrolled = self.is_enrolled(namespace);
+            }
+            let wanted = build::wanted(enrolled, pod);
             if pod.labels.get(ISTIO_CNI.0).map(String::as_str) == Some(ISTIO_CNI.1) {
                 summary.istio = Some(key.namespace.clone());
             }
@@ -244,11 +253,13 @@ impl Index {
             {
                 summary.asking_pods.push(key.namespace.clone());
             }
-            if failed(pod).is_some() && build::wanted(self.is_enrolled(&key.namespace), pod) {
+            if wanted && failed(pod).is_some() {
                 summary.failed += 1;
                 if summary.failing_namespaces.last() != Some(&key.namespace) {
                     summary.failing_namespaces.push(key.namespace.clone());
                 }
+            } else if wanted != pod.marked && !pod.node.is_empty() {
+                summary.changing += 1;
             }
         }
         summary

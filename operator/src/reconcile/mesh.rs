@@ -251,7 +251,7 @@ impl MeshReconciler {
         }
         let before = mesh.status.as_ref();
         let counters = before.is_some_and(|before| status::differs_in_counters(before, &status));
-        let held = self.pace.hold(labels::MESH, counters);
+        let held = self.pace.hold(labels::MESH, counters, summary.changing > 0);
         if held.is_some() {
             return Ok(held);
         }

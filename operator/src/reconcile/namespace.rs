@@ -168,15 +168,17 @@ impl NamespaceReconciler {
         summary: &NamespaceSummary,
         troubles: &BTreeMap<String, String>,
     ) -> Result<Option<Duration>, ReconcileError> {
-        let finding = status::finding(summary, troubles);
         let waypoints = waypoint::statuses(&self.index, &self.objects, namespace);
+        let finding = status::finding(summary, &waypoints, troubles);
         let status = status::status(object, summary, waypoints, &finding);
         if object.status.as_ref() == Some(&status) {
             return Ok(None);
         }
         let before = object.status.as_ref();
         let counters = before.is_some_and(|before| status::differs_in_counters(before, &status));
-        let held = self.pace.hold(namespace, counters);
+        let held = self
+            .pace
+            .hold(namespace, counters, summary.pending + summary.releasing > 0);
         if held.is_some() {
             return Ok(held);
         }

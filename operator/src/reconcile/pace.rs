@@ -10,21 +10,26 @@ use tokio::time::Instant;
 /// The least time between two writes of one status.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// When each status was last written.
+/// When each status was last written, and whether pods were changing then.
 #[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<BTreeMap<String, Instant>>);
+pub(super) struct Pace(Mutex<BTreeMap<String, (Instant, bool)>>);
 
 impl Pace {
-    /// How long the status of `key` is not written yet; `None`: write now. Only changes of `counters` wait.
-    pub(super) fn hold(&self, key: &str, counters: bool) -> Option<Duration> {
+    /// How long the status of `key` is not written yet; `None`: write now. Only changes of `counters` wait. The last one
+    /// does not: `changing` is whether pods are still being captured or released.
+    pub(super) fn hold(&self, key: &str, counters: bool, changing: bool) -> Option<Duration> {
         let now = Instant::now();
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        written.retain(|_, at| now.duration_since(*at) < PAUSE);
-        if let Some(at) = written.get(key).filter(|_| counters) {
-            return Some((*at + PAUSE).duration_since(now));
+        written.retain(|_, (at, _)| now.duration_since(*at) < PAUSE);
+        match written.get(key) {
+            Some((at, before)) if counters && (changing || !before) => {
+                Some((*at + PAUSE).duration_since(now))
+            }
+            _ => {
+                written.insert(key.to_owned(), (now, changing));
+                None
+            }
         }
-        written.insert(key.to_owned(), now);
-        None
     }
 }
 

@@ -291,6 +291,47 @@ async fn restarted_operator_writes_nothing() {
     assert_eq!(restarted.pass().await, [] as [String; 0]);
 }
 
+/// Somebody who looks after a namespace is Captured sees all its pods, and none after they are released.
+#[tokio::test(start_paused = true)]
+async fn last_pod_of_a_capture_is_counted_at_once() {
+    let mut world = World::new("34");
+    world.pass().await;
+    rolled_out(&world);
+    world.pass().await;
+    let enrol = |world: &World, labels: Value| {
+        let namespace = json!({"metadata": {"name": "shop", "labels": labels}});
+        world.see::<Namespace>("", "shop", Some(namespace));
+    };
+    let pods = |world: &World, names: std::ops::Range<u32>, annotations: &Value| {
+        for n in names {
+            let pod = json!({
+                "metadata": {
+                    "name": format!("p{n}"), "namespace": "shop", "uid": format!("u{n}"), "annotations": annotations,
+                },
+                "spec": {"nodeName": "n1", "serviceAccountName": "cart", "containers": []},
+            });
+            world.see::<Pod>("shop", "p", Some(pod));
+        }
+    };
+    let captured = |world: &World| world.server.get(MESH).unwrap()["status"]["pods"]["captured"].clone();
+    let marked = json!({"ambient.istio.io/redirection": "enabled"});
+    enrol(&world, json!({"istio.io/dataplane-mode": "ambient"}));
+    pods(&world, 0..4, &json!({}));
+    world.pass().await;
+    assert_eq!(captured(&world), 0);
+    pods(&world, 0..1, &marked);
+    assert_eq!(world.pass().await, [] as [String; 0], "more are to come");
+    pods(&world, 1..4, &marked);
+    world.pass().await;
+    assert_eq!(captured(&world), 4);
+    enrol(&world, json!({}));
+    world.pass().await;
+    assert_eq!(captured(&world), 4, "none is released yet");
+    pods(&world, 0..4, &json!({}));
+    world.pass().await;
+    assert_eq!(captured(&world), 0);
+}
+
 /// Foreground, background and orphaning differ in the finalizer that the API server adds, and in what the garbage
 /// collector does at once.
 #[tokio::test]

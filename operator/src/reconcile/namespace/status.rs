@@ -19,8 +19,12 @@ const WARNINGS: usize = 32;
 /// Maximum of warnings about Services.
 const SERVICES: usize = 32;
 
-/// The verdict on a namespace; `troubles` are problems of its waypoints, by waypoint.
-pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, String>) -> Finding {
+/// The verdict on a namespace with these waypoints; `troubles` are problems of them, by waypoint.
+pub(super) fn finding(
+    summary: &NamespaceSummary,
+    waypoints: &[WaypointStatus],
+    troubles: &BTreeMap<String, String>,
+) -> Finding {
     let to_capture = summary.captured + summary.pending + summary.failures.len();
     if summary.enrolled {
         return enrolled(summary, to_capture, troubles);
@@ -30,6 +34,14 @@ pub(super) fn finding(summary: &NamespaceSummary, troubles: &BTreeMap<String, St
             "Releasing",
             format!("{} pods are yet to be released", summary.releasing),
         );
+    }
+    if !waypoints.is_empty() {
+        let names: Vec<_> = waypoints.iter().map(|w| w.name.as_str()).collect();
+        let message = format!(
+            "the namespace is not enrolled; its waypoints are yet to be removed: {}",
+            names.join(", ")
+        );
+        return Finding::progressing("Releasing", message);
     }
     if summary.asks && summary.exempt {
         let message = "this namespace is never enrolled: capturing its pods could prevent nodes from \
