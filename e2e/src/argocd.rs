@@ -8,8 +8,9 @@ mod repository;
 mod setup;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -66,7 +67,8 @@ pub fn prepare(progress: Progress) -> Result<ArgoCdPrograms> {
 /// Argo CD, as it runs on a cluster.
 pub struct ArgoCd {
     cluster: Cluster,
-    programs: ArgoCdPrograms,
+    /// It, and what judges objects as it does.
+    pub programs: ArgoCdPrograms,
     /// What it reads.
     pub repository: Repository,
 }
@@ -124,28 +126,6 @@ impl ArgoCd {
                 .join("\n"),
             Err(error) => format!("{error:#}"),
         }
-    }
-
-    /// What kstatus, which Flux and kpt wait with, makes of an object: `Current`, `InProgress`, `Failed`, …, and why.
-    ///
-    /// # Errors
-    /// When it takes it for no object.
-    pub fn kstatus(&self, object: &Value) -> Result<(String, String)> {
-        let file = self.cluster.dir().join("argocd/object.json");
-        fs::write(&file, object.to_string())?;
-        let input = fs::File::open(&file)?;
-        let output = Command::new(self.programs.judge())
-            .arg("kstatus")
-            .stdin(input)
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let (status, message) = said.split_once('\t').unwrap_or((&said, ""));
-        Ok((status.to_owned(), message.to_owned()))
     }
 
     fn run(&self, folder: &Path, helm: &Path) -> Result<()> {
@@ -221,6 +201,34 @@ impl Drop for ArgoCd {
         // What is left is named by the next start, which removes it first.
         _ = self.cluster.end_beside(&[CONTROLLER, REPO_SERVER, REDIS]);
     }
+}
+
+/// What kstatus, which Flux and kpt wait with, makes of an object: `Current`, `InProgress`, `Failed`, …, and why.
+///
+/// # Errors
+/// When it takes it for no object.
+pub fn kstatus(programs: &ArgoCdPrograms, object: &Value) -> Result<(String, String)> {
+    let mut judge = Command::new(programs.judge())
+        .arg("kstatus")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // The pipe ends here, and with it what is read.
+    let written = judge
+        .stdin
+        .take()
+        .map(|mut input| input.write_all(object.to_string().as_bytes()));
+    let output = judge.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    written.transpose()?;
+    let (status, message) = said.split_once('\t').unwrap_or((&said, ""));
+    Ok((status.to_owned(), message.to_owned()))
 }
 
 /// The tests of the health scripts in `argocd/health`, run by Argo CD's own Lua engine: a line for each.

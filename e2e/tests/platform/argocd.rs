@@ -76,7 +76,7 @@ impl Story<'_> {
 
     /// The status of an object by kstatus, and why.
     fn kstatus(&self, object: &[&str]) -> Result<(String, String)> {
-        self.argocd.kstatus(&self.lab.cluster.get(object)?)
+        argocd::kstatus(&self.argocd.programs, &self.lab.cluster.get(object)?)
     }
 }
 

@@ -7,3 +7,4 @@ mod canary;
 mod chart;
 mod dashboards;
 mod docs;
+mod kstatus;
