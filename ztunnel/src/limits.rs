@@ -39,6 +39,11 @@ pub struct Limits {
     /// identities only and its capture has not been received; or its HBONE port is closed. After that the record is
     /// used. Default 5 s.
     pub skew_timeout: Duration,
+    /// How long a connection that a guard has denied waits for an update that leads it through the waypoint, or for the
+    /// guard to go. Default 2 s.
+    pub guard_timeout: Duration,
+    /// Connections of one pod that wait so at once; what is denied past it fails at once. Default 1024.
+    pub guarded_per_pod: usize,
     /// Attempts (endpoints of a service) for one connection; for a waypoint, all replicas until `connect_timeout` is
     /// over. Default 3.
     pub connect_attempts: usize,
@@ -70,6 +75,8 @@ impl Default for Limits {
             handshakes: 1024,
             workload_timeout: Duration::from_secs(5),
             skew_timeout: ambit_mesh::SKEW_TIMEOUT,
+            guard_timeout: Duration::from_secs(2),
+            guarded_per_pod: 1024,
             connect_attempts: 3,
             connections_per_pod: 32_768,
             descriptors: 800,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::limits::Limits;
+use crate::limits::{Budget, Limits};
 use crate::sockets::{PodSockets, Seed, StoreLimits};
 
 /// The agent's record of the pod; replaced when the agent sends another.
@@ -46,6 +46,8 @@ pub(crate) struct Pod {
     /// Open connections, and the accept loops.
     pub(crate) connections: TaskTracker,
     pub(crate) places: Shares<Asker>,
+    /// Its connections that wait for a way past a guard.
+    pub(crate) guarded: Budget,
     /// Budget of descriptors, shared by all pods.
     pub(crate) descriptors: Arc<Holder<Arc<str>>>,
     /// Budget of borrowed memory.
@@ -77,6 +79,7 @@ impl Pod {
             lease: ArcSwap::from_pointee(lease),
             connections: TaskTracker::new(),
             places: Shares::new(limits.connections_per_pod),
+            guarded: Budget::new(limits.guarded_per_pod),
             descriptors: Arc::clone(descriptors.holder()),
             memory,
             drain: CancellationToken::new(),

@@ -174,9 +174,9 @@ impl MeshState {
         self.mesh.workload_at(address)
     }
 
-    /// Notified when workloads have changed.
-    pub(crate) fn workloads_changed(&self) -> watch::Receiver<u64> {
-        self.mesh.workloads_changed()
+    /// Notified when workloads or services have changed.
+    pub(crate) fn addresses_changed(&self) -> watch::Receiver<u64> {
+        self.mesh.changed()
     }
 
     /// Workloads and services.
@@ -294,10 +294,26 @@ impl MeshState {
 
     /// The service that leads to this port of a workload; the first by name if there are several.
     pub(crate) fn service_of(&self, workload: &Workload, target_port: u16) -> Option<Arc<Service>> {
-        let leads = |of: &Membership| of.ports.iter().any(|port| port.target_port == target_port);
-        let services = workload.services.iter().filter(|(_, of)| leads(of));
-        let key = services.map(|(key, _)| key).min()?;
+        let key = self.services_of(workload, target_port).min()?;
         self.mesh.service(key)?.config()
+    }
+
+    fn services_of<'a>(
+        &self,
+        workload: &'a Workload,
+        target_port: u16,
+    ) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        let leads = move |of: &Membership| of.ports.iter().any(|port| port.target_port == target_port);
+        let services = workload.services.iter().filter(move |(_, of)| leads(of));
+        services.map(|(key, _)| key)
+    }
+
+    /// Whether some service that leads to this port of a workload is reached through a waypoint.
+    pub(crate) fn is_behind_waypoint(&self, workload: &Workload, target_port: u16) -> bool {
+        self.services_of(workload, target_port).any(|key| {
+            let service = self.mesh.service(key).and_then(|entry| entry.config());
+            service.is_some_and(|service| service.waypoint.is_some())
+        })
     }
 
     /// Whether a workload's policies allow a connection to it.

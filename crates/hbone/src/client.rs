@@ -110,7 +110,10 @@ impl Connection {
                 turns: self.turns.clone(),
                 permit: Some(permit),
             }),
-            Ok(Ok((response, _))) => Err(OpenError::Refused(response.status())),
+            Ok(Ok((response, _))) => Err(OpenError::Refused {
+                status: response.status(),
+                headers: Box::new(response.into_parts().0.headers),
+            }),
             Ok(Err(error)) => {
                 if matches!(error, OpenError::Unsent(_)) {
                     self.state.close();

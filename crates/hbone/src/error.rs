@@ -155,8 +155,13 @@ pub enum OpenError {
     Connect(#[from] ConnectError),
     /// The destination's proxy answered something else than 200: 401 where its policy denies, 400 and 405 where it refuses the
     /// request, 503 where the application does not take the connection.
-    #[error("the destination's proxy responded {0}")]
-    Refused(http::StatusCode),
+    #[error("the destination's proxy responded {status}")]
+    Refused {
+        /// The response.
+        status: http::StatusCode,
+        /// What the proxy said besides.
+        headers: Box<http::HeaderMap>,
+    },
     /// The request was certainly not looked at.
     #[error("the connection ended: {0}")]
     Unsent(Http2Error),

@@ -21,15 +21,15 @@ const SLICE: usize = 128;
 #[derive(Debug)]
 pub struct Mesh<F> {
     tables: RwLock<Tables<F>>,
-    /// Counts changes of workloads.
-    workloads_changed: watch::Sender<u64>,
+    /// Counts changes.
+    changed: watch::Sender<u64>,
 }
 
 impl<F> Default for Mesh<F> {
     fn default() -> Self {
         Self {
             tables: RwLock::default(),
-            workloads_changed: watch::Sender::default(),
+            changed: watch::Sender::default(),
         }
     }
 }
@@ -64,16 +64,18 @@ impl<F: Frontend> Mesh<F> {
     /// Sets services, then removes others by key.
     pub fn apply_services(&self, set: Vec<Arc<F>>, removed: &[String]) {
         for slice in set.chunks(SLICE) {
-            let mut tables = self.tables.write();
-            for service in slice {
-                tables.set_service(Arc::clone(service));
-            }
+            self.change(|tables| {
+                for service in slice {
+                    tables.set_service(Arc::clone(service));
+                }
+            });
         }
         for slice in removed.chunks(SLICE) {
-            let mut tables = self.tables.write();
-            for key in slice {
-                tables.remove_service(key);
-            }
+            self.change(|tables| {
+                for key in slice {
+                    tables.remove_service(key);
+                }
+            });
         }
     }
 
@@ -92,12 +94,12 @@ impl<F: Frontend> Mesh<F> {
 
     fn change(&self, change: impl FnOnce(&mut Tables<F>)) {
         change(&mut self.tables.write());
-        self.workloads_changed.send_modify(|n| *n += 1);
+        self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Notified when workloads have changed.
-    pub fn workloads_changed(&self) -> watch::Receiver<u64> {
-        self.workloads_changed.subscribe()
+    /// Notified when workloads or services have changed.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// The workload of a UID.

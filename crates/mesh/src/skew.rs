@@ -62,7 +62,7 @@ impl Default for Skew {
 
 /// Whether the update that the workload is removed or is reached in another way arrives in time.
 async fn changes<F: Frontend>(mesh: &Mesh<F>, before: &Workload, time: Duration) -> bool {
-    let mut changes = mesh.workloads_changed();
+    let mut changes = mesh.changed();
     let changed = async {
         loop {
             changes.borrow_and_update();

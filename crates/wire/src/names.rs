@@ -42,6 +42,11 @@ pub const BROKER_MAX_SOCKETS: usize = 16;
 /// Header of a CONNECT: the client address of a plaintext connection to the same destination. The CONNECT is accepted
 /// (202) if that connection was denied before any byte of it was read. Otherwise it is refused (412).
 pub const HEADER_DENIED: &str = "x-ambit-denied";
+/// Header of the response to a CONNECT that is denied (401) by a guard: the caller has to come through a waypoint, of
+/// which its node may not know yet.
+pub const HEADER_GUARD: &str = "x-ambit-guard";
+/// What the names of guards begin with: authorizations of the control plane that keep the ways around waypoints closed.
+pub const GUARD_PREFIX: &str = "ambit-guard";
 
 /// Type URL of `istio.workload.Address`.
 pub const TYPE_ADDRESS: &str = "type.googleapis.com/istio.workload.Address";

@@ -58,7 +58,7 @@ fn kstatus_agrees_with_the_health_scripts() -> Result<()> {
 fn object_is_in_progress_until_the_operator_has_seen_it() -> Result<()> {
     let lab = Lab::enter()?;
     let programs = programs()?;
-    lab.with_namespace(NAMESPACE, |shop| {
+    lab.with_shop(NAMESPACE, |shop| {
         shop.enroll()?;
         let states = States {
             lab: &lab,

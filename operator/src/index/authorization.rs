@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use security::string_match::MatchType;
 
 use super::PodRecord;
-use super::waypoint::GUARD_PREFIX;
 
 /// Most characters that the sources of a namespace's rules have together: each edit of them goes to all nodes with a pod of the namespace.
 pub(super) const MOST_TEXT: usize = 64 << 10;
@@ -98,7 +97,7 @@ fn closed(namespace: &str, rule: &AuthorizationRule) -> security::Authorization 
 pub(super) fn wire_name(rule: &AuthorizationRule) -> String {
     let variant = match rule.pod_selector {
         Some(_) => "selecting",
-        None if rule.name.starts_with(GUARD_PREFIX) => "rule",
+        None if rule.name.starts_with(names::GUARD_PREFIX) => "rule",
         None => return rule.name.clone(),
     };
     format!("{variant}{}{}", names::POLICY_VARIANT_END, rule.name)

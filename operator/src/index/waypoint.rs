@@ -17,7 +17,7 @@ mod timer;
 
 use std::collections::BTreeMap;
 
-pub(super) use guard::{GUARD_PREFIX, exempt};
+pub(super) use guard::exempt;
 pub(super) use labels::{WaypointFor, WaypointLabels};
 pub(super) use plan::Plan;
 pub use timer::Timer;

@@ -34,7 +34,7 @@ impl ConnectFailure {
     pub(crate) fn is_absence(&self) -> bool {
         match self {
             Self::Tcp(..) | Self::Timeout { .. } => true,
-            Self::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(OpenError::Refused { status, .. }) => *status == StatusCode::SERVICE_UNAVAILABLE,
             Self::Tunnel(OpenError::Connect(error)) => !matches!(
                 error,
                 ConnectError::Tls { .. } | ConnectError::Certificate { .. } | ConnectError::Closed
@@ -64,13 +64,17 @@ impl ConnectFailure {
                 "the waypoint is shutting down".to_owned()
             }
             // What a ztunnel says when the application does not take the connection.
-            Self::Tunnel(OpenError::Refused(StatusCode::SERVICE_UNAVAILABLE)) => {
-                "connection refused".to_owned()
+            Self::Tunnel(OpenError::Refused {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                ..
+            }) => "connection refused".to_owned(),
+            Self::Tunnel(OpenError::Refused {
+                status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+                ..
+            }) => "the destination's policy denies the waypoint".to_owned(),
+            Self::Tunnel(OpenError::Refused { status, .. }) => {
+                format!("the destination's proxy responded {status}")
             }
-            Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
-                "the destination's policy denies the waypoint".to_owned()
-            }
-            Self::Tunnel(OpenError::Refused(status)) => format!("the destination's proxy responded {status}"),
             Self::Tunnel(OpenError::ResponseTimeout(_)) => {
                 "the destination's proxy does not respond".to_owned()
             }

@@ -31,7 +31,7 @@ impl Attempt<'_> {
     /// The control plane's workload for the pod: it has the policies that apply. A new pod may not have a workload yet,
     /// so this waits for a while.
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Refusal> {
-        let mut changes = self.proxy.state.workloads_changed();
+        let mut changes = self.proxy.state.addresses_changed();
         let find = async {
             loop {
                 changes.borrow_and_update();

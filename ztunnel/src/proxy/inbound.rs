@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use ambit_hbone::{ConnectRequest, HboneHandler, RequestRefusal, copy_tunnel, serve_hbone};
 use ambit_identity::SpiffeId;
+use ambit_policy::Decision;
 use ambit_runtime::{Holder, Share};
 use ambit_tls::accept_peer;
-use ambit_wire::names::HEADER_DENIED;
-use http::{HeaderValue, StatusCode};
+use ambit_wire::names::{GUARD_PREFIX, HEADER_DENIED, HEADER_GUARD};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -18,6 +19,8 @@ use super::refuse::Arrival;
 use super::{Direction, Proxy, canonical, is_own_port, reset};
 use crate::observe::{Flipped, Refusal};
 use crate::pod::{Asker, Pod};
+
+const GUARD: HeaderName = HeaderName::from_static(HEADER_GUARD);
 
 /// The connection has its `place` by its address, until it is known whose it is.
 pub(super) async fn serve(
@@ -68,6 +71,12 @@ pub(super) async fn serve(
     if let Err(error) = serve_hbone(tls, &config, drain, handler).await {
         tracing::debug!(%error, "HBONE connection failed");
     }
+}
+
+/// Whether what denies is a guard: the way is through a waypoint.
+fn is_guard(denial: &Decision) -> bool {
+    let policy = denial.reason.policy().and_then(|name| name.split_once('/'));
+    policy.is_some_and(|(_, name)| name.starts_with(GUARD_PREFIX))
 }
 
 /// Serves the CONNECT requests of one HBONE connection.
@@ -132,7 +141,10 @@ impl HboneHandler for Handler {
         attempt.report_audit(&workload, &decision);
         let record = attempt.record(&workload);
         if !decision.is_allowed() {
-            request.refuse(StatusCode::UNAUTHORIZED);
+            match is_guard(&decision) {
+                true => request.refuse_with(StatusCode::UNAUTHORIZED, GUARD, HeaderValue::from_static("1")),
+                false => request.refuse(StatusCode::UNAUTHORIZED),
+            }
             return record.deny(&decision);
         }
         let left = proxy.limits.connect_timeout.saturating_sub(begun.elapsed());

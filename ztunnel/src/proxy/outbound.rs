@@ -1,6 +1,7 @@
 //! Connections that a pod makes (15001).
 
 mod again;
+mod guarded;
 mod reach;
 mod skew;
 
@@ -20,6 +21,7 @@ use crate::pod::Pod;
 use crate::state::{Route, WAYPOINT_UNREACHABLE};
 use again::Plaintext;
 use ambit_mesh::{InUse, Workload};
+use guarded::Guarded;
 use reach::{Failure, Upstream, reach, unreached_waypoint};
 
 pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
@@ -42,17 +44,22 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
     };
     let lease = pod.lease.load_full();
     let mut waited = false;
+    let mut guarded = Guarded::default();
     let (route, result) = loop {
         let (route, result) = find(proxy, pod, &lease, peer, destination).await;
-        if !waited
-            && let Err(failure) = &result
-            && skew::has_left(proxy, route.as_ref(), failure).await
-        {
-            waited = true;
-            continue;
+        if let Err(failure) = &result {
+            if !waited && skew::has_left(proxy, route.as_ref(), failure).await {
+                waited = true;
+                continue;
+            }
+            let ends = (peer, destination);
+            if guarded.may_open(proxy, pod, ends, route.as_ref(), failure).await {
+                continue;
+            }
         }
         break (route, result);
     };
+    drop(guarded);
     let record = record(
         proxy,
         pod,

@@ -9,6 +9,7 @@
 mod agent;
 mod authorization;
 mod control_plane;
+mod guards;
 mod joining;
 mod lifecycle;
 mod namespaces;

@@ -14,7 +14,7 @@ use ambit_ztunnel::{Config, Limits, OriginalDestination, Parts, Ztunnel};
 use clap::Parser;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::{Agent, at, identity, listen, listeners};
 use crate::control_plane::ControlPlane;
@@ -143,17 +143,16 @@ impl Node {
     }
 
     async fn redirect(&self, ip: Ipv4Addr, to: SocketAddr, listener: SocketAddr) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(at(ip, 0)).unwrap();
-        self.redirected
-            .lock()
-            .unwrap()
-            .insert(socket.local_addr().unwrap(), to);
-        let tcp = tokio::time::timeout(WAIT, socket.connect(listener))
-            .await
-            .unwrap()
-            .unwrap();
-        tcp.set_nodelay(true).unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&at(ip, 0).into()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        let from = socket.local_addr().unwrap().as_socket().unwrap();
+        self.redirected.lock().unwrap().insert(from, to);
+        // A reset that comes at once is seen by the first read, as one that comes later.
+        let _ = socket.connect(&listener.into());
+        let tcp = TcpStream::from_std(socket.into()).unwrap();
+        tokio::time::timeout(WAIT, tcp.writable()).await.unwrap().unwrap();
         tcp
     }
 

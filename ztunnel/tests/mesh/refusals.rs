@@ -77,7 +77,13 @@ async fn connect_to_a_foreign_address_is_refused() {
             })
             .await;
         assert!(
-            matches!(opened, Err(OpenError::Refused(StatusCode::BAD_REQUEST))),
+            matches!(
+                opened,
+                Err(OpenError::Refused {
+                    status: StatusCode::BAD_REQUEST,
+                    ..
+                })
+            ),
             "{opened:?}"
         );
         node.until_metric(REFUSED, &[reason, "direction=\"inbound\""], 1)

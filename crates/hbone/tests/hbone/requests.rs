@@ -75,7 +75,13 @@ async fn the_clients_caller_is_told_of_a_refusal() {
         .await
         .unwrap_err();
     assert!(
-        matches!(error, OpenError::Refused(StatusCode::SERVICE_UNAVAILABLE)),
+        matches!(
+            error,
+            OpenError::Refused {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                ..
+            }
+        ),
         "{error}"
     );
 }

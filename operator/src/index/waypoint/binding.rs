@@ -98,30 +98,15 @@ impl Asked {
     }
 }
 
-/// A change of binding that not all ztunnels have heard of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settling {
-    /// The waypoint before.
-    pub(super) from: Option<String>,
-    /// The pods took connections from that waypoint alone.
-    pub(super) guarded: bool,
-    pub(super) timer: u64,
-}
-
 /// A Service and its waypoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Binding {
     pub(super) asked: Asked,
-    /// What is asked for, once the waypoint has been ready.
-    pub(super) desired: Option<String>,
-    /// What ztunnels are told: `desired`, but for a moment after it has changed.
+    /// What ztunnels are told: what is asked for, once the waypoint has been ready. It is in the way of every connection to the Service.
     pub(super) in_force: Option<String>,
-    pub(super) settling: Option<Settling>,
     pub(super) applying: Applying,
     /// Routes that apply to it, that with precedence first.
     pub(super) routes: Vec<Attachment>,
-    /// Waypoints that its pods take connections from alone; none: everybody may come.
-    pub(super) guard: BTreeSet<String>,
     /// Captured pods behind it that the guard protects.
     pub(super) guarded: BTreeSet<String>,
     /// Pods behind it that are not captured, so that nothing guards them.
@@ -131,30 +116,9 @@ pub(super) struct Binding {
 }
 
 impl Binding {
-    /// Follows from `asked`, `desired`, `settling` and what applies.
-    pub(super) fn settle(&mut self) {
-        let decides = self.applying.decides();
-        let (in_force, guard): (Option<&String>, Vec<&String>) = match (&self.desired, &self.settling) {
-            (desired, None) => (desired.as_ref(), desired.iter().filter(|_| decides).collect()),
-            // Callers may not know of the waypoint yet.
-            (Some(_), Some(Settling { from: None, .. })) => (self.desired.as_ref(), Vec::new()),
-            (Some(desired), Some(Settling { from: Some(from), .. })) => {
-                let both = [desired, from].into_iter().filter(|_| decides);
-                (Some(desired), both.collect())
-            }
-            // The pods may not know yet that others can come.
-            (None, Some(settling)) => (settling.from.as_ref().filter(|_| settling.guarded), Vec::new()),
-        };
-        let guard = guard.into_iter().cloned().collect();
-        self.in_force = in_force.cloned();
-        self.guard = guard;
-    }
-
-    /// The waypoint in whose way every connection to the Service is, guard included.
-    pub(super) fn enforced_by(&self) -> Option<&str> {
-        let settled = self.settling.as_ref().is_none_or(|s| s.from.is_some());
-        let desired = self.desired.as_deref()?;
-        (settled && self.in_force.as_deref() == Some(desired)).then_some(desired)
+    /// Whether its pods take connections from waypoints alone.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.in_force.is_some() && self.applying.decides()
     }
 }
 

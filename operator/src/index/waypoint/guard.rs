@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ambit_wire::names::GUARD_PREFIX;
 use ambit_wire::security;
 use prost::Message;
 use security::string_match::MatchType;
@@ -12,9 +13,6 @@ use super::binding::Binding;
 use super::plan::PodPlan;
 use super::principal;
 use crate::index::{Index, Key, ServiceRecord, build};
-
-/// What the names of guards begin with.
-pub(in crate::index) const GUARD_PREFIX: &str = "ambit-guard";
 
 fn exactly(principals: &[String]) -> Vec<security::StringMatch> {
     let exact = |p: &String| security::StringMatch {
@@ -59,7 +57,7 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTr
     let ways: BTreeMap<String, BTreeSet<String>> = plan
         .services
         .iter()
-        .map(|(name, binding)| (name.clone(), ways(binding, plan)))
+        .map(|(name, binding)| (name.clone(), ways(name, binding, plan)))
         .collect();
     // Whom else to let in: a pod may stand behind Services of several waypoints, and be reached at its own address through another.
     let others = |pod: &Key, own: Option<&String>| -> BTreeSet<String> {
@@ -71,12 +69,12 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTr
         |plan: &BTreeMap<String, PodPlan>, pod: &Key| plan.get(&pod.name).and_then(|p| p.waypoint.clone());
     for (name, binding) in &mut plan.services {
         let key = Key::new(namespace, name.clone());
-        let Some(record) = index.services.get(&key).filter(|_| !binding.guard.is_empty()) else {
+        let Some(record) = index.services.get(&key).filter(|_| binding.is_guarded()) else {
             continue;
         };
         let closed = binding.applying.decided_ports().map(|ports| record.only(&ports));
         binding.bare = index.endpoints.bare(&key);
-        let mut admitted = binding.guard.clone();
+        let mut admitted = ways.get(name).cloned().unwrap_or_default();
         for pod in index.endpoints.pods(&key) {
             admitted.extend(others(&pod, own(&plan.pods, &pod).as_ref()));
         }
@@ -124,13 +122,15 @@ fn of_waypoint(waypoint: &str) -> String {
     format!("{GUARD_PREFIX}:{waypoint}")
 }
 
-/// Waypoints through which connections to a Service may come, now or before long.
-fn ways(binding: &Binding, plan: &Plan) -> BTreeSet<String> {
+/// Waypoints through which connections to a Service may come: now, before long, or still, from callers that have not heard of its change.
+fn ways(service: &str, binding: &Binding, plan: &Plan) -> BTreeSet<String> {
     let asked = binding.asked.waypoint();
     let asked = asked.filter(|w| plan.waypoints.get(*w).is_some_and(|w| w.proven));
-    let before = binding.settling.as_ref().and_then(|s| s.from.as_deref());
-    let all = asked.into_iter().chain(before).chain(binding.in_force.as_deref());
-    all.map(str::to_owned).collect()
+    let all = asked.into_iter().chain(binding.in_force.as_deref());
+    let lingering = plan.waypoints.iter();
+    let lingering = lingering.filter(|(_, w)| w.proven && w.lingering.contains_key(service));
+    let all = all.map(str::to_owned);
+    all.chain(lingering.map(|(name, _)| name.clone())).collect()
 }
 
 /// Pods behind a Service. An endpoint is listed a moment after its pod has an address, and may listen by then: those that the Service selects

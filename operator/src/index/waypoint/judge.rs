@@ -66,12 +66,12 @@ impl<'a> Judge<'a> {
         let behind: Behind = self.behind(target);
         let guarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.guarded).collect();
         let programmed = self.programmed(target, &accepted, &behind);
-        let mut enforced_by = behind.iter().filter_map(|(_, b)| b.enforced_by());
+        let mut enforced_by = behind.iter().filter_map(|(_, b)| b.in_force.as_deref());
         let of_pods = || self.plan.pods.values().find_map(|p| p.waypoint.as_deref());
         let foreign = || {
             self.foreign(target)
                 .into_iter()
-                .find_map(|(key, b)| Some((key.namespace, b.enforced_by()?)))
+                .find_map(|(key, b)| Some((key.namespace, b.in_force.as_deref()?)))
         };
         let waypoint = match target.kind {
             TargetKind::Service => enforced_by.next(),
@@ -229,7 +229,7 @@ impl<'a> Judge<'a> {
                 PolicyReason::WaypointNotReady,
                 "the Service is about to be bound",
             ),
-            Asked::Waypoint(waypoint) if binding.enforced_by().is_none() => self.not_ready(waypoint),
+            Asked::Waypoint(waypoint) if binding.in_force.is_none() => self.not_ready(waypoint),
             Asked::Waypoint(waypoint) => self.enforced(target, waypoint, behind, &[]),
         }
     }
@@ -237,7 +237,7 @@ impl<'a> Judge<'a> {
     fn gateway(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
         let waypoint = self.plan.waypoints.get(&target.name);
         let stands = waypoint.is_some_and(|w| w.wanted && w.bound);
-        if stands && behind.iter().all(|(_, b)| b.enforced_by().is_some()) {
+        if stands && behind.iter().all(|(_, b)| b.in_force.is_some()) {
             self.enforced(target, &target.name, behind, &[])
         } else {
             self.not_ready(&target.name)
@@ -270,11 +270,11 @@ impl<'a> Judge<'a> {
         let through = behind.iter().filter(|(_, b)| b.asked.waypoint().is_some());
         let through: Behind = through.copied().collect();
         let left_out: Vec<String> = behind.iter().filter_map(|(name, b)| left_out(name, b)).collect();
-        let waiting = through.iter().find(|(_, b)| b.enforced_by().is_none());
+        let waiting = through.iter().find(|(_, b)| b.in_force.is_none());
         if let Some(waypoint) = waiting.and_then(|(_, b)| b.asked.waypoint()) {
             return self.not_ready(waypoint);
         }
-        if let Some(waypoint) = through.first().and_then(|(_, b)| b.enforced_by()) {
+        if let Some(waypoint) = through.first().and_then(|(_, b)| b.in_force.as_deref()) {
             return self.enforced(target, waypoint, &through, &left_out);
         }
         match self.idle(target) {
@@ -321,7 +321,6 @@ impl<'a> Judge<'a> {
                     w.obstacle.as_deref().unwrap_or_default()
                 )
             }
-            Some(w) if w.bound => format!("waypoint {full} is ready; ztunnels are being updated"),
             _ => format!("waypoint {full} has had no ready replica yet"),
         };
         verdict(false, PolicyReason::WaypointNotReady, message)
@@ -338,7 +337,7 @@ impl<'a> Judge<'a> {
         let mut message = format!("waypoint {namespace}/{waypoint} enforces it");
         let others: BTreeSet<&str> = behind
             .iter()
-            .filter_map(|(_, b)| b.enforced_by())
+            .filter_map(|(_, b)| b.in_force.as_deref())
             .filter(|w| *w != waypoint)
             .collect();
         for other in others {

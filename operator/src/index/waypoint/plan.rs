@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_crds::{TargetKind, labels};
 
-use super::binding::{Applying, Asked, Binding, OptOut, RouteScope, Settling};
+use super::binding::{Applying, Asked, Binding, OptOut, RouteScope};
 use super::guard;
 use super::labels::{WaypointFor, WaypointLabels};
 use super::sharing;
-use super::timer::{LINGER, SETTLE, Timer, What};
+use super::timer::{LINGER, Timer, What};
 use crate::index::policy::{Part, PolicyInForce};
 use crate::index::route::Attachment;
 use crate::index::{Index, Key, ServiceRecord, build};
@@ -67,14 +67,14 @@ impl Plan {
             ),
             Asked::Waypoint(waypoint) => {
                 let full = format!("{}/{waypoint}", service.namespace);
-                if binding.enforced_by().is_some() {
+                if binding.in_force.is_some() {
                     return (true, "Programmed", format!("waypoint {full} routes by it"));
                 }
                 let obstacle = self.waypoints.get(waypoint).and_then(|w| w.obstacle.as_ref());
                 let message = match obstacle {
                     Some(obstacle) => format!("there cannot be a waypoint {full}: {obstacle}"),
                     None => {
-                        format!("waypoint {full} has had no ready replica yet, or ztunnels are being updated")
+                        format!("waypoint {full} has had no ready replica yet")
                     }
                 };
                 (false, "WaypointNotReady", message)
@@ -178,8 +178,9 @@ impl Maker<'_> {
         }
         let workloads = self.workloads();
         self.waypoints(&mut plan, &workloads);
-        for (name, binding) in &mut plan.services {
-            self.bind(name, binding, &plan.waypoints);
+        for binding in plan.services.values_mut() {
+            let bound = |w: &&str| plan.waypoints.get(*w).is_some_and(|w| w.wanted && w.bound);
+            binding.in_force = binding.asked.waypoint().filter(bound).map(str::to_owned);
         }
         sharing::share(self.index, self.namespace, &mut plan.services);
         self.serve(&mut plan);
@@ -199,16 +200,14 @@ impl Maker<'_> {
         plan
     }
 
-    fn start(&mut self, service: &str, what: What) -> u64 {
+    /// A timer for the end of what `waypoint` still serves of a Service.
+    fn start(&mut self, service: &str, waypoint: &str) -> u64 {
         self.timer += 1;
         self.timers.push(Timer {
-            after: match what {
-                What::Lingered(_) => LINGER,
-                _ => SETTLE,
-            },
+            after: LINGER,
             namespace: self.namespace.to_owned(),
             subject: service.to_owned(),
-            what,
+            what: What::Lingered(waypoint.to_owned()),
             number: self.timer,
         });
         self.timer
@@ -329,7 +328,7 @@ impl Maker<'_> {
     /// such a pod's own address these would not apply, and its waypoint is let in past the guard: it stays closed to direct calls instead.
     fn behind_rules(&self, plan: &Plan, workloads: &BTreeMap<String, String>) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for (name, binding) in plan.services.iter().filter(|(_, b)| !b.guard.is_empty()) {
+        for (name, binding) in plan.services.iter().filter(|(_, b)| b.is_guarded()) {
             let (own, waypoint) = (binding.applying.own, binding.asked.waypoint());
             let of_gateway = |waypoint| {
                 let mut policies = self.policies.iter();
@@ -420,26 +419,6 @@ impl Maker<'_> {
         }
     }
 
-    fn bind(&mut self, name: &str, binding: &mut Binding, waypoints: &BTreeMap<String, Waypoint>) {
-        let in_force = |w: &&str| waypoints.get(*w).is_some_and(|w| w.wanted && w.bound);
-        binding.desired = binding.asked.waypoint().filter(in_force).map(str::to_owned);
-        let before = self.before.services.get(name);
-        binding.settling = before.and_then(|b| b.settling.clone());
-        // A Service that is new is new to everybody; so is everything at the start.
-        if self.index.started && before.is_some_and(|b| b.desired != binding.desired) {
-            let from = before.and_then(|b| b.in_force.clone());
-            let guarded = before.is_some_and(|b| !b.guard.is_empty());
-            if from.is_some() || binding.desired.is_some() {
-                binding.settling = Some(Settling {
-                    from,
-                    guarded,
-                    timer: self.start(name, What::Settled),
-                });
-            }
-        }
-        binding.settle();
-    }
-
     /// What each waypoint is sent, what has just left it included.
     fn serve(&mut self, plan: &mut Plan) {
         for (name, waypoint) in &mut plan.waypoints {
@@ -454,7 +433,7 @@ impl Maker<'_> {
                 }
                 let before = self.before.services.get(service);
                 if before.is_some_and(|b| b.in_force.as_ref() == Some(name)) {
-                    let timer = self.start(service, What::Lingered(name.clone()));
+                    let timer = self.start(service, name);
                     waypoint
                         .lingering
                         .insert(service.clone(), Lingering { timer, over: false });

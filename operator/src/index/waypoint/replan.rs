@@ -64,7 +64,7 @@ impl Index {
 impl Plan {
     /// Whether it says no more than no plan would.
     fn is_idle(&self) -> bool {
-        self.waypoints.is_empty() && self.services.values().all(|b| b.settling.is_none())
+        self.waypoints.is_empty()
     }
 }
 

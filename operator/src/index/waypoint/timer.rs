@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::index::{Index, Key};
 
-/// How long all ztunnels get to learn of a binding before what depends on it is given out: a guard before its binding is known would
-/// refuse callers that are not to blame, and so would one that outlives it. The same of a pod that leaves the mesh.
-pub(super) const SETTLE: Duration = Duration::from_secs(1);
+/// How long all ztunnels get to learn that a pod leaves the mesh before its node is told: its clients go on with HBONE until then.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// How long a waypoint goes on serving what is no longer bound to it: connections last, and the last ztunnel hears of it late.
 pub(super) const LINGER: Duration = Duration::from_secs(30);
@@ -26,8 +25,6 @@ pub struct Timer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// The Service's binding is known everywhere.
-    Settled,
     /// This waypoint need not serve the Service any more.
     Lingered(String),
     /// All ztunnels know that the pod leaves the mesh.
@@ -40,7 +37,7 @@ impl Timer {
     /// When the node of `pod`, which leaves the mesh, is told.
     pub(in crate::index) fn of_leaving(pod: &Key, number: u64) -> Self {
         Self {
-            after: SETTLE,
+            after: LEAVE,
             namespace: pod.namespace.clone(),
             subject: pod.name.clone(),
             what: What::Left,
@@ -66,34 +63,20 @@ impl Index {
         match timer.what {
             What::Left => {
                 let pod = Key::new(timer.namespace.clone(), timer.subject.clone());
-                return self.may_go(&pod, timer.number);
+                self.may_go(&pod, timer.number);
             }
-            What::Edited => return self.end_edits(&timer.namespace),
-            What::Settled | What::Lingered(_) => {}
+            What::Edited => self.end_edits(&timer.namespace),
+            What::Lingered(ref waypoint) => self.end_lingering(timer, waypoint),
         }
-        let Some(plan) = self.plans.get_mut(&timer.namespace) else {
-            return;
-        };
-        let service = plan.services.get_mut(&timer.subject);
-        match &timer.what {
-            What::Settled => {
-                let settling = service.map(|b| &mut b.settling);
-                if let Some(settling) = settling
-                    && settling.as_ref().is_some_and(|s| s.timer == timer.number)
-                {
-                    *settling = None;
-                }
-            }
-            What::Lingered(waypoint) => {
-                let waypoint = plan.waypoints.get_mut(waypoint);
-                if let Some(lingering) = waypoint.and_then(|w| w.lingering.get_mut(&timer.subject))
-                    && lingering.timer == timer.number
-                {
-                    lingering.over = true;
-                }
-            }
-            What::Left | What::Edited => return,
+    }
+
+    fn end_lingering(&mut self, timer: &Timer, waypoint: &str) {
+        let plan = self.plans.get_mut(&timer.namespace);
+        let waypoint = plan.and_then(|plan| plan.waypoints.get_mut(waypoint));
+        let lingering = waypoint.and_then(|waypoint| waypoint.lingering.get_mut(&timer.subject));
+        if let Some(lingering) = lingering.filter(|lingering| lingering.timer == timer.number) {
+            lingering.over = true;
+            self.dirty.plans.insert(timer.namespace.clone());
         }
-        self.dirty.plans.insert(timer.namespace.clone());
     }
 }

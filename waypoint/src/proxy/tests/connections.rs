@@ -22,7 +22,13 @@ async fn what_is_not_served_is_refused() {
     for address in ["10.96.0.9:80", "10.96.0.1:7"] {
         let error = mesh.open(address.parse().unwrap()).await.unwrap_err();
         assert!(
-            matches!(error, OpenError::Refused(StatusCode::NOT_FOUND)),
+            matches!(
+                error,
+                OpenError::Refused {
+                    status: StatusCode::NOT_FOUND,
+                    ..
+                }
+            ),
             "{address}: {error}"
         );
     }

@@ -36,7 +36,13 @@ async fn patient() -> Application {
 }
 
 fn refused(result: Result<impl Sized, OpenError>) -> bool {
-    matches!(result, Err(OpenError::Refused(StatusCode::SERVICE_UNAVAILABLE)))
+    matches!(
+        result,
+        Err(OpenError::Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            ..
+        })
+    )
 }
 
 #[tokio::test]

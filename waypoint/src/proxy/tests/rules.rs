@@ -331,7 +331,13 @@ async fn pods_cannot_be_reached_past_the_rules_of_their_service() {
     for address in [application.address, SocketAddr::new(VIP.parse().unwrap(), 7)] {
         let error = mesh.open(address).await.unwrap_err();
         assert!(
-            matches!(error, ambit_hbone::OpenError::Refused(StatusCode::NOT_FOUND)),
+            matches!(
+                error,
+                ambit_hbone::OpenError::Refused {
+                    status: StatusCode::NOT_FOUND,
+                    ..
+                }
+            ),
             "{address}: {error}"
         );
     }

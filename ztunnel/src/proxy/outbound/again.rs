@@ -151,7 +151,7 @@ impl Plaintext<'_> {
             }
             return None;
         }
-        let mut changes = state.workloads_changed();
+        let mut changes = state.addresses_changed();
         let heard = async {
             loop {
                 changes.borrow_and_update();

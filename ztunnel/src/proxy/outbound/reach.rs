@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ambit_hbone::{ConnectError, HboneStream, OpenError, PoolKey};
 use ambit_tls::IdentityLease;
+use ambit_wire::names::HEADER_GUARD;
 use http::{HeaderMap, StatusCode};
 
 use crate::pod::Pod;
@@ -31,10 +32,11 @@ impl Failure {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Route(error) => error.reason(),
-            Self::Tunnel(OpenError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
-                "denied_by_destination"
-            }
-            Self::Tunnel(OpenError::Refused(_)) => "refused_by_destination",
+            Self::Tunnel(OpenError::Refused {
+                status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+                ..
+            }) => "denied_by_destination",
+            Self::Tunnel(OpenError::Refused { .. }) => "refused_by_destination",
             Self::Tunnel(OpenError::Connect(_)) => "hbone_connect",
             Self::Tunnel(_) => "hbone_stream",
             Self::Plaintext(_) => "connect",
@@ -49,7 +51,7 @@ impl Failure {
             Self::Tunnel(OpenError::Connect(ConnectError::Dial { error, .. })) => {
                 !ConnectFailure::made_locally(error)
             }
-            Self::Tunnel(OpenError::Refused(status)) => {
+            Self::Tunnel(OpenError::Refused { status, .. }) => {
                 !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
             }
             Self::Tunnel(OpenError::Connect(error)) => {
@@ -57,6 +59,11 @@ impl Failure {
             }
             Self::Tunnel(_) => true,
         }
+    }
+
+    /// Whether a guard has denied it: the way there is through a waypoint.
+    pub(super) fn is_guarded(&self) -> bool {
+        matches!(self, Self::Tunnel(OpenError::Refused { headers, .. }) if headers.contains_key(HEADER_GUARD))
     }
 
     /// Whether nothing was heard from there.
@@ -73,7 +80,7 @@ impl Failure {
     /// Whether nobody was there, whoever had come.
     pub(super) fn is_absence(&self) -> bool {
         match self {
-            Self::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(OpenError::Refused { status, .. }) => *status == StatusCode::SERVICE_UNAVAILABLE,
             Self::Tunnel(OpenError::Connect(ConnectError::Tls { .. })) => false,
             failure => failure.is_of_the_endpoint(),
         }
@@ -183,7 +190,7 @@ pub(super) async fn tunnel(
 pub(super) fn unreached_waypoint<'a>(route: Option<&'a Route>, failure: &Failure) -> Option<&'a Waypoint> {
     let waypoint = route?.waypoint.as_ref()?;
     let unreached = match failure {
-        Failure::Tunnel(OpenError::Refused(status)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Tunnel(OpenError::Refused { status, .. }) => *status == StatusCode::SERVICE_UNAVAILABLE,
         failure => failure.is_of_the_endpoint(),
     };
     unreached.then_some(waypoint)

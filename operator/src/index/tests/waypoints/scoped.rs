@@ -349,8 +349,12 @@ fn a_policy_of_a_consumers_route_is_sent_to_the_services_waypoint_and_closes_not
 #[test]
 fn a_policy_of_a_route_that_is_in_force_nowhere_says_so() {
     let mut world = World::canary();
-    world.waypoint("shop", "waypoint", true);
     world.policy("p", rules_for("HTTPRoute", "split", None));
+    world.route("shop", "split", with(split(), "/parentRefs", parent("web")));
+    assert_eq!(world.reasons("p"), ("Accepted", "WaypointNotReady"));
+    let message = world.target("p").programmed.message;
+    assert!(message.starts_with("not yet at Service web: "), "{message}");
+    world.waypoint("shop", "waypoint", true);
     let gateway = json!([{"name": "edge"}]);
     for (parents, reason, said) in [
         (
@@ -363,7 +367,6 @@ fn a_policy_of_a_route_that_is_in_force_nowhere_says_so() {
             "RouteNotAttached",
             "HTTPRoute split is in force at no Service: Service missing (there is no Service missing in namespace shop)",
         ),
-        (parent("web"), "WaypointNotReady", "not yet at Service web: "),
     ] {
         world.route("shop", "split", with(split(), "/parentRefs", parents));
         assert_eq!(world.reasons("p"), ("Accepted", reason));
@@ -375,7 +378,7 @@ fn a_policy_of_a_route_that_is_in_force_nowhere_says_so() {
         );
         assert_eq!(found.waypoint, None);
     }
-    world.settle();
+    world.route("shop", "split", with(split(), "/parentRefs", parent("web")));
     assert_eq!(world.reasons("p"), ("Accepted", "Programmed"));
     world.web_service("shop", "web", "10.96.0.1", use_waypoint("none"));
     world.settle();

@@ -10,23 +10,20 @@ impl World {
 }
 
 #[test]
-fn pods_are_closed_after_callers_know_the_way_and_opened_before_they_leave_it() {
+fn pods_are_closed_from_the_binding_on_until_its_end() {
     let mut world = World::shop();
     world.policy("orders", orders());
+    assert!(world.bound("web").is_none() && !world.guarded());
     world.waypoint("shop", "waypoint", true);
-    assert!(world.bound("web").is_some() && !world.guarded());
-    // Until the guard is there it is not enforced.
-    assert_eq!(world.reasons("orders").1, "WaypointNotReady");
-    world.second();
-    assert!(world.guarded());
+    assert!(world.bound("web").is_some() && world.guarded());
     assert_eq!(world.reasons("orders").1, "Programmed");
 
     world.delete_policy("orders");
-    assert!(world.bound("web").is_some() && !world.guarded());
+    assert!(world.bound("web").is_none() && !world.guarded());
     assert!(!world.authorizations.contains_key(GUARD));
     assert!(!world.summary("waypoint").unwrap().desired);
-    world.second();
-    assert_eq!(world.bound("web"), None);
+    // For callers that have not heard of it.
+    assert_eq!(world.served("waypoint"), ["web"]);
 }
 
 #[test]
@@ -86,7 +83,6 @@ fn what_has_left_a_waypoint_is_served_on_for_a_while() {
         Some("shop/edge.shop.svc.cluster.local")
     );
     assert_eq!(world.served("edge"), ["web"]);
-    world.second();
     assert_eq!(world.served("waypoint"), ["api", "web"]);
     // Its rules go with it as long as it is served.
     assert!(world.sent("waypoint").policies.contains_key("shop/orders"));
@@ -101,7 +97,6 @@ fn one_that_comes_back_stays() {
     world.web_service("shop", "api", "10.96.0.2", use_waypoint("waypoint"));
     world.settle();
     world.web_service("shop", "api", "10.96.0.2", json!({}));
-    world.second();
     assert_eq!(world.served("waypoint"), ["api", "web"]);
     world.web_service("shop", "api", "10.96.0.2", use_waypoint("waypoint"));
     world.settle();
@@ -132,7 +127,7 @@ fn a_service_that_is_deleted_is_gone_at_once() {
 }
 
 #[test]
-fn both_waypoints_may_come_while_a_service_moves_from_one_to_the_other() {
+fn both_waypoints_may_come_as_long_as_both_serve_a_service() {
     let mut world = World::protected();
     world.waypoint("shop", "edge", true);
     world.web_service("shop", "web", "10.96.0.1", use_waypoint("edge"));
@@ -141,7 +136,8 @@ fn both_waypoints_may_come_while_a_service_moves_from_one_to_the_other() {
         guard.rules[0].clauses[0].matches[0].not_principals.len()
     };
     assert_eq!((principals(&world), world.guarded()), (2, true));
-    world.second();
+    assert_eq!(world.served("waypoint"), ["web"]);
+    world.taken_down("waypoint");
     assert_eq!((principals(&world), world.guarded()), (1, true));
 }
 

@@ -78,12 +78,12 @@ impl<'a> Judge<'a> {
         let mut waypoints: BTreeSet<String> = BTreeSet::new();
         waypoints.extend(
             own.iter()
-                .filter_map(|(_, b)| Some(format!("{}/{}", self.record.namespace, b.enforced_by()?))),
+                .filter_map(|(_, b)| Some(format!("{}/{}", self.record.namespace, b.in_force.as_deref()?))),
         );
         waypoints.extend(
             foreign
                 .iter()
-                .filter_map(|(key, b)| Some(format!("{}/{}", key.namespace, b.enforced_by()?))),
+                .filter_map(|(key, b)| Some(format!("{}/{}", key.namespace, b.in_force.as_deref()?))),
         );
         let services: Vec<String> = at.enforced.iter().map(|key| self.named(key)).collect();
         let mut notes = self.notes(target, &own, &left_out);
@@ -139,7 +139,7 @@ impl<'a> Judge<'a> {
         let is_open = |service: &Key| {
             let plan = self.index.plans.get(&service.namespace);
             let binding = plan.and_then(|plan| plan.services.get(&service.name));
-            let closed = binding.is_some_and(|b| !b.guard.is_empty());
+            let closed = binding.is_some_and(Binding::is_guarded);
             let own = service.namespace == self.record.namespace;
             let mut pods = guard::pods(self.index, service).into_iter();
             !closed && pods.any(|pod| !own || !guarded.contains(&pod.name))

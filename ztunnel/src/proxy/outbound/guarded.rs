@@ -1,0 +1,92 @@
+//! Connections that a guard has denied: it keeps the ways around a waypoint closed.
+//!
+//! A node hears of a waypoint, or that there is none any more, a moment before or after the destination's node does. A
+//! caller that knows of no waypoint there cannot be blamed, so its connection is tried again: as soon as its own node
+//! hears of the waypoint, and from time to time, since the guard may go.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::reach::Failure;
+use crate::limits::BudgetPermit;
+use crate::pod::Pod;
+use crate::proxy::Proxy;
+use crate::state::Route;
+
+/// The first pause between two attempts; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+
+/// One connection, from its first denial on.
+#[derive(Default)]
+pub(super) struct Guarded(Option<Waiting>);
+
+struct Waiting {
+    until: Instant,
+    pause: Duration,
+    _place: BudgetPermit,
+}
+
+impl Guarded {
+    /// Whether to look up the route again, after a pause that ends when the route is another.
+    pub(super) async fn may_open(
+        &mut self,
+        proxy: &Proxy,
+        pod: &Pod,
+        ends: (SocketAddr, SocketAddr),
+        route: Option<&Route>,
+        failure: &Failure,
+    ) -> bool {
+        let Some(route) = route.filter(|_| failure.is_guarded()) else {
+            return false;
+        };
+        if is_known(proxy, route) {
+            return false;
+        }
+        if self.0.is_none() {
+            self.0 = pod.guarded.take(1).map(|place| Waiting {
+                until: Instant::now() + proxy.limits.guard_timeout,
+                pause: FIRST_PAUSE,
+                _place: place,
+            });
+        }
+        let Some(waiting) = &mut self.0 else {
+            return false;
+        };
+        let now = Instant::now();
+        if now >= waiting.until {
+            return false;
+        }
+        let mut changes = proxy.state.addresses_changed();
+        let changed = async {
+            loop {
+                changes.borrow_and_update();
+                if leads_elsewhere(proxy, ends) || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Either way there is something to find out.
+        let _ = timeout_at(waiting.until.min(now + waiting.pause), changed).await;
+        waiting.pause = LONGEST_PAUSE.min(waiting.pause * 2);
+        true
+    }
+}
+
+/// Whether the client's node knows of the waypoint, so that this way is around it.
+fn is_known(proxy: &Proxy, route: &Route) -> bool {
+    let workload = route.workload.as_ref();
+    route.waypoint.is_some()
+        || workload.is_some_and(|workload| proxy.state.is_behind_waypoint(workload, route.target.port()))
+}
+
+/// Whether the route is through a waypoint by now.
+fn leads_elsewhere(proxy: &Proxy, (client, destination): (SocketAddr, SocketAddr)) -> bool {
+    match proxy.state.route(Some(client.ip()), destination, &[]) {
+        Ok(route) => route.waypoint.is_some(),
+        // It is said by the next attempt.
+        Err(_) => true,
+    }
+}
