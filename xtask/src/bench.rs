@@ -5,6 +5,7 @@ mod l4;
 mod l7;
 mod load;
 mod machine;
+mod plots;
 mod process;
 mod proxy;
 mod stage;
@@ -24,6 +25,8 @@ pub(crate) enum BenchCommand {
     L7(l7::Arguments),
     /// The control plane with clusters of 1,000 to 200,000 pods: memory, restart, changes.
     Control(control::Arguments),
+    /// What the tables in bench/results say, as pictures; a benchmark that writes a table makes them anew.
+    Plots,
 }
 
 /// Runs one.
@@ -32,5 +35,6 @@ pub(crate) fn run(command: &BenchCommand, progress: &Progress) -> Result<()> {
         BenchCommand::L4(arguments) => l4::run(arguments, progress),
         BenchCommand::L7(arguments) => l7::run(arguments, progress),
         BenchCommand::Control(arguments) => control::run(arguments, progress),
+        BenchCommand::Plots => plots::run(progress),
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     no_build: bool,
 }
 
-/// Runs it, prints the table and writes it to `bench/results/control.md`.
+/// Runs it, prints the table and writes it to `bench/results/control.md`, with its picture.
 pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     let machine = machine::line()?;
     if !arguments.no_build {
@@ -65,6 +65,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
         let path = workspace::root().join("bench/results/control.md");
         fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
         progress.note(&format!("written to {}", path.display()));
+        super::plots::run(progress)?;
     }
     if let Some(growth) = table.growth().filter(|growth| growth.is_quadratic()) {
         bail!("the cost of an object grows with the number of objects: {growth}");

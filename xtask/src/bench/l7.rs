@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 /// Before each measurement, in seconds: connections and buffers are there then.
 const WARMUP: f64 = 1.0;
 
-/// Runs it, prints the table and writes it to `bench/results/l7.md`.
+/// Runs it, prints the table and writes it to `bench/results/l7.md`, with its picture.
 pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     ensure!(
         arguments.rounds > 0,
@@ -89,6 +89,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<()> {
     println!("{text}");
     if arguments.only.is_empty() {
         write(&workspace::root().join("bench/results/l7.md"), &text, progress)?;
+        super::plots::run(progress)?;
     }
     if table.failures() > 0 {
         bail!(
