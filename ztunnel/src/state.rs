@@ -294,26 +294,27 @@ impl MeshState {
 
     /// The service that leads to this port of a workload; the first by name if there are several.
     pub(crate) fn service_of(&self, workload: &Workload, target_port: u16) -> Option<Arc<Service>> {
-        let key = self.services_of(workload, target_port).min()?;
+        let leads = |of: &Membership| of.ports.iter().any(|port| port.target_port == target_port);
+        let services = workload.services.iter().filter(|(_, of)| leads(of));
+        let key = services.map(|(key, _)| key).min()?;
         self.mesh.service(key)?.config()
     }
 
-    fn services_of<'a>(
-        &self,
-        workload: &'a Workload,
-        target_port: u16,
-    ) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
-        let leads = move |of: &Membership| of.ports.iter().any(|port| port.target_port == target_port);
-        let services = workload.services.iter().filter(move |(_, of)| leads(of));
-        services.map(|(key, _)| key)
+    /// Whether a service is known to lead to this workload through a waypoint.
+    pub(crate) fn is_bound(&self, workload: &Workload, namespace: &str, name: &str) -> bool {
+        let mut services = self.bound_services(workload);
+        services.any(|service| service.namespace == namespace && service.name == name)
     }
 
-    /// Whether some service that leads to this port of a workload is reached through a waypoint.
-    pub(crate) fn is_behind_waypoint(&self, workload: &Workload, target_port: u16) -> bool {
-        self.services_of(workload, target_port).any(|key| {
-            let service = self.mesh.service(key).and_then(|entry| entry.config());
-            service.is_some_and(|service| service.waypoint.is_some())
-        })
+    /// Whether some service is known to.
+    pub(crate) fn is_any_bound(&self, workload: &Workload) -> bool {
+        self.bound_services(workload).next().is_some()
+    }
+
+    fn bound_services(&self, workload: &Workload) -> impl Iterator<Item = Arc<Service>> {
+        let services = workload.services.keys();
+        let services = services.filter_map(|key| self.mesh.service(key)?.config());
+        services.filter(|service| service.waypoint.is_some())
     }
 
     /// Whether a workload's policies allow a connection to it.

@@ -177,6 +177,16 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// What the destination's proxy said in a field when it denied the request (401).
+    pub fn denied_with(&self, field: &str) -> Option<&str> {
+        match self {
+            Self::Refused { status, headers } if *status == http::StatusCode::UNAUTHORIZED => {
+                headers.get(field)?.to_str().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether nothing listens for HBONE there: the pod has left the mesh, or its address is another's.
     pub fn is_nobody_there(&self) -> bool {
         match self {

@@ -74,6 +74,9 @@ pub struct Decision {
     pub verdict: Verdict,
     /// The reason.
     pub reason: Reason,
+    /// The policy that denies, or is missing, by its full name: with the variant, if there is one. `None` if no single
+    /// policy does.
+    pub denied_by: Option<String>,
     /// Audit policies that would have denied it.
     pub audited: Vec<String>,
 }
@@ -100,7 +103,7 @@ impl Policies {
             let policy = match policy {
                 Ok(policy) => policy,
                 Err(name) => {
-                    missing.get_or_insert_with(|| shown(name));
+                    missing.get_or_insert_with(|| name.to_owned());
                     continue;
                 }
             };
@@ -113,7 +116,7 @@ impl Policies {
                 (false, Action::Deny, matched) => {
                     any = true;
                     if matched {
-                        denied.get_or_insert_with(|| policy.name.shown());
+                        denied.get_or_insert_with(|| policy.name.to_string());
                     }
                 }
                 (false, Action::Allow, true) => {
@@ -126,9 +129,9 @@ impl Policies {
         if !audit_allowed && allowed.is_none() {
             audited.append(&mut audit_allows);
         }
-        let (verdict, reason) = match (denied, missing, allowed) {
-            (Some(name), _, _) => (Verdict::Deny, Reason::DeniedBy(name)),
-            (None, Some(name), _) => (Verdict::Deny, Reason::PolicyMissing(name)),
+        let (verdict, reason) = match (&denied, &missing, allowed) {
+            (Some(name), _, _) => (Verdict::Deny, Reason::DeniedBy(shown(name))),
+            (None, Some(name), _) => (Verdict::Deny, Reason::PolicyMissing(shown(name))),
             (None, None, Some(name)) => (Verdict::Allow, Reason::AllowedBy(name)),
             (None, None, None) if !not_allowed.is_empty() => {
                 (Verdict::Deny, Reason::NotAllowedBy(not_allowed))
@@ -139,6 +142,7 @@ impl Policies {
         Decision {
             verdict,
             reason,
+            denied_by: denied.or(missing),
             audited,
         }
     }

@@ -42,11 +42,34 @@ pub const BROKER_MAX_SOCKETS: usize = 16;
 /// Header of a CONNECT: the client address of a plaintext connection to the same destination. The CONNECT is accepted
 /// (202) if that connection was denied before any byte of it was read. Otherwise it is refused (412).
 pub const HEADER_DENIED: &str = "x-ambit-denied";
-/// Header of the response to a CONNECT that is denied (401) by a guard: the caller has to come through a waypoint, of
-/// which its node may not know yet.
+/// Header of the response to a CONNECT that a guard denies (401), with the full name of the guard: the caller has to
+/// come through a waypoint, of which its node may not know yet.
 pub const HEADER_GUARD: &str = "x-ambit-guard";
 /// What the names of guards begin with: authorizations of the control plane that keep the ways around waypoints closed.
+/// `ambit-guard-<service>` is about the pods of a Service, and may end in `:<ports>`; `ambit-guard:<waypoint>` is about
+/// pods that are reached through a waypoint at their own addresses. Rules of users have no such names on the wire.
 pub const GUARD_PREFIX: &str = "ambit-guard";
+
+/// Whose ways a guard keeps closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarded<'a> {
+    /// The pods of this Service.
+    Service(&'a str),
+    /// Pods that have a waypoint of their own.
+    Pods,
+}
+
+/// Namespace and subject of a guard, by its full name; `None` for any other authorization.
+pub fn guarded(name: &str) -> Option<(&str, Guarded<'_>)> {
+    let (namespace, name) = name.split_once('/')?;
+    let subject = name.strip_prefix(GUARD_PREFIX)?;
+    if subject.starts_with(':') {
+        return Some((namespace, Guarded::Pods));
+    }
+    let service = subject.strip_prefix('-')?;
+    let service = service.split_once(':').map_or(service, |(service, _)| service);
+    Some((namespace, Guarded::Service(service)))
+}
 
 /// Type URL of `istio.workload.Address`.
 pub const TYPE_ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
@@ -120,3 +143,26 @@ pub const ISTIO_TCP_LABELS: [&str; 23] = [
     "response_flags",
     "connection_security_policy",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guards_are_told_from_rules_of_users() {
+        for (name, expected) in [
+            ("shop/ambit-guard-web", Some(("shop", Guarded::Service("web")))),
+            (
+                "shop/ambit-guard-web:80,90",
+                Some(("shop", Guarded::Service("web"))),
+            ),
+            ("shop/ambit-guard:waypoint", Some(("shop", Guarded::Pods))),
+            ("shop/ambit-guardian", None),
+            ("shop/rule::ambit-guard-web", None),
+            ("shop/web", None),
+            ("ambit-guard-web", None),
+        ] {
+            assert_eq!(guarded(name), expected, "{name}");
+        }
+    }
+}

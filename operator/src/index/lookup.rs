@@ -1,5 +1,7 @@
 //! What others ask of the index: records by name, node and namespace, and what follows of them at once.
 
+use std::time::Duration;
+
 use ambit_crds::{MtlsMode, labels};
 use ambit_wire::names;
 
@@ -50,6 +52,14 @@ impl Index {
         namespace: &'a str,
     ) -> impl Iterator<Item = (&'a Key, &'a PolicyInForce)> {
         within(&self.in_force, namespace).map(|(key, policy)| (key, &**policy))
+    }
+
+    /// How long what is open may go on where it is not served any more: the Mesh's, or the default.
+    pub(super) fn drain_deadline(&self) -> Duration {
+        let default = || MeshRecord::default().drain_deadline;
+        self.mesh
+            .as_ref()
+            .map_or_else(default, |mesh| mesh.drain_deadline)
     }
 
     /// The Mesh's trust domain, or the default one while there is no Mesh.

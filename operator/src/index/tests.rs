@@ -140,8 +140,8 @@ impl World {
         }
     }
 
-    /// Lets what ends within a second change.
-    fn second(&mut self) {
+    /// Lets the time pass after which nodes hear of pods that leave.
+    fn leave(&mut self) {
         self.expire(|timer| timer.after.as_secs() <= 1);
     }
 

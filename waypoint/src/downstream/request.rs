@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use ambit_l7::CorsResponse;
 use ambit_policy::http::{Attributes, HttpRequest, PathRefusal, normalize_host, readings};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -34,6 +35,7 @@ pub(super) async fn handle(
     interim: Option<Interim>,
 ) -> Response<ResponseBody> {
     let pending = client.pending();
+    let is_head = request.method() == Method::HEAD;
     let grpc = client.http2 && request.method() == Method::POST && headers::is_grpc(request.headers());
     let mut response = match client.target() {
         Ok(target) => {
@@ -63,6 +65,15 @@ pub(super) async fn handle(
                 | StatusCode::METHOD_NOT_ALLOWED
                 | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         );
+    if is_head && let ResponseBody::Text(_) = response.body() {
+        // RFC 9110 §9.3.2: no content, but the length that it would have. hyper sees to it for HTTP/1 alone.
+        if let Some(length) = response.body().size_hint().exact() {
+            response
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *response.body_mut() = ResponseBody::empty();
+    }
     *response.version_mut() = if client.http2 {
         Version::HTTP_2
     } else {
@@ -110,8 +121,19 @@ async fn serve(
         let patience = (!grpc).then_some(client.proxy.timeouts.body);
         ClientBody::new(incoming, Arc::clone(upload), record.request_body(), patience)
     });
-    let passing = pass(client, target, head, body, upload.clone(), interim, &mut record);
-    match passing.await {
+    let mut cors = None;
+    let passing = pass(
+        client,
+        target,
+        head,
+        body,
+        upload.clone(),
+        interim,
+        &mut record,
+        &mut cors,
+    );
+    let passed = passing.await;
+    match passed {
         Ok((mut parts, body, switched)) => {
             if let Some(upload) = &upload {
                 upload.answered();
@@ -126,8 +148,17 @@ async fn serve(
             headers::remove_hop_by_hop(&mut parts.headers, false);
             Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
         }
-        Err(Reply::Rejected(rejection)) => refuse(&rejection, record, grpc),
-        Err(Reply::Routed(response)) => {
+        Err(Reply::Rejected(rejection)) => {
+            let mut response = refuse(&rejection, record, grpc);
+            if let Some(cors) = &cors {
+                cors.apply(response.headers_mut());
+            }
+            response
+        }
+        Err(Reply::Routed(mut response)) => {
+            if let Some(cors) = &cors {
+                cors.apply(response.headers_mut());
+            }
             record.answered(response.status(), response.headers());
             record.end();
             *response
@@ -147,14 +178,19 @@ fn refuse(rejection: &Rejection, mut record: RequestRecord, grpc: bool) -> Respo
 /// With the request, where it is answered by a switch to the protocol that it asked for.
 type Answer = (http::response::Parts, UpstreamBody, Option<Box<Asked>>);
 
-async fn pass(
+#[allow(
+    clippy::too_many_arguments,
+    reason = "what a request comes with, and what is kept of it"
+)]
+async fn pass<'a>(
     client: &Arc<ClientConnection>,
-    target: &Target,
+    target: &'a Target,
     mut head: Parts,
     body: Option<ClientBody>,
     upload: Option<Arc<Upload>>,
     interim: Option<&Interim>,
     record: &mut RequestRecord,
+    cors: &mut Option<CorsResponse<'a>>,
 ) -> Result<Answer, Reply> {
     if headers::size(&head.headers) > MAX_HEAD {
         return Err(Rejection::new(
@@ -201,10 +237,16 @@ async fn pass(
         authorize(client, target, rules, &head, authority.as_ref(), record)?;
     }
     let mut asked = websocket.then(|| Box::new(Asked::new(&head, authority.as_ref())));
-    let cors = plan.and_then(|plan| plan.cors.as_ref());
-    let cors = cors.map(|cors| cors.actual(&head.headers));
+    let of_plan = plan.and_then(|plan| plan.cors.as_ref());
+    *cors = of_plan.map(|cors| cors.actual(&head.headers));
     let forward = match plan {
-        Some(plan) => Some(route::forward(client, plan, target, &mut head, &mut authority)?),
+        Some(plan) => {
+            let forward = route::forward(client, plan, target, &mut head, &mut authority);
+            Some(forward.map_err(|mut reply| {
+                route::edit_own_response(plan, &mut reply);
+                reply
+            })?)
+        }
         None => None,
     };
     let (frontend, target) = (target, forward.as_ref().map_or(target, |f| &f.target));
@@ -287,7 +329,7 @@ async fn pass(
     if let Some(forward) = &forward {
         forward.edit_response(&mut parts.headers);
     }
-    if let Some(cors) = &cors {
+    if let Some(cors) = cors {
         cors.apply(&mut parts.headers);
     }
     let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);

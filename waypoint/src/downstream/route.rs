@@ -15,7 +15,7 @@ use http::{Method, Response, StatusCode};
 use super::answer::Rejection;
 use super::connection::{ClientConnection, Target};
 use super::response::ResponseBody;
-use crate::http::headers;
+use crate::http::{RawTarget, headers};
 use crate::observe::Flag;
 use crate::state::{Matched, PortRoutes, RuleSet};
 
@@ -170,6 +170,13 @@ fn routed(status: StatusCode, headers: HeaderMap) -> Reply {
     Reply::Routed(Box::new(response))
 }
 
+/// Does to a response of the waypoint itself what the rule does to those of backends. CORS comes apart.
+pub(super) fn edit_own_response(plan: &Plan, reply: &mut Reply) {
+    if let Reply::Routed(response) = reply {
+        plan.filters.response_headers.apply(response.headers_mut());
+    }
+}
+
 /// Chooses a backend, and changes the request for it.
 pub(super) fn forward(
     client: &ClientConnection,
@@ -212,11 +219,16 @@ fn redirect(
     head: &Parts,
     authority: Option<&Authority>,
 ) -> Result<Reply, Rejection> {
+    // What the filter does not edit stays as it was written.
+    let path = match to.edits_path() {
+        true => path(&head.uri),
+        false => Cow::Borrowed(head.uri.path()),
+    };
     let target = RequestTarget {
         scheme: "http",
         authority: authority.map_or("", Authority::as_str),
         port: frontend.port(),
-        path: &path(&head.uri),
+        path: &path,
         query: head.uri.query(),
     };
     let location = to.location(&target).map_err(Rejection::bad_request)?;
@@ -229,6 +241,8 @@ fn rewrite(to: &Rewrite, head: &mut Parts, authority: &mut Option<Authority>) ->
         let mut parts = head.uri.clone().into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(edited).map_err(|error| error.to_string())?);
         head.uri = Uri::from_parts(parts).map_err(|error| error.to_string())?;
+        // What the client wrote would take the place of the new path again.
+        head.extensions.remove::<RawTarget>();
     }
     if let Some(host) = to.host() {
         *authority = Some(Authority::try_from(host.as_bytes()).map_err(|error| error.to_string())?);

@@ -162,6 +162,7 @@ fn denials_audits_and_retries_are_counted_by_rule() {
     record.decided(&Decision {
         verdict: Verdict::Deny,
         reason: Reason::DeniedBy("shop/orders/no-deletes".into()),
+        denied_by: None,
         audited: vec!["shop/orders/watched".into()],
     });
     record.answered(StatusCode::FORBIDDEN, &HeaderMap::new());
@@ -339,6 +340,7 @@ fn the_access_log_has_both_identities_and_what_decided() {
         record.decided(&Decision {
             verdict: Verdict::Allow,
             reason: Reason::AllowedBy("shop/orders/readers".into()),
+            denied_by: None,
             audited: Vec::new(),
         });
         record.sent_to(&endpoint);
@@ -382,6 +384,7 @@ fn the_access_log_has_both_identities_and_what_decided() {
         record.decided(&Decision {
             verdict: Verdict::Deny,
             reason: Reason::DeniedBy("shop/orders/no-reads".into()),
+            denied_by: None,
             audited: Vec::new(),
         });
         record.refused_for(&endpoint);

@@ -5,18 +5,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_hbone::{ConnectError, HboneConfig, HbonePool, OpenError, PoolKey};
+use ambit_hbone::{ConnectError, HboneConfig, HbonePool, HboneStream, OpenError, PoolKey};
 use ambit_runtime::prepare_socket;
 use ambit_tls::IdentityLease;
+use ambit_wire::names::{HEADER_GUARD, guarded};
 use http::StatusCode;
+use http::uri::Authority;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::connection::{Transport, UpstreamIo};
 use super::destination::Destination;
 
 /// How long what was sent to a plaintext endpoint may stay without an acknowledgement: then its node is gone, and the connection fails.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// How long a connection that a guard has denied is tried again, and the pauses in between.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+/// Connections that wait so at once; what is denied past it fails at once.
+const MOST_GUARDED: usize = 1024;
 
 /// Why there is no connection to the application. It has seen nothing of the request.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -98,6 +108,7 @@ pub(super) struct Connector {
     lease: IdentityLease,
     connect_timeout: Duration,
     age: Duration,
+    guarded: Semaphore,
     /// In the place of a pod's UID in pool keys: all connections are made from here.
     here: Arc<str>,
     #[cfg(feature = "testing")]
@@ -111,6 +122,7 @@ impl Connector {
             hbone: HbonePool::new(config),
             age,
             lease,
+            guarded: Semaphore::new(MOST_GUARDED),
             here: Arc::from(""),
             #[cfg(feature = "testing")]
             endpoints: std::sync::OnceLock::new(),
@@ -134,6 +146,39 @@ impl Connector {
         self.endpoints.get()?.send(far).ok().map(|()| near)
     }
 
+    /// A tunnel to the application. A guard of this namespace that does not admit this waypoint is older than what the waypoint serves, or its
+    /// node has yet to hear of it: it is asked again for a while.
+    async fn tunnel(
+        &self,
+        key: &PoolKey,
+        authority: &Authority,
+        address: SocketAddr,
+    ) -> Result<HboneStream, OpenError> {
+        let until = Instant::now() + GUARD_TIMEOUT;
+        let (mut pause, mut place) = (FIRST_PAUSE, None);
+        loop {
+            let opened = self
+                .hbone
+                .open(key, &self.lease, authority, || dial(address))
+                .await;
+            let guard = opened
+                .as_ref()
+                .err()
+                .and_then(|error| error.denied_with(HEADER_GUARD));
+            let own = guard
+                .and_then(guarded)
+                .is_some_and(|(namespace, _)| namespace == self.lease.identity().namespace());
+            if place.is_none() {
+                place = self.guarded.try_acquire().ok().filter(|_| own);
+            }
+            if !own || place.is_none() || Instant::now() >= until {
+                return opened;
+            }
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
     async fn transport(&self, to: &Destination) -> Result<Transport, ConnectFailure> {
         #[cfg(feature = "testing")]
         if let Some(memory) = self.in_memory() {
@@ -154,10 +199,7 @@ impl Connector {
                     Arc::new(io::Error::other::<http::uri::InvalidUri>(error)),
                 )
             })?;
-            let stream = self
-                .hbone
-                .open(&key, &self.lease, &authority, || dial(address))
-                .await?;
+            let stream = Box::pin(self.tunnel(&key, &authority, address)).await?;
             Transport::Hbone(stream.into_io())
         } else {
             let failed = |error| ConnectFailure::Tcp(to.address, Arc::new(error));

@@ -8,7 +8,7 @@ use ambit_identity::SpiffeId;
 use ambit_policy::Decision;
 use ambit_runtime::{Holder, Share};
 use ambit_tls::accept_peer;
-use ambit_wire::names::{GUARD_PREFIX, HEADER_DENIED, HEADER_GUARD};
+use ambit_wire::names::{HEADER_DENIED, HEADER_GUARD, guarded};
 use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -73,10 +73,13 @@ pub(super) async fn serve(
     }
 }
 
-/// Whether what denies is a guard: the way is through a waypoint.
-fn is_guard(denial: &Decision) -> bool {
-    let policy = denial.reason.policy().and_then(|name| name.split_once('/'));
-    policy.is_some_and(|(_, name)| name.starts_with(GUARD_PREFIX))
+/// The guard that denies, if it is one: the way is through a waypoint.
+fn guard(denial: &Decision) -> Option<HeaderValue> {
+    let name = denial
+        .denied_by
+        .as_deref()
+        .filter(|name| guarded(name).is_some())?;
+    HeaderValue::from_str(name).ok()
 }
 
 /// Serves the CONNECT requests of one HBONE connection.
@@ -141,9 +144,9 @@ impl HboneHandler for Handler {
         attempt.report_audit(&workload, &decision);
         let record = attempt.record(&workload);
         if !decision.is_allowed() {
-            match is_guard(&decision) {
-                true => request.refuse_with(StatusCode::UNAUTHORIZED, GUARD, HeaderValue::from_static("1")),
-                false => request.refuse(StatusCode::UNAUTHORIZED),
+            match guard(&decision) {
+                Some(name) => request.refuse_with(StatusCode::UNAUTHORIZED, GUARD, name),
+                None => request.refuse(StatusCode::UNAUTHORIZED),
             }
             return record.deny(&decision);
         }

@@ -4,11 +4,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_hbone::{ConnectRequest, HboneConfig, HboneHandler, RequestRefusal, serve_hbone};
+use ambit_identity::SpiffeId;
 use ambit_tls::testing::TestCa;
+use ambit_tls::{CertificateManager, ManagerConfig, accept_tls};
+use ambit_wire::names::{HEADER_GUARD, PORT_HBONE};
 use ambit_wire::security::{self, Authorization};
 use ambit_wire::workload::{Service, TunnelProtocol, Workload};
 use ambit_ztunnel::Limits;
-use tokio::net::TcpStream;
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::at;
 use crate::control_plane::{ControlPlane, deny, endpoint_of, service, workload};
@@ -30,6 +37,7 @@ struct Shop {
     client: Ipv4Addr,
     vip: Ipv4Addr,
     backend: SocketAddr,
+    ca: Arc<TestCa>,
     _waypoint: Replica,
 }
 
@@ -68,6 +76,7 @@ impl Shop {
             client,
             vip,
             backend,
+            ca,
             _waypoint: waypoint,
         };
         until("the way is known", async || {
@@ -250,4 +259,94 @@ async fn denial_by_a_rule_is_not_waited_for() {
     let mut tcp = shop.call(at(shop.vip, 80)).await;
     let refused = tokio::time::timeout(WAIT, greeting(&mut tcp)).await.unwrap();
     assert!(refused.is_err());
+}
+
+/// Of another service with the same pods that is bound and not guarded: it says nothing of the way to this one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waypoint_of_another_service_of_the_pods_is_no_way_that_is_known() {
+    let shop = Shop::open(LONG, 1).await;
+    let backend = workload("backend", ip(shop.backend), TunnelProtocol::Hbone);
+    let backend = endpoint_of(backend, "shop", 80, shop.backend.port());
+    shop.near
+        .set_workload(endpoint_of(backend, "other", 80, shop.backend.port()));
+    shop.near.set_service(Service {
+        waypoint: binding(),
+        ..service("other", address(), 80)
+    });
+    until("the other one is known", async || {
+        let dump = shop.client_node.config_dump().await;
+        dump["services"]["test/other.test.svc.cluster.local"]["endpoints"]
+            .as_array()
+            .is_some_and(|endpoints| endpoints.len() == 1)
+    })
+    .await;
+    shop.close().await;
+    let mut tcp = shop.call(at(shop.vip, 80)).await;
+    shop.denied_again().await;
+    shop.near.set_service(shop.bound());
+    assert_eq!(greeting(&mut tcp).await.unwrap(), "waypoint-1");
+}
+
+/// Denies each CONNECT as the guard does, when it is let.
+struct Denier {
+    asked: Semaphore,
+    go_on: Semaphore,
+}
+
+impl HboneHandler for Denier {
+    async fn connect(self: Arc<Self>, request: ConnectRequest) {
+        self.asked.add_permits(1);
+        self.go_on.acquire().await.unwrap().forget();
+        request.refuse_with(
+            StatusCode::UNAUTHORIZED,
+            HeaderName::from_static(HEADER_GUARD),
+            HeaderValue::from_static("test/ambit-guard-shop"),
+        );
+    }
+
+    fn refused(&self, refusal: &RequestRefusal) {
+        panic!("{refusal}");
+    }
+}
+
+/// The route was made before the update, and the denial comes after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn binding_that_arrives_before_the_denial_is_used() {
+    let mut shop = Shop::open(LONG, 1).await;
+    let (ca, server) = (Arc::clone(&shop.ca), address());
+    let denier = Arc::new(Denier {
+        asked: Semaphore::new(0),
+        go_on: Semaphore::new(0),
+    });
+    let lease = CertificateManager::new(ca as _, ManagerConfig::default())
+        .lease(SpiffeId::new("cluster.local", "test", "backend").unwrap());
+    let certificate = lease.certificate(WAIT).await.unwrap();
+    let listener = TcpListener::bind(at(server, PORT_HBONE)).await.unwrap();
+    let handler = Arc::clone(&denier);
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let (tls, _) = accept_tls(tcp, &certificate).await.unwrap();
+        let config = HboneConfig::default();
+        serve_hbone(tls, &config, CancellationToken::new(), handler)
+            .await
+            .ok();
+    });
+    shop.backend = at(server, shop.backend.port());
+    let moved = workload("backend", server, TunnelProtocol::Hbone);
+    shop.near
+        .set_workload(endpoint_of(moved, "shop", 80, shop.backend.port()));
+    until("the backend is known", async || {
+        shop.client_node.config_dump().await["workloads"][server.to_string()].is_object()
+    })
+    .await;
+    let mut tcp = shop.call(at(shop.vip, 80)).await;
+    denier.asked.acquire().await.unwrap().forget();
+    shop.near.set_service(shop.bound());
+    until("the binding is known", async || {
+        let dump = shop.client_node.config_dump().await;
+        dump["services"]["test/shop.test.svc.cluster.local"]["waypoint"].is_object()
+    })
+    .await;
+    denier.go_on.add_permits(1);
+    assert_eq!(greeting(&mut tcp).await.unwrap(), "waypoint-1");
 }

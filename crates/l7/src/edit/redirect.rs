@@ -27,7 +27,7 @@ pub struct RequestTarget<'a> {
     pub authority: &'a str,
     /// The port of the frontend (the API's "listener port"): for a Service as parent, its port.
     pub port: u16,
-    /// The path that the rule matched.
+    /// The path that the rule matched; for a redirect that [edits no path](Redirect::edits_path), as it was requested.
     pub path: &'a str,
     /// What follows the `?`.
     pub query: Option<&'a str>,
@@ -69,6 +69,11 @@ impl Redirect {
             path,
             status,
         })
+    }
+
+    /// Whether the path of the response is another than that of the request.
+    pub fn edits_path(&self) -> bool {
+        self.path.is_some()
     }
 
     /// The status of the response.

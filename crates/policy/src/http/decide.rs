@@ -63,6 +63,7 @@ pub fn evaluate(rules: &[HttpRule], request: &HttpRequest<'_>) -> Decision {
     Decision {
         verdict,
         reason,
+        denied_by: denied.map(|rule| rule.name.clone()),
         audited,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ambit_l7::RouteTable;
+use ambit_wire::workload::AppProtocol;
 use ambit_wire::{features, waypoint as wire, waypoint_route};
 
 use super::RouteId;
@@ -19,6 +20,8 @@ pub(super) enum RefError {
     NotPermitted,
     /// `BackendNotFound`
     NotFound,
+    /// `UnsupportedProtocol`
+    Protocol,
 }
 
 impl RefError {
@@ -27,6 +30,7 @@ impl RefError {
             Self::Kind => "InvalidKind",
             Self::NotPermitted => "RefNotPermitted",
             Self::NotFound => "BackendNotFound",
+            Self::Protocol => "UnsupportedProtocol",
         }
     }
 }
@@ -194,13 +198,22 @@ impl Resolver<'_> {
         let service = service.filter(|_| !self.index.is_waypoint_service(&key));
         let service = service.ok_or_else(|| (RefError::NotFound, missing()))?;
         let port = reference.port.and_then(|port| u16::try_from(port).ok());
-        let Some(port) = port.filter(|port| service.ports.values().any(|p| p.port == *port)) else {
+        let found = port.and_then(|port| service.ports.values().find(|p| p.port == port));
+        let Some(found) = found else {
             let named = reference
                 .port
                 .map_or("no port".to_owned(), |port| port.to_string());
             let text = format!("Service {namespace}/{} has no TCP port {named}", key.name);
             return Err((RefError::NotFound, text));
         };
+        let port = found.port;
+        if found.protocol == AppProtocol::Tls && !self.id.is_of_connections() {
+            let text = format!(
+                "port {port} of Service {namespace}/{} has TLS by its appProtocol, and a waypoint sends HTTP in clear",
+                key.name
+            );
+            return Err((RefError::Protocol, text));
+        }
         let name = build::service_name(&self.index.config, &key);
         self.backends.insert(key);
         Ok((name, port.into()))

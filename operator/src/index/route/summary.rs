@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use ambit_wire::workload::AppProtocol;
+
 use super::conflict::Conflict;
 use super::resolve::{Check, Resolved};
 use super::{Known, RouteId, RouteRecord, ports};
 use crate::gateway::ParentRef;
-use crate::index::{Index, Key};
+use crate::index::service::PortRecord;
+use crate::index::{Index, Key, ServiceRecord};
 
 /// What a condition is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl Index {
         let accepted = self.route_accepted(record, check, parent, service, &conflict);
         let programmed = match accepted.status {
             true if conflict.is_whole() => condition("Programmed", false, "Conflicted", conflict.message()),
-            true => self.route_programmed(service),
+            true => self.route_programmed(id, parent, service),
             false => condition("Programmed", false, "NotAccepted", accepted.message.clone()),
         };
         let failure = match id.is_of_connections() {
@@ -116,7 +119,11 @@ impl Index {
             }
         });
         if partly {
-            let message = format!("{}; requests that match these rules get 500", invalid(check));
+            // The API prescribes how it begins.
+            let message = format!(
+                "Dropped Rule: {}; requests that match these rules get 500",
+                invalid(check)
+            );
             conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", message));
         }
         conditions.push(programmed);
@@ -164,7 +171,19 @@ impl Index {
         condition("Accepted", true, "Accepted", message)
     }
 
-    fn route_programmed(&self, service: &Key) -> RouteCondition {
+    fn route_programmed(&self, id: &RouteId, parent: &ParentRef, service: &Key) -> RouteCondition {
+        let found = self.services.get(service);
+        if let Some(found) = found.filter(|found| !id.is_of_connections() && is_opaque(parent, found)) {
+            let name = &service.name;
+            let names: Vec<String> = attached(parent, found)
+                .map(|port| port.port.to_string())
+                .collect();
+            let message = format!(
+                "connections to port {} of Service {name} pass as they are, since its appProtocol is TCP or TLS: no route for requests applies",
+                names.join(", ")
+            );
+            return condition("Programmed", false, "UnsupportedProtocol", message);
+        }
         let plan = self.plans.get(&service.namespace);
         let (status, reason, message) = match plan {
             Some(plan) => plan.routed(service),
@@ -172,6 +191,19 @@ impl Index {
         };
         condition("Programmed", status, reason, message)
     }
+}
+
+/// The ports of a Service that a route is attached to.
+fn attached<'a>(parent: &ParentRef, service: &'a ServiceRecord) -> impl Iterator<Item = &'a PortRecord> {
+    let only = ports(parent, service).unwrap_or_default();
+    let all = service.ports.values();
+    all.filter(move |port| only.is_empty() || only.contains(&port.port))
+}
+
+/// Whether a waypoint sees no request at any of them.
+fn is_opaque(parent: &ParentRef, service: &ServiceRecord) -> bool {
+    let mut protocols = attached(parent, service).map(|port| port.protocol).peekable();
+    protocols.peek().is_some() && protocols.all(|one| matches!(one, AppProtocol::Tcp | AppProtocol::Tls))
 }
 
 fn invalid(check: &Check) -> String {

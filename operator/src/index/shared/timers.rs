@@ -53,8 +53,8 @@ impl Timers {
 }
 
 impl SharedIndex {
-    /// Lets what changes by itself change when its time has come, until `stop`: bindings settle, and waypoints stop serving what has left
-    /// them. Run it once, beside everything that changes the index.
+    /// Lets what changes by itself change when its time has come, until `stop`: waypoints stop serving what has left them, nodes hear of pods
+    /// that leave, edits of rules are no longer counted. Run it once, beside everything that changes the index.
     pub async fn run_timers(&self, stop: &CancellationToken) {
         loop {
             let wait = async {

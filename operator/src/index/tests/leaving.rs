@@ -38,7 +38,7 @@ fn plaintext_is_taken_before_anybody_speaks_it_and_hbone_spoken_until_the_redire
     let mut world = World::strict();
     world.namespace("shop", None);
     assert!(world.is_leaving());
-    world.second();
+    world.leave();
     assert!(!world.captured() && world.hbone());
     // Its node has taken the redirection away; its listeners stay for those who hear of it late.
     world.pod(&pod("a", "10.0.0.1"));
@@ -57,7 +57,7 @@ fn a_pod_that_opts_out_leaves_in_the_same_way() {
     world.pod(&out);
     assert!(world.is_leaving());
     assert_eq!(world.capture("u-a").unwrap().reason, "");
-    world.second();
+    world.leave();
     let told = world.capture("u-a").unwrap();
     assert_eq!((told.capture, told.reason.as_str()), (false, "OptedOut"));
 }
@@ -71,13 +71,13 @@ fn one_that_comes_back_in_time_stays_and_leaves_anew() {
     let first = std::mem::take(&mut world.timers);
     world.namespace("shop", None);
     let second = std::mem::replace(&mut world.timers, first);
-    world.second();
+    world.leave();
     assert!(
         world.is_leaving(),
         "the time of the first leaving is not the second's"
     );
     world.timers = second;
-    world.second();
+    world.leave();
     assert!(!world.captured());
 }
 
@@ -87,7 +87,7 @@ fn nodes_undo_their_work_when_the_last_pod_may_go() {
     world.index.set_mesh(None);
     world.flush();
     assert!(world.is_leaving() && !world.node_config.uninstall);
-    world.second();
+    world.leave();
     assert!(!world.captured() && world.node_config.uninstall);
 
     // One that is deleted meanwhile keeps nobody waiting.
@@ -96,7 +96,7 @@ fn nodes_undo_their_work_when_the_last_pod_may_go() {
     world.flush();
     world.delete_pod("shop", "a");
     assert!(world.node_config.uninstall);
-    world.second();
+    world.leave();
 }
 
 #[test]

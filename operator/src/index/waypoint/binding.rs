@@ -102,7 +102,7 @@ impl Asked {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Binding {
     pub(super) asked: Asked,
-    /// What ztunnels are told: what is asked for, once the waypoint has been ready. It is in the way of every connection to the Service.
+    /// What ztunnels are told: what is asked for, once the waypoint has been ready.
     pub(super) in_force: Option<String>,
     pub(super) applying: Applying,
     /// Routes that apply to it, that with precedence first.

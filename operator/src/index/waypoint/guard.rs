@@ -122,15 +122,17 @@ fn of_waypoint(waypoint: &str) -> String {
     format!("{GUARD_PREFIX}:{waypoint}")
 }
 
-/// Waypoints through which connections to a Service may come: now, before long, or still, from callers that have not heard of its change.
+/// Waypoints through which connections to a Service may come: now, before long, or still, as callers have not heard of its change, or what is
+/// open has not ended.
 fn ways(service: &str, binding: &Binding, plan: &Plan) -> BTreeSet<String> {
     let asked = binding.asked.waypoint();
     let asked = asked.filter(|w| plan.waypoints.get(*w).is_some_and(|w| w.proven));
     let all = asked.into_iter().chain(binding.in_force.as_deref());
-    let lingering = plan.waypoints.iter();
-    let lingering = lingering.filter(|(_, w)| w.proven && w.lingering.contains_key(service));
+    // Of one that drains, a control plane that has just started does not know what it served.
+    let leaving = plan.waypoints.iter();
+    let leaving = leaving.filter(|(_, w)| w.is_draining() || w.proven && w.lingering.contains_key(service));
     let all = all.map(str::to_owned);
-    all.chain(lingering.map(|(name, _)| name.clone())).collect()
+    all.chain(leaving.map(|(name, _)| name.clone())).collect()
 }
 
 /// Pods behind a Service. An endpoint is listed a moment after its pod has an address, and may listen by then: those that the Service selects

@@ -1,6 +1,7 @@
 //! The plan of a namespace, made from its records and the plan before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ambit_crds::{TargetKind, labels};
 
@@ -103,14 +104,24 @@ pub(in crate::index) struct Waypoint {
     pub(super) workload_authorization: Vec<String>,
     /// Services in its configuration.
     pub(super) served: BTreeSet<String>,
-    /// Those of them that are no longer bound to it.
+    /// Services that are no longer bound to it: it serves them, and then what is open may end.
     pub(super) lingering: BTreeMap<String, Lingering>,
+}
+
+impl Waypoint {
+    /// Nothing asks for it any more, and it runs.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.wanted && self.proven
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lingering {
     pub(super) timer: u64,
+    /// The time of the timer is over.
     pub(super) over: bool,
+    /// It takes new connections to the Service. Else those that are open may go on until the drain deadline.
+    pub(super) served: bool,
 }
 
 /// What a pod has from waypoints.
@@ -200,11 +211,11 @@ impl Maker<'_> {
         plan
     }
 
-    /// A timer for the end of what `waypoint` still serves of a Service.
-    fn start(&mut self, service: &str, waypoint: &str) -> u64 {
+    /// A timer for the end of a time in which a Service still has to do with `waypoint`.
+    fn start(&mut self, service: &str, waypoint: &str, after: Duration) -> u64 {
         self.timer += 1;
         self.timers.push(Timer {
-            after: LINGER,
+            after,
             namespace: self.namespace.to_owned(),
             subject: service.to_owned(),
             what: What::Lingered(waypoint.to_owned()),
@@ -433,18 +444,30 @@ impl Maker<'_> {
                 }
                 let before = self.before.services.get(service);
                 if before.is_some_and(|b| b.in_force.as_ref() == Some(name)) {
-                    let timer = self.start(service, name);
-                    waypoint
-                        .lingering
-                        .insert(service.clone(), Lingering { timer, over: false });
+                    let lingering = Lingering {
+                        timer: self.start(service, name, LINGER),
+                        over: false,
+                        served: true,
+                    };
+                    waypoint.lingering.insert(service.clone(), lingering);
                 }
             }
             // One that is not wanted drains: it keeps what it has until its Service is gone.
-            let draining = !waypoint.wanted && waypoint.proven;
+            let draining = waypoint.is_draining();
+            waypoint.lingering.retain(|service, lingering| {
+                if lingering.over && lingering.served && !draining {
+                    *lingering = Lingering {
+                        timer: self.start(service, name, self.index.drain_deadline()),
+                        over: false,
+                        served: false,
+                    };
+                }
+                (!lingering.over || draining) && plan.services.contains_key(service)
+            });
+            let lingering = waypoint.lingering.iter().filter(|(_, l)| l.served);
             waypoint
-                .lingering
-                .retain(|s, l| (!l.over || draining) && plan.services.contains_key(s));
-            waypoint.served.extend(waypoint.lingering.keys().cloned());
+                .served
+                .extend(lingering.map(|(service, _)| service.clone()));
         }
     }
 }

@@ -296,3 +296,27 @@ async fn connect_and_foreign_upgrades_are_not_passed_on() {
     }
     assert_eq!(application.seen(), 3);
 }
+
+/// RFC 9110 §9.3.2: a response to HEAD has no content, whatever it is about.
+#[tokio::test]
+async fn head_gets_no_content_from_the_waypoint_itself() {
+    let mesh = Mesh::new().await;
+    let (mut one, mut two) = (mesh.http1(80).await, mesh.http2(80).await);
+    let head = |uri: &str| {
+        Request::head(uri)
+            .header("host", "server")
+            .body(full(""))
+            .unwrap()
+    };
+    for answer in [one.send(head("/")).await, two.send(head("http://server/")).await] {
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let length: usize = answer.headers()["content-length"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(length > 0);
+        assert_eq!(whole(answer).await.2, "");
+    }
+    assert_eq!(one.get("/").await.2, "no healthy endpoint of shop/server\n");
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ambit_wire::workload::TunnelProtocol;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
@@ -206,4 +206,34 @@ async fn expired_wait_uses_the_record() {
         (status, reason.as_str()),
         (StatusCode::SERVICE_UNAVAILABLE, "upstream: connection refused")
     );
+}
+
+/// The guard of the pod's node is older than what this waypoint serves.
+#[tokio::test]
+async fn late_guard_of_the_own_namespace_is_waited_for() {
+    let mesh = Mesh::new().await;
+    let application = Application::start_at(own_address(), async |_| Response::new(full("served"))).await;
+    let ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
+    ztunnel.guard.lock().0 = Some("shop/ambit-guard-server");
+    let mut client = mesh.http1(80).await;
+    let response = tokio::spawn(async move { client.get("/").await });
+    while ztunnel.guard.lock().1 < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ztunnel.guard.lock().0 = None;
+    assert_eq!(response.await.unwrap().0, StatusCode::OK);
+}
+
+/// No waypoint of this namespace is admitted there, so nothing will change.
+#[tokio::test]
+async fn guard_of_another_namespace_refuses_at_once() {
+    let mesh = Mesh::new().await;
+    let application = Application::start_at(own_address(), async |_| Response::new(full("served"))).await;
+    let ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
+    ztunnel.guard.lock().0 = Some("bank/ambit-guard-server");
+    let (status, reason, _) = mesh.http1(80).await.get("/").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reason.contains("denies the waypoint"), "{reason}");
+    // Once, and once more for the endpoint that has not seen the request.
+    assert!(ztunnel.guard.lock().1 <= 2);
 }

@@ -62,6 +62,7 @@ async fn without_the_access_log_only_denials_and_failures_are_logged() {
     record(false).deny(&ambit_policy::Decision {
         verdict: ambit_policy::Verdict::Deny,
         reason: ambit_policy::Reason::DeniedBy("test/no-foe".into()),
+        denied_by: None,
         audited: Vec::new(),
     });
     let denial = log.take();

@@ -1,12 +1,13 @@
 //! Connections that a guard has denied: it keeps the ways around a waypoint closed.
 //!
 //! A node hears of a waypoint, or that there is none any more, a moment before or after the destination's node does. A
-//! caller that knows of no waypoint there cannot be blamed, so its connection is tried again: as soon as its own node
+//! caller that does not know of the waypoint cannot be blamed, so its connection is tried again: as soon as its own node
 //! hears of the waypoint, and from time to time, since the guard may go.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ambit_wire::names;
 use tokio::time::{Instant, timeout_at};
 
 use super::reach::Failure;
@@ -39,12 +40,10 @@ impl Guarded {
         route: Option<&Route>,
         failure: &Failure,
     ) -> bool {
-        let Some(route) = route.filter(|_| failure.is_guarded()) else {
+        // What a waypoint responds is not about ways around one.
+        let (Some(route), Some(guard)) = (route.filter(|r| r.waypoint.is_none()), failure.guard()) else {
             return false;
         };
-        if is_known(proxy, route) {
-            return false;
-        }
         if self.0.is_none() {
             self.0 = pod.guarded.take(1).map(|place| Waiting {
                 until: Instant::now() + proxy.limits.guard_timeout,
@@ -57,6 +56,9 @@ impl Guarded {
         };
         let now = Instant::now();
         if now >= waiting.until {
+            return false;
+        }
+        if !leads_elsewhere(proxy, ends) && is_known(proxy, route, guard) {
             return false;
         }
         let mut changes = proxy.state.addresses_changed();
@@ -75,11 +77,20 @@ impl Guarded {
     }
 }
 
-/// Whether the client's node knows of the waypoint, so that this way is around it.
-fn is_known(proxy: &Proxy, route: &Route) -> bool {
-    let workload = route.workload.as_ref();
-    route.waypoint.is_some()
-        || workload.is_some_and(|workload| proxy.state.is_behind_waypoint(workload, route.target.port()))
+/// Whether the client's node knows of the waypoint that the guard is about, so that this way is around it.
+fn is_known(proxy: &Proxy, route: &Route, guard: &str) -> bool {
+    let (Some(workload), Some((namespace, guarded))) = (&route.workload, names::guarded(guard)) else {
+        return true;
+    };
+    // As it is now: the route may be from before an update.
+    let Some(workload) = proxy.state.mesh().workload(&workload.uid) else {
+        return false;
+    };
+    match guarded {
+        names::Guarded::Service(name) => proxy.state.is_bound(&workload, namespace, name),
+        // One behind rules of a Service has none at its own address, and is closed for good.
+        names::Guarded::Pods => workload.waypoint.is_some() || proxy.state.is_any_bound(&workload),
+    }
 }
 
 /// Whether the route is through a waypoint by now.

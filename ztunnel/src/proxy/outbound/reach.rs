@@ -61,9 +61,12 @@ impl Failure {
         }
     }
 
-    /// Whether a guard has denied it: the way there is through a waypoint.
-    pub(super) fn is_guarded(&self) -> bool {
-        matches!(self, Self::Tunnel(OpenError::Refused { headers, .. }) if headers.contains_key(HEADER_GUARD))
+    /// The guard that has denied it, by its full name: the way there is through a waypoint.
+    pub(super) fn guard(&self) -> Option<&str> {
+        match self {
+            Self::Tunnel(error) => error.denied_with(HEADER_GUARD),
+            _ => None,
+        }
     }
 
     /// Whether nothing was heard from there.

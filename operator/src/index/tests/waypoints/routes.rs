@@ -325,6 +325,8 @@ fn a_rule_that_is_not_supported_is_closed_and_the_others_hold() {
     let conditions = world.conditions("shop", "split");
     assert_eq!(conditions[0], ("Accepted", true, "Accepted"));
     assert_eq!(conditions[2], ("PartiallyInvalid", true, "UnsupportedValue"));
+    let message = world.said_of_route("split", "PartiallyInvalid").message;
+    assert!(message.starts_with("Dropped Rule"), "{message}");
     let rules = &world.routes_of("waypoint")["HTTPRoute/shop/split"].rules;
     assert_eq!(
         rules[1].invalid,
@@ -438,4 +440,52 @@ fn methods_of_grpc_are_read_from_the_same_fields() {
     let rule = &world.routes_of("waypoint")["GRPCRoute/shop/calls"].rules[0];
     let method = rule.matches[0].grpc.as_ref().unwrap();
     assert_eq!((&*method.service, &*method.method), ("shop.Orders", "Get"));
+}
+
+/// A waypoint sends requests in clear, and sees none in what it passes through.
+#[test]
+fn ports_that_are_not_http_are_said_to_be_so() {
+    let mut world = World::canary();
+    world.waypoint("shop", "waypoint", true);
+    let with_protocol = |name: &str, ip: &str, protocol: &str| {
+        json!({
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"clusterIP": ip, "ports": [{"name": "main", "port": 80, "targetPort": 8080, "appProtocol": protocol}]},
+        })
+    };
+    world.service(with_protocol("web-v2", "10.96.0.2", "https"));
+    world.route("shop", "split", split());
+    let resolved = world.said_of_route("split", "ResolvedRefs");
+    assert_eq!((resolved.status, resolved.reason), (false, "UnsupportedProtocol"));
+    assert!(
+        resolved
+            .message
+            .contains("port 80 of Service shop/web-v2 has TLS"),
+        "{}",
+        resolved.message
+    );
+    world.service(with_protocol("web-v2", "10.96.0.2", "http"));
+    assert!(world.said_of_route("split", "ResolvedRefs").status);
+    for protocol in ["tcp", "https"] {
+        world.service(with_protocol("web", "10.96.0.1", protocol));
+        let programmed = world.said_of_route("split", "Programmed");
+        assert_eq!(
+            (programmed.status, programmed.reason),
+            (false, "UnsupportedProtocol")
+        );
+    }
+    world.service(with_protocol("web", "10.96.0.1", "http"));
+    assert!(world.said_of_route("split", "Programmed").status);
+}
+
+impl World {
+    fn said_of_route(&self, route: &str, kind: &str) -> crate::index::RouteCondition {
+        let id = RouteId::new::<HttpRouteKind>(&Key::new("shop", route));
+        let summary = self.index.route_summary(&id).unwrap();
+        let mut conditions = summary.parents[0].conditions.iter();
+        conditions
+            .find(|condition| condition.kind == kind)
+            .unwrap()
+            .clone()
+    }
 }

@@ -1,3 +1,4 @@
+use super::guards::{CLIENT_ID, WAYPOINT_ID};
 use super::*;
 
 const GUARD: &str = "shop/ambit-guard-web";
@@ -159,4 +160,35 @@ fn a_waypoint_goes_on_with_hbone_until_a_leaving_pods_redirection_is_away() {
     // Its node has taken the redirection away.
     world.pod(&pod("a", "10.0.0.1"));
     assert!(!hbone(&world));
+}
+
+/// What is open on the first one may go on until the drain deadline: its pods have to admit it.
+#[test]
+fn moved_service_admits_the_waypoint_that_it_has_left_until_the_drain_deadline() {
+    let mut world = World::protected();
+    world.web_service("shop", "api", "10.96.0.2", use_waypoint("waypoint"));
+    world.waypoint("shop", "edge", true);
+    world.web_service("shop", "web", "10.96.0.1", use_waypoint("edge"));
+    assert!(world.admits("a", 8080, Some(WAYPOINT_ID)));
+    world.expire(|_| true);
+    assert_eq!(world.served("waypoint"), ["api"]);
+    assert!(world.admits("a", 8080, Some(WAYPOINT_ID)));
+    assert_eq!(world.timers.len(), 1);
+    assert_eq!(world.timers[0].after, std::time::Duration::from_secs(60));
+    world.expire(|_| true);
+    assert!(!world.admits("a", 8080, Some(WAYPOINT_ID)) && world.timers.is_empty());
+}
+
+/// A control plane that has just started has not seen what a waypoint served that drains.
+#[test]
+fn pods_admit_a_waypoint_that_drains_whoever_has_seen_it_serve_them() {
+    let mut world = World::shop();
+    world.waypoint("shop", "waypoint", true);
+    world.waypoint("shop", "edge", true);
+    world.web_service("shop", "web", "10.96.0.1", use_waypoint("edge"));
+    world.policy("orders", orders());
+    assert!(!world.summary("waypoint").unwrap().desired);
+    assert!(world.admits("a", 8080, Some(WAYPOINT_ID)) && !world.admits("a", 8080, Some(CLIENT_ID)));
+    world.taken_down("waypoint");
+    assert!(!world.admits("a", 8080, Some(WAYPOINT_ID)));
 }

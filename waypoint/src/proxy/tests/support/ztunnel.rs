@@ -25,6 +25,7 @@ pub(in super::super) struct Ztunnel {
     pub(in super::super) gate: Arc<tokio::sync::Mutex<()>>,
     /// New streams wait while it is held.
     pub(in super::super) streams: Arc<tokio::sync::Mutex<()>>,
+    pub(in super::super) guard: Guard,
     stop: CancellationToken,
 }
 
@@ -34,7 +35,13 @@ impl Drop for Ztunnel {
     }
 }
 
-struct Gateway(Arc<tokio::sync::Mutex<()>>);
+struct Gateway {
+    held: Arc<tokio::sync::Mutex<()>>,
+    guard: Guard,
+}
+
+/// The name of a guard that denies everything, and how many streams it has denied.
+type Guard = Arc<parking_lot::Mutex<(Option<&'static str>, usize)>>;
 
 struct Unmetered;
 
@@ -45,7 +52,20 @@ impl Meter for Unmetered {
 
 impl HboneHandler for Gateway {
     async fn connect(self: Arc<Self>, request: ConnectRequest) {
-        drop(self.0.lock().await);
+        drop(self.held.lock().await);
+        let guard = {
+            let mut guard = self.guard.lock();
+            guard.1 += usize::from(guard.0.is_some());
+            guard.0
+        };
+        if let Some(guard) = guard {
+            let name = http::HeaderName::from_static(ambit_wire::names::HEADER_GUARD);
+            return request.refuse_with(
+                StatusCode::UNAUTHORIZED,
+                name,
+                http::HeaderValue::from_static(guard),
+            );
+        }
         match TcpStream::connect(request.authority()).await {
             Ok(tcp) => {
                 let stream = request.accept().unwrap();
@@ -68,6 +88,8 @@ impl Ztunnel {
         let delay = Arc::<parking_lot::Mutex<Duration>>::default();
         let (gate, streams) = (Arc::<tokio::sync::Mutex<()>>::default(), Arc::default());
         let held_streams = Arc::clone(&streams);
+        let guard = Guard::default();
+        let denying = Arc::clone(&guard);
         let stop = CancellationToken::new();
         let held = Arc::clone(&gate);
         let (seen, wait, stopped) = (Arc::clone(&peers), Arc::clone(&delay), stop.clone());
@@ -76,7 +98,10 @@ impl Ztunnel {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (lease, seen, stopped) = (lease.clone(), Arc::clone(&seen), stopped.clone());
                 let (wait, held) = (*wait.lock(), Arc::clone(&held));
-                let gateway = Arc::new(Gateway(Arc::clone(&held_streams)));
+                let gateway = Arc::new(Gateway {
+                    held: Arc::clone(&held_streams),
+                    guard: Arc::clone(&denying),
+                });
                 tokio::spawn(stopped.run_until_cancelled_owned(async move {
                     tokio::time::sleep(wait).await;
                     drop(held.lock().await);
@@ -96,6 +121,7 @@ impl Ztunnel {
             delay,
             gate,
             streams,
+            guard,
             stop,
         }
     }
