@@ -32,7 +32,7 @@ pub use invalid::{Invalid, check_requires, ip, service_key};
 pub use load::InUse;
 pub use membership::{Membership, ServicePort};
 pub use mesh::Mesh;
-pub use skew::{SKEW_TIMEOUT, Skew};
+pub use skew::{GUARD_TIMEOUT, GuardPauses, MOST_GUARDED, SKEW_TIMEOUT, Skew};
 pub use tables::Applied;
 pub use waypoint::Waypoint;
 pub use workload::{Protocol, Workload};

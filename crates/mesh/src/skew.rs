@@ -1,7 +1,8 @@
 //! Late updates about pods.
 //!
 //! A pod that joins or leaves the mesh is redirected before or after a proxy receives that. If the record of a pod
-//! cannot be true any more, a connection to the pod waits for the update instead of failing.
+//! cannot be true any more, a connection to the pod waits for the update instead of failing. So does one that a guard
+//! has denied, as the caller does not know of the waypoint, or the guard not of the caller.
 
 use std::time::Duration;
 
@@ -13,6 +14,38 @@ use crate::workload::Workload;
 
 /// How long connections wait for an update.
 pub const SKEW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection that a guard has denied is tried again.
+pub const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most connections that wait for a guard at once: of a pod, or in a waypoint.
+pub const MOST_GUARDED: usize = 1024;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+
+/// The pauses of one connection that a guard has denied.
+#[derive(Debug)]
+pub struct GuardPauses {
+    until: Instant,
+    pause: Duration,
+}
+
+impl GuardPauses {
+    /// From the first denial on, for this long.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            until: Instant::now() + timeout,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// When the pause that begins now is over, each twice as long as the one before; `None` when the time is.
+    pub fn next_end(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let end = self.until.min(now + self.pause);
+        self.pause = LONGEST_PAUSE.min(self.pause * 2);
+        (now < self.until).then_some(end)
+    }
+}
 
 /// Waits for updates about pods, up to a limit.
 #[derive(Debug)]

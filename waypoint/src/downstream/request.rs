@@ -35,7 +35,6 @@ pub(super) async fn handle(
     interim: Option<Interim>,
 ) -> Response<ResponseBody> {
     let pending = client.pending();
-    let is_head = request.method() == Method::HEAD;
     let grpc = client.http2 && request.method() == Method::POST && headers::is_grpc(request.headers());
     let mut response = match client.target() {
         Ok(target) => {
@@ -65,15 +64,6 @@ pub(super) async fn handle(
                 | StatusCode::METHOD_NOT_ALLOWED
                 | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         );
-    if is_head && let ResponseBody::Text(_) = response.body() {
-        // RFC 9110 §9.3.2: no content, but the length that it would have. hyper sees to it for HTTP/1 alone.
-        if let Some(length) = response.body().size_hint().exact() {
-            response
-                .headers_mut()
-                .insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        *response.body_mut() = ResponseBody::empty();
-    }
     *response.version_mut() = if client.http2 {
         Version::HTTP_2
     } else {
@@ -240,13 +230,7 @@ async fn pass<'a>(
     let of_plan = plan.and_then(|plan| plan.cors.as_ref());
     *cors = of_plan.map(|cors| cors.actual(&head.headers));
     let forward = match plan {
-        Some(plan) => {
-            let forward = route::forward(client, plan, target, &mut head, &mut authority);
-            Some(forward.map_err(|mut reply| {
-                route::edit_own_response(plan, &mut reply);
-                reply
-            })?)
-        }
+        Some(plan) => Some(route::forward(client, plan, target, &mut head, &mut authority)?),
         None => None,
     };
     let (frontend, target) = (target, forward.as_ref().map_or(target, |f| &f.target));

@@ -170,13 +170,6 @@ fn routed(status: StatusCode, headers: HeaderMap) -> Reply {
     Reply::Routed(Box::new(response))
 }
 
-/// Does to a response of the waypoint itself what the rule does to those of backends. CORS comes apart.
-pub(super) fn edit_own_response(plan: &Plan, reply: &mut Reply) {
-    if let Reply::Routed(response) = reply {
-        plan.filters.response_headers.apply(response.headers_mut());
-    }
-}
-
 /// Chooses a backend, and changes the request for it.
 pub(super) fn forward(
     client: &ClientConnection,
@@ -191,13 +184,13 @@ pub(super) fn forward(
     };
     let split = match &plan.action {
         Action::Forward(split) => split,
-        Action::Redirect(to) => return Err(redirect(to, frontend, head, authority.as_ref())?),
+        Action::Redirect(to) => return Err(redirect(plan, to, frontend, head, authority.as_ref())?),
         Action::Invalid => return Err(internal("the rule is not valid".to_owned()).into()),
     };
     let chosen = split.pick(rand::random());
     let chosen = chosen.ok_or_else(|| internal("no backend, or not a valid one".to_owned()))?;
     if let Some(to) = &chosen.filters.redirect {
-        return Err(redirect(to, frontend, head, authority.as_ref())?);
+        return Err(redirect(plan, to, frontend, head, authority.as_ref())?);
     }
     let target = client.backend(&chosen.id, chosen.port);
     let target = target.ok_or_else(|| internal(format!("backend {} has not been received", chosen.id)))?;
@@ -214,25 +207,25 @@ pub(super) fn forward(
 }
 
 fn redirect(
+    plan: &Plan,
     to: &Redirect,
     frontend: &Target,
     head: &Parts,
     authority: Option<&Authority>,
 ) -> Result<Reply, Rejection> {
-    // What the filter does not edit stays as it was written.
-    let path = match to.edits_path() {
-        true => path(&head.uri),
-        false => Cow::Borrowed(head.uri.path()),
-    };
     let target = RequestTarget {
         scheme: "http",
         authority: authority.map_or("", Authority::as_str),
         port: frontend.port(),
-        path: &path,
+        path: &path(&head.uri),
+        written: head.uri.path(),
         query: head.uri.query(),
     };
     let location = to.location(&target).map_err(Rejection::bad_request)?;
-    Ok(routed(to.status(), HeaderMap::from_iter([(LOCATION, location)])))
+    let mut headers = HeaderMap::from_iter([(LOCATION, location)]);
+    // As those of backends; CORS comes after.
+    plan.filters.response_headers.apply(&mut headers);
+    Ok(routed(to.status(), headers))
 }
 
 fn rewrite(to: &Rewrite, head: &mut Parts, authority: &mut Option<Authority>) -> Result<(), String> {

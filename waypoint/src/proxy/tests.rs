@@ -16,6 +16,7 @@ mod overload;
 mod passthrough;
 mod paths;
 mod retries;
+mod routed;
 mod routes;
 mod rules;
 mod scoped;

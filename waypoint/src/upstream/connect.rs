@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_hbone::{ConnectError, HboneConfig, HbonePool, HboneStream, OpenError, PoolKey};
+use ambit_mesh::{GUARD_TIMEOUT, GuardPauses, MOST_GUARDED};
 use ambit_runtime::prepare_socket;
 use ambit_tls::IdentityLease;
 use ambit_wire::names::{HEADER_GUARD, guarded};
@@ -20,13 +21,6 @@ use super::destination::Destination;
 
 /// How long what was sent to a plaintext endpoint may stay without an acknowledgement: then its node is gone, and the connection fails.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-
-/// How long a connection that a guard has denied is tried again, and the pauses in between.
-const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(320);
-/// Connections that wait so at once; what is denied past it fails at once.
-const MOST_GUARDED: usize = 1024;
 
 /// Why there is no connection to the application. It has seen nothing of the request.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -154,8 +148,7 @@ impl Connector {
         authority: &Authority,
         address: SocketAddr,
     ) -> Result<HboneStream, OpenError> {
-        let until = Instant::now() + GUARD_TIMEOUT;
-        let (mut pause, mut place) = (FIRST_PAUSE, None);
+        let mut waiting = None;
         loop {
             let opened = self
                 .hbone
@@ -168,14 +161,17 @@ impl Connector {
             let own = guard
                 .and_then(guarded)
                 .is_some_and(|(namespace, _)| namespace == self.lease.identity().namespace());
-            if place.is_none() {
-                place = self.guarded.try_acquire().ok().filter(|_| own);
-            }
-            if !own || place.is_none() || Instant::now() >= until {
+            if !own {
                 return opened;
             }
-            tokio::time::sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+            if waiting.is_none() {
+                let place = self.guarded.try_acquire().ok();
+                waiting = place.map(|place| (GuardPauses::new(GUARD_TIMEOUT), place));
+            }
+            let Some(end) = waiting.as_mut().and_then(|(pauses, _)| pauses.next_end()) else {
+                return opened;
+            };
+            tokio::time::sleep_until(end).await;
         }
     }
 

@@ -59,6 +59,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, tcp: TcpStream, pe
         }
         break (route, result);
     };
+    // Its place is for those that wait.
     drop(guarded);
     let record = record(
         proxy,

@@ -27,8 +27,10 @@ pub struct RequestTarget<'a> {
     pub authority: &'a str,
     /// The port of the frontend (the API's "listener port"): for a Service as parent, its port.
     pub port: u16,
-    /// The path that the rule matched; for a redirect that [edits no path](Redirect::edits_path), as it was requested.
+    /// The path that the rule matched.
     pub path: &'a str,
+    /// The same as it was requested: a redirect without a path keeps it.
+    pub written: &'a str,
     /// What follows the `?`.
     pub query: Option<&'a str>,
 }
@@ -71,11 +73,6 @@ impl Redirect {
         })
     }
 
-    /// Whether the path of the response is another than that of the request.
-    pub fn edits_path(&self) -> bool {
-        self.path.is_some()
-    }
-
     /// The status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -102,15 +99,11 @@ impl Redirect {
             location.push_str(&format!(":{port}"));
         }
         // `OPTIONS *` has no path.
-        let path = if target.path.starts_with('/') {
-            target.path
-        } else {
-            "/"
-        };
+        let or_root = |path| if str::starts_with(path, '/') { path } else { "/" };
         match &self.path {
-            Some(edit) => location.push_str(&edit.apply(path, target.query)),
+            Some(edit) => location.push_str(&edit.apply(or_root(target.path), target.query)),
             None => {
-                location.push_str(path);
+                location.push_str(or_root(target.written));
                 if let Some(query) = target.query {
                     location.push('?');
                     location.push_str(query);

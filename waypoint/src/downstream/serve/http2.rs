@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -157,6 +157,7 @@ fn dispatch(
 ) {
     let (head, recv) = request.into_parts();
     let body = Inflow::request(recv, &head.headers, turns, &client.account);
+    let is_head = head.method == Method::HEAD;
     let request = Request::from_parts(head, Received::Http2(body));
     let client = Arc::clone(client);
     let requests = client.proxy.requests.clone();
@@ -168,7 +169,7 @@ fn dispatch(
         let Some(response) = unless_reset(&respond, handled).await else {
             return;
         };
-        if let Err(error) = send(response, &respond, outbox).await {
+        if let Err(error) = send(response, is_head, &respond, outbox).await {
             tracing::debug!(%error, "a response was not sent completely");
         }
     });
@@ -186,18 +187,21 @@ async fn unless_reset<T>(respond: &Respond, handled: impl Future<Output = T>) ->
 
 async fn send(
     response: Response<ResponseBody>,
+    is_head: bool,
     respond: &Respond,
     outbox: Outbox,
 ) -> Result<(), OutflowError> {
     let (mut head, body) = response.into_parts();
     head.extensions.clear();
     head.headers.entry(DATE).or_insert_with(now);
-    let empty = body.is_end_stream();
+    let mut empty = body.is_end_stream();
     if let Some(length) = body.size_hint().exact().filter(|_| !empty) {
         head.headers
             .entry(CONTENT_LENGTH)
             .or_insert_with(|| HeaderValue::from(length));
     }
+    // Of the waypoint's own: no content, but the length that it would have (RFC 9110 §9.3.2).
+    empty |= is_head && matches!(body, ResponseBody::Text(_));
     let sent = respond
         .lock()
         .send_response(Response::from_parts(head, ()), empty);

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ambit_wire::workload::TunnelProtocol;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
@@ -208,13 +208,19 @@ async fn expired_wait_uses_the_record() {
     );
 }
 
+/// An endpoint whose node has this guard.
+async fn guarded(guard: &'static str) -> (Mesh, Application, Ztunnel) {
+    let mesh = Mesh::new().await;
+    let application = application().await;
+    let ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
+    ztunnel.guard.lock().0 = Some(guard);
+    (mesh, application, ztunnel)
+}
+
 /// The guard of the pod's node is older than what this waypoint serves.
 #[tokio::test]
 async fn late_guard_of_the_own_namespace_is_waited_for() {
-    let mesh = Mesh::new().await;
-    let application = Application::start_at(own_address(), async |_| Response::new(full("served"))).await;
-    let ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
-    ztunnel.guard.lock().0 = Some("shop/ambit-guard-server");
+    let (mesh, _application, ztunnel) = guarded("shop/ambit-guard-server").await;
     let mut client = mesh.http1(80).await;
     let response = tokio::spawn(async move { client.get("/").await });
     while ztunnel.guard.lock().1 < 2 {
@@ -227,10 +233,7 @@ async fn late_guard_of_the_own_namespace_is_waited_for() {
 /// No waypoint of this namespace is admitted there, so nothing will change.
 #[tokio::test]
 async fn guard_of_another_namespace_refuses_at_once() {
-    let mesh = Mesh::new().await;
-    let application = Application::start_at(own_address(), async |_| Response::new(full("served"))).await;
-    let ztunnel = mesh.hbone_endpoint("server-1", application.address).await;
-    ztunnel.guard.lock().0 = Some("bank/ambit-guard-server");
+    let (mesh, _application, ztunnel) = guarded("bank/ambit-guard-server").await;
     let (status, reason, _) = mesh.http1(80).await.get("/").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(reason.contains("denies the waypoint"), "{reason}");

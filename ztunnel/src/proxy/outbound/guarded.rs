@@ -5,10 +5,10 @@
 //! hears of the waypoint, and from time to time, since the guard may go.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use ambit_mesh::GuardPauses;
 use ambit_wire::names;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::reach::Failure;
 use crate::limits::BudgetPermit;
@@ -16,19 +16,9 @@ use crate::pod::Pod;
 use crate::proxy::Proxy;
 use crate::state::Route;
 
-/// The first pause between two attempts; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(320);
-
 /// One connection, from its first denial on.
 #[derive(Default)]
-pub(super) struct Guarded(Option<Waiting>);
-
-struct Waiting {
-    until: Instant,
-    pause: Duration,
-    _place: BudgetPermit,
-}
+pub(super) struct Guarded(Option<(GuardPauses, BudgetPermit)>);
 
 impl Guarded {
     /// Whether to look up the route again, after a pause that ends when the route is another.
@@ -45,19 +35,12 @@ impl Guarded {
             return false;
         };
         if self.0.is_none() {
-            self.0 = pod.guarded.take(1).map(|place| Waiting {
-                until: Instant::now() + proxy.limits.guard_timeout,
-                pause: FIRST_PAUSE,
-                _place: place,
-            });
+            let place = pod.guarded.take(1);
+            self.0 = place.map(|place| (GuardPauses::new(proxy.limits.guard_timeout), place));
         }
-        let Some(waiting) = &mut self.0 else {
+        let Some(end) = self.0.as_mut().and_then(|(pauses, _)| pauses.next_end()) else {
             return false;
         };
-        let now = Instant::now();
-        if now >= waiting.until {
-            return false;
-        }
         if !leads_elsewhere(proxy, ends) && is_known(proxy, route, guard) {
             return false;
         }
@@ -71,8 +54,7 @@ impl Guarded {
             }
         };
         // Either way there is something to find out.
-        let _ = timeout_at(waiting.until.min(now + waiting.pause), changed).await;
-        waiting.pause = LONGEST_PAUSE.min(waiting.pause * 2);
+        let _ = timeout_at(end, changed).await;
         true
     }
 }

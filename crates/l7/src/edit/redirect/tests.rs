@@ -6,6 +6,7 @@ const TARGET: RequestTarget<'_> = RequestTarget {
     authority: "echo:8080",
     port: 8080,
     path: "/old/x",
+    written: "/old/x",
     query: Some("a=b"),
 };
 
@@ -96,10 +97,20 @@ fn path_is_edited() {
     assert_eq!(location(&full, &TARGET), "http://echo:8080/full?a=b");
     let asterisk = RequestTarget {
         path: "*",
+        written: "*",
         query: None,
         ..TARGET
     };
     assert_eq!(location(&RedirectSpec::default(), &asterisk), "http://echo:8080/");
+    let written = RequestTarget {
+        written: "/old//x",
+        ..TARGET
+    };
+    assert_eq!(
+        location(&RedirectSpec::default(), &written),
+        "http://echo:8080/old//x?a=b"
+    );
+    assert_eq!(location(&prefix, &written), "http://echo:8080/new/x?a=b");
     let no_query = RequestTarget {
         query: None,
         ..TARGET
@@ -151,6 +162,7 @@ fn invalid_fields() {
 fn no_header_injection() {
     let target = RequestTarget {
         path: "/a\r\nx: y",
+        written: "/a\r\nx: y",
         ..TARGET
     };
     assert!(compiled(&RedirectSpec::default()).location(&target).is_err());
