@@ -26,7 +26,7 @@ pub(crate) struct Reader {
     // Open as long as kubectl runs.
     output: BufReader<ChildStdout>,
     address: SocketAddr,
-    /// By every name that kubectl knows it by.
+    /// By every name that kubectl knows it by, in lower case: kubectl takes any.
     kinds: Mutex<HashMap<String, Kind>>,
 }
 
@@ -116,13 +116,14 @@ impl Reader {
     /// Asks for all kinds again where one is not known: definitions come while tests run.
     fn kind(&self, name: &str) -> Result<Kind> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kinds.contains_key(name) {
+        let lower = name.to_lowercase();
+        if !kinds.contains_key(&lower) {
             kinds.clear();
             for root in ["/api", "/apis"] {
                 note_kinds(&mut kinds, root, &self.fetch(root, DISCOVERY)?);
             }
         }
-        let kind = kinds.get(name);
+        let kind = kinds.get(&lower);
         kind.cloned()
             .with_context(|| format!("the server doesn't have a resource type \"{name}\""))
     }
@@ -209,16 +210,18 @@ fn note_kinds(kinds: &mut HashMap<String, Kind>, root: &str, discovered: &Value)
                     namespaced: resource["scope"] == "Namespaced",
                 };
                 let short = array(&resource["shortNames"]);
-                let singular = resource["singularResource"].as_str();
-                let names = short
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .chain(singular)
-                    .chain([plural]);
-                for name in names {
-                    kinds.entry(name.to_owned()).or_insert_with(|| kind.clone());
+                let named = [&resource["singularResource"], &resource["responseKind"]["kind"]];
+                let names = short.iter().chain(named).filter_map(Value::as_str);
+                for name in names.chain([plural]).map(str::to_lowercase) {
+                    let [_, group, version] = parts;
+                    for full in [
+                        format!("{name}.{version}.{group}"),
+                        format!("{name}.{group}"),
+                        name,
+                    ] {
+                        kinds.entry(full).or_insert_with(|| kind.clone());
+                    }
                 }
-                kinds.entry(format!("{plural}.{group_name}")).or_insert(kind);
             }
         }
     }
@@ -240,7 +243,8 @@ mod tests {
     fn questions_become_paths() {
         let discovered = json!({"items": [
             {"metadata": {"name": "apps"}, "versions": [{"version": "v1", "resources": [
-                {"resource": "deployments", "singularResource": "deployment", "shortNames": ["deploy"], "scope": "Namespaced"},
+                {"resource": "deployments", "singularResource": "deployment", "shortNames": ["deploy"],
+                 "responseKind": {"kind": "Deployment"}, "scope": "Namespaced"},
             ]}]},
         ]});
         let core = json!({"items": [
@@ -261,10 +265,14 @@ mod tests {
                 "/apis/apps/v1/deployments?labelSelector=app%3Dweb%2C%21old",
             ),
             (&["deploy"], "/apis/apps/v1/namespaces/default/deployments"),
+            (
+                &["Deployment.v1.apps"],
+                "/apis/apps/v1/namespaces/default/deployments",
+            ),
             (&["namespace", "shop"], "/api/v1/namespaces/shop"),
         ] {
             let question = Question::read(arguments).unwrap();
-            assert_eq!(question.path(&kinds[question.kinds[0]]), path);
+            assert_eq!(question.path(&kinds[&question.kinds[0].to_lowercase()]), path);
         }
     }
 
