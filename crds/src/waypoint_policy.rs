@@ -90,16 +90,18 @@ pub struct WaypointPolicySpec {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// How long a request may take, all attempts together, until the head of the response has arrived; after that the
-    /// caller gets 504. From 1ms to 1h. If absent, there is no limit.
+    /// How long a request may take, all attempts together, until the whole response has arrived. If no response has
+    /// begun by then, the caller gets 504; one that has begun is cut: it does not end as a whole response does. From
+    /// 1ms to 1h. If absent, there is no limit. Connections that have become WebSocket have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
         .message("timeouts.request must be between 1ms and 1h"))]
     pub request: Option<String>,
 
-    /// How long one attempt may take until the head of the response has arrived, from 1ms to 1h. It limits the attempts
-    /// of this policy's retry; without retry it limits the request. If absent, the limit of the request applies.
+    /// How long one attempt may take until the whole response has arrived, from 1ms to 1h. It limits the attempts of
+    /// this policy's retry; without retry it limits the request. An attempt whose response has begun is not repeated:
+    /// the response is cut. If absent, the limit of the request applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24), regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")

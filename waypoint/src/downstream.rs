@@ -5,6 +5,7 @@ mod asked;
 mod connection;
 mod connection_route;
 mod counted;
+mod deadline;
 mod held;
 mod mirror;
 mod passthrough;

@@ -23,6 +23,9 @@ pub(crate) enum ReceiveError {
     Http1(#[source] hyper::Error),
     #[error("{0}")]
     Http2(#[source] InflowError),
+    /// It took longer than it may. The text says by whose word.
+    #[error("{0}")]
+    Late(String),
 }
 
 impl ReceiveError {
@@ -31,6 +34,7 @@ impl ReceiveError {
         match self {
             Self::Http1(error) => is_no_room(error),
             Self::Http2(error) => matches!(error, InflowError::NoRoom(_)),
+            Self::Late(_) => false,
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::deadline::Deadline;
 use super::response::ResponseBody;
 use crate::http::headers::{OVERLOADED, REASON};
 use crate::observe::Flag;
@@ -28,6 +29,11 @@ impl Rejection {
     /// The waypoint has as much to do as it takes on, or the caller more of it than its share.
     pub(crate) fn overloaded() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Flag::Overloaded, OVERLOADED)
+    }
+
+    /// There is no response at its deadline.
+    pub(super) fn late(deadline: &Deadline) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Flag::Timeout, deadline.reason())
     }
 
     /// Malformed: nothing that is passed on.

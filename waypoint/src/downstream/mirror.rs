@@ -11,9 +11,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Request, Version};
+use http_body::Body;
 
 use super::asked::Asked;
 use super::connection::{ClientConnection, Target};
+use super::request::prepare;
 use super::response::{Link, UpstreamBody};
 use super::route::Forward;
 use crate::admission::REQUEST;
@@ -25,7 +27,7 @@ use crate::upstream::Destination;
 /// The longest that a copy may take.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Sends copies of a request to those of the mirrors that apply to it.
+/// Sends copies of a request to those of the mirrors that apply to it, over the version of HTTP that each takes.
 pub(super) fn send(
     client: &Arc<ClientConnection>,
     forward: &Forward,
@@ -47,8 +49,14 @@ pub(super) fn send(
         let body = body
             .cloned()
             .map_or(RequestBody::Empty, |body| RequestBody::Whole(Some(body)));
-        let request = Request::from_parts(head.clone(), body);
-        let asked = Asked::new(head, authority);
+        let mut copy = head.clone();
+        let http2 = client.http2 || target.is_http2();
+        if let Err(rejection) = prepare(http2, &mut copy, !body.is_end_stream(), authority, false) {
+            tracing::debug!(reason = rejection.reason, "no copy of a request");
+            continue;
+        }
+        let asked = Asked::new(&copy, authority);
+        let request = Request::from_parts(copy, body);
         let (tasks, client) = (client.proxy.requests.clone(), Arc::clone(client));
         tasks.spawn(async move {
             let delivered =

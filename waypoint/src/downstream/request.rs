@@ -14,6 +14,7 @@ use http_body::Body;
 use super::answer::Rejection;
 use super::asked::Asked;
 use super::connection::{ClientConnection, Target};
+use super::deadline::Deadline;
 use super::mirror;
 use super::response::{ResponseBody, UpstreamBody};
 use super::retry::Budget;
@@ -252,13 +253,14 @@ async fn pass<'a>(
             asked.routed(&backend.key, *port, changed, consumers);
         }
     }
-    prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
     headers::add_forwarded(&mut head.headers, received, client.peer.ip());
+    let mirrored = !websocket && forward.as_ref().is_some_and(|f| f.mirrors().next().is_some());
+    let copied = mirrored.then(|| Box::new(head.clone()));
+    prepare(http2, &mut head, body.is_some(), authority.as_ref(), websocket)?;
 
     let retry = policies.and_then(|policies| policies.retry.as_ref());
     let idempotent = headers::is_idempotent(&head.method) && !websocket;
     let budget = Budget::new(retry.map(|retry| &retry.value), idempotent);
-    let mirrored = forward.as_ref().is_some_and(|f| f.mirrors().next().is_some());
     let source = match body {
         None => Source::Empty,
         // HTTP/2 endpoints may say after a part of the body that they have not looked at the request.
@@ -280,24 +282,22 @@ async fn pass<'a>(
         retrying: None,
     };
     let timeout = policies.and_then(|policies| policies.timeout.as_ref());
-    let passed = match timeout {
+    let deadline = timeout.map(Deadline::of_request);
+    let passed = match &deadline {
         None => passage.run().await,
-        Some(timeout) => tokio::time::timeout(timeout.value, passage.run())
-            .await
-            .unwrap_or_else(|_| {
-                passage.record.governed_by(&timeout.policy);
-                let reason = format!("timeout: {} {:?}", timeout.policy, timeout.value);
-                Err(Rejection::new(StatusCode::GATEWAY_TIMEOUT, Flag::Timeout, reason))
-            }),
+        Some(deadline) => deadline.limit(passage.run()).await.unwrap_or_else(|| {
+            passage.record.governed_by(&deadline.policy);
+            Err(Rejection::late(deadline))
+        }),
     };
-    if let Some(forward) = forward.as_ref().filter(|_| mirrored)
+    if let Some((forward, head)) = forward.as_ref().zip(copied)
         && let Some(body) = passage.source.copy()
     {
         mirror::send(
             client,
             forward,
             frontend,
-            &passage.head,
+            &head,
             authority.as_ref(),
             body.as_ref(),
         );
@@ -316,7 +316,8 @@ async fn pass<'a>(
     if let Some(cors) = cors {
         cors.apply(&mut parts.headers);
     }
-    let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint);
+    let body = UpstreamBody::new(incoming, from.link, &client.proxy.upstream, from.endpoint)
+        .until(Deadline::first(deadline, from.deadline));
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     let switched = asked.filter(|_| switches && websocket::is_answer(&parts));
     if switches && switched.is_none() {
@@ -390,7 +391,7 @@ fn normal_host(authority: Option<&Authority>) -> Result<Option<Cow<'_, str>>, Re
 }
 
 /// Makes the head, of which hop-by-hop fields are gone, into what the endpoint is sent.
-fn prepare(
+pub(super) fn prepare(
     http2: bool,
     head: &mut Parts,
     has_body: bool,

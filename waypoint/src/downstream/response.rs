@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::deadline::Deadline;
 use crate::observe::{Flag, RequestRecord};
 use crate::received::{ReceiveError, Received};
 use crate::state::Endpoint;
@@ -28,6 +29,8 @@ pub(crate) struct UpstreamBody {
     upstream: Arc<Upstream>,
     /// Counts the request as in flight at the endpoint.
     endpoint: Endpoint,
+    /// When it is cut.
+    deadline: Option<Deadline>,
     /// Ends with the body.
     record: Option<RequestRecord>,
 }
@@ -39,8 +42,15 @@ impl UpstreamBody {
             link: Some(link),
             upstream: Arc::clone(upstream),
             endpoint,
+            deadline: None,
             record: None,
         }
+    }
+
+    /// What is not there by then is cut.
+    pub(super) fn until(mut self, deadline: Option<Deadline>) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// The record ends with the body.
@@ -74,7 +84,11 @@ impl UpstreamBody {
         if let Some(Link::Http1(connection)) = &mut self.link {
             connection.drive(cx);
         }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Some(late) = self.late(polled.is_pending(), cx) {
+            return Poll::Ready(Some(Err(late)));
+        }
+        let frame = ready!(polled);
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(record) = &mut self.record {
@@ -102,6 +116,27 @@ impl UpstreamBody {
             None => self.complete(),
         }
         Poll::Ready(frame)
+    }
+
+    /// Cuts the response, where there is more of it to come and its time is over.
+    fn late(&mut self, awaited: bool, cx: &mut Context<'_>) -> Option<ReceiveError> {
+        let deadline = self.deadline.as_mut()?;
+        let over = match awaited {
+            true => deadline.poll_over(cx).is_ready(),
+            false => !self.incoming.is_end_stream() && deadline.is_over(),
+        };
+        if !over {
+            return None;
+        }
+        let reason = format!("{}: the response was cut", deadline.reason());
+        if let Some(mut record) = self.record.take() {
+            record.governed_by(&deadline.policy);
+            record.failed(Flag::Timeout, reason.as_str());
+            record.end();
+        }
+        self.deadline = None;
+        self.link = None;
+        Some(ReceiveError::Late(reason))
     }
 
     fn complete(&mut self) {

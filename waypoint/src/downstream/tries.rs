@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, Version};
 
 use super::answer::Rejection;
 use super::connection::{ClientConnection, Target};
+use super::deadline::Deadline;
 use super::response::{Link, UpstreamBody};
 use super::retry::{Again, Budget, Failed};
 use super::skew;
@@ -146,7 +147,11 @@ impl Passage<'_> {
                 continue;
             }
             let failure = match self.attempt(&endpoint, &tried, fresh).await {
-                Ok((answer, link)) => {
+                Ok(Answered {
+                    answer,
+                    link,
+                    deadline,
+                }) => {
                     let status = answer.status();
                     if is_of_the_endpoint(status) {
                         endpoint.in_use.responded_badly();
@@ -154,7 +159,12 @@ impl Passage<'_> {
                         endpoint.in_use.succeeded();
                     }
                     let Some(again) = self.again(Failed::Status(status)) else {
-                        return Ok((answer, UpstreamBodyParts { link, endpoint }));
+                        let parts = UpstreamBodyParts {
+                            link,
+                            endpoint,
+                            deadline,
+                        };
+                        return Ok((answer, parts));
                     };
                     tried.push(Arc::clone(&endpoint.workload.uid));
                     let (_, incoming) = answer.into_parts();
@@ -277,22 +287,23 @@ impl Passage<'_> {
         endpoint: &Endpoint,
         tried: &[Arc<str>],
         fresh: bool,
-    ) -> Result<(Response<Received>, Link), Failure> {
-        let Some(per_try) = self.retry.and_then(|retry| retry.value.per_try_timeout) else {
-            return self.send(endpoint, tried, fresh).await;
+    ) -> Result<Answered, Failure> {
+        let deadline = self.retry.and_then(Deadline::of_attempt);
+        let sending = self.send(endpoint, tried, fresh);
+        let (answer, link) = match &deadline {
+            None => sending.await?,
+            Some(deadline) => deadline.limit(sending).await.unwrap_or_else(|| {
+                Err(Failure {
+                    failed: Failed::Reset,
+                    rejection: Rejection::late(deadline),
+                    nobody: false,
+                })
+            })?,
         };
-        let attempt = tokio::time::timeout(per_try, self.send(endpoint, tried, fresh)).await;
-        attempt.unwrap_or_else(|_| {
-            let policy = self.retry.map_or("", |retry| &*retry.policy);
-            Err(Failure {
-                failed: Failed::Reset,
-                rejection: Rejection::new(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    Flag::Timeout,
-                    format!("timeout: {policy} {per_try:?} for one attempt"),
-                ),
-                nobody: false,
-            })
+        Ok(Answered {
+            answer,
+            link,
+            deadline,
         })
     }
 
@@ -368,10 +379,19 @@ fn unreached(endpoint: &Endpoint, failure: &ConnectFailure) -> Failure {
     Failure::connect(failure)
 }
 
+/// An attempt's answer.
+struct Answered {
+    answer: Response<Received>,
+    link: Link,
+    deadline: Option<Deadline>,
+}
+
 /// What an answer comes with.
 pub(super) struct UpstreamBodyParts {
     pub(super) link: Link,
     pub(super) endpoint: Endpoint,
+    /// The attempt's.
+    pub(super) deadline: Option<Deadline>,
 }
 
 /// The innermost cause, which says most.

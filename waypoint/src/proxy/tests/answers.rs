@@ -4,8 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ambit_wire::{security, waypoint as wire};
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::retries::retry;
 use super::rules::{exact, policy, rule};
 use super::support::*;
 
@@ -232,33 +237,81 @@ async fn too_late_is_504_and_names_the_policy() {
     assert_eq!(answer.headers()["grpc-status"], "4");
 }
 
-#[tokio::test]
-async fn a_timeout_does_not_end_an_answer_that_has_begun() {
-    let mesh = Mesh::new().await;
+/// Begins its first response and ends it as the test says; of the others only the beginning comes.
+async fn begins(mesh: &Mesh) -> (Application, UnboundedSender<Frame<Bytes>>) {
     let (go, body) = channel();
     let body = std::sync::Mutex::new(Some(body));
     let application = Application::start(move |_| {
-        let body = body.lock().unwrap().take();
-        async move {
-            match body {
-                Some(body) => Response::new(body),
-                None => std::future::pending().await,
-            }
-        }
+        let body = body.lock().unwrap().take().unwrap_or_else(|| {
+            let (begun, body) = channel();
+            begun.send(Frame::data("begun".into())).unwrap();
+            tokio::spawn(async move { begun.closed().await });
+            body
+        });
+        async move { Response::new(body) }
     })
     .await;
     mesh.endpoint("server-1", application.address);
+    (application, go)
+}
+
+/// The timeout of the Gateway API covers the whole response (GEP-1742).
+#[tokio::test]
+async fn response_that_has_begun_is_cut_when_its_time_is_over() {
+    let per_try = |retry: &mut wire::Retry| retry.per_try_timeout = millis(300);
+    let of_request = wire::Policy {
+        timeout: millis(300),
+        ..policy("orders", [])
+    };
+    for policy in [of_request, retry(per_try)] {
+        let mesh = Mesh::new().await;
+        let (_application, _first) = begins(&mesh).await;
+        mesh.policy(policy);
+        // The first response has not even a beginning of its body.
+        for (number, (http2, port)) in [(false, 80), (false, 80), (true, 80), (true, 8080)]
+            .into_iter()
+            .enumerate()
+        {
+            let request = Request::get("http://server/")
+                .header("host", "server")
+                .body(full(""))
+                .unwrap();
+            let answer = match http2 {
+                true => mesh.http2(port).await.send(request).await,
+                false => mesh.http1(port).await.send(request).await,
+            };
+            assert_eq!(answer.status(), StatusCode::OK);
+            let mut body = answer.into_body();
+            let mut begun = Vec::new();
+            let cut = loop {
+                match tokio::time::timeout(WAIT, body.frame()).await.unwrap() {
+                    Some(Ok(frame)) => begun.extend_from_slice(&frame.into_data().unwrap()),
+                    Some(Err(error)) => break error,
+                    None => panic!("a response that was cut has a clean end: {number}"),
+                }
+            };
+            let expected: &[u8] = if number == 0 { b"" } else { b"begun" };
+            assert_eq!(begun, expected, "{number}: {cut}");
+        }
+        mesh.counts(&["istio_requests_total", "response_flags=\"UT\""], 4)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn response_that_ends_in_time_is_whole() {
+    let mesh = Mesh::new().await;
+    let (_application, go) = begins(&mesh).await;
     mesh.policy(wire::Policy {
-        timeout: millis(1000),
+        timeout: millis(60_000),
         ..policy("orders", [])
     });
     let mut client = mesh.http1(80).await;
     let request = Request::get("/").header("host", "server").body(full("")).unwrap();
     let answer = client.send(request).await;
     assert_eq!(answer.status(), StatusCode::OK);
-    // When a later request is too late, the first one's time is over.
-    assert_eq!(mesh.http1(80).await.get("/").await.0, StatusCode::GATEWAY_TIMEOUT);
-    go.send(hyper::body::Frame::data("done".into())).unwrap();
+    go.send(Frame::data("do".into())).unwrap();
+    go.send(Frame::data("ne".into())).unwrap();
     drop(go);
     assert_eq!(whole(answer).await.2, "done");
 }

@@ -17,7 +17,7 @@ use super::rules::policy;
 use super::support::*;
 use crate::http::HttpTimeouts;
 
-fn retry(change: impl FnOnce(&mut wire::Retry)) -> wire::Policy {
+pub(super) fn retry(change: impl FnOnce(&mut wire::Retry)) -> wire::Policy {
     let mut retry = wire::Retry {
         attempts: 2,
         status_codes: vec![503],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ambit_wire::{security, waypoint as wire};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 
 use super::rules::{policy, rule};
 use super::support::*;
@@ -557,4 +557,33 @@ async fn copies_go_to_mirrors_and_their_responses_nowhere() {
     };
     tokio::time::timeout(WAIT, arrived).await.unwrap();
     assert_eq!(two.seen(), 3);
+}
+
+#[tokio::test]
+async fn copy_is_sent_over_the_version_of_http_that_its_mirror_takes() {
+    let (mesh, _one, _two) = versions().await;
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let application = Application::start(move |request| {
+        told.send((request.version(), request.uri().path().to_owned()))
+            .unwrap();
+        async { Response::new(full("")) }
+    })
+    .await;
+    mesh.backend("copies", &application, |backend| {
+        backend.ports[0].protocol = AppProtocol::Http2.into();
+    });
+    let mut mirrored = rule_to("v1");
+    mirrored.filters = Some(wire::RouteFilters {
+        mirrors: vec![wire::Mirror {
+            backend: format!("shop/{}", host("copies")),
+            port: 80,
+            numerator: 1,
+            denominator: 1,
+        }],
+        ..wire::RouteFilters::default()
+    });
+    mesh.route(vec![mirrored]);
+    assert_eq!(mesh.http1(80).await.get("/a").await.2, "v1 GET server /a -");
+    let copy = tokio::time::timeout(WAIT, heard.recv()).await.unwrap();
+    assert_eq!(copy, Some((Version::HTTP_2, "/a".to_owned())));
 }

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
+use super::answers::millis;
 use super::rules::{exact, policy, prefix, rule};
 use super::support::*;
 
@@ -141,6 +142,23 @@ pub(super) fn not_the_client(scope: Scope) -> Policy {
         ])])],
         audit: false,
     }
+}
+
+#[tokio::test]
+async fn timeouts_end_no_websocket() {
+    let mesh = Mesh::new().await;
+    let gone = Arc::new(Semaphore::new(0));
+    let application = shouting(&gone, Some(Arc::new(Semaphore::new(1)))).await;
+    mesh.endpoint("server-1", application.address);
+    mesh.policy(wire::Policy {
+        timeout: millis(300),
+        ..policy("orders", [])
+    });
+    let mut io = open(&mesh).await;
+    // When a later request is too late, the first one's time is over.
+    let late = mesh.http1(80).await.send(chat()).await;
+    assert_eq!(late.status(), StatusCode::GATEWAY_TIMEOUT);
+    goes_on(&mut io).await;
 }
 
 #[tokio::test]
