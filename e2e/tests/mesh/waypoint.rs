@@ -5,6 +5,7 @@ mod bad_input;
 mod binding;
 mod bypass;
 mod failures;
+mod foreign;
 mod gateways;
 mod interop;
 mod leaving;

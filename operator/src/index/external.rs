@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use ambit_crds::labels;
 use ambit_wire::workload::ExternalAddress;
 use k8s_openapi::api::core::v1::Service;
 
@@ -14,12 +13,11 @@ use super::{Index, Key, ServiceRecord};
 /// The label by which kube-proxy leaves a Service to another proxy.
 pub(super) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
-/// A field of a Service that the mesh leaves to others, or does not follow.
+/// A field of a Service that the mesh leaves to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeftField {
     ProxyName,
     SourceRanges,
-    WaypointNamespace,
 }
 
 /// What of a Service is not as its author may expect.
@@ -38,7 +36,6 @@ impl LeftField {
         match self {
             Self::ProxyName => format!("metadata.labels[{PROXY_NAME}]"),
             Self::SourceRanges => "spec.loadBalancerSourceRanges".to_owned(),
-            Self::WaypointNamespace => format!("metadata.labels[{}]", labels::USE_WAYPOINT_NAMESPACE),
         }
     }
 }
@@ -53,10 +50,6 @@ impl fmt::Display for LeftField {
             Self::SourceRanges => {
                 "kube-proxy handles the load balancer's addresses and checks the ranges: connections to \
                  them leave the mesh, in plaintext and past its waypoint"
-            }
-            Self::WaypointNamespace => {
-                "a waypoint serves its own namespace only: the Service uses the waypoint of that name in its \
-                 own namespace"
             }
         })
     }
@@ -142,6 +135,7 @@ impl Index {
                 field: left.field(),
                 message: left.to_string(),
             }));
+            findings.extend(self.waypoint_finding(key, record));
             let mut lost = claims(record)
                 .into_iter()
                 .filter(|claim| !self.has_external(key, *claim));

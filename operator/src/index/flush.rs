@@ -251,7 +251,7 @@ impl Index {
     /// The waypoint that a Service is reached through.
     fn service_gateway(&self, key: &Key) -> Option<GatewayAddress> {
         let waypoint = self.plans.get(&key.namespace)?.in_force(&key.name)?;
-        Some(gateway(&self.config, &key.namespace, waypoint))
+        Some(gateway(&self.config, waypoint))
     }
 
     pub(super) fn surroundings(&self, key: &Key, pod: &PodRecord) -> build::Surroundings {
@@ -281,7 +281,7 @@ impl Index {
             locality: self.locality(&pod.node),
             addresses,
             services: services.collect(),
-            waypoint: waypoint.map(|w| gateway(&self.config, &key.namespace, w)),
+            waypoint: waypoint.map(|w| gateway(&self.config, &key.sibling(w))),
             policies: if build::wanted(enrolled, pod) {
                 self.policies(key, pod)
             } else {

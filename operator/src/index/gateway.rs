@@ -126,14 +126,15 @@ impl GatewayRecord {
         Some(listener)
     }
 
-    /// Whether its listener admits Services of the namespace that has these labels, and that is the Gateway's own.
-    fn admits(&self, namespace: Option<&BTreeMap<String, String>>) -> bool {
+    /// Whether its listener admits Services of the namespace that has these labels; `same`: the Gateway's own.
+    fn admits(&self, same: bool, namespace: Option<&BTreeMap<String, String>>) -> bool {
         let allowed = self.listener().and_then(|l| l.allowed_routes.as_ref());
         let Some(namespaces) = allowed.and_then(|allowed| allowed.namespaces.as_ref()) else {
-            return true;
+            return same;
         };
         match namespaces.from.as_deref() {
-            None | Some("Same" | "All") => true,
+            None | Some("Same") => same,
+            Some("All") => true,
             Some("Selector") => namespaces.selector.as_ref().is_some_and(|selector| {
                 let empty = BTreeMap::new();
                 let selector: Result<Selector, _> = selector.clone().try_into();
@@ -221,7 +222,8 @@ impl Index {
             false => self.gateways.namespaces.insert(namespace.to_owned(), labels),
         };
         let differ = before.as_ref() != self.gateways.namespaces.get(namespace);
-        if differ && self.gateways_in(namespace).next().is_some() {
+        let borrows = || self.borrowers.values().any(|all| all.contains(namespace));
+        if differ && (self.gateways_in(namespace).next().is_some() || borrows()) {
             self.dirty.plans.insert(namespace.to_owned());
         }
     }
@@ -264,6 +266,19 @@ impl Index {
         let valid = self
             .gateways_in(namespace)
             .filter(|(_, record)| record.flaw().is_none());
-        valid.map(move |(key, record)| (key.name.as_str(), record, record.admits(labels)))
+        valid.map(move |(key, record)| (key.name.as_str(), record, record.admits(true, labels)))
+    }
+
+    /// The Gateway that declares a waypoint.
+    pub(super) fn declaring(&self, waypoint: &Key) -> Option<&GatewayRecord> {
+        let record = self.gateways.own(waypoint)?;
+        record.flaw().is_none().then_some(record)
+    }
+
+    /// Whether the Gateway that declares a waypoint admits Services of a namespace.
+    pub(super) fn admits(&self, waypoint: &Key, namespace: &str) -> bool {
+        let labels = self.gateways.namespaces.get(namespace);
+        let gateway = self.declaring(waypoint);
+        gateway.is_some_and(|gateway| gateway.admits(waypoint.namespace == namespace, labels))
     }
 }

@@ -10,6 +10,7 @@ use ambit_wire::workload::WorkloadType;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::service::is_tcp;
+use super::waypoint::UseWaypoint;
 use super::{owner, probes};
 
 /// Longest failure of a capture, in bytes, as it is written on a pod and as it is read from there: whoever may write the pod may write
@@ -136,10 +137,9 @@ impl PodRecord {
         (!self.terminating, self.started, self.created)
     }
 
-    /// The waypoint that its label asks for.
-    pub(super) fn use_waypoint(&self) -> Option<&str> {
-        let name = self.labels.get(labels::USE_WAYPOINT)?;
-        (!name.is_empty()).then_some(name.as_str())
+    /// The waypoint that its labels ask for.
+    pub(super) fn use_waypoint(&self) -> Option<UseWaypoint> {
+        UseWaypoint::of(|key| self.labels.get(key).cloned())
     }
 
     /// The waypoint that its label and its ServiceAccount say it is a replica of. That proves nothing: see `Index::replica_of`.

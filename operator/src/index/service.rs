@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ambit_crds::labels;
 use ambit_wire::workload::{AppProtocol, IpFamilies};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -12,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::PodRecord;
 use super::applied::is_ours;
 use super::external::{self, LeftField};
+use super::waypoint::UseWaypoint;
 
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub struct ServiceRecord {
     pub(super) affinity: u32,
     /// Labels of its pods; none where nobody keeps its endpoints.
     pub(super) selector: BTreeMap<String, String>,
-    /// The waypoint that its label asks for.
-    pub(super) use_waypoint: Option<String>,
+    /// The waypoint that its labels ask for.
+    pub(super) use_waypoint: Option<UseWaypoint>,
     /// Its labels say that the operator made it. That proves nothing: see `Index::is_waypoint_service`.
     pub(super) claims: bool,
 }
@@ -82,10 +82,6 @@ impl ServiceRecord {
         if label(external::PROXY_NAME).is_some() {
             addresses.clear();
             left.push(LeftField::ProxyName);
-        }
-        let elsewhere = label(labels::USE_WAYPOINT_NAMESPACE);
-        if label(labels::USE_WAYPOINT).is_some() && elsewhere.is_some() && elsewhere != meta.namespace {
-            left.push(LeftField::WaypointNamespace);
         }
         let ranges = spec
             .load_balancer_source_ranges
@@ -124,7 +120,7 @@ impl ServiceRecord {
             unready_too: spec.publish_not_ready_addresses.unwrap_or_default(),
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             affinity: affinity(spec),
-            use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()),
+            use_waypoint: UseWaypoint::of(label),
             selector: spec.selector.clone().unwrap_or_default(),
             claims: is_ours(meta),
         })

@@ -56,6 +56,12 @@ pub struct Key {
     pub name: String,
 }
 
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 impl Key {
     /// A key.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
@@ -172,6 +178,8 @@ pub struct Index {
     pub(super) ended_sets: BTreeSet<Key>,
     /// What became of them, for namespaces that have any.
     pub(super) plans: BTreeMap<String, Plan>,
+    /// Namespace → others whose Services ask for its waypoints, or are still served by them.
+    pub(super) borrowers: BTreeMap<String, BTreeSet<String>>,
     pub(super) placement: Placement,
     /// Namespaces whose rules have just been edited.
     pub(super) edits: BTreeMap<String, Edits>,
@@ -220,6 +228,7 @@ impl Index {
             replica_sets: BTreeMap::new(),
             ended_sets: BTreeSet::new(),
             plans: BTreeMap::new(),
+            borrowers: BTreeMap::new(),
             placement: Placement::default(),
             edits: BTreeMap::new(),
             leaving: BTreeMap::new(),

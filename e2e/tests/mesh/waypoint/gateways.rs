@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{condition, condition_in, get_policy, policy, wait_way};
 use ambit_e2e::lab::Definitions;
 
-const KINDS: [&str; 6] = [
+pub(super) const KINDS: [&str; 6] = [
     "gatewayclasses",
     "gateways",
     "xmeshes",

@@ -28,7 +28,7 @@ impl RoutePolicies {
     }
 
     /// Policies that decide, set by set.
-    pub(in crate::index) fn deciding(&self) -> impl Iterator<Item = &Vec<String>> {
+    pub(in crate::index) fn deciding(&self) -> impl Iterator<Item = &Vec<Key>> {
         let parts = std::iter::once(&self.whole).chain(self.rules.values());
         parts.map(|part| &part.deciding).filter(|set| !set.is_empty())
     }
@@ -47,31 +47,30 @@ impl<'a> RulePolicies<'a> {
     }
 
     /// The policy whose timeouts count.
-    pub(in crate::index) fn timeout(self) -> Option<&'a String> {
+    pub(in crate::index) fn timeout(self) -> Option<&'a Key> {
         self.parts().find_map(|part| part.timeout.as_ref())
     }
 
     /// The policy whose retries count.
-    pub(in crate::index) fn retry(self) -> Option<&'a String> {
+    pub(in crate::index) fn retry(self) -> Option<&'a Key> {
         self.parts().find_map(|part| part.retry.as_ref())
     }
 
     /// All policies that it names.
-    pub(super) fn names(self) -> impl Iterator<Item = &'a String> {
+    pub(super) fn names(self) -> impl Iterator<Item = &'a Key> {
         self.parts().flat_map(Part::names)
     }
 
     /// As waypoints are sent it; `None` where there are no policies.
-    pub(super) fn message(self, namespace: &str) -> Option<wire::ScopedPolicies> {
-        let full = |name: &String| format!("{namespace}/{name}");
+    pub(super) fn message(self) -> Option<wire::ScopedPolicies> {
         let sets = self.parts().map(|part| &part.authorization);
         let sets = sets.filter(|set| !set.is_empty()).map(|set| wire::RuleSet {
-            policies: set.iter().map(full).collect(),
+            policies: set.iter().map(Key::to_string).collect(),
         });
         let message = wire::ScopedPolicies {
             authorization: sets.collect(),
-            timeout: self.timeout().map(full).unwrap_or_default(),
-            retry: self.retry().map(full).unwrap_or_default(),
+            timeout: self.timeout().map(Key::to_string).unwrap_or_default(),
+            retry: self.retry().map(Key::to_string).unwrap_or_default(),
         };
         (message != wire::ScopedPolicies::default()).then_some(message)
     }
@@ -151,11 +150,7 @@ impl Index {
             let those = policies
                 .iter()
                 .filter(|(_, p)| p.targets(id.kind, &id.key.name, section));
-            Part::of(
-                &those
-                    .map(|(key, p)| (key.name.as_str(), *p, 0))
-                    .collect::<Vec<_>>(),
-            )
+            Part::of(&those.map(|(key, p)| (*key, *p, 0)).collect::<Vec<_>>())
         };
         found.whole = part(None);
         for name in known.record.rule_names() {

@@ -65,8 +65,8 @@ impl Index {
         let mut named = BTreeSet::new();
         for (message, rule) in rules.iter_mut().zip(&record.spec.rules) {
             let policies = policies.of_rule(rule.name.as_deref());
-            message.policies = policies.message(&id.key.namespace);
-            named.extend(policies.names().map(|name| id.key.sibling(name)));
+            message.policies = policies.message();
+            named.extend(policies.names().cloned());
         }
         Some(Resolved {
             policies: named,

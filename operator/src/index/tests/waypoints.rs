@@ -2,6 +2,7 @@
 
 mod budget;
 mod connection_routes;
+mod foreign;
 mod forged;
 mod gateways;
 mod guards;
@@ -64,9 +65,13 @@ impl World {
     }
 
     fn policy_object(&mut self, mut value: Value) {
-        value["metadata"]["namespace"] = json!("shop");
+        let namespace = value["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or("shop")
+            .to_owned();
+        value["metadata"]["namespace"] = json!(namespace);
         let policy: WaypointPolicy = object(value);
-        let key = Key::new("shop", policy.metadata.name.clone().unwrap());
+        let key = Key::new(namespace, policy.metadata.name.clone().unwrap());
         self.index.set_policy(&key, Some(PolicyRecord::of(&policy)));
         self.flush();
     }
@@ -152,10 +157,7 @@ impl World {
     }
 
     fn services_of(&self, waypoint: &str) -> Vec<wire::Service> {
-        let services = self.sent(waypoint).services.values();
-        services
-            .map(|b| wire::Service::decode(b.as_slice()).unwrap())
-            .collect()
+        services(self.sent(waypoint))
     }
 
     fn served(&self, waypoint: &str) -> Vec<String> {
@@ -177,6 +179,13 @@ impl World {
         let summary = self.index.policy_summary(&Key::new("shop", policy)).unwrap();
         summary.targets[0].clone()
     }
+}
+
+fn services(sent: &WaypointResources) -> Vec<wire::Service> {
+    let services = sent.services.values();
+    services
+        .map(|b| wire::Service::decode(b.as_slice()).unwrap())
+        .collect()
 }
 
 fn host(gateway: &GatewayAddress) -> String {

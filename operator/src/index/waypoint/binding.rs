@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use ambit_crds::labels;
 
 use super::labels::{WaypointFor, WaypointLabels};
-use crate::index::ServiceRecord;
 use crate::index::policy::Part;
 use crate::index::route::{Attachment, RouteId};
+use crate::index::{Key, ServiceRecord};
 
 /// What the labels and policies ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) enum Asked {
     #[default]
     No,
     /// This one.
-    Waypoint(String),
+    Waypoint(Key),
     /// One, but a label keeps it away.
     OptedOut(OptOut),
     /// One, but there is no address that it could stand in front of.
@@ -37,6 +37,10 @@ pub(super) enum OptOut {
     Gateway(WaypointFor),
     /// `allowedRoutes` of that Gateway.
     NotAllowed,
+    /// It is another namespace's, and no Gateway there declares it.
+    NotDeclared,
+    /// It is another namespace's, which is not in the mesh.
+    NotEnrolled,
 }
 
 impl std::fmt::Display for OptOut {
@@ -61,38 +65,51 @@ impl std::fmt::Display for OptOut {
                 )
             }
             Self::NotAllowed => write!(f, "allowedRoutes of the Gateway does not select the namespace"),
+            Self::NotDeclared => write!(
+                f,
+                "its namespace has no Gateway of that name that declares a waypoint"
+            ),
+            Self::NotEnrolled => write!(f, "its namespace is not in the mesh"),
         }
     }
 }
 
 impl Asked {
-    /// What is asked for a Service; `targeted` by a policy or a route, or not. `may_bind` tells whether Services may use a waypoint.
+    /// What is asked for a Service of `namespace`, which has these labels; `targeted` by a policy or a route, or not. `may_use` tells whether
+    /// the namespace's Services may use a waypoint.
     pub(super) fn of(
         service: &ServiceRecord,
-        namespace: &WaypointLabels,
+        namespace: &str,
+        labels: &WaypointLabels,
         targeted: bool,
-        may_bind: impl Fn(&str) -> Result<(), OptOut>,
+        may_use: impl Fn(&Key) -> Result<(), OptOut>,
     ) -> Self {
-        let own = service.use_waypoint.as_deref();
-        let name = match (own, namespace.use_waypoint.as_deref()) {
-            (Some(labels::USE_WAYPOINT_NONE), _) => return Self::OptedOut(OptOut::Service),
-            (None, Some(labels::USE_WAYPOINT_NONE)) => return Self::OptedOut(OptOut::Namespace),
-            (Some(name), _) | (None, Some(name)) => name,
-            (None, None) if targeted => labels::WAYPOINT,
+        let default = Key::new(namespace, labels::WAYPOINT);
+        let (uses, none) = match (&service.use_waypoint, &labels.use_waypoint) {
+            (Some(own), _) => (own.waypoint(namespace), OptOut::Service),
+            (None, Some(all)) => (all.waypoint(namespace), OptOut::Namespace),
+            (None, None) if targeted => (Some(default.clone()), OptOut::Namespace),
             (None, None) => return Self::No,
         };
-        if let Err(why) = may_bind(name) {
-            Self::OptedOut(why)
-        } else if service.addresses.is_empty() {
-            Self::NoVirtualAddress
-        } else {
-            Self::Waypoint(name.to_owned())
+        let Some(mut waypoint) = uses else {
+            return Self::OptedOut(none);
+        };
+        let mut permission = may_use(&waypoint);
+        if permission.is_err() && targeted && waypoint.namespace != namespace {
+            // Whoever declares the waypoint must not be able to take another namespace's policies out of force: its own waypoint enforces them.
+            permission = may_use(&default);
+            waypoint = default;
+        }
+        match permission {
+            Err(why) => Self::OptedOut(why),
+            Ok(()) if service.addresses.is_empty() => Self::NoVirtualAddress,
+            Ok(()) => Self::Waypoint(waypoint),
         }
     }
 
-    pub(super) fn waypoint(&self) -> Option<&str> {
+    pub(super) fn waypoint(&self) -> Option<&Key> {
         match self {
-            Self::Waypoint(name) => Some(name),
+            Self::Waypoint(key) => Some(key),
             _ => None,
         }
     }
@@ -103,7 +120,7 @@ impl Asked {
 pub(super) struct Binding {
     pub(super) asked: Asked,
     /// What ztunnels are told: what is asked for, once the waypoint has been ready.
-    pub(super) in_force: Option<String>,
+    pub(super) in_force: Option<Key>,
     pub(super) applying: Applying,
     /// Routes that apply to it, that with precedence first.
     pub(super) routes: Vec<Attachment>,
@@ -122,7 +139,7 @@ impl Binding {
     }
 }
 
-/// The policies that apply to a Service, by name.
+/// The policies that apply to a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Applying {
     /// For all of it, those for the Gateway of its waypoint and for the namespace included.
@@ -142,7 +159,7 @@ pub(super) struct RouteScope {
     /// Ports of the Service that the route is about; none: all of them.
     pub(super) ports: BTreeSet<u16>,
     /// Set by set.
-    pub(super) sets: Vec<Vec<String>>,
+    pub(super) sets: Vec<Vec<Key>>,
 }
 
 impl Applying {

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use ambit_crds::labels;
 
-use super::plan::Plan;
 use super::summary::WaypointSummary;
 use crate::gateway::Listener;
 use crate::index::gateway::{CONFLICT, Flaw, GatewayRecord, kinds};
@@ -75,10 +74,10 @@ impl Index {
             Some(_) => condition("Programmed", false, "Invalid", "the Gateway is not accepted"),
             None => self.gateway_programmed(&key.namespace, waypoint),
         };
-        let routes = self
-            .plans
-            .get(&key.namespace)
-            .map_or(0, |plan| routes(plan, &key.name));
+        let bound = self.served_by(key).into_values();
+        let bound = bound.filter(|b| b.asked.waypoint() == Some(key));
+        let routes: BTreeSet<&RouteId> = bound.flat_map(|b| &b.routes).map(|r| &r.route).collect();
+        let routes = routes.len();
         let flaws: Vec<Option<Flaw>> = (0..record.spec.listeners.len())
             .map(|n| record.listener_flaw(n))
             .collect();
@@ -175,14 +174,4 @@ fn listener_summary(
         attached: if flaw.is_some() { 0 } else { routes },
         conditions: vec![accepted, of_listener, resolved, conflicted],
     }
-}
-
-/// How many routes the Services have that are bound to a waypoint.
-fn routes(plan: &Plan, waypoint: &str) -> usize {
-    let bound = plan
-        .services
-        .values()
-        .filter(|b| b.asked.waypoint() == Some(waypoint));
-    let routes: BTreeSet<&RouteId> = bound.flat_map(|b| &b.routes).map(|r| &r.route).collect();
-    routes.len()
 }

@@ -48,22 +48,21 @@ fn encode(namespace: &str, name: &str, principals: &[String], ports: &BTreeSet<u
 /// a Service in front of them has rules of its own.
 pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTreeMap<String, String>) {
     let trust_domain = index.trust_domain();
-    let identities = |names: &BTreeSet<String>| -> Vec<String> {
-        names
-            .iter()
-            .map(|n| principal(&trust_domain, namespace, n))
-            .collect()
+    let identities = |waypoints: &BTreeSet<Key>| -> Vec<String> {
+        let waypoints = waypoints.iter();
+        waypoints.map(|w| principal(&trust_domain, w)).collect()
     };
-    let ways: BTreeMap<String, BTreeSet<String>> = plan
+    let ways: BTreeMap<String, BTreeSet<Key>> = plan
         .services
         .iter()
         .map(|(name, binding)| (name.clone(), ways(name, binding, plan)))
         .collect();
     // Whom else to let in: a pod may stand behind Services of several waypoints, and be reached at its own address through another.
-    let others = |pod: &Key, own: Option<&String>| -> BTreeSet<String> {
+    let others = |pod: &Key, own: Option<&String>| -> BTreeSet<Key> {
         let services = index.endpoints.services(pod);
         let through = services.filter_map(|s| ways.get(&s.name)).flatten();
-        through.chain(own).cloned().collect()
+        let own = own.map(|name| Key::new(namespace, name.clone()));
+        through.cloned().chain(own).collect()
     };
     let own =
         |plan: &BTreeMap<String, PodPlan>, pod: &Key| plan.get(&pod.name).and_then(|p| p.waypoint.clone());
@@ -88,23 +87,23 @@ pub(super) fn make(index: &Index, namespace: &str, plan: &mut Plan, closed: &BTr
     }
     // A pod whose own address is reached through a waypoint is reached through it or not at all, where the namespace has rules; on every port,
     // also where a Service's guard is about some.
-    let deciding = plan.waypoints.iter().filter(|(_, waypoint)| {
+    let deciding = plan.own(namespace).filter(|(_, waypoint)| {
         waypoint.workload_authorization.iter().any(|policy| {
             let policy = index.in_force.get(&Key::new(namespace, policy.clone()));
             policy.is_some_and(|p| p.decides())
         })
     });
-    let deciding: BTreeSet<&String> = deciding.map(|(name, _)| name).collect();
-    let mut by_waypoint: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let deciding: BTreeSet<String> = deciding.map(|(key, _)| key.name.clone()).collect();
+    let mut by_waypoint: BTreeMap<String, BTreeSet<Key>> = BTreeMap::new();
     for (name, pod) in &mut plan.pods {
-        let Some(waypoint) = pod.waypoint.as_ref().filter(|w| deciding.contains(w)) else {
+        let Some(waypoint) = pod.waypoint.as_ref().filter(|w| deciding.contains(*w)) else {
             continue;
         };
         let admitted = by_waypoint.entry(waypoint.clone()).or_default();
         admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
         pod.guards.insert(of_waypoint(waypoint));
     }
-    for (name, waypoint) in closed.iter().filter(|(_, waypoint)| deciding.contains(waypoint)) {
+    for (name, waypoint) in closed.iter().filter(|(_, waypoint)| deciding.contains(*waypoint)) {
         let admitted = by_waypoint.entry(waypoint.clone()).or_default();
         admitted.extend(others(&Key::new(namespace, name.clone()), Some(waypoint)));
         let pod = plan.pods.entry(name.clone()).or_default();
@@ -124,15 +123,14 @@ fn of_waypoint(waypoint: &str) -> String {
 
 /// Waypoints through which connections to a Service may come: now, before long, or still, as callers have not heard of its change, or what is
 /// open has not ended.
-fn ways(service: &str, binding: &Binding, plan: &Plan) -> BTreeSet<String> {
+fn ways(service: &str, binding: &Binding, plan: &Plan) -> BTreeSet<Key> {
     let asked = binding.asked.waypoint();
     let asked = asked.filter(|w| plan.waypoints.get(*w).is_some_and(|w| w.proven));
-    let all = asked.into_iter().chain(binding.in_force.as_deref());
+    let all = asked.into_iter().chain(&binding.in_force).cloned();
     // Of one that drains, a control plane that has just started does not know what it served.
     let leaving = plan.waypoints.iter();
     let leaving = leaving.filter(|(_, w)| w.is_draining() || w.proven && w.lingering.contains_key(service));
-    let all = all.map(str::to_owned);
-    all.chain(leaving.map(|(name, _)| name.clone())).collect()
+    all.chain(leaving.map(|(key, _)| key.clone())).collect()
 }
 
 /// Pods behind a Service. An endpoint is listed a moment after its pod has an address, and may listen by then: those that the Service selects

@@ -1,5 +1,6 @@
 //! What became of a policy, target by target.
 
+mod notes;
 mod route;
 
 use std::collections::BTreeSet;
@@ -9,7 +10,7 @@ use ambit_crds::{Enrollment, TargetKind, TargetRef, labels};
 use super::binding::{Asked, Binding, OptOut};
 use super::plan::Plan;
 use super::summary::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
-use crate::index::policy::{Part, PolicyError, PolicyInForce, TargetError};
+use crate::index::policy::{PolicyError, PolicyInForce, TargetError};
 use crate::index::{Index, Key, PolicyRecord};
 
 /// Most Services that a message lists.
@@ -65,13 +66,17 @@ impl<'a> Judge<'a> {
         let held = self.holds.targets.contains(target);
         let behind: Behind = self.behind(target);
         let guarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.guarded).collect();
+        let elsewhere = self.borrowing(target).into_iter();
+        let guarded = guarded.len() + elsewhere.map(|(_, b)| b.guarded.len()).sum::<usize>();
         let programmed = self.programmed(target, &accepted, &behind);
-        let mut enforced_by = behind.iter().filter_map(|(_, b)| b.in_force.as_deref());
-        let of_pods = || self.plan.pods.values().find_map(|p| p.waypoint.as_deref());
+        let mut enforced_by = behind.iter().filter_map(|(_, b)| b.in_force.clone());
+        let of_pods = || {
+            let name = self.plan.pods.values().find_map(|p| p.waypoint.as_ref())?;
+            Some(self.sibling(name))
+        };
         let foreign = || {
-            self.foreign(target)
-                .into_iter()
-                .find_map(|(key, b)| Some((key.namespace, b.in_force.as_deref()?)))
+            let foreign = self.foreign(target).into_iter();
+            foreign.filter_map(|(_, b)| b.in_force.clone()).next()
         };
         let waypoint = match target.kind {
             TargetKind::Service => enforced_by.next(),
@@ -81,17 +86,14 @@ impl<'a> Judge<'a> {
                 .or_else(|| of_pods().filter(|_| self.holds.has_rules()))
                 .or_else(|| self.idle(target).filter(|_| programmed.status)),
             TargetKind::Gateway => enforced_by.next().or_else(|| {
-                let (name, _) = self.plan.waypoints.get_key_value(&target.name)?;
-                programmed.status.then_some(name.as_str())
+                let key = self.sibling(&target.name);
+                (self.plan.waypoints.contains_key(&key) && programmed.status).then_some(key)
             }),
         };
         TargetSummary {
             target: target.clone(),
-            waypoint: waypoint
-                .map(|name| Key::new(self.record.namespace.clone(), name))
-                .or_else(|| foreign().map(|(namespace, name)| Key::new(namespace, name)))
-                .filter(|_| held),
-            guarded_pods: (held && self.holds.decides()).then_some(guarded.len()),
+            waypoint: waypoint.or_else(foreign).filter(|_| held),
+            guarded_pods: (held && self.holds.decides()).then_some(guarded),
             accepted,
             programmed,
         }
@@ -161,10 +163,25 @@ impl<'a> Judge<'a> {
                 })
                 .collect()
             }
-            TargetKind::Gateway => all
-                .filter(|(_, b)| b.asked.waypoint() == Some(&*target.name))
-                .collect(),
+            TargetKind::Gateway => {
+                let waypoint = self.sibling(&target.name);
+                all.filter(|(_, b)| b.asked.waypoint() == Some(&waypoint))
+                    .collect()
+            }
         }
+    }
+
+    /// The Services of other namespaces that use the waypoint of a target that is a Gateway.
+    fn borrowing(&self, target: &TargetRef) -> Vec<(Key, &'a Binding)> {
+        if target.kind != TargetKind::Gateway {
+            return Vec::new();
+        }
+        let waypoint = self.sibling(&target.name);
+        let served = self.index.served_by(&waypoint).into_iter();
+        let using = served.filter(|(_, b)| b.in_force.as_ref() == Some(&waypoint));
+        using
+            .filter(|(key, _)| key.namespace != self.record.namespace)
+            .collect()
     }
 
     fn programmed(&self, target: &TargetRef, accepted: &PolicyVerdict, behind: &Behind<'a>) -> PolicyVerdict {
@@ -235,12 +252,13 @@ impl<'a> Judge<'a> {
     }
 
     fn gateway(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
-        let waypoint = self.plan.waypoints.get(&target.name);
+        let key = self.sibling(&target.name);
+        let waypoint = self.plan.waypoints.get(&key);
         let stands = waypoint.is_some_and(|w| w.wanted && w.bound);
         if stands && behind.iter().all(|(_, b)| b.in_force.is_some()) {
-            self.enforced(target, &target.name, behind, &[])
+            self.enforced(target, &key, behind, &[])
         } else {
-            self.not_ready(&target.name)
+            self.not_ready(&key)
         }
     }
 
@@ -252,8 +270,9 @@ impl<'a> Judge<'a> {
             .get(namespace)
             .cloned()
             .unwrap_or_default();
-        let name = labels.use_waypoint.as_deref().unwrap_or(labels::WAYPOINT);
-        let own = self.plan.waypoints.get(name).map(|w| w.waypoint_for);
+        let own = self.default_waypoint(target);
+        let own = own.and_then(|key| self.plan.waypoints.get(&key));
+        let own = own.map(|w| w.waypoint_for);
         let waypoint_for = own.unwrap_or(labels.waypoint_for);
         let any = behind.iter().any(|(_, b)| b.asked.waypoint().is_some());
         if !(any || waypoint_for.services() || waypoint_for.workloads() && self.holds.has_rules()) {
@@ -274,19 +293,25 @@ impl<'a> Judge<'a> {
         if let Some(waypoint) = waiting.and_then(|(_, b)| b.asked.waypoint()) {
             return self.not_ready(waypoint);
         }
-        if let Some(waypoint) = through.first().and_then(|(_, b)| b.in_force.as_deref()) {
+        if let Some(waypoint) = through.first().and_then(|(_, b)| b.in_force.as_ref()) {
             return self.enforced(target, waypoint, &through, &left_out);
         }
         match self.idle(target) {
-            None if labels.use_waypoint.as_deref() == Some(labels::USE_WAYPOINT_NONE) => verdict(
-                false,
-                PolicyReason::OptedOut,
-                format!("no Service has a waypoint: {}", OptOut::Namespace),
-            ),
-            Some(waypoint) if self.plan.waypoints.get(waypoint).is_some_and(|w| w.bound) => {
-                self.enforced(target, waypoint, &through, &left_out)
+            None if labels
+                .use_waypoint
+                .as_ref()
+                .is_some_and(|uses| uses.waypoint(namespace).is_none()) =>
+            {
+                verdict(
+                    false,
+                    PolicyReason::OptedOut,
+                    format!("no Service has a waypoint: {}", OptOut::Namespace),
+                )
             }
-            Some(waypoint) => self.not_ready(waypoint),
+            Some(waypoint) if self.plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) => {
+                self.enforced(target, &waypoint, &through, &left_out)
+            }
+            Some(waypoint) => self.not_ready(&waypoint),
             None if behind.iter().any(|(_, b)| b.asked == Asked::NoVirtualAddress) => verdict(
                 false,
                 PolicyReason::NoVirtualAddress,
@@ -301,27 +326,31 @@ impl<'a> Judge<'a> {
     }
 
     /// The waypoint that stands ready for a namespace of which no Service is bound.
-    fn idle(&self, target: &TargetRef) -> Option<&'a str> {
-        let label = self.index.waypoint_labels.get(&target.name);
-        let name = label.and_then(|l| l.use_waypoint.as_deref());
-        let (name, _) = self
-            .plan
-            .waypoints
-            .get_key_value(name.unwrap_or(labels::WAYPOINT))?;
-        self.plan.waypoints[name].wanted.then_some(name)
+    fn idle(&self, target: &TargetRef) -> Option<Key> {
+        let waypoint = self.default_waypoint(target)?;
+        let state = self.plan.waypoints.get(&waypoint)?;
+        state.wanted.then_some(waypoint)
     }
 
-    fn not_ready(&self, waypoint: &str) -> PolicyVerdict {
+    /// What the target, a namespace, uses where nothing of a Service says otherwise.
+    fn default_waypoint(&self, target: &TargetRef) -> Option<Key> {
+        let labels = self.index.waypoint_labels.get(&target.name);
+        match labels.and_then(|labels| labels.use_waypoint.as_ref()) {
+            Some(uses) => uses.waypoint(&target.name),
+            None => Some(Key::new(target.name.clone(), labels::WAYPOINT)),
+        }
+    }
+
+    /// Something of the policy's namespace.
+    fn sibling(&self, name: &str) -> Key {
+        Key::new(self.record.namespace.clone(), name)
+    }
+
+    fn not_ready(&self, waypoint: &Key) -> PolicyVerdict {
         let state = self.plan.waypoints.get(waypoint);
-        let full = format!("{}/{waypoint}", self.record.namespace);
-        let message = match state {
-            Some(w) if w.obstacle.is_some() => {
-                format!(
-                    "there cannot be a waypoint {full}: {}",
-                    w.obstacle.as_deref().unwrap_or_default()
-                )
-            }
-            _ => format!("waypoint {full} has had no ready replica yet"),
+        let message = match state.and_then(|w| w.obstacle.as_ref()) {
+            Some(obstacle) => format!("there cannot be a waypoint {waypoint}: {obstacle}"),
+            None => format!("waypoint {waypoint} has had no ready replica yet"),
         };
         verdict(false, PolicyReason::WaypointNotReady, message)
     }
@@ -329,137 +358,24 @@ impl<'a> Judge<'a> {
     fn enforced(
         &self,
         target: &TargetRef,
-        waypoint: &str,
+        waypoint: &Key,
         behind: &Behind<'a>,
         left_out: &[String],
     ) -> PolicyVerdict {
-        let namespace = &self.record.namespace;
-        let mut message = format!("waypoint {namespace}/{waypoint} enforces it");
-        let others: BTreeSet<&str> = behind
+        let mut message = format!("waypoint {waypoint} enforces it");
+        let others: BTreeSet<&Key> = behind
             .iter()
-            .filter_map(|(_, b)| b.in_force.as_deref())
+            .filter_map(|(_, b)| b.in_force.as_ref())
             .filter(|w| *w != waypoint)
             .collect();
         for other in others {
-            message += &format!(", and {namespace}/{other}");
+            message += &format!(", and {other}");
         }
         let notes = self.notes(target, behind, left_out);
         if !notes.is_empty() {
             message = format!("{message}; {}", notes.join("; "));
         }
         verdict(true, PolicyReason::Programmed, message)
-    }
-
-    /// What else is to be said of a policy that is enforced.
-    fn notes(&self, target: &TargetRef, behind: &Behind<'a>, left_out: &[String]) -> Vec<String> {
-        let mut notes = self.overridden(target, behind);
-        let unguarded: BTreeSet<&String> = behind.iter().flat_map(|(_, b)| &b.unguarded).collect();
-        if !unguarded.is_empty() && self.holds.decides() {
-            notes.push(format!(
-                "connections to the addresses of {} pods bypass it, since these pods are not captured",
-                unguarded.len()
-            ));
-        }
-        let bare: BTreeSet<_> = behind.iter().flat_map(|(_, b)| &b.bare).collect();
-        if !bare.is_empty() && self.holds.decides() {
-            notes.push(format!(
-                "nothing guards {} endpoints, since their EndpointSlice names no pods",
-                bare.len()
-            ));
-        }
-        let shared = self.shared(behind);
-        if !shared.is_empty() {
-            notes.push(format!(
-                "it also applies to {}, since the same pods are reached through it",
-                list(&shared)
-            ));
-        }
-        let joined = self.joined(behind);
-        if !joined.is_empty() {
-            notes.push(format!(
-                "requests also have to pass {}, since another Service of the same pods has it",
-                list(&joined)
-            ));
-        }
-        if !left_out.is_empty() {
-            notes.push(format!("not for {}", list(left_out)));
-        }
-        notes
-    }
-
-    /// Other Services that lead through a waypoint to pods that the policy protects: it holds there too.
-    fn shared(&self, behind: &Behind<'a>) -> Vec<String> {
-        let others = self.plan.services.iter().filter(|(name, binding)| {
-            let mut sets = binding
-                .applying
-                .parts()
-                .flat_map(|part| part.others.iter().chain(&part.of_routes));
-            binding.in_force.is_some()
-                && sets.any(|set| set.contains(&self.record.name))
-                && !behind.iter().any(|(own, _)| own == name)
-        });
-        others.map(|(name, _)| format!("Service {name}")).collect()
-    }
-
-    /// Policies of other Services that hold at these too.
-    fn joined(&self, behind: &Behind<'a>) -> Vec<String> {
-        let others = behind
-            .iter()
-            .flat_map(|(_, b)| b.applying.parts())
-            .flat_map(|part| part.others.iter().chain(&part.of_routes).flatten());
-        let others: BTreeSet<&String> = others.filter(|name| **name != self.record.name).collect();
-        let namespace = &self.record.namespace;
-        others
-            .into_iter()
-            .map(|name| format!("{namespace}/{name}"))
-            .collect()
-    }
-
-    /// Parts of the policy that give way to another's.
-    fn overridden(&self, target: &TargetRef, behind: &Behind<'a>) -> Vec<String> {
-        if matches!(target.kind, TargetKind::HttpRoute | TargetKind::GrpcRoute) {
-            return self.overridden_at_route(target);
-        }
-        let policy = &self.holds.policy;
-        let mut notes = Vec::new();
-        if policy.timeout.is_some() {
-            notes.extend(self.gives_way("timeouts", behind, |b| self.part(b, target)?.timeout.as_ref()));
-        }
-        if policy.retry.is_some() {
-            notes.extend(self.gives_way("retry", behind, |b| self.part(b, target)?.retry.as_ref()));
-        }
-        notes
-    }
-
-    /// The policies with a target like this.
-    fn part(&self, binding: &'a Binding, target: &TargetRef) -> Option<&'a Part> {
-        let Some(section) = &target.section_name else {
-            return Some(&binding.applying.whole);
-        };
-        let service = Key::new(self.record.namespace.clone(), target.name.clone());
-        let port = self.index.services.get(&service)?.ports.get(section)?;
-        binding.applying.ports.get(&port.port)
-    }
-
-    fn gives_way(
-        &self,
-        part: &str,
-        behind: &Behind<'a>,
-        applies: impl Fn(&'a Binding) -> Option<&'a String>,
-    ) -> Option<String> {
-        let (own, namespace) = (&self.record.name, &self.record.namespace);
-        let others: Vec<_> = behind
-            .iter()
-            .filter_map(|(service, b)| Some((service, applies(b).filter(|other| *other != own)?)))
-            .collect();
-        let (service, other) = others.first()?;
-        let more = match others.len() {
-            1 => String::new(),
-            n => format!(" and {} more", n - 1),
-        };
-        Some(format!(
-            "at Service {service}{more}, {namespace}/{other} has precedence for its {part}"
-        ))
     }
 }
 

@@ -3,6 +3,34 @@
 use ambit_crds::labels;
 use k8s_openapi::api::core::v1::Namespace;
 
+use crate::index::Key;
+
+/// What the labels of a Service or a namespace say of the waypoint to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::index) struct UseWaypoint {
+    /// Label `istio.io/use-waypoint`.
+    name: String,
+    /// Label `istio.io/use-waypoint-namespace`; `None`: the object's own.
+    namespace: Option<String>,
+}
+
+impl UseWaypoint {
+    /// What an object's labels say; `None` where they ask for nothing.
+    pub(in crate::index) fn of(label: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let given = |key: &str| label(key).filter(|value| !value.is_empty());
+        Some(Self {
+            name: given(labels::USE_WAYPOINT)?,
+            namespace: given(labels::USE_WAYPOINT_NAMESPACE),
+        })
+    }
+
+    /// The waypoint, where the object is of `namespace`; `None` where it is to use none.
+    pub(in crate::index) fn waypoint(&self, namespace: &str) -> Option<Key> {
+        let namespace = self.namespace.as_deref().unwrap_or(namespace);
+        (self.name != labels::USE_WAYPOINT_NONE).then(|| Key::new(namespace, self.name.clone()))
+    }
+}
+
 /// Label `istio.io/waypoint-for`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::index) enum WaypointFor {
@@ -47,8 +75,7 @@ impl WaypointFor {
 /// What a namespace's labels say about waypoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::index) struct WaypointLabels {
-    /// Label `istio.io/use-waypoint`.
-    pub(in crate::index) use_waypoint: Option<String>,
+    pub(in crate::index) use_waypoint: Option<UseWaypoint>,
     pub(super) waypoint_for: WaypointFor,
 }
 
@@ -56,7 +83,7 @@ impl WaypointLabels {
     pub(in crate::index) fn of(namespace: &Namespace) -> Self {
         let label = |key: &str| namespace.metadata.labels.as_ref().and_then(|l| l.get(key));
         Self {
-            use_waypoint: label(labels::USE_WAYPOINT).filter(|n| !n.is_empty()).cloned(),
+            use_waypoint: UseWaypoint::of(|key| label(key).cloned()),
             waypoint_for: label(labels::WAYPOINT_FOR)
                 .map(|v| WaypointFor::of(v))
                 .unwrap_or_default(),

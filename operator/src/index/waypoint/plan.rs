@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use ambit_crds::{TargetKind, labels};
 
-use super::binding::{Applying, Asked, Binding, OptOut, RouteScope};
+use super::binding::{Applying, Asked, Binding, RouteScope};
 use super::guard;
 use super::labels::{WaypointFor, WaypointLabels};
 use super::sharing;
-use super::timer::{LINGER, Timer, What};
+use super::timer::{Timer, What};
 use crate::index::policy::{Part, PolicyInForce};
 use crate::index::route::Attachment;
-use crate::index::{Index, Key, ServiceRecord, build};
+use crate::index::{Index, Key, ServiceRecord, build, within};
 
 /// What is reached through which waypoint in one namespace, and what follows from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::index) struct Plan {
-    /// Those that are wanted or in the register, by name.
-    pub(in crate::index) waypoints: BTreeMap<String, Waypoint>,
+    /// Its own that are wanted or in the register; and those of other namespaces that its Services use, or have used until now.
+    pub(in crate::index) waypoints: BTreeMap<Key, Waypoint>,
+    /// Other namespaces whose waypoints its Services ask for, be it in vain, or are still served by.
+    pub(super) lenders: BTreeSet<String>,
     /// All Services but the waypoints' own.
     pub(super) services: BTreeMap<String, Binding>,
     /// Pods with a guard or a waypoint of their own.
@@ -29,16 +31,19 @@ pub(in crate::index) struct Plan {
 
 impl Plan {
     /// Waypoints that rules let through.
-    pub(super) fn made(&self) -> impl Iterator<Item = &String> {
-        self.waypoints
-            .iter()
-            .filter(|(_, w)| w.proven)
-            .map(|(name, _)| name)
+    pub(super) fn made(&self) -> impl Iterator<Item = &Key> {
+        let made = self.waypoints.iter().filter(|(_, w)| w.proven);
+        made.map(|(key, _)| key)
+    }
+
+    /// The waypoints of the plan's own namespace.
+    pub(super) fn own<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Key, &'a Waypoint)> {
+        within(&self.waypoints, namespace)
     }
 
     /// The waypoint that a Service is reached through, or not at all.
-    pub(in crate::index) fn in_force(&self, service: &str) -> Option<&str> {
-        self.services.get(service)?.in_force.as_deref()
+    pub(in crate::index) fn in_force(&self, service: &str) -> Option<&Key> {
+        self.services.get(service)?.in_force.as_ref()
     }
 
     /// Whether a Service's routes are in force, and why.
@@ -67,16 +72,13 @@ impl Plan {
                 format!("Service {name} is headless: clients connect to its pods, not through a waypoint"),
             ),
             Asked::Waypoint(waypoint) => {
-                let full = format!("{}/{waypoint}", service.namespace);
                 if binding.in_force.is_some() {
-                    return (true, "Programmed", format!("waypoint {full} routes by it"));
+                    return (true, "Programmed", format!("waypoint {waypoint} routes by it"));
                 }
                 let obstacle = self.waypoints.get(waypoint).and_then(|w| w.obstacle.as_ref());
                 let message = match obstacle {
-                    Some(obstacle) => format!("there cannot be a waypoint {full}: {obstacle}"),
-                    None => {
-                        format!("waypoint {full} has had no ready replica yet")
-                    }
+                    Some(obstacle) => format!("there cannot be a waypoint {waypoint}: {obstacle}"),
+                    None => format!("waypoint {waypoint} has had no ready replica yet"),
                 };
                 (false, "WaypointNotReady", message)
             }
@@ -89,7 +91,7 @@ impl Plan {
     }
 }
 
-/// One waypoint.
+/// One waypoint, and what it serves of the plan's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::index) struct Waypoint {
     pub(super) wanted: bool,
@@ -102,7 +104,7 @@ pub(in crate::index) struct Waypoint {
     pub(super) waypoint_for: WaypointFor,
     /// Policies whose rules apply to connections to pods' own addresses.
     pub(super) workload_authorization: Vec<String>,
-    /// Services in its configuration.
+    /// Services of the namespace in its configuration.
     pub(super) served: BTreeSet<String>,
     /// Services that are no longer bound to it: it serves them, and then what is open may end.
     pub(super) lingering: BTreeMap<String, Lingering>,
@@ -134,22 +136,22 @@ pub(in crate::index) struct PodPlan {
 }
 
 /// What a plan is made from.
-struct Maker<'a> {
-    index: &'a Index,
-    namespace: &'a str,
-    enrolled: bool,
-    labels: WaypointLabels,
+pub(super) struct Maker<'a> {
+    pub(super) index: &'a Index,
+    pub(super) namespace: &'a str,
+    pub(super) enrolled: bool,
+    pub(super) labels: WaypointLabels,
     /// Waypoints that Gateways declare.
-    declared: BTreeMap<&'a str, Declared>,
-    policies: Vec<(&'a str, &'a PolicyInForce)>,
-    before: &'a Plan,
+    pub(super) declared: BTreeMap<&'a str, Declared>,
+    policies: Vec<(&'a Key, &'a PolicyInForce)>,
+    pub(super) before: &'a Plan,
     /// The number of the latest timer.
     timer: u64,
     timers: Vec<Timer>,
 }
 
 /// What a Gateway says of its waypoint.
-struct Declared {
+pub(super) struct Declared {
     waypoint_for: Option<WaypointFor>,
     /// Services of the namespace may use it.
     admits: bool,
@@ -157,9 +159,7 @@ struct Declared {
 
 /// The plan of `namespace` after `before`, and the timers that began.
 pub(super) fn make(index: &Index, namespace: &str, before: &Plan) -> (Plan, Vec<Timer>) {
-    let policies = index
-        .policies_in_force_in(namespace)
-        .map(|(key, policy)| (key.name.as_str(), policy));
+    let policies = index.policies_in_force_in(namespace);
     let declared = index.declared_in(namespace).map(|(name, gateway, admits)| {
         let waypoint_for = gateway.waypoint_for;
         (name, Declared { waypoint_for, admits })
@@ -179,7 +179,7 @@ pub(super) fn make(index: &Index, namespace: &str, before: &Plan) -> (Plan, Vec<
     (plan, maker.timers)
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
     fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
         let records: Vec<(&Key, &ServiceRecord)> = self.index.services_in(self.namespace).collect();
@@ -190,15 +190,16 @@ impl Maker<'_> {
         let workloads = self.workloads();
         self.waypoints(&mut plan, &workloads);
         for binding in plan.services.values_mut() {
-            let bound = |w: &&str| plan.waypoints.get(*w).is_some_and(|w| w.wanted && w.bound);
-            binding.in_force = binding.asked.waypoint().filter(bound).map(str::to_owned);
+            let bound = |w: &&Key| plan.waypoints.get(*w).is_some_and(|w| w.wanted && w.bound);
+            binding.in_force = binding.asked.waypoint().filter(bound).cloned();
         }
         sharing::share(self.index, self.namespace, &mut plan.services);
         self.serve(&mut plan);
         let mut closed = BTreeMap::new();
         let behind_rules = self.behind_rules(&plan, &workloads);
         for (pod, waypoint) in workloads {
-            if !plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) {
+            let key = Key::new(self.namespace, waypoint.clone());
+            if !plan.waypoints.get(&key).is_some_and(|w| w.bound) {
                 continue;
             }
             if behind_rules.contains(&pod) {
@@ -212,13 +213,13 @@ impl Maker<'_> {
     }
 
     /// A timer for the end of a time in which a Service still has to do with `waypoint`.
-    fn start(&mut self, service: &str, waypoint: &str, after: Duration) -> u64 {
+    pub(super) fn start(&mut self, service: &str, waypoint: &Key, after: Duration) -> u64 {
         self.timer += 1;
         self.timers.push(Timer {
             after,
             namespace: self.namespace.to_owned(),
             subject: service.to_owned(),
-            what: What::Lingered(waypoint.to_owned()),
+            what: What::Lingered(waypoint.clone()),
             number: self.timer,
         });
         self.timer
@@ -231,11 +232,12 @@ impl Maker<'_> {
         // Another namespace's route asks for nothing here: who may write routes there may not load this namespace with pods.
         let targeted = applying.parts().any(|part| !part.is_empty())
             || routes.iter().any(|route| route.consumers.is_none());
-        let asked = Asked::of(record, &self.labels, targeted, |waypoint| self.may_bind(waypoint));
+        let may_use = |waypoint: &Key| self.index.may_use(self.namespace, waypoint);
+        let asked = Asked::of(record, self.namespace, &self.labels, targeted, may_use);
         // A Gateway's policies ask for no waypoint: they apply where the Gateway's is used.
-        let of_gateway = |waypoint: &&str| self.policies.iter().any(|(_, p)| p.targets_gateway(waypoint));
-        if let Some(waypoint) = asked.waypoint().filter(of_gateway) {
-            applying.whole = self.part(name, None, Some(waypoint)).0;
+        let of_gateway = asked.waypoint().map(|waypoint| self.of_gateway(waypoint));
+        if let Some(of_gateway) = of_gateway.filter(|those| !those.is_empty()) {
+            applying.whole = self.part(name, None, &of_gateway).0;
         }
         Binding {
             asked,
@@ -245,34 +247,45 @@ impl Maker<'_> {
         }
     }
 
-    /// The policies for a Service that uses `waypoint`, or for a port of it (`section`); and whether some that decide name it.
-    fn part(&self, name: &str, section: Option<&str>, waypoint: Option<&str>) -> (Part, bool) {
+    /// The policies for the Gateway of a waypoint.
+    fn of_gateway(&self, waypoint: &Key) -> Vec<(&'a Key, &'a PolicyInForce)> {
+        let policies = self.index.in_force.range(waypoint.sibling("")..);
+        let policies = policies.take_while(|(key, _)| key.namespace == waypoint.namespace);
+        let those = policies.filter(|(_, p)| p.targets_gateway(&waypoint.name));
+        those.map(|(key, policy)| (key, &**policy)).collect()
+    }
+
+    /// The policies for a Service, or for a port of it (`section`), with those for the Gateway of its waypoint; and whether some that decide
+    /// name it.
+    fn part(&self, name: &str, section: Option<&str>, of_gateway: &[(&Key, &PolicyInForce)]) -> (Part, bool) {
         let kind = TargetKind::Service.as_str();
-        let distance = |p: &PolicyInForce| {
+        let is_of_gateway = |key: &Key| of_gateway.iter().any(|(of_gateway, _)| *of_gateway == key);
+        let distance = |key: &Key, p: &PolicyInForce| {
             if p.targets(kind, name, section) {
                 Some(0)
-            } else if section.is_some() {
+            } else if section.is_some() || is_of_gateway(key) {
                 None
-            } else if waypoint.is_some_and(|waypoint| p.targets_gateway(waypoint)) {
-                Some(1)
             } else {
                 p.targets_namespace().then_some(2)
             }
         };
-        let those = self.policies.iter();
-        let those: Vec<_> = those
-            .filter_map(|(policy, p)| Some((*policy, *p, distance(p)?)))
-            .collect();
+        let own = self.policies.iter();
+        let own = own.filter_map(|(key, p)| Some((*key, *p, distance(key, p)?)));
+        let mut those: Vec<_> = own.collect();
+        let nearer: Vec<&Key> = those.iter().map(|(key, ..)| *key).collect();
+        let of_gateway = of_gateway.iter().filter(|(key, _)| !nearer.contains(key));
+        those.extend(of_gateway.map(|(key, p)| (*key, *p, 1)));
+        those.sort_by_key(|(key, ..)| *key);
         let own = those.iter().any(|(_, p, distance)| *distance == 0 && p.decides());
         (Part::of(&those), own)
     }
 
     /// The policies that apply to a Service, whichever waypoint it uses.
     fn applying(&self, name: &str, record: &ServiceRecord, routes: &[Attachment]) -> Applying {
-        let (whole, mut own) = self.part(name, None, None);
+        let (whole, mut own) = self.part(name, None, &[]);
         let mut ports = BTreeMap::new();
         for (port_name, port) in &record.ports {
-            let (part, decides) = self.part(name, Some(port_name), None);
+            let (part, decides) = self.part(name, Some(port_name), &[]);
             own |= decides;
             if !part.is_empty() {
                 ports.insert(port.port, part);
@@ -298,22 +311,9 @@ impl Maker<'_> {
         }
     }
 
-    /// What a waypoint is for: its Gateway's label goes before the namespace's.
-    fn waypoint_for(&self, waypoint: &str) -> WaypointFor {
-        let own = self.declared.get(waypoint).and_then(|d| d.waypoint_for);
-        own.unwrap_or(self.labels.waypoint_for)
-    }
-
-    /// Whether the namespace's Services may use a waypoint; its Gateway may keep them away.
-    fn may_bind(&self, waypoint: &str) -> Result<(), OptOut> {
-        let declared = self.declared.get(waypoint);
-        let waypoint_for = self.waypoint_for(waypoint);
-        match declared {
-            Some(declared) if !declared.admits => Err(OptOut::NotAllowed),
-            _ if waypoint_for.services() => Ok(()),
-            Some(declared) if declared.waypoint_for.is_some() => Err(OptOut::Gateway(waypoint_for)),
-            _ => Err(OptOut::For(waypoint_for)),
-        }
+    /// What a waypoint of the namespace is for.
+    pub(super) fn waypoint_for(&self, waypoint: &str) -> WaypointFor {
+        self.index.waypoint_for(&Key::new(self.namespace, waypoint))
     }
 
     /// Whether the namespace's pods may use a waypoint.
@@ -322,17 +322,19 @@ impl Maker<'_> {
         admits && self.waypoint_for(waypoint).workloads()
     }
 
-    /// What all of the namespace's pods and Services use where nothing of their own says otherwise.
-    fn default_waypoint(&self) -> Option<&str> {
-        match self.labels.use_waypoint.as_deref() {
-            Some(labels::USE_WAYPOINT_NONE) => None,
-            Some(name) => Some(name),
-            None => self
-                .policies
-                .iter()
-                .any(|(_, p)| p.targets_namespace())
-                .then_some(labels::WAYPOINT),
-        }
+    /// What all of the namespace's pods and Services use where nothing of their own says otherwise, if that is a waypoint of the namespace:
+    /// pods' own addresses are reached through no other namespace's.
+    pub(super) fn default_waypoint(&self) -> Option<String> {
+        let waypoint = match &self.labels.use_waypoint {
+            Some(uses) => uses.waypoint(self.namespace)?,
+            None => {
+                let mut policies = self.policies.iter();
+                policies
+                    .any(|(_, p)| p.targets_namespace())
+                    .then(|| Key::new(self.namespace, labels::WAYPOINT))?
+            }
+        };
+        (waypoint.namespace == self.namespace).then_some(waypoint.name)
     }
 
     /// Pods behind Services that are guarded for rules of their own, or of a Gateway that is not that of the pod's waypoint (in `workloads`). At
@@ -341,16 +343,19 @@ impl Maker<'_> {
         let mut found = BTreeSet::new();
         for (name, binding) in plan.services.iter().filter(|(_, b)| b.is_guarded()) {
             let (own, waypoint) = (binding.applying.own, binding.asked.waypoint());
-            let of_gateway = |waypoint| {
-                let mut policies = self.policies.iter();
-                policies.any(|(_, p)| p.decides() && p.targets_gateway(waypoint))
+            let of_gateway = |waypoint: &Key| {
+                let mut policies = self.of_gateway(waypoint).into_iter();
+                policies.any(|(_, p)| p.decides())
             };
             if !own && !waypoint.is_some_and(of_gateway) {
                 continue;
             }
             let pods = guard::pods(self.index, &Key::new(self.namespace, name.clone()));
             let pods = pods.into_iter().map(|pod| pod.name);
-            found.extend(pods.filter(|pod| own || workloads.get(pod).map(String::as_str) != waypoint));
+            let same = |of_pod: &String| {
+                waypoint.is_some_and(|w| w.namespace == self.namespace && w.name == *of_pod)
+            };
+            found.extend(pods.filter(|pod| own || !workloads.get(pod).is_some_and(same)));
         }
         found
     }
@@ -363,23 +368,26 @@ impl Maker<'_> {
         if !self.enrolled || !all.any(WaypointFor::workloads) {
             return found;
         }
+        let default = self.default_waypoint();
         for (key, pod) in self.index.pods_in(self.namespace) {
             let name = match pod.use_waypoint() {
-                Some(labels::USE_WAYPOINT_NONE) => None,
-                Some(name) => Some(name),
-                None => self.default_waypoint(),
+                Some(uses) => {
+                    let waypoint = uses.waypoint(self.namespace);
+                    waypoint.filter(|w| w.namespace == self.namespace).map(|w| w.name)
+                }
+                None => default.clone(),
             };
             let Some(name) = name.filter(|name| {
                 self.takes_pods(name) && build::wanted(true, pod) && self.index.replica_of(key, pod).is_none()
             }) else {
                 continue;
             };
-            found.insert(key.name.clone(), name.to_owned());
+            found.insert(key.name.clone(), name);
         }
         found
     }
 
-    fn workload_authorization(&self, waypoint: &str) -> Vec<String> {
+    pub(super) fn workload_authorization(&self, waypoint: &str) -> Vec<String> {
         if !self.takes_pods(waypoint) {
             return Vec::new();
         }
@@ -387,111 +395,6 @@ impl Maker<'_> {
             .policies
             .iter()
             .filter(|(_, p)| p.has_rules() && (p.targets_namespace() || p.targets_gateway(waypoint)));
-        applying.map(|(name, _)| (*name).to_owned()).collect()
-    }
-
-    /// The waypoints that are asked for, and those in the register.
-    fn waypoints(&self, plan: &mut Plan, workloads: &BTreeMap<String, String>) {
-        let mut wanted: BTreeSet<&str> = BTreeSet::new();
-        if self.enrolled {
-            wanted.extend(self.declared.keys());
-            wanted.extend(plan.services.values().filter_map(|b| b.asked.waypoint()));
-            wanted.extend(workloads.values().map(String::as_str));
-            // Before its first Service or pod too.
-            let anyhow = |name: &str| {
-                let waypoint_for = self.waypoint_for(name);
-                let first = plan.services.is_empty() || self.labels.use_waypoint.is_some();
-                waypoint_for.workloads() || first && waypoint_for.services()
-            };
-            wanted.extend(self.default_waypoint().filter(|name| anyhow(name)));
-        }
-        let registered = self.index.registered_in(self.namespace).map(|(key, entry)| {
-            let waypoint = Waypoint {
-                proven: entry.is_proven(),
-                service: self.index.is_waypoint_service(key),
-                // Its Service may have been deleted by hand: that opens nothing.
-                bound: entry.bound,
-                ..Waypoint::default()
-            };
-            (key.name.clone(), waypoint)
-        });
-        plan.waypoints = registered.collect();
-        for name in wanted {
-            // A Service that says that it is the operator's is replaced.
-            let service = self.index.services.get(&Key::new(self.namespace, name));
-            let taken = plan.services.contains_key(name) && service.is_some_and(|s| !s.claims);
-            let waypoint = plan.waypoints.entry(name.to_owned()).or_default();
-            waypoint.wanted = true;
-            waypoint.obstacle = obstacle(name, taken);
-        }
-        for (name, waypoint) in &mut plan.waypoints {
-            waypoint.waypoint_for = self.waypoint_for(name);
-            waypoint.workload_authorization = self.workload_authorization(name);
-        }
-    }
-
-    /// What each waypoint is sent, what has just left it included.
-    fn serve(&mut self, plan: &mut Plan) {
-        for (name, waypoint) in &mut plan.waypoints {
-            let before = self.before.waypoints.get(name);
-            waypoint.lingering = before.map(|w| w.lingering.clone()).unwrap_or_default();
-            for (service, binding) in &plan.services {
-                let asked = waypoint.wanted && binding.asked.waypoint() == Some(name);
-                if asked || binding.in_force.as_ref() == Some(name) {
-                    waypoint.lingering.remove(service);
-                    waypoint.served.insert(service.clone());
-                    continue;
-                }
-                let before = self.before.services.get(service);
-                if before.is_some_and(|b| b.in_force.as_ref() == Some(name)) {
-                    let lingering = Lingering {
-                        timer: self.start(service, name, LINGER),
-                        over: false,
-                        served: true,
-                    };
-                    waypoint.lingering.insert(service.clone(), lingering);
-                }
-            }
-            // One that is not wanted drains: it keeps what it has until its Service is gone.
-            let draining = waypoint.is_draining();
-            waypoint.lingering.retain(|service, lingering| {
-                if lingering.over && lingering.served && !draining {
-                    *lingering = Lingering {
-                        timer: self.start(service, name, self.index.drain_deadline()),
-                        over: false,
-                        served: false,
-                    };
-                }
-                (!lingering.over || draining) && plan.services.contains_key(service)
-            });
-            let lingering = waypoint.lingering.iter().filter(|(_, l)| l.served);
-            waypoint
-                .served
-                .extend(lingering.map(|(service, _)| service.clone()));
-        }
-    }
-}
-
-/// What keeps a waypoint of this name from being made.
-fn obstacle(name: &str, taken: bool) -> Option<String> {
-    let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let good = name.len() <= 63
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && !name.ends_with('-')
-        && name.bytes().all(letters);
-    if !good {
-        Some(format!(
-            "the label {} has the value {name:?}, and no Service can have this name: use lower-case \
-             letters, digits and '-', beginning with a letter",
-            labels::USE_WAYPOINT
-        ))
-    } else if taken {
-        Some(format!(
-            "Service {name:?} exists already and does not belong to Ambit: rename it, or name another \
-             waypoint with the label {}",
-            labels::USE_WAYPOINT
-        ))
-    } else {
-        None
+        applying.map(|(key, _)| key.name.clone()).collect()
     }
 }

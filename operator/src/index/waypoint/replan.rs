@@ -33,21 +33,68 @@ impl Index {
             dependents.extend(self.routes.dependents(namespace).cloned());
         }
         touched.extend(dependents);
+        // A Gateway, its policies, or whether there is a waypoint at all decide of Services of other namespaces.
+        for lender in dirty.plans.iter().chain(&dirty.namespaces) {
+            touched.extend(self.borrowers.get(lender).into_iter().flatten().cloned());
+        }
         let plans = std::mem::take(&mut dirty.plans);
         touched.extend(plans.into_iter().filter(|n| self.concerns_waypoints(n)));
+        let mut again = BTreeSet::new();
+        let mut lenders = BTreeSet::new();
         for namespace in &touched {
-            let before = self.plans.remove(namespace).unwrap_or_default();
-            let (after, timers) = plan::make(self, namespace, &before);
-            if let Some(latest) = timers.last() {
-                self.timer = latest.number;
+            let change = self.remake(namespace, dirty, authorizations, update);
+            if change.waypoints {
+                again.extend(self.borrowers.get(namespace).into_iter().flatten().cloned());
             }
-            update.timers.extend(timers);
-            spread(namespace, &before, &after, dirty, authorizations);
-            if self.asks_for_waypoints(namespace) || !after.is_idle() {
-                self.plans.insert(namespace.clone(), after);
+            lenders.extend(change.lenders);
+        }
+        // Of another namespace's waypoint a plan takes over what is known of it there, which depends on no plan but that one.
+        for namespace in &again {
+            lenders.extend(self.remake(namespace, dirty, authorizations, update).lenders);
+        }
+        touched.extend(again);
+        touched.extend(lenders);
+        touched
+    }
+
+    /// Makes one plan anew.
+    fn remake(
+        &mut self,
+        namespace: &str,
+        dirty: &mut Dirty,
+        authorizations: &mut BTreeMap<String, Option<Vec<u8>>>,
+        update: &mut Update,
+    ) -> Change {
+        let before = self.plans.remove(namespace).unwrap_or_default();
+        let (after, timers) = plan::make(self, namespace, &before);
+        if let Some(latest) = timers.last() {
+            self.timer = latest.number;
+        }
+        update.timers.extend(timers);
+        spread(namespace, &before, &after, dirty, authorizations);
+        for lender in before.lenders.difference(&after.lenders) {
+            if let Some(borrowers) = self.borrowers.get_mut(lender) {
+                borrowers.remove(namespace);
             }
         }
-        touched
+        self.borrowers.retain(|_, borrowers| !borrowers.is_empty());
+        for lender in &after.lenders {
+            let borrowers = self.borrowers.entry(lender.clone()).or_default();
+            borrowers.insert(namespace.to_owned());
+        }
+        let lent = |plan: &Plan| -> Vec<_> {
+            let own = plan.own(namespace);
+            own.map(|(key, w)| (key.clone(), w.wanted, w.proven, w.bound))
+                .collect()
+        };
+        let change = Change {
+            waypoints: lent(&before) != lent(&after),
+            lenders: before.lenders.union(&after.lenders).cloned().collect(),
+        };
+        if self.asks_for_waypoints(namespace) || !after.is_idle() {
+            self.plans.insert(namespace.to_owned(), after);
+        }
+        change
     }
 
     /// Whether anything in the namespace has to do with waypoints, or had when it was last looked at.
@@ -59,6 +106,14 @@ impl Index {
         let labels = self.waypoint_labels.get(namespace);
         self.waypoint_records.contains_key(namespace) || labels.is_some_and(|l| l.use_waypoint.is_some())
     }
+}
+
+/// What a new plan means for others.
+struct Change {
+    /// Its own waypoints are others, or in another state.
+    waypoints: bool,
+    /// Namespaces whose waypoints are sent something of it, or were until now.
+    lenders: BTreeSet<String>,
 }
 
 impl Plan {

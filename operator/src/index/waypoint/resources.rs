@@ -22,14 +22,13 @@ impl Index {
             let plan = self.plans.get(namespace).unwrap_or(&empty);
             let gone: Vec<Key> = within(&self.sent.waypoints, namespace)
                 .map(|(key, _)| key.clone())
-                .filter(|key| !plan.waypoints.contains_key(&key.name))
+                .filter(|key| !plan.waypoints.contains_key(key))
                 .collect();
             let mut changed = Vec::new();
-            for (name, waypoint) in &plan.waypoints {
-                let key = Key::new(namespace.clone(), name.clone());
-                let resources = self.resources(&key, waypoint, plan);
-                if self.sent.waypoints.get(&key) != Some(&resources) {
-                    changed.push((key, resources));
+            for (key, waypoint) in plan.own(namespace) {
+                let resources = self.resources(key, waypoint, plan);
+                if self.sent.waypoints.get(key) != Some(&resources) {
+                    changed.push((key.clone(), resources));
                 }
             }
             for key in gone {
@@ -41,6 +40,21 @@ impl Index {
                 update.waypoints.insert(key, Some(resources));
             }
         }
+    }
+
+    /// What a waypoint serves, in its own and in other namespaces.
+    pub(super) fn served_by(&self, waypoint: &Key) -> BTreeMap<Key, &Binding> {
+        let borrowers = self.borrowers.get(&waypoint.namespace);
+        let namespaces = borrowers.into_iter().flatten().chain([&waypoint.namespace]);
+        let plans = namespaces.filter_map(|namespace| Some((namespace, self.plans.get(namespace)?)));
+        let served = plans.flat_map(|(namespace, plan)| {
+            let served = plan.waypoints.get(waypoint).into_iter().flat_map(|w| &w.served);
+            served.filter_map(move |name| {
+                let binding = plan.services.get(name)?;
+                Some((Key::new(namespace.clone(), name.clone()), binding))
+            })
+        });
+        served.collect()
     }
 
     fn resources(&self, key: &Key, waypoint: &Waypoint, plan: &Plan) -> WaypointResources {
@@ -55,20 +69,19 @@ impl Index {
             .map(|(pod, _)| key.sibling(pod))
             .collect();
         let mut served = BTreeSet::new();
-        for name in &waypoint.served {
-            let service = key.sibling(name);
-            let (Some(binding), Some(record)) = (plan.services.get(name), self.services.get(&service)) else {
+        let bindings = self.served_by(key);
+        for (service, binding) in &bindings {
+            let Some(record) = self.services.get(service) else {
                 continue;
             };
-            let message = self.waypoint_service(&service, record, binding);
-            let name = build::service_name(&self.config, &service);
+            let message = self.waypoint_service(service, record, binding);
+            let name = build::service_name(&self.config, service);
             resources.services.insert(name.clone(), message.encode_to_vec());
             served.insert(name);
-            let named = binding.applying.parts().flat_map(Part::names);
-            policies.extend(named.map(|name| key.sibling(name)));
-            pods.extend(self.endpoints.pods(&service));
+            policies.extend(binding.applying.parts().flat_map(Part::names).cloned());
+            pods.extend(self.endpoints.pods(service));
         }
-        let backends = self.routes_of(waypoint, plan, &mut resources, &mut policies);
+        let backends = self.routes_of(bindings.values().copied(), &mut resources, &mut policies);
         for service in &backends {
             let (name, message, rules) = self.waypoint_backend(service);
             resources.backends.insert(name.clone(), message.encode_to_vec());
@@ -77,9 +90,8 @@ impl Index {
             pods.extend(self.endpoints.pods(service));
         }
         let mut named = BTreeSet::new();
-        let of_own = waypoint.served.iter().map(|name| key.sibling(name));
-        for service in of_own.chain(backends.iter().cloned()).collect::<BTreeSet<_>>() {
-            self.bare_workloads(&service, &mut resources, &mut named);
+        for service in bindings.keys().chain(&backends).collect::<BTreeSet<_>>() {
+            self.bare_workloads(service, &mut resources, &mut named);
         }
         for pod in &pods {
             // Backends may be in other namespaces, whose pods have another plan.
@@ -97,9 +109,10 @@ impl Index {
             let policy = self.in_force.get(&name);
             resources
                 .policies
-                .extend(policy.map(|p| (full_name(&name), p.policy.encode_to_vec())));
+                .extend(policy.map(|p| (name.to_string(), p.policy.encode_to_vec())));
         }
-        let mut namespaces: BTreeSet<&String> = backends.iter().map(|service| &service.namespace).collect();
+        let services = bindings.keys().chain(&backends);
+        let mut namespaces: BTreeSet<&String> = services.map(|service| &service.namespace).collect();
         namespaces.insert(namespace);
         for namespace in namespaces {
             resources
@@ -119,16 +132,19 @@ impl Index {
             name: key.name.clone(),
             trust_domain: mesh.trust_domain,
             access_log: mesh.access_log,
-            workload_authorization: qualified(&key.namespace, &waypoint.workload_authorization),
+            workload_authorization: waypoint
+                .workload_authorization
+                .iter()
+                .map(|name| key.sibling(name).to_string())
+                .collect(),
             requires: Vec::new(),
         }
     }
 
     fn waypoint_service(&self, key: &Key, record: &ServiceRecord, binding: &Binding) -> wire::Service {
         let applying = &binding.applying;
-        let full = |policy: &Option<String>| qualify(&key.namespace, policy.as_ref());
         let others = applying.whole.others.iter().chain(&applying.whole.of_routes);
-        let others: Vec<_> = others.map(|set| rule_set(&key.namespace, set)).collect();
+        let others: Vec<_> = others.map(|set| rule_set(set)).collect();
         let of_connections = binding.routes.iter().any(|a| a.route.is_of_connections());
         let requires = [
             record.local.then_some(features::LOCAL),
@@ -156,14 +172,14 @@ impl Index {
             ports: ports(record, |port| {
                 let part = applying.ports.get(&port)?;
                 Some(wire::ScopedPolicies {
-                    authorization: part.sets().map(|set| rule_set(&key.namespace, set)).collect(),
-                    timeout: full(&part.timeout),
-                    retry: full(&part.retry),
+                    authorization: part.sets().map(|set| rule_set(set)).collect(),
+                    timeout: named(part.timeout.as_ref()),
+                    retry: named(part.retry.as_ref()),
                 })
             }),
-            authorization: qualified(&key.namespace, &applying.whole.authorization),
-            timeout: full(&applying.whole.timeout),
-            retry: full(&applying.whole.retry),
+            authorization: names_of(&applying.whole.authorization),
+            timeout: named(applying.whole.timeout.as_ref()),
+            retry: named(applying.whole.retry.as_ref()),
             external_addresses: self.external_addresses(key, record),
             load_balancing: build::balancing(record),
             session_affinity_seconds: record.affinity,
@@ -174,15 +190,13 @@ impl Index {
     }
 
     /// Adds the routes of what a waypoint serves, and the names of their policies; returns the Services that they send requests to.
-    fn routes_of(
+    fn routes_of<'a>(
         &self,
-        waypoint: &Waypoint,
-        plan: &Plan,
+        bindings: impl Iterator<Item = &'a Binding>,
         resources: &mut WaypointResources,
         policies: &mut BTreeSet<Key>,
     ) -> BTreeSet<Key> {
         let mut backends = BTreeSet::new();
-        let bindings = waypoint.served.iter().filter_map(|name| plan.services.get(name));
         for attached in bindings.flat_map(|binding| &binding.routes) {
             let name = attached.route.to_string();
             if resources.routes.contains_key(&name) {
@@ -208,7 +222,7 @@ impl Index {
         let sets = |part: &Part| -> Vec<wire::RuleSet> {
             let own = Some(&part.authorization).filter(|set| !set.is_empty());
             let sets = own.into_iter().chain(&part.others);
-            sets.map(|set| rule_set(&key.namespace, set)).collect()
+            sets.map(|set| rule_set(set)).collect()
         };
         let of_port = |port: u16| {
             let authorization = sets(applying?.ports.get(&port)?);
@@ -237,7 +251,7 @@ impl Index {
         };
         let parts = applying.into_iter().flat_map(Applying::parts);
         let names = parts.flat_map(|part| part.authorization.iter().chain(part.others.iter().flatten()));
-        let names = names.map(|name| key.sibling(name)).collect();
+        let names = names.cloned().collect();
         (build::service_name(&self.config, key), message, names)
     }
 
@@ -255,7 +269,7 @@ impl Index {
         let mut around = self.surroundings(key, pod);
         around.services.retain(|name, _| served.contains(name));
         self.as_waypoints_see_it(key, pod, &mut around);
-        around.waypoint = reached.map(|w| gateway(&self.config, &key.namespace, w));
+        around.waypoint = reached.map(|w| gateway(&self.config, &key.sibling(w)));
         named.extend(around.policies.iter().cloned());
         let name = build::workload_uid(&self.config, key);
         let message = build::workload(&self.config, key, pod, around);
@@ -329,22 +343,18 @@ fn ports(
     ports
 }
 
-fn full_name(policy: &Key) -> String {
-    format!("{}/{}", policy.namespace, policy.name)
+fn named(policy: Option<&Key>) -> String {
+    policy.map(Key::to_string).unwrap_or_default()
 }
 
-fn qualify(namespace: &str, policy: Option<&String>) -> String {
-    policy.map_or_else(String::new, |policy| format!("{namespace}/{policy}"))
-}
-
-fn rule_set(namespace: &str, policies: &[String]) -> wire::RuleSet {
+fn rule_set(policies: &[Key]) -> wire::RuleSet {
     wire::RuleSet {
-        policies: qualified(namespace, policies),
+        policies: names_of(policies),
     }
 }
 
-fn qualified(namespace: &str, names: &[String]) -> Vec<String> {
-    names.iter().map(|name| format!("{namespace}/{name}")).collect()
+fn names_of(policies: &[Key]) -> Vec<String> {
+    policies.iter().map(Key::to_string).collect()
 }
 
 fn workload(message: Address) -> Option<Vec<u8>> {

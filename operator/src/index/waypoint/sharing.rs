@@ -64,13 +64,13 @@ pub(super) fn share(index: &Index, namespace: &str, services: &mut BTreeMap<Stri
 /// Sets of other Services.
 #[derive(Default)]
 struct Found {
-    others: BTreeSet<Vec<String>>,
-    of_routes: BTreeSet<Vec<String>>,
+    others: BTreeSet<Vec<Key>>,
+    of_routes: BTreeSet<Vec<Key>>,
 }
 
 /// Those of the sets that do not hold already, because of the `own` policies or of another set.
-fn unheld(own: &[String], sets: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
-    let held = |set: &Vec<String>| {
+fn unheld(own: &[Key], sets: &BTreeSet<Vec<Key>>) -> BTreeSet<Vec<Key>> {
+    let held = |set: &Vec<Key>| {
         let mut others = sets.iter().filter(|other| *other != set);
         set.iter().all(|p| own.contains(p)) || others.any(|other| set.iter().all(|p| other.contains(p)))
     };
@@ -85,7 +85,7 @@ fn is_attached(binding: &Binding, scope: &RouteScope) -> bool {
 
 /// The policies that decide about all of a Service, or about one of its ports alone.
 struct Scope<'a> {
-    own: Option<Vec<String>>,
+    own: Option<Vec<Key>>,
     routes: Vec<&'a RouteScope>,
 }
 

@@ -187,21 +187,22 @@ impl Index {
     /// The waypoints of a namespace, by name.
     pub fn waypoints_in(&self, namespace: &str) -> Vec<WaypointSummary> {
         let plan = self.plans.get(namespace);
-        let known = plan.into_iter().flat_map(|p| &p.waypoints);
+        let known = plan.into_iter().flat_map(|p| p.own(namespace));
         let scaling = self.scaling(namespace);
         let declared = self.declared_in(namespace);
         let mut declared: BTreeMap<&str, Declaration> = declared
             .map(|(name, record, _)| (name, Declaration::of(record)))
             .collect();
         let mut found: BTreeMap<&str, WaypointSummary> = known
-            .map(|(name, waypoint)| {
+            .map(|(key, waypoint)| {
+                let name = &key.name;
                 let summary = WaypointSummary {
                     name: name.clone(),
                     desired: waypoint.wanted,
                     service: waypoint.service,
                     bound: waypoint.bound,
                     obstacle: waypoint.obstacle.clone(),
-                    services: waypoint.served.len(),
+                    services: self.served_by(key).len(),
                     declaration: declared.remove(name.as_str()),
                     waypoint_for: waypoint.waypoint_for.as_str(),
                     scaling,
@@ -226,14 +227,18 @@ impl Index {
 
     /// Namespaces that have a waypoint, wanted or still there.
     pub fn waypoint_namespaces(&self) -> Vec<String> {
-        let with = self.plans.iter().filter(|(_, plan)| !plan.waypoints.is_empty());
+        let mut plans = self.plans.iter();
+        let with = plans
+            .by_ref()
+            .filter(|(namespace, plan)| plan.own(namespace).next().is_some());
         with.map(|(namespace, _)| namespace.clone()).collect()
     }
 
     /// Whether the waypoint is one: its ServiceAccount and its Service are the operator's, and it is wanted or drains.
     pub fn has_waypoint(&self, namespace: &str, name: &str) -> bool {
         let plan = self.plans.get(namespace);
-        plan.is_some_and(|p| p.waypoints.get(name).is_some_and(|w| w.proven))
+        let waypoint = plan.and_then(|p| p.waypoints.get(&Key::new(namespace, name)));
+        waypoint.is_some_and(|w| w.proven)
     }
 
     /// How many configurations waypoints hold: each of their replicas one for each Service that it serves.

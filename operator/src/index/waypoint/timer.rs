@@ -26,7 +26,7 @@ pub struct Timer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// This waypoint need not serve the Service any more.
-    Lingered(String),
+    Lingered(Key),
     /// All ztunnels know that the pod leaves the mesh.
     Left,
     /// A namespace's rules may be edited again.
@@ -70,7 +70,7 @@ impl Index {
         }
     }
 
-    fn end_lingering(&mut self, timer: &Timer, waypoint: &str) {
+    fn end_lingering(&mut self, timer: &Timer, waypoint: &Key) {
         let plan = self.plans.get_mut(&timer.namespace);
         let waypoint = plan.and_then(|plan| plan.waypoints.get_mut(waypoint));
         let lingering = waypoint.and_then(|waypoint| waypoint.lingering.get_mut(&timer.subject));

@@ -5,8 +5,8 @@ use super::*;
 use crate::gateway::CONTROLLER;
 
 impl World {
-    /// A Gateway of `shop`; fields of `change` are set by pointer.
-    fn gateway(&mut self, name: &str, changes: &[(&str, Value)]) {
+    /// A Gateway, of `shop` if `changes` say nothing else; fields are set by pointer.
+    pub(super) fn gateway(&mut self, name: &str, changes: &[(&str, Value)]) {
         let mut value = json!({
             "metadata": {
                 "name": name, "namespace": "shop", "uid": format!("gateway-{name}"), "generation": 1, "labels": {},
@@ -21,7 +21,7 @@ impl World {
             let (parent, field) = pointer.rsplit_once('/').unwrap();
             value.pointer_mut(parent).unwrap()[field] = change.clone();
         }
-        let key = Key::new("shop", name);
+        let key = Key::new(value["metadata"]["namespace"].as_str().unwrap(), name);
         self.index
             .set_gateway(&key, Some(GatewayRecord::of(&object(value))));
         self.flush();
@@ -56,7 +56,7 @@ impl World {
 }
 
 /// A policy for what uses waypoint `name`.
-fn at_gateway(name: &str) -> Value {
+pub(super) fn at_gateway(name: &str) -> Value {
     let target = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": name});
     with(orders(), "/targetRefs", json!([target]))
 }
@@ -368,23 +368,6 @@ fn the_narrower_target_goes_first() {
     assert_eq!(timeout(&world), "shop/b-gateway");
     world.policy("c-service", policy(orders()["targetRefs"].clone()));
     assert_eq!(timeout(&world), "shop/c-service");
-}
-
-#[test]
-fn a_waypoint_of_another_namespace_is_a_warning_and_opens_nothing() {
-    let mut world = World::protected();
-    let labels = |namespace: &str| json!({"istio.io/use-waypoint": "waypoint", "istio.io/use-waypoint-namespace": namespace});
-    world.web_service("shop", "web", "10.96.0.1", labels("infra"));
-    world.settle();
-    assert_eq!(world.bound("web").as_deref(), Some(WAYPOINT));
-    let findings = world.index.namespace_summary("shop").services;
-    assert_eq!(findings.len(), 1);
-    assert_eq!(
-        findings[0].field,
-        "metadata.labels[istio.io/use-waypoint-namespace]"
-    );
-    world.web_service("shop", "web", "10.96.0.1", labels("shop"));
-    assert_eq!(world.index.namespace_summary("shop").services, []);
 }
 
 /// The waypoint of the pod's address has none of the rules, and would get past the guard.

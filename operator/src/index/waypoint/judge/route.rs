@@ -78,12 +78,12 @@ impl<'a> Judge<'a> {
         let mut waypoints: BTreeSet<String> = BTreeSet::new();
         waypoints.extend(
             own.iter()
-                .filter_map(|(_, b)| Some(format!("{}/{}", self.record.namespace, b.in_force.as_deref()?))),
+                .filter_map(|(_, b)| Some(b.in_force.as_ref()?.to_string())),
         );
         waypoints.extend(
             foreign
                 .iter()
-                .filter_map(|(key, b)| Some(format!("{}/{}", key.namespace, b.in_force.as_deref()?))),
+                .filter_map(|(_, b)| Some(b.in_force.as_ref()?.to_string())),
         );
         let services: Vec<String> = at.enforced.iter().map(|key| self.named(key)).collect();
         let mut notes = self.notes(target, &own, &left_out);
@@ -181,7 +181,7 @@ impl<'a> Judge<'a> {
         rules: &[&RuleFields],
         part: &str,
         has: impl Fn(&RuleFields) -> bool,
-        applies: impl Fn(Option<&str>) -> Option<String>,
+        applies: impl Fn(Option<&str>) -> Option<Key>,
     ) -> Option<String> {
         rules.iter().find_map(|rule| {
             let place = rule.place;
@@ -190,10 +190,10 @@ impl<'a> Judge<'a> {
                     "spec.rules[{place}].{part} of the route has precedence for it"
                 ));
             }
-            let other = applies(rule.name.as_deref()).filter(|other| *other != self.record.name)?;
-            let namespace = &self.record.namespace;
+            let own = self.sibling(&self.record.name);
+            let other = applies(rule.name.as_deref()).filter(|other| *other != own)?;
             Some(format!(
-                "at spec.rules[{place}] of the route, {namespace}/{other} has precedence for its {part}"
+                "at spec.rules[{place}] of the route, {other} has precedence for its {part}"
             ))
         })
     }
