@@ -1,4 +1,4 @@
-//! The waypoint: an HTTP proxy in front of the services of its namespace that need one. It terminates HBONE,
+//! The waypoint: an HTTP proxy in front of the Services that are bound to it. It terminates HBONE,
 //! authenticates the caller by its certificate, applies the rules, and opens HBONE to the endpoint of its choice. It
 //! receives only the configuration of the services that it serves.
 

@@ -147,7 +147,7 @@ impl Index {
     }
 
     fn flush_slice(&mut self, key: &Key, update: &mut Update) {
-        let new = self.bare_endpoints(key, |pod, record| self.surroundings(pod, record));
+        let new = self.bare_endpoints(key, |pod, record| Some(self.surroundings(pod, record)));
         for gone in self.sent.bare.remove(key).unwrap_or_default() {
             update.addresses.insert(gone, None);
         }
@@ -159,11 +159,12 @@ impl Index {
         }
     }
 
-    /// Workloads of a slice's endpoints that are not said to be pods', by name. `around` is what a captured pod's depends on.
+    /// Workloads of a slice's endpoints that are not said to be pods', by name. `around` is what a captured pod's depends on; without that, it is
+    /// reached in plaintext.
     pub(super) fn bare_endpoints(
         &self,
         key: &Key,
-        around: impl Fn(&Key, &PodRecord) -> build::Surroundings,
+        around: impl Fn(&Key, &PodRecord) -> Option<build::Surroundings>,
     ) -> HashMap<String, Address> {
         let Some(slice) = self.endpoints.get(key) else {
             return HashMap::new();
@@ -181,7 +182,7 @@ impl Index {
             pod: self
                 .holder(address)
                 .filter(|(_, pod)| pod.marked && !pod.host_network && pod.has_identity())
-                .map(|(pod, record)| (pod, record, around(pod, record))),
+                .and_then(|(pod, record)| Some((pod, record, around(pod, record)?))),
         });
         let (bare, trust_domain) = (bare.collect(), self.trust_domain());
         build::bare_endpoints(&self.config, key, slice, service, &trust_domain, bare)

@@ -150,7 +150,7 @@ impl Index {
             let those = policies
                 .iter()
                 .filter(|(_, p)| p.targets(id.kind, &id.key.name, section));
-            Part::of(&those.map(|(key, p)| (*key, *p, 0)).collect::<Vec<_>>())
+            Part::of(&those.map(|(key, p)| (*key, *p, 0)).collect::<Vec<_>>(), &[])
         };
         found.whole = part(None);
         for name in known.record.rule_names() {

@@ -18,6 +18,8 @@ pub(super) enum Asked {
     No,
     /// This one.
     Waypoint(Key),
+    /// This one of its own namespace, since it may not use the one of another that labels name.
+    Instead(Key),
     /// One, but a label keeps it away.
     OptedOut(OptOut),
     /// One, but there is no address that it could stand in front of.
@@ -91,25 +93,22 @@ impl Asked {
             (None, None) if targeted => (Some(default.clone()), OptOut::Namespace),
             (None, None) => return Self::No,
         };
-        let Some(mut waypoint) = uses else {
+        let Some(waypoint) = uses else {
             return Self::OptedOut(none);
         };
-        let mut permission = may_use(&waypoint);
-        if permission.is_err() && targeted && waypoint.namespace != namespace {
-            // Whoever declares the waypoint must not be able to take another namespace's policies out of force: its own waypoint enforces them.
-            permission = may_use(&default);
-            waypoint = default;
-        }
-        match permission {
-            Err(why) => Self::OptedOut(why),
-            Ok(()) if service.addresses.is_empty() => Self::NoVirtualAddress,
+        // Whoever declares the waypoint must not be able to take another namespace's policies out of force.
+        let instead = targeted && waypoint.namespace != namespace;
+        match may_use(&waypoint) {
+            Err(why) if !instead => Self::OptedOut(why),
+            _ if service.addresses.is_empty() => Self::NoVirtualAddress,
+            Err(_) => Self::Instead(default),
             Ok(()) => Self::Waypoint(waypoint),
         }
     }
 
     pub(super) fn waypoint(&self) -> Option<&Key> {
         match self {
-            Self::Waypoint(key) => Some(key),
+            Self::Waypoint(key) | Self::Instead(key) => Some(key),
             _ => None,
         }
     }
@@ -133,6 +132,12 @@ pub(super) struct Binding {
 }
 
 impl Binding {
+    /// Whether it is reached through its waypoint or not at all, even if that has never been ready: it may have been reached through another
+    /// namespace's, with policies, until that was withdrawn.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.asked, Asked::Instead(_)) && self.applying.decides()
+    }
+
     /// Whether its pods take connections from waypoints alone.
     pub(super) fn is_guarded(&self) -> bool {
         self.in_force.is_some() && self.applying.decides()
@@ -165,16 +170,16 @@ pub(super) struct RouteScope {
 impl Applying {
     /// Whether some rule is enforced.
     pub(super) fn decides(&self) -> bool {
-        let ports = self.ports.values().any(|part| !part.deciding.is_empty());
-        ports || !self.whole.deciding.is_empty() || !self.routes.is_empty()
+        let ports = self.ports.values().any(Part::decides);
+        ports || self.whole.decides() || !self.routes.is_empty()
     }
 
     /// Ports for requests to which some rule is enforced; `None`: all of them.
     pub(super) fn decided_ports(&self) -> Option<BTreeSet<u16>> {
-        if !self.whole.deciding.is_empty() || self.routes.iter().any(|route| route.ports.is_empty()) {
+        if self.whole.decides() || self.routes.iter().any(|route| route.ports.is_empty()) {
             return None;
         }
-        let ports = self.ports.iter().filter(|(_, part)| !part.deciding.is_empty());
+        let ports = self.ports.iter().filter(|(_, part)| part.decides());
         let of_routes = self.routes.iter().flat_map(|route| &route.ports);
         Some(ports.map(|(port, _)| port).chain(of_routes).copied().collect())
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use ambit_crds::{Enrollment, TargetKind, TargetRef, labels};
 
 use super::binding::{Asked, Binding, OptOut};
-use super::plan::Plan;
+use super::plan::{Plan, Waypoint};
 use super::summary::{PolicyReason, PolicySummary, PolicyVerdict, TargetSummary};
 use crate::index::policy::{PolicyError, PolicyInForce, TargetError};
 use crate::index::{Index, Key, PolicyRecord};
@@ -246,9 +246,19 @@ impl<'a> Judge<'a> {
                 PolicyReason::WaypointNotReady,
                 "the Service is about to be bound",
             ),
-            Asked::Waypoint(waypoint) if binding.in_force.is_none() => self.not_ready(waypoint),
-            Asked::Waypoint(waypoint) => self.enforced(target, waypoint, behind, &[]),
+            Asked::Waypoint(waypoint) | Asked::Instead(waypoint) if !self.leads(binding) => {
+                self.not_ready(waypoint)
+            }
+            Asked::Waypoint(waypoint) | Asked::Instead(waypoint) => {
+                self.enforced(target, waypoint, behind, &[])
+            }
         }
+    }
+
+    /// Whether it is reached through a waypoint that has been ready.
+    fn leads(&self, binding: &Binding) -> bool {
+        let waypoint = binding.in_force.as_ref();
+        waypoint.is_some_and(|waypoint| self.plan.is_bound(waypoint))
     }
 
     fn gateway(&self, target: &TargetRef, behind: &Behind<'a>) -> PolicyVerdict {
@@ -289,7 +299,7 @@ impl<'a> Judge<'a> {
         let through = behind.iter().filter(|(_, b)| b.asked.waypoint().is_some());
         let through: Behind = through.copied().collect();
         let left_out: Vec<String> = behind.iter().filter_map(|(name, b)| left_out(name, b)).collect();
-        let waiting = through.iter().find(|(_, b)| b.in_force.is_none());
+        let waiting = through.iter().find(|(_, b)| !self.leads(b));
         if let Some(waypoint) = waiting.and_then(|(_, b)| b.asked.waypoint()) {
             return self.not_ready(waypoint);
         }
@@ -308,7 +318,7 @@ impl<'a> Judge<'a> {
                     format!("no Service has a waypoint: {}", OptOut::Namespace),
                 )
             }
-            Some(waypoint) if self.plan.waypoints.get(&waypoint).is_some_and(|w| w.bound) => {
+            Some(waypoint) if self.state(&waypoint).is_some_and(|w| w.bound) => {
                 self.enforced(target, &waypoint, &through, &left_out)
             }
             Some(waypoint) => self.not_ready(&waypoint),
@@ -316,6 +326,11 @@ impl<'a> Judge<'a> {
                 false,
                 PolicyReason::NoVirtualAddress,
                 format!("no Service can have a waypoint: {}", list(&left_out)),
+            ),
+            None if left_out.is_empty() => verdict(
+                false,
+                PolicyReason::WaypointNotReady,
+                format!("namespace {namespace} has no Service that could use a waypoint yet"),
             ),
             None => verdict(
                 false,
@@ -328,8 +343,16 @@ impl<'a> Judge<'a> {
     /// The waypoint that stands ready for a namespace of which no Service is bound.
     fn idle(&self, target: &TargetRef) -> Option<Key> {
         let waypoint = self.default_waypoint(target)?;
-        let state = self.plan.waypoints.get(&waypoint)?;
-        state.wanted.then_some(waypoint)
+        self.state(&waypoint)?.wanted.then_some(waypoint)
+    }
+
+    /// A waypoint, of the namespace or of another whose waypoint it may use.
+    fn state(&self, waypoint: &Key) -> Option<&'a Waypoint> {
+        let own = self.plan.waypoints.get(waypoint);
+        own.or_else(|| {
+            self.index.may_use(&self.record.namespace, waypoint).ok()?;
+            self.index.plans.get(&waypoint.namespace)?.waypoints.get(waypoint)
+        })
     }
 
     /// What the target, a namespace, uses where nothing of a Service says otherwise.
@@ -347,8 +370,7 @@ impl<'a> Judge<'a> {
     }
 
     fn not_ready(&self, waypoint: &Key) -> PolicyVerdict {
-        let state = self.plan.waypoints.get(waypoint);
-        let message = match state.and_then(|w| w.obstacle.as_ref()) {
+        let message = match self.state(waypoint).and_then(|w| w.obstacle.as_ref()) {
             Some(obstacle) => format!("there cannot be a waypoint {waypoint}: {obstacle}"),
             None => format!("waypoint {waypoint} has had no ready replica yet"),
         };
@@ -387,7 +409,7 @@ fn left_out(name: &str, binding: &Binding) -> Option<String> {
     match &binding.asked {
         Asked::OptedOut(why) => Some(format!("{name} ({why})")),
         Asked::NoVirtualAddress => Some(format!("{name} (headless)")),
-        Asked::No | Asked::Waypoint(_) => None,
+        Asked::No | Asked::Waypoint(_) | Asked::Instead(_) => None,
     }
 }
 

@@ -71,8 +71,8 @@ impl Plan {
                 "NoVirtualAddress",
                 format!("Service {name} is headless: clients connect to its pods, not through a waypoint"),
             ),
-            Asked::Waypoint(waypoint) => {
-                if binding.in_force.is_some() {
+            Asked::Waypoint(waypoint) | Asked::Instead(waypoint) => {
+                if binding.in_force.is_some() && self.is_bound(waypoint) {
                     return (true, "Programmed", format!("waypoint {waypoint} routes by it"));
                 }
                 let obstacle = self.waypoints.get(waypoint).and_then(|w| w.obstacle.as_ref());
@@ -83,6 +83,11 @@ impl Plan {
                 (false, "WaypointNotReady", message)
             }
         }
+    }
+
+    /// Whether a waypoint has been ready once.
+    pub(super) fn is_bound(&self, waypoint: &Key) -> bool {
+        self.waypoints.get(waypoint).is_some_and(|w| w.bound)
     }
 
     /// What a pod has from waypoints.
@@ -190,8 +195,10 @@ impl<'a> Maker<'a> {
         let workloads = self.workloads();
         self.waypoints(&mut plan, &workloads);
         for binding in plan.services.values_mut() {
-            let bound = |w: &&Key| plan.waypoints.get(*w).is_some_and(|w| w.wanted && w.bound);
-            binding.in_force = binding.asked.waypoint().filter(bound).cloned();
+            let closed = binding.is_closed();
+            let leads = |w: &Waypoint| self.enrolled && w.wanted && (w.bound || closed);
+            let leads = |w: &&Key| plan.waypoints.get(*w).is_some_and(leads);
+            binding.in_force = binding.asked.waypoint().filter(leads).cloned();
         }
         sharing::share(self.index, self.namespace, &mut plan.services);
         self.serve(&mut plan);
@@ -259,25 +266,26 @@ impl<'a> Maker<'a> {
     /// name it.
     fn part(&self, name: &str, section: Option<&str>, of_gateway: &[(&Key, &PolicyInForce)]) -> (Part, bool) {
         let kind = TargetKind::Service.as_str();
-        let is_of_gateway = |key: &Key| of_gateway.iter().any(|(of_gateway, _)| *of_gateway == key);
         let distance = |key: &Key, p: &PolicyInForce| {
             if p.targets(kind, name, section) {
                 Some(0)
-            } else if section.is_some() || is_of_gateway(key) {
+            } else if section.is_some() {
                 None
+            } else if of_gateway.iter().any(|(of_gateway, _)| *of_gateway == key) {
+                Some(1)
             } else {
                 p.targets_namespace().then_some(2)
             }
         };
         let own = self.policies.iter();
         let own = own.filter_map(|(key, p)| Some((*key, *p, distance(key, p)?)));
-        let mut those: Vec<_> = own.collect();
-        let nearer: Vec<&Key> = those.iter().map(|(key, ..)| *key).collect();
-        let of_gateway = of_gateway.iter().filter(|(key, _)| !nearer.contains(key));
-        those.extend(of_gateway.map(|(key, p)| (*key, *p, 1)));
-        those.sort_by_key(|(key, ..)| *key);
+        let those: Vec<_> = own.collect();
+        let lent = of_gateway
+            .iter()
+            .filter(|(key, _)| key.namespace != self.namespace);
+        let lent: Vec<_> = lent.copied().collect();
         let own = those.iter().any(|(_, p, distance)| *distance == 0 && p.decides());
-        (Part::of(&those), own)
+        (Part::of(&those, &lent), own)
     }
 
     /// The policies that apply to a Service, whichever waypoint it uses.

@@ -53,6 +53,12 @@ impl Index {
             lenders.extend(self.remake(namespace, dirty, authorizations, update).lenders);
         }
         touched.extend(again);
+        // A Backend that waypoints elsewhere are sent has the policies of its namespace's plan.
+        let namespaces = touched.iter();
+        let dependents: Vec<String> = namespaces
+            .flat_map(|namespace| self.routes.dependents(namespace).cloned())
+            .collect();
+        touched.extend(dependents);
         touched.extend(lenders);
         touched
     }
@@ -84,7 +90,7 @@ impl Index {
         }
         let lent = |plan: &Plan| -> Vec<_> {
             let own = plan.own(namespace);
-            own.map(|(key, w)| (key.clone(), w.wanted, w.proven, w.bound))
+            own.map(|(key, w)| (key.clone(), w.wanted, w.proven, w.bound, w.obstacle.clone()))
                 .collect()
         };
         let change = Change {

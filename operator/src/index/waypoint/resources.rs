@@ -42,6 +42,12 @@ impl Index {
         }
     }
 
+    /// Whether pods of a namespace let a waypoint in.
+    fn lets_in(&self, namespace: &str, waypoint: &Key) -> bool {
+        let plan = self.plans.get(namespace);
+        plan.is_some_and(|plan| plan.waypoints.contains_key(waypoint))
+    }
+
     /// What a waypoint serves, in its own and in other namespaces.
     pub(super) fn served_by(&self, waypoint: &Key) -> BTreeMap<Key, &Binding> {
         let borrowers = self.borrowers.get(&waypoint.namespace);
@@ -91,7 +97,7 @@ impl Index {
         }
         let mut named = BTreeSet::new();
         for service in bindings.keys().chain(&backends).collect::<BTreeSet<_>>() {
-            self.bare_workloads(service, &mut resources, &mut named);
+            self.bare_workloads(key, service, &mut resources, &mut named);
         }
         for pod in &pods {
             // Backends may be in other namespaces, whose pods have another plan.
@@ -113,6 +119,9 @@ impl Index {
         }
         let services = bindings.keys().chain(&backends);
         let mut namespaces: BTreeSet<&String> = services.map(|service| &service.namespace).collect();
+        // With those whose Services it may still have open connections to: it is exempt from their rules, so it has to ask them itself.
+        let borrowers = self.borrowers.get(namespace).into_iter().flatten();
+        namespaces.extend(borrowers.filter(|borrower| self.lets_in(borrower, key)));
         namespaces.insert(namespace);
         for namespace in namespaces {
             resources
@@ -143,8 +152,7 @@ impl Index {
 
     fn waypoint_service(&self, key: &Key, record: &ServiceRecord, binding: &Binding) -> wire::Service {
         let applying = &binding.applying;
-        let others = applying.whole.others.iter().chain(&applying.whole.of_routes);
-        let others: Vec<_> = others.map(|set| rule_set(set)).collect();
+        let others: Vec<_> = applying.whole.other_sets().map(|set| rule_set(set)).collect();
         let of_connections = binding.routes.iter().any(|a| a.route.is_of_connections());
         let requires = [
             record.local.then_some(features::LOCAL),
@@ -220,8 +228,7 @@ impl Index {
         let applying = binding.map(|binding| &binding.applying);
         // Not those of other Services' routes: a route may send requests here that it has taken there.
         let sets = |part: &Part| -> Vec<wire::RuleSet> {
-            let own = Some(&part.authorization).filter(|set| !set.is_empty());
-            let sets = own.into_iter().chain(&part.others);
+            let sets = part.own_sets().chain(&part.others);
             sets.map(|set| rule_set(set)).collect()
         };
         let of_port = |port: u16| {
@@ -250,7 +257,7 @@ impl Index {
             requires: requires.into_iter().flatten().map(str::to_owned).collect(),
         };
         let parts = applying.into_iter().flat_map(Applying::parts);
-        let names = parts.flat_map(|part| part.authorization.iter().chain(part.others.iter().flatten()));
+        let names = parts.flat_map(|part| part.own_sets().chain(&part.others).flatten());
         let names = names.cloned().collect();
         (build::service_name(&self.config, key), message, names)
     }
@@ -278,12 +285,23 @@ impl Index {
             .extend(message.and_then(|m| Some((name, workload(m)?))));
     }
 
-    fn bare_workloads(&self, service: &Key, resources: &mut WaypointResources, named: &mut BTreeSet<String>) {
+    /// A pod of another namespace that lets the waypoint in is not reached as that pod: whoever writes an EndpointSlice could lead requests there
+    /// past its policies.
+    fn bare_workloads(
+        &self,
+        waypoint: &Key,
+        service: &Key,
+        resources: &mut WaypointResources,
+        named: &mut BTreeSet<String>,
+    ) {
         for slice in self.endpoints.slices(service) {
             let found = self.bare_endpoints(&slice, |pod, record| {
+                if pod.namespace != service.namespace && self.lets_in(&pod.namespace, waypoint) {
+                    return None;
+                }
                 let mut around = self.surroundings(pod, record);
                 self.as_waypoints_see_it(pod, record, &mut around);
-                around
+                Some(around)
             });
             for (name, message) in found {
                 if let Some(address::Type::Workload(workload)) = &message.r#type {

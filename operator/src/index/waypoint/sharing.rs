@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::binding::{Applying, Binding, RouteScope};
+use crate::index::policy::Part;
 use crate::index::{Index, Key, ServiceRecord};
 
 /// Ports of a pod; `None` while they are not known: any of them.
@@ -47,12 +48,12 @@ pub(super) fn share(index: &Index, namespace: &str, services: &mut BTreeMap<Stri
             continue;
         };
         let applying = &mut binding.applying;
-        let mut own = applying.whole.authorization.clone();
+        let mut own: Vec<Key> = applying.whole.own_sets().flatten().cloned().collect();
         let part = match port {
             None => &mut applying.whole,
             Some(port) => applying.ports.entry(port).or_default(),
         };
-        own.extend(part.authorization.iter().cloned());
+        own.extend(part.own_sets().flatten().cloned());
         part.others = unheld(&own, &sets.others);
         part.of_routes = unheld(&own, &sets.of_routes);
     }
@@ -85,20 +86,20 @@ fn is_attached(binding: &Binding, scope: &RouteScope) -> bool {
 
 /// The policies that decide about all of a Service, or about one of its ports alone.
 struct Scope<'a> {
-    own: Option<Vec<Key>>,
+    own: Vec<Vec<Key>>,
     routes: Vec<&'a RouteScope>,
 }
 
 impl<'a> Scope<'a> {
     fn of(applying: &'a Applying, port: Option<u16>) -> Self {
         let part = port.map_or(Some(&applying.whole), |port| applying.ports.get(&port));
-        let deciding = part.map(|part| &part.deciding).filter(|set| !set.is_empty());
+        let deciding = part.into_iter().flat_map(Part::deciding_sets);
         let routes = applying.routes.iter().filter(|route| match port {
             None => route.ports.is_empty(),
             Some(port) => route.ports.contains(&port),
         });
         Self {
-            own: deciding.cloned(),
+            own: deciding.cloned().collect(),
             routes: routes.collect(),
         }
     }
@@ -109,7 +110,7 @@ impl<'a> Scope<'a> {
 fn ways(index: &Index, namespace: &str, services: &BTreeMap<String, Binding>) -> BTreeSet<Vec<Way>> {
     let scoped = |b: &Binding| {
         let mut ports = b.applying.ports.values();
-        ports.any(|part| !part.deciding.is_empty()) || b.applying.routes.iter().any(|r| !r.ports.is_empty())
+        ports.any(Part::decides) || b.applying.routes.iter().any(|r| !r.ports.is_empty())
     };
     let by_port = services.values().any(scoped);
     let mut of_pods: BTreeMap<String, Vec<Way>> = BTreeMap::new();

@@ -57,13 +57,10 @@ impl Maker<'_> {
             key.namespace != self.namespace && (!w.served.is_empty() || !w.lingering.is_empty())
         });
         let left = left.map(|(key, _)| key.clone());
-        plan.lenders = self
-            .named()
-            .into_iter()
-            .map(|waypoint| waypoint.namespace)
-            .collect();
+        let named = self.named();
+        plan.lenders = named.iter().map(|waypoint| waypoint.namespace.clone()).collect();
         // Of one that drains, a control plane that has just started does not know what it served.
-        let draining = self.named().into_iter().filter(|w| self.lent(w).is_draining());
+        let draining = named.into_iter().filter(|w| self.lent(w).is_draining());
         let lent: BTreeSet<Key> = foreign.into_iter().chain(left).chain(draining).collect();
         for key in lent {
             plan.lenders.insert(key.namespace.clone());
@@ -99,7 +96,7 @@ impl Maker<'_> {
             let before = self.before.waypoints.get(key);
             waypoint.lingering = before.map(|w| w.lingering.clone()).unwrap_or_default();
             for (service, binding) in &plan.services {
-                let asked = waypoint.wanted && binding.asked.waypoint() == Some(key);
+                let asked = self.enrolled && waypoint.wanted && binding.asked.waypoint() == Some(key);
                 if asked || binding.in_force.as_ref() == Some(key) {
                     waypoint.lingering.remove(service);
                     waypoint.served.insert(service.clone());
@@ -132,6 +129,11 @@ impl Maker<'_> {
                 .served
                 .extend(lingering.map(|(service, _)| service.clone()));
         }
+        // What another namespace's has no more to do with lets it in no more.
+        plan.waypoints.retain(|key, waypoint| {
+            let used = !waypoint.served.is_empty() || !waypoint.lingering.is_empty();
+            key.namespace == self.namespace || used || waypoint.is_draining()
+        });
     }
 }
 

@@ -219,10 +219,20 @@ fn policies_for_the_gateway_hold_for_services_of_other_namespaces() {
         world.policy_object(object(&policy));
         world.settle();
         let web = services(world.sent_to(lender)).remove(0);
-        let mut expected = [format!("{lender}/all"), "shop/orders".to_owned()];
-        expected.sort();
-        assert_eq!(web.authorization, expected);
+        // A request has to pass both: what the lender allows, the borrower may not.
+        assert_eq!(web.authorization, ["shop/orders"]);
+        assert_eq!(web.others.len(), 1);
+        assert_eq!(web.others[0].policies, [format!("{lender}/all")]);
         assert_eq!(web.timeout, format!("{lender}/all"));
+        let message = world.target("orders").programmed.message;
+        assert!(
+            message.contains(&format!("requests also have to pass {lender}/all")),
+            "{message}"
+        );
+        world.policy("slow", with(everywhere(), "/timeouts", json!({"request": "9s"})));
+        let web = services(world.sent_to(lender)).remove(0);
+        assert_eq!(web.timeout, "shop/slow");
+        world.delete_policy("slow");
         assert!(
             world
                 .sent_to(lender)
@@ -324,5 +334,154 @@ fn a_namespace_uses_it_for_all_of_its_services_and_for_no_pod() {
         assert_eq!(world.target("all").waypoint, Some(Key::new(lender, "edge")));
         assert_eq!(world.workload("a").unwrap().waypoint, None);
         assert!(!world.summary("waypoint").unwrap().desired);
+    }
+}
+
+/// Services of the mesh at an address of a captured pod, by hand: `x` of `namespace` at that of `shop/a`.
+fn by_hand(world: &mut World, namespace: &str, labels: Value) {
+    world.web_service(namespace, "x", "10.96.0.66", labels);
+    world.slice(json!({
+        "metadata": {"name": "x-1", "namespace": namespace, "labels": {"kubernetes.io/service-name": "x"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.0.0.1"]}],
+    }));
+}
+
+#[test]
+fn nobody_leads_requests_past_policies_through_a_waypoint_that_is_shared() {
+    for lender in LENDERS {
+        let mut world = World::lending(lender, ALL);
+        world.web_service("shop", "web", "10.96.0.1", labels(lender));
+        world.settle();
+        let reached = |world: &World, namespace: &str| {
+            let service = format!("{namespace}/x.{namespace}.svc.cluster.local");
+            let workloads = world.sent_to(lender).workloads.values();
+            let workloads = workloads.map(|bytes| Workload::decode(bytes.as_slice()).unwrap());
+            let of_service: Vec<_> = workloads.filter(|w| w.services.contains_key(&service)).collect();
+            assert_eq!(of_service.len(), 1);
+            of_service[0].namespace == "shop" && of_service[0].service_account == "cart"
+        };
+        // By another borrower, and by whoever writes Services beside the waypoint.
+        world.namespace("evil", Some("ambient"));
+        by_hand(&mut world, "evil", labels(lender));
+        assert!(!reached(&world, "evil"));
+        by_hand(&mut world, lender, use_waypoint("edge"));
+        assert!(!reached(&world, lender));
+        // The namespace's own such Services have the rules of the pods (see sharing), and reach them.
+        by_hand(&mut world, "shop", labels(lender));
+        assert!(reached(&world, "shop"));
+    }
+}
+
+#[test]
+fn what_has_policies_stays_closed_when_the_lender_withdraws_its_waypoint() {
+    let withdraw: [fn(&mut World, &str); 3] = [
+        |world, lender| world.lend(lender, json!({"from": "Same"})),
+        |world, lender| {
+            world.index.set_gateway(&Key::new(lender, "edge"), None);
+            world.flush();
+        },
+        |world, lender| world.namespace(lender, None),
+    ];
+    for (lender, withdraw) in LENDERS.into_iter().flat_map(|l| withdraw.map(|w| (l, w))) {
+        let mut world = World::lending(lender, ALL);
+        world.web_service("shop", "web", "10.96.0.1", labels(lender));
+        world.settle();
+        world.taken_down("waypoint");
+        assert!(world.summary("waypoint").is_none());
+        withdraw(&mut world, lender);
+        // Its own waypoint is not there yet.
+        assert_eq!(world.bound("web").as_deref(), Some(WAYPOINT));
+        assert!(!world.admits("a", 8080, Some(CLIENT_ID)));
+        assert_eq!(world.reasons("orders"), ("Accepted", "WaypointNotReady"));
+        assert!(world.summary("waypoint").unwrap().desired);
+        world.waypoint("shop", "waypoint", true);
+        world.settle();
+        assert_eq!(world.reasons("orders"), ("Accepted", "Programmed"));
+        assert!(world.admits("a", 8080, Some("cluster.local/ns/shop/sa/waypoint")));
+        assert!(!world.admits("a", 8080, Some(CLIENT_ID)));
+    }
+}
+
+#[test]
+fn a_namespace_that_leaves_the_mesh_leaves_the_waypoint() {
+    for lender in LENDERS {
+        let mut world = World::lending(lender, ALL);
+        world.web_service("shop", "web", "10.96.0.1", labels(lender));
+        world.settle();
+        world.namespace("shop", None);
+        assert_eq!(world.bound("web"), None);
+        world.settle();
+        assert_eq!(world.served_by(lender), [""; 0]);
+        world.namespace("shop", Some("ambient"));
+        assert_eq!(world.bound("web"), Some(address(lender)));
+    }
+}
+
+#[test]
+fn it_asks_the_rules_that_it_is_exempt_from_as_long_as_it_is() {
+    for lender in LENDERS {
+        let mut world = World::lending(lender, ALL);
+        world.delete_policy("orders");
+        world.ambient(
+            "shop",
+            json!({"authorization": [{"name": "clients", "action": "Allow", "from": [{"principals": [CLIENT_ID]}]}]}),
+        );
+        world.web_service("shop", "web", "10.96.0.1", labels(lender));
+        world.settle();
+        world.web_service("shop", "web", "10.96.0.1", json!({}));
+        let asks = |world: &World| {
+            let mut sent = world.sent_to(lender).authorizations.keys();
+            sent.any(|name| name.starts_with("shop/"))
+        };
+        let exempt = |world: &World| world.admits("a", 8080, Some(&principal(lender)));
+        assert_eq!((asks(&world), exempt(&world)), (true, true));
+        while !world.timers.is_empty() {
+            world.expire(|timer| timer.after.as_secs() <= 30);
+            assert_eq!(asks(&world), exempt(&world));
+            world.expire(|_| true);
+            assert_eq!(asks(&world), exempt(&world));
+        }
+        assert_eq!((asks(&world), exempt(&world)), (false, false));
+    }
+}
+
+#[test]
+fn backends_elsewhere_follow_the_policies_of_a_gateway() {
+    for lender in LENDERS {
+        let mut world = World::lending(lender, ALL);
+        world.web_service("shop", "web", "10.96.0.1", labels(lender));
+        // A route of another namespace sends requests to it, through a waypoint of its own.
+        world.namespace("front", Some("ambient"));
+        world.web_service("front", "front", "10.96.0.7", json!({}));
+        world.waypoint("front", "waypoint", true);
+        let grant = json!({
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "front"}],
+            "to": [{"group": "", "kind": "Service"}],
+        });
+        let grant = serde_json::from_value(grant).unwrap();
+        world.index.set_grant(&Key::new("shop", "to-web"), Some(grant));
+        let backend = json!({"namespace": "shop", "name": "web", "port": 80});
+        world.route(
+            "front",
+            "r",
+            json!({
+                "parentRefs": [{"group": "", "kind": "Service", "name": "front"}],
+                "rules": [{"backendRefs": [backend]}],
+            }),
+        );
+        let policy = at_gateway("edge");
+        let object = json!({"metadata": {"name": "all", "namespace": lender}, "spec": policy});
+        world.policy_object(object);
+        world.settle();
+        let names = |world: &World| world.waypoints[&Key::new("front", "waypoint")].policies.clone();
+        assert!(
+            names(&world).contains_key(&format!("{lender}/all")),
+            "{:?}",
+            names(&world).keys()
+        );
+        world.index.set_policy(&Key::new(lender, "all"), None);
+        world.flush();
+        assert!(!names(&world).contains_key(&format!("{lender}/all")));
     }
 }

@@ -49,6 +49,17 @@ impl<'a> Judge<'a> {
                 list(&joined)
             ));
         }
+        let lent: BTreeSet<&Key> = behind
+            .iter()
+            .flat_map(|(_, b)| &b.applying.whole.lent_deciding)
+            .collect();
+        if !lent.is_empty() {
+            let lent: Vec<String> = lent.into_iter().map(Key::to_string).collect();
+            notes.push(format!(
+                "requests also have to pass {}, which is for the Gateway of the waypoint",
+                list(&lent)
+            ));
+        }
         if !left_out.is_empty() {
             notes.push(format!("not for {}", list(left_out)));
         }
