@@ -36,11 +36,11 @@ pub(super) fn send(
     authority: Option<&Authority>,
     body: Option<&Bytes>,
 ) {
-    let consumers = forward.is_consumers(frontend);
     for mirror in forward.mirrors().filter(|mirror| mirror.applies(rand::random())) {
         let Some(target) = client.backend(&mirror.id, mirror.port) else {
             continue;
         };
+        let consumers = forward.is_consumers(frontend, &target);
         let bytes = REQUEST + headers::size(&head.headers) + body.map_or(0, Bytes::len);
         let Some(admitted) = client.requests.take().zip(client.account.admit(bytes)) else {
             tracing::debug!(backend = mirror.id, "no room for a copy of a request");

@@ -241,7 +241,7 @@ async fn pass<'a>(
         // A route is no way around the backend's own rules: about the request as the backend is sent it.
         authority = authority.or_else(|| target.authority().filter(|_| http2));
         authorize(client, target, target.rules(), &head, authority.as_ref(), record)?;
-        let consumers = forward.is_consumers(frontend);
+        let consumers = forward.is_consumers(frontend, target);
         // A consumer's route is no way around the rules of what the backend's own routes have for it either.
         if let Some(own) = consumers.then(|| target.own_routes()).flatten()
             && let Some(rules) = route::rules_of(&own, Head::of(&head, authority.as_ref()))?

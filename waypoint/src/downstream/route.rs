@@ -259,10 +259,16 @@ impl Forward {
         self.plan.filters.response_headers.apply(headers);
     }
 
-    /// Whether it is a consumer's route: its author may not be the one of the namespace that it sends requests to.
-    pub(super) fn is_consumers(&self, frontend: &Target) -> bool {
-        let config = frontend.config();
-        config.is_some_and(|config| self.plan.rule.route.namespace != config.namespace)
+    /// Whether its author may not be the one of the namespaces that its requests are for: it is a consumer's route, or the backend is another
+    /// namespace's.
+    pub(super) fn is_consumers(&self, frontend: &Target, backend: &Target) -> bool {
+        let author = &self.plan.rule.route.namespace;
+        let of_frontend = frontend.config().is_none_or(|config| *author == config.namespace);
+        let of_backend = match backend {
+            Target::Backend { backend, .. } => *author == backend.namespace,
+            Target::Service { .. } | Target::Workload { .. } => true,
+        };
+        !of_frontend || !of_backend
     }
 
     /// The rule, as logs and metrics name it.

@@ -314,6 +314,64 @@ async fn a_consumers_route_is_no_way_around_the_policies_of_the_services_routes(
     assert_eq!(server.seen(), 1);
 }
 
+/// A waypoint may serve Services of several namespaces, and a route of one may send requests to another.
+#[tokio::test]
+async fn a_route_of_another_namespace_is_no_way_around_the_policies_of_the_backends_routes() {
+    let (mesh, one, _two) = versions().await;
+    mesh.set_policies([deny("admin", "GET")]);
+    let own = wire::Route {
+        kind: "HTTPRoute".into(),
+        namespace: "other".into(),
+        name: "own".into(),
+        rules: vec![
+            wire::RouteRule {
+                matches: vec![prefix("/admin")],
+                policies: scoped(&[&["admin"]]),
+                ..rule_to("v1")
+            },
+            rule_to("v1"),
+        ],
+        ..wire::Route::default()
+    };
+    let name = "HTTPRoute/other/own";
+    assert!(mesh.state.apply_routes(&[], [(name.into(), own)]).is_empty());
+    let mut served = mesh.service.clone();
+    served.namespace = "other".into();
+    served.name = "v1".into();
+    served.hostname = super::routes::host("v1");
+    served.addresses.clear();
+    served.routes = vec![wire::AttachedRoute {
+        route: name.into(),
+        ports: Vec::new(),
+        consumers: String::new(),
+    }];
+    let key = format!("other/{}", served.hostname);
+    let backend = wire::Backend {
+        namespace: "other".into(),
+        name: "v1".into(),
+        hostname: served.hostname.clone(),
+        ports: served.ports.clone(),
+        ..wire::Backend::default()
+    };
+    assert!(mesh.state.apply_services(&[], [(key.clone(), served)]).is_empty());
+    assert!(
+        mesh.state
+            .apply_backends(&[], [(key.clone(), backend)])
+            .is_empty()
+    );
+    mesh.workload("v1-1", one.address, |workload| {
+        let ports = workload.services.values().next().unwrap().clone();
+        workload.services = [(key.clone(), ports)].into();
+    });
+    let mut rule = rule_to("v1");
+    rule.backends[0].backend = key;
+    mesh.route(vec![rule]);
+    let mut client = mesh.http1(80).await;
+    assert_eq!(ask(&mut client, "GET", "/").await, PASSED);
+    assert_eq!(ask(&mut client, "GET", "/admin").await, denied("admin"));
+    assert_eq!(one.seen(), 1);
+}
+
 #[tokio::test]
 async fn what_is_not_http_has_to_pass_the_rules_of_all_routes_of_the_port() {
     let (mesh, _one, _two) = versions().await;

@@ -69,7 +69,7 @@ pub(super) struct Mesh {
     pub(super) observer: Arc<Observer>,
     pub(super) address: SocketAddr,
     pub(super) drain: CancellationToken,
-    service: wire::Service,
+    pub(super) service: wire::Service,
     pool: HbonePool,
     lease: IdentityLease,
     /// Those of its own.
