@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use ambit_hbone::{Absorb, Backlog, Turns};
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
@@ -49,8 +49,6 @@ struct State {
     end: Option<End>,
     /// Of the declared length: what the reader has not got yet.
     left: Option<u64>,
-    /// A reset without an error is an end: of a response, after which the endpoint wants no more of the request (RFC 9113 §8.1).
-    is_response: bool,
 }
 
 /// How the body ended, as far as it has not been read.
@@ -62,23 +60,8 @@ enum End {
 }
 
 impl Inflow {
-    /// The body of a request, on its caller's account.
-    pub(crate) fn request(recv: RecvStream, headers: &HeaderMap, turns: &Turns, account: &Account) -> Self {
-        Self::new(recv, headers, turns, account, false)
-    }
-
-    /// The body of a response, on the account of who asked for it.
-    pub(crate) fn response(recv: RecvStream, headers: &HeaderMap, turns: &Turns, account: &Account) -> Self {
-        Self::new(recv, headers, turns, account, true)
-    }
-
-    fn new(
-        recv: RecvStream,
-        headers: &HeaderMap,
-        turns: &Turns,
-        account: &Account,
-        is_response: bool,
-    ) -> Self {
+    /// The body of a message with these headers, on the account of the caller: who sends the request, or gets the response.
+    pub(crate) fn new(recv: RecvStream, headers: &HeaderMap, turns: &Turns, account: &Account) -> Self {
         let declared = headers.get(http::header::CONTENT_LENGTH);
         let left = match recv.is_end_stream() {
             true => Some(0),
@@ -91,7 +74,6 @@ impl Inflow {
             owed: 0,
             end: None,
             left,
-            is_response,
         };
         let reader = Arc::<AtomicWaker>::default();
         let stream = Arc::new_cyclic(|weak: &Weak<Stream>| Stream {
@@ -156,11 +138,7 @@ impl State {
             return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => continue,
                 Some(Ok(data)) => Ok(data),
-                Some(Err(error))
-                    if self.is_response && error.is_reset() && error.reason() == Some(Reason::NO_ERROR) =>
-                {
-                    Err(End::Whole)
-                }
+                // Whatever its reason: without END_STREAM what came is not complete. After it, h2 reports no reset here.
                 Some(Err(error)) => Err(End::Failed(InflowError::Stream(error))),
                 None => Err(match ready!(self.recv.poll_trailers(cx)) {
                     Ok(Some(trailers)) => End::Trailers(trailers),

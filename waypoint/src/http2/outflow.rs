@@ -132,11 +132,13 @@ fn ended(stream: &mut SendStream<Parcel>, error: h2::Error, cx: &mut Context<'_>
     })
 }
 
-/// With what a stream is reset whose body broke off: with what the body's own stream was reset.
+/// The reason of the reset of a stream whose body broke off: the one that the body's own stream was reset with. Peers take
+/// NO_ERROR for an end.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(reason) = error.downcast_ref().and_then(h2::Error::reason) {
+        let reason = error.downcast_ref().and_then(h2::Error::reason);
+        if let Some(reason) = reason.filter(|reason| *reason != Reason::NO_ERROR) {
             return reason;
         }
         cause = error.source();

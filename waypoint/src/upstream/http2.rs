@@ -187,7 +187,7 @@ impl Http2Sender {
                     self.place.upload = Some(AbortOnDropHandle::new(task));
                 }
                 let (head, recv) = response.into_parts();
-                let body = Inflow::response(recv, &head.headers, &self.connection.turns, account);
+                let body = Inflow::new(recv, &head.headers, &self.connection.turns, account);
                 Ok((Response::from_parts(head, Received::Http2(body)), self.place))
             }
             Err(error) if is_refused(&error) => Err(Http2Failure::Refused(error)),

@@ -156,7 +156,7 @@ fn dispatch(
     under_way: &Arc<()>,
 ) {
     let (head, recv) = request.into_parts();
-    let body = Inflow::request(recv, &head.headers, turns, &client.account);
+    let body = Inflow::new(recv, &head.headers, turns, &client.account);
     let is_head = head.method == Method::HEAD;
     let request = Request::from_parts(head, Received::Http2(body));
     let client = Arc::clone(client);

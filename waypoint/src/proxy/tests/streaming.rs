@@ -1,6 +1,7 @@
 //! Bodies as they come: nothing is gathered, trailers go both ways, connections are upgraded.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ambit_hbone::{HboneConfig, HbonePool};
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::support::*;
@@ -212,6 +213,61 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     end.cancel();
     assert!(answer.into_body().collect().await.is_err());
     assert_eq!(mesh.metric(&["istio_requests_total", "response_flags=\"UC\""]), 1);
+}
+
+/// RST_STREAM(NO_ERROR) after END_STREAM asks for no more of the request (RFC 9113 §8.1). Before, it cuts the response.
+#[tokio::test]
+async fn reset_without_error_is_no_end_of_a_response() {
+    let mesh = Mesh::new().await;
+    let read = Arc::new(Notify::new());
+    let notified = Arc::clone(&read);
+    let address = raw_application(move |tcp, _| {
+        let read = Arc::clone(&notified);
+        async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                let whole = request.uri().path() == "/whole";
+                stream.send_data("some".into(), whole).unwrap();
+                let read = Arc::clone(&read);
+                tokio::spawn(async move {
+                    read.notified().await;
+                    stream.send_reset(h2::Reason::NO_ERROR);
+                });
+            }
+        }
+    })
+    .await;
+    mesh.endpoint("server-1", address);
+    for (path, http2) in [
+        ("/cut", false),
+        ("/cut", true),
+        ("/whole", false),
+        ("/whole", true),
+    ] {
+        // The request has no end, so that its stream is still open after the response.
+        let (_upload, body) = channel();
+        let request = Request::post(format!("http://server{path}"))
+            .header("host", "server")
+            .body(body)
+            .unwrap();
+        let response = match http2 {
+            true => mesh.http2(8080).await.send(request).await,
+            false => mesh.http1(8080).await.send(request).await,
+        };
+        let mut body = response.into_body();
+        assert_eq!(piece(&mut body).await.into_data().unwrap(), "some");
+        read.notify_one();
+        let end = tokio::time::timeout(WAIT, body.frame()).await.unwrap();
+        match path {
+            "/cut" => assert!(end.unwrap().is_err(), "HTTP/2: {http2}"),
+            _ => assert!(end.is_none(), "HTTP/2: {http2}"),
+        }
+    }
+    mesh.counts(&["istio_requests_total", "response_flags=\"UC\""], 2)
+        .await;
+    mesh.counts(&["istio_requests_total", "response_flags=\"-\""], 2)
+        .await;
 }
 
 /// As the ztunnel says it, under the same name.
